@@ -1,0 +1,70 @@
+"""The contract of every network here: a stem, stages and a head, run by one `forward`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Stage = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class StagedModel(nn.Module):
+    """A classifier cut into a stem, stages and a head.
+
+    A subclass sets `stage_channels` (width after the stem and after each stage) and `head_modules` (the attribute
+    names of what `head` trains), and writes `stages` and `head`. `forward` returns, as mdistiller's networks do,
+    `(logits, features)` with `feats` and `preact_feats` (stem first, then one map a stage) and `pooled_feat` (B, C).
+    """
+
+    stage_channels: tuple[int, ...]
+    head_modules: tuple[str, ...] = ("fc",)
+
+    def stages(self) -> list[Stage]:
+        """The stem and the stages in order, each `x -> (activation, preactivation)`.
+
+        Stage i+1 reads the activation of stage i. Where a stage ends without an activation function the two are equal.
+        """
+        raise NotImplementedError
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map of the last stage (B, C, H, W) -> (logits (B, classes), pooled feature (B, C'))."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        return [m for m in self.modules() if isinstance(m, nn.Linear)][-1].out_features
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        feats, preact_feats = [], []
+        x = image
+        for stage in self.stages():
+            x, preactivation = stage(x)
+            feats.append(x)
+            preact_feats.append(preactivation)
+        logits, pooled = self.head(x)
+        return logits, {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
+
+    def get_stage_channels(self) -> list[int]:
+        """mdistiller's name for `stage_channels`."""
+        return list(self.stage_channels)
+
+
+def global_pool(x: Tensor) -> Tensor:
+    """Mean over all positions, (B, C, H, W) -> (B, C), for any H and W."""
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def relu_pair(preactivation: Tensor) -> tuple[Tensor, Tensor]:
+    """What a stage that ends in a ReLU returns: (activation, preactivation)."""
+    return F.relu(preactivation), preactivation
+
+
+def init_kaiming(model: nn.Module) -> None:
+    """He initialisation by fan-out for convolutions, one and zero for normalisation layers."""
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(m, nn.BatchNorm2d | nn.GroupNorm):
+            nn.init.ones_(m.weight)
+            nn.init.zeros_(m.bias)

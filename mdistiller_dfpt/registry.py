@@ -1,0 +1,40 @@
+"""A registry: a dict with a decorator, that refuses a second owner of a name and suggests the closest known one."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import TypeVar
+
+from .errors import ConfigError
+
+T = TypeVar("T")
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """The tail of an error line: the closest known names, or all of them."""
+    by_lower = {str(k).lower(): str(k) for k in known}
+    close = get_close_matches(str(name).lower(), list(by_lower), n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(by_lower[c] for c in close)}?"
+    return f"choose from {', '.join(sorted(map(str, known)))}"
+
+
+class Registry(dict):
+    """Maps names to classes or functions. `what` names the kind of thing in error messages."""
+
+    def __init__(self, what: str):
+        super().__init__()
+        self.what = what
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that files its target under `name`; raises KeyError where the name is taken."""
+
+        def add(target: T) -> T:
+            if name in self:
+                raise KeyError(f"{self.what} {name!r} is already {self[name]}")
+            self[name] = target
+            return target
+
+        return add
+
+    def __missing__(self, name: str):
+        raise ConfigError(f"unknown {self.what} {name!r}; {suggest(name, list(self))}")
