@@ -1,0 +1,29 @@
+"""What the commands in tools/ share: user errors as one line and an exit code, no traceback."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from .errors import UserError
+
+
+def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
+    """Run a command and return its exit code: 0 fine, 1 our bug, or the code that the error carries."""
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+        return 0
+    except UserError as e:
+        for line in str(e).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; continue with --resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a bug in mdistiller_dfpt; please report the lines above", file=sys.stderr)
+        return 1

@@ -1,0 +1,312 @@
+"""Defaults, loading and validation of a config. Files are data: inherited by `_BASE_`, merged, checked all at once."""
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from yacs.config import CfgNode as CN
+
+from .errors import ConfigError
+from .registry import suggest
+from .yaml_reader import parse_yaml, read_yaml
+
+
+class Limit(NamedTuple):
+    """What values a key takes: words for the error line, the test behind them, and other types it may have."""
+
+    words: str
+    test: Callable[[Any], bool]
+    types: tuple[type, ...] = ()
+
+
+POSITIVE = Limit("> 0", lambda v: v > 0)
+NOT_NEGATIVE = Limit(">= 0", lambda v: v >= 0)
+AT_LEAST_ONE = Limit(">= 1", lambda v: v >= 1)
+FRACTION = Limit("in [0, 1)", lambda v: 0 <= v < 1)
+
+
+def one_of(*choices: str) -> Limit:
+    return Limit(f"one of {', '.join(choices)}", lambda v: v in choices)
+
+
+_NAME = re.compile(r"[\w.,=+-]{1,128}(/[\w.,=+-]{1,128}){0,7}")
+
+
+def _is_name(value: str) -> bool:
+    return value == "" or (_NAME.fullmatch(value) is not None and ".." not in value)
+
+
+IS_NAME = Limit("letters, digits and . , = + - _ in parts of up to 128, divided by /", _is_name)
+
+# ---------------------------------------------------------------------------------------------------------------
+# Every key with its default; names and meanings of mdistiller's keys are mdistiller's.
+# ---------------------------------------------------------------------------------------------------------------
+_DEFAULTS = CN(
+    {
+        "EXPERIMENT": {
+            "PROJECT": "distill",  # accepted for mdistiller's files; names a W&B project there
+            "NAME": "",  # where the run lies below LOG.PREFIX; empty: <data>/<method>/<pair> from the config's path
+            "TAG": "default",  # appended to NAME unless "default", so that variants do not share a directory
+            "DEVICE": "auto",  # auto: cuda where there is one; cpu; cuda; cuda:1
+            "THREADS": 0,  # CPU threads; 0: PyTorch's choice
+        },
+        "DATASET": {
+            "TYPE": "cifar100",
+            "ROOT": "./data",  # folder that holds the data sets
+            "DOWNLOAD": False,  # fetch a missing data set from its official host
+            "NUM_WORKERS": 2,  # processes that decode files; data sets that live in memory need none
+            "TEST": {"BATCH_SIZE": 64},
+        },
+        "MODEL": {"FAMILY": "cifar"},
+        "DISTILLER": {
+            "TYPE": "NONE",
+            "TEACHER": "ResNet50",
+            "STUDENT": "resnet32",
+            "TEACHER_CKPT": "",  # weights of the teacher; empty: those that TEACHER_CFG's own run left
+            "TEACHER_CFG": "",  # config that trains the teacher, relative to the file that names it
+            "TEACHER_AUTO_TRAIN": False,  # train the teacher from TEACHER_CFG first where there is none yet
+        },
+        "SOLVER": {
+            "TRAINER": "base",  # one loop serves all methods; crd is accepted and means the same
+            "BATCH_SIZE": 64,
+            "EPOCHS": 240,
+            "LR": 0.05,
+            "SCHEDULE": "step",  # step: LR_DECAY_RATE after each of LR_DECAY_STAGES; cosine: to zero over all epochs
+            "LR_DECAY_STAGES": [150, 180, 210],
+            "LR_DECAY_RATE": 0.1,
+            "WARMUP_EPOCHS": 0.0,  # linear, per step, before the schedule's own value is reached
+            "WEIGHT_DECAY": 0.0001,
+            "MOMENTUM": 0.9,
+            "NESTEROV": False,
+            "TYPE": "SGD",
+            "AMP": "none",  # none: float32; bf16: networks under bfloat16 autocast, losses in float32
+            "CHANNELS_LAST": False,
+            "SEED": 1,
+            "DOT": {"DELTA": 0.075},
+        },
+        "LOG": {
+            "TENSORBOARD": True,
+            "TENSORBOARD_FREQ": 500,  # accepted for mdistiller's files, where nothing reads it either
+            "SAVE_CHECKPOINT_FREQ": 1,  # epochs between checkpoints that --resume can continue from
+            "PREFIX": "./output",
+            "WANDB": False,  # accepted for mdistiller's files
+            "EVAL_FREQ": 1,  # epochs between evaluations; the last epoch is always evaluated
+        },
+    }
+)
+
+_LIMITS: dict[str, Limit] = {
+    "EXPERIMENT.NAME": IS_NAME,
+    "EXPERIMENT.TAG": IS_NAME,
+    "EXPERIMENT.DEVICE": Limit("auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None),
+    "EXPERIMENT.THREADS": NOT_NEGATIVE,
+    "DATASET.NUM_WORKERS": NOT_NEGATIVE,
+    "DATASET.TEST.BATCH_SIZE": AT_LEAST_ONE,
+    "SOLVER.TRAINER": one_of("base", "crd"),
+    "SOLVER.BATCH_SIZE": AT_LEAST_ONE,
+    "SOLVER.EPOCHS": AT_LEAST_ONE,
+    "SOLVER.LR": POSITIVE,
+    "SOLVER.SCHEDULE": one_of("step", "cosine"),
+    "SOLVER.LR_DECAY_STAGES": Limit(
+        "rising whole numbers >= 1",
+        lambda v: all(type(e) is int and e >= 1 for e in v) and all(a < b for a, b in zip(v, v[1:], strict=False)),
+    ),
+    "SOLVER.LR_DECAY_RATE": Limit("in (0, 1]", lambda v: 0 < v <= 1),
+    "SOLVER.WARMUP_EPOCHS": NOT_NEGATIVE,
+    "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
+    "SOLVER.MOMENTUM": FRACTION,
+    "SOLVER.TYPE": one_of("SGD"),
+    "SOLVER.AMP": one_of("none", "bf16"),
+    "SOLVER.SEED": Limit("in 0 .. 2**31 - 1", lambda v: 0 <= v < 2**31),
+    "LOG.SAVE_CHECKPOINT_FREQ": AT_LEAST_ONE,
+    "LOG.EVAL_FREQ": AT_LEAST_ONE,
+}
+
+_METHOD_NODES: dict[str, CN] = {}
+
+
+def declare_node(name: str, node: CN, limits: dict[str, Limit]) -> None:
+    """Add a method's node, declared beside the method, to the tree; its keys' limits by path below the node."""
+    if name in _DEFAULTS:
+        raise KeyError(f"{name!r} is a section of the config already")
+    _METHOD_NODES[name] = node
+    _LIMITS.update({f"{name}.{key}": limit for key, limit in limits.items()})
+
+
+def default_cfg() -> CN:
+    """A fresh copy of every key with its default, the nodes of all registered methods included."""
+    cfg = _DEFAULTS.clone()
+    for name, node in _METHOD_NODES.items():
+        cfg[name] = node.clone()
+    return cfg
+
+
+def flatten(node: CN | dict, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of all leaves."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def keywords(node: CN) -> dict[str, Any]:
+    """A method's node as constructor keywords: the path in lower case, `LOSS` dropped (`FEAT.DIM` -> `feat_dim`)."""
+    flat = flatten(node)
+    return {"_".join(part.lower() for part in key.split(".") if part != "LOSS"): value for key, value in flat.items()}
+
+
+def load_cfg(path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -> CN:
+    """The frozen config of the file `path` (None: the defaults) with `overrides` KEY VALUE KEY VALUE ... on top.
+
+    Raises ConfigError with every fault found, a line each: where it stands, key, value, what is allowed.
+    """
+    merge = _Merge(default_cfg())
+    if path is not None:
+        for file, data, lines in _with_bases(Path(path), ()):
+            _resolve_paths(data, file)
+            merge.tree(data, lambda key, file=file, lines=lines: f"{file}:{lines.get(key, 1)}")
+    merge.overrides(overrides)
+    cfg = merge.cfg
+    if path is not None and not cfg.EXPERIMENT.NAME:
+        cfg.EXPERIMENT.NAME = "/".join(p for p in Path(path).resolve().with_suffix("").parts[-3:] if _is_name(p))
+    merge.check()
+    cfg.freeze()
+    return cfg
+
+
+def dump_cfg(cfg: CN) -> str:
+    """The config as yaml text that `load_cfg` reads back to the same tree."""
+    return cfg.dump(default_flow_style=False, sort_keys=False)
+
+
+def load_yaml_text(text: str) -> dict[str, Any]:
+    """The tree of a config that `dump_cfg` wrote, unchecked."""
+    return parse_yaml(text)[0] or {}
+
+
+class _Merge:
+    """Merges layers into a config and collects the faults instead of stopping at the first."""
+
+    def __init__(self, cfg: CN):
+        self.cfg = cfg
+        self.faults: list[str] = []
+        self.where: dict[str, str] = {}
+
+    def tree(self, data: dict[str, Any], where: Callable[[str], str], node: CN | None = None, prefix: str = "") -> None:
+        node = self.cfg if node is None else node
+        for key, value in data.items():
+            full = prefix + key
+            if key not in node:
+                known = [prefix + k for k in node] + list(flatten(self.cfg))
+                self.faults.append(f"{where(full)}: unknown key {full}; {suggest(full, known)}")
+            elif isinstance(node[key], CN):
+                if isinstance(value, dict):
+                    self.tree(value, where, node[key], full + ".")
+                else:
+                    self.faults.append(f"{where(full)}: {full} is a section; set a key below it")
+            else:
+                self.value(node, key, full, value, where(full))
+
+    def value(self, node: CN, key: str, full: str, value: Any, where: str) -> None:
+        ok, converted = _as_type(value, node[key], _LIMITS.get(full))
+        if ok:
+            node[key] = converted
+            self.where[full] = where
+        else:
+            kind = "list" if isinstance(node[key], list) else type(node[key]).__name__
+            self.faults.append(f"{where}: {full} is {_show(value)}; it must be {_article(kind)}")
+
+    def overrides(self, words: Sequence[str]) -> None:
+        words = [str(w) for w in words]
+        if len(words) % 2:
+            raise ConfigError(f"overrides are pairs KEY VALUE; {words[-1]!r} has no value")
+        for full, text in zip(words[::2], words[1::2], strict=True):
+            node, parts = self.cfg, full.split(".")
+            for part in parts[:-1]:
+                node = node.get(part) if isinstance(node, CN) else None
+            where = "command line"
+            if not isinstance(node, CN) or parts[-1] not in node:
+                self.faults.append(f"{where}: unknown key {full}; {suggest(full, list(flatten(self.cfg)))}")
+            elif isinstance(node[parts[-1]], CN):
+                self.faults.append(f"{where}: {full} is a section; set a key below it")
+            elif type(node[parts[-1]]) is str and not _LIMITS.get(full, POSITIVE).types:
+                self.value(node, parts[-1], full, text, where)
+            else:
+                try:
+                    value, _ = parse_yaml(text)
+                except ConfigError as e:
+                    self.faults.append(f"{where}: {full} is {_show(text)}; {e}")
+                    continue
+                self.value(node, parts[-1], full, value, where)
+
+    def check(self) -> None:
+        flat = flatten(self.cfg)
+        for full, limit in _LIMITS.items():
+            if not _holds(limit, flat[full]):
+                where = self.where.get(full, "default")
+                self.faults.append(f"{where}: {full} is {_show(flat[full])}; it must be {limit.words}")
+        if self.faults:
+            raise ConfigError("\n".join(self.faults))
+
+
+def _holds(limit: Limit, value: Any) -> bool:
+    try:
+        return bool(limit.test(value))
+    except TypeError:
+        return False
+
+
+def _as_type(value: Any, default: Any, limit: Limit | None) -> tuple[bool, Any]:
+    """(fits, value) for a key with this default: an int is a fine float, nothing else changes its type."""
+    if limit is not None and type(value) in limit.types:
+        return True, value
+    if type(default) is float and type(value) is int and abs(value) < 2**53:
+        value = float(value)
+    if type(value) is not type(default):
+        return False, value
+    if isinstance(value, float) and not math.isfinite(value):
+        return False, value
+    if isinstance(value, str) and any(ord(c) < 32 for c in value):
+        return False, value
+    if isinstance(value, list):
+        kinds = {type(v) for v in default} or {int, float, str}
+        if not all(type(v) in kinds for v in value):
+            return False, value
+    return True, value
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _article(kind: str) -> str:
+    words = {"str": "text", "int": "a whole number", "float": "a finite number", "bool": "True or False", "list": "a list"}
+    return words.get(kind, kind) + (" of the same kind as its default" if kind == "list" else "")
+
+
+def _with_bases(path: Path, chain: tuple[Path, ...]) -> Iterable[tuple[Path, dict[str, Any], dict[str, int]]]:
+    """The file's layers, the most basic first."""
+    if path.resolve() in chain:
+        raise ConfigError(f"{path}: _BASE_ leads back to itself")
+    data, lines = read_yaml(path)
+    bases = data.pop("_BASE_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
+        raise ConfigError(f"{path}:{lines['_BASE_']}: _BASE_ names a yaml file or a list of them")
+    for base in bases:
+        yield from _with_bases(path.parent / base, (*chain, path.resolve()))
+    yield path, data, lines
+
+
+def _resolve_paths(data: dict[str, Any], file: Path) -> None:
+    """A path to another config is written relative to the file that names it."""
+    section = data.get("DISTILLER")
+    if isinstance(section, dict) and isinstance(section.get("TEACHER_CFG"), str) and section["TEACHER_CFG"]:
+        section["TEACHER_CFG"] = os.path.relpath(file.parent / section["TEACHER_CFG"])

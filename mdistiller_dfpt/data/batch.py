@@ -1,0 +1,21 @@
+"""What one training step sees."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """image (B, 3, H, W) float, target (B,) int64, index (B,) the samples' positions in the training set.
+
+    `epoch` and `step` count from 1, as the methods of the literature do.
+    """
+
+    image: Tensor
+    target: Tensor
+    index: Tensor
+    epoch: int = 1
+    step: int = 1
+
+    def fields(self) -> dict[str, Any]:
+        return self._asdict()

@@ -1,0 +1,42 @@
+"""Arrays decoded once and kept on disk, until what they were decoded from changes."""
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+
+def _candidates(root: Path) -> list[Path]:
+    """Beside the data; where that cannot be written, in the user's cache directory."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mdistiller_dfpt"
+    return [root / ".decoded.npz", home / f"{root.resolve().as_posix().strip('/').replace('/', '-')[-150:]}.npz"]
+
+
+def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of `decode()`, read from a file that carries this fingerprint where there is one."""
+    for path in _candidates(root):
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                if str(stored["fingerprint"]) == fingerprint:
+                    return {name: stored[name] for name in stored.files if name != "fingerprint"}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            continue
+    arrays = decode()
+    for path in _candidates(root):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+            try:
+                with os.fdopen(handle, "wb") as f:
+                    np.savez(f, fingerprint=fingerprint, **arrays)
+                os.replace(part, path)
+            except BaseException:
+                os.unlink(part)
+                raise
+            break
+        except OSError:
+            continue
+    return arrays

@@ -1,0 +1,111 @@
+"""CIFAR-100 (Krizhevsky, 2009) from its official archive or from class folders, cached as arrays after the first read."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from yacs.config import CfgNode as CN
+
+from ..errors import DataError
+from .build import DATASETS, ImageSource
+from .cache import cached_arrays
+from .download import download, md5_of
+from .folders import class_folders, folder_fingerprint, read_folders
+from .resident import ImageSet, Recipe
+from .safe_pickle import load_arrays
+
+RECIPE = Recipe(pad=4, flip=True, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761))
+ARCHIVE = "cifar-100-python.tar.gz"
+URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
+ARCHIVE_MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
+# MD5 of the three members, as torchvision lists them: a set that was unpacked earlier is checked file by file
+MEMBER_MD5 = {
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "meta": "7973b15100ade9c7d40fb424638fde48",
+}
+
+
+@DATASETS.register("cifar100")
+def cifar100(cfg: CN) -> ImageSource:
+    """Looks in DATASET.ROOT for cifar100/{train,test}/<class>/*.png, cifar-100-python/ and the archive, in this order.
+
+    Downloads the archive where none is there and DATASET.DOWNLOAD is True. DataError where nothing can be read.
+    """
+    root = Path(cfg.DATASET.ROOT)
+    folders, unpacked, archive = root / "cifar100", root / "cifar-100-python", root / ARCHIVE
+    if (folders / "train").is_dir():
+        return _source(_from_folders(folders))
+    if not unpacked.is_dir() and not archive.exists() and cfg.DATASET.DOWNLOAD:
+        download(URL, archive, md5=ARCHIVE_MD5)
+    if unpacked.is_dir():
+        return _source(_from_pickles({name: _read(unpacked / name) for name in MEMBER_MD5}, str(unpacked)))
+    if archive.exists():
+        return _source(_from_archive(archive))
+    raise DataError(
+        f"no CIFAR-100 in DATASET.ROOT {str(root)!r}: add `DATASET.DOWNLOAD True` to your command to fetch it, or put "
+        f"class folders at {folders}/train/<class>/*.png and {folders}/test/<class>/*.png"
+    )
+
+
+def _source(arrays: dict[str, np.ndarray]) -> ImageSource:
+    classes = tuple(str(c) for c in arrays["classes"])
+    train, test = (
+        ImageSet(torch.from_numpy(arrays[f"{split}_images"]), torch.from_numpy(arrays[f"{split}_labels"]), classes)
+        for split in ("train", "test")
+    )
+    return ImageSource(train, test, RECIPE)
+
+
+def _from_folders(root: Path) -> dict[str, np.ndarray]:
+    def decode() -> dict[str, np.ndarray]:
+        arrays: dict[str, np.ndarray] = {}
+        for split in ("train", "test"):
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = read_folders(root / split, classes, (32, 32))
+        return {**arrays, "classes": np.array(classes)}
+
+    classes = class_folders(root / "train")
+    if class_folders(root / "test") != classes:
+        raise DataError(f"{root}: train and test hold different classes; both need the same folders")
+    return cached_arrays(root, folder_fingerprint(root, ("train", "test")), decode)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise DataError(f"{path}: {e.strerror}; delete the folder and run again with `DATASET.DOWNLOAD True`") from None
+
+
+def _from_archive(archive: Path) -> dict[str, np.ndarray]:
+    if md5_of(archive) != ARCHIVE_MD5:
+        raise DataError(
+            f"{archive}: not the official archive (its MD5 differs from {ARCHIVE_MD5}); "
+            "delete it and run again with `DATASET.DOWNLOAD True`"
+        )
+    with tarfile.open(archive, "r:gz") as tar:  # read in memory; nothing is unpacked to disk
+        members = {name: tar.extractfile(f"cifar-100-python/{name}").read() for name in MEMBER_MD5}
+    return _from_pickles(members, str(archive))
+
+
+def _from_pickles(members: dict[str, bytes], origin: str) -> dict[str, np.ndarray]:
+    for name, raw in members.items():
+        if md5_of(raw) != MEMBER_MD5[name]:
+            raise DataError(
+                f"{origin}/{name}: not the official file (its MD5 differs from {MEMBER_MD5[name]}); "
+                "delete it and run again with `DATASET.DOWNLOAD True`"
+            )
+    data = {name: load_arrays(raw, f"{origin}/{name}") for name, raw in members.items()}
+    names = [n.decode() if isinstance(n, bytes) else n for n in _field(data["meta"], "fine_label_names")]
+    arrays = {"classes": np.array(names)}
+    for split in ("train", "test"):
+        images = np.asarray(_field(data[split], "data"), dtype=np.uint8).reshape(-1, 3, 32, 32)
+        arrays[f"{split}_images"] = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        arrays[f"{split}_labels"] = np.asarray(_field(data[split], "fine_labels"), dtype=np.int64)
+    return arrays
+
+
+def _field(data: dict, name: str):
+    """The archive was written by Python 2, so its keys may be bytes."""
+    return data[name] if name in data else data[name.encode()]

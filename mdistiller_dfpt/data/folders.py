@@ -1,0 +1,66 @@
+"""Class folders of images: the labels are the folders' alphabetical order."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the class folders in `root`, sorted; DataError where there are none."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; it must hold one folder of images a class")
+    names = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        raise DataError(f"{root}: no class folders in it")
+    return names
+
+
+def _images_in(folder: Path) -> list[os.DirEntry]:
+    return sorted((e for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES)), key=lambda e: e.name)
+
+
+def folder_fingerprint(root: Path, splits: tuple[str, ...]) -> str:
+    """A hash of every image's name, size and time of change: it differs when the folder was changed."""
+    digest = hashlib.sha256()
+    for split in splits:
+        for name in class_folders(root / split):
+            for entry in _images_in(root / split / name):
+                stat = entry.stat()
+                digest.update(f"{split}/{name}/{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def read_folders(root: Path, classes: list[str], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """All images below `root` as (N, H, W, 3) uint8 and their labels (N,) int64.
+
+    DataError naming the file where an image is damaged or not of `size`, and naming the folder where one is empty.
+    """
+    from PIL import Image
+
+    def read(path: str) -> np.ndarray:
+        try:
+            with Image.open(path) as image:
+                array = np.asarray(image.convert("RGB"))
+        except Exception as e:  # Pillow raises many kinds for damaged files
+            raise DataError(f"{path}: cannot be read as an image ({e})") from None
+        if array.shape != (*size, 3):
+            raise DataError(f"{path}: is {array.shape[1]}x{array.shape[0]}; expected {size[1]}x{size[0]}")
+        return array
+
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        entries = _images_in(root / name)
+        if not entries:
+            raise DataError(f"{root / name}: no images in it")
+        paths += [e.path for e in entries]
+        labels += [label] * len(entries)
+    with ThreadPoolExecutor(4) as pool:
+        images = np.stack(list(pool.map(read, paths)))
+    return images, np.array(labels, dtype=np.int64)

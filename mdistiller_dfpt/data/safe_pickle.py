@@ -1,0 +1,34 @@
+"""Unpickles numpy arrays and plain containers, nothing else: no other name in a file is ever looked up or called."""
+
+import io
+import pickle  # noqa: S403  the restricted unpickler below is the only use
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+
+_reconstruct = np.empty(0).__reduce__()[0]
+_ALLOWED = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("_codecs", "encode"): lambda text, encoding: text.encode("latin-1"),
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it names {module}.{name}") from None
+
+
+def load_arrays(raw: bytes, origin: str) -> Any:
+    """The containers and arrays in `raw`; DataError naming `origin` where it holds anything else."""
+    try:
+        return _ArrayUnpickler(io.BytesIO(raw), encoding="latin1").load()
+    except Exception as e:  # a damaged pickle can raise nearly anything
+        raise DataError(f"{origin}: not a file of arrays ({e}); it was not executed") from None

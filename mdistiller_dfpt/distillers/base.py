@@ -1,0 +1,164 @@
+"""What holds for every method: the frozen teacher, precision, named losses, logged values."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from ..config import Limit, declare_node
+from ..data import Batch
+from ..registry import Registry
+
+
+class Output(NamedTuple):
+    """What a network returned, in float32 whatever it was computed in."""
+
+    logits: Tensor  # (B, classes)
+    features: Mapping[str, Any]  # "feats", "preact_feats": lists of (B, C, H, W); "pooled_feat": (B, C)
+
+
+class _DistillerRegistry(Registry):
+    """Registering a method also adds its node to the config tree."""
+
+    def register(self, name: str):
+        file = super().register(name)
+
+        def add(cls: type["Distiller"]) -> type["Distiller"]:
+            file(cls)
+            if cls.config:
+                declare_node(name, cls.config, cls.limits)
+            return cls
+
+        return add
+
+
+DISTILLERS = _DistillerRegistry("distiller")
+"""Maps DISTILLER.TYPE to its class."""
+
+
+class Float32Features(dict):
+    """Features of a network under autocast; each entry is cast when a loss asks for it, and only then."""
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        if isinstance(value, list):
+            value = [v.float() for v in value]
+        elif isinstance(value, Tensor):
+            value = value.float()
+        self[key] = value
+        return value
+
+
+class Distiller(nn.Module):
+    """Base of all methods. Most write `losses` alone.
+
+    `forward_train(image, target, **kwargs)` returns `(logits, {name: weighted scalar})`, as in mdistiller; the loop
+    sums the terms. The teacher's parameters, buffers and outputs never change. Whatever requires grad is optimised.
+    """
+
+    config: ClassVar[CN] = CN()  # the method's node; its keys are the constructor's keyword arguments
+    limits: ClassVar[dict[str, Limit]] = {}  # what values the node's keys take
+    needs_teacher: ClassVar[bool] = True
+    needs_num_data: ClassVar[bool] = False  # whether the constructor takes the size of the training set
+
+    def __init__(self, student: nn.Module, teacher: nn.Module | None = None):
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+        self.autocast_dtype: torch.dtype | None = None  # networks run under autocast to it; losses never do
+        self._logged: dict[str, Tensor] = {}
+        if teacher is not None:
+            teacher.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Distiller":
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()  # frozen: its BatchNorm must not see the student's batches
+        return self
+
+    def precision(self, image: Tensor) -> contextlib.AbstractContextManager:
+        """The context in which networks run."""
+        if self.autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(image.device.type, self.autocast_dtype)
+
+    def forward_student(self, image: Tensor) -> Output:
+        with self.precision(image):
+            return as_output(self.student(image))
+
+    def forward_teacher(self, image: Tensor) -> Output:
+        with torch.no_grad(), self.precision(image):
+            return as_output(self.teacher(image))
+
+    def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        """The method's weighted terms, scalars by the name they are logged under."""
+        raise NotImplementedError(f"{type(self).__name__} writes no losses")
+
+    def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, 3, H, W), (B,) -> the student's logits (B, classes) and the weighted terms."""
+        batch = Batch(image, target, **kwargs)
+        student = self.forward_student(image)
+        teacher = None if self.teacher is None else self.forward_teacher(image)
+        return student.logits, self.losses(student, teacher, batch)
+
+    def forward_test(self, image: Tensor) -> Tensor:
+        """What the deployed network says, (B, classes)."""
+        return self.forward_student(image).logits
+
+    def forward_paths(self, image: Tensor) -> dict[str, Tensor]:
+        """Logits of everything worth evaluating by name; always with `student`."""
+        return {"student": self.forward_test(image)}
+
+    def forward(self, image: Tensor, target: Tensor | None = None, **kwargs: Any) -> Any:
+        if self.training:
+            return self.forward_train(image, target, **kwargs)
+        return self.forward_test(image)
+
+    def log(self, name: str, value: Tensor) -> None:
+        """Report a scalar of this step that is not a loss; the loop averages it over the epoch."""
+        self._logged[name] = value.detach()
+
+    def take_logged(self) -> dict[str, Tensor]:
+        """The values reported since the last call."""
+        logged, self._logged = self._logged, {}
+        return logged
+
+    def after_step(self, batch: Batch) -> None:
+        """Called after each optimiser step, for what changes beside the gradient (a memory bank, an average)."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is optimised: `params`, and `lr_factor` on the schedule's learning rate."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr_factor": 1.0}]
+
+    def training_state(self) -> dict[str, Tensor]:
+        """`state_dict` less what is the teacher's own storage: the teacher is known by its hash, not saved again."""
+        frozen = set()
+        if self.teacher is not None:
+            frozen = {t.data_ptr() for t in self.teacher.state_dict().values() if t.numel()}
+        return {k: v for k, v in self.state_dict().items() if v.numel() == 0 or v.data_ptr() not in frozen}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `training_state`; RuntimeError where a key is missing, unexpected or of another shape."""
+        own = self.training_state()
+        missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+        wrong = sorted(k for k in set(own) & set(state) if own[k].shape != state[k].shape)
+        if missing or unexpected or wrong:
+            raise RuntimeError(f"missing {missing[:5]}, unexpected {unexpected[:5]}, of another shape {wrong[:5]}")
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(state[key])
+
+    def overhead(self, image_shape: tuple[int, int, int]) -> str | None:
+        """One line on what training costs beside the two networks, printed at the start; None for nothing."""
+        extra = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        extra -= sum(p.numel() for p in self.student.parameters() if p.requires_grad)
+        return f"{extra:,} parameters are trained beside the student's" if extra else None
+
+
+def as_output(result: tuple[Tensor, Mapping[str, Any]]) -> Output:
+    """A network's (logits, features) as a record in float32."""
+    logits, features = result
+    return Output(logits.float(), Float32Features(features))

@@ -1,0 +1,44 @@
+"""KD: match softened class probabilities (Hinton et al., 2015, arXiv:1503.02531)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from ..config import NOT_NEGATIVE, POSITIVE
+from ..data import Batch
+from .base import DISTILLERS, Distiller, Output
+from .logit_loss import LOGIT_LOSSES
+
+
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """temperature**2 * KL(teacher || student) of the softened logits; (B, C), (B, C) -> ().
+
+    The factor temperature**2 keeps its gradient on the scale of the cross-entropy's.
+    """
+    log_s, log_t = ((logits / temperature).log_softmax(1) for logits in (student, teacher))
+    return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True) * temperature**2
+
+
+@LOGIT_LOSSES.register("KD")
+def _kd(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> Tensor:
+    return kd_loss(student, teacher, temperature)
+
+
+@DISTILLERS.register("KD")
+class KD(Distiller):
+    """Cross-entropy with the labels and `kd_loss` with the teacher."""
+
+    config = CN({"TEMPERATURE": 4.0, "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9})})
+    limits = {"TEMPERATURE": POSITIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE}
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, temperature: float, ce_weight: float, kd_weight: float
+    ):
+        super().__init__(student, teacher)
+        self.temperature, self.ce_weight, self.kd_weight = temperature, ce_weight, kd_weight
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        return {
+            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.target),
+            "kd": self.kd_weight * kd_loss(student.logits, teacher.logits, self.temperature),
+        }

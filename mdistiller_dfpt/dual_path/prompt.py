@@ -1,0 +1,116 @@
+"""Prompt and fusion blocks: what the prompt path puts between the stages of a frozen teacher."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..registry import Registry
+
+PROMPT_BLOCKS = Registry("prompt block")
+"""Maps DFPTKD.PROMPT.BLOCK to a PromptBlock."""
+
+
+class PartialConv(nn.Module):
+    """A k x k convolution over the first `ratio` of the channels; the others pass (Chen et al., 2023, arXiv:2303.03667).
+
+    (B, C, H, W) -> (B, C, H, W); at least one channel is convolved.
+    """
+
+    def __init__(self, channels: int, kernel: int, ratio: float):
+        super().__init__()
+        self.convolved = max(1, round(channels * ratio))
+        self.conv = nn.Conv2d(self.convolved, self.convolved, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.convolved == x.shape[1]:
+            return self.conv(x)
+        return torch.cat([self.conv(x[:, : self.convolved]), x[:, self.convolved :]], 1)
+
+
+class PromptBlock(nn.Module):
+    """1x1 down to C / r1, a `middle` that subclasses build, 1x1 back up to C; (B, C, H, W) -> (B, C, H, W).
+
+    With `norm`, a BatchNorm and a ReLU follow the first convolution and each point-wise one of the middle, so that the
+    block is more than one linear map; the last convolution stays linear, since its result is added to the stage's.
+    """
+
+    def __init__(self, channels: int, r1: int, r2: float, kernels: Sequence[int], norm: bool):
+        super().__init__()
+        inner = max(1, channels // r1)
+        self.down = nn.Sequential(*pointwise(channels, inner, norm))
+        self.middle = self.build_middle(inner, r2, kernels, norm)
+        self.up = nn.Conv2d(inner, channels, 1)
+
+    def build_middle(self, channels: int, r2: float, kernels: Sequence[int], norm: bool) -> nn.Module:
+        """A module (B, channels, H, W) -> (B, channels, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.middle(self.down(x)))
+
+    def zero(self) -> None:
+        """Make the block return zeros, and still pass a gradient to its last convolution."""
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+
+def pointwise(in_channels: int, channels: int, norm: bool) -> list[nn.Module]:
+    """A 1x1 convolution, with BatchNorm and ReLU behind it where `norm` is set."""
+    conv = nn.Conv2d(in_channels, channels, 1, bias=not norm)
+    return [conv, nn.BatchNorm2d(channels), nn.ReLU()] if norm else [conv]
+
+
+@PROMPT_BLOCKS.register("sequence")
+class SequencePrompt(PromptBlock):
+    """Multi-scale partial convolutions one after another, each followed by a point-wise convolution (the paper's text)."""
+
+    def build_middle(self, channels: int, r2: float, kernels: Sequence[int], norm: bool) -> nn.Module:
+        layers: list[nn.Module] = []
+        for kernel in kernels:
+            layers += [PartialConv(channels, kernel, r2), *pointwise(channels, channels, norm)]
+        return nn.Sequential(*layers)
+
+
+class ParallelConv(nn.Module):
+    """Side by side on channel groups: kernel j convolves its share of the first `ratio` of the channels, the rest pass."""
+
+    def __init__(self, channels: int, ratio: float, kernels: Sequence[int]):
+        super().__init__()
+        share = max(1, round(channels * ratio / len(kernels)))
+        kernels = kernels[: channels // share]
+        self.convs = nn.ModuleList(nn.Conv2d(share, share, k, padding=k // 2, bias=False) for k in kernels)
+        self.sizes = [share] * len(kernels) + [channels - share * len(kernels)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        *parts, rest = x.split(self.sizes, dim=1)
+        return torch.cat([conv(part) for conv, part in zip(self.convs, parts, strict=True)] + [rest], 1)
+
+
+@PROMPT_BLOCKS.register("parallel")
+class ParallelPrompt(PromptBlock):
+    """Multi-scale partial convolutions on parallel channel groups, then one point-wise convolution."""
+
+    def build_middle(self, channels: int, r2: float, kernels: Sequence[int], norm: bool) -> nn.Module:
+        return nn.Sequential(ParallelConv(channels, r2, kernels), *pointwise(channels, channels, norm))
+
+
+@PROMPT_BLOCKS.register("conv")
+class ConvPrompt(PromptBlock):
+    """One plain convolution of the first kernel size over all channels: the paper's single-scale ablation."""
+
+    def build_middle(self, channels: int, r2: float, kernels: Sequence[int], norm: bool) -> nn.Module:
+        conv = nn.Conv2d(channels, channels, kernels[0], padding=kernels[0] // 2, bias=False)
+        return nn.Sequential(conv, *pointwise(channels, channels, norm))
+
+
+class FusionBlock(nn.Conv2d):
+    """The 1x1 convolution F_i over the sum of a stage's map and its prompt."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 1)
+
+    def identity(self) -> None:
+        """Make the block pass its input on."""
+        nn.init.dirac_(self.weight)
+        nn.init.zeros_(self.bias)

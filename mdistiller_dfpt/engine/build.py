@@ -1,0 +1,85 @@
+"""From a config to a run: device, data, networks, distiller, trainer, in the order in which faults are cheapest."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from ..config import load_cfg
+from ..data import Data, build_data, pick_device
+from ..distillers import DISTILLERS, build_distiller
+from ..errors import CheckpointError
+from ..models import StagedModel, build_model
+from .checkpoint import load_into
+from .run_dir import check_writable, find_finished_weights
+from .trainer import Trainer
+
+
+def run(cfg: CN, resume: bool = False) -> dict:
+    """Train what `cfg` describes and return its results; a missing teacher is trained first where the config says so."""
+    check_writable(cfg)
+    device = pick_device(cfg)
+    if cfg.EXPERIMENT.THREADS:
+        torch.set_num_threads(cfg.EXPERIMENT.THREADS)
+    method = DISTILLERS[cfg.DISTILLER.TYPE]
+    for name in (cfg.DISTILLER.STUDENT, *([cfg.DISTILLER.TEACHER] if method.needs_teacher else [])):
+        with torch.device("meta"):
+            build_model(name, cfg.MODEL.FAMILY)  # an unknown name costs nothing here
+    weights = teacher_weights(cfg) if method.needs_teacher else None
+    return build_trainer(cfg, build_data(cfg, device), weights).fit(resume)
+
+
+def build_trainer(cfg: CN, data: Data, weights: Path | None) -> Trainer:
+    """The trainer of a run; `weights` are the teacher's."""
+    # Initial weights depend on the seed alone, not on the method or on what was built before
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.SOLVER.SEED)
+        student = build_model(cfg.DISTILLER.STUDENT, cfg.MODEL.FAMILY, data.num_classes)
+    teacher = None if weights is None else load_teacher(cfg, weights, data.num_classes)
+    torch.manual_seed(cfg.SOLVER.SEED)
+    distiller = build_distiller(cfg, student, teacher, data.num_train)
+    return Trainer(cfg, distiller, data)
+
+
+def load_teacher(cfg: CN, weights: Path, num_classes: int) -> StagedModel:
+    """DISTILLER.TEACHER with these weights."""
+    teacher: nn.Module = build_model(cfg.DISTILLER.TEACHER, cfg.MODEL.FAMILY, num_classes)
+    load_into(teacher, weights, f"{cfg.DISTILLER.TEACHER} with {num_classes} classes")
+    return teacher
+
+
+def teacher_weights(cfg: CN) -> Path:
+    """Where the teacher's weights lie: TEACHER_CKPT, or what the newest run of TEACHER_CFG left.
+
+    Trains the teacher first where there are none and TEACHER_AUTO_TRAIN is set; otherwise CheckpointError with the
+    command that provides them.
+    """
+    d = cfg.DISTILLER
+    if d.TEACHER_CKPT:
+        path = Path(d.TEACHER_CKPT)
+        if not path.exists():
+            raise CheckpointError(f"DISTILLER.TEACHER_CKPT is {d.TEACHER_CKPT}; there is no such file")
+        return path
+    if not d.TEACHER_CFG:
+        raise CheckpointError(
+            f"no weights for the teacher {d.TEACHER}: add `DISTILLER.TEACHER_CKPT PATH` to your command, "
+            "or name the config that trains it as DISTILLER.TEACHER_CFG"
+        )
+    overrides = [
+        "LOG.PREFIX", cfg.LOG.PREFIX, "DATASET.ROOT", cfg.DATASET.ROOT, "DATASET.DOWNLOAD", str(cfg.DATASET.DOWNLOAD),
+        "EXPERIMENT.DEVICE", cfg.EXPERIMENT.DEVICE, "EXPERIMENT.THREADS", str(cfg.EXPERIMENT.THREADS),
+    ]  # fmt: skip
+    teacher_cfg = load_cfg(d.TEACHER_CFG, overrides)
+    found = find_finished_weights(teacher_cfg)
+    if found is not None:
+        return found
+    if not d.TEACHER_AUTO_TRAIN:
+        prefix = "" if cfg.LOG.PREFIX == "./output" else f" LOG.PREFIX {cfg.LOG.PREFIX}"
+        raise CheckpointError(
+            f"the teacher {d.TEACHER} is not trained yet: run `python tools/train.py --cfg {d.TEACHER_CFG}{prefix}`, "
+            "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
+        )
+    print(f"no teacher {d.TEACHER} yet: training it from {d.TEACHER_CFG} first; it is kept for the next run", flush=True)
+    run(teacher_cfg)
+    return find_finished_weights(teacher_cfg)

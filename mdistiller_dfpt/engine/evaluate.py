@@ -1,0 +1,47 @@
+"""Accuracy on a whole test set, each sample counted once, with one read from the device at the end."""
+
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.resident import ResidentLoader
+from ..distillers import Distiller
+
+
+def correct_at(logits: Tensor, target: Tensor, k: int) -> Tensor:
+    """How many of the targets (B,) are among the k largest logits (B, C); k is clipped to C. Shape ()."""
+    top = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return (top == target[:, None]).any(1).sum()
+
+
+def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Sum over the batch of KL(softmax(p) || softmax(q)), in nats; (B, C), (B, C) -> ()."""
+    return F.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="sum", log_target=True)
+
+
+@torch.no_grad()
+def evaluate(distiller: Distiller, loader: ResidentLoader) -> dict[str, Any]:
+    """{path: {"top1": %, "top5": %}} of each of the distiller's paths, and {"kl": {"a||b": nats}} between each two."""
+    was_training = distiller.training
+    distiller.eval()
+    sums: dict[tuple[str, str], Tensor] = {}
+
+    def add(key: tuple[str, str], value: Tensor) -> None:
+        sums[key] = sums[key] + value if key in sums else value
+
+    for batch in loader.epoch():
+        paths = distiller.forward_paths(batch.image)
+        for name, logits in paths.items():
+            add((name, "top1"), correct_at(logits, batch.target, 1))
+            add((name, "top5"), correct_at(logits, batch.target, 5))
+        for a, b in combinations(sorted(paths, reverse=True), 2):
+            add(("kl", f"{a}||{b}"), kl_divergence(paths[a], paths[b]))
+    distiller.train(was_training)
+    result: dict[str, Any] = {}
+    for (group, name), value in sums.items():
+        percent = 1.0 if group == "kl" else 100.0
+        result.setdefault(group, {})[name] = percent * value.item() / loader.num_samples
+    return result

@@ -1,0 +1,95 @@
+"""What a run shows: a progress bar or plain lines, TensorBoard, a table at the end."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+def duration(seconds: float) -> str:
+    """`1 h 02 min`, `3 min 20 s`, `12 s`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+class Progress:
+    """One epoch's bar on a terminal; nothing elsewhere, where the epoch's own line suffices."""
+
+    SECONDS_BETWEEN_READS = 0.5
+
+    def __init__(self, label: str, total: int, first: int = 0):
+        self.bar = None
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=total, initial=first, desc=label, unit="step", leave=False, dynamic_ncols=True)
+        self._next_read = time.monotonic() + self.SECONDS_BETWEEN_READS
+
+    def step(self, meters: Any, samples_per_step: int) -> None:
+        """Advance by one step; read the meters at most twice a second."""
+        if self.bar is None:
+            return
+        self.bar.update(1)
+        now = time.monotonic()
+        if now >= self._next_read:
+            self._next_read = now + self.SECONDS_BETWEEN_READS
+            values = meters.read()
+            rate = (self.bar.format_dict["rate"] or 0) * samples_per_step
+            shown = {k: f"{values[k]:.3g}" for k in ("loss", "top1", "top5") if k in values}
+            self.bar.set_postfix({**shown, "img/s": f"{rate:.0f}"})
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class EventLog:
+    """TensorBoard events of a run; steps after `purge_step` are dropped, so a resumed run has no duplicates."""
+
+    def __init__(self, folder: Path, enabled: bool, purge_step: int):
+        self.writer = None
+        if enabled:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def scalars(self, record: dict[str, Any], step: int, prefix: str = "") -> None:
+        if self.writer is None:
+            return
+        for key, value in record.items():
+            if isinstance(value, dict):
+                self.scalars(value, step, f"{prefix}{key}/")
+            elif isinstance(value, int | float) and key != "epoch":
+                self.writer.add_scalar(prefix + key.replace("||", "_"), value, step)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def epoch_line(record: dict[str, Any], epochs: int, best: float | None, left: float) -> str:
+    """The line of one epoch."""
+    parts = [f"epoch {record['epoch']}/{epochs}", f"lr {record['lr']:.4g}", f"loss {record['train']['loss']:.3f}"]
+    parts.append(f"train {record['train']['top1']:.2f}")
+    if "test" in record:
+        parts += [f"{name} {values['top1']:.2f}" for name, values in record["test"].items() if name != "kl"]
+        parts.append(f"(best {best:.2f})")
+    return "  ".join([*parts, f"{record['images_per_second']:.0f} img/s", f"left {duration(left)}"])
+
+
+def summary_table(results: dict[str, Any]) -> str:
+    """The table at the end of a run."""
+    rows = [("test accuracy", "last", "best", "mean of last 5")]
+    for metric, name in (("top1", "top-1 %"), ("top5", "top-5 %")):
+        v = results["final"][metric]
+        rows.append((name, f"{v['last']:.2f}", f"{v['best']:.2f} (epoch {v['best_epoch']})", f"{v['mean_last_5']:.2f}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    teacher = results["protocol"]["teacher"]
+    lines.insert(1, "-" * max(map(len, lines)))
+    if teacher:
+        lines.append(f"teacher {teacher['name']}: top-1 {teacher['top1']:.2f} %")
+    return "\n".join(lines)

@@ -1,0 +1,49 @@
+"""Averages over an epoch that are summed on the device and read without waiting for it."""
+
+import torch
+from torch import Tensor
+
+
+class Meters:
+    """Sums named scalars on the device; `read` never makes a GPU wait, `totals` does, once an epoch."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self._pending: tuple[Tensor, list[str], int, torch.cuda.Event] | None = None
+        self._latest: dict[str, float] = {}
+
+    def update(self, values: dict[str, Tensor], samples: int) -> None:
+        """Add a batch's mean values, weighted by its number of samples."""
+        self.count += samples
+        for name, value in values.items():
+            value = value.detach().float() * samples
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def _stacked(self) -> Tensor:
+        return torch.stack(list(self.sums.values()))
+
+    def read(self) -> dict[str, float]:
+        """Averages so far; on a GPU those of the last copy that has arrived, while the next one is under way."""
+        if not self.sums:
+            return {}
+        if self.device.type != "cuda":
+            return self.totals()
+        if self._pending is not None and self._pending[3].query():
+            values, names, count, _ = self._pending
+            self._latest = {n: v / count for n, v in zip(names, values.tolist(), strict=True)}
+            self._pending = None
+        if self._pending is None:
+            host = torch.empty(len(self.sums), pin_memory=True)
+            host.copy_(self._stacked(), non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._pending = (host, list(self.sums), self.count, event)
+        return self._latest
+
+    def totals(self) -> dict[str, float]:
+        """Averages over all updates."""
+        if not self.sums:
+            return {}
+        return {n: v / self.count for n, v in zip(self.sums, self._stacked().tolist(), strict=True)}

@@ -1,0 +1,71 @@
+"""results.json: what a run reached, under which protocol."""
+
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from yacs.config import CfgNode as CN
+
+from ..data import Data
+
+FORMAT = 1
+
+
+def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
+    """All that two runs must share before their accuracies can be compared, and where this one ran."""
+    s, recipe = cfg.SOLVER, data.train.recipe
+    return {
+        "data": cfg.DATASET.TYPE,
+        "train_images": data.num_train,
+        "test_images": data.test.num_samples,
+        "classes": data.num_classes,
+        "augmentation": f"crop with padding {recipe.pad}" + (", flip" if recipe.flip else ""),
+        "epochs": s.EPOCHS,
+        "batch": s.BATCH_SIZE,
+        "optimizer": f"{s.TYPE} momentum {s.MOMENTUM} weight decay {s.WEIGHT_DECAY}" + (" Nesterov" if s.NESTEROV else ""),
+        "lr": s.LR,
+        "schedule": "cosine" if s.SCHEDULE == "cosine" else f"x{s.LR_DECAY_RATE} after {s.LR_DECAY_STAGES}",
+        "warmup_epochs": s.WARMUP_EPOCHS,
+        "precision": s.AMP,
+        "teacher": teacher,
+        "seed": s.SEED,
+        "world_size": 1,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """The package's git commit, with `+` behind it where files differ from it; empty outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "mdistiller_dfpt") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def summarise(epochs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Last, best and mean of the last five evaluations of the student; the metrics are never mixed."""
+    tested = [e for e in epochs if "test" in e]
+    summary: dict[str, Any] = {}
+    for metric in ("top1", "top5"):
+        values = [e["test"]["student"][metric] for e in tested]
+        best = max(range(len(values)), key=lambda i: values[i])  # the earliest of equals
+        last_five = values[-5:]
+        summary[metric] = {
+            "last": values[-1],
+            "best": values[best],
+            "best_epoch": tested[best]["epoch"],
+            "mean_last_5": sum(last_five) / len(last_five),
+            "averaged": len(last_five),
+        }
+    return summary

@@ -1,0 +1,98 @@
+"""Where a run lies: a directory that belongs to one run, found again by `--resume`, locked while it trains."""
+
+import fcntl
+import os
+import re
+from pathlib import Path
+
+from yacs.config import CfgNode as CN
+
+from ..errors import CheckpointError, ConfigError
+from .checkpoint import MANIFEST, WEIGHTS
+
+CONFIG, RESULTS, CHECKPOINTS, BEST = "config.yaml", "results.json", "checkpoints", "best.safetensors"
+
+
+def run_name(cfg: CN) -> str:
+    """LOG.PREFIX-relative name of a run's directory, without the number that tells repetitions apart."""
+    e, d = cfg.EXPERIMENT, cfg.DISTILLER
+    name = e.NAME or f"{cfg.DATASET.TYPE}/{d.TYPE.lower()}/{d.TEACHER}_{d.STUDENT}"
+    return "/".join([name, *([e.TAG] if e.TAG not in ("", "default") else []), f"seed{cfg.SOLVER.SEED}"])
+
+
+def existing_runs(cfg: CN) -> list[Path]:
+    """All directories of this run's name, the first run first: seed1, seed1-2, seed1-3."""
+    base = Path(cfg.LOG.PREFIX) / run_name(cfg)
+    pattern = re.compile(re.escape(base.name) + r"(?:-(\d+))?")
+    found = []
+    if base.parent.is_dir():
+        for path in base.parent.iterdir():
+            match = pattern.fullmatch(path.name)
+            if match and path.is_dir():
+                found.append((int(match[1] or 1), path))
+    return [path for _, path in sorted(found)]
+
+
+def find_finished_weights(cfg: CN) -> Path | None:
+    """The student's weights that the newest finished run of this config left, or None."""
+    finished = [p / WEIGHTS for p in existing_runs(cfg) if (p / WEIGHTS).is_file() and (p / RESULTS).is_file()]
+    return finished[-1] if finished else None
+
+
+def open_run(cfg: CN, resume: bool) -> Path:
+    """The directory of a new run, made; or with `resume` the newest existing one. Nothing of another run is touched."""
+    runs = existing_runs(cfg)
+    if resume:
+        if not runs:
+            raise CheckpointError(f"nothing to resume in {Path(cfg.LOG.PREFIX) / run_name(cfg)}: run without --resume")
+        return runs[-1]
+    base = Path(cfg.LOG.PREFIX) / run_name(cfg)
+    number = int(re.search(r"-(\d+)$", runs[-1].name)[1]) + 1 if len(runs) > 1 else len(runs) + 1
+    while True:
+        path = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not path.is_dir():
+                raise ConfigError(f"LOG.PREFIX: {path} is a file; a run needs a directory there") from None
+            number += 1
+        except OSError as e:
+            raise ConfigError(f"LOG.PREFIX is {cfg.LOG.PREFIX}; cannot write there ({e.strerror})") from None
+
+
+def check_writable(cfg: CN) -> None:
+    """ConfigError where no run directory can be made; found out before data or networks are loaded."""
+    path = Path(cfg.LOG.PREFIX).absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"LOG.PREFIX is {cfg.LOG.PREFIX}; cannot write in {path}")
+
+
+class RunLock:
+    """An flock on the run directory, which the kernel frees when the process dies."""
+
+    def __init__(self, run: Path):
+        self.path = run / "run.lock"
+        try:
+            self._file = open(self.path, "a+")  # noqa: SIM115  open for as long as the lock is held
+        except OSError as e:
+            raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            owner = self._file.read().strip()
+            self._file.close()
+            raise ConfigError(f"{run}: another process trains here ({owner or 'unknown pid'})") from None
+        self._file.truncate(0)
+        self._file.write(f"pid {os.getpid()}")
+        self._file.flush()
+
+    def release(self) -> None:
+        self._file.close()
+
+
+__all__ = ["BEST", "CHECKPOINTS", "CONFIG", "MANIFEST", "RESULTS", "RunLock", "check_writable", "existing_runs",
+           "find_finished_weights", "open_run", "run_name"]  # fmt: skip

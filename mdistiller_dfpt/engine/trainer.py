@@ -1,0 +1,244 @@
+"""The one loop, for every method."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+from ..config import dump_cfg, flatten, load_yaml_text
+from ..data import Batch, Data
+from ..distillers import Distiller
+from ..errors import CheckpointError, DivergedError
+from .checkpoint import (
+    WEIGHTS,
+    checkpoints,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+    save_weights,
+    write_json,
+)
+from .evaluate import correct_at, evaluate
+from .hashing import state_hash
+from .log import EventLog, Progress, duration, epoch_line, summary_table
+from .meters import Meters
+from .optim import build_optimizer, learning_rate, set_learning_rate
+from .results import FORMAT, protocol, summarise
+from .run_dir import BEST, CHECKPOINTS, CONFIG, RESULTS, RunLock, open_run
+
+KEEP_CHECKPOINTS = 2
+# What may differ between a run and its continuation, as none of it changes what is computed
+RESUME_MAY_CHANGE = ("LOG.", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "DATASET.ROOT", "DATASET.NUM_WORKERS",
+                     "DATASET.DOWNLOAD", "SOLVER.EPOCHS", "DISTILLER.TEACHER_CKPT", "DISTILLER.TEACHER_CFG",
+                     "DISTILLER.TEACHER_AUTO_TRAIN")  # fmt: skip
+
+
+class Stop(Exception):
+    """A signal asked the run to end; everything up to the last whole step is saved."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class Trainer:
+    """Trains what of a distiller requires grad; `fit` leaves a run directory with weights and results.json."""
+
+    def __init__(self, cfg: CN, distiller: Distiller, data: Data, teacher_name: str = ""):
+        self.cfg, self.data = cfg, data
+        self.device = data.train.labels.device
+        layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
+        self.distiller = distiller.to(self.device, memory_format=layout)
+        self.teacher_name = teacher_name or cfg.DISTILLER.TEACHER
+        self.optimizer = build_optimizer(cfg, self.distiller)
+        self.diverged = torch.zeros((), device=self.device)
+        self.epochs: list[dict[str, Any]] = []
+        self.run: Path | None = None
+
+    def fit(self, resume: bool = False) -> dict[str, Any]:
+        """Train to SOLVER.EPOCHS and return the contents of results.json.
+
+        With `resume`, continue the newest run of this config from its newest intact checkpoint.
+        """
+        self.run = open_run(self.cfg, resume)
+        lock = RunLock(self.run)
+        try:
+            if resume:
+                self._load_newest()
+            (self.run / CONFIG).write_text(dump_cfg(self.cfg), encoding="utf-8")
+            print(f"run directory {self.run}", flush=True)
+            return self._fit()
+        finally:
+            lock.release()
+
+    def _fit(self) -> dict[str, Any]:
+        cfg, distiller = self.cfg, self.distiller
+        # At the start, while the files on disk are those that run
+        used_protocol = protocol(cfg, self.data, self._teacher_record(), self.device)
+        if overhead := distiller.overhead(self.data.image_shape):
+            print(overhead, flush=True)
+        steps = len(self.data.train)
+        events = EventLog(self.run / "events", cfg.LOG.TENSORBOARD, purge_step=len(self.epochs) + 1)
+        started = time.monotonic()
+        first = len(self.epochs) + 1
+        try:
+            for epoch in range(first, cfg.SOLVER.EPOCHS + 1):
+                epoch_start = time.monotonic()
+                train = self._train_epoch(epoch)
+                seconds = time.monotonic() - epoch_start
+                record = {
+                    "epoch": epoch,
+                    "lr": learning_rate(cfg, epoch - 1 / steps),
+                    "train": train,
+                    "seconds": round(seconds, 3),
+                    "images_per_second": round(self.data.num_train / seconds, 1),
+                }
+                if epoch % cfg.LOG.EVAL_FREQ == 0 or epoch == cfg.SOLVER.EPOCHS:
+                    record["test"] = evaluate(distiller, self.data.test)
+                self.epochs.append(record)
+                best = self._keep_best(record)
+                elapsed = time.monotonic() - started
+                left = elapsed / (epoch - first + 1) * (cfg.SOLVER.EPOCHS - epoch)
+                print(epoch_line(record, cfg.SOLVER.EPOCHS, best, left), flush=True)
+                events.scalars(record, epoch)
+                if epoch % cfg.LOG.SAVE_CHECKPOINT_FREQ == 0 or epoch == cfg.SOLVER.EPOCHS:
+                    self._save(epoch)
+        finally:
+            events.close()
+        return self._finish(used_protocol)
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training set; averages of the losses and of what the method logged."""
+        distiller, data = self.distiller.train(), self.data.train
+        meters, steps = Meters(self.device), len(data)
+        progress = Progress(f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}", steps)
+        for batch in data.epoch(epoch):
+            set_learning_rate(self.optimizer, learning_rate(self.cfg, epoch - 1 + (batch.step - 1) / steps))
+            # Forward both networks and collect the weighted terms
+            logits, losses = distiller(**batch.fields())
+            loss = sum(losses.values())
+            # Update whatever requires grad: student, prompts, adapters
+            self.optimizer.zero_grad()
+            loss.backward()
+            self._guarded_step(loss, losses, batch)
+            distiller.after_step(batch)
+            with torch.no_grad():
+                samples = len(batch.target)
+                accuracy = {f"top{k}": correct_at(logits, batch.target, k) * (100 / samples) for k in (1, 5)}
+                meters.update({"loss": loss, **losses, **distiller.take_logged(), **accuracy}, samples)
+            progress.step(meters, samples)
+        progress.close()
+        totals = meters.totals()
+        if self.diverged:
+            raise DivergedError(f"the loss is not finite in epoch {epoch}; lower SOLVER.LR (now {self.cfg.SOLVER.LR})")
+        return totals
+
+    def _guarded_step(self, loss: Tensor, losses: dict[str, Tensor], batch: Batch) -> None:
+        """Apply the gradient unless the loss is not finite.
+
+        On a GPU the optimiser itself skips the update, from then on for good, and nobody waits for the verdict.
+        """
+        if self.device.type == "cuda":
+            self.diverged.logical_or_(~torch.isfinite(loss.detach()))
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, self.diverged
+        elif not torch.isfinite(loss):
+            terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+            raise DivergedError(
+                f"the loss is not finite at epoch {batch.epoch}, step {batch.step} ({terms}); "
+                f"lower SOLVER.LR (now {self.cfg.SOLVER.LR}); the last checkpoint is untouched"
+            )
+        self.optimizer.step()
+
+    def _teacher_record(self) -> dict[str, Any] | None:
+        """Who teaches: name, hash of the weights, and accuracy as measured here."""
+        teacher = self.distiller.teacher
+        if teacher is None:
+            return None
+        plain = Distiller(teacher)
+        plain.autocast_dtype = self.distiller.autocast_dtype
+        accuracy = evaluate(plain, self.data.test)["student"]
+        print(f"teacher {self.teacher_name}: top-1 {accuracy['top1']:.2f} %", flush=True)
+        if accuracy["top1"] < 200 / self.data.num_classes:
+            print(f"warning: the teacher is near chance ({100 / self.data.num_classes:.1f} %)", file=sys.stderr)
+        return {"name": self.teacher_name, "sha256": state_hash(teacher.state_dict()), **accuracy}
+
+    def _keep_best(self, record: dict[str, Any]) -> float | None:
+        """Save the student's weights where this epoch is the best so far; the best top-1, ties to the earlier."""
+        tested = [e for e in self.epochs if "test" in e]
+        if not tested:
+            return None
+        best = summarise(tested)["top1"]
+        if "test" in record and best["best_epoch"] == record["epoch"]:
+            save_weights(self.distiller.student.state_dict(), self.run / BEST, {"format": "pt"})
+        return best["best"]
+
+    def _save(self, epoch: int) -> None:
+        state = {
+            "distiller": self.distiller.training_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+        }
+        header = {
+            "epoch": epoch,
+            "epochs": self.epochs,
+            "distiller": self.cfg.DISTILLER.TYPE,
+            "student": self.cfg.DISTILLER.STUDENT,
+            "classes": self.data.num_classes,
+            "config": dump_cfg(self.cfg),
+        }
+        folder = self.run / CHECKPOINTS
+        save_checkpoint(folder / f"epoch-{epoch:05d}", self.distiller.student.state_dict(), state, header)
+        prune(folder, KEEP_CHECKPOINTS)
+
+    def _load_newest(self) -> None:
+        """Continue from the newest checkpoint that is intact, with a warning for each that is not."""
+        for folder in checkpoints(self.run / CHECKPOINTS):
+            try:
+                manifest, state = load_checkpoint(folder)
+            except CheckpointError as e:
+                print(f"warning: {e}; trying the one before", file=sys.stderr)
+                continue
+            self._refuse_other_config(folder, manifest["config"])
+            try:
+                self.distiller.load_training_state(state["distiller"])
+                self.optimizer.load_state_dict(state["optimizer"])
+            except (RuntimeError, ValueError, KeyError) as e:
+                raise CheckpointError(f"{folder}: does not fit this config ({e})") from None
+            torch.set_rng_state(state["torch_rng"])
+            self.epochs = manifest["epochs"]
+            print(f"resuming after epoch {manifest['epoch']}", flush=True)
+            return
+        raise CheckpointError(f"nothing to resume in {self.run}: it holds no intact checkpoint")
+
+    def _refuse_other_config(self, folder: Path, text: str) -> None:
+        before, now = flatten(load_yaml_text(text)), flatten(self.cfg)
+        differing = [
+            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(set(before) | set(now))
+            if before.get(key) != now.get(key) and not key.startswith(RESUME_MAY_CHANGE)
+        ]
+        if differing:
+            raise CheckpointError(f"{folder}: written under another config: {'; '.join(differing)}")
+
+    def _finish(self, used_protocol: dict[str, Any]) -> dict[str, Any]:
+        save_weights(self.distiller.student.state_dict(), self.run / WEIGHTS, {"format": "pt"})
+        results = {
+            "format": FORMAT,
+            "method": self.cfg.DISTILLER.TYPE,
+            "student": self.cfg.DISTILLER.STUDENT,
+            "protocol": used_protocol,
+            "final": summarise(self.epochs),
+            "student_sha256": state_hash(self.distiller.student.state_dict()),
+            "seconds": round(sum(e["seconds"] for e in self.epochs), 1),
+            "epochs": self.epochs,
+            "config": flatten(self.cfg),
+        }
+        write_json(self.run / RESULTS, results)
+        print(summary_table(results))
+        print(f"trained for {duration(results['seconds'])}; weights {self.run / WEIGHTS}, results {self.run / RESULTS}")
+        return results

@@ -1,0 +1,94 @@
+"""Reads yaml as plain data: no tags that run code, no duplicate keys, no aliases; remembers the line of each key."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import ConfigError
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 16
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also reads `1e-4` as a number, as everyone who writes a learning rate expects."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def _convert(loader: yaml.SafeLoader, node: yaml.Node, path: str, lines: dict[str, int], seen: set[int]) -> Any:
+    if id(node) in seen:
+        raise ConfigError(f"line {node.start_mark.line + 1}: aliases (*name) are not supported")
+    seen.add(id(node))
+    if len(seen) > 10_000 or path.count(".") > MAX_DEPTH:
+        raise ConfigError("too many or too deeply nested entries")
+    if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+        result = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode) or not key_node.value:
+                raise ConfigError(f"line {line}: a key must be a word")
+            key = key_node.value
+            if key in result:
+                raise ConfigError(f"line {line}: {path + key} stands twice")
+            lines[path + key] = line
+            result[key] = _convert(loader, value_node, f"{path}{key}.", lines, seen)
+        return result
+    if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+        return [_convert(loader, child, path, lines, seen) for child in node.value]
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            return loader.construct_object(node)
+        except (yaml.YAMLError, ValueError, OverflowError) as e:
+            raise ConfigError(f"line {node.start_mark.line + 1}: {_one_line(e)}") from None
+    raise ConfigError(f"line {node.start_mark.line + 1}: {node.tag!r} is not plain data")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def parse_yaml(text: str) -> tuple[Any, dict[str, int]]:
+    """The data of one yaml document, and the line of each dotted key; ConfigError for anything else."""
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            lines: dict[str, int] = {}
+            return (None if node is None else _convert(loader, node, "", lines, set())), lines
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError, RecursionError, MemoryError) as e:
+        raise ConfigError(f"not valid yaml: {_one_line(e)[:300]}") from None
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The mapping in the file `path`; ConfigError naming the file where that cannot be had."""
+    if path.resolve().suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{path}: a config is a .yaml file; nothing else is read")
+    try:
+        raw = path.read_bytes()[: MAX_BYTES + 1]
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes; that is no config")
+    try:
+        data, lines = parse_yaml(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values")
+    return data, lines

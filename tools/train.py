@@ -1,0 +1,25 @@
+"""Train a network, or distil one from a teacher: python tools/train.py --cfg FILE [KEY VALUE ...] [--resume]."""
+
+import argparse
+import sys
+
+from mdistiller_dfpt.cli import guarded
+from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.engine.build import run
+
+
+def _main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
+    parser.add_argument("--cfg", required=True, help="yaml file of the run")
+    parser.add_argument("--resume", action="store_true", help="continue the newest run of this config")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, as SOLVER.EPOCHS 20")
+    args = parser.parse_intermixed_args(argv)
+    run(load_cfg(args.cfg, args.opts), resume=args.resume)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return guarded(_main, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
