@@ -26,5 +26,5 @@ setup(
         "tqdm",
         "yacs",
     ],
-    extras_require={"test": ["pytest", "pytest-timeout", "ruff"], "plot": ["matplotlib"]},
+    extras_require={"test": ["hypothesis", "pytest", "pytest-timeout", "ruff"], "plot": ["matplotlib"]},
 )

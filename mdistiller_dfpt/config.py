@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +102,9 @@ _DEFAULTS = CN(
 _LIMITS: dict[str, Limit] = {
     "EXPERIMENT.NAME": IS_NAME,
     "EXPERIMENT.TAG": IS_NAME,
-    "EXPERIMENT.DEVICE": Limit("auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None),
+    "EXPERIMENT.DEVICE": Limit(
+        "auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None
+    ),
     "EXPERIMENT.THREADS": NOT_NEGATIVE,
     "DATASET.NUM_WORKERS": NOT_NEGATIVE,
     "DATASET.TEST.BATCH_SIZE": AT_LEAST_ONE,
@@ -112,7 +115,7 @@ _LIMITS: dict[str, Limit] = {
     "SOLVER.SCHEDULE": one_of("step", "cosine"),
     "SOLVER.LR_DECAY_STAGES": Limit(
         "rising whole numbers >= 1",
-        lambda v: all(type(e) is int and e >= 1 for e in v) and all(a < b for a, b in zip(v, v[1:], strict=False)),
+        lambda v: all(type(e) is int and e >= 1 for e in v) and all(a < b for a, b in pairwise(v)),
     ),
     "SOLVER.LR_DECAY_RATE": Limit("in (0, 1]", lambda v: 0 < v <= 1),
     "SOLVER.WARMUP_EPOCHS": NOT_NEGATIVE,
@@ -287,7 +290,13 @@ def _show(value: Any) -> str:
 
 
 def _article(kind: str) -> str:
-    words = {"str": "text", "int": "a whole number", "float": "a finite number", "bool": "True or False", "list": "a list"}
+    words = {
+        "str": "text",
+        "int": "a whole number",
+        "float": "a finite number",
+        "bool": "True or False",
+        "list": "a list",
+    }
     return words.get(kind, kind) + (" of the same kind as its default" if kind == "list" else "")
 
 
@@ -306,7 +315,9 @@ def _with_bases(path: Path, chain: tuple[Path, ...]) -> Iterable[tuple[Path, dic
 
 
 def _resolve_paths(data: dict[str, Any], file: Path) -> None:
-    """A path to another config is written relative to the file that names it."""
+    """A path to another config is relative to the file that names it, or else to the working directory."""
     section = data.get("DISTILLER")
     if isinstance(section, dict) and isinstance(section.get("TEACHER_CFG"), str) and section["TEACHER_CFG"]:
-        section["TEACHER_CFG"] = os.path.relpath(file.parent / section["TEACHER_CFG"])
+        beside = file.parent / section["TEACHER_CFG"]
+        if beside.exists() or not Path(section["TEACHER_CFG"]).exists():
+            section["TEACHER_CFG"] = os.path.relpath(beside)

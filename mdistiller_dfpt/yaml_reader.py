@@ -10,6 +10,7 @@ from .errors import ConfigError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16
+_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")}
 
 
 class _Loader(yaml.SafeLoader):
@@ -43,7 +44,7 @@ def _convert(loader: yaml.SafeLoader, node: yaml.Node, path: str, lines: dict[st
         return result
     if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
         return [_convert(loader, child, path, lines, seen) for child in node.value]
-    if isinstance(node, yaml.ScalarNode):
+    if isinstance(node, yaml.ScalarNode) and node.tag in _PLAIN:
         try:
             return loader.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError) as e:

@@ -44,7 +44,9 @@ def pick_device(cfg: CN) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(f"EXPERIMENT.DEVICE is {name}; {torch.cuda.device_count()} CUDA devices here: use auto or cpu")
+        raise ConfigError(
+            f"EXPERIMENT.DEVICE is {name}; {torch.cuda.device_count()} CUDA devices here: use auto or cpu"
+        )
     return device
 
 
@@ -55,7 +57,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     """
     device = pick_device(cfg) if device is None else device
     source = DATASETS[cfg.DATASET.TYPE](cfg)
-    if cfg.SOLVER.BATCH_SIZE > len(source.train.labels):
+    if len(source.train.labels) < cfg.SOLVER.BATCH_SIZE:
         raise ConfigError(
             f"SOLVER.BATCH_SIZE is {cfg.SOLVER.BATCH_SIZE}; {cfg.DATASET.TYPE} has {len(source.train.labels)} "
             "training images: use at most that many"

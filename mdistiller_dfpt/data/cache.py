@@ -19,7 +19,7 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
     """The arrays of `decode()`, read from a file that carries this fingerprint where there is one."""
     for path in _candidates(root):
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with open(path, "rb") as f, np.load(f, allow_pickle=False) as stored:
                 if str(stored["fingerprint"]) == fingerprint:
                     return {name: stored[name] for name in stored.files if name != "fingerprint"}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

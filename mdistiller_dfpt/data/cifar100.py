@@ -1,4 +1,4 @@
-"""CIFAR-100 (Krizhevsky, 2009) from its official archive or from class folders, cached as arrays after the first read."""
+"""CIFAR-100 (Krizhevsky, 2009) from its official archive or from class folders; decoded once, then cached."""
 
 import tarfile
 from pathlib import Path

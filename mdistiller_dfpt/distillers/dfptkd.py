@@ -83,13 +83,10 @@ class DFPTKD(Distiller):
         "PROMPT.KERNELS": Limit(
             "odd sizes >= 1, at least one", lambda v: len(v) > 0 and all(type(k) is int and k % 2 and k > 0 for k in v)
         ),
-        **{
-            key: NOT_NEGATIVE
-            for key in (
-                "PROMPT.LOSS.TEACHER_WEIGHT", "PROMPT.LOSS.STUDENT_WEIGHT", "PROMPT.LOSS.CE_WEIGHT",
-                "LOSS.CE_WEIGHT", "LOSS.TEACHER_WEIGHT", "LOSS.PROMPT_WEIGHT",
-            )
-        },
+        **dict.fromkeys(
+            ("PROMPT.LOSS.TEACHER_WEIGHT", "PROMPT.LOSS.STUDENT_WEIGHT", "PROMPT.LOSS.CE_WEIGHT", "LOSS.CE_WEIGHT",
+             "LOSS.TEACHER_WEIGHT", "LOSS.PROMPT_WEIGHT"), NOT_NEGATIVE,
+        ),
     }  # fmt: skip
 
     def __init__(

@@ -12,9 +12,9 @@ PROMPT_BLOCKS = Registry("prompt block")
 
 
 class PartialConv(nn.Module):
-    """A k x k convolution over the first `ratio` of the channels; the others pass (Chen et al., 2023, arXiv:2303.03667).
+    """A k x k convolution over the first `ratio` of the channels, at least one; the others pass unchanged.
 
-    (B, C, H, W) -> (B, C, H, W); at least one channel is convolved.
+    (B, C, H, W) -> (B, C, H, W); from FasterNet (Chen et al., 2023, arXiv:2303.03667).
     """
 
     def __init__(self, channels: int, kernel: int, ratio: float):
@@ -63,7 +63,7 @@ def pointwise(in_channels: int, channels: int, norm: bool) -> list[nn.Module]:
 
 @PROMPT_BLOCKS.register("sequence")
 class SequencePrompt(PromptBlock):
-    """Multi-scale partial convolutions one after another, each followed by a point-wise convolution (the paper's text)."""
+    """Partial convolutions of rising scale in sequence, a point-wise one after each (as the paper says in words)."""
 
     def build_middle(self, channels: int, r2: float, kernels: Sequence[int], norm: bool) -> nn.Module:
         layers: list[nn.Module] = []
@@ -73,7 +73,7 @@ class SequencePrompt(PromptBlock):
 
 
 class ParallelConv(nn.Module):
-    """Side by side on channel groups: kernel j convolves its share of the first `ratio` of the channels, the rest pass."""
+    """Kernel j convolves its own share of the first `ratio` of the channels; the other channels pass."""
 
     def __init__(self, channels: int, ratio: float, kernels: Sequence[int]):
         super().__init__()

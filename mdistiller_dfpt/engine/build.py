@@ -17,7 +17,7 @@ from .trainer import Trainer
 
 
 def run(cfg: CN, resume: bool = False) -> dict:
-    """Train what `cfg` describes and return its results; a missing teacher is trained first where the config says so."""
+    """Train what `cfg` describes and return its results; a missing teacher comes first where the config says so."""
     check_writable(cfg)
     device = pick_device(cfg)
     if cfg.EXPERIMENT.THREADS:
@@ -80,6 +80,6 @@ def teacher_weights(cfg: CN) -> Path:
             f"the teacher {d.TEACHER} is not trained yet: run `python tools/train.py --cfg {d.TEACHER_CFG}{prefix}`, "
             "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
         )
-    print(f"no teacher {d.TEACHER} yet: training it from {d.TEACHER_CFG} first; it is kept for the next run", flush=True)
+    print(f"no teacher {d.TEACHER} yet: training it first from {d.TEACHER_CFG}; it is kept for later runs", flush=True)
     run(teacher_cfg)
     return find_finished_weights(teacher_cfg)

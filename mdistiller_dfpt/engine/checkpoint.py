@@ -39,13 +39,15 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def save_checkpoint(folder: Path, weights: dict[str, Tensor], state: dict[str, Any], header: dict[str, Any]) -> None:
-    """Publish `folder`: the student's weights, everything that resuming needs, and last a manifest with their hashes."""
+    """Publish `folder`: the student's weights, what resuming needs, and last a manifest with their hashes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         save_weights(weights, part / WEIGHTS, {"format": "pt"})
         torch.save(state, part / STATE)
-        files = {name: {"sha256": file_hash(part / name), "bytes": (part / name).stat().st_size} for name in (WEIGHTS, STATE)}
+        files = {
+            name: {"sha256": file_hash(part / name), "bytes": (part / name).stat().st_size} for name in (WEIGHTS, STATE)
+        }
         write_json(part / MANIFEST, {"format": FORMAT, **header, "files": files})
         for name in (WEIGHTS, STATE, MANIFEST):
             with open(part / name, "rb") as f:

@@ -24,7 +24,8 @@ def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.
         "augmentation": f"crop with padding {recipe.pad}" + (", flip" if recipe.flip else ""),
         "epochs": s.EPOCHS,
         "batch": s.BATCH_SIZE,
-        "optimizer": f"{s.TYPE} momentum {s.MOMENTUM} weight decay {s.WEIGHT_DECAY}" + (" Nesterov" if s.NESTEROV else ""),
+        "optimizer": f"{s.TYPE}, momentum {s.MOMENTUM}, weight decay {s.WEIGHT_DECAY}"
+        + (", Nesterov" if s.NESTEROV else ""),
         "lr": s.LR,
         "schedule": "cosine" if s.SCHEDULE == "cosine" else f"x{s.LR_DECAY_RATE} after {s.LR_DECAY_STAGES}",
         "warmup_epochs": s.WARMUP_EPOCHS,
@@ -45,7 +46,7 @@ def commit() -> str:
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(root), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "mdistiller_dfpt") else "")

@@ -1,6 +1,5 @@
 """The one loop, for every method."""
 
-import signal
 import sys
 import time
 from pathlib import Path
@@ -36,14 +35,6 @@ KEEP_CHECKPOINTS = 2
 RESUME_MAY_CHANGE = ("LOG.", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "DATASET.ROOT", "DATASET.NUM_WORKERS",
                      "DATASET.DOWNLOAD", "SOLVER.EPOCHS", "DISTILLER.TEACHER_CKPT", "DISTILLER.TEACHER_CFG",
                      "DISTILLER.TEACHER_AUTO_TRAIN")  # fmt: skip
-
-
-class Stop(Exception):
-    """A signal asked the run to end; everything up to the last whole step is saved."""
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
 
 
 class Trainer:

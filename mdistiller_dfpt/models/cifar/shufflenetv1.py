@@ -10,7 +10,7 @@ from .resnet import BlockStage
 
 
 class Bottleneck(nn.Module):
-    """Grouped 1x1, channel shuffle, depthwise 3x3, grouped 1x1; returns the sum (or the concatenation) before its ReLU."""
+    """Grouped 1x1, channel shuffle, depthwise 3x3, grouped 1x1; returns what comes before the last ReLU."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, groups: int):
         super().__init__()

@@ -1,0 +1,242 @@
+"""CIFAR-100 in all its layouts, on tiny stand-ins: real files and archives, damaged and hostile ones."""
+
+import functools
+import hashlib
+import http.server
+import io
+import os
+import pickle
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mdistiller_dfpt.data import DATASETS, cifar100
+from mdistiller_dfpt.data.download import download
+from mdistiller_dfpt.data.safe_pickle import load_arrays
+from mdistiller_dfpt.errors import DataError
+
+from .conftest import tiny_cfg
+
+CLASSES = ("apple", "bear", "cup")
+
+
+def load(root, *overrides):
+    return DATASETS["cifar100"](tiny_cfg("DATASET.ROOT", str(root), *overrides))
+
+
+def pixels(split: str, label: int, number: int) -> np.ndarray:
+    seed = [ord(split[1]), label, number]
+    return np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for split, count in (("train", 4), ("test", 2)):
+        for label, name in enumerate(CLASSES):
+            folder = tmp_path / "cifar100" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(pixels(split, label, number)).save(folder / f"{number:05d}.png")
+    return tmp_path
+
+
+def pickles() -> dict[str, bytes]:
+    """The three members of the official archive, for three classes, as Python 2 wrote them."""
+    members = {"meta": {"fine_label_names": list(CLASSES), "coarse_label_names": ["a"]}}
+    for split, count in (("train", 4), ("test", 2)):
+        images = [pixels(split, label, n).transpose(2, 0, 1).ravel() for label in range(3) for n in range(count)]
+        members[split] = {"data": np.stack(images), "fine_labels": [label for label in range(3) for _ in range(count)]}
+    return {name: pickle.dumps(data, protocol=2) for name, data in members.items()}
+
+
+def archive_of(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, raw in members.items():
+            info = tarfile.TarInfo(f"cifar-100-python/{name}")
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+    return buffer.getvalue()
+
+
+def md5(raw: bytes) -> str:
+    return hashlib.md5(raw, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+def official(monkeypatch):
+    """Members and archive that pass for the official ones."""
+    members = pickles()
+    raw = archive_of(members)
+    monkeypatch.setattr(cifar100, "MEMBER_MD5", {name: md5(m) for name, m in members.items()})
+    monkeypatch.setattr(cifar100, "ARCHIVE_MD5", md5(raw))
+    return members, raw
+
+
+def check(source) -> None:
+    assert source.train.classes == CLASSES
+    assert source.train.images.shape == (12, 32, 32, 3)
+    assert source.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert np.array_equal(source.train.images[9].numpy(), pixels("train", 2, 1))
+    assert np.array_equal(source.test.images[1].numpy(), pixels("test", 0, 1))
+
+
+def test_class_folders(folders):
+    check(load(folders))
+
+
+def test_unpacked_archive(tmp_path, official):
+    (tmp_path / "cifar-100-python").mkdir()
+    for name, raw in official[0].items():
+        (tmp_path / "cifar-100-python" / name).write_bytes(raw)
+    check(load(tmp_path))
+
+
+def test_archive_is_read_without_unpacking(tmp_path, official):
+    (tmp_path / cifar100.ARCHIVE).write_bytes(official[1])
+    check(load(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == [cifar100.ARCHIVE]
+
+
+def test_folders_are_decoded_once_and_again_when_they_change(folders, monkeypatch):
+    calls = []
+    real = cifar100.read_folders
+    monkeypatch.setattr(cifar100, "read_folders", lambda *a: calls.append(a) or real(*a))
+    check(load(folders))
+    check(load(folders))
+    assert len(calls) == 2, "train and test, once each"
+    changed = folders / "cifar100/train/bear/00000.png"
+    Image.fromarray(255 - pixels("train", 1, 0)).save(changed)
+    os.utime(changed, ns=(1, 1))
+    source = load(folders)
+    assert len(calls) == 4
+    assert np.array_equal(source.train.images[4].numpy(), 255 - pixels("train", 1, 0))
+
+
+def test_a_damaged_cache_is_rebuilt(folders):
+    load(folders)
+    cache = folders / "cifar100/.decoded.npz"
+    cache.write_bytes(cache.read_bytes()[:500])
+    check(load(folders))
+
+
+def test_a_read_only_folder_is_cached_at_home(folders, monkeypatch, tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    # Root may write anywhere, so the refusal is simulated where the cache asks for a file
+    import mdistiller_dfpt.data.cache as cache
+
+    real = cache.tempfile.mkstemp
+
+    def refuse(dir, **kwargs):
+        if str(dir).startswith(str(folders)):
+            raise PermissionError(13, "read-only")
+        return real(dir=dir, **kwargs)
+
+    monkeypatch.setattr(cache.tempfile, "mkstemp", refuse)
+    check(load(folders))
+    assert list((home / "mdistiller_dfpt").glob("*.npz"))
+    check(load(folders))
+
+
+def test_missing_data_names_the_command_and_the_layout(tmp_path):
+    with pytest.raises(DataError, match=r"DATASET.DOWNLOAD True.*train/<class>/\*.png"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda r: (r / "train/bear/00001.png").write_bytes(b"garbage"), "train/bear/00001.png: cannot be read"),
+        (lambda r: Image.new("RGB", (8, 9)).save(r / "test/cup/00000.png"), r"cup/00000.png: is 8x9; expected 32x32"),
+        (lambda r: (r / "test/zebra").mkdir(), "train and test hold different classes"),
+        (lambda r: [p.unlink() for p in (r / "train/cup").iterdir()], "train/cup: no images"),
+    ],
+)
+def test_damaged_folders_are_refused_by_path(folders, damage, message):
+    damage(folders / "cifar100")
+    with pytest.raises(DataError, match=message):
+        load(folders)
+
+
+def test_a_tampered_file_is_refused_before_it_is_opened(tmp_path, official):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "MARK"),)
+
+    (tmp_path / "cifar-100-python").mkdir()
+    for name in official[0]:
+        (tmp_path / "cifar-100-python" / name).write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(DataError, match="not the official file"):
+        load(tmp_path)
+    (tmp_path / "cifar-100-python" / "train").unlink()
+    with pytest.raises(DataError, match="train: No such file"):
+        load(tmp_path)
+    with pytest.raises(DataError, match=r"it names (posix|nt)\.mkdir.*not executed"):
+        load_arrays(pickle.dumps(Evil()), "x")
+    assert not (tmp_path / "MARK").exists()
+
+
+def test_a_tampered_archive_is_refused(tmp_path, official):
+    (tmp_path / cifar100.ARCHIVE).write_bytes(official[1] + b"x")
+    with pytest.raises(DataError, match="not the official archive"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("protocol", range(5))
+def test_arrays_pass_the_restricted_unpickler(protocol):
+    data = {"a": np.arange(6, dtype=np.uint8).reshape(2, 3), "b": [1, "x", b"y"]}
+    loaded = load_arrays(pickle.dumps(data, protocol=protocol), "x")
+    assert np.array_equal(loaded["a"], data["a"])
+    assert loaded["b"][0] == 1
+
+
+@pytest.fixture
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("host")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=httpd.serve_forever)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+def test_download_happens_on_request_alone_and_is_verified(tmp_path, official, server, monkeypatch):
+    folder, url = server
+    (folder / cifar100.ARCHIVE).write_bytes(official[1])
+    monkeypatch.setattr(cifar100, "URL", f"{url}/{cifar100.ARCHIVE}")
+    root = tmp_path / "data"
+    with pytest.raises(DataError, match="DATASET.DOWNLOAD True"):
+        load(root)
+    assert not root.exists()
+    check(load(root, "DATASET.DOWNLOAD", "True"))
+    assert [p.name for p in root.iterdir()] == [cifar100.ARCHIVE]
+
+
+@pytest.mark.parametrize("fault", ["missing", "wrong hash", "refused", "http"])
+def test_a_failed_download_leaves_nothing(tmp_path, server, fault):
+    folder, url = server
+    (folder / "f").write_bytes(b"an error page")
+    address = {
+        "missing": f"{url}/gone", "wrong hash": f"{url}/f", "refused": "http://127.0.0.1:9/f", "http": "http://host/f",
+    }[fault]  # fmt: skip
+    with pytest.raises(DataError):
+        download(address, tmp_path / "sub" / "f", md5="0" * 32)
+    assert not (tmp_path / "sub").exists() or list((tmp_path / "sub").iterdir()) == []
+
+
+def test_the_recipe_is_the_literatures():
+    assert cifar100.RECIPE.pad == 4
+    assert cifar100.RECIPE.flip
+    assert torch.tensor(cifar100.RECIPE.mean).sum() == pytest.approx(0.5071 + 0.4867 + 0.4408)

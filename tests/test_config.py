@@ -1,0 +1,186 @@
+"""Config: every fault at once and by name, inheritance, nothing in a file ever runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mdistiller_dfpt.config import default_cfg, dump_cfg, flatten, keywords, load_cfg
+from mdistiller_dfpt.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = json.loads((ROOT / "tests/fixtures/mdistiller_config_keys.json").read_text())
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def faults(*args) -> str:
+    with pytest.raises(ConfigError) as info:
+        load_cfg(*args)
+    return str(info.value)
+
+
+def test_mdistillers_keys_keep_their_names_and_types():
+    flat = flatten(default_cfg())
+    sections = {key.split(".")[0] for key in flat}
+    for key, value in GOLDEN.items():
+        if key.split(".")[0] not in sections:
+            continue  # the node of a method that is not registered
+        fits = isinstance(flat[key], type(value)) or (isinstance(value, int) and isinstance(flat[key], float))
+        assert fits, f"{key} is {flat[key]!r} here and {value!r} there"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_config_loads_and_names_networks_that_exist(path):
+    from mdistiller_dfpt.distillers import DISTILLERS
+    from mdistiller_dfpt.models import MODELS
+
+    cfg = load_cfg(path)
+    assert f"cifar/{cfg.DISTILLER.STUDENT}" in MODELS
+    assert cfg.DISTILLER.TYPE in DISTILLERS
+    if cfg.DISTILLER.TYPE != "NONE" and path.name != "base.yaml":
+        teacher = load_cfg(cfg.DISTILLER.TEACHER_CFG)
+        assert teacher.DISTILLER.STUDENT == cfg.DISTILLER.TEACHER
+
+
+def test_all_faults_are_reported_at_once_with_file_line_and_choice(tmp_path):
+    path = write(
+        tmp_path, "c.yaml", "SOLVER:\n  BATCHSIZE: 3\n  LR: -1\n  EPOCHS: ten\nKD:\n  TEMPERATURE: 0\nDISTILLER: 3\n"
+    )
+    text = faults(path, ["SOLVER.MOMENTUM", "1.5", "LOG.WANDB", "maybe", "SOLVER.NO", "1"])
+    for words in (
+        f"{path}:2: unknown key SOLVER.BATCHSIZE; did you mean SOLVER.BATCH_SIZE",
+        f"{path}:3: SOLVER.LR is -1.0; it must be > 0",
+        f"{path}:4: SOLVER.EPOCHS is 'ten'; it must be a whole number",
+        f"{path}:6: KD.TEMPERATURE is 0.0; it must be > 0",
+        f"{path}:7: DISTILLER is a section",
+        "command line: SOLVER.MOMENTUM is 1.5; it must be in [0, 1)",
+        "command line: LOG.WANDB is 'maybe'; it must be True or False",
+        "command line: unknown key SOLVER.NO",
+    ):
+        assert words in text
+    assert len(text.splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.LR"], "pairs KEY VALUE; 'SOLVER.LR' has no value"),
+        (["SOLVER.LR", "nan"], "SOLVER.LR is 'nan'"),
+        (["SOLVER.LR", ".nan"], "SOLVER.LR is nan"),
+        (["SOLVER.LR", "1e999"], "SOLVER.LR is inf"),
+        (["SOLVER.LR", "null"], "SOLVER.LR is None"),
+        (["SOLVER.EPOCHS", "2.5"], "SOLVER.EPOCHS is 2.5"),
+        (["SOLVER.EPOCHS", "'2'"], "SOLVER.EPOCHS is '2'"),
+        (["SOLVER.LR_DECAY_STAGES", "[3, 2]"], "rising whole numbers"),
+        (["SOLVER.LR_DECAY_STAGES", "[a]"], "SOLVER.LR_DECAY_STAGES is ['a']"),
+        (["SOLVER", "1"], "SOLVER is a section"),
+        (["A..B", "1"], "unknown key A..B"),
+        (["EXPERIMENT.NAME", "../../x"], "EXPERIMENT.NAME is '../../x'"),
+        (["EXPERIMENT.NAME", "/abs"], "EXPERIMENT.NAME is '/abs'"),
+        (["SOLVER.LR", "__import__('os')"], "SOLVER.LR is"),
+        (["SOLVER.LR", "-" * 100_000 + "1"], "SOLVER.LR is"),
+        (["SOLVER.LR", "[" * 5000], "SOLVER.LR is"),
+        (["DISTILLER.TYPE", "K\0D"], "DISTILLER.TYPE is 'K\\x00D'"),
+    ],
+)
+def test_bad_overrides_are_refused_by_name(overrides, message):
+    assert message in faults(None, overrides)
+
+
+def test_an_int_is_a_fine_float_and_scientific_notation_is_a_number(tmp_path):
+    cfg = load_cfg(write(tmp_path, "c.yaml", "SOLVER: {LR: 1, WEIGHT_DECAY: 5e-4}\n"), ["KD.TEMPERATURE", "3"])
+    assert (cfg.SOLVER.LR, cfg.SOLVER.WEIGHT_DECAY, cfg.KD.TEMPERATURE) == (1.0, 0.0005, 3.0)
+
+
+def test_bases_are_merged_in_order_and_their_files_are_named(tmp_path):
+    write(tmp_path, "a.yaml", "SOLVER: {EPOCHS: 1, LR: 0.5}\n")
+    write(tmp_path, "b.yaml", "_BASE_: a.yaml\nSOLVER: {EPOCHS: 2}\n")
+    path = write(tmp_path, "c.yaml", "_BASE_: b.yaml\nSOLVER: {BATCH_SIZE: 8}\n")
+    cfg = load_cfg(path)
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.LR, cfg.SOLVER.BATCH_SIZE) == (2, 0.5, 8)
+    write(tmp_path, "a.yaml", "SOLVER: {EPOCH: 1}\n")
+    assert f"{tmp_path / 'a.yaml'}:1: unknown key SOLVER.EPOCH" in faults(path)
+    write(tmp_path, "a.yaml", "_BASE_: c.yaml\n")
+    assert "_BASE_ leads back to itself" in faults(path)
+
+
+def test_teacher_cfg_is_relative_to_the_file_that_names_it(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub", "base.yaml", "DISTILLER: {TEACHER_CFG: ../t.yaml}\n")
+    cfg = load_cfg(write(tmp_path, "c.yaml", "_BASE_: sub/base.yaml\n"))
+    assert Path(cfg.DISTILLER.TEACHER_CFG).resolve() == tmp_path / "t.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SOLVER: !!python/object/apply:os.system ['touch MARK']\n", "not plain data"),
+        ("SOLVER: {LR: !!python/name:os.system }\n", "not plain data"),
+        ("SOLVER: {LR: 1}\nSOLVER: {LR: 2}\n", "line 2: SOLVER stands twice"),
+        ("A: &a [1]\nB: *a\n", "aliases"),
+        ("- 1\n- 2\n", "a mapping of keys"),
+        ("SOLVER: {LR: [", "not valid yaml"),
+        ("SOLVER: {LR: 1}\n---\nB: 2\n", "not valid yaml"),
+        ("? [a]\n: 1\n", "a key must be a word"),
+        ("_BASE_: 3\n", "_BASE_ names a yaml file"),
+        ("_BASE_: gone.yaml\n", "no such config file"),
+    ],
+)
+def test_files_are_data(tmp_path, text, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in faults(write(tmp_path, "c.yaml", text))
+    assert not (tmp_path / "MARK").exists()
+
+
+def test_python_configs_are_not_read(tmp_path):
+    path = write(tmp_path, "c.py", f"open({str(tmp_path / 'MARK')!r}, 'w')\n")
+    assert "a config is a .yaml file" in faults(path)
+    link = tmp_path / "c.yaml"
+    link.symlink_to(path)
+    assert "a config is a .yaml file" in faults(link)
+    assert not (tmp_path / "MARK").exists()
+
+
+def test_unreadable_files_are_named(tmp_path):
+    assert "no such config file" in faults(tmp_path / "gone.yaml")
+    (tmp_path / "d.yaml").mkdir()
+    assert f"{tmp_path / 'd.yaml'}: Is a directory" in faults(tmp_path / "d.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in faults(tmp_path / "b.yaml")
+
+
+def test_a_dumped_config_loads_to_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    cfg = load_cfg("configs/cifar100/dfptkd/res32x4_res8x4.yaml", ["SOLVER.LR_DECAY_STAGES", "[]"])
+    again = load_cfg(write(tmp_path, "c.yaml", dump_cfg(cfg)))
+    assert dump_cfg(again) == dump_cfg(cfg)
+
+
+def test_a_nodes_keys_become_keywords():
+    cfg = default_cfg()
+    assert keywords(cfg.KD) == {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
+    assert {"prompt_r1", "prompt_ce_weight", "ce_weight"} <= set(keywords(cfg.DFPTKD))
+
+
+_KEYS = st.sampled_from([*flatten(default_cfg()), "SOLVER", "KD.", "", "X.Y"])
+_VALUES = st.one_of(st.text(max_size=20), st.integers().map(str), st.floats().map(str), st.just("[1, {a: b}]"))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(_KEYS, _VALUES), max_size=4), st.text(max_size=80))
+def test_only_config_errors_escape(tmp_path, pairs, text):
+    try:
+        load_cfg(None, [word for pair in pairs for word in pair])
+    except ConfigError:
+        pass
+    try:
+        load_cfg(write(tmp_path, "f.yaml", text.encode("utf-8", "ignore").decode()))
+    except ConfigError:
+        pass

@@ -1,0 +1,113 @@
+"""Data: the view of a sample is a function of (seed, epoch, index); batched augmentation equals the plain one."""
+
+import numpy as np
+import pytest
+import torch
+
+from mdistiller_dfpt.data import DATASETS, build_data, pick_device
+from mdistiller_dfpt.data.randomness import epoch_order, random_bits
+from mdistiller_dfpt.data.resident import ImageSet, Recipe, ResidentLoader, draw_views
+from mdistiller_dfpt.errors import ConfigError
+
+from .conftest import tiny_cfg, tiny_data
+
+
+def test_random_bits_are_a_function_of_their_arguments():
+    index = torch.arange(1000)
+    bits = random_bits(index, seed=1, epoch=2)
+    assert torch.equal(bits, random_bits(index, seed=1, epoch=2))
+    assert torch.equal(bits[[7, 3]], random_bits(torch.tensor([7, 3]), seed=1, epoch=2))
+    for other in ((2, 2, 0), (1, 3, 0), (1, 2, 1)):
+        assert (bits == random_bits(index, *other)).float().mean() < 0.01
+    assert bits.min() >= 0
+
+
+def test_views_are_uniform():
+    dy, dx, mirrored = draw_views(torch.arange(162_000), seed=3, epoch=1, pad=4, flip=True)
+    views = (dy * 9 + dx) * 2 + mirrored
+    counts = torch.bincount(views, minlength=162).double()
+    chi_square = ((counts - 1000) ** 2 / 1000).sum()
+    assert chi_square < 161 + 5 * (2 * 161) ** 0.5
+
+
+def test_consecutive_epochs_draw_independent_views():
+    index = torch.arange(50_000)
+    first, second = (draw_views(index, seed=3, epoch=e, pad=4, flip=True)[0].double() for e in (1, 2))
+    assert torch.corrcoef(torch.stack([first, second]))[0, 1].abs() < 0.02
+
+
+def test_order_is_a_permutation_that_changes_with_epoch_and_seed():
+    orders = [epoch_order(100, seed, epoch) for seed, epoch in ((1, 1), (1, 2), (2, 1))]
+    assert all(torch.equal(o.sort().values, torch.arange(100)) for o in orders)
+    assert not torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+
+
+def test_batched_augmentation_equals_one_image_at_a_time():
+    generator = np.random.default_rng(0)
+    images = torch.from_numpy(generator.integers(0, 256, (10, 6, 7, 3), dtype=np.uint8))
+    recipe = Recipe(pad=2, flip=True, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    loader = ResidentLoader(ImageSet(images, torch.arange(10), ()), recipe, 4, train=True, seed=5)
+    seen = 0
+    for batch in loader.epoch(3):
+        dy, dx, mirrored = draw_views(batch.index, 5, 3, 2, True)
+        for row, i in enumerate(batch.index.tolist()):
+            padded = np.pad(images[i].numpy(), ((2, 2), (2, 2), (0, 0)))
+            view = padded[dy[row] : dy[row] + 6, dx[row] : dx[row] + 7]
+            view = view[:, ::-1] if mirrored[row] else view
+            expected = ((view / 255 - np.array(recipe.mean)) / np.array(recipe.std)).transpose(2, 0, 1)
+            np.testing.assert_allclose(batch.image[row].numpy(), expected, rtol=1e-5, atol=1e-6)
+            seen += 1
+    assert seen == 10
+
+
+def test_an_epoch_can_be_entered_in_its_middle():
+    loader = tiny_data().train
+    whole, tail = list(loader.epoch(2)), list(loader.epoch(2, first=2))
+    assert len(whole) == len(loader) == 3
+    assert [b.step for b in tail] == [3]
+    assert torch.equal(whole[2].image, tail[0].image)
+
+
+def test_test_set_is_in_order_unaugmented_and_whole():
+    loader = tiny_data(test=20).test
+    batches = list(loader.epoch())
+    assert torch.cat([b.index for b in batches]).tolist() == list(range(20))
+    expected = (loader.padded.float() / 255 - 0.4) / 0.3
+    torch.testing.assert_close(torch.cat([b.image for b in batches]).permute(0, 2, 3, 1), expected)
+
+
+def test_channels_last_changes_the_layout_alone():
+    images = ImageSet(torch.randint(0, 256, (8, 4, 4, 3), dtype=torch.uint8), torch.arange(8), ())
+    recipe = Recipe(1, True, (0.5,) * 3, (0.5,) * 3)
+    plain, last = (
+        next(ResidentLoader(images, recipe, 8, train=True, channels_last=cl).epoch(1)).image for cl in (False, True)
+    )
+    assert torch.equal(plain, last)
+    assert plain.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_digits_are_split_by_class_and_fill_the_range():
+    source = DATASETS["digits"](tiny_cfg())
+    assert len(source.train.labels) + len(source.test.labels) == 1797
+    assert source.train.images.shape[1:] == (16, 16, 3)
+    share = torch.bincount(source.test.labels) / (torch.bincount(source.train.labels) + torch.bincount(source.test.labels))
+    assert share.sub(0.2).abs().max() < 0.01
+    assert (source.train.images.min(), source.train.images.max()) == (0, 255)
+    pixels = source.train.images.float() / 255
+    assert abs(pixels.mean() - source.recipe.mean[0]) < 0.01
+    assert abs(pixels.std() - source.recipe.std[0]) < 0.01
+
+
+def test_a_batch_larger_than_the_data_is_refused_with_the_numbers():
+    with pytest.raises(ConfigError, match="SOLVER.BATCH_SIZE is 5000; digits has 1433 training images"):
+        build_data(tiny_cfg("DATASET.TYPE", "digits", "SOLVER.BATCH_SIZE", "5000"))
+
+
+def test_unknown_data_set_and_device_are_refused():
+    with pytest.raises(ConfigError, match="unknown data set 'cifar10'; did you mean cifar100"):
+        build_data(tiny_cfg("DATASET.TYPE", "cifar10"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="EXPERIMENT.DEVICE is cuda; 0 CUDA devices"):
+            pick_device(tiny_cfg("EXPERIMENT.DEVICE", "cuda"))
