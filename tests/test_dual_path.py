@@ -1,0 +1,144 @@
+"""The dual-path teacher: the original path never changes, the prompt path is the formula of the paper."""
+
+import itertools
+
+import pytest
+import torch
+
+from mdistiller_dfpt.dual_path import DualPathTeacher
+from mdistiller_dfpt.models import build_model
+from mdistiller_dfpt.models.complexity import count_macs, total
+
+from .conftest import changed, snapshot, tiny_networks
+from .test_models import CIFAR
+
+IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def tiny_dual(**kwargs) -> DualPathTeacher:
+    torch.manual_seed(3)
+    return DualPathTeacher(tiny_networks()[1], **kwargs)
+
+
+@pytest.mark.parametrize("finetune", [False, True])
+@pytest.mark.parametrize("stages", [(1,), (2,), (1, 2)])
+def test_with_running_statistics_and_teacher_start_both_paths_are_one_function(stages, finetune):
+    dual = tiny_dual(stages=stages, finetune=finetune, bn="running", init="teacher").train()
+    (original, _), prompt = dual(IMAGE)
+    assert torch.equal(original, prompt)
+
+
+@pytest.mark.parametrize("start", [{"init": "random", "bn": "running"}, {"init": "teacher", "bn": "batch"}])
+def test_otherwise_they_differ(start):
+    (original, _), prompt = tiny_dual(**start).train()(IMAGE)
+    assert not torch.allclose(original, prompt)
+
+
+@pytest.mark.parametrize("fusion", [True, False])
+def test_the_prompt_path_is_the_papers_formula(fusion):
+    dual = tiny_dual(stages=(1, 2), bn="running", init="random", fusion=fusion).train()
+    teacher = dual.teacher
+    z, _ = teacher.stages()[0](IMAGE)
+    for i in (1, 2):
+        x, _ = teacher.stages()[i](z)
+        z = x + dual.prompts[str(i)](x)
+        z = dual.fusions[str(i)](z) if fusion else z
+    expected = dual.own.fc(z.mean((2, 3)))
+    torch.testing.assert_close(dual(IMAGE)[1], expected)
+
+
+@pytest.mark.parametrize("bn", ["batch", "running"])
+@pytest.mark.parametrize("finetune", [False, True])
+def test_training_leaves_every_tensor_and_output_of_the_original_path(finetune, bn):
+    dual = tiny_dual(finetune=finetune, bn=bn, init="random").train()
+    before, logits = snapshot(dual.teacher), dual(IMAGE)[0][0]
+    optimizer = torch.optim.SGD([p for p in dual.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        dual(IMAGE)[1].pow(2).sum().backward()
+        optimizer.step()
+    assert changed(before, dual.teacher.state_dict()) == []
+    assert torch.equal(dual(IMAGE)[0][0], logits)
+    assert all(p.grad is None for p in dual.teacher.parameters())
+
+
+def test_frozen_stages_share_the_teachers_weights_and_only_new_parts_are_trained():
+    dual = tiny_dual()
+    trained = {n.split(".")[0] for n, p in dual.named_parameters() if p.requires_grad}
+    assert trained == {"prompts", "fusions", "own"}
+    assert {n for n, p in dual.own.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
+    assert dual.own.conv1.weight is dual.teacher.conv1.weight
+    assert dual.own.fc.weight is not dual.teacher.fc.weight
+    assert dual.own_stage_parameters() == []
+
+
+def test_plus_trains_its_own_copy_of_all_stages():
+    dual = tiny_dual(finetune=True)
+    assert dual.own.conv1.weight is not dual.teacher.conv1.weight
+    assert all(p.requires_grad for p in dual.own.parameters())
+    assert len(dual.own_stage_parameters()) == len(list(dual.own.parameters())) - 2
+
+
+def test_batch_statistics_are_used_behind_the_first_prompt_alone():
+    dual = tiny_dual(stages=(1,), bn="batch").train()
+    before = snapshot(dual.own)
+    dual(IMAGE)
+    moved = {k for k in changed(before, dual.own.state_dict()) if "running" in k}
+    assert moved == {"layer2.1.running_mean", "layer2.1.running_var"}
+
+
+def test_running_statistics_stay_the_teachers():
+    dual = tiny_dual(bn="running").train()
+    before = snapshot(dual.own)
+    dual(IMAGE)
+    assert changed(before, dual.own.state_dict()) == []
+
+
+def test_evaluation_is_deterministic_and_moves_nothing():
+    dual = tiny_dual(bn="batch", init="random").eval()
+    before = snapshot(dual)
+    first, second = dual(IMAGE)[1], dual(IMAGE)[1]
+    assert torch.equal(first, second)
+    assert changed(before, dual.state_dict()) == []
+    torch.testing.assert_close(dual(IMAGE[:1])[1], first[:1])
+
+
+@pytest.mark.parametrize("stages", [[], [0], [3], [1, 7]])
+def test_stages_that_do_not_exist_are_refused(stages):
+    with pytest.raises(ValueError, match=r"DFPTKD.STAGES is .*; TinyNet has stages 1..2"):
+        tiny_dual(stages=stages)
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_every_network_prompted_after_any_stages(name):
+    """All single stages, all of them, and all pairs: the two paths agree at the start, gradients reach each prompt."""
+    teacher = build_model(name, num_classes=5).eval()
+    count = len(teacher.stage_channels) - 1
+    image = torch.randn(2, 3, 32, 32)
+    subsets = [s for size in (1, 2, count) for s in itertools.combinations(range(1, count + 1), size)]
+    if sum(p.numel() for p in teacher.parameters()) > 2e6:
+        subsets = [(1,), (count,), tuple(range(1, count + 1))]  # the large ones take seconds each
+    for stages in subsets:
+        dual = DualPathTeacher(teacher, stages=stages, bn="running", init="teacher").train()
+        (original, _), prompt = dual(image)
+        torch.testing.assert_close(prompt, original, rtol=1e-4, atol=1e-4)
+        prompt.square().sum().backward()
+        for i in stages:
+            assert dual.prompts[str(i)].up.weight.grad.abs().sum() > 0, (stages, i)
+
+
+@pytest.mark.parametrize("stages", [(1, 2, 3), (3,)])
+def test_frozen_stages_before_the_first_prompt_are_computed_once(stages):
+    """Counted work, in MACs an image: the original path once, the prompt path only behind its first prompt."""
+    teacher = build_model("resnet8", num_classes=10).eval()
+    dual = DualPathTeacher(teacher, stages=stages)
+    image = torch.zeros(1, 3, 32, 32)
+    with torch.no_grad(), count_macs(teacher) as alone:
+        teacher(image)
+    with torch.no_grad(), count_macs(dual) as macs:
+        dual(image)
+    skipped = [dual.own.conv1, *[getattr(dual.own, f"layer{i}") for i in range(1, stages[0] + 1)]]
+    assert all(total(macs, module) == 0 for module in skipped)
+    behind = sum(total(alone, getattr(teacher, f"layer{i}")) for i in range(stages[0] + 1, 4)) + total(alone, teacher.fc)
+    blocks = total(macs, dual.prompts) + total(macs, dual.fusions)
+    assert sum(macs.values()) == total(alone, teacher) + behind + blocks
