@@ -1,0 +1,269 @@
+"""The loop: results, resume bit for bit, divergence, no waiting for the device."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mdistiller_dfpt.distillers import DISTILLERS
+from mdistiller_dfpt.engine import Trainer
+from mdistiller_dfpt.engine.checkpoint import load_weights
+from mdistiller_dfpt.engine.hashing import state_hash
+from mdistiller_dfpt.errors import CheckpointError, ConfigError, DivergedError
+
+from .conftest import tiny_cfg, tiny_data, tiny_distiller
+
+METHODS = sorted(DISTILLERS)
+
+
+@pytest.fixture
+def overrides(tmp_path):
+    return ["LOG.PREFIX", str(tmp_path / "out"), "EXPERIMENT.NAME", "tiny"]
+
+
+def trainer(name: str, overrides: list[str], *more: str) -> Trainer:
+    cfg = tiny_cfg("DISTILLER.TYPE", name, *overrides, *more)
+    return Trainer(cfg, tiny_distiller(name, *overrides, *more), tiny_data(seed=cfg.SOLVER.SEED), "tiny")
+
+
+def stopped_after(name: str, overrides: list[str], epoch: int, *more: str) -> Trainer:
+    """A run of three epochs that an exception ended right after the checkpoint of `epoch`."""
+    stopped = trainer(name, [*overrides, "SOLVER.EPOCHS", "3"], *more)
+    save = stopped._save
+
+    def save_and_stop(number: int) -> None:
+        save(number)
+        if number == epoch:
+            raise RuntimeError("stop here")
+
+    stopped._save = save_and_stop
+    with pytest.raises(RuntimeError, match="stop here"):
+        stopped.fit()
+    return stopped
+
+
+def final_state(t: Trainer) -> tuple[str, str]:
+    optimizer = {
+        f"{key}.{name}": value
+        for key, entry in t.optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+        if isinstance(value, torch.Tensor)
+    }
+    return state_hash(t.distiller.state_dict()), state_hash(optimizer)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(name, overrides, tmp_path):
+    whole = trainer(name, [*overrides, "SOLVER.EPOCHS", "3"], "LOG.PREFIX", str(tmp_path / "whole"))
+    expected = whole.fit()
+    stopped_after(name, overrides, 1)
+    torch.manual_seed(99)  # whatever other state there is must not matter
+    resumed = trainer(name, [*overrides, "SOLVER.EPOCHS", "3"])
+    found = resumed.fit(resume=True)
+    assert final_state(resumed) == final_state(whole)
+    assert found["final"] == expected["final"]
+    assert found["student_sha256"] == expected["student_sha256"]
+    for a, b in zip(found["epochs"], expected["epochs"], strict=True):
+        assert (a["train"], a["test"], a["lr"]) == (b["train"], b["test"], b["lr"])
+
+
+def test_results_hold_last_best_and_mean_and_the_protocol(overrides):
+    run = trainer("KD", [*overrides, "SOLVER.EPOCHS", "6", "SOLVER.LR", "0.1"])
+    run.fit()
+    results = json.loads((run.run / "results.json").read_text())
+    accuracies = [e["test"]["student"]["top1"] for e in results["epochs"]]
+    top1 = results["final"]["top1"]
+    assert top1["last"] == accuracies[-1]
+    assert top1["best"] == max(accuracies)
+    assert top1["best_epoch"] == accuracies.index(max(accuracies)) + 1
+    assert top1["mean_last_5"] == pytest.approx(sum(accuracies[-5:]) / 5)
+    protocol = results["protocol"]
+    assert protocol["teacher"].keys() == {"name", "sha256", "top1", "top5"}
+    for key in ("data", "augmentation", "epochs", "batch", "schedule", "precision", "seed", "world_size", "versions"):
+        assert key in protocol
+    assert results["config"]["KD.TEMPERATURE"] == 4.0
+    assert results["epochs"][0]["test"]["student"]["top5"] == 100.0, "five of four classes are all"
+    assert state_hash(load_weights(run.run)) == results["student_sha256"]
+    assert (run.run / "best.safetensors").is_file()
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(overrides):
+    hashes = [
+        trainer("KD", overrides, "SOLVER.SEED", seed, "EXPERIMENT.TAG", tag).fit()["student_sha256"]
+        for seed, tag in (("1", "a"), ("1", "b"), ("2", "a"))
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_second_run_never_touches_the_first(overrides):
+    first = trainer("NONE", overrides)
+    first.fit()
+    before = {p: p.stat().st_mtime_ns for p in first.run.rglob("*")}
+    second, third = trainer("NONE", overrides), trainer("NONE", overrides)
+    second.fit()
+    third.fit()
+    assert [t.run.name for t in (first, second, third)] == ["seed1", "seed1-2", "seed1-3"]
+    assert {p: p.stat().st_mtime_ns for p in first.run.rglob("*")} == before
+
+
+def test_a_directory_in_use_is_refused(overrides):
+    stopped = stopped_after("NONE", overrides, 1)
+    from mdistiller_dfpt.engine.run_dir import RunLock
+
+    lock = RunLock(stopped.run)
+    with pytest.raises(ConfigError, match="another process trains here"):
+        trainer("NONE", [*overrides, "SOLVER.EPOCHS", "3"]).fit(resume=True)
+    lock.release()
+    trainer("NONE", [*overrides, "SOLVER.EPOCHS", "3"]).fit(resume=True)
+
+
+def test_resuming_a_finished_run_changes_nothing_and_more_epochs_continue_it(overrides):
+    run = trainer("NONE", overrides)
+    results = run.fit()
+    again = trainer("NONE", overrides).fit(resume=True)
+    assert again["student_sha256"] == results["student_sha256"]
+    longer = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"]).fit(resume=True)
+    assert [e["epoch"] for e in longer["epochs"]] == [1, 2, 3, 4]
+
+
+def test_resume_without_a_run_or_under_another_config_is_refused(overrides):
+    with pytest.raises(CheckpointError, match="nothing to resume in"):
+        trainer("NONE", overrides).fit(resume=True)
+    stopped_after("NONE", overrides, 1)
+    with pytest.raises(CheckpointError, match=r"SOLVER.LR was 0.05, is 0.2"):
+        trainer("NONE", [*overrides, "SOLVER.EPOCHS", "3", "SOLVER.LR", "0.2"]).fit(resume=True)
+
+
+@pytest.mark.parametrize("fault", ["truncated", "empty", "flipped byte", "no manifest", "directory"])
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(fault, overrides, capsys, tmp_path):
+    expected = trainer("KD", [*overrides, "SOLVER.EPOCHS", "3"], "LOG.PREFIX", str(tmp_path / "whole")).fit()
+    stopped = stopped_after("KD", overrides, 2)
+    folder = stopped.run / "checkpoints" / "epoch-00002"
+    state, raw = folder / "state.pt", (folder / "state.pt").read_bytes()
+    if fault == "truncated":
+        state.write_bytes(raw[: len(raw) // 2])
+    elif fault == "empty":
+        state.write_bytes(b"")
+    elif fault == "flipped byte":
+        state.write_bytes(raw[:-100] + bytes([raw[-100] ^ 1]) + raw[-99:])
+    elif fault == "no manifest":
+        (folder / "manifest.json").unlink()
+    else:
+        state.unlink()
+        state.mkdir()
+    found = trainer("KD", [*overrides, "SOLVER.EPOCHS", "3"]).fit(resume=True)
+    output = capsys.readouterr()
+    assert "epoch-00002" in output.err
+    assert "resuming after epoch 1" in output.out
+    assert found["student_sha256"] == expected["student_sha256"]
+
+
+def test_with_no_intact_checkpoint_left_the_run_is_refused(overrides):
+    stopped = stopped_after("NONE", overrides, 1)
+    shutil.rmtree(stopped.run / "checkpoints" / "epoch-00001")
+    with pytest.raises(CheckpointError, match="holds no intact checkpoint"):
+        trainer("NONE", [*overrides, "SOLVER.EPOCHS", "3"]).fit(resume=True)
+
+
+def test_two_checkpoints_are_kept_and_leftovers_swept(overrides):
+    run = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"])
+    stopped_after("NONE", overrides, 1)
+    run.fit()
+    folder = run.run / "checkpoints"
+    (folder / ".epoch-00009.abc").mkdir()
+    run._save(5)
+    assert sorted(p.name for p in folder.iterdir()) == ["epoch-00004", "epoch-00005"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(overrides):
+    run = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"])
+    weights = []
+    step = run._guarded_step
+
+    def poisoned(loss, losses, batch):
+        if (batch.epoch, batch.step) == (2, 2):
+            weights.append(state_hash(dict(run.distiller.student.named_parameters())))
+            loss = loss * float("nan")
+        step(loss, losses, batch)
+
+    run._guarded_step = poisoned
+    with pytest.raises(DivergedError, match=r"not finite at epoch 2, step 2 \(ce [\d.]+\); lower SOLVER.LR \(now 0.05\)"):
+        run.fit()
+    assert state_hash(dict(run.distiller.student.named_parameters())) == weights[0]
+    assert not (run.run / "results.json").exists()
+    resumed = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"])
+    assert [e["epoch"] for e in resumed.fit(resume=True)["epochs"]] == [1, 2, 3, 4]
+
+
+def test_evaluation_can_be_rarer_than_epochs_but_the_last_counts(overrides):
+    results = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "5", "LOG.EVAL_FREQ", "2"]).fit()
+    assert [e["epoch"] for e in results["epochs"] if "test" in e] == [2, 4, 5]
+
+
+def test_tensorboard_has_each_epoch_once_after_a_resume(overrides):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    more = ("LOG.TENSORBOARD", "True")
+    stopped_after("NONE", overrides, 2, *more)
+    run = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "3"], *more)
+    run.fit(resume=True)
+    events = EventAccumulator(str(run.run / "events"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("test/student/top1")] == [1, 2, 3]
+
+
+class _CountReads(TorchDispatchMode):
+    """Counts `.item()` and the like: on a GPU each of them waits for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.reads += "_local_scalar_dense" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_training_step_reads_nothing_from_the_device(name, overrides, monkeypatch):
+    run = trainer(name, overrides)
+    # The check of a finite loss is a read on a CPU, where it costs nothing; a GPU's optimiser does it instead
+    monkeypatch.setattr(run, "_guarded_step", lambda *a: run.optimizer.step())
+    with _CountReads() as counter:
+        run._train_epoch(1)
+        first = counter.reads
+        run.data.train.batch_size = 8
+        run._train_epoch(2)
+    assert counter.reads - first == first, f"{first} reads in 3 steps, {counter.reads - first} in 6"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_on_a_gpu_without_waiting(name, overrides):
+    from mdistiller_dfpt.data.resident import ResidentLoader
+
+    cfg = tiny_cfg("DISTILLER.TYPE", name, "SOLVER.AMP", "bf16", "SOLVER.CHANNELS_LAST", "True", *overrides)
+    data = tiny_data()
+    for loader in (data.train, data.test):
+        assert isinstance(loader, ResidentLoader)
+        for attribute in ("padded", "labels", "scale", "shift"):
+            setattr(loader, attribute, getattr(loader, attribute).cuda())
+    run = Trainer(cfg, tiny_distiller(name, "SOLVER.AMP", "bf16"), data, "tiny")
+    results = run.fit()
+    assert results["final"]["top1"]["last"] >= 0
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_poisoned_step_changes_no_weight(overrides):
+    data = tiny_data()
+    for loader in (data.train, data.test):
+        for attribute in ("padded", "labels", "scale", "shift"):
+            setattr(loader, attribute, getattr(loader, attribute).cuda())
+    run = Trainer(tiny_cfg("DISTILLER.TYPE", "NONE", *overrides), tiny_distiller("NONE"), data)
+    before = state_hash(dict(run.distiller.student.named_parameters()))
+    data.train.scale *= float("nan")
+    with pytest.raises(DivergedError):
+        run.fit()
+    assert state_hash(dict(run.distiller.student.named_parameters())) == before
