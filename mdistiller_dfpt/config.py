@@ -30,6 +30,7 @@ FRACTION = Limit("in [0, 1)", lambda v: 0 <= v < 1)
 
 
 def one_of(*choices: str) -> Limit:
+    """The limit of a key that takes one of a few words."""
     return Limit(f"one of {', '.join(choices)}", lambda v: v in choices)
 
 

@@ -92,7 +92,9 @@ def test_digits_are_split_by_class_and_fill_the_range():
     source = DATASETS["digits"](tiny_cfg())
     assert len(source.train.labels) + len(source.test.labels) == 1797
     assert source.train.images.shape[1:] == (16, 16, 3)
-    share = torch.bincount(source.test.labels) / (torch.bincount(source.train.labels) + torch.bincount(source.test.labels))
+    share = torch.bincount(source.test.labels) / (
+        torch.bincount(source.train.labels) + torch.bincount(source.test.labels)
+    )
     assert share.sub(0.2).abs().max() < 0.01
     assert (source.train.images.min(), source.train.images.max()) == (0, 255)
     pixels = source.train.images.float() / 255

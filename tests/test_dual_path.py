@@ -139,6 +139,8 @@ def test_frozen_stages_before_the_first_prompt_are_computed_once(stages):
         dual(image)
     skipped = [dual.own.conv1, *[getattr(dual.own, f"layer{i}") for i in range(1, stages[0] + 1)]]
     assert all(total(macs, module) == 0 for module in skipped)
-    behind = sum(total(alone, getattr(teacher, f"layer{i}")) for i in range(stages[0] + 1, 4)) + total(alone, teacher.fc)
+    behind = sum(total(alone, getattr(teacher, f"layer{i}")) for i in range(stages[0] + 1, 4)) + total(
+        alone, teacher.fc
+    )
     blocks = total(macs, dual.prompts) + total(macs, dual.fusions)
     assert sum(macs.values()) == total(alone, teacher) + behind + blocks

@@ -189,7 +189,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(overrides):
         step(loss, losses, batch)
 
     run._guarded_step = poisoned
-    with pytest.raises(DivergedError, match=r"not finite at epoch 2, step 2 \(ce [\d.]+\); lower SOLVER.LR \(now 0.05\)"):
+    with pytest.raises(
+        DivergedError, match=r"not finite at epoch 2, step 2 \(ce [\d.]+\); lower SOLVER.LR \(now 0.05\)"
+    ):
         run.fit()
     assert state_hash(dict(run.distiller.student.named_parameters())) == weights[0]
     assert not (run.run / "results.json").exists()

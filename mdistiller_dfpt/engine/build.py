@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import torch
-from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..config import load_cfg
 from ..data import Data, build_data, pick_device
-from ..distillers import DISTILLERS, build_distiller
+from ..distillers import DISTILLERS, Distiller, build_distiller
+from ..distillers.build import AMP_DTYPES
 from ..errors import CheckpointError
 from ..models import StagedModel, build_model
 from .checkpoint import load_into
+from .evaluate import evaluate
 from .run_dir import check_writable, find_finished_weights
 from .trainer import Trainer
 
@@ -24,8 +25,7 @@ def run(cfg: CN, resume: bool = False) -> dict:
         torch.set_num_threads(cfg.EXPERIMENT.THREADS)
     method = DISTILLERS[cfg.DISTILLER.TYPE]
     for name in (cfg.DISTILLER.STUDENT, *([cfg.DISTILLER.TEACHER] if method.needs_teacher else [])):
-        with torch.device("meta"):
-            build_model(name, cfg.MODEL.FAMILY)  # an unknown name costs nothing here
+        build_on_meta(cfg, name)
     weights = teacher_weights(cfg) if method.needs_teacher else None
     return build_trainer(cfg, build_data(cfg, device), weights).fit(resume)
 
@@ -36,17 +36,36 @@ def build_trainer(cfg: CN, data: Data, weights: Path | None) -> Trainer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SOLVER.SEED)
         student = build_model(cfg.DISTILLER.STUDENT, cfg.MODEL.FAMILY, data.num_classes)
-    teacher = None if weights is None else load_teacher(cfg, weights, data.num_classes)
+    teacher = None if weights is None else load_network(cfg, cfg.DISTILLER.TEACHER, weights, data.num_classes)
     torch.manual_seed(cfg.SOLVER.SEED)
     distiller = build_distiller(cfg, student, teacher, data.num_train)
     return Trainer(cfg, distiller, data)
 
 
-def load_teacher(cfg: CN, weights: Path, num_classes: int) -> StagedModel:
-    """DISTILLER.TEACHER with these weights."""
-    teacher: nn.Module = build_model(cfg.DISTILLER.TEACHER, cfg.MODEL.FAMILY, num_classes)
-    load_into(teacher, weights, f"{cfg.DISTILLER.TEACHER} with {num_classes} classes")
-    return teacher
+def load_network(cfg: CN, name: str, weights: Path, num_classes: int) -> StagedModel:
+    """The network `name` with these weights; CheckpointError where they are of another network."""
+    network = build_model(name, cfg.MODEL.FAMILY, num_classes)
+    load_into(network, weights, f"{name} with {num_classes} classes")
+    return network
+
+
+def evaluate_checkpoint(cfg: CN, name: str, weights: Path) -> dict[str, float]:
+    """{"top1": %, "top5": %} of a checkpoint on the test set of `cfg`, in its precision."""
+    device = pick_device(cfg)
+    if not weights.exists():
+        raise CheckpointError(f"{weights}: no such checkpoint")
+    build_on_meta(cfg, name)
+    data = build_data(cfg, device)
+    layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
+    network = Distiller(load_network(cfg, name, weights, data.num_classes).to(device, memory_format=layout))
+    network.autocast_dtype = AMP_DTYPES[cfg.SOLVER.AMP]
+    return evaluate(network, data.test)["student"]
+
+
+def build_on_meta(cfg: CN, name: str) -> None:
+    """ConfigError where there is no network of this name; costs neither time nor memory."""
+    with torch.device("meta"):
+        build_model(name, cfg.MODEL.FAMILY)
 
 
 def teacher_weights(cfg: CN) -> Path:

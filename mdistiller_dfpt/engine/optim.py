@@ -34,5 +34,6 @@ def build_optimizer(cfg: CN, distiller: Distiller) -> torch.optim.Optimizer:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give each group the schedule's rate times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_factor"]

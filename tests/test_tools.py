@@ -1,0 +1,212 @@
+"""The commands as users meet them: what works, and for every bad input one line and the right exit code."""
+
+import json
+import os
+import pickle
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdistiller_dfpt.models import build_model
+
+ROOT = Path(__file__).parent.parent
+TRAIN = runpy.run_path(str(ROOT / "tools/train.py"))["main"]
+EVAL = runpy.run_path(str(ROOT / "tools/eval.py"))["main"]
+QUICK = ["SOLVER.EPOCHS", "1", "LOG.TENSORBOARD", "False", "SOLVER.BATCH_SIZE", "256"]
+
+
+@pytest.fixture
+def cwd(tmp_path, monkeypatch):
+    """An empty working directory, so that whatever is written shows."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def digits(method: str) -> list[str]:
+    name = "res8" if method == "vanilla" else "res20_res8"
+    return ["--cfg", str(ROOT / f"configs/digits/{method}/{name}.yaml")]
+
+
+def refused(main, argv: list[str], code: int, pattern: str, capsys, cwd: Path) -> None:
+    """Exit code, one line with the cause, no traceback, nothing written."""
+    before = sorted(cwd.rglob("*"))
+    assert main(argv) == code
+    err = capsys.readouterr().err
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("error: ")
+    assert re.search(pattern, err), err
+    assert sorted(cwd.rglob("*")) == before
+
+
+def test_the_main_job_trains_its_teacher_once_and_keeps_it(cwd, capsys):
+    argv = [*digits("dfptkd"), *QUICK]
+    # The teacher's own yaml sets its epochs, so a short one is trained first
+    assert TRAIN(["--cfg", str(ROOT / "configs/digits/vanilla/res20.yaml"), *QUICK]) == 0
+    assert TRAIN(argv) == 0
+    first = capsys.readouterr().out
+    assert "test accuracy" in first
+    assert "teacher resnet20: top-1" in first
+    assert TRAIN(argv) == 0
+    assert "training it first" not in capsys.readouterr().out
+    runs = sorted(str(p.parent.relative_to(cwd / "output")) for p in cwd.rglob("results.json"))
+    assert runs == ["digits/dfptkd/res20_res8/seed1", "digits/dfptkd/res20_res8/seed1-2", "digits/vanilla/res20/seed1"]
+    results = json.loads((cwd / "output" / runs[0] / "results.json").read_text())
+    assert results["protocol"]["data"] == "digits"
+    assert TRAIN([*argv, "--resume"]) == 0
+
+
+def test_a_missing_teacher_is_trained_on_request(cwd, capsys, tmp_path):
+    (tmp_path / "t.yaml").write_text(
+        "DATASET: {TYPE: digits}\nDISTILLER: {STUDENT: resnet8}\n"
+        "SOLVER: {EPOCHS: 1, BATCH_SIZE: 256}\nLOG: {TENSORBOARD: False}\n"
+    )
+    (tmp_path / "s.yaml").write_text("_BASE_: t.yaml\nDISTILLER: {TYPE: KD, TEACHER: resnet8, TEACHER_CFG: t.yaml}\n")
+    argv = ["--cfg", "s.yaml"]
+    refused(
+        TRAIN, argv, 3, r"python tools/train.py --cfg t.yaml`, or add `DISTILLER.TEACHER_AUTO_TRAIN True`", capsys, cwd
+    )
+    assert TRAIN([*argv, "DISTILLER.TEACHER_AUTO_TRAIN", "True"]) == 0
+    assert "no teacher resnet8 yet: training it first from t.yaml" in capsys.readouterr().out
+    assert TRAIN(argv) == 0
+    assert EVAL([*argv, "--teacher"]) == 0
+    assert EVAL(argv) == 0
+    assert len(re.findall(r"top-1 \d+\.\d+ %, top-5 \d+\.\d+ %", capsys.readouterr().out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "pattern"),
+    [
+        (["--cfg", "gone.yaml"], "gone.yaml: no such config file"),
+        (["--cfg", "configs/../x.py"], "a config is a .yaml file"),
+        ([*digits("kd"), "SOLVER.EPOCS", "3"], "unknown key SOLVER.EPOCS; did you mean SOLVER.EPOCHS"),
+        ([*digits("kd"), "SOLVER.EPOCHS"], "'SOLVER.EPOCHS' has no value"),
+        ([*digits("kd"), "DISTILLER.TYPE", "DKDD"], "unknown distiller 'DKDD'; did you mean KD"),
+        ([*digits("kd"), "DISTILLER.STUDENT", "resnet9"], "unknown model 'resnet9'; did you mean resnet"),
+        ([*digits("vanilla"), "DATASET.TYPE", "cifar"], "unknown data set 'cifar'; did you mean cifar100"),
+        ([*digits("kd"), "KD.TEMPERATURE", "-1"], "KD.TEMPERATURE is -1.0; it must be > 0"),
+        ([*digits("vanilla"), "SOLVER.BATCH_SIZE", "9999"], "SOLVER.BATCH_SIZE is 9999; digits has 1433"),
+        ([*digits("vanilla"), "MODEL.FAMILY", "imagnet"], "unknown model family 'imagnet'"),
+        ([*digits("vanilla"), "EXPERIMENT.NAME", "../up"], "EXPERIMENT.NAME is '../up'"),
+    ],
+)
+def test_bad_configs_exit_with_2(argv, pattern, capsys, cwd):
+    refused(TRAIN, argv, 2, pattern, capsys, cwd)
+
+
+def test_a_missing_device_exits_with_2(capsys, cwd):
+    if torch.cuda.is_available():
+        pytest.skip("there is a device")
+    refused(TRAIN, [*digits("vanilla"), "EXPERIMENT.DEVICE", "cuda"], 2, "use auto or cpu", capsys, cwd)
+
+
+def test_missing_data_exits_with_3_and_says_how_to_get_it(capsys, cwd):
+    argv = ["--cfg", str(ROOT / "configs/cifar100/vanilla/resnet8x4.yaml"), "DATASET.ROOT", "nowhere"]
+    refused(TRAIN, argv, 3, "DATASET.DOWNLOAD True", capsys, cwd)
+
+
+def test_an_unwritable_output_directory_exits_with_2_before_any_work(capsys, cwd):
+    (cwd / "file").write_text("")
+    refused(
+        TRAIN, [*digits("vanilla"), "LOG.PREFIX", "file/out"], 2, r"LOG.PREFIX is file/out; cannot write", capsys, cwd
+    )
+
+
+class _Evil:
+    def __reduce__(self):
+        return os.mkdir, ("MARK",)
+
+
+def _checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Bad teacher checkpoints by kind, with what the error must say."""
+    files = {
+        "missing": (folder / "gone.pth", "there is no such file"),
+        "another network": (folder / "other.pth", r"not a checkpoint of resnet20 with 10 classes: \S+ is missing"),
+        "another class count": (folder / "classes.pth", r"fc.weight is \(100, 64\), not \(10, 64\)"),
+        "garbage": (folder / "garbage.pth", "not a checkpoint of tensors; nothing in it was run"),
+        "html": (folder / "page.safetensors", "not a safetensors file"),
+        "empty": (folder / "empty.pth", "not a checkpoint of tensors"),
+        "malicious": (folder / "evil.pth", "nothing in it was run"),
+        "malicious zip": (folder / "evil2.pth", "nothing in it was run"),
+        "no state": (folder / "list.pth", "holds no state_dict"),
+        "directory": (folder / "dir", "no such checkpoint"),
+    }
+    torch.save({"model": build_model("vgg8", num_classes=10).state_dict()}, files["another network"][0])
+    torch.save({"model": build_model("resnet20").state_dict()}, files["another class count"][0])
+    files["garbage"][0].write_bytes(b"\x80\x02garbage" * 20)
+    files["html"][0].write_text("<html>404</html>")
+    files["empty"][0].write_bytes(b"")
+    files["malicious"][0].write_bytes(pickle.dumps({"model": _Evil()}))
+    torch.save({"model": _Evil()}, files["malicious zip"][0])
+    torch.save([1, 2], files["no state"][0])
+    files["directory"][0].mkdir()
+    return files
+
+
+@pytest.mark.parametrize("kind", ["missing", "another network", "another class count", "garbage", "html", "empty",
+                                  "malicious", "malicious zip", "no state", "directory"])  # fmt: skip
+def test_bad_checkpoints_exit_with_3_and_never_run(kind, capsys, cwd):
+    path, pattern = _checkpoints(cwd)[kind]
+    refused(TRAIN, [*digits("kd"), "DISTILLER.TEACHER_CKPT", str(path)], 3, pattern, capsys, cwd)
+    if kind != "missing":
+        refused(EVAL, ["-m", "resnet20", "-c", str(path), "-d", "digits"], 3, pattern, capsys, cwd)
+    assert not (cwd / "MARK").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "pattern"),
+    [
+        ([], 2, "say what to evaluate"),
+        (["-m", "resnet8"], 2, "say what to evaluate"),
+        (["-m", "resnet8", "-c", "x.pth", "--teacher"], 2, "add --cfg FILE"),
+        (["-m", "resnet8", "-c", "gone.pth", "-d", "digits"], 3, "gone.pth: no such checkpoint"),
+        (digits("vanilla"), 2, "no finished run of"),
+    ],
+)
+def test_eval_says_what_is_missing(argv, code, pattern, capsys, cwd):
+    refused(EVAL, argv, code, pattern, capsys, cwd)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_checkpoints_in_circulation_load(prefix, capsys, cwd):
+    network = build_model("resnet8", num_classes=10)
+    torch.save({"epoch": 240, "model": {prefix + k: v for k, v in network.state_dict().items()}}, "student_best")
+    assert EVAL(["-m", "resnet8", "-c", "student_best", "-d", "digits"]) == 0
+    assert "resnet8 student_best: top-1" in capsys.readouterr().out
+
+
+def test_a_diverging_run_exits_with_4_and_keeps_its_checkpoint(capsys, cwd):
+    assert TRAIN([*digits("vanilla"), *QUICK]) == 0
+    checkpoint = next(cwd.rglob("epoch-00001"))
+    before = {p.name: p.read_bytes() for p in checkpoint.iterdir()}
+    argv = [*digits("vanilla"), *QUICK, "SOLVER.EPOCHS", "30", "SOLVER.LR", "1e30", "EXPERIMENT.TAG", "hot"]
+    assert TRAIN(argv) == 4
+    assert "lower SOLVER.LR" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in checkpoint.iterdir()} == before
+
+
+def test_a_bug_exits_with_1_and_a_traceback(capsys, monkeypatch):
+    from mdistiller_dfpt.cli import guarded
+
+    def broken(argv):
+        raise AttributeError("ours")
+
+    assert guarded(broken, []) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "a bug in mdistiller_dfpt" in err
+
+
+def test_the_command_runs_as_a_process(cwd):
+    command = [sys.executable, str(ROOT / "tools/train.py"), *digits("vanilla"), *QUICK]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout
+    assert done.stderr == ""
+    usage = subprocess.run(command[:2], capture_output=True, text=True, env=environment, timeout=240)
+    assert usage.returncode == 2

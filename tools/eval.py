@@ -1,0 +1,54 @@
+"""Evaluate a checkpoint: python tools/eval.py -m resnet8x4 -c PATH [-d cifar100] [KEY VALUE ...].
+
+PATH is a run directory, a checkpoint directory, a .safetensors file or a .pth file as they are in circulation
+({"model": state_dict}). With --cfg FILE the network, data and precision are the config's student and its settings;
+with --cfg FILE --teacher its teacher, whose checkpoint is found as in training where -c is not given.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mdistiller_dfpt.cli import guarded
+from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.engine.build import evaluate_checkpoint, teacher_weights
+from mdistiller_dfpt.engine.run_dir import find_finished_weights
+from mdistiller_dfpt.errors import ConfigError
+
+
+def _main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="eval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cfg", help="yaml file of a run")
+    parser.add_argument("-m", "--model", help="name of the network; default: the config's student")
+    parser.add_argument("-c", "--ckpt", type=Path, help="its weights; default: the newest finished run of --cfg")
+    parser.add_argument("-d", "--dataset", help="DATASET.TYPE")
+    parser.add_argument("-bs", "--batch-size", help="DATASET.TEST.BATCH_SIZE")
+    parser.add_argument("--teacher", action="store_true", help="the config's teacher instead of its student")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, as DATASET.ROOT ./data")
+    args = parser.parse_intermixed_args(argv)
+    if not args.cfg and not (args.model and args.ckpt):
+        raise ConfigError("say what to evaluate: --cfg FILE, or -m NETWORK -c CHECKPOINT")
+    if args.teacher and not args.cfg:
+        raise ConfigError("--teacher means the teacher of a config: add --cfg FILE")
+    for key, value in (("DATASET.TYPE", args.dataset), ("DATASET.TEST.BATCH_SIZE", args.batch_size)):
+        if value is not None:
+            args.opts += [key, value]
+    cfg = load_cfg(args.cfg, args.opts)
+    name = args.model or (cfg.DISTILLER.TEACHER if args.teacher else cfg.DISTILLER.STUDENT)
+    weights = args.ckpt
+    if weights is None:
+        weights = teacher_weights(cfg) if args.teacher else find_finished_weights(cfg)
+    if weights is None:
+        raise ConfigError(f"no finished run of {args.cfg} in {cfg.LOG.PREFIX}: train it, or name a checkpoint with -c")
+    accuracy = evaluate_checkpoint(cfg, name, weights)
+    print(f"{name} {weights}: top-1 {accuracy['top1']:.2f} %, top-5 {accuracy['top5']:.2f} %")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return guarded(_main, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
