@@ -26,5 +26,5 @@ setup(
         "tqdm",
         "yacs",
     ],
-    extras_require={"test": ["hypothesis", "pytest", "pytest-timeout", "ruff"], "plot": ["matplotlib"]},
+    extras_require={"test": ["hypothesis", "matplotlib", "pytest", "pytest-timeout", "ruff"], "plot": ["matplotlib"]},
 )

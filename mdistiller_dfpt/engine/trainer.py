@@ -35,6 +35,8 @@ KEEP_CHECKPOINTS = 2
 RESUME_MAY_CHANGE = ("LOG.", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "DATASET.ROOT", "DATASET.NUM_WORKERS",
                      "DATASET.DOWNLOAD", "SOLVER.EPOCHS", "DISTILLER.TEACHER_CKPT", "DISTILLER.TEACHER_CFG",
                      "DISTILLER.TEACHER_AUTO_TRAIN")  # fmt: skip
+# Where things lie on this machine is no part of a result
+PLACES = ("LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
 
 
 class Trainer:
@@ -227,7 +229,7 @@ class Trainer:
             "student_sha256": state_hash(self.distiller.student.state_dict()),
             "seconds": round(sum(e["seconds"] for e in self.epochs), 1),
             "epochs": self.epochs,
-            "config": flatten(self.cfg),
+            "config": {k: v for k, v in flatten(self.cfg).items() if not k.startswith(PLACES)},
         }
         write_json(self.run / RESULTS, results)
         print(summary_table(results))

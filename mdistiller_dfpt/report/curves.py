@@ -1,0 +1,46 @@
+"""The easy-to-hard curve: accuracy of both paths and the student, and the KL between each two, over the epochs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ConfigError, DataError
+from .files import Result
+
+_COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
+
+
+def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
+    """Draw the test-set curves of runs with a prompt path, the mean over the runs as a line, each run thinly.
+
+    ConfigError where matplotlib is not installed, DataError where a run has no second path.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError('plots need matplotlib: pip install -e ".[plot]"') from None
+    runs = [[e for e in r.data["epochs"] if "test" in e] for r in results]
+    for result, run in zip(results, runs, strict=True):
+        if "kl" not in run[-1]["test"]:
+            raise DataError(f"{result.path}: has one path alone; the curve needs a prompt path")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [e["epoch"] for e in runs[0]]
+
+    def draw(axis, label: str, series: list[list[float]], **style) -> None:
+        for values in series:
+            axis.plot(epochs, values, alpha=0.3, linewidth=0.8, **style)
+        axis.plot(epochs, [sum(v) / len(v) for v in zip(*series, strict=True)], label=label, linewidth=2, **style)
+
+    for path, colour in _COLOURS.items():
+        draw(left, path, [[e["test"][path]["top1"] for e in run] for run in runs], color=colour)
+    for number, pair in enumerate(runs[0][-1]["test"]["kl"]):
+        label = "KL({} ‖ {})".format(*pair.split("||"))
+        draw(right, label, [[e["test"]["kl"][pair] for e in run] for run in runs], color=f"C{number}")
+    left.set(xlabel="epoch", ylabel="top-1 on the test set, %")
+    right.set(xlabel="epoch", ylabel="KL on the test set, nats", yscale="log")
+    for axis in (left, right):
+        axis.legend(frameon=False)
+        axis.grid(alpha=0.3)
+    seeds = ", ".join(str(r.data["protocol"]["seed"]) for r in results)
+    figure.suptitle(f"{title} (seeds {seeds}; thin: each seed)")
+    figure.savefig(target, dpi=110)

@@ -1,0 +1,40 @@
+"""Finds and reads results.json files."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import DataError
+
+RESULTS = "results.json"
+# What two runs may differ in and still be repetitions of one another
+OF_THE_RUN = ("seed", "device", "threads", "versions", "commit")
+
+
+class Result(NamedTuple):
+    """One run: its place below the folder that was searched, without the seed's directory, and its results.json."""
+
+    name: str
+    path: Path
+    data: dict[str, Any]
+
+
+def load_results(folder: Path) -> list[Result]:
+    """All results below `folder`, by name and seed; DataError where a file cannot be read."""
+    found = []
+    for path in sorted(folder.rglob(RESULTS)):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            data["protocol"]["seed"], data["final"]["top1"]["last"], data["epochs"][-1]["epoch"]
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as e:
+            raise DataError(f"{path}: not a results file of a finished run ({type(e).__name__}: {e})") from None
+        found.append(Result(_name(path, folder), path, data))
+    if not found:
+        raise DataError(f"{folder}: no {RESULTS} below it")
+    return sorted(found, key=lambda r: (r.name, r.data["protocol"]["seed"], str(r.path)))
+
+
+def _name(path: Path, folder: Path) -> str:
+    """The run's directory without its last part, which is the seed's."""
+    relative = path.parent.relative_to(folder)
+    return relative.parent.as_posix() if len(relative.parts) > 1 else folder.name

@@ -1,0 +1,50 @@
+"""Mean and spread over seeds, a row for each name; protocols that differ are flagged, never mixed in silence."""
+
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+from .files import OF_THE_RUN, Result
+
+METRICS = ("last", "best", "mean_last_5")
+
+
+def spread(values: Sequence[float]) -> str:
+    """`52.31 ± 0.24` (sample standard deviation), or the one value there is."""
+    return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+
+
+def markdown_table(results: Sequence[Result]) -> str:
+    """Top-1 accuracy by name: seeds, last epoch, best epoch, mean of the last five, as separate columns.
+
+    A row whose protocol is not that of the table's first distilled row carries a letter, explained below the table by
+    what differs.
+    """
+    rows: dict[str, list[Result]] = {}
+    for result in results:
+        rows.setdefault(result.name, []).append(result)
+    reference = next((r for r in results if r.data["protocol"]["teacher"]), results[0])
+    lines = ["| run | seeds | top-1 last | top-1 best | top-1 mean of last 5 | protocol |", "|---|---|---|---|---|---|"]
+    notes: dict[str, str] = {}
+    for name, runs in rows.items():
+        values = [spread([r.data["final"]["top1"][m] for r in runs]) for m in METRICS]
+        seeds = ", ".join(str(r.data["protocol"]["seed"]) for r in runs)
+        marks = sorted({notes.setdefault(d, f"[{len(notes) + 1}]") for r in runs if (d := _difference(r, reference))})
+        lines.append(f"| {name} | {seeds} | {' | '.join(values)} | {' '.join(marks)} |")
+    lines += ["", *(f"{mark} {text}" for text, mark in notes.items())] if notes else []
+    return "\n".join(lines)
+
+
+def _difference(result: Result, reference: Result) -> str:
+    """How a result's protocol differs from the reference's, in words; plain training has no teacher to compare."""
+    mine, other = dict(result.data["protocol"]), dict(reference.data["protocol"])
+    parts = []
+    for key in sorted(set(mine) | set(other)):
+        if key in OF_THE_RUN:
+            continue
+        a, b = mine.get(key), other.get(key)
+        if key == "teacher":
+            if a and b and a["sha256"] != b["sha256"]:
+                parts.append(f"teacher {a['name']} at {a['top1']:.2f}")
+        elif a != b:
+            parts.append(f"{key} {a} (elsewhere {b})")
+    return "; ".join(parts)

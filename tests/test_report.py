@@ -1,0 +1,68 @@
+"""Reports: mean and spread from files alone, protocols that differ are flagged."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from mdistiller_dfpt.engine import Trainer
+from mdistiller_dfpt.errors import DataError
+from mdistiller_dfpt.report import load_results, markdown_table
+
+from .conftest import tiny_cfg, tiny_data, tiny_distiller
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """KD with two seeds, DFPT-KD with one, and KD with another batch size."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, method, *more in (
+        ("kd", "KD"), ("kd", "KD", "SOLVER.SEED", "2"), ("dfptkd", "DFPTKD"), ("odd", "KD", "SOLVER.LR", "0.01"),
+    ):  # fmt: skip
+        words = ["DISTILLER.TYPE", method, "LOG.PREFIX", str(folder), "EXPERIMENT.NAME", name, *more]
+        cfg = tiny_cfg(*words)
+        Trainer(cfg, tiny_distiller(method, *words), tiny_data(seed=cfg.SOLVER.SEED), "tiny").fit()
+    return folder
+
+
+def test_a_row_has_mean_and_sample_deviation(runs):
+    results = load_results(runs)
+    values = [r.data["final"]["top1"]["last"] for r in results if r.name == "kd"]
+    mean = sum(values) / 2
+    deviation = abs(values[0] - values[1]) / 2**0.5
+    row = next(line for line in markdown_table(results).splitlines() if line.startswith("| kd |"))
+    assert f"| 1, 2 | {mean:.2f} ± {deviation:.2f} |" in row
+
+
+def test_another_protocol_is_flagged_and_explained(runs):
+    lines = markdown_table(load_results(runs)).splitlines()
+    assert next(line for line in lines if line.startswith("| odd |")).endswith("| [1] |")
+    assert lines[-1] == "[1] lr 0.01 (elsewhere 0.05)"
+    assert next(line for line in lines if line.startswith("| kd |")).endswith("|  |")
+
+
+def test_the_tools_print_and_draw(runs, capsys, tmp_path):
+    assert runpy.run_path(str(ROOT / "tools/table.py"))["main"]([str(runs)]) == 0
+    assert "| dfptkd | 1 |" in capsys.readouterr().out
+    plot = runpy.run_path(str(ROOT / "tools/plot.py"))["main"]
+    assert plot([str(runs / "dfptkd"), "-o", str(tmp_path / "c.png")]) == 0
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert plot([str(runs / "kd"), "-o", str(tmp_path / "k.png")]) == 3
+    assert "needs a prompt path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", json.dumps({"protocol": {"seed": 1}, "final": {}})])
+def test_files_that_are_no_results_are_named(tmp_path, text):
+    with pytest.raises(DataError, match="no results.json below it"):
+        load_results(tmp_path)
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DataError, match=r"results.json: not a results file"):
+        load_results(tmp_path)
+
+
+def test_results_carry_no_paths_of_this_machine(runs):
+    text = "".join(p.read_text() for p in runs.rglob("results.json"))
+    assert str(runs) not in text

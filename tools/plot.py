@@ -1,0 +1,27 @@
+"""Draw the easy-to-hard curve of DFPT-KD runs: python tools/plot.py FOLDER -o curve.png."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mdistiller_dfpt.cli import guarded
+from mdistiller_dfpt.report import load_results
+from mdistiller_dfpt.report.curves import plot_curves
+
+
+def _main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="plot.py", description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder of runs that differ in their seed alone")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="picture to write (.png, .svg, .pdf)")
+    parser.add_argument("--title", help="default: the folder's name")
+    args = parser.parse_args(argv)
+    plot_curves(load_results(args.folder), args.output, args.title or args.folder.as_posix())
+    print(args.output)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return guarded(_main, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
