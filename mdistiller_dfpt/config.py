@@ -50,7 +50,7 @@ _DEFAULTS = CN(
     {
         "EXPERIMENT": {
             "PROJECT": "distill",  # accepted for mdistiller's files; names a W&B project there
-            "NAME": "",  # where the run lies below LOG.PREFIX; empty: <data>/<method>/<pair> from the config's path
+            "NAME": "",  # where the run lies below LOG.PREFIX; empty: the config's own path below configs/
             "TAG": "default",  # appended to NAME unless "default", so that variants do not share a directory
             "DEVICE": "auto",  # auto: cuda where there is one; cpu; cuda; cuda:1
             "THREADS": 0,  # CPU threads; 0: PyTorch's choice
@@ -92,7 +92,7 @@ _DEFAULTS = CN(
         "LOG": {
             "TENSORBOARD": True,
             "TENSORBOARD_FREQ": 500,  # accepted for mdistiller's files, where nothing reads it either
-            "SAVE_CHECKPOINT_FREQ": 1,  # epochs between checkpoints that --resume can continue from
+            "SAVE_CHECKPOINT_FREQ": 40,  # epochs between students kept for good; --resume has one of every epoch
             "PREFIX": "./output",
             "WANDB": False,  # accepted for mdistiller's files
             "EVAL_FREQ": 1,  # epochs between evaluations; the last epoch is always evaluated
@@ -178,10 +178,18 @@ def load_cfg(path: str | os.PathLike | None = None, overrides: Sequence[str] = (
     merge.overrides(overrides)
     cfg = merge.cfg
     if path is not None and not cfg.EXPERIMENT.NAME:
-        cfg.EXPERIMENT.NAME = "/".join(p for p in Path(path).resolve().with_suffix("").parts[-3:] if _is_name(p))
+        cfg.EXPERIMENT.NAME = _name_from(Path(path))
     merge.check()
     cfg.freeze()
     return cfg
+
+
+def _name_from(path: Path) -> str:
+    """A run's name from its config's place: configs/cifar100/kd/a_b.yaml -> cifar100/kd/a_b, elsewhere the file's name."""
+    parts = path.resolve().with_suffix("").parts
+    below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
+    name = "/".join(below)
+    return name if _is_name(name) else re.sub(r"[^\w.,=+-]+", "_", parts[-1])
 
 
 def dump_cfg(cfg: CN) -> str:

@@ -164,6 +164,11 @@ def test_a_dumped_config_loads_to_itself(tmp_path, monkeypatch):
     assert dump_cfg(again) == dump_cfg(cfg)
 
 
+def test_a_run_is_named_after_its_configs_place(tmp_path):
+    assert load_cfg(ROOT / "configs/digits/kd/res20_res8.yaml").EXPERIMENT.NAME == "digits/kd/res20_res8"
+    assert load_cfg(write(tmp_path, "my run é.yaml", "")).EXPERIMENT.NAME == "my_run_é"
+
+
 def test_a_nodes_keys_become_keywords():
     cfg = default_cfg()
     assert keywords(cfg.KD) == {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}

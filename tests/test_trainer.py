@@ -177,6 +177,13 @@ def test_two_checkpoints_are_kept_and_leftovers_swept(overrides):
     assert sorted(p.name for p in folder.iterdir()) == ["epoch-00004", "epoch-00005"]
 
 
+def test_students_are_kept_for_good_at_the_asked_frequency(overrides):
+    run = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "5", "LOG.SAVE_CHECKPOINT_FREQ", "2"])
+    run.fit()
+    kept = sorted(run.run.glob("student-epoch-*"))
+    assert [p.name for p in kept] == ["student-epoch-00002.safetensors", "student-epoch-00004.safetensors"]
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(overrides):
     run = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"])
     weights = []

@@ -99,8 +99,7 @@ class Trainer:
                 left = elapsed / (epoch - first + 1) * (cfg.SOLVER.EPOCHS - epoch)
                 print(epoch_line(record, cfg.SOLVER.EPOCHS, best, left), flush=True)
                 events.scalars(record, epoch)
-                if epoch % cfg.LOG.SAVE_CHECKPOINT_FREQ == 0 or epoch == cfg.SOLVER.EPOCHS:
-                    self._save(epoch)
+                self._save(epoch)
         finally:
             events.close()
         return self._finish(used_protocol)
@@ -152,7 +151,7 @@ class Trainer:
         teacher = self.distiller.teacher
         if teacher is None:
             return None
-        plain = Distiller(teacher)
+        plain = Distiller(teacher).eval()
         plain.autocast_dtype = self.distiller.autocast_dtype
         accuracy = evaluate(plain, self.data.test)["student"]
         print(f"teacher {self.teacher_name}: top-1 {accuracy['top1']:.2f} %", flush=True)
@@ -184,8 +183,10 @@ class Trainer:
             "classes": self.data.num_classes,
             "config": dump_cfg(self.cfg),
         }
-        folder = self.run / CHECKPOINTS
-        save_checkpoint(folder / f"epoch-{epoch:05d}", self.distiller.student.state_dict(), state, header)
+        folder, student = self.run / CHECKPOINTS, self.distiller.student.state_dict()
+        save_checkpoint(folder / f"epoch-{epoch:05d}", student, state, header)
+        if epoch % self.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
+            save_weights(student, self.run / f"student-epoch-{epoch:05d}.safetensors", {"format": "pt"})
         prune(folder, KEEP_CHECKPOINTS)
 
     def _load_newest(self) -> None:
