@@ -13,6 +13,8 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     try:
         main(sys.argv[1:] if argv is None else argv)
         return 0
+    except SystemExit as e:  # argparse: --help, or a usage error that it has printed
+        return e.code if isinstance(e.code, int) else 2
     except UserError as e:
         for line in str(e).splitlines():
             print(f"error: {line}", file=sys.stderr)

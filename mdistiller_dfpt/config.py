@@ -185,7 +185,7 @@ def load_cfg(path: str | os.PathLike | None = None, overrides: Sequence[str] = (
 
 
 def _name_from(path: Path) -> str:
-    """A run's name from its config's place: configs/cifar100/kd/a_b.yaml -> cifar100/kd/a_b, elsewhere the file's name."""
+    """A run's name: the config's path below configs/ (cifar100/kd/res56_res20), elsewhere the file's own name."""
     parts = path.resolve().with_suffix("").parts
     below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
     name = "/".join(below)

@@ -110,21 +110,19 @@ def test_stages_that_do_not_exist_are_refused(stages):
 
 
 @pytest.mark.parametrize("name", CIFAR)
-def test_every_network_prompted_after_any_stages(name):
-    """All single stages, all of them, and all pairs: the two paths agree at the start, gradients reach each prompt."""
+def test_every_network_can_be_prompted_after_any_subset_of_its_stages(name):
+    """The two paths agree at the start, and a gradient reaches each prompt and no weight of the teacher."""
     teacher = build_model(name, num_classes=5).eval()
     count = len(teacher.stage_channels) - 1
-    image = torch.randn(2, 3, 32, 32)
-    subsets = [s for size in (1, 2, count) for s in itertools.combinations(range(1, count + 1), size)]
-    if sum(p.numel() for p in teacher.parameters()) > 2e6:
-        subsets = [(1,), (count,), tuple(range(1, count + 1))]  # the large ones take seconds each
-    for stages in subsets:
-        dual = DualPathTeacher(teacher, stages=stages, bn="running", init="teacher").train()
-        (original, _), prompt = dual(image)
-        torch.testing.assert_close(prompt, original, rtol=1e-4, atol=1e-4)
-        prompt.square().sum().backward()
-        for i in stages:
-            assert dual.prompts[str(i)].up.weight.grad.abs().sum() > 0, (stages, i)
+    image = torch.randn(2, 3, 16, 16)
+    for size in range(1, count + 1):
+        for stages in itertools.combinations(range(1, count + 1), size):
+            dual = DualPathTeacher(teacher, stages=stages, bn="running", init="teacher").train()
+            (original, _), prompt = dual(image)
+            torch.testing.assert_close(prompt, original, rtol=1e-4, atol=1e-4)
+            prompt.square().sum().backward()
+            assert all(dual.prompts[str(i)].up.weight.grad.abs().sum() > 0 for i in stages), stages
+            assert all(p.grad is None for p in teacher.parameters())
 
 
 @pytest.mark.parametrize("stages", [(1, 2, 3), (3,)])

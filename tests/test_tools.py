@@ -189,6 +189,12 @@ def test_a_diverging_run_exits_with_4_and_keeps_its_checkpoint(capsys, cwd):
     assert {p.name: p.read_bytes() for p in checkpoint.iterdir()} == before
 
 
+@pytest.mark.parametrize(("argv", "code"), [(["--help"], 0), ([], 2), (["--cfg"], 2), (["--cfg", "x", "--nope"], 2)])
+def test_usage_is_an_exit_code_too(argv, code, capsys):
+    assert TRAIN(argv) == code
+    assert "usage: train.py" in "".join(capsys.readouterr())
+
+
 def test_a_bug_exits_with_1_and_a_traceback(capsys, monkeypatch):
     from mdistiller_dfpt.cli import guarded
 
