@@ -78,6 +78,27 @@ def test_a_missing_teacher_is_trained_on_request(cwd, capsys, tmp_path):
     assert len(re.findall(r"top-1 \d+\.\d+ %, top-5 \d+\.\d+ %", capsys.readouterr().out)) == 2
 
 
+def test_an_interrupted_teacher_is_continued_not_begun_again(cwd, capsys):
+    teacher = ["--cfg", str(ROOT / "configs/digits/vanilla/res20.yaml"), *QUICK]
+    assert TRAIN(teacher) == 0
+    for name in ("results.json", "student.safetensors"):
+        (cwd / "output/digits/vanilla/res20/seed1" / name).unlink()
+    config = (cwd / "output/digits/vanilla/res20/seed1/checkpoints/epoch-00001/manifest.json").read_text()
+    assert '"epoch": 1' in config
+    (cwd / "c.yaml").write_text(
+        f"_BASE_: {ROOT}/configs/digits/kd/res20_res8.yaml\nDISTILLER: {{TEACHER_CFG: teacher.yaml}}\n"
+    )
+    (cwd / "teacher.yaml").write_text(
+        f"_BASE_: {ROOT}/configs/digits/vanilla/res20.yaml\nEXPERIMENT: {{NAME: digits/vanilla/res20}}\n"
+        "SOLVER: {EPOCHS: 2, BATCH_SIZE: 256}\nLOG: {TENSORBOARD: False}\n"
+    )
+    capsys.readouterr()
+    assert TRAIN(["--cfg", "c.yaml", *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "resuming after epoch 1" in out
+    assert not (cwd / "output/digits/vanilla/res20/seed1-2").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "pattern"),
     [

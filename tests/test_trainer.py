@@ -122,8 +122,10 @@ def test_a_directory_in_use_is_refused(overrides):
 def test_resuming_a_finished_run_changes_nothing_and_more_epochs_continue_it(overrides):
     run = trainer("NONE", overrides)
     results = run.fit()
+    before = {p: p.stat().st_mtime_ns for p in run.run.rglob("*") if p.name != "run.lock"}
     again = trainer("NONE", overrides).fit(resume=True)
-    assert again["student_sha256"] == results["student_sha256"]
+    assert again == results
+    assert {p: p.stat().st_mtime_ns for p in run.run.rglob("*") if p.name != "run.lock"} == before
     longer = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"]).fit(resume=True)
     assert [e["epoch"] for e in longer["epochs"]] == [1, 2, 3, 4]
 

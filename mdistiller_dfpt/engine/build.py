@@ -13,7 +13,7 @@ from ..errors import CheckpointError
 from ..models import StagedModel, build_model
 from .checkpoint import load_into
 from .evaluate import evaluate
-from .run_dir import check_writable, find_finished_weights
+from .run_dir import check_writable, find_finished_weights, is_resumable
 from .trainer import Trainer
 
 
@@ -100,5 +100,5 @@ def teacher_weights(cfg: CN) -> Path:
             "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
         )
     print(f"no teacher {d.TEACHER} yet: training it first from {d.TEACHER_CFG}; it is kept for later runs", flush=True)
-    run(teacher_cfg)
+    run(teacher_cfg, resume=is_resumable(teacher_cfg))
     return find_finished_weights(teacher_cfg)

@@ -8,7 +8,7 @@ from pathlib import Path
 from yacs.config import CfgNode as CN
 
 from ..errors import CheckpointError, ConfigError
-from .checkpoint import MANIFEST, WEIGHTS
+from .checkpoint import WEIGHTS, checkpoints
 
 CONFIG, RESULTS, CHECKPOINTS, BEST = "config.yaml", "results.json", "checkpoints", "best.safetensors"
 
@@ -37,6 +37,12 @@ def find_finished_weights(cfg: CN) -> Path | None:
     """The student's weights that the newest finished run of this config left, or None."""
     finished = [p / WEIGHTS for p in existing_runs(cfg) if (p / WEIGHTS).is_file() and (p / RESULTS).is_file()]
     return finished[-1] if finished else None
+
+
+def is_resumable(cfg: CN) -> bool:
+    """Whether the newest run of this config left a checkpoint."""
+    runs = existing_runs(cfg)
+    return bool(runs) and bool(checkpoints(runs[-1] / CHECKPOINTS))
 
 
 def open_run(cfg: CN, resume: bool) -> Path:
@@ -92,7 +98,3 @@ class RunLock:
 
     def release(self) -> None:
         self._file.close()
-
-
-__all__ = ["BEST", "CHECKPOINTS", "CONFIG", "MANIFEST", "RESULTS", "RunLock", "check_writable", "existing_runs",
-           "find_finished_weights", "open_run", "run_name"]  # fmt: skip

@@ -1,5 +1,6 @@
 """The one loop, for every method."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -63,6 +64,9 @@ class Trainer:
         try:
             if resume:
                 self._load_newest()
+                if (self.run / RESULTS).exists() and len(self.epochs) >= self.cfg.SOLVER.EPOCHS:
+                    print(f"{self.run} is finished; SOLVER.EPOCHS above {len(self.epochs)} continues it", flush=True)
+                    return json.loads((self.run / RESULTS).read_text(encoding="utf-8"))
             (self.run / CONFIG).write_text(dump_cfg(self.cfg), encoding="utf-8")
             print(f"run directory {self.run}", flush=True)
             return self._fit()
