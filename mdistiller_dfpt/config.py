@@ -1,151 +1,18 @@
-"""Defaults, loading and validation of a config. Files are data: inherited by `_BASE_`, merged, checked all at once."""
+"""Loading and validation of a config. Files are data: inherited by `_BASE_`, merged, checked all at once."""
 
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from yacs.config import CfgNode as CN
 
+from .config_keys import LIMITS, POSITIVE, Limit, default_cfg, is_name
 from .errors import ConfigError
 from .registry import suggest
 from .yaml_reader import parse_yaml, read_yaml
-
-
-class Limit(NamedTuple):
-    """What values a key takes: words for the error line, the test behind them, and other types it may have."""
-
-    words: str
-    test: Callable[[Any], bool]
-    types: tuple[type, ...] = ()
-
-
-POSITIVE = Limit("> 0", lambda v: v > 0)
-NOT_NEGATIVE = Limit(">= 0", lambda v: v >= 0)
-AT_LEAST_ONE = Limit(">= 1", lambda v: v >= 1)
-FRACTION = Limit("in [0, 1)", lambda v: 0 <= v < 1)
-
-
-def one_of(*choices: str) -> Limit:
-    """The limit of a key that takes one of a few words."""
-    return Limit(f"one of {', '.join(choices)}", lambda v: v in choices)
-
-
-_NAME = re.compile(r"[\w.,=+-]{1,128}(/[\w.,=+-]{1,128}){0,7}")
-
-
-def _is_name(value: str) -> bool:
-    return value == "" or (_NAME.fullmatch(value) is not None and ".." not in value)
-
-
-IS_NAME = Limit("letters, digits and . , = + - _ in parts of up to 128, divided by /", _is_name)
-
-# ---------------------------------------------------------------------------------------------------------------
-# Every key with its default; names and meanings of mdistiller's keys are mdistiller's.
-# ---------------------------------------------------------------------------------------------------------------
-_DEFAULTS = CN(
-    {
-        "EXPERIMENT": {
-            "PROJECT": "distill",  # accepted for mdistiller's files; names a W&B project there
-            "NAME": "",  # where the run lies below LOG.PREFIX; empty: the config's own path below configs/
-            "TAG": "default",  # appended to NAME unless "default", so that variants do not share a directory
-            "DEVICE": "auto",  # auto: cuda where there is one; cpu; cuda; cuda:1
-            "THREADS": 0,  # CPU threads; 0: PyTorch's choice
-        },
-        "DATASET": {
-            "TYPE": "cifar100",
-            "ROOT": "./data",  # folder that holds the data sets
-            "DOWNLOAD": False,  # fetch a missing data set from its official host
-            "NUM_WORKERS": 2,  # processes that decode files; data sets that live in memory need none
-            "TEST": {"BATCH_SIZE": 64},
-        },
-        "MODEL": {"FAMILY": "cifar"},
-        "DISTILLER": {
-            "TYPE": "NONE",
-            "TEACHER": "ResNet50",
-            "STUDENT": "resnet32",
-            "TEACHER_CKPT": "",  # weights of the teacher; empty: those that TEACHER_CFG's own run left
-            "TEACHER_CFG": "",  # config that trains the teacher, relative to the file that names it
-            "TEACHER_AUTO_TRAIN": False,  # train the teacher from TEACHER_CFG first where there is none yet
-        },
-        "SOLVER": {
-            "TRAINER": "base",  # one loop serves all methods; crd is accepted and means the same
-            "BATCH_SIZE": 64,
-            "EPOCHS": 240,
-            "LR": 0.05,
-            "SCHEDULE": "step",  # step: LR_DECAY_RATE after each of LR_DECAY_STAGES; cosine: to zero over all epochs
-            "LR_DECAY_STAGES": [150, 180, 210],
-            "LR_DECAY_RATE": 0.1,
-            "WARMUP_EPOCHS": 0.0,  # linear, per step, before the schedule's own value is reached
-            "WEIGHT_DECAY": 0.0001,
-            "MOMENTUM": 0.9,
-            "NESTEROV": False,
-            "TYPE": "SGD",
-            "AMP": "none",  # none: float32; bf16: networks under bfloat16 autocast, losses in float32
-            "CHANNELS_LAST": False,
-            "SEED": 1,
-            "DOT": {"DELTA": 0.075},
-        },
-        "LOG": {
-            "TENSORBOARD": True,
-            "TENSORBOARD_FREQ": 500,  # accepted for mdistiller's files, where nothing reads it either
-            "SAVE_CHECKPOINT_FREQ": 40,  # epochs between students kept for good; --resume has one of every epoch
-            "PREFIX": "./output",
-            "WANDB": False,  # accepted for mdistiller's files
-            "EVAL_FREQ": 1,  # epochs between evaluations; the last epoch is always evaluated
-        },
-    }
-)
-
-_LIMITS: dict[str, Limit] = {
-    "EXPERIMENT.NAME": IS_NAME,
-    "EXPERIMENT.TAG": IS_NAME,
-    "EXPERIMENT.DEVICE": Limit(
-        "auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None
-    ),
-    "EXPERIMENT.THREADS": NOT_NEGATIVE,
-    "DATASET.NUM_WORKERS": NOT_NEGATIVE,
-    "DATASET.TEST.BATCH_SIZE": AT_LEAST_ONE,
-    "SOLVER.TRAINER": one_of("base", "crd"),
-    "SOLVER.BATCH_SIZE": AT_LEAST_ONE,
-    "SOLVER.EPOCHS": AT_LEAST_ONE,
-    "SOLVER.LR": POSITIVE,
-    "SOLVER.SCHEDULE": one_of("step", "cosine"),
-    "SOLVER.LR_DECAY_STAGES": Limit(
-        "rising whole numbers >= 1",
-        lambda v: all(type(e) is int and e >= 1 for e in v) and all(a < b for a, b in pairwise(v)),
-    ),
-    "SOLVER.LR_DECAY_RATE": Limit("in (0, 1]", lambda v: 0 < v <= 1),
-    "SOLVER.WARMUP_EPOCHS": NOT_NEGATIVE,
-    "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
-    "SOLVER.MOMENTUM": FRACTION,
-    "SOLVER.TYPE": one_of("SGD"),
-    "SOLVER.AMP": one_of("none", "bf16"),
-    "SOLVER.SEED": Limit("in 0 .. 2**31 - 1", lambda v: 0 <= v < 2**31),
-    "LOG.SAVE_CHECKPOINT_FREQ": AT_LEAST_ONE,
-    "LOG.EVAL_FREQ": AT_LEAST_ONE,
-}
-
-_METHOD_NODES: dict[str, CN] = {}
-
-
-def declare_node(name: str, node: CN, limits: dict[str, Limit]) -> None:
-    """Add a method's node, declared beside the method, to the tree; its keys' limits by path below the node."""
-    if name in _DEFAULTS:
-        raise KeyError(f"{name!r} is a section of the config already")
-    _METHOD_NODES[name] = node
-    _LIMITS.update({f"{name}.{key}": limit for key, limit in limits.items()})
-
-
-def default_cfg() -> CN:
-    """A fresh copy of every key with its default, the nodes of all registered methods included."""
-    cfg = _DEFAULTS.clone()
-    for name, node in _METHOD_NODES.items():
-        cfg[name] = node.clone()
-    return cfg
 
 
 def flatten(node: CN | dict, prefix: str = "") -> dict[str, Any]:
@@ -189,7 +56,7 @@ def _name_from(path: Path) -> str:
     parts = path.resolve().with_suffix("").parts
     below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
     name = "/".join(below)
-    return name if _is_name(name) else re.sub(r"[^\w.,=+-]+", "_", parts[-1])
+    return name if is_name(name) else re.sub(r"[^\w.,=+-]+", "_", parts[-1])
 
 
 def dump_cfg(cfg: CN) -> str:
@@ -226,7 +93,7 @@ class _Merge:
                 self.value(node, key, full, value, where(full))
 
     def value(self, node: CN, key: str, full: str, value: Any, where: str) -> None:
-        ok, converted = _as_type(value, node[key], _LIMITS.get(full))
+        ok, converted = _as_type(value, node[key], LIMITS.get(full))
         if ok:
             node[key] = converted
             self.where[full] = where
@@ -247,7 +114,7 @@ class _Merge:
                 self.faults.append(f"{where}: unknown key {full}; {suggest(full, list(flatten(self.cfg)))}")
             elif isinstance(node[parts[-1]], CN):
                 self.faults.append(f"{where}: {full} is a section; set a key below it")
-            elif type(node[parts[-1]]) is str and not _LIMITS.get(full, POSITIVE).types:
+            elif type(node[parts[-1]]) is str and not LIMITS.get(full, POSITIVE).types:
                 self.value(node, parts[-1], full, text, where)
             else:
                 try:
@@ -259,7 +126,7 @@ class _Merge:
 
     def check(self) -> None:
         flat = flatten(self.cfg)
-        for full, limit in _LIMITS.items():
+        for full, limit in LIMITS.items():
             if not _holds(limit, flat[full]):
                 where = self.where.get(full, "default")
                 self.faults.append(f"{where}: {full} is {_show(flat[full])}; it must be {limit.words}")

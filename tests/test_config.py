@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mdistiller_dfpt.config import default_cfg, dump_cfg, flatten, keywords, load_cfg
+from mdistiller_dfpt.config import dump_cfg, flatten, keywords, load_cfg
+from mdistiller_dfpt.config_keys import default_cfg
 from mdistiller_dfpt.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from ..config import Limit, declare_node
+from ..config_keys import Limit, declare_node
 from ..data import Batch
 from ..registry import Registry
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config import NOT_NEGATIVE, POSITIVE, Limit, one_of
+from ..config_keys import NOT_NEGATIVE, POSITIVE, Limit, one_of
 from ..data import Batch
 from ..dual_path import DualPathTeacher
 from ..models.complexity import count_macs, dummy_image, total

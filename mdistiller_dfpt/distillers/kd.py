@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from ..config import NOT_NEGATIVE, POSITIVE
+from ..config_keys import NOT_NEGATIVE, POSITIVE
 from ..data import Batch
 from .base import DISTILLERS, Distiller, Output
 from .logit_loss import LOGIT_LOSSES

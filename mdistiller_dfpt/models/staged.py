@@ -50,6 +50,21 @@ class StagedModel(nn.Module):
         return list(self.stage_channels)
 
 
+class LayeredModel(StagedModel):
+    """The common plan: a stem of conv1, bn1 and ReLU, stages layer1 .. layerN, global pooling and one linear layer."""
+
+    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return out, out
+
+    def stages(self) -> list[Stage]:
+        return [self._stem, *(getattr(self, f"layer{i}") for i in range(1, len(self.stage_channels)))]
+
+    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        pooled = global_pool(x)
+        return getattr(self, self.head_modules[-1])(pooled), pooled
+
+
 def global_pool(x: Tensor) -> Tensor:
     """Mean over all positions, (B, C, H, W) -> (B, C), for any H and W."""
     return F.adaptive_avg_pool2d(x, 1).flatten(1)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import Stage, StagedModel, global_pool, init_kaiming
+from ..staged import LayeredModel, init_kaiming
 
 
 class BasicBlock(nn.Module):
@@ -40,7 +40,7 @@ class BlockStage(nn.Sequential):
         return x, preactivation
 
 
-class ResNet(StagedModel):
+class ResNet(LayeredModel):
     """Depth 6n + 2: a stem and three stages of n blocks at 1, 1/2 and 1/4 of the input's size."""
 
     def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int):
@@ -59,17 +59,6 @@ class ResNet(StagedModel):
     def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> BlockStage:
         first = BasicBlock(in_channels, channels, stride)
         return BlockStage(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
-
-    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return out, out
-
-    def stages(self) -> list[Stage]:
-        return [self._stem, self.layer1, self.layer2, self.layer3]
-
-    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = global_pool(x)
-        return self.fc(pooled), pooled
 
 
 for _depth in (8, 14, 20, 32, 44, 56, 110):

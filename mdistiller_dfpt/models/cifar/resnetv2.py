@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import Stage, StagedModel, global_pool, init_kaiming
+from ..staged import LayeredModel, init_kaiming
 from .resnet import BlockStage
 
 
@@ -56,7 +56,7 @@ class Bottleneck(nn.Module):
         return self.bn3(self.conv3(out)) + self.shortcut(x)
 
 
-class ResNetV2(StagedModel):
+class ResNetV2(LayeredModel):
     """A stem and four stages at 1, 1/2, 1/4 and 1/8 of the input's size."""
 
     head_modules = ("linear",)
@@ -76,17 +76,6 @@ class ResNetV2(StagedModel):
             setattr(self, f"layer{i + 1}", BlockStage(*layers))
         self.linear = nn.Linear(in_channels, num_classes)
         init_kaiming(self)
-
-    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return out, out
-
-    def stages(self) -> list[Stage]:
-        return [self._stem, self.layer1, self.layer2, self.layer3, self.layer4]
-
-    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = global_pool(x)
-        return self.linear(pooled), pooled
 
 
 MODELS.register("cifar/ResNet18")(partial(ResNetV2, Basic, (2, 2, 2, 2)))

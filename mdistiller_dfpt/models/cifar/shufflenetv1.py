@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import Stage, StagedModel, global_pool
+from ..staged import LayeredModel
 from .resnet import BlockStage
 
 
@@ -34,7 +34,7 @@ class Bottleneck(nn.Module):
         return torch.cat([out, F.avg_pool2d(x, 3, 2, 1)], 1)
 
 
-class ShuffleNetV1(StagedModel):
+class ShuffleNetV1(LayeredModel):
     """A 1x1 stem and three stages of 4, 8 and 4 blocks, each at half the size of the one before."""
 
     head_modules = ("linear",)
@@ -52,17 +52,6 @@ class ShuffleNetV1(StagedModel):
             setattr(self, f"layer{i + 1}", BlockStage(first, *rest))
             in_channels = width
         self.linear = nn.Linear(in_channels, num_classes)
-
-    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return out, out
-
-    def stages(self) -> list[Stage]:
-        return [self._stem, self.layer1, self.layer2, self.layer3]
-
-    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = global_pool(x)
-        return self.linear(pooled), pooled
 
 
 MODELS.register("cifar/ShuffleV1")(ShuffleNetV1)

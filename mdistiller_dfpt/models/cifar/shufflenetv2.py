@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import Stage, StagedModel, global_pool
+from ..staged import LayeredModel, global_pool
 
 
 class ShuffleBlock(nn.Module):
@@ -67,7 +67,7 @@ class ShuffleStage(nn.Sequential):
         return x, preactivation
 
 
-class ShuffleNetV2(StagedModel):
+class ShuffleNetV2(LayeredModel):
     """A 1x1 stem, three stages of 4, 8 and 4 blocks, and a 1x1 convolution to 1024 channels in the head."""
 
     head_modules = ("conv2", "bn2", "linear")
@@ -85,13 +85,6 @@ class ShuffleNetV2(StagedModel):
         self.conv2 = nn.Conv2d(in_channels, widths[3], 1, bias=False)
         self.bn2 = nn.BatchNorm2d(widths[3])
         self.linear = nn.Linear(widths[3], num_classes)
-
-    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return out, out
-
-    def stages(self) -> list[Stage]:
-        return [self._stem, self.layer1, self.layer2, self.layer3]
 
     def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
         pooled = global_pool(F.relu(self.bn2(self.conv2(x))))

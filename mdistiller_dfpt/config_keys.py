@@ -1,0 +1,142 @@
+"""Every key of the config with its default and the values it takes; methods add their own nodes here."""
+
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from yacs.config import CfgNode as CN
+
+
+class Limit(NamedTuple):
+    """What values a key takes: words for the error line, the test behind them, and other types it may have."""
+
+    words: str
+    test: Callable[[Any], bool]
+    types: tuple[type, ...] = ()
+
+
+POSITIVE = Limit("> 0", lambda v: v > 0)
+NOT_NEGATIVE = Limit(">= 0", lambda v: v >= 0)
+AT_LEAST_ONE = Limit(">= 1", lambda v: v >= 1)
+FRACTION = Limit("in [0, 1)", lambda v: 0 <= v < 1)
+
+
+def one_of(*choices: str) -> Limit:
+    """The limit of a key that takes one of a few words."""
+    return Limit(f"one of {', '.join(choices)}", lambda v: v in choices)
+
+
+_NAME = re.compile(r"[\w.,=+-]{1,128}(/[\w.,=+-]{1,128}){0,7}")
+
+
+def is_name(value: str) -> bool:
+    """Whether a run may be called this: parts that cannot leave the output directory, or empty for a derived name."""
+    return value == "" or (_NAME.fullmatch(value) is not None and ".." not in value)
+
+
+IS_NAME = Limit("letters, digits and . , = + - _ in parts of up to 128, divided by /", is_name)
+
+# ---------------------------------------------------------------------------------------------------------------
+# Every key with its default; names and meanings of mdistiller's keys are mdistiller's.
+# ---------------------------------------------------------------------------------------------------------------
+_DEFAULTS = CN(
+    {
+        "EXPERIMENT": {
+            "PROJECT": "distill",  # accepted for mdistiller's files; names a W&B project there
+            "NAME": "",  # where the run lies below LOG.PREFIX; empty: the config's own path below configs/
+            "TAG": "default",  # appended to NAME unless "default", so that variants do not share a directory
+            "DEVICE": "auto",  # auto: cuda where there is one; cpu; cuda; cuda:1
+            "THREADS": 0,  # CPU threads; 0: PyTorch's choice
+        },
+        "DATASET": {
+            "TYPE": "cifar100",
+            "ROOT": "./data",  # folder that holds the data sets
+            "DOWNLOAD": False,  # fetch a missing data set from its official host
+            "NUM_WORKERS": 2,  # processes that decode files; data sets that live in memory need none
+            "TEST": {"BATCH_SIZE": 64},
+        },
+        "MODEL": {"FAMILY": "cifar"},
+        "DISTILLER": {
+            "TYPE": "NONE",
+            "TEACHER": "ResNet50",
+            "STUDENT": "resnet32",
+            "TEACHER_CKPT": "",  # weights of the teacher; empty: those that TEACHER_CFG's own run left
+            "TEACHER_CFG": "",  # config that trains the teacher, relative to the file that names it
+            "TEACHER_AUTO_TRAIN": False,  # train the teacher from TEACHER_CFG first where there is none yet
+        },
+        "SOLVER": {
+            "TRAINER": "base",  # one loop serves all methods; crd is accepted and means the same
+            "BATCH_SIZE": 64,
+            "EPOCHS": 240,
+            "LR": 0.05,
+            "SCHEDULE": "step",  # step: LR_DECAY_RATE after each of LR_DECAY_STAGES; cosine: to zero over all epochs
+            "LR_DECAY_STAGES": [150, 180, 210],
+            "LR_DECAY_RATE": 0.1,
+            "WARMUP_EPOCHS": 0.0,  # linear, per step, before the schedule's own value is reached
+            "WEIGHT_DECAY": 0.0001,
+            "MOMENTUM": 0.9,
+            "NESTEROV": False,
+            "TYPE": "SGD",
+            "AMP": "none",  # none: float32; bf16: networks under bfloat16 autocast, losses in float32
+            "CHANNELS_LAST": False,
+            "SEED": 1,
+            "DOT": {"DELTA": 0.075},
+        },
+        "LOG": {
+            "TENSORBOARD": True,
+            "TENSORBOARD_FREQ": 500,  # accepted for mdistiller's files, where nothing reads it either
+            "SAVE_CHECKPOINT_FREQ": 40,  # epochs between students kept for good; --resume has one of every epoch
+            "PREFIX": "./output",
+            "WANDB": False,  # accepted for mdistiller's files
+            "EVAL_FREQ": 1,  # epochs between evaluations; the last epoch is always evaluated
+        },
+    }
+)
+
+LIMITS: dict[str, Limit] = {
+    "EXPERIMENT.NAME": IS_NAME,
+    "EXPERIMENT.TAG": IS_NAME,
+    "EXPERIMENT.DEVICE": Limit(
+        "auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None
+    ),
+    "EXPERIMENT.THREADS": NOT_NEGATIVE,
+    "DATASET.NUM_WORKERS": NOT_NEGATIVE,
+    "DATASET.TEST.BATCH_SIZE": AT_LEAST_ONE,
+    "SOLVER.TRAINER": one_of("base", "crd"),
+    "SOLVER.BATCH_SIZE": AT_LEAST_ONE,
+    "SOLVER.EPOCHS": AT_LEAST_ONE,
+    "SOLVER.LR": POSITIVE,
+    "SOLVER.SCHEDULE": one_of("step", "cosine"),
+    "SOLVER.LR_DECAY_STAGES": Limit(
+        "rising whole numbers >= 1",
+        lambda v: all(type(e) is int and e >= 1 for e in v) and all(a < b for a, b in pairwise(v)),
+    ),
+    "SOLVER.LR_DECAY_RATE": Limit("in (0, 1]", lambda v: 0 < v <= 1),
+    "SOLVER.WARMUP_EPOCHS": NOT_NEGATIVE,
+    "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
+    "SOLVER.MOMENTUM": FRACTION,
+    "SOLVER.TYPE": one_of("SGD"),
+    "SOLVER.AMP": one_of("none", "bf16"),
+    "SOLVER.SEED": Limit("in 0 .. 2**31 - 1", lambda v: 0 <= v < 2**31),
+    "LOG.SAVE_CHECKPOINT_FREQ": AT_LEAST_ONE,
+    "LOG.EVAL_FREQ": AT_LEAST_ONE,
+}
+
+_METHOD_NODES: dict[str, CN] = {}
+
+
+def declare_node(name: str, node: CN, limits: dict[str, Limit]) -> None:
+    """Add a method's node, declared beside the method, to the tree; its keys' limits by path below the node."""
+    if name in _DEFAULTS:
+        raise KeyError(f"{name!r} is a section of the config already")
+    _METHOD_NODES[name] = node
+    LIMITS.update({f"{name}.{key}": limit for key, limit in limits.items()})
+
+
+def default_cfg() -> CN:
+    """A fresh copy of every key with its default, the nodes of all registered methods included."""
+    cfg = _DEFAULTS.clone()
+    for name, node in _METHOD_NODES.items():
+        cfg[name] = node.clone()
+    return cfg
