@@ -138,6 +138,16 @@ def test_resume_without_a_run_or_under_another_config_is_refused(overrides):
         trainer("NONE", [*overrides, "SOLVER.EPOCHS", "3", "SOLVER.LR", "0.2"]).fit(resume=True)
 
 
+def test_resuming_under_another_teacher_is_refused(overrides):
+    stopped_after("KD", overrides, 1)
+    other = trainer("KD", [*overrides, "SOLVER.EPOCHS", "3"])
+    with torch.no_grad():
+        other.distiller.teacher.fc.bias += 1
+    changed = Trainer(other.cfg, other.distiller, other.data, "tiny")
+    with pytest.raises(CheckpointError, match="was taught by another tiny"):
+        changed.fit(resume=True)
+
+
 @pytest.mark.parametrize("fault", ["truncated", "empty", "flipped byte", "no manifest", "directory"])
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(fault, overrides, capsys, tmp_path):
     expected = trainer("KD", [*overrides, "SOLVER.EPOCHS", "3"], "LOG.PREFIX", str(tmp_path / "whole")).fit()

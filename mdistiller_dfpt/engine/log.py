@@ -2,10 +2,14 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from ..data import Batch
+from .meters import Meters
 
 
 def duration(seconds: float) -> str:
@@ -22,28 +26,25 @@ class Progress:
 
     SECONDS_BETWEEN_READS = 0.5
 
-    def __init__(self, label: str, total: int, first: int = 0):
-        self.bar = None
-        if sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=first, desc=label, unit="step", leave=False, dynamic_ncols=True)
-        self._next_read = time.monotonic() + self.SECONDS_BETWEEN_READS
+    def __init__(self, label: str, steps: int, meters: Meters):
+        self.label, self.steps, self.meters = label, steps, meters
 
-    def step(self, meters: Any, samples_per_step: int) -> None:
-        """Advance by one step; read the meters at most twice a second."""
-        if self.bar is None:
+    def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with the bar advancing as they are used; meters are read at most twice a second."""
+        if not sys.stderr.isatty():
+            yield from batches
             return
-        self.bar.update(1)
-        now = time.monotonic()
-        if now >= self._next_read:
-            self._next_read = now + self.SECONDS_BETWEEN_READS
-            values = meters.read()
-            rate = (self.bar.format_dict["rate"] or 0) * samples_per_step
-            shown = {k: f"{values[k]:.3g}" for k in ("loss", "top1", "top5") if k in values}
-            self.bar.set_postfix({**shown, "img/s": f"{rate:.0f}"})
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        next_read = time.monotonic() + self.SECONDS_BETWEEN_READS
+        with tqdm(total=self.steps, desc=self.label, unit="step", leave=False, dynamic_ncols=True) as bar:
+            for batch in batches:
+                yield batch
+                bar.update(1)
+                if time.monotonic() >= next_read:
+                    next_read = time.monotonic() + self.SECONDS_BETWEEN_READS
+                    values = self.meters.read()
+                    shown = {k: f"{values[k]:.3g}" for k in ("loss", "top1", "top5") if k in values}
+                    rate = (bar.format_dict["rate"] or 0) * len(batch.target)
+                    bar.set_postfix({**shown, "img/s": f"{rate:.0f}"})
 
 
 class EventLog:

@@ -53,6 +53,8 @@ class Trainer:
         self.diverged = torch.zeros((), device=self.device)
         self.epochs: list[dict[str, Any]] = []
         self.run: Path | None = None
+        teacher = self.distiller.teacher
+        self.teacher_sha256 = None if teacher is None else state_hash(teacher.state_dict())
 
     def fit(self, resume: bool = False) -> dict[str, Any]:
         """Train to SOLVER.EPOCHS and return the contents of results.json.
@@ -112,8 +114,7 @@ class Trainer:
         """One pass over the training set; averages of the losses and of what the method logged."""
         distiller, data = self.distiller.train(), self.data.train
         meters, steps = Meters(self.device), len(data)
-        progress = Progress(f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}", steps)
-        for batch in data.epoch(epoch):
+        for batch in Progress(f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}", steps, meters).over(data.epoch(epoch)):
             set_learning_rate(self.optimizer, learning_rate(self.cfg, epoch - 1 + (batch.step - 1) / steps))
             # Forward both networks and collect the weighted terms
             logits, losses = distiller(**batch.fields())
@@ -127,8 +128,6 @@ class Trainer:
                 samples = len(batch.target)
                 accuracy = {f"top{k}": correct_at(logits, batch.target, k) * (100 / samples) for k in (1, 5)}
                 meters.update({"loss": loss, **losses, **distiller.take_logged(), **accuracy}, samples)
-            progress.step(meters, samples)
-        progress.close()
         totals = meters.totals()
         if self.diverged:
             raise DivergedError(f"the loss is not finite in epoch {epoch}; lower SOLVER.LR (now {self.cfg.SOLVER.LR})")
@@ -161,7 +160,7 @@ class Trainer:
         print(f"teacher {self.teacher_name}: top-1 {accuracy['top1']:.2f} %", flush=True)
         if accuracy["top1"] < 200 / self.data.num_classes:
             print(f"warning: the teacher is near chance ({100 / self.data.num_classes:.1f} %)", file=sys.stderr)
-        return {"name": self.teacher_name, "sha256": state_hash(teacher.state_dict()), **accuracy}
+        return {"name": self.teacher_name, "sha256": self.teacher_sha256, **accuracy}
 
     def _keep_best(self, record: dict[str, Any]) -> float | None:
         """Save the student's weights where this epoch is the best so far; the best top-1, ties to the earlier."""
@@ -185,6 +184,7 @@ class Trainer:
             "distiller": self.cfg.DISTILLER.TYPE,
             "student": self.cfg.DISTILLER.STUDENT,
             "classes": self.data.num_classes,
+            "teacher_sha256": self.teacher_sha256,
             "config": dump_cfg(self.cfg),
         }
         folder, student = self.run / CHECKPOINTS, self.distiller.student.state_dict()
@@ -202,6 +202,10 @@ class Trainer:
                 print(f"warning: {e}; trying the one before", file=sys.stderr)
                 continue
             self._refuse_other_config(folder, manifest["config"])
+            if manifest["teacher_sha256"] != self.teacher_sha256:
+                raise CheckpointError(
+                    f"{folder}: was taught by another {self.teacher_name}; name its weights as DISTILLER.TEACHER_CKPT"
+                )
             try:
                 self.distiller.load_training_state(state["distiller"])
                 self.optimizer.load_state_dict(state["optimizer"])
