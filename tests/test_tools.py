@@ -119,6 +119,16 @@ def test_bad_configs_exit_with_2(argv, pattern, capsys, cwd):
     refused(TRAIN, argv, 2, pattern, capsys, cwd)
 
 
+def test_bfloat16_in_software_is_warned_of(capsys, cwd, monkeypatch):
+    import mdistiller_dfpt.engine.build as build
+
+    for hardware, warned in ((False, True), (True, False)):
+        monkeypatch.setattr(build, "has_bfloat16", lambda hardware=hardware: hardware)
+        words = ["SOLVER.AMP", "bf16", "EXPERIMENT.DEVICE", "cpu", "SOLVER.BATCH_SIZE", "9999"]
+        assert TRAIN([*digits("vanilla"), *words]) == 2, "refused for its batch, right after the warning"
+        assert ("use SOLVER.AMP none" in capsys.readouterr().err) is warned
+
+
 def test_a_missing_device_exits_with_2(capsys, cwd):
     if torch.cuda.is_available():
         pytest.skip("there is a device")

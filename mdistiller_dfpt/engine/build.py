@@ -1,5 +1,6 @@
 """From a config to a run: device, data, networks, distiller, trainer, in the order in which faults are cheapest."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -23,11 +24,22 @@ def run(cfg: CN, resume: bool = False) -> dict:
     device = pick_device(cfg)
     if cfg.EXPERIMENT.THREADS:
         torch.set_num_threads(cfg.EXPERIMENT.THREADS)
+    if device.type == "cpu" and cfg.SOLVER.AMP == "bf16" and not has_bfloat16():
+        print("warning: this CPU computes bfloat16 in software, many times slower than float32: use SOLVER.AMP none",
+              file=sys.stderr)  # fmt: skip
     method = DISTILLERS[cfg.DISTILLER.TYPE]
     for name in (cfg.DISTILLER.STUDENT, *([cfg.DISTILLER.TEACHER] if method.needs_teacher else [])):
         build_on_meta(cfg, name)
     weights = teacher_weights(cfg) if method.needs_teacher else None
     return build_trainer(cfg, build_data(cfg, device), weights).fit(resume)
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 instructions; True where PyTorch cannot tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if capabilities.get("architecture") != "x86_64":
+        return True
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def build_trainer(cfg: CN, data: Data, weights: Path | None) -> Trainer:
