@@ -191,9 +191,10 @@ def _with_bases(path: Path, chain: tuple[Path, ...]) -> Iterable[tuple[Path, dic
 
 
 def _resolve_paths(data: dict[str, Any], file: Path) -> None:
-    """A path to another config is relative to the file that names it, or else to the working directory."""
+    """The teacher's config and weights are relative to the file that names them, or else to the working directory."""
     section = data.get("DISTILLER")
-    if isinstance(section, dict) and isinstance(section.get("TEACHER_CFG"), str) and section["TEACHER_CFG"]:
-        beside = file.parent / section["TEACHER_CFG"]
-        if beside.exists() or not Path(section["TEACHER_CFG"]).exists():
-            section["TEACHER_CFG"] = os.path.relpath(beside)
+    for key in ("TEACHER_CFG", "TEACHER_CKPT"):
+        if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
+            beside = file.parent / section[key]
+            if beside.exists() or not Path(section[key]).exists():
+                section[key] = os.path.relpath(beside)
