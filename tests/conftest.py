@@ -85,6 +85,7 @@ def take_steps(distiller: Distiller, steps: int, lr: float = 0.05) -> list[float
         loss = sum(losses.values())
         optimizer.zero_grad()
         loss.backward()
+        distiller.before_step()
         optimizer.step()
         distiller.after_step(batch)
         history.append(loss.item())

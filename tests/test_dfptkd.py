@@ -116,6 +116,31 @@ def test_every_switch_trains(switch, variant):
     assert history[-1] < history[0]
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_the_prompt_paths_gradient_is_bounded_and_the_students_is_not(clip):
+    distiller = tiny_distiller("DFPTKD", "DFPTKD.PROMPT.CLIP_NORM", str(clip))
+    _, losses = distiller(**tiny_batch().fields())
+    sum(losses.values()).backward()
+    prompt = [p for p in distiller.dual.parameters() if p.requires_grad]
+    student = [p.grad.clone() for p in distiller.student.parameters()]
+    before = torch.nn.utils.get_total_norm([p.grad for p in prompt])
+    distiller.before_step()
+    after = torch.nn.utils.get_total_norm([p.grad for p in prompt])
+    torch.testing.assert_close(after, before.clamp(max=clip) if clip else before)
+    assert all(torch.equal(p.grad, g) for p, g in zip(distiller.student.parameters(), student, strict=True))
+
+
+@pytest.mark.parametrize("init", ["teacher", "random"])
+def test_a_run_at_four_times_the_usual_rate_is_stable(init):
+    """With PROMPT.CLIP_NORM 0 the random start reaches 1e24 here, as fusions and head blow each other up."""
+    distiller = tiny_distiller("DFPTKD", "DFPTKD.INIT", init)
+    with torch.no_grad():
+        distiller.teacher.fc.weight *= 3  # a confident teacher, as after long training
+    history = take_steps(distiller, 100, lr=0.2)
+    assert max(history) < 10
+    assert history[-1] < 2
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -126,6 +126,9 @@ class Distiller(nn.Module):
         logged, self._logged = self._logged, {}
         return logged
 
+    def before_step(self) -> None:
+        """Called between the backward pass and the optimiser's step, for what changes the gradient."""
+
     def after_step(self, batch: Batch) -> None:
         """Called after each optimiser step, for what changes beside the gradient (a memory bank, an average)."""
 

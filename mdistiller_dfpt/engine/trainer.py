@@ -122,6 +122,7 @@ class Trainer:
             # Update whatever requires grad: student, prompts, adapters
             self.optimizer.zero_grad()
             loss.backward()
+            distiller.before_step()
             self._guarded_step(loss, losses, batch)
             distiller.after_step(batch)
             with torch.no_grad():
