@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mdistiller_dfpt.data import Data
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.engine import Trainer
 from mdistiller_dfpt.engine.checkpoint import load_weights
 from mdistiller_dfpt.engine.hashing import state_hash
+from mdistiller_dfpt.engine.meters import Meters
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DivergedError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
@@ -260,31 +262,37 @@ def test_a_training_step_reads_nothing_from_the_device(name, overrides, monkeypa
     assert counter.reads - first == first, f"{first} reads in 3 steps, {counter.reads - first} in 6"
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains_on_a_gpu_without_waiting(name, overrides):
-    from mdistiller_dfpt.data.resident import ResidentLoader
-
-    cfg = tiny_cfg("DISTILLER.TYPE", name, "SOLVER.AMP", "bf16", "SOLVER.CHANNELS_LAST", "True", *overrides)
+def gpu_data() -> Data:
     data = tiny_data()
     for loader in (data.train, data.test):
-        assert isinstance(loader, ResidentLoader)
         for attribute in ("padded", "labels", "scale", "shift"):
             setattr(loader, attribute, getattr(loader, attribute).cuda())
-    run = Trainer(cfg, tiny_distiller(name, "SOLVER.AMP", "bf16"), data, "tiny")
-    results = run.fit()
-    assert results["final"]["top1"]["last"] >= 0
+    return data
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_on_a_gpu_and_no_step_waits_for_it(name, overrides):
+    more = ["SOLVER.AMP", "bf16", "SOLVER.CHANNELS_LAST", "True"]
+    run = Trainer(tiny_cfg("DISTILLER.TYPE", name, *more, *overrides), tiny_distiller(name, *more), gpu_data(), "tiny")
+    assert run.fit()["final"]["top1"]["last"] >= 0
+    batches = list(run.data.train.epoch(1))
+    meters = Meters(run.device)
+    run.distiller.train()
+    run._step(batches[0], meters)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run._step(batches[1], meters)
+        meters.read()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_a_poisoned_step_changes_no_weight(overrides):
-    data = tiny_data()
-    for loader in (data.train, data.test):
-        for attribute in ("padded", "labels", "scale", "shift"):
-            setattr(loader, attribute, getattr(loader, attribute).cuda())
-    run = Trainer(tiny_cfg("DISTILLER.TYPE", "NONE", *overrides), tiny_distiller("NONE"), data)
+    run = Trainer(tiny_cfg("DISTILLER.TYPE", "NONE", *overrides), tiny_distiller("NONE"), gpu_data())
     before = state_hash(dict(run.distiller.student.named_parameters()))
-    data.train.scale *= float("nan")
+    run.data.train.scale *= float("nan")
     with pytest.raises(DivergedError):
         run.fit()
     assert state_hash(dict(run.distiller.student.named_parameters())) == before

@@ -28,7 +28,10 @@ class ImageSet(NamedTuple):
     classes: tuple[str, ...]
 
 
-def draw_views(index: Tensor, seed: int, epoch: int, pad: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
+Views = tuple[Tensor, Tensor, Tensor]
+
+
+def draw_views(index: Tensor, seed: int, epoch: int, pad: int, flip: bool) -> Views:
     """The view of each sample in this epoch: offsets dy, dx in 0..2*pad, and whether it is mirrored; each (B,)."""
     bits = random_bits(index, seed, epoch, stream=2)
     positions = 2 * pad + 1
@@ -37,7 +40,7 @@ def draw_views(index: Tensor, seed: int, epoch: int, pad: int, flip: bool) -> tu
     return dy, dx, mirrored
 
 
-def crop_flip(padded: Tensor, index: Tensor, views: tuple[Tensor, Tensor, Tensor], size: tuple[int, int]) -> Tensor:
+def crop_flip(padded: Tensor, index: Tensor, views: Views, size: tuple[int, int]) -> Tensor:
     """Views of padded images (N, H', W', 3) -> (B, H, W, 3), one gather for crop and mirror together."""
     dy, dx, mirrored = views
     height, width = (torch.arange(s, device=padded.device) for s in size)
@@ -73,21 +76,21 @@ class ResidentLoader:
 
     def epoch(self, epoch: int = 1, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `first` on; shuffled and augmented where this is a training set."""
-        device = self.labels.device
+        everything = torch.arange(self.num_samples, device=self.labels.device)
+        order, views = everything, None
         if self.train:
-            order = epoch_order(self.num_samples, self.seed, epoch).to(device)
-        else:
-            order = torch.arange(self.num_samples, device=device)
+            order = epoch_order(self.num_samples, self.seed, epoch).to(everything.device)
+            # All of the epoch's views at once: no step copies anything to the device or waits for it
+            views = draw_views(everything, self.seed, epoch, self.recipe.pad, self.recipe.flip)
         for number in range(first, len(self)):
-            yield self.batch(order[number * self.batch_size : (number + 1) * self.batch_size], epoch, number + 1)
+            index = order[number * self.batch_size : (number + 1) * self.batch_size]
+            yield Batch(self._images(index, views), self.labels[index], index, epoch, number + 1)
 
-    def batch(self, index: Tensor, epoch: int, step: int) -> Batch:
-        """The samples at `index` as they look in this epoch."""
-        if self.train:
-            views = draw_views(index, self.seed, epoch, self.recipe.pad, self.recipe.flip)
-            image = crop_flip(self.padded, index, views, self.size)
-        else:
+    def _images(self, index: Tensor, views: Views | None) -> Tensor:
+        """The samples at `index`, cropped and mirrored where there are views, normalised; (B, 3, H, W) float."""
+        if views is None:
             image = self.padded[index]
+        else:
+            image = crop_flip(self.padded, index, tuple(v[index] for v in views), self.size)
         image = (image * self.scale + self.shift).permute(0, 3, 1, 2)
-        image = image.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
-        return Batch(image, self.labels[index], index, epoch, step)
+        return image.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)

@@ -112,27 +112,33 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set; averages of the losses and of what the method logged."""
-        distiller, data = self.distiller.train(), self.data.train
-        meters, steps = Meters(self.device), len(data)
-        for batch in Progress(f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}", steps, meters).over(data.epoch(epoch)):
-            set_learning_rate(self.optimizer, learning_rate(self.cfg, epoch - 1 + (batch.step - 1) / steps))
-            # Forward both networks and collect the weighted terms
-            logits, losses = distiller(**batch.fields())
-            loss = sum(losses.values())
-            # Update whatever requires grad: student, prompts, adapters
-            self.optimizer.zero_grad()
-            loss.backward()
-            distiller.before_step()
-            self._guarded_step(loss, losses, batch)
-            distiller.after_step(batch)
-            with torch.no_grad():
-                samples = len(batch.target)
-                accuracy = {f"top{k}": correct_at(logits, batch.target, k) * (100 / samples) for k in (1, 5)}
-                meters.update({"loss": loss, **losses, **distiller.take_logged(), **accuracy}, samples)
+        data, meters = self.data.train, Meters(self.device)
+        self.distiller.train()
+        label = f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}"
+        for batch in Progress(label, len(data), meters).over(data.epoch(epoch)):
+            set_learning_rate(self.optimizer, learning_rate(self.cfg, epoch - 1 + (batch.step - 1) / len(data)))
+            self._step(batch, meters)
         totals = meters.totals()
         if self.diverged:
             raise DivergedError(f"the loss is not finite in epoch {epoch}; lower SOLVER.LR (now {self.cfg.SOLVER.LR})")
         return totals
+
+    def _step(self, batch: Batch, meters: Meters) -> None:
+        """One update; on a GPU nothing here waits for the device."""
+        distiller = self.distiller
+        # Forward both networks and collect the weighted terms
+        logits, losses = distiller(**batch.fields())
+        loss = sum(losses.values())
+        # Update whatever requires grad: student, prompts, adapters
+        self.optimizer.zero_grad()
+        loss.backward()
+        distiller.before_step()
+        self._guarded_step(loss, losses, batch)
+        distiller.after_step(batch)
+        with torch.no_grad():
+            samples = len(batch.target)
+            accuracy = {f"top{k}": correct_at(logits, batch.target, k) * (100 / samples) for k in (1, 5)}
+            meters.update({"loss": loss, **losses, **distiller.take_logged(), **accuracy}, samples)
 
     def _guarded_step(self, loss: Tensor, losses: dict[str, Tensor], batch: Batch) -> None:
         """Apply the gradient unless the loss is not finite.
