@@ -115,6 +115,7 @@ def test_bases_are_merged_in_order_and_their_files_are_named(tmp_path):
 
 def test_teacher_cfg_is_relative_to_the_file_that_names_it(tmp_path):
     (tmp_path / "sub").mkdir()
+    write(tmp_path, "t.yaml", "")
     write(tmp_path / "sub", "base.yaml", "DISTILLER: {TEACHER_CFG: ../t.yaml}\n")
     cfg = load_cfg(write(tmp_path, "c.yaml", "_BASE_: sub/base.yaml\n"))
     assert Path(cfg.DISTILLER.TEACHER_CFG).resolve() == tmp_path / "t.yaml"
