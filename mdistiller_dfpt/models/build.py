@@ -1,7 +1,7 @@
 """The registry of networks and the one function that makes one."""
 
 from ..errors import ConfigError
-from ..registry import Registry
+from ..registry import Registry, suggest
 from .staged import StagedModel
 
 MODELS = Registry("model")
@@ -17,7 +17,5 @@ def build_model(name: str, family: str = "cifar", num_classes: int = 100) -> Sta
         families = sorted({key.split("/")[0] for key in MODELS})
         raise ConfigError(f"unknown model family {family!r}; choose from {', '.join(families)}")
     if name not in known:
-        from ..registry import suggest
-
         raise ConfigError(f"unknown model {name!r}; {suggest(name, known)}")
     return MODELS[f"{family}/{name}"](num_classes=num_classes)
