@@ -130,9 +130,9 @@ class DFPTKD(Distiller):
     def forward_paths(self, image: Tensor) -> dict[str, Tensor]:
         teacher = self.forward_teacher(image)
         return {
-            "student": self.forward_test(image),
             "teacher": teacher.logits,
             "prompt": teacher.features["prompt_logits"],
+            "student": self.forward_test(image),
         }
 
     def parameter_groups(self) -> list[dict]:

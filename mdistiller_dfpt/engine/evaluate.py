@@ -24,7 +24,10 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(distiller: Distiller, loader: ResidentLoader) -> dict[str, Any]:
-    """{path: {"top1": %, "top5": %}} of each of the distiller's paths, and {"kl": {"a||b": nats}} between each two."""
+    """{path: {"top1": %, "top5": %}} of each of the distiller's paths, and {"kl": {"a||b": nats}} between each two.
+
+    The divergence is from the path that the distiller names first: KL(teacher || student) where the teacher comes first.
+    """
     was_training = distiller.training
     distiller.eval()
     sums: dict[tuple[str, str], Tensor] = {}
@@ -37,7 +40,7 @@ def evaluate(distiller: Distiller, loader: ResidentLoader) -> dict[str, Any]:
         for name, logits in paths.items():
             add((name, "top1"), correct_at(logits, batch.target, 1))
             add((name, "top5"), correct_at(logits, batch.target, 5))
-        for a, b in combinations(sorted(paths, reverse=True), 2):
+        for a, b in combinations(paths, 2):
             add(("kl", f"{a}||{b}"), kl_divergence(paths[a], paths[b]))
     distiller.train(was_training)
     result: dict[str, Any] = {}
