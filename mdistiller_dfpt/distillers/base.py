@@ -109,7 +109,7 @@ class Distiller(nn.Module):
         return self.forward_student(image).logits
 
     def forward_paths(self, image: Tensor) -> dict[str, Tensor]:
-        """Logits of everything worth evaluating by name, from the one that teaches to the one that learns: `student`."""
+        """Logits of everything worth evaluating by name, from what teaches to what learns; always with `student`."""
         return {"student": self.forward_test(image)}
 
     def forward(self, image: Tensor, target: Tensor | None = None, **kwargs: Any) -> Any:

@@ -26,7 +26,7 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 def evaluate(distiller: Distiller, loader: ResidentLoader) -> dict[str, Any]:
     """{path: {"top1": %, "top5": %}} of each of the distiller's paths, and {"kl": {"a||b": nats}} between each two.
 
-    The divergence is from the path that the distiller names first: KL(teacher || student) where the teacher comes first.
+    `a` is the path that the distiller names first: KL(teacher || student) where the teacher comes first.
     """
     was_training = distiller.training
     distiller.eval()
