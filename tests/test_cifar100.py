@@ -99,7 +99,30 @@ def test_unpacked_archive(tmp_path, official):
 def test_archive_is_read_without_unpacking(tmp_path, official):
     (tmp_path / cifar100.ARCHIVE).write_bytes(official[1])
     check(load(tmp_path))
-    assert [p.name for p in tmp_path.iterdir()] == [cifar100.ARCHIVE]
+    assert {p.name for p in tmp_path.iterdir()} == {cifar100.ARCHIVE, f".{cifar100.ARCHIVE}.decoded.npz"}
+
+
+@pytest.mark.parametrize("unpacked", [True, False])
+def test_the_archive_is_decoded_once_and_again_when_it_changes(tmp_path, official, monkeypatch, unpacked):
+    calls = []
+    real = cifar100._from_pickles
+    monkeypatch.setattr(cifar100, "_from_pickles", lambda *a: calls.append(a) or real(*a))
+    changed = tmp_path / "cifar-100-python" / "train" if unpacked else tmp_path / cifar100.ARCHIVE
+    if unpacked:
+        changed.parent.mkdir()
+        for name, raw in official[0].items():
+            (changed.parent / name).write_bytes(raw)
+    else:
+        changed.write_bytes(official[1])
+    check(load(tmp_path))
+    check(load(tmp_path))
+    assert len(calls) == 1
+    os.utime(changed, ns=(1, 1))
+    check(load(tmp_path))
+    assert len(calls) == 2
+    changed.write_bytes(b"changed after it was cached")
+    with pytest.raises(DataError, match="not the official"):
+        load(tmp_path)
 
 
 def test_folders_are_decoded_once_and_again_when_they_change(folders, monkeypatch):
@@ -221,7 +244,7 @@ def test_download_happens_on_request_alone_and_is_verified(tmp_path, official, s
         load(root)
     assert not root.exists()
     check(load(root, "DATASET.DOWNLOAD", "True"))
-    assert [p.name for p in root.iterdir()] == [cifar100.ARCHIVE]
+    assert {p.name for p in root.iterdir()} == {cifar100.ARCHIVE, f".{cifar100.ARCHIVE}.decoded.npz"}
 
 
 @pytest.mark.parametrize("fault", ["missing", "wrong hash", "refused", "http"])

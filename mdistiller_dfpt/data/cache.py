@@ -10,9 +10,10 @@ import numpy as np
 
 
 def _candidates(root: Path) -> list[Path]:
-    """Beside the data; where that cannot be written, in the user's cache directory."""
+    """In the folder, or beside the archive; where that cannot be written, in the user's cache directory."""
+    own = root / ".decoded.npz" if root.is_dir() else root.with_name(f".{root.name}.decoded.npz")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mdistiller_dfpt"
-    return [root / ".decoded.npz", home / f"{root.resolve().as_posix().strip('/').replace('/', '-')[-150:]}.npz"]
+    return [own, home / f"{root.resolve().as_posix().strip('/').replace('/', '-')[-150:]}.npz"]
 
 
 def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

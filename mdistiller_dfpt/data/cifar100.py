@@ -1,6 +1,7 @@
 """CIFAR-100 (Krizhevsky, 2009) from its official archive or from class folders; decoded once, then cached."""
 
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..errors import DataError
 from .build import DATASETS, ImageSource
 from .cache import cached_arrays
 from .download import download, md5_of
-from .folders import class_folders, folder_fingerprint, read_folders
+from .folders import class_folders, file_fingerprint, folder_fingerprint, read_folders
 from .resident import ImageSet, Recipe
 from .safe_pickle import load_arrays
 
@@ -40,9 +41,10 @@ def cifar100(cfg: CN) -> ImageSource:
     if not unpacked.is_dir() and not archive.exists() and cfg.DATASET.DOWNLOAD:
         download(URL, archive, md5=ARCHIVE_MD5)
     if unpacked.is_dir():
-        return _source(_from_pickles({name: _read(unpacked / name) for name in MEMBER_MD5}, str(unpacked)))
+        members = [unpacked / name for name in MEMBER_MD5]
+        return _source(cached_arrays(unpacked, file_fingerprint(members), lambda: _from_unpacked(members)))
     if archive.exists():
-        return _source(_from_archive(archive))
+        return _source(cached_arrays(archive, file_fingerprint([archive]), lambda: _from_archive(archive)))
     raise DataError(
         f"no CIFAR-100 in DATASET.ROOT {str(root)!r}: add `DATASET.DOWNLOAD True` to your command to fetch it, or put "
         f"class folders at {folders}/train/<class>/*.png and {folders}/test/<class>/*.png"
@@ -69,6 +71,10 @@ def _from_folders(root: Path) -> dict[str, np.ndarray]:
     if class_folders(root / "test") != classes:
         raise DataError(f"{root}: train and test hold different classes; both need the same folders")
     return cached_arrays(root, folder_fingerprint(root, ("train", "test")), decode)
+
+
+def _from_unpacked(members: Sequence[Path]) -> dict[str, np.ndarray]:
+    return _from_pickles({path.name: _read(path) for path in members}, str(members[0].parent))
 
 
 def _read(path: Path) -> bytes:

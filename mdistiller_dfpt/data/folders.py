@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +25,20 @@ def class_folders(root: Path) -> list[str]:
 
 def _images_in(folder: Path) -> list[os.DirEntry]:
     return sorted((e for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES)), key=lambda e: e.name)
+
+
+def file_fingerprint(paths: Sequence[Path]) -> str:
+    """A hash of each file's name, size and time of change; DataError where one cannot be read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError as e:
+            raise DataError(
+                f"{path}: {e.strerror}; delete what is there and run again with `DATASET.DOWNLOAD True`"
+            ) from None
+        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def folder_fingerprint(root: Path, splits: tuple[str, ...]) -> str:
