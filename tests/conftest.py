@@ -12,7 +12,7 @@ from mdistiller_dfpt.data import Batch, Data
 from mdistiller_dfpt.data.resident import ImageSet, Recipe, ResidentLoader
 from mdistiller_dfpt.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller_dfpt.models import StagedModel
-from mdistiller_dfpt.models.staged import global_pool, relu_pair
+from mdistiller_dfpt.models.staged import relu_pair
 
 CLASSES = 4
 
@@ -39,10 +39,6 @@ class TinyNet(StagedModel):
 
     def stages(self):
         return [self._stem, lambda x: relu_pair(self.layer1(x)), lambda x: relu_pair(self.layer2(x))]
-
-    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = global_pool(x)
-        return self.fc(pooled), pooled
 
 
 def tiny_networks(seed: int = 0) -> tuple[TinyNet, TinyNet]:

@@ -13,7 +13,8 @@ class StagedModel(nn.Module):
     """A classifier cut into a stem, stages and a head.
 
     A subclass sets `stage_channels` (width after the stem and after each stage) and `head_modules` (the attribute
-    names of what `head` trains), and writes `stages` and `head`. `forward` returns, as mdistiller's networks do,
+    names of what `head` trains, the linear classifier last), and writes `stages`, and `head_map` where something stands
+    between the last stage and the pooling. `forward` returns, as mdistiller's networks do,
     `(logits, features)` with `feats` and `preact_feats` (stem first, then one map a stage) and `pooled_feat` (B, C).
     """
 
@@ -27,13 +28,23 @@ class StagedModel(nn.Module):
         """
         raise NotImplementedError
 
+    def head_map(self, x: Tensor) -> Tensor:
+        """Map of the last stage (B, C, H, W) -> the map (B, C', H', W') that is pooled and classified."""
+        return x
+
     def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map of the last stage (B, C, H, W) -> (logits (B, classes), pooled feature (B, C'))."""
-        raise NotImplementedError
+        pooled = global_pool(self.head_map(x))
+        return getattr(self, self.head_modules[-1])(pooled), pooled
+
+    @property
+    def classifier_layer(self) -> nn.Linear:
+        """The classifier behind the pooling."""
+        return [m for m in getattr(self, self.head_modules[-1]).modules() if isinstance(m, nn.Linear)][-1]
 
     @property
     def num_classes(self) -> int:
-        return [m for m in self.modules() if isinstance(m, nn.Linear)][-1].out_features
+        return self.classifier_layer.out_features
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Any]]:
         feats, preact_feats = [], []
@@ -59,10 +70,6 @@ class LayeredModel(StagedModel):
 
     def stages(self) -> list[Stage]:
         return [self._stem, *(getattr(self, f"layer{i}") for i in range(1, len(self.stage_channels)))]
-
-    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = global_pool(x)
-        return getattr(self, self.head_modules[-1])(pooled), pooled
 
 
 def global_pool(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from ..build import MODELS
-from ..staged import Stage, StagedModel, global_pool
+from ..staged import Stage, StagedModel
 
 # (expansion, channels, blocks, stride) at width 1
 _SETTING = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -74,9 +74,8 @@ class MobileNetV2(StagedModel):
     def stages(self) -> list[Stage]:
         return [self._stem, *(partial(self._stage, blocks) for blocks in self._ends)]
 
-    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = global_pool(self.conv2(x))
-        return self.classifier(pooled), pooled
+    def head_map(self, x: Tensor) -> Tensor:
+        return self.conv2(x)
 
 
 MODELS.register("cifar/MobileNetV2")(MobileNetV2)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import LayeredModel, global_pool
+from ..staged import LayeredModel
 
 
 class ShuffleBlock(nn.Module):
@@ -86,9 +86,8 @@ class ShuffleNetV2(LayeredModel):
         self.bn2 = nn.BatchNorm2d(widths[3])
         self.linear = nn.Linear(widths[3], num_classes)
 
-    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = global_pool(F.relu(self.bn2(self.conv2(x))))
-        return self.linear(pooled), pooled
+    def head_map(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn2(self.conv2(x)))
 
 
 MODELS.register("cifar/ShuffleV2")(ShuffleNetV2)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import Stage, StagedModel, global_pool, relu_pair
+from ..staged import Stage, StagedModel, relu_pair
 
 _BLOCKS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
@@ -53,10 +53,6 @@ class VGG(StagedModel):
 
     def stages(self) -> list[Stage]:
         return [self._stem, *(partial(self._stage, number) for number in (1, 2, 3, 4))]
-
-    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = global_pool(x)
-        return self.classifier(pooled), pooled
 
 
 for _depth in _BLOCKS:

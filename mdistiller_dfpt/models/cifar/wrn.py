@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import Stage, StagedModel, global_pool
+from ..staged import Stage, StagedModel
 
 
 class PreactBlock(nn.Module):
@@ -84,9 +84,8 @@ class WideResNet(StagedModel):
             partial(self._stage, self.block3, self.bn1),
         ]
 
-    def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = global_pool(F.relu(self.bn1(x)))
-        return self.fc(pooled), pooled
+    def head_map(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(x))
 
 
 for _depth, _width in ((16, 1), (16, 2), (40, 1), (40, 2)):
