@@ -58,7 +58,7 @@ _DEFAULTS = CN(
         },
         "MODEL": {"FAMILY": "cifar"},
         "DISTILLER": {
-            "TYPE": "NONE",
+            "TYPE": "NONE",  # a method, or a list of methods whose terms are summed
             "TEACHER": "ResNet50",
             "STUDENT": "resnet32",
             "TEACHER_CKPT": "",  # weights of the teacher; empty: those that TEACHER_CFG's own run left
@@ -66,7 +66,7 @@ _DEFAULTS = CN(
             "TEACHER_AUTO_TRAIN": False,  # train the teacher from TEACHER_CFG first where there is none yet
         },
         "SOLVER": {
-            "TRAINER": "base",  # one loop serves all methods; crd is accepted and means the same
+            "TRAINER": "base",  # base; dot: two momenta, DOT.DELTA apart; crd is accepted and means base
             "BATCH_SIZE": 64,
             "EPOCHS": 240,
             "LR": 0.05,
@@ -101,9 +101,15 @@ LIMITS: dict[str, Limit] = {
         "auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None
     ),
     "EXPERIMENT.THREADS": NOT_NEGATIVE,
+    "DISTILLER.TYPE": Limit(
+        "a method's name, or a list of different ones",
+        lambda v: isinstance(v, str) or (len(v) > 0 and all(type(n) is str for n in v) and len(set(v)) == len(v)),
+        types=(list,),
+    ),
     "DATASET.NUM_WORKERS": NOT_NEGATIVE,
     "DATASET.TEST.BATCH_SIZE": AT_LEAST_ONE,
-    "SOLVER.TRAINER": one_of("base", "crd"),
+    "SOLVER.TRAINER": one_of("base", "crd", "dot"),
+    "SOLVER.DOT.DELTA": FRACTION,
     "SOLVER.BATCH_SIZE": AT_LEAST_ONE,
     "SOLVER.EPOCHS": AT_LEAST_ONE,
     "SOLVER.LR": POSITIVE,

@@ -55,20 +55,40 @@ def tiny_cfg(*overrides: str) -> CN:
     return load_cfg(None, ["SOLVER.BATCH_SIZE", "16", "SOLVER.EPOCHS", "2", "LOG.TENSORBOARD", "False", *overrides])
 
 
-def tiny_distiller(name: str, *overrides: str, seed: int = 0) -> Distiller:
-    """Any registered method over tiny networks."""
+def teach(network: nn.Module, batch: Batch, steps: int = 60) -> None:
+    """Let a network learn a batch's labels."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    network.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(batch.image)[0], batch.target).backward()
+        optimizer.step()
+    network.eval()
+
+
+def tiny_distiller(name: str, *overrides: str, seed: int = 0, knowing: bool = False) -> Distiller:
+    """Any registered method over tiny networks; `knowing`: the teachers have learned `tiny_batch()`."""
     student, teacher = tiny_networks(seed)
     cfg = tiny_cfg("DISTILLER.TYPE", name, *overrides)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build_distiller(cfg, student, teacher if DISTILLERS[name].needs_teacher else None, num_data=48).train()
+        method = DISTILLERS[name]
+        assistants = [TinyNet(5)] if "assistants" in method.needs else []
+        for network in (teacher, *assistants) if knowing else ():
+            teach(network, tiny_batch())
+        distiller = build_distiller(
+            cfg, student, teacher if method.needs_teacher else None, 48, image_shape=(3, 8, 8), assistants=assistants
+        )
+        distiller.prepare([tiny_batch()])
+        return distiller.train()
 
 
 def tiny_batch(size: int = 8, seed: int = 0, step: int = 1) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(size, 3, 8, 8, generator=generator)
     target = torch.arange(size) % CLASSES
-    return Batch(image, target, torch.arange(size), epoch=1, step=step)
+    strong = torch.randn(size, 3, 8, 8, generator=generator)
+    return Batch(image, target, torch.arange(size), epoch=1, step=step, strong=strong)
 
 
 def take_steps(distiller: Distiller, steps: int, lr: float = 0.05) -> list[float]:

@@ -88,9 +88,11 @@ def test_every_tensor_that_changed_is_in_the_training_state(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_one_batch_can_be_overfitted(name):
-    distiller = tiny_distiller(name)
-    take_steps(distiller, 80, lr=0.02)
+    """With a teacher that knows the batch: some methods hardly look at the labels."""
+    distiller = tiny_distiller(name, knowing=True)
+    take_steps(distiller, 120, lr=0.02)
     batch = tiny_batch()
+    distiller.train()
     logits, _ = distiller(**batch.fields())
     assert (logits.argmax(1) == batch.target).float().mean() >= 0.75
 
@@ -145,7 +147,7 @@ def test_losses_are_finite_at_a_logit_gap_of_a_thousand(name):
     assert all(p.grad.isfinite().all() for p in distiller.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if DISTILLERS[name].min_batch == 1])
 def test_a_batch_of_one_is_trained_on(name):
     _, losses = tiny_distiller(name)(**tiny_batch(1).fields())
     assert all(value.isfinite() for value in losses.values())
@@ -158,8 +160,8 @@ def test_constructor_keywords_are_the_nodes_keys(name):
 
     method, networks = DISTILLERS[name], tiny_networks()
     arguments = keywords(tiny_cfg()[name]) if method.config else {}
-    if method.needs_num_data:
-        arguments["num_data"] = 48
+    beside = {"num_data": 48, "image_shape": (3, 8, 8), "assistants": []}
+    arguments |= {need: beside[need] for need in method.needs}
     networks = networks if method.needs_teacher else (networks[0], None)
     assert isinstance(method(*networks, **arguments), Distiller)
     with pytest.raises(TypeError):
@@ -167,12 +169,14 @@ def test_constructor_keywords_are_the_nodes_keys(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_eval_mode_returns_the_students_logits(name):
+def test_eval_mode_returns_the_logits_of_what_is_deployed(name):
     distiller = tiny_distiller(name).eval()
     image = tiny_batch().image
     with torch.no_grad():
-        assert torch.equal(distiller(image=image), distiller.student(image)[0])
-        assert torch.equal(distiller.forward_paths(image)["student"], distiller.student(image)[0])
+        expected = distiller.deployed(image)[0]
+        assert torch.equal(distiller(image=image), expected)
+        assert torch.equal(distiller.forward_paths(image)["student"], expected)
+    assert (distiller.deployed is distiller.student) == distiller.deploys_student_alone
 
 
 def test_an_unknown_method_names_the_closest():

@@ -8,7 +8,8 @@ from torch import Tensor
 class Batch(NamedTuple):
     """image (B, 3, H, W) float, target (B,) int64, index (B,) the samples' positions in the training set.
 
-    `epoch` and `step` count from 1, as the methods of the literature do.
+    `epoch` and `step` count from 1, as the methods of the literature do. `strong`: a second, strongly augmented view
+    (B, 3, H, W) of the same samples, for the methods that ask for one.
     """
 
     image: Tensor
@@ -16,6 +17,7 @@ class Batch(NamedTuple):
     index: Tensor
     epoch: int = 1
     step: int = 1
+    strong: Tensor | None = None
 
     def fields(self) -> dict[str, Any]:
         return self._asdict()

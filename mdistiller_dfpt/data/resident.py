@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from .batch import Batch
 from .randomness import epoch_order, random_bits
+from .strong import strong_views
 
 
 class Recipe(NamedTuple):
@@ -58,6 +59,7 @@ class ResidentLoader:
     ):  # fmt: skip
         self.recipe, self.batch_size, self.train, self.seed = recipe, batch_size, train, seed
         self.channels_last = channels_last
+        self.strong_view = False  # whether batches carry a strongly augmented view too
         self.size = (images.images.shape[1], images.images.shape[2])
         pad = recipe.pad if train else 0
         self.padded = F.pad(images.images, (0, 0, pad, pad, pad, pad)).to(device)
@@ -84,13 +86,19 @@ class ResidentLoader:
             views = draw_views(everything, self.seed, epoch, self.recipe.pad, self.recipe.flip)
         for number in range(first, len(self)):
             index = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield Batch(self._images(index, views), self.labels[index], index, epoch, number + 1)
+            image = self._images(index, views)
+            strong = None
+            if self.strong_view:
+                strong = self._normalised(strong_views(image, index, self.seed, epoch))
+            yield Batch(self._normalised(image), self.labels[index], index, epoch, number + 1, strong)
 
     def _images(self, index: Tensor, views: Views | None) -> Tensor:
-        """The samples at `index`, cropped and mirrored where there are views, normalised; (B, 3, H, W) float."""
+        """The samples at `index`, cropped and mirrored where there are views; (B, H, W, 3) uint8."""
         if views is None:
-            image = self.padded[index]
-        else:
-            image = crop_flip(self.padded, index, tuple(v[index] for v in views), self.size)
+            return self.padded[index]
+        return crop_flip(self.padded, index, tuple(v[index] for v in views), self.size)
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 -> (B, 3, H, W) float."""
         image = (image * self.scale + self.shift).permute(0, 3, 1, 2)
         return image.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)

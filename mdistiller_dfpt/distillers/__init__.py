@@ -1,8 +1,13 @@
-"""Methods: importing this package registers all of them; `build_distiller` makes one."""
+"""Methods: importing this package registers every file of it; `build_distiller` makes one."""
 
-from . import dfptkd, kd, vanilla
+from importlib import import_module
+from pkgutil import iter_modules
+
 from .base import DISTILLERS, Distiller, Output
 from .build import build_distiller
 from .logit_loss import LOGIT_LOSSES
 
-__all__ = ["DISTILLERS", "LOGIT_LOSSES", "Distiller", "Output", "build_distiller", "dfptkd", "kd", "vanilla"]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["DISTILLERS", "LOGIT_LOSSES", "Distiller", "Output", "build_distiller"]

@@ -1,7 +1,7 @@
 """What holds for every method: the frozen teacher, precision, named losses, logged values."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -62,7 +62,10 @@ class Distiller(nn.Module):
     config: ClassVar[CN] = CN()  # the method's node; its keys are the constructor's keyword arguments
     limits: ClassVar[dict[str, Limit]] = {}  # what values the node's keys take
     needs_teacher: ClassVar[bool] = True
-    needs_num_data: ClassVar[bool] = False  # whether the constructor takes the size of the training set
+    needs: ClassVar[tuple[str, ...]] = ()  # what else the constructor takes: num_data, image_shape, assistants
+    needs_strong_view: ClassVar[bool] = False  # whether a batch must carry a strongly augmented view
+    min_batch: ClassVar[int] = 1  # the fewest samples that a step can be taken on
+    deploys_student_alone: ClassVar[bool] = True  # False where more than the student is needed to predict
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None = None):
         super().__init__()
@@ -75,9 +78,21 @@ class Distiller(nn.Module):
 
     def train(self, mode: bool = True) -> "Distiller":
         super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()  # frozen: its BatchNorm must not see the student's batches
+        for network in self.frozen():
+            network.eval()  # its BatchNorm must not see the student's batches
         return self
+
+    def frozen(self) -> list[nn.Module]:
+        """The networks that never change and that are known by their own files: the teacher, and assistants."""
+        return [] if self.teacher is None else [self.teacher]
+
+    @property
+    def deployed(self) -> nn.Module:
+        """What predicts after training: the student, or it with what a method adds to it."""
+        return self.student
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Called once before the first step of a run, with the training set's batches; not when it is resumed."""
 
     def precision(self, image: Tensor) -> contextlib.AbstractContextManager:
         """The context in which networks run."""
@@ -137,11 +152,14 @@ class Distiller(nn.Module):
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr_factor": 1.0}]
 
     def training_state(self) -> dict[str, Tensor]:
-        """`state_dict` less what is the teacher's own storage: the teacher is known by its hash, not saved again."""
-        frozen = set()
-        if self.teacher is not None:
-            frozen = {t.data_ptr() for t in self.teacher.state_dict().values() if t.numel()}
-        return {k: v for k, v in self.state_dict().items() if v.numel() == 0 or v.data_ptr() not in frozen}
+        """`state_dict`, each tensor once, less the frozen networks: they are known by their hashes, not saved again."""
+        seen = {t.data_ptr() for network in self.frozen() for t in network.state_dict().values() if t.numel()}
+        state = {}
+        for key, value in self.state_dict().items():
+            if value.numel() == 0 or value.data_ptr() not in seen:
+                state[key] = value
+                seen.add(value.data_ptr())
+        return state
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
         """Inverse of `training_state`; RuntimeError where a key is missing, unexpected or of another shape."""

@@ -1,16 +1,15 @@
 """KD: match softened class probabilities (Hinton et al., 2015, arXiv:1503.02531)."""
 
 import torch.nn.functional as F
-from torch import Tensor, nn
-from yacs.config import CfgNode as CN
+from torch import Tensor
 
-from ..config_keys import NOT_NEGATIVE, POSITIVE
 from ..data import Batch
-from .base import DISTILLERS, Distiller, Output
+from .base import DISTILLERS, Output
+from .logit import LogitDistiller, logit_node
 from .logit_loss import LOGIT_LOSSES
 
 
-def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
     """temperature**2 * KL(teacher || student) of the softened logits; (B, C), (B, C) -> ().
 
     The factor temperature**2 keeps its gradient on the scale of the cross-entropy's.
@@ -25,20 +24,10 @@ def _kd(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) ->
 
 
 @DISTILLERS.register("KD")
-class KD(Distiller):
+class KD(LogitDistiller):
     """Cross-entropy with the labels and `kd_loss` with the teacher."""
 
-    config = CN({"TEMPERATURE": 4.0, "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9})})
-    limits = {"TEMPERATURE": POSITIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE}
+    config = logit_node(4.0, ce=0.1, kd=0.9)
 
-    def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, temperature: float, ce_weight: float, kd_weight: float
-    ):
-        super().__init__(student, teacher)
-        self.temperature, self.ce_weight, self.kd_weight = temperature, ce_weight, kd_weight
-
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        return {
-            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.target),
-            "kd": self.kd_weight * kd_loss(student.logits, teacher.logits, self.temperature),
-        }
+    def logit_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        return kd_loss(student.logits, teacher.logits, self.temperature)

@@ -1,7 +1,8 @@
-"""Losses between two sets of logits, by name, for methods that leave the choice open."""
+"""Losses between two sets of logits, by name, for methods that leave the choice open; and what such losses share."""
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ..registry import Registry
@@ -10,3 +11,23 @@ LogitLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 LOGIT_LOSSES = Registry("logit loss")
 """Maps a name to `(student (B, C), teacher (B, C), target (B,), temperature) -> ()`; the gradient is the student's."""
+
+
+def without_target(logits: Tensor, target: Tensor) -> Tensor:
+    """The logits of all classes but each sample's own; (B, C), (B,) -> (B, C - 1)."""
+    others = torch.arange(logits.shape[1] - 1, device=logits.device)
+    return logits.gather(1, others + (others >= target[:, None]))
+
+
+def standardized(logits: Tensor) -> Tensor:
+    """Each sample's logits at mean 0 and standard deviation 1 (Sun et al., 2024, arXiv:2403.01427, algorithm 1).
+
+    (B, C) -> (B, C). The student is then free to have logits of any range; their relation is all that is matched.
+    """
+    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
+
+
+def pearson_distance(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
+    """One minus the correlation of the rows, averaged; (N, M), (N, M) -> ()."""
+    a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
+    return 1 - torch.cosine_similarity(a, b, dim=1, eps=eps).mean()

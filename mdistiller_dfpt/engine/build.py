@@ -1,20 +1,22 @@
 """From a config to a run: device, data, networks, distiller, trainer, in the order in which faults are cheapest."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..config import load_cfg
 from ..data import Data, build_data, pick_device
-from ..distillers import DISTILLERS, Distiller, build_distiller
-from ..distillers.build import AMP_DTYPES
+from ..distillers import Distiller, build_distiller
+from ..distillers.build import AMP_DTYPES, assistant_names, methods_of, needs_teacher
 from ..errors import CheckpointError
 from ..models import StagedModel, build_model
 from .checkpoint import load_into
 from .evaluate import evaluate
-from .run_dir import check_writable, find_finished_weights, is_resumable
+from .run_dir import check_writable, find_finished_weights, is_resumable, run_name
 from .trainer import Trainer
 
 
@@ -27,11 +29,13 @@ def run(cfg: CN, resume: bool = False) -> dict:
     if device.type == "cpu" and cfg.SOLVER.AMP == "bf16" and not has_bfloat16():
         print("warning: this CPU computes bfloat16 in software, many times slower than float32: use SOLVER.AMP none",
               file=sys.stderr)  # fmt: skip
-    method = DISTILLERS[cfg.DISTILLER.TYPE]
-    for name in (cfg.DISTILLER.STUDENT, *([cfg.DISTILLER.TEACHER] if method.needs_teacher else [])):
+    taught = needs_teacher(cfg)
+    assistants = assistant_names(cfg)
+    for name in (cfg.DISTILLER.STUDENT, *([cfg.DISTILLER.TEACHER] if taught else []), *assistants):
         build_on_meta(cfg, name)
-    weights = teacher_weights(cfg) if method.needs_teacher else None
-    return build_trainer(cfg, build_data(cfg, device), weights).fit(resume)
+    weights = teacher_weights(cfg) if taught else None
+    between = {name: assistant_weights(cfg, assistants, i) for i, name in enumerate(assistants)}
+    return build_trainer(cfg, build_data(cfg, device), weights, between).fit(resume)
 
 
 def has_bfloat16() -> bool:
@@ -42,15 +46,18 @@ def has_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def build_trainer(cfg: CN, data: Data, weights: Path | None) -> Trainer:
-    """The trainer of a run; `weights` are the teacher's."""
+def build_trainer(cfg: CN, data: Data, weights: Path | None, assistants: Mapping[str, Path] | None = None) -> Trainer:
+    """The trainer of a run; `weights` are the teacher's, `assistants` the names and weights of those after it."""
     # Initial weights depend on the seed alone, not on the method or on what was built before
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SOLVER.SEED)
         student = build_model(cfg.DISTILLER.STUDENT, cfg.MODEL.FAMILY, data.num_classes)
     teacher = None if weights is None else load_network(cfg, cfg.DISTILLER.TEACHER, weights, data.num_classes)
     torch.manual_seed(cfg.SOLVER.SEED)
-    distiller = build_distiller(cfg, student, teacher, data.num_train)
+    distiller = build_distiller(
+        cfg, student, teacher, data.num_train, image_shape=data.image_shape,
+        assistants=[load_network(cfg, name, path, data.num_classes) for name, path in (assistants or {}).items()],
+    )  # fmt: skip
     return Trainer(cfg, distiller, data)
 
 
@@ -69,9 +76,45 @@ def evaluate_checkpoint(cfg: CN, name: str, weights: Path) -> dict[str, float]:
     build_on_meta(cfg, name)
     data = build_data(cfg, device)
     layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
-    network = Distiller(load_network(cfg, name, weights, data.num_classes).to(device, memory_format=layout))
+    network = (
+        load_network(cfg, name, weights, data.num_classes)
+        if name != cfg.DISTILLER.STUDENT
+        else load_deployed(cfg, weights, data)
+    )
+    network = Distiller(network.to(device, memory_format=layout))
     network.autocast_dtype = AMP_DTYPES[cfg.SOLVER.AMP]
     return evaluate(network, data.test)["student"]
+
+
+def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:
+    """What a run of `cfg` deploys, with these weights: its student, or that with what the method adds to it."""
+    student = build_model(cfg.DISTILLER.STUDENT, cfg.MODEL.FAMILY, data.num_classes)
+    network = student
+    if not all(method.deploys_student_alone for method in methods_of(cfg).values()):
+        teacher = build_model(cfg.DISTILLER.TEACHER, cfg.MODEL.FAMILY, data.num_classes)
+        network = build_distiller(cfg, student, teacher, data.num_train, image_shape=data.image_shape).deployed
+    load_into(network, weights, f"{cfg.DISTILLER.STUDENT} with {data.num_classes} classes")
+    return network
+
+
+def assistant_weights(cfg: CN, names: Sequence[str], number: int) -> Path:
+    """The weights of assistant `number`; it is trained first where that was not done yet.
+
+    Its run is the student's with this network for the student and the assistants before it for teachers.
+    """
+    name = names[number]
+    step = cfg.clone()
+    step.defrost()
+    step.DISTILLER.STUDENT = name
+    for method in methods_of(cfg):
+        step[method].ASSISTANTS = list(names[:number])
+    step.EXPERIMENT.NAME = f"{run_name(cfg).rsplit('/', 1)[0]}/assistants/{number + 1}_{name}"
+    step.EXPERIMENT.TAG = "default"
+    step.freeze()
+    if find_finished_weights(step) is None:
+        print(f"training the assistant {name} first, for {cfg.SOLVER.EPOCHS} epochs; it is kept", flush=True)
+        run(step, resume=is_resumable(step))
+    return find_finished_weights(step)
 
 
 def build_on_meta(cfg: CN, name: str) -> None:

@@ -6,6 +6,7 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..distillers import Distiller
+from .dot import TwoMomentaSGD
 
 
 def learning_rate(cfg: CN, progress: float) -> float:
@@ -27,6 +28,8 @@ def build_optimizer(cfg: CN, distiller: Distiller) -> torch.optim.Optimizer:
     """SGD over the distiller's parameter groups; each keeps its `lr_factor` beside its learning rate."""
     groups = [g for g in distiller.parameter_groups() if g["params"]]
     s = cfg.SOLVER
+    if s.TRAINER == "dot":
+        return TwoMomentaSGD(groups, lr=s.LR, momentum=s.MOMENTUM, delta=s.DOT.DELTA, weight_decay=s.WEIGHT_DECAY)
     return torch.optim.SGD(
         groups, lr=s.LR, momentum=s.MOMENTUM, weight_decay=s.WEIGHT_DECAY, nesterov=s.NESTEROV and s.MOMENTUM > 0,
         fused=True,

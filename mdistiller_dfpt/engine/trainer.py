@@ -13,7 +13,8 @@ from yacs.config import CfgNode as CN
 from ..config import dump_cfg, flatten, load_yaml_text
 from ..data import Batch, Data
 from ..distillers import Distiller
-from ..errors import CheckpointError, DivergedError
+from ..distillers.build import method_label
+from ..errors import CheckpointError, ConfigError, DivergedError
 from .checkpoint import (
     WEIGHTS,
     checkpoints,
@@ -23,6 +24,7 @@ from .checkpoint import (
     save_weights,
     write_json,
 )
+from .dot import TwoMomentaSGD, split_terms
 from .evaluate import correct_at, evaluate
 from .hashing import state_hash
 from .log import EventLog, Progress, duration, epoch_line, summary_table
@@ -49,7 +51,10 @@ class Trainer:
         layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
         self.distiller = distiller.to(self.device, memory_format=layout)
         self.teacher_name = teacher_name or cfg.DISTILLER.TEACHER
-        self.optimizer = build_optimizer(cfg, self.distiller)
+        try:
+            self.optimizer = build_optimizer(cfg, self.distiller)
+        except ValueError as e:
+            raise ConfigError(str(e)) from None
         self.diverged = torch.zeros((), device=self.device)
         self.epochs: list[dict[str, Any]] = []
         self.run: Path | None = None
@@ -79,6 +84,7 @@ class Trainer:
         cfg, distiller = self.cfg, self.distiller
         # At the start, while the files on disk are those that run
         used_protocol = protocol(cfg, self.data, self._teacher_record(), self.device)
+        self._prepare()
         if overhead := distiller.overhead(self.data.image_shape):
             print(overhead, flush=True)
         steps = len(self.data.train)
@@ -110,6 +116,19 @@ class Trainer:
             events.close()
         return self._finish(used_protocol)
 
+    def _prepare(self) -> None:
+        """What a method asks for before its first step: views, batch sizes, a pass over the training set."""
+        loader, smallest = self.data.train, self.distiller.min_batch
+        loader.strong_view = self.distiller.needs_strong_view
+        last = loader.num_samples % loader.batch_size or loader.batch_size
+        if min(last, loader.batch_size) < smallest:
+            raise ConfigError(
+                f"SOLVER.BATCH_SIZE is {loader.batch_size}; it leaves a last batch of {last}, and "
+                f"{method_label(self.cfg)} needs at least {smallest} images in each"
+            )
+        if not self.epochs:
+            self.distiller.prepare(loader.epoch(0))
+
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set; averages of the losses and of what the method logged."""
         data, meters = self.data.train, Meters(self.device)
@@ -131,14 +150,28 @@ class Trainer:
         loss = sum(losses.values())
         # Update whatever requires grad: student, prompts, adapters
         self.optimizer.zero_grad()
-        loss.backward()
-        distiller.before_step()
+        self._backward(loss, losses)
         self._guarded_step(loss, losses, batch)
         distiller.after_step(batch)
         with torch.no_grad():
             samples = len(batch.target)
             accuracy = {f"top{k}": correct_at(logits, batch.target, k) * (100 / samples) for k in (1, 5)}
             meters.update({"loss": loss, **losses, **distiller.take_logged(), **accuracy}, samples)
+
+    def _backward(self, loss: Tensor, losses: dict[str, Tensor]) -> None:
+        """The gradient of the sum; where the optimiser keeps two momenta, that of each part apart."""
+        if not isinstance(self.optimizer, TwoMomentaSGD):
+            loss.backward()
+            self.distiller.before_step()
+            return
+        task, distilled = split_terms(losses)
+        if distilled is not None:
+            distilled.backward(retain_graph=task is not None)
+            self.distiller.before_step()
+            self.optimizer.set_distillation_gradient()
+        if task is not None:
+            task.backward()
+            self.distiller.before_step()
 
     def _guarded_step(self, loss: Tensor, losses: dict[str, Tensor], batch: Batch) -> None:
         """Apply the gradient unless the loss is not finite.
@@ -176,7 +209,7 @@ class Trainer:
             return None
         best = summarise(tested)["top1"]
         if "test" in record and best["best_epoch"] == record["epoch"]:
-            save_weights(self.distiller.student.state_dict(), self.run / BEST, {"format": "pt"})
+            save_weights(self.distiller.deployed.state_dict(), self.run / BEST, {"format": "pt"})
         return best["best"]
 
     def _save(self, epoch: int) -> None:
@@ -188,13 +221,13 @@ class Trainer:
         header = {
             "epoch": epoch,
             "epochs": self.epochs,
-            "distiller": self.cfg.DISTILLER.TYPE,
+            "distiller": method_label(self.cfg),
             "student": self.cfg.DISTILLER.STUDENT,
             "classes": self.data.num_classes,
             "teacher_sha256": self.teacher_sha256,
             "config": dump_cfg(self.cfg),
         }
-        folder, student = self.run / CHECKPOINTS, self.distiller.student.state_dict()
+        folder, student = self.run / CHECKPOINTS, self.distiller.deployed.state_dict()
         save_checkpoint(folder / f"epoch-{epoch:05d}", student, state, header)
         if epoch % self.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
             save_weights(student, self.run / f"student-epoch-{epoch:05d}.safetensors", {"format": "pt"})
@@ -235,14 +268,14 @@ class Trainer:
             raise CheckpointError(f"{folder}: written under another config: {'; '.join(differing)}")
 
     def _finish(self, used_protocol: dict[str, Any]) -> dict[str, Any]:
-        save_weights(self.distiller.student.state_dict(), self.run / WEIGHTS, {"format": "pt"})
+        save_weights(self.distiller.deployed.state_dict(), self.run / WEIGHTS, {"format": "pt"})
         results = {
             "format": FORMAT,
-            "method": self.cfg.DISTILLER.TYPE,
+            "method": method_label(self.cfg),
             "student": self.cfg.DISTILLER.STUDENT,
             "protocol": used_protocol,
             "final": summarise(self.epochs),
-            "student_sha256": state_hash(self.distiller.student.state_dict()),
+            "student_sha256": state_hash(self.distiller.deployed.state_dict()),
             "seconds": round(sum(e["seconds"] for e in self.epochs), 1),
             "epochs": self.epochs,
             "config": {k: v for k, v in flatten(self.cfg).items() if not k.startswith(PLACES)},

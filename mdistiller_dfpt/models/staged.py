@@ -14,8 +14,9 @@ class StagedModel(nn.Module):
 
     A subclass sets `stage_channels` (width after the stem and after each stage) and `head_modules` (the attribute
     names of what `head` trains, the linear classifier last), and writes `stages`, and `head_map` where something stands
-    between the last stage and the pooling. `forward` returns, as mdistiller's networks do,
-    `(logits, features)` with `feats` and `preact_feats` (stem first, then one map a stage) and `pooled_feat` (B, C).
+    between the last stage and the pooling. `forward` returns, as mdistiller's networks do, `(logits, features)` with
+    `feats` and `preact_feats` (stem first, then one map a stage) and `pooled_feat` (B, C); and beside these `head_map`,
+    the map that is pooled.
     """
 
     stage_channels: tuple[int, ...]
@@ -32,10 +33,14 @@ class StagedModel(nn.Module):
         """Map of the last stage (B, C, H, W) -> the map (B, C', H', W') that is pooled and classified."""
         return x
 
+    def classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `head_map` returned -> (logits (B, classes), pooled feature (B, C'))."""
+        pooled = global_pool(x)
+        return getattr(self, self.head_modules[-1])(pooled), pooled
+
     def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map of the last stage (B, C, H, W) -> (logits (B, classes), pooled feature (B, C'))."""
-        pooled = global_pool(self.head_map(x))
-        return getattr(self, self.head_modules[-1])(pooled), pooled
+        return self.classify(self.head_map(x))
 
     @property
     def classifier_layer(self) -> nn.Linear:
@@ -53,8 +58,9 @@ class StagedModel(nn.Module):
             x, preactivation = stage(x)
             feats.append(x)
             preact_feats.append(preactivation)
-        logits, pooled = self.head(x)
-        return logits, {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
+        x = self.head_map(x)
+        logits, pooled = self.classify(x)
+        return logits, {"feats": feats, "preact_feats": preact_feats, "head_map": x, "pooled_feat": pooled}
 
     def get_stage_channels(self) -> list[int]:
         """mdistiller's name for `stage_channels`."""

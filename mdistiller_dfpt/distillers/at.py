@@ -1,0 +1,40 @@
+"""AT: match where networks look (Zagoruyko & Komodakis, 2017, arXiv:1612.03928)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import POSITIVE
+from ..data import Batch
+from .base import DISTILLERS, Output
+from .feature import WEIGHT_LIMITS, FeatureDistiller, same_size, stage_pairs, weights
+
+
+def attention_map(feature: Tensor, p: float) -> Tensor:
+    """Mean over the channels of |feature|**p, flattened and of unit length; (B, C, H, W) -> (B, H * W)."""
+    return F.normalize(feature.abs().pow(p).mean(1).flatten(1))
+
+
+def at_loss(student: list[Tensor], teacher: list[Tensor], p: float) -> Tensor:
+    """Mean squared distance of attention maps, summed over pairs of maps (B, C, H, W); channels may differ.
+
+    Maps of different size are compared at the smaller one's; equation 2 of the paper with its square outside.
+    """
+    pairs = (same_size(s, t) for s, t in zip(student, teacher, strict=True))
+    return sum(F.mse_loss(attention_map(s, p), attention_map(t, p)) for s, t in pairs)
+
+
+@DISTILLERS.register("AT")
+class AT(FeatureDistiller):
+    """Cross-entropy and `at_loss` over the stages."""
+
+    config = CN({"P": 2.0, "LOSS": weights(1.0, 1000.0)})
+    limits = {**WEIGHT_LIMITS, "P": POSITIVE}
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, *, p: float, ce_weight: float, feat_weight: float):
+        super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
+        self.p = p
+
+    def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        pairs = stage_pairs(student.features["feats"], teacher.features["feats"])
+        return at_loss(*map(list, zip(*pairs, strict=True)), self.p)

@@ -1,0 +1,48 @@
+"""CAT-KD: match class activation maps (Guo et al., 2023, CVPR, "Class Attention Transfer")."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import AT_LEAST_ONE
+from ..data import Batch
+from .base import DISTILLERS, Output
+from .feature import WEIGHT_LIMITS, FeatureDistiller, weights
+
+
+def class_activation_map(feature: Tensor, classifier: nn.Linear) -> Tensor:
+    """The classifier's logits at each position of the map it pools; (B, C, H, W) -> (B, classes, H, W).
+
+    Its mean over the positions is the network's logits.
+    """
+    return F.conv2d(feature, classifier.weight[:, :, None, None], classifier.bias)
+
+
+def catkd_loss(student: Tensor, teacher: Tensor, resolution: int, normalize: bool) -> Tensor:
+    """Mean squared difference of maps (B, classes, H, W) pooled to `resolution`, each at unit length if `normalize`."""
+    pair = (F.adaptive_avg_pool2d(x, resolution) for x in (student, teacher))
+    if normalize:
+        pair = (F.normalize(x.flatten(2), dim=2) for x in pair)
+    return F.mse_loss(*pair)
+
+
+@DISTILLERS.register("CATKD")
+class CATKD(FeatureDistiller):
+    """Cross-entropy and `catkd_loss`."""
+
+    config = CN({"CAM_RESOLUTION": 2, "NORMALIZE": False, "LOSS": weights(1.0, 1.0)})
+    limits = {**WEIGHT_LIMITS, "CAM_RESOLUTION": AT_LEAST_ONE}
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, cam_resolution: int, normalize: bool, ce_weight: float,
+        feat_weight: float,
+    ):  # fmt: skip
+        super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
+        self.arguments = (cam_resolution, normalize)
+
+    def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        maps = (
+            class_activation_map(output.features["head_map"], network.classifier_layer)
+            for output, network in ((student, self.student), (teacher, self.teacher))
+        )
+        return catkd_loss(*maps, *self.arguments)

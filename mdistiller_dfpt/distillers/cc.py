@@ -1,0 +1,41 @@
+"""CC: match how neighbouring samples differ (Peng et al., 2019, arXiv:1904.01802, as RepDistiller measures it)."""
+
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from ..config_keys import AT_LEAST_ONE
+from ..data import Batch
+from .base import DISTILLERS, Output
+from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, weights
+
+
+def cc_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Inner product of |student - teacher| of each sample with the next one's, averaged; (B, D), (B, D) -> ().
+
+    This is the loss behind the published CC rows of the CIFAR-100 tables; the paper's own compares kernel matrices.
+    """
+    delta = (student - teacher).abs()
+    return (delta[:-1] * delta[1:]).sum(1).mean()
+
+
+@DISTILLERS.register("CC")
+class CC(FeatureDistiller):
+    """Cross-entropy and `cc_loss` on the pooled features, each brought to FEAT_DIM by a linear layer."""
+
+    config = CN({"FEAT_DIM": 128, "LOSS": weights(1.0, 0.02)})
+    limits = {**WEIGHT_LIMITS, "FEAT_DIM": AT_LEAST_ONE}
+    needs = ("image_shape",)
+    min_batch = 2
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, feat_dim: int, ce_weight: float, feat_weight: float,
+        image_shape: ImageShape = (3, 32, 32),
+    ):  # fmt: skip
+        super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
+        dims = (feature_shapes(network, image_shape).pooled for network in (student, teacher))
+        self.embed_student, self.embed_teacher = (nn.Linear(dim, feat_dim) for dim in dims)
+
+    def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        return cc_loss(
+            self.embed_student(student.features["pooled_feat"]), self.embed_teacher(teacher.features["pooled_feat"])
+        )

@@ -1,0 +1,195 @@
+"""CRD: an embedding is near its own sample's in the other network (Tian et al., 2020, arXiv:1910.10699)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import AT_LEAST_ONE, FRACTION, POSITIVE, one_of
+from ..data import Batch
+from ..data.randomness import random_bits
+from ..distributed import gathered
+from .base import DISTILLERS, Output
+from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shape, feature_shapes, weights
+
+EPS = 1e-7
+CHUNK = 2**24  # numbers that one temporary tensor may hold: 64 MiB in float32
+
+
+class _GatheredScores(torch.autograd.Function):
+    """Products with some rows of a large bank, a few samples at a time, forward and backward."""
+
+    @staticmethod
+    def forward(ctx, embedding: Tensor, bank: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(bank, index)
+        ctx.rows = rows = max(1, CHUNK // (index.shape[1] * bank.shape[1]))
+        chunks = zip(embedding.split(rows), index.split(rows), strict=True)
+        return torch.cat([torch.einsum("bd,bkd->bk", e, bank[i]) for e, i in chunks])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        bank, index = ctx.saved_tensors
+        chunks = zip(gradient.split(ctx.rows), index.split(ctx.rows), strict=True)
+        return torch.cat([torch.einsum("bk,bkd->bd", g, bank[i]) for g, i in chunks]), None, None
+
+
+def bank_scores(embedding: Tensor, bank: Tensor, index: Tensor) -> Tensor:
+    """Inner products of each embedding with its own rows of a bank; (B, D), (N, D), (B, K) -> (B, K).
+
+    Where K is a good part of N all N products and a gather are an order of magnitude faster than gathering the rows;
+    where N is far larger, the rows are gathered in pieces, so that memory stays bounded.
+    """
+    if 8 * index.shape[1] >= bank.shape[0]:
+        return (embedding @ bank.T).gather(1, index)
+    return _GatheredScores.apply(embedding, bank, index)
+
+
+def nce_loss(probability: Tensor, num_data: int) -> Tensor:
+    """Noise-contrastive loss of unnormalised probabilities (B, 1 + K), the positive first; () (equation 17 ff.)."""
+    negatives = probability.shape[1] - 1
+    noise = negatives / num_data
+    positive, others = probability[:, 0], probability[:, 1:]
+    log_positive = (positive / (positive + noise + EPS)).log()
+    log_others = (noise / (others + noise + EPS)).log()
+    return -(log_positive.sum() + log_others.sum()) / probability.shape[0]
+
+
+def crd_loss(
+    student: Tensor, teacher: Tensor, student_bank: Tensor, teacher_bank: Tensor, index: Tensor, temperature: float,
+    normalizers: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Both directions of the contrastive loss, and the normalisers it used.
+
+    Embeddings (B, D) of unit length, banks (N, D), `index` (B, 1 + K) the positive's row and the negatives'.
+    `normalizers` (2,): the constants Z of the student's and the teacher's scores; where they are not positive they are
+    estimated from this batch, as in the paper. Each network is contrasted with the *other* one's bank.
+    """
+    scores = [bank_scores(student, teacher_bank, index), bank_scores(teacher, student_bank, index)]
+    exps = [(s / temperature).exp() for s in scores]
+    num_data = student_bank.shape[0]
+    estimate = torch.stack([e.detach().mean() * num_data for e in exps])
+    normalizers = torch.where(normalizers > 0, normalizers, gathered(estimate[None]).mean(0))
+    loss = sum(nce_loss(e / z, num_data) for e, z in zip(exps, normalizers, strict=True))
+    return loss, normalizers
+
+
+def draw_rows(allowed_label: Tensor, target: Tensor, k: int, keys_from: torch.Generator, same: bool) -> Tensor:
+    """For each target (B,) k rows, uniform without replacement over those of another label (`same`: of its own).
+
+    `allowed_label` (N,) int64; with replacement only where there are fewer than k such rows. (B, k), bounded memory.
+    """
+    rows = max(1, CHUNK // allowed_label.shape[0])
+    drawn = []
+    for part in target.split(rows):
+        allowed = (allowed_label == part[:, None]) == same
+        if bool(allowed.sum(1).min() < k):
+            drawn.append(torch.multinomial(allowed.float(), k, replacement=True, generator=keys_from))
+            continue
+        keys = torch.rand(allowed.shape, generator=keys_from, device=target.device)
+        drawn.append(keys.masked_fill_(~allowed, -1.0).topk(k, sorted=False).indices)
+    return torch.cat(drawn)
+
+
+class Bank(nn.Module):
+    """The last embeddings of every training sample, by its index; equal in all processes of a run.
+
+    A sample's label is learned with its embedding. Until then its row is a random vector, which is of no class, and a
+    fair negative for all.
+    """
+
+    def __init__(self, num_data: int, dim: int, momentum: float):
+        super().__init__()
+        self.momentum = momentum
+        bound = 1 / math.sqrt(dim / 3)
+        for name in ("student", "teacher"):
+            self.register_buffer(name, torch.empty(num_data, dim).uniform_(-bound, bound))
+        self.register_buffer("labels", torch.full((num_data,), -1, dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, index: Tensor, target: Tensor, student: Tensor, teacher: Tensor) -> None:
+        """Move the rows of all processes' samples (B,) towards their new embeddings (B, D), at unit length."""
+        index, target, student, teacher = map(gathered, (index, target, student, teacher))
+        for bank, embedding in ((self.student, student), (self.teacher, teacher)):
+            moved = bank[index] * self.momentum + embedding * (1 - self.momentum)
+            bank[index] = F.normalize(moved)
+        self.labels[index] = target
+
+
+class Embedding(nn.Linear):
+    """(B, C) -> (B, D) of unit length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(super().forward(x))
+
+
+@DISTILLERS.register("CRD")
+class CRD(FeatureDistiller):
+    """Cross-entropy and `crd_loss` on the pooled features, with K negatives from a bank of all training samples."""
+
+    config = CN(
+        {
+            "MODE": "exact",  # the positive: exact, the sample itself; relax, any sample of its class
+            # 0: inferred from the networks; checked where a yaml states them
+            "FEAT": CN({"DIM": 128, "STUDENT_DIM": 0, "TEACHER_DIM": 0}),
+            "LOSS": weights(1.0, 0.8),
+            "NCE": CN({"K": 16384, "MOMENTUM": 0.5, "TEMPERATURE": 0.07}),
+        }
+    )
+    limits = {
+        **WEIGHT_LIMITS, "MODE": one_of("exact", "relax"), "FEAT.DIM": AT_LEAST_ONE, "NCE.K": AT_LEAST_ONE,
+        "NCE.MOMENTUM": FRACTION, "NCE.TEMPERATURE": POSITIVE,
+    }  # fmt: skip
+    needs = ("num_data", "image_shape")
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, mode: str, feat_dim: int, feat_student_dim: int,
+        feat_teacher_dim: int, ce_weight: float, feat_weight: float, nce_k: int, nce_momentum: float,
+        nce_temperature: float, num_data: int, image_shape: ImageShape = (3, 32, 32),
+    ):  # fmt: skip
+        super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
+        dims = [feature_shapes(network, image_shape).pooled for network in (student, teacher)]
+        check_shape("CRD.FEAT.STUDENT_DIM", feat_student_dim, dims[0])
+        check_shape("CRD.FEAT.TEACHER_DIM", feat_teacher_dim, dims[1])
+        self.mode, self.k, self.temperature = mode, nce_k, nce_temperature
+        self.embed_student, self.embed_teacher = (Embedding(dim, feat_dim) for dim in dims)
+        self.bank = Bank(num_data, feat_dim, nce_momentum)
+        self.register_buffer("normalizers", torch.zeros(2))
+        self.seed = int(torch.randint(2**31, ()))
+        self._pending: Sequence[Tensor] = ()
+
+    def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        self._update_bank()
+        s = self.embed_student(student.features["pooled_feat"])
+        t = self.embed_teacher(teacher.features["pooled_feat"])
+        loss, normalizers = crd_loss(
+            s, t, self.bank.student, self.bank.teacher, self.draw(batch), self.temperature, self.normalizers
+        )
+        self.normalizers.copy_(normalizers)
+        self._pending = (batch.index, batch.target, s.detach(), t.detach())
+        return loss
+
+    def draw(self, batch: Batch) -> Tensor:
+        """Rows of the positive and the negatives, (B, 1 + K); a function of seed, epoch and step."""
+        device = batch.index.device
+        seed = random_bits(torch.tensor([batch.step]), self.seed, batch.epoch, stream=4)
+        generator = torch.Generator(device).manual_seed(int(seed) % 2**62)
+        labels = self.bank.labels
+        if self.mode == "exact":
+            positive = batch.index[:, None]
+        else:
+            known = labels.clone()
+            known[batch.index] = batch.target
+            positive = draw_rows(known, batch.target, 1, generator, same=True)
+        return torch.cat([positive, draw_rows(labels, batch.target, self.k, generator, same=False)], 1)
+
+    def after_step(self, batch: Batch) -> None:
+        self._update_bank()
+
+    def _update_bank(self) -> None:
+        """The bank is part of the loss's graph, so it changes after the backward pass: here, or before the next one."""
+        if self._pending:
+            self.bank.update(*self._pending)
+            self._pending = ()

@@ -1,0 +1,48 @@
+"""DIST: match correlations instead of probabilities (Huang et al., 2022, arXiv:2205.10536)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import NOT_NEGATIVE, POSITIVE
+from ..data import Batch
+from .base import DISTILLERS, Distiller, Output
+from .logit_loss import LOGIT_LOSSES, pearson_distance
+
+
+def dist_loss(student: Tensor, teacher: Tensor, inter: float, intra: float, temperature: float) -> Tensor:
+    """temperature**2 * (inter * distance over the classes + intra * distance over the samples); (B, C), (B, C) -> ().
+
+    The distance is one minus Pearson's correlation (equations 8 to 10): it asks for the teacher's preferences, not for
+    its exact probabilities, which a student far weaker cannot match.
+    """
+    s, t = ((logits / temperature).softmax(1) for logits in (student, teacher))
+    return temperature**2 * (inter * pearson_distance(s, t) + intra * pearson_distance(s.T, t.T))
+
+
+@LOGIT_LOSSES.register("DIST")
+def _dist(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> Tensor:
+    return dist_loss(student, teacher, 1.0, 1.0, temperature)
+
+
+@DISTILLERS.register("DIST")
+class DIST(Distiller):
+    """Cross-entropy and `dist_loss`."""
+
+    config = CN({"TEMPERATURE": 4.0, "LOSS": CN({"CE_WEIGHT": 1.0, "INTER_WEIGHT": 2.0, "INTRA_WEIGHT": 2.0})})
+    limits = {
+        "TEMPERATURE": POSITIVE,
+        **{f"LOSS.{w}_WEIGHT": NOT_NEGATIVE for w in ("CE", "INTER", "INTRA")},
+    }  # fmt: skip
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, temperature: float, ce_weight: float, inter_weight: float,
+        intra_weight: float,
+    ):  # fmt: skip
+        super().__init__(student, teacher)
+        self.temperature, self.ce_weight = temperature, ce_weight
+        self.inter_weight, self.intra_weight = inter_weight, intra_weight
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        loss = dist_loss(student.logits, teacher.logits, self.inter_weight, self.intra_weight, self.temperature)
+        return {"ce": self.ce_weight * F.cross_entropy(student.logits, batch.target), "dist": loss}

@@ -1,0 +1,73 @@
+"""DKD: the knowledge distillation loss in two parts, weighted apart (Zhao et al., 2022, arXiv:2203.08679)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import NOT_NEGATIVE, POSITIVE
+from ..data import Batch
+from .base import DISTILLERS, Distiller, Output
+from .logit_loss import LOGIT_LOSSES, standardized, without_target
+
+
+def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, alpha: float, beta: float, temperature: float) -> Tensor:
+    """alpha * TCKD + beta * NCKD (equation 7) for logits (B, C) and labels (B,).
+
+    TCKD is the divergence of (target, all others), NCKD that among the others. With beta = 1 - p_target of the teacher
+    for each sample and alpha = 1 the sum is the KD loss; a constant beta no longer mutes NCKD where the teacher is
+    sure. Everything stays in log space, so that no logit gap overflows.
+    """
+    log_s, log_t = (_binary(logits / temperature, target) for logits in (student, teacher))
+    tckd = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    log_s, log_t = ((without_target(logits, target) / temperature).log_softmax(1) for logits in (student, teacher))
+    nckd = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    return (alpha * tckd + beta * nckd) * temperature**2
+
+
+def _binary(logits: Tensor, target: Tensor) -> Tensor:
+    """Log-probabilities of the target and of all other classes together; (B, C) -> (B, 2)."""
+    others = without_target(logits, target).logsumexp(1)
+    return torch.stack([logits.gather(1, target[:, None])[:, 0], others], 1).log_softmax(1)
+
+
+@LOGIT_LOSSES.register("DKD")
+def _dkd(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> Tensor:
+    return dkd_loss(student, teacher, target, DKD.config.ALPHA, DKD.config.BETA, temperature)
+
+
+@DISTILLERS.register("DKD")
+class DKD(Distiller):
+    """Cross-entropy and `dkd_loss`, warmed up over the first epochs."""
+
+    config = CN(
+        {
+            "CE_WEIGHT": 1.0,
+            "ALPHA": 1.0,
+            "BETA": 8.0,
+            "T": 4.0,
+            "WARMUP": 20,
+            "STANDARDIZE": False,  # logit standardisation (arXiv:2403.01427) before the loss
+        }
+    )
+    limits = {
+        "CE_WEIGHT": NOT_NEGATIVE, "ALPHA": NOT_NEGATIVE, "BETA": NOT_NEGATIVE, "T": POSITIVE, "WARMUP": NOT_NEGATIVE,
+    }  # fmt: skip
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, ce_weight: float, alpha: float, beta: float, t: float,
+        warmup: int, standardize: bool,
+    ):  # fmt: skip
+        super().__init__(student, teacher)
+        self.ce_weight, self.alpha, self.beta, self.temperature = ce_weight, alpha, beta, t
+        self.warmup, self.standardize = warmup, standardize
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        pair = student.logits, teacher.logits
+        if self.standardize:
+            pair = tuple(map(standardized, pair))
+        warm = min(batch.epoch / self.warmup, 1.0) if self.warmup else 1.0
+        return {
+            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.target),
+            "dkd": warm * dkd_loss(*pair, batch.target, self.alpha, self.beta, self.temperature),
+        }

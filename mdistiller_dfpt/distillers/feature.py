@@ -1,0 +1,84 @@
+"""What the methods over feature maps share: shapes before training, pairs of stages, cross-entropy plus one term."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import NOT_NEGATIVE, Limit
+from ..data import Batch
+from ..models.complexity import dummy_image
+from .base import Distiller, Output
+
+T = TypeVar("T")
+ImageShape = tuple[int, int, int]
+
+
+class Shapes(NamedTuple):
+    """Shapes of what a network returns, without the batch: (C, H, W) a map, the widths of pooled feature and logits."""
+
+    feats: list[tuple[int, int, int]]
+    preact_feats: list[tuple[int, int, int]]
+    pooled: int
+    classes: int
+
+
+def feature_shapes(network: nn.Module, image_shape: ImageShape) -> Shapes:
+    """Shapes for an image (3, H, W), from one dummy image in eval mode: no statistics and no weights change."""
+    modes = {m: m.training for m in network.modules()}
+    network.eval()
+    with torch.no_grad():
+        logits, features = network(dummy_image(network, image_shape))
+    for module, mode in modes.items():
+        module.training = mode
+    maps = ([tuple(f.shape[1:]) for f in features[key]] for key in ("feats", "preact_feats"))
+    return Shapes(*maps, features["pooled_feat"].shape[1], logits.shape[1])
+
+
+def stage_pairs(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
+    """Pairs of what belongs to the stages (stem first in both, left out); counted from the end where depths differ."""
+    count = min(len(student), len(teacher)) - 1
+    return list(zip(student[-count:], teacher[-count:], strict=True))
+
+
+def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps (B, C, H, W), the larger one average-pooled to the smaller one's height and width."""
+    size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
+    return tuple(x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
+
+
+def check_shape(key: str, given: object, inferred: object) -> None:
+    """ValueError where a yaml states a shape that the networks do not have; empty or 0 states none."""
+    if given not in (0, []) and given != inferred:
+        raise ValueError(f"{key} is {given}; these networks have {inferred}: correct it or leave it out")
+
+
+def weights(ce: float, feat: float) -> CN:
+    """The LOSS section of mdistiller's feature methods."""
+    return CN({"CE_WEIGHT": ce, "FEAT_WEIGHT": feat})
+
+
+WEIGHT_LIMITS: Mapping[str, Limit] = {"LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.FEAT_WEIGHT": NOT_NEGATIVE}
+
+
+class FeatureDistiller(Distiller):
+    """Cross-entropy with the labels and one weighted term over features, which subclasses write as `feature_loss`."""
+
+    limits = WEIGHT_LIMITS
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, *, ce_weight: float, feat_weight: float):
+        super().__init__(student, teacher)
+        self.ce_weight, self.feat_weight = ce_weight, feat_weight
+
+    def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """The method's term before its weight, a scalar."""
+        raise NotImplementedError
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        return {
+            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.target),
+            "feat": self.feat_weight * self.feature_loss(student, teacher, batch),
+        }

@@ -1,0 +1,72 @@
+"""KD++: KD, and features along their class's direction with a norm not below the teacher's (arXiv:2305.17007)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import NOT_NEGATIVE, POSITIVE
+from ..data import Batch
+from .base import DISTILLERS, Distiller, Output
+from .feature import ImageShape, feature_shapes
+from .kd import kd_loss
+
+
+def nd_loss(student: Tensor, teacher: Tensor, direction: Tensor) -> Tensor:
+    """1 - <s, e> / max(|s|, |t|), averaged; embeddings (B, D), (B, D), unit class directions e (B, D) -> ().
+
+    It falls with the norm of s as long as that is below the teacher's, and with the angle to e always.
+    """
+    along = (student * direction).sum(1)
+    norm = torch.maximum(student.norm(dim=1), teacher.norm(dim=1)).clamp(min=1e-12)
+    return (1 - along / norm).mean()
+
+
+@DISTILLERS.register("KDPP")
+class KDPP(Distiller):
+    """Cross-entropy, `kd_loss` and `nd_loss`; the student's pooled feature is projected to the teacher's width."""
+
+    config = CN(
+        {
+            "TEMPERATURE": 4.0,
+            "WARMUP_EPOCHS": 20,  # of the distillation terms
+            "LOSS": CN({"CE_WEIGHT": 1.0, "KD_WEIGHT": 1.0, "ND_WEIGHT": 2.0}),
+        }
+    )
+    limits = {
+        "TEMPERATURE": POSITIVE, "WARMUP_EPOCHS": NOT_NEGATIVE,
+        **{f"LOSS.{w}_WEIGHT": NOT_NEGATIVE for w in ("CE", "KD", "ND")},
+    }  # fmt: skip
+    needs = ("image_shape",)
+    min_batch = 2  # BatchNorm over the embedding
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, temperature: float, warmup_epochs: int, ce_weight: float,
+        kd_weight: float, nd_weight: float, image_shape: ImageShape = (3, 32, 32),
+    ):  # fmt: skip
+        super().__init__(student, teacher)
+        self.temperature, self.warmup_epochs = temperature, warmup_epochs
+        self.ce_weight, self.kd_weight, self.nd_weight = ce_weight, kd_weight, nd_weight
+        s, t = (feature_shapes(network, image_shape) for network in (student, teacher))
+        self.projector = nn.Sequential(nn.Linear(s.pooled, t.pooled), nn.BatchNorm1d(t.pooled))
+        self.register_buffer("directions", torch.zeros(t.classes, t.pooled))
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Each class's direction: the mean of the teacher's embeddings of its training images, at unit length."""
+        total = torch.zeros_like(self.directions, dtype=torch.float64)
+        for batch in batches:
+            total.index_add_(0, batch.target, self.forward_teacher(batch.image).features["pooled_feat"].double())
+        self.directions.copy_(F.normalize(total))
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        warm = min(batch.epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
+        embedding = self.projector(student.features["pooled_feat"])
+        direction = self.directions[batch.target]
+        return {
+            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.target),
+            "kd": warm * self.kd_weight * kd_loss(student.logits, teacher.logits, self.temperature),
+            "nd": warm * self.nd_weight * nd_loss(embedding, teacher.features["pooled_feat"], direction),
+        }

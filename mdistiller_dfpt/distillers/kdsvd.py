@@ -1,0 +1,81 @@
+"""KD-SVD: match the relation between stages, each compressed to singular vectors (Lee et al., 2018, ECCV)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import AT_LEAST_ONE
+from ..data import Batch
+from .base import DISTILLERS, Output
+from .feature import WEIGHT_LIMITS, FeatureDistiller, same_size, stage_pairs, weights
+
+EXTRA = 3  # singular vectors of the student beside the k that the teacher keeps, to align with
+
+
+def singular_vectors(feature: Tensor, k: int, over_channels: bool) -> tuple[Tensor, Tensor]:
+    """The k first singular values, of unit length (B, k), and vectors (B, C or H * W, k) of (B, C, H, W)."""
+    matrix = feature.flatten(2)  # (B, C, N)
+    # Where two singular values coincide the derivative does not exist; such a sample then passes no gradient
+    if matrix.requires_grad:
+        matrix.register_hook(_finite_samples)
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    vectors = u if over_channels else vh.transpose(1, 2)
+    return F.normalize(s[:, :k]), F.normalize(vectors[:, :, :k], dim=1)
+
+
+def _finite_samples(gradient: Tensor) -> Tensor:
+    finite = gradient.isfinite().flatten(1).all(1)
+    return torch.where(finite[:, None, None], gradient, 0.0)
+
+
+def align(student: Tensor, teacher: Tensor) -> Tensor:
+    """For each of the teacher's vectors (B, N, k) the student's nearest (B, N, k'), its sign turned; (B, N, k).
+
+    The order and the sign of singular vectors are arbitrary, so they are matched before they are compared.
+    """
+    cosine = student.transpose(1, 2) @ teacher
+    nearest = cosine.abs().argmax(1, keepdim=True)
+    sign = cosine.gather(1, nearest).sign()
+    return student.gather(2, nearest.expand(-1, student.shape[1], -1)) * sign
+
+
+def _relation(a: Tensor, b: Tensor) -> Tensor:
+    """Radial basis function between each two rows of two stages; (B, N, k), (B, N', k) -> (B, N, N', k)."""
+    return torch.exp(-(a[:, :, None] - b[:, None]).pow(2) / 8)
+
+
+def kdsvd_loss(student: list[Tensor], teacher: list[Tensor], k: int) -> Tensor:
+    """Squared difference of the relations between consecutive stages, summed, over the batch; lists of (B, C, H, W).
+
+    The vectors run over channels, as in the paper, where student and teacher are equally wide in every stage, else
+    over the positions of the smaller map, which both have.
+    """
+    over_channels = all(s.shape[1] == t.shape[1] for s, t in zip(student, teacher, strict=True))
+    batch, loss, before = student[0].shape[0], student[0].new_zeros(()), None
+    for s, t in zip(student, teacher, strict=True):
+        s, t = same_size(s, t)
+        scale, vectors_t = singular_vectors(t.detach(), k, over_channels)
+        _, vectors_s = singular_vectors(s, k + EXTRA, over_channels)
+        now = align(vectors_s, vectors_t) * scale[:, None], vectors_t * scale[:, None]
+        if before is not None:
+            difference = _relation(now[0], before[0]) - _relation(now[1], before[1])
+            loss = loss + difference.pow(2).sum() / batch
+        before = now
+    return loss
+
+
+@DISTILLERS.register("KDSVD")
+class KDSVD(FeatureDistiller):
+    """Cross-entropy and `kdsvd_loss` over the stages."""
+
+    config = CN({"K": 1, "LOSS": weights(1.0, 1.0)})
+    limits = {**WEIGHT_LIMITS, "K": AT_LEAST_ONE}
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, *, k: int, ce_weight: float, feat_weight: float):
+        super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
+        self.k = k
+
+    def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        pairs = stage_pairs(student.features["feats"], teacher.features["feats"])
+        return kdsvd_loss(*map(list, zip(*pairs, strict=True)), self.k)

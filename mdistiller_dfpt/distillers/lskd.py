@@ -1,0 +1,29 @@
+"""LSKD: standardise the logits before KD (Sun et al., 2024, arXiv:2403.01427)."""
+
+from torch import Tensor
+
+from ..data import Batch
+from .base import DISTILLERS, Output
+from .kd import kd_loss
+from .logit import LogitDistiller, logit_node
+from .logit_loss import LOGIT_LOSSES, standardized
+
+
+def lskd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`kd_loss` of standardised logits; (B, C), (B, C) -> (). It is blind to shift and scale of either side's."""
+    return kd_loss(standardized(student), standardized(teacher), temperature)
+
+
+@LOGIT_LOSSES.register("LSKD")
+def _lskd(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> Tensor:
+    return lskd_loss(student, teacher, temperature)
+
+
+@DISTILLERS.register("LSKD")
+class LSKD(LogitDistiller):
+    """Cross-entropy and `lskd_loss`; other methods take the standardisation as their own switch or logit loss."""
+
+    config = logit_node(2.0, ce=0.1, kd=9.0)
+
+    def logit_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        return lskd_loss(student.logits, teacher.logits, self.temperature)

@@ -1,0 +1,59 @@
+"""MLLD: match predictions by instance, by batch and by class, at several temperatures (Jin et al., 2023, CVPR)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import NOT_NEGATIVE, Limit
+from ..data import Batch
+from .base import DISTILLERS, Distiller, Output
+from .kd import kd_loss
+
+
+def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of the Gram matrices of rows (N, M), over N; () (equations 5 and 7)."""
+    return (student @ student.T - teacher @ teacher.T).pow(2).sum() / student.shape[0]
+
+
+def mlld_loss(student: Tensor, teacher: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """Sum over the temperatures of `kd_loss`, and `gram_loss` over samples and over classes; (B, C), (B, C) -> ()."""
+    loss = student.new_zeros(())
+    for temperature in temperatures:
+        s, t = ((logits / temperature).softmax(1) for logits in (student, teacher))
+        loss = loss + kd_loss(student, teacher, temperature) + gram_loss(s, t) + gram_loss(s.T, t.T)
+    return loss
+
+
+@DISTILLERS.register("MLLD")
+class MLLD(Distiller):
+    """Cross-entropy and `mlld_loss`, each on a weakly and on a strongly augmented view of the batch."""
+
+    config = CN({"TEMPERATURES": [4.0, 2.0, 3.0, 5.0, 6.0], "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9})})
+    limits = {
+        "TEMPERATURES": Limit("numbers > 0, at least one", lambda v: len(v) > 0 and all(t > 0 for t in v)),
+        "LOSS.CE_WEIGHT": NOT_NEGATIVE,
+        "LOSS.KD_WEIGHT": NOT_NEGATIVE,
+    }
+    needs_strong_view = True
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, temperatures: Sequence[float], ce_weight: float,
+        kd_weight: float,
+    ):  # fmt: skip
+        super().__init__(student, teacher)
+        self.temperatures, self.ce_weight, self.kd_weight = tuple(temperatures), ce_weight, kd_weight
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        if batch.strong is None:
+            raise ValueError("MLLD needs batches with a strongly augmented view beside the weak one")
+        with torch.no_grad():
+            strong_teacher = self.forward_teacher(batch.strong)
+        strong_student = self.forward_student(batch.strong)
+        terms = {}
+        for name, s, t in (("", student, teacher), ("_strong", strong_student, strong_teacher)):
+            terms["ce" + name] = self.ce_weight * F.cross_entropy(s.logits, batch.target)
+            terms["kd" + name] = self.kd_weight * mlld_loss(s.logits, t.logits, self.temperatures)
+        return terms

@@ -1,0 +1,50 @@
+"""NKD: normalise the non-target part of the loss, and soften the target's (Yang et al., 2023, arXiv:2303.13005)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import NOT_NEGATIVE, POSITIVE
+from ..data import Batch
+from .base import DISTILLERS, Distiller, Output
+from .logit_loss import LOGIT_LOSSES, without_target
+
+
+def nkd_loss(student: Tensor, teacher: Tensor, target: Tensor, gamma: float, temperature: float) -> Tensor:
+    """-t_y log s_y at temperature 1, and gamma T^2 times the cross-entropy among the other classes, renormalised.
+
+    (B, C), (B, C), (B,) -> (); equation 7 without its label term. Renormalised over the others, both distributions sum
+    to 1, so that the second part is smallest where they agree.
+    """
+    own = target[:, None]
+    t_y = teacher.softmax(1).gather(1, own)
+    target_part = -(t_y * student.log_softmax(1).gather(1, own)).mean()
+    s, t = (without_target(logits, target) / temperature for logits in (student, teacher))
+    other_part = -(t.softmax(1) * s.log_softmax(1)).sum(1).mean()
+    return target_part + gamma * temperature**2 * other_part
+
+
+@LOGIT_LOSSES.register("NKD")
+def _nkd(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> Tensor:
+    return nkd_loss(student, teacher, target, NKD.config.GAMMA, temperature)
+
+
+@DISTILLERS.register("NKD")
+class NKD(Distiller):
+    """Cross-entropy and `nkd_loss`."""
+
+    config = CN({"TEMPERATURE": 3.0, "GAMMA": 3.5, "LOSS": CN({"CE_WEIGHT": 1.0, "NKD_WEIGHT": 1.0})})
+    limits = {
+        "TEMPERATURE": POSITIVE, "GAMMA": NOT_NEGATIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.NKD_WEIGHT": NOT_NEGATIVE,
+    }  # fmt: skip
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, temperature: float, gamma: float, ce_weight: float,
+        nkd_weight: float,
+    ):  # fmt: skip
+        super().__init__(student, teacher)
+        self.temperature, self.gamma, self.ce_weight, self.nkd_weight = temperature, gamma, ce_weight, nkd_weight
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        loss = nkd_loss(student.logits, teacher.logits, batch.target, self.gamma, self.temperature)
+        return {"ce": self.ce_weight * F.cross_entropy(student.logits, batch.target), "nkd": self.nkd_weight * loss}

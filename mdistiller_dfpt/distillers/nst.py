@@ -1,0 +1,34 @@
+"""NST: match the distribution of channel activations (Huang & Wang, 2017, arXiv:1707.01219)."""
+
+from torch import Tensor
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..data import Batch
+from .base import DISTILLERS, Output
+from .feature import FeatureDistiller, same_size, stage_pairs, weights
+
+
+def _mean_kernel(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over samples and pairs of channels of the kernel <a, b>**2; (B, C, N), (B, C', N) -> ()."""
+    return (a @ b.transpose(1, 2)).pow(2).mean()
+
+
+def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy between channels, each a unit vector over positions, polynomial kernel.
+
+    (B, C, H, W), (B, C', H', W') -> (); equation 6 of the paper. It treats channels as samples of a distribution, so
+    their order and number do not matter.
+    """
+    s, t = (F.normalize(x.flatten(2), dim=2) for x in same_size(student, teacher))
+    return _mean_kernel(t, t) + _mean_kernel(s, s) - 2 * _mean_kernel(s, t)
+
+
+@DISTILLERS.register("NST")
+class NST(FeatureDistiller):
+    """Cross-entropy and `nst_loss`, summed over the stages."""
+
+    config = CN({"LOSS": weights(1.0, 50.0)})
+
+    def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        return sum(nst_loss(s, t) for s, t in stage_pairs(student.features["feats"], teacher.features["feats"]))

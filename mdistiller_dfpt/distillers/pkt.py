@@ -1,0 +1,33 @@
+"""PKT: match the probability that two samples are neighbours (Passalis & Tefas, 2018, arXiv:1803.10837)."""
+
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+from ..data import Batch
+from .base import DISTILLERS, Output
+from .feature import FeatureDistiller, weights
+
+EPS = 1e-7
+
+
+def neighbour_probability(feature: Tensor) -> Tensor:
+    """Cosine similarities brought to [0, 1], each row a distribution over the batch; (B, C) -> (B, B)."""
+    unit = feature / (feature.norm(dim=1, keepdim=True) + EPS)
+    affinity = (unit @ unit.T + 1) / 2
+    return affinity / affinity.sum(1, keepdim=True)
+
+
+def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over all pairs of t log(t / s) for the two networks' neighbour probabilities; (B, C), (B, C') -> ()."""
+    s, t = neighbour_probability(student), neighbour_probability(teacher)
+    return (t * ((t + EPS).log() - (s + EPS).log())).mean()
+
+
+@DISTILLERS.register("PKT")
+class PKT(FeatureDistiller):
+    """Cross-entropy and `pkt_loss` on the pooled features."""
+
+    config = CN({"LOSS": weights(1.0, 30000.0)})
+
+    def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        return pkt_loss(student.features["pooled_feat"], teacher.features["pooled_feat"])

@@ -1,0 +1,114 @@
+"""ReviewKD: each stage of the teacher teaches all deeper ones of the student (Chen et al., 2021, arXiv:2104.09044)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import AT_LEAST_ONE, NOT_NEGATIVE
+from ..data import Batch
+from .base import DISTILLERS, Distiller, Output
+from .feature import ImageShape, check_shape, feature_shapes, stage_pairs
+
+
+def hcl_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    """Hierarchical context loss: mean squared difference at full size and pooled to 4, 2 and 1, summed over pairs.
+
+    Each level weighs half of the one before, and the weights of those that exist sum to 1; (B, C, H, W) each.
+    """
+    loss = student[0].new_zeros(())
+    for s, t in zip(student, teacher, strict=True):
+        levels, weight = [(1.0, F.mse_loss(s, t))], 1.0
+        for size in (4, 2, 1):
+            if size >= s.shape[2]:
+                continue
+            weight /= 2
+            pooled = (F.adaptive_avg_pool2d(x, size) for x in (s, t))
+            levels.append((weight, F.mse_loss(*pooled)))
+        loss = loss + sum(w * value for w, value in levels) / sum(w for w, _ in levels)
+    return loss
+
+
+class AttentionFusion(nn.Module):
+    """Fuses a stage's map with what came from the deeper ones, and brings the result to the teacher's width.
+
+    (B, C, H, W), (B, mid, h, w) or None -> (for the loss (B, C', H', W'), for the shallower stage (B, mid, H, W)).
+    """
+
+    def __init__(self, in_channels: int, mid: int, channels: int, fuse: bool):
+        super().__init__()
+        self.enter = nn.Sequential(nn.Conv2d(in_channels, mid, 1, bias=False), nn.BatchNorm2d(mid))
+        self.leave = nn.Sequential(nn.Conv2d(mid, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.attention = nn.Sequential(nn.Conv2d(2 * mid, 2, 1), nn.Sigmoid()) if fuse else None
+        for conv in (self.enter[0], self.leave[0]):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+
+    def forward(self, x: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        x = self.enter(x)
+        if self.attention is not None:
+            deeper = F.interpolate(deeper, x.shape[2:], mode="nearest")
+            a, b = self.attention(torch.cat([x, deeper], 1)).split(1, dim=1)
+            x = x * a + deeper * b
+        out = x if x.shape[2:] == size else F.interpolate(x, size, mode="nearest")
+        return self.leave(out), x
+
+
+@DISTILLERS.register("REVIEWKD")
+class ReviewKD(Distiller):
+    """Cross-entropy and `hcl_loss` between fused student maps and the teacher's preactivations, warmed up by epochs."""
+
+    config = CN(
+        {
+            "CE_WEIGHT": 1.0,
+            "REVIEWKD_WEIGHT": 1.0,
+            "WARMUP_EPOCHS": 20,
+            # mdistiller's shape keys: inferred from the networks, and checked where a yaml states them
+            "SHAPES": [],
+            "OUT_SHAPES": [],
+            "IN_CHANNELS": [],
+            "OUT_CHANNELS": [],
+            "MAX_MID_CHANNEL": 512,
+            "STU_PREACT": False,
+        }
+    )
+    limits = {
+        "CE_WEIGHT": NOT_NEGATIVE, "REVIEWKD_WEIGHT": NOT_NEGATIVE, "WARMUP_EPOCHS": NOT_NEGATIVE,
+        "MAX_MID_CHANNEL": AT_LEAST_ONE,
+    }  # fmt: skip
+    needs = ("image_shape",)
+    min_batch = 2  # BatchNorm over the pooled feature's one position
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, ce_weight: float, reviewkd_weight: float, warmup_epochs: int,
+        shapes: list[int], out_shapes: list[int], in_channels: list[int], out_channels: list[int],
+        max_mid_channel: int, stu_preact: bool, image_shape: ImageShape = (3, 32, 32),
+    ):  # fmt: skip
+        super().__init__(student, teacher)
+        self.ce_weight, self.reviewkd_weight, self.warmup_epochs = ce_weight, reviewkd_weight, warmup_epochs
+        self.source = "preact_feats" if stu_preact else "feats"
+        mine, its = (feature_shapes(network, image_shape) for network in (student, teacher))
+        pairs = stage_pairs(getattr(mine, self.source), its.preact_feats)
+        pairs.append(((mine.pooled, 1, 1), (its.pooled, 1, 1)))
+        check_shape("REVIEWKD.IN_CHANNELS", in_channels, [s[0] for s, _ in pairs])
+        check_shape("REVIEWKD.OUT_CHANNELS", out_channels, [t[0] for _, t in pairs])
+        check_shape("REVIEWKD.SHAPES", shapes, [s[1] for s, _ in reversed(pairs)])
+        check_shape("REVIEWKD.OUT_SHAPES", out_shapes, [t[1] for _, t in reversed(pairs)])
+        mid = min(max_mid_channel, pairs[-1][0][0])
+        # The deepest first, in the order in which they run
+        self.fusions = nn.ModuleList(
+            AttentionFusion(s[0], mid, t[0], fuse=i > 0) for i, (s, t) in enumerate(reversed(pairs))
+        )
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        pairs = stage_pairs(student.features[self.source], teacher.features["preact_feats"])
+        pairs.append(tuple(x.features["pooled_feat"][:, :, None, None] for x in (student, teacher)))
+        fused, deeper = [], None
+        for fusion, (s, t) in zip(self.fusions, reversed(pairs), strict=True):
+            out, deeper = fusion(s, deeper, tuple(t.shape[2:]))
+            fused.append(out)
+        warm = min(batch.epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
+        loss = hcl_loss(fused, [t for _, t in reversed(pairs)])
+        return {
+            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.target),
+            "review": self.reviewkd_weight * warm * loss,
+        }

@@ -1,0 +1,70 @@
+"""SimKD: the student takes over the teacher's classifier and learns its input (Chen et al., 2022, arXiv:2203.14001)."""
+
+import copy
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import AT_LEAST_ONE, NOT_NEGATIVE
+from ..data import Batch
+from .base import DISTILLERS, Distiller, Output, as_output
+from .feature import same_size
+
+
+def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the projected map and the teacher's (B, C, H, W), at the smaller size (equation 4)."""
+    return F.mse_loss(*same_size(student, teacher))
+
+
+class ReusedClassifier(nn.Module):
+    """What is deployed: the student up to its pooling, a projector, and the teacher's linear classifier."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, factor: int):
+        super().__init__()
+        self.student = student
+        classifier = teacher.classifier_layer
+        width, mid = classifier.in_features, max(1, classifier.in_features // factor)
+        self.projector = nn.Sequential(
+            *_conv(student.classifier_layer.in_features, mid, 1), *_conv(mid, mid, 3), *_conv(mid, width, 1)
+        )
+        self.classifier = copy.deepcopy(classifier).requires_grad_(False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict]:
+        _, features = self.student(image)
+        projected = self.projector(features["head_map"])
+        return self.classifier(projected.mean((2, 3))), {**features, "projected": projected}
+
+
+def _conv(in_channels: int, channels: int, kernel: int) -> list[nn.Module]:
+    conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(channels), nn.ReLU()]
+
+
+@DISTILLERS.register("SIMKD")
+class SimKD(Distiller):
+    """`simkd_loss` alone, by default; the student's own classifier is not used and not trained."""
+
+    config = CN({"FACTOR": 2, "LOSS": CN({"CE_WEIGHT": 0.0, "FEAT_WEIGHT": 1.0})})
+    limits = {"FACTOR": AT_LEAST_ONE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.FEAT_WEIGHT": NOT_NEGATIVE}
+    deploys_student_alone = False
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, *, factor: int, ce_weight: float, feat_weight: float):
+        super().__init__(student, teacher)
+        self.ce_weight, self.feat_weight = ce_weight, feat_weight
+        student.classifier_layer.requires_grad_(False)
+        self.reused = ReusedClassifier(student, teacher, factor)
+
+    @property
+    def deployed(self) -> nn.Module:
+        return self.reused
+
+    def forward_student(self, image: Tensor) -> Output:
+        with self.precision(image):
+            return as_output(self.reused(image))
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        terms = {"feat": self.feat_weight * simkd_loss(student.features["projected"], teacher.features["head_map"])}
+        if self.ce_weight:
+            terms["ce"] = self.ce_weight * F.cross_entropy(student.logits, batch.target)
+        return terms

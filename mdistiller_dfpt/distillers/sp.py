@@ -1,0 +1,30 @@
+"""SP: samples that are alike to the teacher are alike to the student (Tung & Mori, 2019, arXiv:1907.09682)."""
+
+from torch import Tensor
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..data import Batch
+from .base import DISTILLERS, Output
+from .feature import FeatureDistiller, weights
+
+
+def similarity(feature: Tensor) -> Tensor:
+    """Inner products of the samples' features, each row of unit length; (B, ...) -> (B, B)."""
+    flat = feature.flatten(1)
+    return F.normalize(flat @ flat.T)
+
+
+def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the similarity matrices of features (B, ...), whose shapes may differ (equation 4)."""
+    return F.mse_loss(similarity(student), similarity(teacher))
+
+
+@DISTILLERS.register("SP")
+class SP(FeatureDistiller):
+    """Cross-entropy and `sp_loss` on the last stage's maps."""
+
+    config = CN({"LOSS": weights(1.0, 3000.0)})
+
+    def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        return sp_loss(student.features["feats"][-1], teacher.features["feats"][-1])

@@ -1,0 +1,88 @@
+"""VID: maximise a bound on the mutual information of features (Ahn et al., 2019, arXiv:1904.05835)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config_keys import POSITIVE
+from ..data import Batch
+from .base import DISTILLERS, Output
+from .feature import (
+    WEIGHT_LIMITS,
+    FeatureDistiller,
+    ImageShape,
+    check_shape,
+    feature_shapes,
+    same_size,
+    stage_pairs,
+    weights,
+)
+
+
+def vid_loss(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
+    """Mean negative log-likelihood (less its constant) of the teacher's map under a Gaussian (equation 5).
+
+    `mean` and `teacher` (B, C, H, W), `variance` (C,): one for each channel, learned, so that channels which the
+    student cannot predict weigh little.
+    """
+    variance = variance[:, None, None]
+    return 0.5 * ((mean - teacher).pow(2) / variance + variance.log()).mean()
+
+
+class Gaussian(nn.Module):
+    """The predicted distribution of a teacher's map: three 1x1 convolutions for the mean, a variance per channel."""
+
+    def __init__(self, in_channels: int, channels: int, init_variance: float, eps: float):
+        super().__init__()
+        self.mean = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 1, bias=False), nn.ReLU(),
+            nn.Conv2d(channels, channels, 1, bias=False), nn.ReLU(),
+            nn.Conv2d(channels, channels, 1, bias=False),
+        )  # fmt: skip
+        self.eps = eps
+        # softplus of it, plus eps, is the variance
+        self.log_scale = nn.Parameter(torch.full((channels,), math.log(math.expm1(init_variance - eps))))
+
+    @property
+    def variance(self) -> Tensor:
+        """(C,), positive."""
+        return F.softplus(self.log_scale) + self.eps
+
+    def loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """`vid_loss` of maps (B, C', H, W) and (B, C, H', W'), at the smaller size of the two."""
+        student, teacher = same_size(student, teacher)
+        return vid_loss(self.mean(student), teacher, self.variance)
+
+
+@DISTILLERS.register("VID")
+class VID(FeatureDistiller):
+    """Cross-entropy and `vid_loss`, summed over the stages."""
+
+    config = CN(
+        {
+            "EPS": 1e-5,
+            "INIT_PRED_VAR": 5.0,
+            "INPUT_SIZE": [],  # mdistiller's; checked against the data, which says the size by itself
+            "LOSS": weights(1.0, 1.0),
+        }
+    )
+    limits = {**WEIGHT_LIMITS, "EPS": POSITIVE, "INIT_PRED_VAR": POSITIVE}
+    needs = ("image_shape",)
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, eps: float, init_pred_var: float, input_size: list[int],
+        ce_weight: float, feat_weight: float, image_shape: ImageShape = (3, 32, 32),
+    ):  # fmt: skip
+        super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
+        check_shape("VID.INPUT_SIZE", input_size, list(image_shape[1:]))
+        if init_pred_var <= eps:
+            raise ValueError(f"VID.INIT_PRED_VAR is {init_pred_var}; it must be above VID.EPS, {eps}")
+        shapes = (feature_shapes(network, image_shape).feats for network in (student, teacher))
+        self.gaussians = nn.ModuleList(Gaussian(s[0], t[0], init_pred_var, eps) for s, t in stage_pairs(*shapes))
+
+    def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        pairs = stage_pairs(student.features["feats"], teacher.features["feats"])
+        return sum(g.loss(s, t) for g, (s, t) in zip(self.gaussians, pairs, strict=True))

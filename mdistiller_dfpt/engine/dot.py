@@ -1,0 +1,73 @@
+"""DOT: distillation with a momentum of its own (Zhao et al., 2023, ICCV, "DOT: A Distillation-Oriented Trainer")."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def split_terms(losses: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """(the labels' terms, all others), each summed, None where there is none; a label term is called `ce` or `X.ce`."""
+    parts: list[list[Tensor]] = [[], []]
+    for name, value in losses.items():
+        parts[name.rsplit(".", 1)[-1] not in ("ce", "loss_ce")].append(value)
+    return tuple(sum(part) if part else None for part in parts)
+
+
+class TwoMomentaSGD(torch.optim.Optimizer):
+    """SGD with one momentum buffer for the labels' gradient and one for the distillation terms' (algorithm 1).
+
+    v_ce = g_ce + (momentum - delta) v_ce,  v_kd = g_kd + (momentum + delta) v_kd,  w -= lr (v_ce + v_kd);
+    weight decay belongs to g_ce. With delta 0 it is SGD.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float, delta: float, weight_decay: float):
+        if not 0 <= momentum - delta <= momentum + delta < 1:
+            raise ValueError(
+                f"SOLVER.DOT.DELTA is {delta}; with SOLVER.MOMENTUM {momentum} both momenta must lie in [0, 1)"
+            )
+        super().__init__(params, {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay})
+        self._distilled: dict[Tensor, Tensor] = {}
+
+    def parameters(self) -> list[Tensor]:
+        """All that is optimised."""
+        return [p for group in self.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def set_distillation_gradient(self) -> None:
+        """Take the gradients that the parameters have now for those of the distillation terms, and clear them."""
+        self._distilled = {p: p.grad for p in self.parameters() if p.grad is not None}
+        self.zero_grad()
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One update with the gradients at hand for the labels' and those set before for the distillation terms'."""
+        skip = getattr(self, "found_inf", None)  # on a GPU the loop's verdict, which nobody waits for
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None and p not in self._distilled:
+                    continue
+                state = self.state[p]
+                task = torch.zeros_like(p) if p.grad is None else p.grad
+                task = task.add(p, alpha=group["weight_decay"])
+                distilled = self._distilled.get(p)
+                distilled = torch.zeros_like(p) if distilled is None else distilled
+                moves = [
+                    _momentum(state, "task", task, group["momentum"] - group["delta"]),
+                    _momentum(state, "distilled", distilled, group["momentum"] + group["delta"]),
+                ]
+                update = moves[0] + moves[1]
+                if skip is not None:
+                    update = torch.where(skip.bool(), torch.zeros_like(update), update)
+                p.sub_(update, alpha=group["lr"])
+        self._distilled = {}
+
+
+def _momentum(state: dict[str, Any], name: str, gradient: Tensor, momentum: float) -> Tensor:
+    buffer = state.get(name)
+    if buffer is None:
+        state[name] = buffer = torch.clone(gradient)
+    else:
+        buffer.mul_(momentum).add_(gradient)
+    return buffer
