@@ -105,7 +105,7 @@ def test_evaluation_is_deterministic_and_moves_nothing():
 
 @pytest.mark.parametrize("stages", [[], [0], [3], [1, 7]])
 def test_stages_that_do_not_exist_are_refused(stages):
-    with pytest.raises(ValueError, match=r"DFPTKD.STAGES is .*; TinyNet has stages 1..2"):
+    with pytest.raises(ValueError, match=r"STAGES is .*; TinyNet has stages 1..2"):
         tiny_dual(stages=stages)
 
 

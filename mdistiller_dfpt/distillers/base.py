@@ -64,6 +64,7 @@ class Distiller(nn.Module):
     needs_teacher: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()  # what else the constructor takes: num_data, image_shape, assistants
     needs_strong_view: ClassVar[bool] = False  # whether a batch must carry a strongly augmented view
+    uses_teacher_output = True  # False where `losses` does without what the teacher says
     min_batch: ClassVar[int] = 1  # the fewest samples that a step can be taken on
     deploys_student_alone: ClassVar[bool] = True  # False where more than the student is needed to predict
 
@@ -116,7 +117,8 @@ class Distiller(nn.Module):
         """(B, 3, H, W), (B,) -> the student's logits (B, classes) and the weighted terms."""
         batch = Batch(image, target, **kwargs)
         student = self.forward_student(image)
-        teacher = None if self.teacher is None else self.forward_teacher(image)
+        runs_teacher = self.teacher is not None and self.uses_teacher_output
+        teacher = self.forward_teacher(image) if runs_teacher else None
         return student.logits, self.losses(student, teacher, batch)
 
     def forward_test(self, image: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class Combined(Distiller):
         self.members = nn.ModuleDict(members)
         self.deploys_student_alone = all(m.deploys_student_alone for m in members.values())
         self.needs_strong_view = any(m.needs_strong_view for m in members.values())
+        self.uses_teacher_output = any(m.uses_teacher_output for m in members.values())
         self.min_batch = max(m.min_batch for m in members.values())
         for way in ("forward_student", "forward_teacher", "forward_paths", "deployed"):
             self._owner(way)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,6 @@ from yacs.config import CfgNode as CN
 
 from ..config_keys import AT_LEAST_ONE, FRACTION, POSITIVE, one_of
 from ..data import Batch
-from ..data.randomness import random_bits
 from ..distributed import gathered
 from .base import DISTILLERS, Output
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shape, feature_shapes, weights
@@ -79,17 +79,17 @@ def crd_loss(
 def draw_rows(allowed_label: Tensor, target: Tensor, k: int, keys_from: torch.Generator, same: bool) -> Tensor:
     """For each target (B,) k rows, uniform without replacement over those of another label (`same`: of its own).
 
-    `allowed_label` (N,) int64; with replacement only where there are fewer than k such rows. (B, k), bounded memory.
+    `allowed_label` (N,) int64. A row comes twice only where there are fewer than k. (B, k) int64, in bounded memory.
     """
     rows = max(1, CHUNK // allowed_label.shape[0])
     drawn = []
     for part in target.split(rows):
         allowed = (allowed_label == part[:, None]) == same
-        if bool(allowed.sum(1).min() < k):
-            drawn.append(torch.multinomial(allowed.float(), k, replacement=True, generator=keys_from))
-            continue
         keys = torch.rand(allowed.shape, generator=keys_from, device=target.device)
-        drawn.append(keys.masked_fill_(~allowed, -1.0).topk(k, sorted=False).indices)
+        order = keys.masked_fill_(~allowed, -1.0).topk(min(k, keys.shape[1])).indices
+        # Where a sample has fewer rows than k it goes round among them; nothing here waits for the device
+        position = torch.arange(k, device=target.device) % allowed.sum(1, keepdim=True).clamp(1, order.shape[1])
+        drawn.append(order.gather(1, position))
     return torch.cat(drawn)
 
 
@@ -174,8 +174,8 @@ class CRD(FeatureDistiller):
     def draw(self, batch: Batch) -> Tensor:
         """Rows of the positive and the negatives, (B, 1 + K); a function of seed, epoch and step."""
         device = batch.index.device
-        seed = random_bits(torch.tensor([batch.step]), self.seed, batch.epoch, stream=4)
-        generator = torch.Generator(device).manual_seed(int(seed) % 2**62)
+        seed = crc32(f"{self.seed} {batch.epoch} {batch.step}".encode())
+        generator = torch.Generator(device).manual_seed(seed)
         labels = self.bank.labels
         if self.mode == "exact":
             positive = batch.index[:, None]

@@ -101,10 +101,13 @@ class DFPTKD(Distiller):
         ce_weight: float, teacher_weight: float, prompt_weight: float,
     ):  # fmt: skip
         super().__init__(student, teacher)
-        self.dual = DualPathTeacher(
-            teacher, stages=None if stages == "all" else stages, finetune=finetune_backbone, block=prompt_block,
-            r1=prompt_r1, r2=prompt_r2, kernels=prompt_kernels, norm=prompt_norm, fusion=fusion, bn=bn, init=init,
-        )  # fmt: skip
+        try:
+            self.dual = DualPathTeacher(
+                teacher, stages=None if stages == "all" else stages, finetune=finetune_backbone, block=prompt_block,
+                r1=prompt_r1, r2=prompt_r2, kernels=prompt_kernels, norm=prompt_norm, fusion=fusion, bn=bn, init=init,
+            )  # fmt: skip
+        except ValueError as e:
+            raise ValueError(f"DFPTKD.{e}") from None
         self.finetune_lr_factor, self.clip_norm = finetune_lr_factor, prompt_clip_norm
         self.temperature, self.logit_loss = temperature, LOGIT_LOSSES[logit_loss]
         self.weights = {

@@ -37,7 +37,7 @@ class KDPP(Distiller):
     )
     limits = {
         "TEMPERATURE": POSITIVE, "WARMUP_EPOCHS": NOT_NEGATIVE,
-        **{f"LOSS.{w}_WEIGHT": NOT_NEGATIVE for w in ("CE", "KD", "ND")},
+        **dict.fromkeys(("LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT", "LOSS.ND_WEIGHT"), NOT_NEGATIVE),
     }  # fmt: skip
     needs = ("image_shape",)
     min_batch = 2  # BatchNorm over the embedding

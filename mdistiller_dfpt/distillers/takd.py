@@ -26,13 +26,13 @@ class TAKD(LogitDistiller):
     ):  # fmt: skip
         super().__init__(student, teacher, temperature=temperature, ce_weight=ce_weight, kd_weight=kd_weight)
         self.assistant = assistants[-1].requires_grad_(False).eval() if assistants else None
+        self.uses_teacher_output = self.assistant is None
 
     def frozen(self) -> list[nn.Module]:
         return [*super().frozen(), *([self.assistant] if self.assistant is not None else [])]
 
-    def forward_teacher(self, image: Tensor) -> Output:
-        with torch.no_grad(), self.precision(image):
-            return as_output((self.teacher if self.assistant is None else self.assistant)(image))
-
-    def logit_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def logit_loss(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
+        if self.assistant is not None:
+            with torch.no_grad(), self.precision(batch.image):
+                teacher = as_output(self.assistant(batch.image))
         return kd_loss(student.logits, teacher.logits, self.temperature)

@@ -38,7 +38,7 @@ class DualPathTeacher(nn.Module):
         count = len(teacher.stage_channels) - 1
         stages = range(1, count + 1) if stages is None else sorted(set(stages))
         if not stages or not all(1 <= i <= count for i in stages):
-            raise ValueError(f"DFPTKD.STAGES is {list(stages)}; {type(teacher).__name__} has stages 1..{count}")
+            raise ValueError(f"STAGES is {list(stages)}; {type(teacher).__name__} has stages 1..{count}")
         self.stages = tuple(stages)
         self.finetune, self.batch_statistics = finetune, bn == "batch"
         self.teacher = teacher.requires_grad_(False).eval()

@@ -48,6 +48,7 @@ class Trainer:
     def __init__(self, cfg: CN, distiller: Distiller, data: Data, teacher_name: str = ""):
         self.cfg, self.data = cfg, data
         self.device = data.train.labels.device
+        data.train.strong_view = distiller.needs_strong_view
         layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
         self.distiller = distiller.to(self.device, memory_format=layout)
         self.teacher_name = teacher_name or cfg.DISTILLER.TEACHER
@@ -117,9 +118,8 @@ class Trainer:
         return self._finish(used_protocol)
 
     def _prepare(self) -> None:
-        """What a method asks for before its first step: views, batch sizes, a pass over the training set."""
+        """What a method asks for before its first step: large enough batches, a pass over the training set."""
         loader, smallest = self.data.train, self.distiller.min_batch
-        loader.strong_view = self.distiller.needs_strong_view
         last = loader.num_samples % loader.batch_size or loader.batch_size
         if min(last, loader.batch_size) < smallest:
             raise ConfigError(

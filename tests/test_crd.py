@@ -1,0 +1,176 @@
+"""Laws of CRD, its bank and its negatives."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mdistiller_dfpt.distillers import crd
+from mdistiller_dfpt.distillers.crd import Bank, bank_scores, crd_loss, draw_rows, nce_loss
+from mdistiller_dfpt.errors import ConfigError
+
+from .conftest import snapshot, take_steps, tiny_batch, tiny_distiller
+from .golden import LOSSES, check, normal
+
+
+def golden_inputs():
+    generator = np.random.default_rng(60)
+    banks = [torch.from_numpy(generator.standard_normal((50, 16)) / 4) for _ in range(2)]
+    positive = torch.from_numpy(np.random.default_rng(61).permutation(50)[:8])
+    negatives = torch.from_numpy(np.random.default_rng(62).integers(0, 50, (8, 20)))
+    student, teacher = (F.normalize(normal(seed, (8, 16), 1)).requires_grad_() for seed in (63, 64))
+    return banks, positive, negatives, student, teacher
+
+
+def test_crd_and_its_bank_equal_the_reference_implementation():
+    banks, positive, negatives, student, teacher = golden_inputs()
+    index = torch.cat([positive[:, None], negatives], 1)
+    loss, _ = crd_loss(student, teacher, *banks, index, 0.07, torch.zeros(2).double())
+    check("crd", loss, [student, teacher])
+    bank = Bank(50, 16, 0.5).double()
+    bank.student.copy_(banks[0])
+    bank.teacher.copy_(banks[1])
+    bank.update(positive, torch.zeros(8, dtype=torch.int64), student, teacher)
+    expected = LOSSES["crd"]
+    np.testing.assert_allclose(bank.student.norm().item(), expected["memory_student_after_norm"], rtol=1e-6)
+    np.testing.assert_allclose(bank.student[positive[0], :4], expected["memory_student_row_y0_first4"], rtol=1e-6)
+
+
+def test_dense_and_gathered_scores_agree_in_value_and_gradient(monkeypatch):
+    monkeypatch.setattr(crd, "CHUNK", 3 * 5 * 16)  # three samples at a time
+    bank, index = normal(1, (400, 16)), torch.randint(0, 400, (8, 5))
+    results = []
+    for dense in (True, False):
+        embedding = normal(2, (8, 16)).requires_grad_()
+        scores = (embedding @ bank.T).gather(1, index) if dense else bank_scores(embedding, bank, index)
+        scores.pow(2).sum().backward()
+        results.append((scores.detach(), embedding.grad))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_the_loss_falls_as_the_positive_rises_and_the_negatives_fall():
+    base = torch.full((2, 5), 0.02)
+    better = base.clone()
+    better[:, 0] = 0.2
+    worse = base.clone()
+    worse[:, 1:] = 0.2
+    assert nce_loss(better, 100) < nce_loss(base, 100) < nce_loss(worse, 100)
+
+
+def test_normalisers_are_estimated_once():
+    distiller = tiny_distiller("CRD", "CRD.NCE.K", "8")
+    take_steps(distiller, 1)
+    first = distiller.normalizers.clone()
+    assert (first > 0).all()
+    take_steps(distiller, 2)
+    assert torch.equal(distiller.normalizers, first)
+
+
+def test_negatives_are_distinct_rows_of_other_classes_all_equally_likely():
+    labels = torch.arange(40) % 4
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.cat([draw_rows(labels, torch.tensor([1]), 10, generator, same=False) for _ in range(600)])
+    assert not (labels[rows] == 1).any()
+    assert all(len(set(r.tolist())) == 10 for r in rows)
+    counts = torch.bincount(rows.flatten(), minlength=40)[labels != 1]
+    assert counts.min() > 140  # 200 expected, its deviation about 12
+    assert counts.max() < 260
+
+
+def test_too_few_rows_are_drawn_more_than_once():
+    labels = torch.tensor([0, 0, 1])
+    rows = draw_rows(labels, torch.tensor([0, 0]), 50, torch.Generator().manual_seed(0), same=False)
+    assert rows.shape == (2, 50)
+    assert (rows == 2).all()
+
+
+def test_memory_for_the_draw_is_bounded(monkeypatch):
+    monkeypatch.setattr(crd, "CHUNK", 100)
+    seen = []
+    real = torch.rand
+    monkeypatch.setattr(torch, "rand", lambda shape, **kw: seen.append(math.prod(shape)) or real(shape, **kw))
+    draw_rows(torch.arange(40), torch.arange(8), 5, torch.Generator().manual_seed(0), same=False)
+    assert max(seen) <= 100
+
+
+def test_the_draw_is_a_function_of_seed_epoch_and_step():
+    distiller = tiny_distiller("CRD", "CRD.NCE.K", "8")
+    batch = tiny_batch()
+    first = distiller.draw(batch)
+    torch.rand(5)
+    assert torch.equal(distiller.draw(batch), first)
+    assert torch.equal(first[:, 0], batch.index)
+    assert not torch.equal(distiller.draw(batch._replace(step=2)), first)
+    assert not torch.equal(distiller.draw(batch._replace(epoch=2)), first)
+
+
+def test_relaxed_positives_are_of_the_same_class():
+    distiller = tiny_distiller("CRD", "CRD.MODE", "relax", "CRD.NCE.K", "8")
+    batch = tiny_batch()
+    take_steps(distiller, 1)
+    rows = torch.stack([distiller.draw(batch._replace(step=s))[:, 0] for s in range(20)])
+    assert (distiller.bank.labels[rows] == batch.target).all()
+    assert (rows != batch.index).any()
+
+
+def test_the_bank_learns_labels_and_unit_rows_of_the_samples_it_saw():
+    distiller = tiny_distiller("CRD", "CRD.NCE.K", "8")
+    before = snapshot(distiller.bank)
+    take_steps(distiller, 1)
+    batch = tiny_batch()
+    bank = distiller.bank
+    assert torch.equal(bank.labels[batch.index], batch.target)
+    assert (bank.labels[8:] == -1).all()
+    torch.testing.assert_close(bank.student[batch.index].norm(dim=1), torch.ones(8))
+    assert torch.equal(bank.student[8:], before["student"][8:])
+
+
+def test_a_loop_without_our_hook_still_updates_the_bank():
+    """mdistiller's loop calls nothing after the step: the next forward pass catches up."""
+    distiller = tiny_distiller("CRD", "CRD.NCE.K", "8")
+    for step in (1, 2):
+        _, losses = distiller(**tiny_batch(step=step).fields())
+        sum(losses.values()).backward()
+    assert (distiller.bank.labels[:8] >= 0).all()
+
+
+@pytest.mark.parametrize("key", ["STUDENT_DIM", "TEACHER_DIM"])
+def test_stated_widths_are_checked_against_the_networks(key):
+    with pytest.raises(ConfigError, match=f"CRD.FEAT.{key} is 256; these networks have"):
+        tiny_distiller("CRD", f"CRD.FEAT.{key}", "256")
+
+
+def _in_process(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    bank = Bank(20, 4, 0.5)
+    index = torch.arange(5) + 5 * rank
+    embedding = torch.nn.functional.normalize(torch.randn(10, 4))[index]
+    bank.update(index, index % 3, embedding, -embedding)
+    _, normalizers = crd_loss(
+        embedding, -embedding, bank.student, bank.teacher, torch.arange(8)[None].expand(5, -1), 0.5, torch.zeros(2)
+    )
+    torch.save((bank.state_dict(), normalizers), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_the_bank_is_the_same_in_two_processes_as_in_one(tmp_path):
+    torch.multiprocessing.spawn(_in_process, (str(tmp_path),), nprocs=2)
+    (first, z0), (second, z1) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    torch.manual_seed(0)
+    bank = Bank(20, 4, 0.5)
+    index = torch.arange(10)
+    embedding = torch.nn.functional.normalize(torch.randn(10, 4))
+    bank.update(index, torch.cat([torch.arange(5) % 3, torch.arange(5, 10) % 3]), embedding, -embedding)
+    for key, value in bank.state_dict().items():
+        assert torch.equal(first[key], value)
+        assert torch.equal(second[key], value)
+    _, expected = crd_loss(
+        embedding, -embedding, bank.student, bank.teacher, torch.arange(8)[None].expand(10, -1), 0.5, torch.zeros(2)
+    )
+    torch.testing.assert_close(z0, expected)
+    assert torch.equal(z0, z1)

@@ -1,0 +1,32 @@
+"""Laws of DGKD."""
+
+import torch
+
+from mdistiller_dfpt.distillers.dgkd import dgkd_loss, draw
+from mdistiller_dfpt.distillers.kd import kd_loss
+
+from .conftest import tiny_batch, tiny_distiller
+from .golden import normal
+
+
+def test_with_one_teacher_it_is_kd_and_teachers_add_up():
+    student, a, b = normal(1), normal(2), normal(4)
+    torch.testing.assert_close(dgkd_loss(student, [a], 5.0), kd_loss(student, a, 5.0))
+    torch.testing.assert_close(dgkd_loss(student, [a, b], 5.0), dgkd_loss(student, [b, a], 5.0))
+    torch.testing.assert_close(dgkd_loss(student, [a, a], 5.0), 2 * kd_loss(student, a, 5.0))
+
+
+def test_the_draw_is_a_function_of_the_step_and_leaves_each_out_in_turn():
+    draws = [tuple(sorted(draw(3, 2, 1, step))) for step in range(60)]
+    assert draws == [tuple(sorted(draw(3, 2, 1, step))) for step in range(60)]
+    assert set(draws) == {(0, 1), (0, 2), (1, 2)}
+
+
+def test_without_dropping_all_teach():
+    distiller = tiny_distiller("DGKD", "DGKD.DROP", "0")
+    batch = tiny_batch()
+    logits, losses = distiller(**batch.fields())
+    with torch.no_grad():
+        teachers = [n(batch.image)[0] for n in (distiller.teacher, *distiller.assistants)]
+    assert len(teachers) == 2
+    torch.testing.assert_close(losses["kd"], 0.9 * dgkd_loss(logits, teachers, 4.0))

@@ -1,0 +1,73 @@
+"""Laws of DOT."""
+
+import pytest
+import torch
+
+from mdistiller_dfpt.engine.dot import TwoMomentaSGD, split_terms
+from mdistiller_dfpt.engine.trainer import Trainer
+from mdistiller_dfpt.errors import ConfigError
+
+from .conftest import tiny_cfg, tiny_data, tiny_distiller
+from .golden import normal
+
+
+def run(make, steps=4):
+    """Parameters after some steps on 0.5 |w - a|^2 (labels) + 0.5 |w - b|^2 (distillation)."""
+    w = torch.nn.Parameter(normal(1, (5,)))
+    optimizer = make([w])
+    for _ in range(steps):
+        optimizer.zero_grad()
+        if isinstance(optimizer, TwoMomentaSGD):
+            (0.5 * (w - 2).pow(2).sum()).backward()
+            optimizer.set_distillation_gradient()
+            (0.5 * (w + 1).pow(2).sum()).backward()
+        else:
+            (0.5 * (w + 1).pow(2).sum() + 0.5 * (w - 2).pow(2).sum()).backward()
+        optimizer.step()
+    return w.detach()
+
+
+def test_without_a_difference_it_is_sgd():
+    ours = run(lambda p: TwoMomentaSGD(p, lr=0.1, momentum=0.9, delta=0.0, weight_decay=0.01))
+    torch.testing.assert_close(ours, run(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01)))
+
+
+def test_the_two_momenta_by_definition():
+    w, v = normal(1, (5,)), [torch.zeros(5).double(), torch.zeros(5).double()]
+    for _ in range(4):
+        v = [0.8 * v[0] + (w + 1), (0.9 + 0.1 - 1e-12) * v[1] + (w - 2)]
+        w = w - 0.1 * (v[0] + v[1])
+    ours = run(lambda p: TwoMomentaSGD(p, lr=0.1, momentum=0.9, delta=0.1 - 1e-12, weight_decay=0.0))
+    torch.testing.assert_close(ours, w)
+
+
+def test_the_labels_terms_are_told_by_name():
+    one = torch.tensor(1.0)
+    task, distilled = split_terms(
+        {"ce": one, "KD.ce": 2 * one, "loss_ce": 4 * one, "kd": 8 * one, "prompt_ce": 16 * one}
+    )
+    assert (task, distilled) == (7, 24)
+    assert split_terms({"ce": one}) == (1, None)
+    assert split_terms({"feat": one}) == (None, 1)
+
+
+@pytest.mark.parametrize("method", ["KD", "DFPTKD", "NONE", "SIMKD"])
+def test_with_delta_zero_a_run_equals_the_base_trainers(method, tmp_path, capsys):
+    def student(trainer):
+        words = ["DISTILLER.TYPE", method, "LOG.PREFIX", str(tmp_path / trainer), "SOLVER.TRAINER", trainer]
+        words += ["SOLVER.DOT.DELTA", "0.0"]
+        if method == "DFPTKD":
+            words += ["DFPTKD.PROMPT.CLIP_NORM", "0"]  # the norm of each part is bounded apart
+        distiller = tiny_distiller(method, *words)
+        Trainer(tiny_cfg(*words), distiller, tiny_data(), "tiny").fit()
+        return distiller.student.state_dict()
+
+    base, dot = student("base"), student("dot")
+    for key, value in base.items():
+        torch.testing.assert_close(dot[key], value, rtol=1e-3, atol=1e-5)
+
+
+def test_momenta_outside_zero_to_one_are_refused():
+    words = ["DISTILLER.TYPE", "KD", "SOLVER.TRAINER", "dot", "SOLVER.DOT.DELTA", "0.2"]
+    with pytest.raises(ConfigError, match=r"SOLVER.DOT.DELTA is 0.2; with SOLVER.MOMENTUM 0.9 both momenta"):
+        Trainer(tiny_cfg(*words), tiny_distiller("KD"), tiny_data())

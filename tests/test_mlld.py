@@ -1,0 +1,40 @@
+"""Laws of MLLD."""
+
+import pytest
+import torch
+
+from mdistiller_dfpt.distillers.kd import kd_loss
+from mdistiller_dfpt.distillers.mlld import gram_loss, mlld_loss
+
+from .conftest import tiny_batch, tiny_distiller
+from .golden import normal
+
+
+def test_mlld_is_zero_at_equality_and_blind_to_shifts():
+    a, b = normal(1), normal(2)
+    assert mlld_loss(a, a.clone(), [4.0, 2.0]).abs() < 1e-12
+    torch.testing.assert_close(mlld_loss(a + 3, b - 1, [4.0, 2.0]), mlld_loss(a, b, [4.0, 2.0]))
+
+
+def test_every_temperature_and_level_counts():
+    a, b = normal(1), normal(2)
+    torch.testing.assert_close(mlld_loss(a, b, [4.0, 2.0]), mlld_loss(a, b, [4.0]) + mlld_loss(a, b, [2.0]))
+    s, t = (a / 4).softmax(1), (b / 4).softmax(1)
+    torch.testing.assert_close(mlld_loss(a, b, [4.0]), kd_loss(a, b, 4.0) + gram_loss(s, t) + gram_loss(s.T, t.T))
+
+
+def test_gram_matrices_forget_rotations_of_the_columns():
+    a, b = normal(1, (5, 4)), normal(2, (5, 4))
+    rotation = torch.linalg.qr(normal(3, (4, 4)))[0]
+    torch.testing.assert_close(gram_loss(a @ rotation, b), gram_loss(a, b))
+
+
+def test_the_strong_view_is_a_second_batch_of_its_own():
+    distiller = tiny_distiller("MLLD").eval()  # eval: no statistic makes the views depend on each other
+    batch = tiny_batch()
+    _, losses = distiller.forward_train(**batch.fields())
+    _, swapped = distiller.forward_train(**batch._replace(image=batch.strong, strong=batch.image).fields())
+    torch.testing.assert_close(losses["kd_strong"], swapped["kd"])
+    assert losses["kd"] != losses["kd_strong"]
+    with pytest.raises(ValueError, match="strongly augmented view"):
+        distiller.forward_train(**batch._replace(strong=None).fields())
