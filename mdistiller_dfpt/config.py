@@ -9,7 +9,7 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from .config_keys import LIMITS, POSITIVE, Limit, default_cfg, is_name
+from .config_keys import LIMITS, POSITIVE, Limit, default_cfg, is_name, student_lr
 from .errors import ConfigError
 from .registry import suggest
 from .yaml_reader import parse_yaml, read_yaml
@@ -46,6 +46,8 @@ def load_cfg(path: str | os.PathLike | None = None, overrides: Sequence[str] = (
     cfg = merge.cfg
     if path is not None and not cfg.EXPERIMENT.NAME:
         cfg.EXPERIMENT.NAME = _name_from(Path(path))
+    if "SOLVER.LR" not in merge.where:
+        cfg.SOLVER.LR = student_lr(cfg.DISTILLER.STUDENT)
     merge.check()
     cfg.freeze()
     return cfg

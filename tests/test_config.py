@@ -30,23 +30,21 @@ def faults(*args) -> str:
 
 def test_mdistillers_keys_keep_their_names_and_types():
     flat = flatten(default_cfg())
-    sections = {key.split(".")[0] for key in flat}
     for key, value in GOLDEN.items():
-        if key.split(".")[0] not in sections:
-            continue  # the node of a method that is not registered
         fits = isinstance(flat[key], type(value)) or (isinstance(value, int) and isinstance(flat[key], float))
         assert fits, f"{key} is {flat[key]!r} here and {value!r} there"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_config_loads_and_names_networks_that_exist(path):
-    from mdistiller_dfpt.distillers import DISTILLERS
+    from mdistiller_dfpt.distillers.build import assistant_names, methods_of, needs_teacher
     from mdistiller_dfpt.models import MODELS
 
     cfg = load_cfg(path)
-    assert f"cifar/{cfg.DISTILLER.STUDENT}" in MODELS
-    assert cfg.DISTILLER.TYPE in DISTILLERS
-    if cfg.DISTILLER.TYPE != "NONE" and path.name != "base.yaml":
+    assert methods_of(cfg)
+    for name in (cfg.DISTILLER.STUDENT, *assistant_names(cfg)):
+        assert f"cifar/{name}" in MODELS
+    if needs_teacher(cfg) and path.name != "base.yaml":
         teacher = load_cfg(cfg.DISTILLER.TEACHER_CFG)
         assert teacher.DISTILLER.STUDENT == cfg.DISTILLER.TEACHER
 
@@ -190,3 +188,24 @@ def test_only_config_errors_escape(tmp_path, pairs, text):
         load_cfg(None, [word for pair in pairs for word in pair])
     with contextlib.suppress(ConfigError):
         load_cfg(write(tmp_path, "f.yaml", text.encode("utf-8", "ignore").decode()))
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        (["DISTILLER.STUDENT", "MobileNetV2"], 0.01),
+        (["DISTILLER.STUDENT", "ShuffleV1"], 0.01),
+        (["DISTILLER.STUDENT", "resnet8"], 0.05),
+        (["DISTILLER.STUDENT", "MobileNetV2", "SOLVER.LR", "0.2"], 0.2),
+    ],
+)
+def test_the_learning_rate_follows_the_student_wherever_it_is_chosen(words, rate):
+    assert load_cfg("configs/cifar100/kd/res56_res20.yaml", words).SOLVER.LR == rate
+
+
+def test_every_method_has_a_file_for_each_pair():
+    pairs = {p.name for p in (ROOT / "configs/cifar100/pairs").iterdir()}
+    assert len(pairs) == 13
+    for folder in (ROOT / "configs/cifar100").iterdir():
+        if folder.is_dir() and folder.name not in ("pairs", "vanilla"):
+            assert {p.name for p in folder.iterdir()} == pairs | {"base.yaml"}, folder.name

@@ -9,6 +9,7 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..config import load_cfg
+from ..config_keys import student_lr
 from ..data import Data, build_data, pick_device
 from ..distillers import Distiller, build_distiller
 from ..distillers.build import AMP_DTYPES, assistant_names, methods_of, needs_teacher
@@ -106,6 +107,8 @@ def assistant_weights(cfg: CN, names: Sequence[str], number: int) -> Path:
     step = cfg.clone()
     step.defrost()
     step.DISTILLER.STUDENT = name
+    if cfg.SOLVER.LR == student_lr(cfg.DISTILLER.STUDENT):
+        step.SOLVER.LR = student_lr(name)
     for method in methods_of(cfg):
         step[method].ASSISTANTS = list(names[:number])
     step.EXPERIMENT.NAME = f"{run_name(cfg).rsplit('/', 1)[0]}/assistants/{number + 1}_{name}"
