@@ -45,7 +45,7 @@ def load_cfg(path: str | os.PathLike | None = None, overrides: Sequence[str] = (
     merge.overrides(overrides)
     cfg = merge.cfg
     if path is not None and not cfg.EXPERIMENT.NAME:
-        cfg.EXPERIMENT.NAME = _name_from(Path(path))
+        cfg.EXPERIMENT.NAME = name_from(Path(path))
     if "SOLVER.LR" not in merge.where:
         cfg.SOLVER.LR = student_lr(cfg.DISTILLER.STUDENT)
     merge.check()
@@ -53,7 +53,7 @@ def load_cfg(path: str | os.PathLike | None = None, overrides: Sequence[str] = (
     return cfg
 
 
-def _name_from(path: Path) -> str:
+def name_from(path: Path) -> str:
     """A run's name: the config's path below configs/ (cifar100/kd/res56_res20), elsewhere the file's own name."""
     parts = path.resolve().with_suffix("").parts
     below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]

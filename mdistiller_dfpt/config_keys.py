@@ -94,6 +94,7 @@ _DEFAULTS = CN(
     }
 )
 
+
 def student_lr(student: str) -> float:
     """The literature's learning rate for a student at batch 64 (RepDistiller's train_student.py)."""
     return 0.01 if student.startswith(("MobileNet", "Shuffle")) else 0.05

@@ -1,17 +1,87 @@
-"""Print what stands in result files: python tools/table.py FOLDER, mean and spread over seeds as Markdown."""
+"""Tables of results: python tools/table.py FOLDER, or --table FILE [--run | --smoke].
+
+FOLDER prints mean and spread over seeds of every run below it. --table prints a table that a yaml describes
+(configs/tables) from the result files below --prefix; --run first trains the cells that are missing, --smoke takes two
+steps of every cell on random images instead. KEY VALUE overrides are passed on to every run.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
 from mdistiller_dfpt.cli import guarded
+from mdistiller_dfpt.engine.run_table import cell_job, run_jobs, smoke_cells, teacher_jobs
+from mdistiller_dfpt.errors import ConfigError, UserError
 from mdistiller_dfpt.report import load_results, markdown_table
+from mdistiller_dfpt.report.cells import evaluate_table, runs_of
+from mdistiller_dfpt.report.render import FORMATS
+from mdistiller_dfpt.report.spec import METRICS, load_table
+
+
+class CellsFailed(UserError):
+    """Some runs of a table failed; the others are done."""
+
+    exit_code = 1
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="table.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", type=Path, help="yaml file of a table")
+    parser.add_argument("--prefix", type=Path, default=Path("./output"), help="LOG.PREFIX of the runs")
+    parser.add_argument("--metric", choices=METRICS, help="default: the table's")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: the table's")
+    parser.add_argument("--rows", nargs="+", help="only these rows; the reference row stays")
+    parser.add_argument("--columns", nargs="+", help="only these columns")
+    parser.add_argument("--format", choices=sorted(FORMATS), default="markdown")
+    parser.add_argument("--run", action="store_true", help="train the missing cells first")
+    parser.add_argument("--smoke", action="store_true", help="two steps of every cell on random images")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("opts", nargs="*", metavar="FOLDER | KEY VALUE", help="a folder, or overrides for every run")
+    return parser.parse_intermixed_args(argv)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="table.py", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder that holds run directories, as ./output or results/study")
-    print(markdown_table(load_results(parser.parse_args(argv).folder)))
+    args = _arguments(argv)
+    if args.table is None:
+        if len(args.opts) != 1:
+            raise ConfigError("say what to print: a FOLDER of results, or --table FILE")
+        print(markdown_table(load_results(Path(args.opts[0]))))
+        return
+    if args.jobs < 1:
+        raise ConfigError(f"--jobs is {args.jobs}; it must be at least 1")
+    spec = load_table(args.table)
+    for option, wanted, known in (("--rows", args.rows, spec.rows), ("--columns", args.columns, spec.columns)):
+        for name in wanted or ():
+            if name not in known:
+                raise ConfigError(f"{option} names {name}; {args.table} has {', '.join(known)}")
+    rows = {*(args.rows or spec.rows), *([spec.reference] if args.rows else [])}
+    columns = args.columns or spec.columns
+    cells = {key: cell for key, cell in spec.cells.items() if key[0] in rows and key[1] in columns}
+    spec = spec._replace(cells=cells, columns={key: spec.columns[key] for key in spec.columns if key in columns})
+    seeds, metric = tuple(args.seeds or spec.seeds), args.metric or spec.metric
+    if args.smoke:
+        failed = smoke_cells(list(cells.values()), args.jobs, _say)
+        if failed:
+            raise CellsFailed(f"{len(failed)} of {len(cells)} cells failed")
+        return
+    failures = []
+    if args.run:
+        missing = [
+            (cell, seed) for cell in cells.values() for seed in seeds
+            if seed not in runs_of(cell, args.prefix, seeds)
+        ]  # fmt: skip
+        failures = run_jobs(teacher_jobs([cell for cell, _ in missing], args.prefix, args.opts), args.jobs, _say)
+        jobs = [cell_job(cell, seed, args.prefix, args.opts) for cell, seed in missing]
+        failures += run_jobs(jobs, args.jobs, _say)
+    print(FORMATS[args.format](spec, evaluate_table(spec, args.prefix, metric, seeds), metric, seeds))
+    if failures:
+        raise CellsFailed(f"{len(failures)} runs failed: {', '.join(job.label for job in failures)}")
 
 
 def main(argv: list[str] | None = None) -> int:

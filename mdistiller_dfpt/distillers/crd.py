@@ -157,7 +157,7 @@ class CRD(FeatureDistiller):
         self.embed_student, self.embed_teacher = (Embedding(dim, feat_dim) for dim in dims)
         self.bank = Bank(num_data, feat_dim, nce_momentum)
         self.register_buffer("normalizers", torch.zeros(2))
-        self.seed = int(torch.randint(2**31, ()))
+        self.seed = int(torch.randint(2**31, (), device="cpu"))
         self._pending: Sequence[Tensor] = ()
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

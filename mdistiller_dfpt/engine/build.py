@@ -107,7 +107,7 @@ def assistant_weights(cfg: CN, names: Sequence[str], number: int) -> Path:
     step = cfg.clone()
     step.defrost()
     step.DISTILLER.STUDENT = name
-    if cfg.SOLVER.LR == student_lr(cfg.DISTILLER.STUDENT):
+    if student_lr(cfg.DISTILLER.STUDENT) == cfg.SOLVER.LR:
         step.SOLVER.LR = student_lr(name)
     for method in methods_of(cfg):
         step[method].ASSISTANTS = list(names[:number])

@@ -15,6 +15,7 @@ from ..data import Batch, Data
 from ..distillers import Distiller
 from ..distillers.build import method_label
 from ..errors import CheckpointError, ConfigError, DivergedError
+from ..models.teachers import compare_with_record
 from .checkpoint import (
     WEIGHTS,
     checkpoints,
@@ -80,6 +81,11 @@ class Trainer:
             return self._fit()
         finally:
             lock.release()
+
+    def one_epoch(self) -> dict[str, float]:
+        """Averages of one epoch of steps, with no run directory behind them."""
+        self._prepare()
+        return self._train_epoch(1)
 
     def _fit(self) -> dict[str, Any]:
         cfg, distiller = self.cfg, self.distiller
@@ -197,7 +203,8 @@ class Trainer:
         plain = Distiller(teacher).eval()
         plain.autocast_dtype = self.distiller.autocast_dtype
         accuracy = evaluate(plain, self.data.test)["student"]
-        print(f"teacher {self.teacher_name}: top-1 {accuracy['top1']:.2f} %", flush=True)
+        record = compare_with_record(self.cfg.DATASET.TYPE, self.teacher_name, accuracy["top1"], self.teacher_sha256)
+        print(f"teacher {self.teacher_name}: top-1 {accuracy['top1']:.2f} %" + (record and f"; {record}"), flush=True)
         if accuracy["top1"] < 200 / self.data.num_classes:
             print(f"warning: the teacher is near chance ({100 / self.data.num_classes:.1f} %)", file=sys.stderr)
         return {"name": self.teacher_name, "sha256": self.teacher_sha256, **accuracy}

@@ -19,17 +19,17 @@ class Result(NamedTuple):
     data: dict[str, Any]
 
 
-def load_results(folder: Path) -> list[Result]:
-    """All results below `folder`, by name and seed; DataError where a file cannot be read."""
+def load_results(folder: Path, deep: bool = True) -> list[Result]:
+    """All results below `folder`, or of its own runs alone, by name and seed; DataError where one cannot be read."""
     found = []
-    for path in sorted(folder.rglob(RESULTS)):
+    for path in sorted(folder.rglob(RESULTS) if deep else folder.glob(f"seed*/{RESULTS}")):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             data["protocol"]["seed"], data["final"]["top1"]["last"], data["epochs"][-1]["epoch"]
         except (OSError, ValueError, KeyError, TypeError, IndexError) as e:
             raise DataError(f"{path}: not a results file of a finished run ({type(e).__name__}: {e})") from None
         found.append(Result(_name(path, folder), path, data))
-    if not found:
+    if not found and deep:
         raise DataError(f"{folder}: no {RESULTS} below it")
     return sorted(found, key=lambda r: (r.name, r.data["protocol"]["seed"], str(r.path)))
 
@@ -38,3 +38,19 @@ def _name(path: Path, folder: Path) -> str:
     """The run's directory without its last part, which is the seed's."""
     relative = path.parent.relative_to(folder)
     return relative.parent.as_posix() if len(relative.parts) > 1 else folder.name
+
+
+def difference(result: Result, reference: Result) -> str:
+    """How a result's protocol differs from the reference's, in words; plain training has no teacher to compare."""
+    mine, other = dict(result.data["protocol"]), dict(reference.data["protocol"])
+    parts = []
+    for key in sorted(set(mine) | set(other)):
+        if key in OF_THE_RUN:
+            continue
+        a, b = mine.get(key), other.get(key)
+        if key == "teacher":
+            if a and b and a["sha256"] != b["sha256"]:
+                parts.append(f"teacher {a['name']} at {a['top1']:.2f}")
+        elif a != b:
+            parts.append(f"{key} {a} (elsewhere {b})")
+    return "; ".join(parts)

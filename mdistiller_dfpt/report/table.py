@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-from .files import OF_THE_RUN, Result
-
-METRICS = ("last", "best", "mean_last_5")
+from .files import Result, difference
+from .spec import METRICS
 
 
 def spread(values: Sequence[float]) -> str:
@@ -28,23 +27,7 @@ def markdown_table(results: Sequence[Result]) -> str:
     for name, runs in rows.items():
         values = [spread([r.data["final"]["top1"][m] for r in runs]) for m in METRICS]
         seeds = ", ".join(str(r.data["protocol"]["seed"]) for r in runs)
-        marks = sorted({notes.setdefault(d, f"[{len(notes) + 1}]") for r in runs if (d := _difference(r, reference))})
+        marks = sorted({notes.setdefault(d, f"[{len(notes) + 1}]") for r in runs if (d := difference(r, reference))})
         lines.append(f"| {name} | {seeds} | {' | '.join(values)} | {' '.join(marks)} |")
     lines += ["", *(f"{mark} {text}" for text, mark in notes.items())] if notes else []
     return "\n".join(lines)
-
-
-def _difference(result: Result, reference: Result) -> str:
-    """How a result's protocol differs from the reference's, in words; plain training has no teacher to compare."""
-    mine, other = dict(result.data["protocol"]), dict(reference.data["protocol"])
-    parts = []
-    for key in sorted(set(mine) | set(other)):
-        if key in OF_THE_RUN:
-            continue
-        a, b = mine.get(key), other.get(key)
-        if key == "teacher":
-            if a and b and a["sha256"] != b["sha256"]:
-                parts.append(f"teacher {a['name']} at {a['top1']:.2f}")
-        elif a != b:
-            parts.append(f"{key} {a} (elsewhere {b})")
-    return "; ".join(parts)

@@ -1,0 +1,102 @@
+"""Trains, or tries, the cells of a table: one failing cell never stops the others."""
+
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..config import load_cfg
+from ..distillers.build import needs_teacher
+from ..errors import UserError
+from ..report.spec import Cell
+from .run_dir import existing_runs, find_finished_weights, is_resumable
+from .smoke import smoke
+
+TRAIN = Path(__file__).parents[2] / "tools" / "train.py"
+
+
+class Job(NamedTuple):
+    """One run: the words behind tools/train.py, and where its output goes."""
+
+    label: str
+    words: tuple[str, ...]
+    log: Path
+
+
+def cell_job(cell: Cell, seed: int, prefix: Path, opts: Sequence[str]) -> Job:
+    """The run of one seed of a cell; it resumes where an earlier one was cut off."""
+    words = [*cell.overrides, "SOLVER.SEED", str(seed), "LOG.PREFIX", str(prefix), *opts]
+    cfg = load_cfg(cell.config, words)
+    begun = existing_runs(cfg) and is_resumable(cfg)
+    resume = ["--resume"] if begun else []
+    log = prefix / "table_logs" / f"{cell.folder.replace('/', '_')}_seed{seed}.txt"
+    return Job(f"{cell.row} {cell.column} seed {seed}", ("--cfg", str(cell.config), *resume, *words), log)
+
+
+def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> list[Job]:
+    """A job for each teacher that is not trained yet, once, so that no two cells train it at the same time."""
+    jobs: dict[str, Job] = {}
+    for cell in cells:
+        common = ["LOG.PREFIX", str(prefix), *opts]
+        cfg = load_cfg(cell.config, [*cell.overrides, *common])
+        path = cfg.DISTILLER.TEACHER_CFG
+        if not needs_teacher(cfg) or cfg.DISTILLER.TEACHER_CKPT or not path or path in jobs:
+            continue
+        if find_finished_weights(load_cfg(path, common)) is None:
+            name = Path(path).stem
+            resume = ["--resume"] if is_resumable(load_cfg(path, common)) else []
+            jobs[path] = Job(
+                f"teacher {name}", ("--cfg", path, *resume, *common), prefix / "table_logs" / f"teacher_{name}.txt"
+            )
+    return list(jobs.values())
+
+
+def run_jobs(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) -> list[Job]:
+    """Run all, `parallel` at a time, each in a process of its own; the jobs that failed."""
+    failed = []
+    with ThreadPoolExecutor(parallel) as pool:
+        pending = {pool.submit(_run, job): job for job in jobs}
+        for number, future in enumerate(as_completed(pending), start=1):
+            job, code = pending[future], future.result()
+            say(
+                f"[{number}/{len(jobs)}] {job.label}: "
+                + ("done" if code == 0 else f"failed with {code}, see {job.log}")
+            )
+            if code:
+                failed.append(job)
+    return failed
+
+
+def _run(job: Job) -> int:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with open(job.log, "a", encoding="utf-8") as log:
+        return subprocess.run([sys.executable, str(TRAIN), *job.words], stdout=log, stderr=log).returncode
+
+
+def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]) -> list[Cell]:
+    """Two steps of every cell on random images, without data or teachers; the cells that failed."""
+    failed = []
+    with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pending = {pool.submit(_smoke, cell): cell for cell in cells}
+        for number, future in enumerate(as_completed(pending), start=1):
+            cell, fault = pending[future], future.result()
+            if fault:
+                failed.append(cell)
+            say(f"[{number}/{len(cells)}] {cell.row} {cell.column}: {fault or 'fine'}")
+    return failed
+
+
+def _smoke(cell: Cell) -> str:
+    torch.set_num_threads(1)
+    try:
+        smoke(load_cfg(cell.config, cell.overrides))
+        return ""
+    except UserError as e:
+        return str(e)
+    except Exception as e:  # any fault of one cell is that cell's result
+        return f"{type(e).__name__}: {e}"

@@ -1,0 +1,47 @@
+"""Two real steps of a config on random images and random weights: does it run at all, for any method on any pair?"""
+
+import math
+
+import torch
+from yacs.config import CfgNode as CN
+
+from ..data import Data
+from ..data.resident import ImageSet, Recipe, ResidentLoader
+from ..distillers import build_distiller
+from ..distillers.build import assistant_names, needs_teacher
+from ..errors import DivergedError
+from ..models import build_model
+from .trainer import Trainer
+
+BATCH, STEPS, CLASSES = 4, 2, 100
+
+
+def smoke(cfg: CN, size: int = 32) -> float:
+    """The mean loss of two steps of the config's method on its networks; raises what a run would raise."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.EPOCHS = BATCH, 1
+    cfg.freeze()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.SOLVER.SEED)
+        data = _random_data(BATCH * STEPS, size)
+        names = [cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if needs_teacher(cfg) else None, *assistant_names(cfg)]
+        student, teacher, *between = (n and build_model(n, cfg.MODEL.FAMILY, CLASSES) for n in names)
+        distiller = build_distiller(
+            cfg, student, teacher, data.num_train, image_shape=data.image_shape, assistants=between
+        )
+        loss = Trainer(cfg, distiller, data).one_epoch()["loss"]
+    if not math.isfinite(loss):
+        raise DivergedError(f"the loss is {loss} within {STEPS} steps")
+    return loss
+
+
+def _random_data(count: int, size: int) -> Data:
+    images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (count,))
+    recipe = Recipe(pad=4, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
+    source = ImageSet(images, labels, tuple(map(str, range(CLASSES))))
+    return Data(
+        ResidentLoader(source, recipe, BATCH, train=True, seed=1),
+        ResidentLoader(source, recipe, BATCH, train=False), CLASSES,
+    )  # fmt: skip

@@ -1,0 +1,114 @@
+"""Tables as Markdown, LaTeX or CSV: our figures, what others published in a column of its own, what is missing."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+from .cells import Value
+from .spec import TableSpec
+
+HEAD = ("method", "seeds", "top-1", "against {reference}", "paired t-test", "published", "source", "protocol")
+
+
+def _rows(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> list[list[str]]:
+    rows = []
+    for v in values:
+        published = v.cell.published
+        rows.append(
+            [
+                spec.rows[v.cell.row],
+                ", ".join(map(str, v.by_seed)),
+                "" if v.mean is None else f"{v.mean:.2f}" + ("" if v.deviation is None else f" ± {v.deviation:.2f}"),
+                "" if v.delta is None else f"{v.delta:+.2f}",
+                "" if v.p_value is None else f"p = {v.p_value:.3f}, n = {v.paired}",
+                "" if published is None else f"{published.value:.2f}",
+                "" if published is None else published.source,
+                marks.setdefault(v.protocol, f"[{len(marks) + 1}]") if v.protocol else "",
+            ]
+        )
+    return rows
+
+
+def _missing(spec: TableSpec, values: Sequence[Value], seeds: Sequence[int]) -> list[str]:
+    lines = []
+    for v in values:
+        lacking = [str(s) for s in seeds if s not in v.by_seed]
+        if lacking:
+            lines.append(f"{spec.rows[v.cell.row]}, {spec.columns[v.cell.column]}: seeds {', '.join(lacking)}")
+    return lines
+
+
+def _by_column(values: Sequence[Value]) -> dict[str, list[Value]]:
+    columns: dict[str, list[Value]] = {}
+    for v in values:
+        columns.setdefault(v.cell.column, []).append(v)
+    return columns
+
+
+def _head(spec: TableSpec) -> list[str]:
+    return [h.format(reference=spec.rows[spec.reference]) for h in HEAD]
+
+
+def markdown(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence[int]) -> str:
+    """A table for each pair, then the sources, what differs in protocol, and the cells that are missing."""
+    marks: dict[str, str] = {}
+    lines = [f"# {spec.title}", "", f"Top-1 on the test set, {metric.replace('_', ' ')} epoch(s); mean ± standard "
+             "deviation over seeds. Published values are others' runs under their own protocols."]  # fmt: skip
+    for column, own in _by_column(values).items():
+        head = _head(spec)
+        lines += ["", f"## {spec.columns[column]}", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+        lines += [f"| {' | '.join(row)} |" for row in _rows(spec, own, marks)]
+    lines += ["", *(f"{key}: {text}  " for key, text in spec.sources.items())]
+    lines += [f"{mark} differs in protocol: {text}  " for text, mark in marks.items()]
+    missing = _missing(spec, values, seeds)
+    if missing:
+        lines += ["", f"Missing ({len(missing)} of {len(values)} cells):", *(f"- {line}" for line in missing)]
+    return "\n".join(lines)
+
+
+_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "->": r"$\to$"}
+
+
+def _escape(text: str) -> str:
+    for sign, command in _LATEX.items():
+        text = text.replace(sign, command)
+    return text
+
+
+def latex(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence[int]) -> str:
+    """A tabular for each pair, with sources, protocols and missing cells as comments."""
+    marks: dict[str, str] = {}
+    lines = [f"% {spec.title}; {metric} epoch(s)"]
+    for column, own in _by_column(values).items():
+        head = _head(spec)
+        lines += [rf"\begin{{tabular}}{{{'l' * len(head)}}}", r"\toprule"]
+        lines += [rf"\multicolumn{{{len(head)}}}{{l}}{{{_escape(spec.columns[column])}}} \\", r"\midrule"]
+        lines += [" & ".join(map(_escape, row)) + r" \\" for row in (head, *_rows(spec, own, marks))]
+        lines += [r"\bottomrule", r"\end{tabular}", ""]
+    lines += [f"% {key}: {text}" for key, text in spec.sources.items()]
+    lines += [f"% {mark} differs in protocol: {text}" for text, mark in marks.items()]
+    lines += [f"% missing: {line}" for line in _missing(spec, values, seeds)]
+    return "\n".join(lines)
+
+
+def as_csv(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence[int]) -> str:
+    """One line a cell, with every seed's accuracy; empty where there is nothing."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["pair", "method", "metric", "mean", "std", *(f"seed{s}" for s in seeds), f"minus_{spec.reference}", "p_value",
+         "paired_seeds", "published", "source", "protocol_differs"]
+    )  # fmt: skip
+    for v in values:
+        published = v.cell.published
+        writer.writerow(
+            [v.cell.column, v.cell.row, metric, v.mean, v.deviation, *(v.by_seed.get(s) for s in seeds), v.delta,
+             v.p_value, v.paired, *((published.value, spec.sources[published.source]) if published else (None, None)),
+             v.protocol]
+        )  # fmt: skip
+    return out.getvalue().rstrip("\n")
+
+
+FORMATS: dict[str, Callable[[TableSpec, Sequence[Value], str, Sequence[int]], str]] = {
+    "markdown": markdown, "latex": latex, "csv": as_csv,
+}  # fmt: skip

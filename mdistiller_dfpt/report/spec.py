@@ -1,0 +1,101 @@
+"""A table as data: rows of methods, columns of pairs, published values with their sources, cells that name runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config import name_from
+from ..errors import ConfigError
+from ..yaml_reader import read_yaml
+
+METRICS = ("last", "best", "mean_last_5")
+
+
+class Published(NamedTuple):
+    """A value that others printed, and where."""
+
+    value: float
+    source: str
+
+
+class Cell(NamedTuple):
+    """One method on one pair: the config that trains it, what is set on top, and where its runs lie."""
+
+    row: str
+    column: str
+    config: Path
+    overrides: tuple[str, ...]
+    folder: str  # below LOG.PREFIX
+    published: Published | None
+
+
+class TableSpec(NamedTuple):
+    """A table's title, titles of rows and columns, cells by (row, column), and what it compares by."""
+
+    title: str
+    metric: str
+    reference: str
+    seeds: tuple[int, ...]
+    rows: dict[str, str]
+    columns: dict[str, str]
+    sources: dict[str, str]
+    cells: dict[tuple[str, str], Cell]
+
+
+def load_table(path: Path) -> TableSpec:
+    """The table that a yaml describes; ConfigError naming file and key for anything that does not fit.
+
+    Keys: title; configs (folder of the configs, relative to the file); metric; seeds; reference (the row that the
+    differences are to); sources {key: text}; columns {pair: {title, ...}}; rows {key: {title, config, overrides,
+    published: {pair: [value, source]}}}. `config` is a path below `configs` without .yaml, in which `{row}`, `{pair}`
+    and the column's own entries are filled in; by default `{row}/{pair}`.
+    """
+    data, _ = read_yaml(path)
+    try:
+        return _spec(path, data)
+    except KeyError as e:
+        raise ConfigError(f"{path}: {e.args[0]} is missing") from None
+    except (TypeError, AttributeError, ValueError) as e:
+        raise ConfigError(f"{path}: not a table ({e})") from None
+
+
+def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
+    unknown = set(data) - {"title", "configs", "metric", "seeds", "reference", "sources", "columns", "rows"}
+    if unknown:
+        raise ConfigError(f"{path}: unknown key {sorted(unknown)[0]}")
+    root, sources = path.parent / data["configs"], data.get("sources", {})
+    columns, rows = data["columns"], data["rows"]
+    cells = {}
+    for row, entry in rows.items():
+        for pair in entry.get("published", {}):
+            if pair not in columns:
+                raise ConfigError(f"{path}: rows.{row}.published names {pair}, which is no column")
+        for pair, column in columns.items():
+            if pair in entry.get("without", []):
+                continue
+            words = {key: value for key, value in column.items() if key != "title"}
+            config = root / (entry.get("config", "{row}/{pair}").format(row=row, pair=pair, **words) + ".yaml")
+            if not config.is_file():
+                raise ConfigError(f"{path}: rows.{row} names {config}, which does not exist")
+            overrides = tuple(str(w) for item in entry.get("overrides", {}).items() for w in item)
+            tag = f"/{row}" if overrides else ""
+            cells[row, pair] = Cell(
+                row, pair, config, (*overrides, "EXPERIMENT.TAG", row) if overrides else (),
+                name_from(config) + tag, _published(path, sources, row, pair, entry.get("published", {}).get(pair)),
+            )  # fmt: skip
+    if data["metric"] not in METRICS:
+        raise ConfigError(f"{path}: metric is {data['metric']}; it must be one of {', '.join(METRICS)}")
+    if data["reference"] not in rows:
+        raise ConfigError(f"{path}: reference is {data['reference']}, which is no row")
+    titles = ({key: str(entry["title"]) for key, entry in part.items()} for part in (rows, columns))
+    seeds = tuple(int(s) for s in data["seeds"])
+    return TableSpec(str(data["title"]), data["metric"], data["reference"], seeds, *titles, dict(sources), cells)
+
+
+def _published(path: Path, sources: Mapping[str, str], row: str, pair: str, entry: list | None) -> Published | None:
+    if entry is None:
+        return None
+    value, source = entry
+    if source not in sources:
+        raise ConfigError(f"{path}: rows.{row}.published.{pair} has the source {source}, which `sources` does not name")
+    return Published(float(value), source)

@@ -1,0 +1,194 @@
+"""Tables as data: what the files say, flagged and tested in pairs; missing cells trained; every cell tried."""
+
+import csv
+import io
+import json
+import runpy
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.distillers import DISTILLERS
+from mdistiller_dfpt.distillers.build import methods_of
+from mdistiller_dfpt.engine.smoke import smoke
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.models.teachers import TEACHERS, compare_with_record
+from mdistiller_dfpt.report.spec import load_table
+
+ROOT = Path(__file__).parent.parent
+TABLE = runpy.run_path(str(ROOT / "tools/table.py"))["main"]
+TABLES = sorted((ROOT / "configs/tables").glob("*.yaml"))
+SPEC = f"""
+title: Digits
+configs: {ROOT}/configs/digits
+metric: last
+seeds: [1, 2, 3]
+reference: kd
+sources: {{X: "a paper & its table 1"}}
+columns:
+  res20_res8: {{title: ResNet20 -> ResNet8}}
+rows:
+  kd: {{title: KD, published: {{res20_res8: [71.5, X]}}}}
+  dfptkd: {{title: DFPT-KD}}
+  cold: {{title: KD at T 1, config: "kd/{{pair}}", overrides: {{KD.TEMPERATURE: 1.0}}}}
+"""
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def finished(prefix: Path, folder: str, seed: int, top1: float, **protocol) -> None:
+    """A result file as a run leaves it."""
+    target = prefix / folder / f"seed{seed}"
+    target.mkdir(parents=True)
+    used = {"seed": seed, "epochs": 240, "lr": 0.05, "teacher": {"sha256": "a", "name": "t", "top1": 72.0}, **protocol}
+    final = {"top1": {"last": top1, "best": top1 + 1, "mean_last_5": top1 - 1}}
+    (target / "results.json").write_text(json.dumps({"protocol": used, "final": final, "epochs": [{"epoch": 1}]}))
+
+
+@pytest.fixture
+def prefix(tmp_path):
+    out = tmp_path / "out"
+    for seed, kd, dfpt in ((1, 70.0, 71.0), (2, 70.5, 71.6), (3, 69.5, 70.7)):
+        finished(out, "digits/kd/res20_res8", seed, kd)
+        finished(out, "digits/dfptkd/res20_res8", seed, dfpt)
+    finished(out, "digits/kd/res20_res8/cold", 1, 60.0, epochs=480)
+    return out
+
+
+def printed(capsys, *argv, code=0) -> str:
+    assert TABLE([str(a) for a in argv]) == code
+    return capsys.readouterr().out
+
+
+def test_a_table_has_mean_spread_difference_test_and_published_value(table, prefix, capsys):
+    out = printed(capsys, "--table", table, "--prefix", prefix)
+    assert "| KD | 1, 2, 3 | 70.00 ± 0.50 |  |  | 71.50 | X |  |" in out
+    assert "| DFPT-KD | 1, 2, 3 | 71.10 ± 0.46 | +1.10 | p = 0.003, n = 3 |  |  |  |" in out
+    assert "X: a paper & its table 1" in out
+
+
+def test_another_protocol_is_flagged_and_missing_seeds_are_listed(table, prefix, capsys):
+    out = printed(capsys, "--table", table, "--prefix", prefix)
+    assert "| KD at T 1 | 1 | 60.00 | -10.00 |  |  |  | [1] |" in out
+    assert "[1] differs in protocol: epochs 480 (elsewhere 240)" in out
+    assert "Missing (1 of 3 cells):\n- KD at T 1, ResNet20 -> ResNet8: seeds 2, 3" in out
+
+
+def test_metrics_are_not_mixed_and_seeds_can_be_chosen(table, prefix, capsys):
+    assert "| KD | 1, 2 | 71.25 ± 0.35 |" in printed(
+        capsys, "--table", table, "--prefix", prefix, "--metric", "best", "--seeds", "1", "2"
+    )
+
+
+def test_csv_and_latex_say_the_same(table, prefix, capsys):
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, "--table", table, "--prefix", prefix, "--format", "csv"))))
+    assert [r["method"] for r in rows] == ["kd", "dfptkd", "cold"]
+    assert float(rows[1]["mean"]) == pytest.approx(mean([71.0, 71.6, 70.7]))
+    assert (rows[0]["published"], rows[0]["source"]) == ("71.5", "a paper & its table 1")
+    assert (rows[2]["seed2"], rows[2]["protocol_differs"]) == ("", "epochs 480 (elsewhere 240)")
+    latex = printed(capsys, "--table", table, "--prefix", prefix, "--format", "latex")
+    assert r"DFPT-KD & 1, 2, 3 & 71.10 $\pm$ 0.46 & +1.10" in latex
+    assert r"\multicolumn{8}{l}{ResNet20 $\to$ ResNet8}" in latex
+
+
+def test_the_newest_run_of_a_seed_counts(table, prefix, capsys):
+    again = prefix / "digits/kd/res20_res8/seed1-2"
+    (prefix / "digits/kd/res20_res8/seed1").rename(again)
+    finished(prefix, "digits/kd/res20_res8", 1, 10.0)
+    assert "70.00 ± 0.50" in printed(capsys, "--table", table, "--prefix", prefix)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("reference: kd", "reference: ofd"), "reference is ofd, which is no row"),
+        (("metric: last", "metric: top"), "metric is top; it must be one of last, best"),
+        (("[71.5, X]", "[71.5, Y]"), "rows.kd.published.res20_res8 has the source Y, which `sources` does not name"),
+        (("{title: DFPT-KD}", "{title: D, config: nowhere}"), "rows.dfptkd names .*nowhere.yaml, which does not exist"),
+        (("title: Digits", "tittle: Digits"), "unknown key tittle"),
+        (("seeds: [1, 2, 3]", ""), "seeds is missing"),
+        (("res20_res8: [71.5, X]", "other: [71.5, X]"), "published names other, which is no column"),
+        (("seeds: [1, 2, 3]", "seeds: 3"), "not a table"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_by_file_and_key(table, change, message):
+    table.write_text(SPEC.replace(*change))
+    with pytest.raises(ConfigError, match=message):
+        load_table(table)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "say what to print"),
+        (["--table", "no.yaml"], "no.yaml"),
+        (["--rows", "ofd"], "--rows names ofd"),
+        (["--jobs", "0"], "--jobs is 0"),
+    ],
+)
+def test_bad_usage_exits_with_2(table, argv, message, capsys):
+    argv = argv if not argv or argv[0] == "--table" else ["--table", str(table), *argv]
+    assert TABLE(argv) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_missing_cells_are_trained_once_and_a_failing_one_stops_nobody(table, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ["SOLVER.EPOCHS", "1", "LOG.TENSORBOARD", "False", "SOLVER.BATCH_SIZE", "512", "EXPERIMENT.THREADS", "1"]
+    argv = ["--table", str(table), "--run", "--jobs", "2", "--seeds", "1", "--prefix", "runs", *quick]
+    broken = SPEC.replace("KD.TEMPERATURE: 1.0", "SOLVER.LR: 1.0e+30")
+    table.write_text(broken)
+    assert TABLE(argv) == 1
+    done = capsys.readouterr()
+    assert "1 runs failed: cold res20_res8 seed 1" in done.err
+    assert "failed with 4, see runs/table_logs" in done.err
+    assert "teacher res20: done" in done.err
+    assert "| DFPT-KD | 1 |" in done.out
+    table.write_text(SPEC)
+    assert TABLE(["--table", str(table), "--prefix", "runs", "--rows", "dfptkd", "--seeds", "1", "--run", *quick]) == 0
+    assert "done" not in capsys.readouterr().err, "nothing was missing"
+
+
+def test_the_published_tables_are_well_formed():
+    assert {p.stem for p in TABLES} >= {"cifar100_same_family", "cifar100_different_families", "ablations"}
+    covered = set()
+    for path in TABLES:
+        for cell in load_table(path).cells.values():
+            covered |= set(methods_of(load_cfg(cell.config, cell.overrides)))
+    assert covered == set(DISTILLERS)
+
+
+ROWS = sorted(p.name for p in (ROOT / "configs/cifar100").iterdir() if (p / "base.yaml").exists())
+
+
+@pytest.mark.parametrize("pair", ["vgg13_mv2", "wrn40_2_shuv1"])
+@pytest.mark.parametrize("row", ROWS)
+def test_methods_take_two_steps_on_pairs_of_different_families(row, pair):
+    """All thirteen pairs: `tools/table.py --table ... --smoke`."""
+    cfg = load_cfg(ROOT / f"configs/cifar100/{row}/{pair}.yaml", ["LOG.TENSORBOARD", "False"])
+    assert smoke(cfg) > 0
+
+
+def test_smoke_of_a_table_reports_each_cell_and_fails_with_one(table, capsys):
+    table.write_text(SPEC.replace("KD.TEMPERATURE: 1.0", "SOLVER.LR: 1.0e+30"))
+    assert TABLE(["--table", str(table), "--smoke", "--rows", "kd", "cold", "--jobs", "2"]) == 1
+    err = capsys.readouterr().err
+    assert "kd res20_res8: fine" in err
+    assert "1 of 2 cells failed" in err
+
+
+def test_a_teacher_is_compared_with_what_is_on_record():
+    assert compare_with_record("cifar100", "resnet56", 72.40, "x").startswith("on record: 72.34 %")
+    assert compare_with_record("cifar100", "resnet56", 70.0, "x").startswith("warning: not a teacher of the published")
+    assert compare_with_record("digits", "resnet56", 70.0, "x") == ""
+    for (data, network), known in TEACHERS.items():
+        assert (ROOT / f"configs/{data}/vanilla/{network}.yaml").exists()
+        assert all(0 < t.top1 < 100 and t.origin for t in known)
