@@ -11,6 +11,7 @@ from yacs.config import CfgNode as CN
 
 from .config_keys import LIMITS, POSITIVE, Limit, default_cfg, is_name, student_lr
 from .errors import ConfigError
+from .plugins import load_plugins, load_published
 from .registry import suggest
 from .yaml_reader import parse_yaml, read_yaml
 
@@ -37,9 +38,11 @@ def load_cfg(path: str | os.PathLike | None = None, overrides: Sequence[str] = (
 
     Raises ConfigError with every fault found, a line each: where it stands, key, value, what is allowed.
     """
+    layers = [] if path is None else list(_with_bases(Path(path), ()))
+    _import_plugins(layers, overrides)
     merge = _Merge(default_cfg())
     if path is not None:
-        for file, data, lines in _with_bases(Path(path), ()):
+        for file, data, lines in layers:
             _resolve_paths(data, file)
             merge.tree(data, lambda key, file=file, lines=lines: f"{file}:{lines.get(key, 1)}")
     merge.overrides(overrides)
@@ -51,6 +54,21 @@ def load_cfg(path: str | os.PathLike | None = None, overrides: Sequence[str] = (
     merge.check()
     cfg.freeze()
     return cfg
+
+
+def _import_plugins(layers: Iterable[tuple[Path, dict[str, Any], Any]], overrides: Sequence[str]) -> None:
+    """Import the user code that is named, so that its nodes exist before they are validated."""
+    load_published()
+    for file, data, _ in layers:
+        if isinstance(names := data.get("PLUGINS"), list):
+            names = [str(n) for n in names]
+            load_plugins(names, file.parent)
+            data["PLUGINS"] = [_beside(file, n) if n.endswith(".py") else n for n in names]
+    words = [str(w) for w in overrides]
+    for key, text in zip(words[::2], words[1::2], strict=False):
+        if key == "PLUGINS":
+            names, _ = parse_yaml(text)
+            load_plugins(map(str, names if isinstance(names, list) else []))
 
 
 def name_from(path: Path) -> str:
@@ -197,6 +215,9 @@ def _resolve_paths(data: dict[str, Any], file: Path) -> None:
     section = data.get("DISTILLER")
     for key in ("TEACHER_CFG", "TEACHER_CKPT"):
         if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
-            beside = file.parent / section[key]
-            if beside.exists() or not Path(section[key]).exists():
-                section[key] = os.path.relpath(beside)
+            section[key] = _beside(file, section[key])
+
+
+def _beside(file: Path, name: str) -> str:
+    beside = file.parent / name
+    return os.path.relpath(beside) if beside.exists() or not Path(name).exists() else name

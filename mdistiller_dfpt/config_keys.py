@@ -42,6 +42,7 @@ IS_NAME = Limit("letters, digits and . , = + - _ in parts of up to 128, divided 
 # ---------------------------------------------------------------------------------------------------------------
 _DEFAULTS = CN(
     {
+        "PLUGINS": [],  # user code to import first: a module's name, or a path to a .py file
         "EXPERIMENT": {
             "PROJECT": "distill",  # accepted for mdistiller's files; names a W&B project there
             "NAME": "",  # where the run lies below LOG.PREFIX; empty: the config's own path below configs/
@@ -107,6 +108,7 @@ LIMITS: dict[str, Limit] = {
         "auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None
     ),
     "EXPERIMENT.THREADS": NOT_NEGATIVE,
+    "PLUGINS": Limit("a list of names or paths", lambda v: all(type(n) is str and n for n in v)),
     "DISTILLER.TYPE": Limit(
         "a method's name, or a list of different ones",
         lambda v: isinstance(v, str) or (len(v) > 0 and all(type(n) is str for n in v) and len(set(v)) == len(v)),
@@ -140,7 +142,7 @@ _METHOD_NODES: dict[str, CN] = {}
 
 def declare_node(name: str, node: CN, limits: dict[str, Limit]) -> None:
     """Add a method's node, declared beside the method, to the tree; its keys' limits by path below the node."""
-    if name in _DEFAULTS:
+    if name in _DEFAULTS or name in _METHOD_NODES:
         raise KeyError(f"{name!r} is a section of the config already")
     _METHOD_NODES[name] = node
     LIMITS.update({f"{name}.{key}": limit for key, limit in limits.items()})

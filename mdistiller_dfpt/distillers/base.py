@@ -26,7 +26,12 @@ class _DistillerRegistry(Registry):
     def register(self, name: str):
         file = super().register(name)
 
-        def add(cls: type["Distiller"]) -> type["Distiller"]:
+        def add(cls: type) -> type:
+            if not issubclass(cls, Distiller):
+                from .foreign import adapt  # a class written for mdistiller; that file stands on this one
+
+                file(adapt(cls))
+                return cls
             file(cls)
             if cls.config:
                 declare_node(name, cls.config, cls.limits)

@@ -1,6 +1,7 @@
 """From a config to a distiller: the last line that sees `cfg`."""
 
 from collections.abc import Sequence
+from inspect import signature
 
 import torch
 from torch import nn
@@ -46,13 +47,17 @@ def build_distiller(
     know the size of the networks' maps; `assistants`, for methods that have networks between teacher and student.
     ConfigError where a method is unknown or one of its keys does not fit these networks.
     """
-    beside = {"num_data": num_data, "image_shape": tuple(image_shape), "assistants": list(assistants)}
+    beside = {
+        "num_data": num_data, "image_shape": tuple(image_shape), "assistants": list(assistants), "cfg": cfg,
+    }  # fmt: skip
     members = {}
     for name, method in methods_of(cfg).items():
         if method.needs_teacher and teacher is None:
             raise ConfigError(f"DISTILLER.TYPE is {name}; it needs a teacher: set DISTILLER.TEACHER")
         arguments = keywords(cfg[name]) if method.config else {}
         arguments |= {need: beside[need] for need in method.needs}
+        if "cfg" in signature(method.__init__).parameters:  # mdistiller's constructor: it reads its node by itself
+            arguments = {need: beside[need] for need in (*method.needs, "cfg")}
         try:
             members[name] = method(student, teacher if method.needs_teacher else None, **arguments)
         except ValueError as e:

@@ -1,0 +1,159 @@
+"""Run mdistiller's own tools/train.py with this project's methods: python -m mdistiller_dfpt.plugin CHECKOUT --cfg ...
+
+Nothing in the checkout is edited: its `distiller_dict` and `CFG` are extended in memory before its script runs. Methods
+and nodes that mdistiller has already stay its own.
+"""
+
+import inspect
+import runpy
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from yacs.config import CfgNode as CN
+
+from .cli import guarded
+from .config import keywords
+from .data import Batch
+from .distillers import DISTILLERS, Distiller
+from .errors import ConfigError
+from .models import MODELS, StagedModel, build_model
+
+NUM_DATA = {"cifar100": 50_000, "imagenet": 1_281_167, "tiny_imagenet": 100_000}
+IMAGE_SIZE = {"imagenet": 224, "tiny_imagenet": 64}
+
+
+def staged(network: nn.Module, name: str) -> nn.Module:
+    """This project's network of that name with the same weights, or the given one where there is none of that name."""
+    if isinstance(network, StagedModel) or f"cifar/{name}" not in MODELS:
+        return network
+    classes = [m for m in network.modules() if isinstance(m, nn.Linear)][-1].out_features
+    ours = build_model(name, "cifar", classes)
+    ours.load_state_dict(network.state_dict())
+    return ours
+
+
+class Exported(nn.Module):
+    """A method of this project behind mdistiller's interface; one subclass is made for each by `export`."""
+
+    name: str
+    method: type[Distiller]
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
+        super().__init__()
+        self.student = staged(student, cfg.DISTILLER.STUDENT)
+        self.teacher = staged(teacher, cfg.DISTILLER.TEACHER)
+        data = cfg.DATASET.TYPE
+        size = IMAGE_SIZE.get(data, 32)
+        beside = {
+            "num_data": NUM_DATA.get(data, 0), "image_shape": (3, size, size), "assistants": [], "cfg": cfg,
+        }  # fmt: skip
+        arguments = keywords(cfg[self.name]) | {need: beside[need] for need in self.method.needs}
+        self.inner = self.method(self.student, self.teacher, **arguments)
+        self._batch: Batch | None = None
+        self._step = 0
+        _exported.add(self)
+
+    def train(self, mode: bool = True) -> "Exported":
+        super().train(mode)
+        self.inner.train(mode)
+        return self
+
+    def get_learnable_parameters(self) -> list[dict[str, Any]]:
+        """Parameter groups; the loop's learning rate is multiplied by a group's `lr_factor` at each step."""
+        return [group for group in self.inner.parameter_groups() if group["params"]]
+
+    def get_extra_parameters(self) -> int:
+        mine = {id(p) for p in self.student.parameters()}
+        return sum(p.numel() for p in self.inner.parameters() if p.requires_grad and id(p) not in mine)
+
+    def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        self._step += 1
+        index = kwargs.get("index")
+        if index is None:
+            if "num_data" in self.method.needs:
+                raise ConfigError(f"{self.name} needs the samples' indices: set SOLVER.TRAINER to crd")
+            index = torch.arange(len(target), device=target.device)
+        # mdistiller's trainer with indices passes no epoch: warm-ups then count as over
+        self._batch = Batch(image, target, index, kwargs.get("epoch", 10**6), self._step)
+        return self.inner.forward_train(**self._batch.fields())
+
+    def forward_test(self, image: Tensor) -> Tensor:
+        return self.inner.forward_test(image)
+
+    def forward(self, **kwargs: Any) -> Any:
+        return self.forward_train(**kwargs) if self.training else self.forward_test(kwargs["image"])
+
+
+_exported: weakref.WeakSet[Exported] = weakref.WeakSet()
+_hooks: list[Any] = []  # on every optimiser's step, as mdistiller's loop has no place of its own for them
+
+
+def _owners(optimizer: torch.optim.Optimizer) -> list[Exported]:
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [e for e in _exported if any(id(p) in trained for p in e.parameters())]
+
+
+def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for exported in _owners(optimizer):
+        exported.inner.before_step()
+        for group in optimizer.param_groups:
+            group["plain_lr"] = group["lr"]
+            group["lr"] = group["lr"] * group.get("lr_factor", 1.0)
+
+
+def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for exported in _owners(optimizer):
+        for group in optimizer.param_groups:
+            group["lr"] = group.pop("plain_lr")
+        exported.inner.after_step(exported._batch)
+
+
+def export(name: str) -> type[Exported]:
+    """The class that mdistiller registers for our method of that name: `__init__(student, teacher, cfg)`."""
+    method = DISTILLERS[name]
+    return type(name, (Exported,), {"name": name, "method": method, "__doc__": method.__doc__})
+
+
+def extend(distiller_dict: dict[str, Any], tree: CN) -> list[str]:
+    """Add every method that mdistiller lacks, with its node; the names that were added.
+
+    Left out are methods that mdistiller's loop cannot serve: two views of a batch, a pass before training, assistants.
+    """
+    added = []
+    for name, method in sorted(DISTILLERS.items()):
+        served = method.needs_teacher and not method.needs_strong_view and method.prepare is Distiller.prepare
+        if name in distiller_dict or not served or "assistants" in method.needs:
+            continue
+        if inspect.isclass(method) and method.config and name not in tree:
+            tree[name] = method.config.clone()
+        distiller_dict[name] = export(name)
+        added.append(name)
+    if not _hooks:
+        _hooks.append(register_optimizer_step_pre_hook(_before_step))
+        _hooks.append(register_optimizer_step_post_hook(_after_step))
+    return added
+
+
+def _main(argv: list[str]) -> None:
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError("usage: python -m mdistiller_dfpt.plugin MDISTILLER_CHECKOUT --cfg FILE [KEY VALUE ...]")
+    script = Path(argv[0]) / "tools" / "train.py"
+    if not script.is_file():
+        raise ConfigError(f"{argv[0]} is not a checkout of mdistiller: it holds no tools/train.py")
+    sys.path.insert(0, str(Path(argv[0]).resolve()))
+    from mdistiller.distillers import distiller_dict
+    from mdistiller.engine.cfg import CFG
+
+    added = extend(distiller_dict, CFG)
+    print(f"mdistiller_dfpt adds {', '.join(added)}", flush=True)
+    sys.argv = [str(script), *argv[1:]]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(_main, None))

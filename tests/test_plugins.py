@@ -1,0 +1,256 @@
+"""User code and mdistiller, both ways."""
+
+import json
+import runpy
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+from yacs.config import CfgNode as CN
+
+from mdistiller_dfpt import DISTILLERS, Distiller, load_cfg, plugins
+from mdistiller_dfpt.config_keys import _METHOD_NODES, LIMITS
+from mdistiller_dfpt.distillers import foreign
+from mdistiller_dfpt.distillers.kd import kd_loss
+from mdistiller_dfpt.engine import Trainer
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.plugin import NUM_DATA, extend
+
+from .conftest import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_data, tiny_distiller
+
+ROOT = Path(__file__).parent.parent
+STAND_IN = ROOT / "tests/fixtures/mdistiller_standin"
+FOR_MDISTILLER = '''
+"""A method as it is written for mdistiller: with an adapter of its own, and its node beside it."""
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers import distiller_dict
+from mdistiller.distillers._base import Distiller
+from mdistiller.distillers.KD import kd_loss
+from mdistiller.engine.cfg import CFG
+
+CFG.{name} = CN()
+CFG.{name}.WEIGHT = 0.5
+CFG.{name}.LOSS = CN()
+CFG.{name}.LOSS.T = 2.0
+
+
+class Mine(Distiller):
+    def __init__(self, student, teacher, cfg):
+        super(Mine, self).__init__(student, teacher)
+        self.weight, self.t = cfg.{name}.WEIGHT, cfg.{name}.LOSS.T
+        self.adapter = nn.Linear(4, 4)
+
+    def get_learnable_parameters(self):
+        return super().get_learnable_parameters() + list(self.adapter.parameters())
+
+    def forward_train(self, image, target, **kwargs):
+        assert kwargs["epoch"] >= 1
+        logits, _ = self.student(image)
+        with torch.no_grad():
+            teacher, _ = self.teacher(image)
+        loss = self.weight * kd_loss(self.adapter(logits), teacher, self.t)
+        return logits, {{"loss_ce": F.cross_entropy(logits, target), "loss_kd": loss}}
+'''
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch):
+    """Whatever a test registers or imports is gone after it."""
+    monkeypatch.setattr(plugins, "_published", [])
+    before = [(registry, dict(registry)) for registry in (DISTILLERS, _METHOD_NODES, LIMITS, plugins._loaded)]
+    modules = set(sys.modules)
+    yield
+    for registry, contents in before:
+        registry.clear()
+        registry.update(contents)
+    for name in set(sys.modules) - modules:
+        if name.startswith(("mdistiller.", "plugin_", "a_package")) or name == "mdistiller":
+            del sys.modules[name]
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_a_method_written_for_mdistiller_runs_as_it_is(tmp_path, registered):
+    text = FOR_MDISTILLER.format(name="MINE") + ('\ndistiller_dict["MINE"] = Mine\n' if registered else "")
+    write(tmp_path, "mine.py", text)
+    path = write(tmp_path, "c.yaml", "PLUGINS: [./mine.py]\nDISTILLER: {TYPE: MINE}\nMINE: {LOSS: {T: 3}}\n")
+    cfg = load_cfg(path, ["MINE.WEIGHT", "0.25", "SOLVER.BATCH_SIZE", "16"])
+    assert (cfg.MINE.WEIGHT, cfg.MINE.LOSS.T) == (0.25, 3.0)
+    distiller = tiny_distiller("MINE", "MINE.WEIGHT", "0.25")
+    before = snapshot(distiller.teacher)
+    batch = tiny_batch()
+    logits, losses = distiller(**batch.fields())
+    with torch.no_grad():
+        teacher = distiller.teacher(batch.image)[0]
+    torch.testing.assert_close(losses["loss_kd"], 0.25 * kd_loss(distiller.method.adapter(logits), teacher, 2.0))
+    history = take_steps(distiller, 8)
+    assert history[-1] < history[0]
+    assert changed(before, distiller.teacher.state_dict()) == []
+    assert any("adapter" in key for key in distiller.training_state())
+
+
+def test_its_networks_run_in_bfloat16_and_its_losses_in_float32(tmp_path):
+    write(tmp_path, "mine.py", FOR_MDISTILLER.format(name="MINE"))
+    load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+    distiller = tiny_distiller("MINE", "SOLVER.AMP", "bf16")
+    seen = []
+    distiller.student.fc.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    logits, losses = distiller(**tiny_batch().fields())
+    assert seen == [torch.bfloat16]
+    assert {logits.dtype, *(v.dtype for v in losses.values())} == {torch.float32}
+    assert "forward" not in vars(distiller.student)
+
+
+def test_it_resumes_and_steps_by_two_momenta(tmp_path):
+    write(tmp_path, "mine.py", FOR_MDISTILLER.format(name="MINE"))
+    load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+    words = ["DISTILLER.TYPE", "MINE", "LOG.PREFIX", str(tmp_path / "out"), "SOLVER.TRAINER", "dot"]
+    whole = Trainer(tiny_cfg(*words), tiny_distiller("MINE", *words), tiny_data(), "tiny").fit()
+    words[3] = str(tmp_path / "cut")
+    Trainer(tiny_cfg(*words, "SOLVER.EPOCHS", "1"), tiny_distiller("MINE", *words), tiny_data(), "tiny").fit()
+    resumed = Trainer(tiny_cfg(*words), tiny_distiller("MINE", *words), tiny_data(), "tiny").fit(resume=True)
+    assert resumed["student_sha256"] == whole["student_sha256"]
+
+
+def test_a_class_of_ours_may_take_the_whole_config(tmp_path):
+    @DISTILLERS.register("OWN")
+    class Own(Distiller):
+        config = CN({"WEIGHT": 2.0})
+
+        def __init__(self, student, teacher, cfg):
+            super().__init__(student, teacher)
+            self.weight = cfg.OWN.WEIGHT
+
+        def losses(self, student, teacher, batch):
+            return {"ce": self.weight * torch.nn.functional.cross_entropy(student.logits, batch.target)}
+
+    assert tiny_distiller("OWN", "OWN.WEIGHT", "3").weight == 3
+
+
+def test_a_module_by_name_and_an_entry_point(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "a_package").mkdir()
+    write(tmp_path / "a_package", "__init__.py", "")
+    write(tmp_path / "a_package", "method.py", FOR_MDISTILLER.format(name="NAMED"))
+    assert load_cfg(None, ["PLUGINS", "[a_package.method]"]).PLUGINS == ["a_package.method"]
+    write(tmp_path / "a_package", "other.py", FOR_MDISTILLER.format(name="POINT") + "distiller_dict['POINT'] = Mine\n")
+    points = [EntryPoint("a", "a_package.other", plugins.GROUP), EntryPoint("b", "a_package.nothing", plugins.GROUP)]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == plugins.GROUP else [])
+    plugins._published.clear()
+    assert load_cfg(None, ["DISTILLER.TYPE", "POINT"]).POINT.WEIGHT == 0.5
+    assert "warning: plugin b of a_package.nothing is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "PLUGINS names mine.py; there is no such file"),
+        ("import nowhere_at_all", "PLUGINS names mine.py; importing it raised ModuleNotFoundError"),
+        ("1 / 0", "PLUGINS names mine.py; importing it raised ZeroDivisionError"),
+        ("def f(:", "PLUGINS names mine.py; importing it raised SyntaxError"),
+        (
+            "from mdistiller_dfpt import DISTILLERS, Distiller\nDISTILLERS.register('KD')(Distiller)",
+            "importing it raised KeyError: \"distiller 'KD' is already",
+        ),
+    ],
+)
+def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, text, message):
+    if text is not None:
+        write(tmp_path, "mine.py", text)
+    with pytest.raises(ConfigError, match=message):
+        load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+
+
+def test_the_example_of_the_documentation_trains(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs/add_a_distiller.md").read_text()
+    assert len(text.splitlines()) <= 60, "it fits on a screen"
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    write(tmp_path, "my_kd.py", blocks[0])
+    yaml = text.split("```yaml\n")[1].split("```")[0]
+    write(tmp_path, "my_kd.yaml", yaml)
+    monkeypatch.chdir(tmp_path)
+    words = ["SOLVER.EPOCHS", "1", "SOLVER.BATCH_SIZE", "256", "DATASET.TYPE", "digits", "DISTILLER.STUDENT", "resnet8"]
+    train = runpy.run_path(str(ROOT / "tools/train.py"))["main"]
+    plain = ["--cfg", str(ROOT / "configs/digits/vanilla/res8.yaml"), "SOLVER.EPOCHS", "1"]
+    assert train(plain) == 0
+    weights = next((tmp_path / "output").rglob("student.safetensors"))
+    words += ["DISTILLER.TEACHER", "resnet8", "DISTILLER.TEACHER_CKPT", str(weights)]
+    assert train(["--cfg", "my_kd.yaml", *words]) == 0
+    results = json.loads(next((tmp_path / "output").rglob("my_kd/**/results.json")).read_text())
+    assert results["method"] == "MYKD"
+
+
+def run_in_mdistiller(tmp_path, *words):
+    path = write(tmp_path, "c.yaml", "DISTILLER: {TYPE: " + words[0] + "}\n")
+    command = [sys.executable, "-m", "mdistiller_dfpt.plugin", str(STAND_IN), "--cfg", str(path), *words[1:]]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT, check=False)
+
+
+@pytest.mark.parametrize(
+    "words", [["DFPTKD", "DFPTKD.FINETUNE_BACKBONE", "True"], ["CRD", "SOLVER.TRAINER", "crd"], ["CATKD"]]
+)
+def test_our_methods_run_in_mdistillers_own_script(tmp_path, words):
+    before = sorted((p, p.read_bytes()) for p in STAND_IN.rglob("*.py"))
+    done = run_in_mdistiller(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if line.startswith("loss ")]) == 3
+    assert lines[-1] == "logits (8, 100)"
+    rates = lines[1].split("lr ")[1]
+    assert set(json.loads(rates)) == {0.05}, "the loop's own rate is untouched between steps"
+    assert sorted((p, p.read_bytes()) for p in STAND_IN.rglob("*.py")) == before
+
+
+def test_what_mdistiller_has_stays_its_own_and_the_rest_is_added():
+    tree, registry = CN({"KD": CN({"TEMPERATURE": 7.0})}), {"KD": "theirs"}
+    added = extend(registry, tree)
+    assert registry["KD"] == "theirs"
+    assert tree.KD.TEMPERATURE == 7.0
+    assert "DFPTKD" in added
+    assert DISTILLERS["DFPTKD"].config == tree.DFPTKD
+    assert not {"MLLD", "KDPP", "TAKD", "NONE"} & set(added)
+    assert NUM_DATA["cifar100"] == 50_000
+
+
+def test_a_factor_on_the_learning_rate_holds_in_mdistillers_loop():
+    registry, tree = {}, tiny_cfg("DFPTKD.FINETUNE_BACKBONE", "True", "DFPTKD.PROMPT.CLIP_NORM", "0").clone()
+    tree.defrost()
+    extend(registry, tree)
+    from .conftest import tiny_networks
+
+    exported = registry["DFPTKD"](*tiny_networks(), tree).train()
+    groups = exported.get_learnable_parameters()
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    slow, fast = groups[1]["params"][0], groups[0]["params"][0]
+    before = slow.detach().clone(), fast.detach().clone()
+    batch = tiny_batch()
+    _, losses = exported(image=batch.image, target=batch.target, epoch=1)
+    sum(losses.values()).backward()
+    optimizer.step()
+    torch.testing.assert_close(slow.detach(), before[0] - 0.01 * slow.grad)
+    torch.testing.assert_close(fast.detach(), before[1] - 0.1 * fast.grad)
+
+
+@pytest.mark.parametrize("words", [[], ["--cfg", "x"], ["no_such_folder", "--cfg", "x"]])
+def test_a_wrong_checkout_is_refused(words):
+    done = subprocess.run(
+        [sys.executable, "-m", "mdistiller_dfpt.plugin", *words], capture_output=True, text=True, timeout=100, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_foreign_classes_are_told_from_ours():
+    assert foreign.is_foreign(type("X", (foreign.MdistillerBase,), {"forward_train": None}))
+    assert not foreign.is_foreign(DISTILLERS["KD"])
