@@ -44,7 +44,7 @@ _DEFAULTS = CN(
     {
         "PLUGINS": [],  # user code to import first: a module's name, or a path to a .py file
         "EXPERIMENT": {
-            "PROJECT": "distill",  # accepted for mdistiller's files; names a W&B project there
+            "PROJECT": "distill",  # the project in Weights & Biases
             "NAME": "",  # where the run lies below LOG.PREFIX; empty: the config's own path below configs/
             "TAG": "default",  # appended to NAME unless "default", so that variants do not share a directory
             "DEVICE": "auto",  # auto: cuda where there is one; cpu; cuda; cuda:1
@@ -89,11 +89,29 @@ _DEFAULTS = CN(
             "TENSORBOARD_FREQ": 500,  # accepted for mdistiller's files, where nothing reads it either
             "SAVE_CHECKPOINT_FREQ": 40,  # epochs between students kept for good; --resume has one of every epoch
             "PREFIX": "./output",
-            "WANDB": False,  # accepted for mdistiller's files
+            "WANDB": False,  # Weights & Biases too, where it is installed
             "EVAL_FREQ": 1,  # epochs between evaluations; the last epoch is always evaluated
         },
     }
 )
+
+
+NO_EFFECT = {
+    "SOLVER.TRAINER": ("crd", "one loop serves all methods"),
+    "LOG.TENSORBOARD_FREQ": (None, "every epoch is written"),
+}
+"""Keys of mdistiller's files that are accepted and change nothing here: the value meant (None: any), and why."""
+
+
+def without_effect(cfg: CN) -> list[str]:
+    """A line for each key that somebody set and that has no effect."""
+    lines = []
+    for key, (meant, why) in NO_EFFECT.items():
+        section, name = key.split(".")
+        value = cfg[section][name]
+        if value != _DEFAULTS[section][name] and meant in (None, value):
+            lines.append(f"{key} {value} has no effect here: {why}")
+    return lines
 
 
 def student_lr(student: str) -> float:

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mdistiller_dfpt.config import dump_cfg, flatten, keywords, load_cfg
-from mdistiller_dfpt.config_keys import default_cfg
+from mdistiller_dfpt.config_keys import default_cfg, without_effect
+from mdistiller_dfpt.engine.smoke import smoke
 from mdistiller_dfpt.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -210,3 +211,45 @@ def test_every_method_has_a_file_for_each_pair():
     for folder in (ROOT / "configs/cifar100").iterdir():
         if folder.is_dir() and folder.name not in ("pairs", "vanilla"):
             assert {p.name for p in folder.iterdir()} == pairs | {"base.yaml"}, folder.name
+
+
+# As mdistiller's configs/cifar100/crd.yaml and its like: upper-case TYPE, the method's trainer, stated shapes
+IN_CIRCULATION = """
+EXPERIMENT:
+  NAME: ""
+  TAG: "crd,res32x4,res8x4"
+  PROJECT: "cifar100_baselines"
+DISTILLER:
+  TYPE: "CRD"
+  TEACHER: "resnet32x4"
+  STUDENT: "resnet8x4"
+SOLVER:
+  BATCH_SIZE: 64
+  EPOCHS: 240
+  LR: 0.05
+  LR_DECAY_STAGES: [150, 180, 210]
+  LR_DECAY_RATE: 0.1
+  WEIGHT_DECAY: 0.0005
+  MOMENTUM: 0.9
+  TYPE: "SGD"
+  TRAINER: "crd"
+CRD:
+  FEAT:
+    STUDENT_DIM: 256
+    TEACHER_DIM: 256
+LOG:
+  TENSORBOARD_FREQ: 100
+"""
+
+
+def test_mdistillers_yaml_runs_as_it_is_and_what_has_no_effect_is_said(tmp_path):
+    cfg = load_cfg(write(tmp_path, "crd.yaml", IN_CIRCULATION), ["CRD.NCE.K", "64"])
+    assert without_effect(cfg) == [
+        "SOLVER.TRAINER crd has no effect here: one loop serves all methods",
+        "LOG.TENSORBOARD_FREQ 100 has no effect here: every epoch is written",
+    ]
+    assert smoke(cfg) > 0
+    assert without_effect(load_cfg()) == []
+    dot = load_cfg(write(tmp_path, "dot.yaml", IN_CIRCULATION.replace('"crd"', '"dot"').replace('"CRD"', '"KD"')))
+    assert without_effect(dot)[0].startswith("LOG")
+    assert smoke(dot) > 0

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -297,3 +298,38 @@ def test_on_a_gpu_a_poisoned_step_changes_no_weight(overrides):
     with pytest.raises(DivergedError):
         run.fit()
     assert state_hash(dict(run.distiller.student.named_parameters())) == before
+
+
+class _Wandb:
+    """Stands for the package: remembers what it was told, and fails on demand."""
+
+    def __init__(self, fails: str = ""):
+        self.fails, self.logged, self.finished = fails, [], False
+
+    def init(self, **words):
+        if self.fails == "init":
+            raise RuntimeError("no key")
+        self.words = words
+        return self
+
+    def log(self, values, step):
+        if self.fails == "log":
+            raise OSError("no network")
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished = True
+
+
+@pytest.mark.parametrize("fails", ["", "init", "log", "absent"])
+def test_weights_and_biases_is_told_and_never_fatal(fails, overrides, monkeypatch, capsys):
+    stand_in = _Wandb(fails)
+    monkeypatch.setitem(sys.modules, "wandb", None if fails == "absent" else stand_in)
+    trainer("NONE", overrides, "LOG.WANDB", "True", "EXPERIMENT.PROJECT", "mine").fit()
+    warned = "warning: LOG.WANDB is True, but nothing goes there" in capsys.readouterr().err
+    assert warned == bool(fails)
+    if not fails:
+        assert stand_in.words["project"] == "mine"
+        assert [step for step, _ in stand_in.logged] == [1, 2]
+        assert "test.student.top1" in stand_in.logged[0][1]
+        assert stand_in.finished

@@ -9,7 +9,7 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..config import load_cfg
-from ..config_keys import student_lr
+from ..config_keys import student_lr, without_effect
 from ..data import Data, build_data, pick_device
 from ..distillers import Distiller, build_distiller
 from ..distillers.build import AMP_DTYPES, assistant_names, methods_of, needs_teacher
@@ -30,6 +30,8 @@ def run(cfg: CN, resume: bool = False) -> dict:
     if device.type == "cpu" and cfg.SOLVER.AMP == "bf16" and not has_bfloat16():
         print("warning: this CPU computes bfloat16 in software, many times slower than float32: use SOLVER.AMP none",
               file=sys.stderr)  # fmt: skip
+    for line in without_effect(cfg):
+        print(line)
     taught = needs_teacher(cfg)
     assistants = assistant_names(cfg)
     for name in (cfg.DISTILLER.STUDENT, *([cfg.DISTILLER.TEACHER] if taught else []), *assistants):

@@ -32,7 +32,8 @@ from .log import EventLog, Progress, duration, epoch_line, summary_table
 from .meters import Meters
 from .optim import build_optimizer, learning_rate, set_learning_rate
 from .results import FORMAT, protocol, summarise
-from .run_dir import BEST, CHECKPOINTS, CONFIG, RESULTS, RunLock, open_run
+from .run_dir import BEST, CHECKPOINTS, CONFIG, RESULTS, RunLock, open_run, run_name
+from .wandb_log import WandbLog
 
 KEEP_CHECKPOINTS = 2
 # What may differ between a run and its continuation, as none of it changes what is computed
@@ -96,6 +97,7 @@ class Trainer:
             print(overhead, flush=True)
         steps = len(self.data.train)
         events = EventLog(self.run / "events", cfg.LOG.TENSORBOARD, purge_step=len(self.epochs) + 1)
+        wandb = WandbLog(cfg.LOG.WANDB, cfg.EXPERIMENT.PROJECT, run_name(cfg), self.run, flatten(cfg))
         started = time.monotonic()
         first = len(self.epochs) + 1
         try:
@@ -118,9 +120,11 @@ class Trainer:
                 left = elapsed / (epoch - first + 1) * (cfg.SOLVER.EPOCHS - epoch)
                 print(epoch_line(record, cfg.SOLVER.EPOCHS, best, left), flush=True)
                 events.scalars(record, epoch)
+                wandb.scalars(record, epoch)
                 self._save(epoch)
         finally:
             events.close()
+            wandb.close()
         return self._finish(used_protocol)
 
     def _prepare(self) -> None:

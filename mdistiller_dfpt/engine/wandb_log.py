@@ -1,0 +1,43 @@
+"""Weights & Biases: on where it is asked for and installed, and never a reason for a run to end."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..config import flatten
+
+
+class WandbLog:
+    """One run's figures, epoch by epoch; silent after the first fault, which is printed."""
+
+    def __init__(self, enabled: bool, project: str, name: str, folder: Path, config: dict[str, Any]):
+        self.run = None
+        if not enabled:
+            return
+        try:
+            import wandb
+
+            self.run = wandb.init(project=project, name=name, dir=str(folder), config=config)
+        except Exception as e:
+            self._give_up(e)
+
+    def _give_up(self, fault: Exception) -> None:
+        self.run = None
+        print(f"warning: LOG.WANDB is True, but nothing goes there ({type(fault).__name__}: {fault})", file=sys.stderr)
+
+    def scalars(self, record: dict[str, Any], step: int) -> None:
+        """The numbers of an epoch, nested dicts as `a.b`."""
+        if self.run is None:
+            return
+        try:
+            self.run.log({k: v for k, v in flatten(record).items() if isinstance(v, int | float)}, step=step)
+        except Exception as e:
+            self._give_up(e)
+
+    def close(self) -> None:
+        """End the run over there."""
+        if self.run is not None:
+            try:
+                self.run.finish()
+            except Exception as e:
+                self._give_up(e)
