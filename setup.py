@@ -22,6 +22,7 @@ setup(
         "pyyaml",
         "safetensors",
         "scikit-learn",
+        "scipy",
         "tensorboard",
         "tqdm",
         "yacs",

@@ -55,6 +55,9 @@ _DEFAULTS = CN(
             "ROOT": "./data",  # folder that holds the data sets
             "DOWNLOAD": False,  # fetch a missing data set from its official host
             "NUM_WORKERS": 2,  # processes that decode files; data sets that live in memory need none
+            "SIZE": 0,  # height and width of images that are decoded from files; 0: the published recipe's
+            "CLASSES": 0,  # how many classes must be found, where it is not the official number, which 0 means
+            "ON_ERROR": "stop",  # at a file that is no image: stop, naming it; skip it, and count such files
             "TEST": {"BATCH_SIZE": 64},
         },
         "MODEL": {"FAMILY": "cifar"},
@@ -134,6 +137,9 @@ LIMITS: dict[str, Limit] = {
     ),
     "DATASET.NUM_WORKERS": NOT_NEGATIVE,
     "DATASET.TEST.BATCH_SIZE": AT_LEAST_ONE,
+    "DATASET.SIZE": Limit("0, or at least 8", lambda v: v == 0 or v >= 8),
+    "DATASET.CLASSES": NOT_NEGATIVE,
+    "DATASET.ON_ERROR": one_of("stop", "skip"),
     "SOLVER.TRAINER": one_of("base", "crd", "dot"),
     "SOLVER.DOT.DELTA": FRACTION,
     "SOLVER.BATCH_SIZE": AT_LEAST_ONE,

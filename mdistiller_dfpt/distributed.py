@@ -5,10 +5,54 @@ from torch import Tensor
 from torch import distributed as dist
 
 
-def gathered(x: Tensor) -> Tensor:
-    """The processes' tensors (B, ...), equal in shape, one after another in the order of ranks."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+def world_size() -> int:
+    """How many processes share this run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number among them; 0 writes the files."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum of the processes' tensors; no gradient passes."""
+    if world_size() == 1:
         return x
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
+    x = x.detach().clone()
+    dist.all_reduce(x)
+    return x
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes in the order of the whole batch; backward, each gets the sum of what all say of its rows.
+
+    Sample i of a batch lies with process i mod world size, as the loaders share it out.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, total: int) -> Tensor:
+        world, ctx.own = world_size(), len(x)
+        most = -(-total // world)
+        padded = x.new_zeros((most, *x.shape[1:]))
+        padded[: len(x)] = x
+        parts = [torch.empty_like(padded) for _ in range(world)]
+        dist.all_gather(parts, padded)
+        return torch.stack(parts, 1).flatten(0, 1)[:total].contiguous()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient[rank() :: world_size()][: ctx.own], None
+
+
+def gathered(x: Tensor, total: int | None = None) -> Tensor:
+    """All processes' rows (B_r, ...) as the whole batch (total, ...), in the order that one process would see.
+
+    Where each process then computes the same loss, and gradients are averaged over the processes as usual, every
+    parameter gets the gradient that one process would have computed, those before and those behind the gather.
+    """
+    if world_size() == 1:
+        return x
+    return _Gather.apply(x, world_size() * len(x) if total is None else total)

@@ -9,7 +9,8 @@ class Batch(NamedTuple):
     """image (B, 3, H, W) float, target (B,) int64, index (B,) the samples' positions in the training set.
 
     `epoch` and `step` count from 1, as the methods of the literature do. `strong`: a second, strongly augmented view
-    (B, 3, H, W) of the same samples, for the methods that ask for one.
+    (B, 3, H, W) of the same samples, for the methods that ask for one. `total`: samples in the whole batch, where
+    several processes share it; None: these are all.
     """
 
     image: Tensor
@@ -18,6 +19,7 @@ class Batch(NamedTuple):
     epoch: int = 1
     step: int = 1
     strong: Tensor | None = None
+    total: int | None = None
 
     def fields(self) -> dict[str, Any]:
         return self._asdict()

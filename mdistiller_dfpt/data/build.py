@@ -5,12 +5,15 @@ from typing import NamedTuple
 import torch
 from yacs.config import CfgNode as CN
 
-from ..errors import ConfigError
+from ..distributed import world_size
+from ..errors import ConfigError, DataError
 from ..registry import Registry
+from .files import FileLoader, FileRecipe, FileSet
+from .loader import Loader
 from .resident import ImageSet, Recipe, ResidentLoader
 
 DATASETS = Registry("data set")
-"""Maps DATASET.TYPE to a function cfg -> ImageSource."""
+"""Maps DATASET.TYPE to a function cfg -> ImageSource or FileSource."""
 
 
 class ImageSource(NamedTuple):
@@ -21,11 +24,19 @@ class ImageSource(NamedTuple):
     recipe: Recipe
 
 
+class FileSource(NamedTuple):
+    """A data set of image files: training set, test set, and how the literature augments it."""
+
+    train: FileSet
+    test: FileSet
+    recipe: FileRecipe
+
+
 class Data(NamedTuple):
     """The loaders of one run."""
 
-    train: ResidentLoader
-    test: ResidentLoader
+    train: Loader
+    test: Loader
     num_classes: int
 
     @property
@@ -57,14 +68,24 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     """
     device = pick_device(cfg) if device is None else device
     source = DATASETS[cfg.DATASET.TYPE](cfg)
-    if len(source.train.labels) < cfg.SOLVER.BATCH_SIZE:
+    count = len(source.train.labels)
+    if count < cfg.SOLVER.BATCH_SIZE:
         raise ConfigError(
-            f"SOLVER.BATCH_SIZE is {cfg.SOLVER.BATCH_SIZE}; {cfg.DATASET.TYPE} has {len(source.train.labels)} "
+            f"SOLVER.BATCH_SIZE is {cfg.SOLVER.BATCH_SIZE}; {cfg.DATASET.TYPE} has {count} "
             "training images: use at most that many"
         )
-    common = {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
-    train = ResidentLoader(
-        source.train, source.recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=cfg.SOLVER.SEED, **common
-    )
-    test = ResidentLoader(source.test, source.recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
-    return Data(train, test, len(source.train.classes))
+    classes = len(source.train.classes)
+    if cfg.DATASET.CLASSES not in (0, classes):
+        raise DataError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here")
+    make, common = ResidentLoader, {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
+    if isinstance(source, FileSource):
+        skips = cfg.DATASET.ON_ERROR == "skip"
+        if skips and world_size() > 1:
+            raise ConfigError(
+                "DATASET.ON_ERROR is skip; several processes must see equal batches: "
+                "find such files with tools/check_data.py and take them out"
+            )
+        make, common = FileLoader, {**common, "workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips}
+    train = make(source.train, source.recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=cfg.SOLVER.SEED, **common)
+    test = make(source.test, source.recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
+    return Data(train, test, classes)

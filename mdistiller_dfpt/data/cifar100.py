@@ -12,7 +12,7 @@ from ..errors import DataError
 from .build import DATASETS, ImageSource
 from .cache import cached_arrays
 from .download import download, md5_of
-from .folders import class_folders, file_fingerprint, folder_fingerprint, read_folders
+from .folders import check_same_classes, class_folders, file_fingerprint, folder_fingerprint, read_folders
 from .resident import ImageSet, Recipe
 from .safe_pickle import load_arrays
 
@@ -68,8 +68,7 @@ def _from_folders(root: Path) -> dict[str, np.ndarray]:
         return {**arrays, "classes": np.array(classes)}
 
     classes = class_folders(root / "train")
-    if class_folders(root / "test") != classes:
-        raise DataError(f"{root}: train and test hold different classes; both need the same folders")
+    check_same_classes(classes, class_folders(root / "test"), root)
     return cached_arrays(root, folder_fingerprint(root, ("train", "test")), decode)
 
 

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..errors import DataError
+from .files import Fault, FileSet, read_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -52,30 +54,49 @@ def folder_fingerprint(root: Path, splits: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
+def list_files(root: Path, classes: Sequence[str], inside: str = "") -> FileSet:
+    """The images of class folders below `root`, in `inside` of each; DataError with every empty class, a line each."""
+    paths, labels, faults = [], [], []
+    for label, name in enumerate(classes):
+        folder = root / name / inside
+        entries = _images_in(folder) if folder.is_dir() else []
+        if not entries:
+            faults.append(f"{folder}: no images in it")
+        paths += [e.path for e in entries]
+        labels += [label] * len(entries)
+    if faults:
+        raise DataError("\n".join(faults))
+    return FileSet(paths, torch.tensor(labels, dtype=torch.int64), tuple(classes))
+
+
+def check_same_classes(train: Sequence[str], test: Sequence[str], where: Path) -> None:
+    """DataError naming a class that only one of the two splits has."""
+    only_train, only_test = sorted(set(train) - set(test)), sorted(set(test) - set(train))
+    faults = [
+        f"{where}: the class {names[0]} is in the {split} set alone"
+        + (f", and {len(names) - 1} more" if len(names) > 1 else "") + "; both need the same classes"
+        for names, split in ((only_train, "training"), (only_test, "test")) if names
+    ]  # fmt: skip
+    if faults:
+        raise DataError("\n".join(faults))
+
+
 def read_folders(root: Path, classes: list[str], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """All images below `root` as (N, H, W, 3) uint8 and their labels (N,) int64.
 
     DataError naming the file where an image is damaged or not of `size`, and naming the folder where one is empty.
     """
-    from PIL import Image
+    files = list_files(root, classes)
 
     def read(path: str) -> np.ndarray:
-        try:
-            with Image.open(path) as image:
-                array = np.asarray(image.convert("RGB"))
-        except Exception as e:  # Pillow raises many kinds for damaged files
-            raise DataError(f"{path}: cannot be read as an image ({e})") from None
+        image = read_image(path)
+        if isinstance(image, Fault):
+            raise DataError(f"{path}: cannot be read as an image ({image.reason})")
+        array = np.asarray(image)
         if array.shape != (*size, 3):
             raise DataError(f"{path}: is {array.shape[1]}x{array.shape[0]}; expected {size[1]}x{size[0]}")
         return array
 
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        entries = _images_in(root / name)
-        if not entries:
-            raise DataError(f"{root / name}: no images in it")
-        paths += [e.path for e in entries]
-        labels += [label] * len(entries)
     with ThreadPoolExecutor(4) as pool:
-        images = np.stack(list(pool.map(read, paths)))
-    return images, np.array(labels, dtype=np.int64)
+        images = np.stack(list(pool.map(read, files.paths)))
+    return images, files.labels.numpy()

@@ -9,12 +9,15 @@ from .randomness import random_bits
 _RAND_AUGMENT = v2.RandAugment(num_ops=2, magnitude=9)
 
 
-def strong_views(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
-    """Views of uint8 images (B, H, W, 3), each a function of (seed, epoch, its index); the global state stays."""
-    seeds = random_bits(index, seed, epoch, stream=5).tolist()
-    views = []
+def strong_view(image: Tensor, index: int, seed: int, epoch: int) -> Tensor:
+    """A view of a uint8 image (3, H, W), a function of (seed, epoch, index); the global state stays."""
+    bits = int(random_bits(torch.tensor(index), seed, epoch, stream=5))
     with torch.random.fork_rng(devices=[]):
-        for image, bits in zip(images.permute(0, 3, 1, 2), seeds, strict=True):
-            torch.manual_seed(bits)
-            views.append(_RAND_AUGMENT(image))
-    return torch.stack(views).permute(0, 2, 3, 1)
+        torch.manual_seed(bits)
+        return _RAND_AUGMENT(image)
+
+
+def strong_views(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
+    """`strong_view` of each image (B, H, W, 3), in this layout."""
+    pairs = zip(images.permute(0, 3, 1, 2), index.tolist(), strict=True)
+    return torch.stack([strong_view(image, i, seed, epoch) for image, i in pairs]).permute(0, 2, 3, 1)

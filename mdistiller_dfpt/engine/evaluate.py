@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.resident import ResidentLoader
+from ..data.loader import Loader
 from ..distillers import Distiller
+from ..distributed import summed
+from ..errors import DataError
 
 
 def correct_at(logits: Tensor, target: Tensor, k: int) -> Tensor:
@@ -23,7 +25,7 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(distiller: Distiller, loader: ResidentLoader) -> dict[str, Any]:
+def evaluate(distiller: Distiller, loader: Loader) -> dict[str, Any]:
     """{path: {"top1": %, "top5": %}} of each of the distiller's paths, and {"kl": {"a||b": nats}} between each two.
 
     `a` is the path that the distiller names first: KL(teacher || student) where the teacher comes first.
@@ -36,6 +38,7 @@ def evaluate(distiller: Distiller, loader: ResidentLoader) -> dict[str, Any]:
         sums[key] = sums[key] + value if key in sums else value
 
     for batch in loader.epoch():
+        add(("count", ""), torch.tensor(len(batch.target), device=batch.target.device))
         paths = distiller.forward_paths(batch.image)
         for name, logits in paths.items():
             add((name, "top1"), correct_at(logits, batch.target, 1))
@@ -43,8 +46,15 @@ def evaluate(distiller: Distiller, loader: ResidentLoader) -> dict[str, Any]:
         for a, b in combinations(paths, 2):
             add(("kl", f"{a}||{b}"), kl_divergence(paths[a], paths[b]))
     distiller.train(was_training)
+    # Samples that are there and, with several processes, all of theirs
+    names = sorted(sums)
+    totals = dict(zip(names, summed(torch.stack([sums[n].double() for n in names])).tolist(), strict=True))
+    count = totals.pop(("count", ""), 0)
+    if not count:
+        raise DataError("no image of the test set could be read")
     result: dict[str, Any] = {}
-    for (group, name), value in sums.items():
+    for group, name in sums:
         percent = 1.0 if group == "kl" else 100.0
-        result.setdefault(group, {})[name] = percent * value.item() / loader.num_samples
+        if group != "count":
+            result.setdefault(group, {})[name] = percent * totals[group, name] / count
     return result

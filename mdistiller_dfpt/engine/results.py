@@ -9,19 +9,20 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..data import Data
+from ..distributed import world_size
 
 FORMAT = 1
 
 
 def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
     """All that two runs must share before their accuracies can be compared, and where this one ran."""
-    s, recipe = cfg.SOLVER, data.train.recipe
+    s = cfg.SOLVER
     return {
         "data": cfg.DATASET.TYPE,
         "train_images": data.num_train,
         "test_images": data.test.num_samples,
         "classes": data.num_classes,
-        "augmentation": f"crop with padding {recipe.pad}" + (", flip" if recipe.flip else ""),
+        "augmentation": data.train.augmentation,
         "epochs": s.EPOCHS,
         "batch": s.BATCH_SIZE,
         "optimizer": f"{s.TYPE}, momentum {s.MOMENTUM}, weight decay {s.WEIGHT_DECAY}"
@@ -32,7 +33,7 @@ def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.
         "precision": s.AMP,
         "teacher": teacher,
         "seed": s.SEED,
-        "world_size": 1,
+        "world_size": world_size(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..data import Data
@@ -10,7 +11,7 @@ from ..data.resident import ImageSet, Recipe, ResidentLoader
 from ..distillers import build_distiller
 from ..distillers.build import assistant_names, needs_teacher
 from ..errors import DivergedError
-from ..models import build_model
+from ..models import StagedModel, build_model
 from .trainer import Trainer
 
 BATCH, STEPS, CLASSES = 4, 2, 100
@@ -27,6 +28,8 @@ def smoke(cfg: CN, size: int = 32) -> float:
         data = _random_data(BATCH * STEPS, size)
         names = [cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if needs_teacher(cfg) else None, *assistant_names(cfg)]
         student, teacher, *between = (n and build_model(n, cfg.MODEL.FAMILY, CLASSES) for n in names)
+        for network in filter(None, (teacher, *between)):
+            _settle(network, data)
         distiller = build_distiller(
             cfg, student, teacher, data.num_train, image_shape=data.image_shape, assistants=between
         )
@@ -34,6 +37,17 @@ def smoke(cfg: CN, size: int = 32) -> float:
     if not math.isfinite(loss):
         raise DivergedError(f"the loss is {loss} within {STEPS} steps")
     return loss
+
+
+@torch.no_grad()
+def _settle(network: StagedModel, data: Data) -> None:
+    """Running statistics of these images: with the initial ones a random network's maps grow with its depth."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None  # an average over all batches
+    network.train()
+    for batch in data.train.epoch(0):
+        network(batch.image)
 
 
 def _random_data(count: int, size: int) -> Data:

@@ -49,7 +49,7 @@ class Trainer:
 
     def __init__(self, cfg: CN, distiller: Distiller, data: Data, teacher_name: str = ""):
         self.cfg, self.data = cfg, data
-        self.device = data.train.labels.device
+        self.device = data.train.device
         data.train.strong_view = distiller.needs_strong_view
         layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
         self.distiller = distiller.to(self.device, memory_format=layout)

@@ -1,0 +1,62 @@
+"""Every fault of a data set that can be found before training: unreadable files, images in both splits."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+
+from .build import FileSource, ImageSource
+from .files import Fault, read_image
+
+Look = tuple[str, str, str, str | None]  # split, name, what is wrong with it, a hash of its pixels
+
+
+def check_source(
+    source: ImageSource | FileSource, workers: int, seen: Callable[[int], None]
+) -> tuple[list[str], list[str]]:
+    """(unreadable files, images of the test set that the training set holds too), a line each.
+
+    `seen` is told how many images were looked at so far.
+    """
+    scan = _scan_files if isinstance(source, FileSource) else _scan_images
+    faults: list[str] = []
+    where: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for count, (split, name, reason, digest) in enumerate(scan(source, workers), start=1):
+        if digest is None:
+            faults.append(f"{name}: cannot be read as an image ({reason})")
+        else:
+            where[digest][split].append(name)
+        seen(count)
+    twice = [
+        f"{splits['test'][0]}: the same image as {splits['train'][0]} of the training set"
+        for splits in where.values() if len(splits) == 2
+    ]  # fmt: skip
+    return faults, twice
+
+
+def _look(path: str) -> tuple[str, str | None]:
+    """(reason, None) for a file that is no image, else ("", a hash of its pixels)."""
+    image = read_image(path)
+    if isinstance(image, Fault):
+        return image.reason, None
+    return "", _hash(np.asarray(image))
+
+
+def _hash(pixels: np.ndarray) -> str:
+    return hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _scan_files(source: FileSource, workers: int) -> Iterator[Look]:
+    names = [*(("train", p) for p in source.train.paths), *(("test", p) for p in source.test.paths)]
+    with ProcessPoolExecutor(max(1, workers)) as pool:
+        found = pool.map(_look, (path for _, path in names), chunksize=32)
+        for (split, path), (reason, digest) in zip(names, found, strict=True):
+            yield split, path, reason, digest
+
+
+def _scan_images(source: ImageSource, workers: int) -> Iterator[Look]:
+    for split, image_set in (("train", source.train), ("test", source.test)):
+        for i, pixels in enumerate(image_set.images.numpy()):
+            yield split, f"{split} image {i}", "", _hash(pixels)

@@ -1,0 +1,128 @@
+"""CUB-200-2011 (Wah et al., 2011) in its official layout; its lists are joined by the images' numbers."""
+
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path, PurePosixPath
+
+import torch
+from torchvision.transforms import v2
+from yacs.config import CfgNode as CN
+
+from ..errors import DataError
+from .build import DATASETS, FileSource
+from .download import download, md5_of
+from .files import IMAGENET_MEAN, IMAGENET_STD, FileRecipe, FileSet
+from .official import check_class_count
+
+CLASSES, SIZE = 200, 224
+FOLDER, ARCHIVE = "CUB_200_2011", "CUB_200_2011.tgz"
+URL = f"https://data.caltech.edu/records/65de6-vp158/files/{ARCHIVE}"
+ARCHIVE_MD5 = "97eceeb196236b17998738112f37df78"
+
+
+@DATASETS.register("cub200")
+def cub200(cfg: CN) -> FileSource:
+    """DATASET.ROOT/CUB_200_2011, or the archive beside it, which is unpacked once; fetched with DATASET.DOWNLOAD True.
+
+    The split is the official train_test_split.txt.
+    """
+    root = Path(cfg.DATASET.ROOT) / FOLDER
+    if not root.is_dir():
+        archive = root.with_name(ARCHIVE)
+        if not archive.is_file():
+            if not cfg.DATASET.DOWNLOAD:
+                raise DataError(
+                    f"no CUB-200-2011 at {root}: add `DATASET.DOWNLOAD True` to your command to fetch it (1.1 GB), "
+                    f"or put {ARCHIVE} into {cfg.DATASET.ROOT}"
+                )
+            print(f"fetching {URL} (1.1 GB)", flush=True)
+            download(URL, archive, md5=ARCHIVE_MD5)
+        unpack(archive, root)
+    train, test = read_lists(root)
+    check_class_count(cfg, len(train.classes), CLASSES, root)
+    return FileSource(train, test, recipe(cfg.DATASET.SIZE or SIZE))
+
+
+def recipe(size: int) -> FileRecipe:
+    """All of the image at 8/7 of the size, of which a random part is taken, and a flip (SDD, CVPR 2024)."""
+    larger = (round(size * 256 / 224),) * 2
+    return FileRecipe(
+        v2.Compose([v2.Resize(larger), v2.RandomCrop(size), v2.RandomHorizontalFlip()]),
+        v2.Compose([v2.Resize(larger), v2.CenterCrop(size)]),
+        f"resized to {larger[0]}, random crop {size}, flip", size, IMAGENET_MEAN, IMAGENET_STD,
+    )  # fmt: skip
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack the official archive; `target` appears only when all of it is there. DataError for any other archive."""
+    if md5_of(archive) != ARCHIVE_MD5:
+        raise DataError(
+            f"{archive}: not the official archive (its MD5 differs from {ARCHIVE_MD5}); "
+            "delete it and run again with `DATASET.DOWNLOAD True`"
+        )
+    print(f"unpacking {archive}", flush=True)
+    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{FOLDER}-"))
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            tar.extractall(part, filter="data")  # refuses members that leave the folder
+        os.rename(part / FOLDER, target)
+    except (OSError, tarfile.TarError) as e:
+        raise DataError(f"{archive}: cannot be unpacked ({e})") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_lists(root: Path) -> tuple[FileSet, FileSet]:
+    """Training and test set; DataError naming list and line for whatever does not fit, a line each."""
+    names, split = _table(root / "images.txt"), _table(root / "train_test_split.txt")
+    labels, classes = _table(root / "image_class_labels.txt"), _table(root / "classes.txt")
+    faults = []
+    for file, table in (("image_class_labels.txt", labels), ("train_test_split.txt", split)):
+        if odd := sorted(set(names) ^ set(table), key=int):
+            where = file if odd[0] in names else "images.txt"
+            faults.append(f"{root / where}: has no image {odd[0]}" + (f" nor {len(odd) - 1} more" * (len(odd) > 1)))
+    order = sorted(classes, key=int)
+    number = {one: i for i, one in enumerate(order)}
+    sets: dict[str, tuple[list[str], list[int]]] = {"1": ([], []), "0": ([], [])}
+    for image in sorted(names, key=int) if not faults else ():
+        name, label, part = PurePosixPath(names[image]), labels[image], split[image]
+        path = root / "images" / name
+        if name.is_absolute() or ".." in name.parts:
+            faults.append(f"{root / 'images.txt'}: image {image} lies outside, at {name}")
+        elif not path.is_file():
+            faults.append(f"{path}: no such file")
+        elif label not in number:
+            faults.append(f"{root / 'image_class_labels.txt'}: image {image} is of class {label}, which is none")
+        elif part not in sets:
+            faults.append(f"{root / 'train_test_split.txt'}: image {image} has {part}; it must be 0 or 1")
+        else:
+            sets[part][0].append(str(path))
+            sets[part][1].append(number[label])
+    for part, (_, found) in sets.items() if not faults else ():
+        for missing in sorted(set(range(len(order))) - set(found)):
+            split_name = "training" if part == "1" else "test"
+            faults.append(f"{root}: the class {classes[order[missing]]} has no {split_name} images")
+    if faults:
+        more = f"; {len(faults) - 10} more faults: tools/check_data.py lists them" if len(faults) > 10 else ""
+        raise DataError("\n".join(faults[:10]) + more)
+    titles = tuple(classes[one] for one in order)
+    return tuple(FileSet(paths, torch.tensor(found), titles) for paths, found in sets.values())
+
+
+def _table(path: Path) -> dict[str, str]:
+    """{number: the rest of its line}."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+    table: dict[str, str] = {}
+    for line, text in enumerate(lines, start=1):
+        number, _, rest = text.strip().partition(" ")
+        if not number:
+            continue
+        if not number.isdecimal() or not rest or number in table:
+            raise DataError(f"{path}:{line}: is {text!r}; expected a new number and a value")
+        table[number] = rest
+    return table

@@ -1,0 +1,177 @@
+"""Data sets of image files: decoded and augmented by `DataLoader` workers, normalised on the device."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tf
+
+from ..errors import DataError
+from .batch import Batch
+from .loader import Loader
+from .randomness import random_bits
+from .strong import strong_view
+
+Transform = Callable[[Image.Image], Image.Image]
+
+
+class FileSet(NamedTuple):
+    """Paths of the images, labels (N,) int64, class names in label order."""
+
+    paths: list[str]
+    labels: Tensor
+    classes: tuple[str, ...]
+
+
+class FileRecipe(NamedTuple):
+    """How a data set is augmented and tested, torchvision v2 transforms of PIL images, and the same in words."""
+
+    train: Transform
+    test: Transform
+    words: str
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Fault(NamedTuple):
+    """A file that is no image, and why."""
+
+    path: str
+    reason: str
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def imagenet_recipe(size: int) -> FileRecipe:
+    """A random part at a random aspect and a flip; the centre of an image 8/7 as large for testing (torchvision)."""
+    larger = round(size * 256 / 224)
+    return FileRecipe(
+        v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]),
+        v2.Compose([v2.Resize(larger), v2.CenterCrop(size)]),
+        f"random resized crop {size}, flip", size, IMAGENET_MEAN, IMAGENET_STD,
+    )  # fmt: skip
+
+
+def read_image(path: str) -> Image.Image | Fault:
+    """The image as RGB, or what is wrong with it."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as e:  # Pillow raises many kinds for damaged files
+        return Fault(path, str(e) or type(e).__name__)
+
+
+Sample = tuple[Tensor, Tensor | None, int]
+
+
+class Files(Dataset):
+    """The samples of one split; asked for (epoch, index), it gives uint8 images and the index, or a `Fault`."""
+
+    def __init__(self, files: FileSet, transform: Transform, seed: int):
+        self.paths, self.transform, self.seed = files.paths, transform, seed
+        self.strong = False
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | Fault:
+        epoch, index = key
+        image = read_image(self.paths[index])
+        if isinstance(image, Fault):
+            return image
+        # The view of a sample is a function of (seed, epoch, index), in whichever worker it is made
+        bits = int(random_bits(torch.tensor(index), self.seed, epoch, stream=3))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(bits)
+            view = tf.pil_to_tensor(self.transform(image))
+        return view, strong_view(view, index, self.seed, epoch) if self.strong else None, index
+
+
+def collate(samples: Sequence[Sample | Fault]) -> tuple[Tensor | None, Tensor | None, Tensor, list[Fault]]:
+    """Images (B, 3, H, W) uint8, strong views alike or None, indices (B,), and the files that could not be read."""
+    faults = [s for s in samples if isinstance(s, Fault)]
+    good = [s for s in samples if not isinstance(s, Fault)]
+    if not good:
+        return None, None, torch.empty(0, dtype=torch.int64), faults
+    images, strong, index = zip(*good, strict=True)
+    views = None if strong[0] is None else torch.stack(strong)
+    return torch.stack(images), views, torch.tensor(index), faults
+
+
+class _Schedule:
+    """The keys (epoch, index) of each batch; read anew by the workers at every epoch."""
+
+    def __init__(self):
+        self.batches: list[list[tuple[int, int]]] = []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class FileLoader(Loader):
+    """Batches of image files. A file that is no image ends the run by its name, or is skipped and counted."""
+
+    def __init__(
+        self, files: FileSet, recipe: FileRecipe, batch_size: int, *, train: bool, seed: int = 0,
+        device: torch.device | str = "cpu", channels_last: bool = False, workers: int = 0, skip_faults: bool = False,
+    ):  # fmt: skip
+        super().__init__(
+            files.labels, batch_size, train=train, seed=seed, device=device, channels_last=channels_last,
+            mean=recipe.mean, std=recipe.std,
+        )  # fmt: skip
+        self.augmentation, self.size = recipe.words, (recipe.size, recipe.size)
+        self.skip_faults = skip_faults
+        self.files = Files(files, recipe.train if train else recipe.test, seed)
+        self.workers = workers
+        self.schedule = _Schedule()
+        self._loader: DataLoader | None = None
+
+    def epoch(self, epoch: int = 1, first: int = 0) -> Iterator[Batch]:
+        shares = list(self.shares(self.order(epoch), first))
+        self.schedule.batches = [[(epoch, i) for i in index.tolist()] for _, index, _ in shares]
+        skipped: list[Fault] = []
+        for (number, _, total), (images, strong, index, faults) in zip(shares, self._decoded(), strict=True):
+            if faults and not self.skip_faults:
+                fault = faults[0]
+                raise DataError(
+                    f"{fault.path}: cannot be read as an image ({fault.reason}); replace it, "
+                    "or add `DATASET.ON_ERROR skip` to leave such files out"
+                )
+            skipped += faults
+            if images is None:
+                continue
+            index = index.to(self.device, non_blocking=True)
+            strong = None if strong is None else self._on_device(strong)
+            yield Batch(self._on_device(images), self.labels[index], index, epoch, number + 1, strong, total)
+        if skipped:
+            print(f"warning: skipped {len(skipped)} files that are no images, the first {skipped[0].path} "
+                  f"({skipped[0].reason})", file=sys.stderr)  # fmt: skip
+
+    def _decoded(self) -> Iterator[tuple]:
+        self.files.strong = self.strong_view
+        if self._loader is None:  # the first epoch starts the workers, which then know what is asked of them
+            self._loader = DataLoader(
+                self.files, batch_sampler=self.schedule, collate_fn=collate, num_workers=self.workers,
+                persistent_workers=self.workers > 0, pin_memory=self.device.type == "cuda",
+                generator=torch.Generator(),  # its own, or each epoch would move the global state
+                multiprocessing_context="spawn" if self.workers and self.device.type == "cuda" else None,
+            )  # fmt: skip
+        try:
+            yield from self._loader
+        except RuntimeError as e:
+            if "worker" not in str(e):
+                raise
+            raise DataError(
+                f"a worker that decodes images died ({str(e).splitlines()[0]}); lower DATASET.NUM_WORKERS "
+                f"(now {self.workers}) or give it more memory, and continue with --resume"
+            ) from None
+
+    def _on_device(self, images: Tensor) -> Tensor:
+        return self.normalised(images.to(self.device, non_blocking=True).permute(0, 2, 3, 1))

@@ -1,0 +1,72 @@
+"""Any data set of image files: class folders, or tables of paths and labels."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode as CN
+
+from ..errors import DataError
+from .build import DATASETS, FileSource
+from .files import FileSet, imagenet_recipe
+from .folders import check_same_classes, class_folders, list_files
+
+SIZE = 224
+
+
+@DATASETS.register("folder")
+def folder(cfg: CN) -> FileSource:
+    """DATASET.ROOT holds train/<class>/* and val/<class>/* (or test/), or train.csv and val.csv (or test.csv).
+
+    A table has a row `path,label` an image, paths relative to the table; a first row without an image is its header.
+    Labels are names, in alphabetical order, or in that of numbers where all are. Augmented as ImageNet is.
+    """
+    root = Path(cfg.DATASET.ROOT)
+    second = "val" if (root / "val").is_dir() or (root / "val.csv").is_file() else "test"
+    if (root / "train.csv").is_file():
+        rows = {split: list(_rows(root / f"{split}.csv")) for split in ("train", second)}
+        train, test = ({label for _, label in rows[split]} for split in ("train", second))
+        check_same_classes(list(train), list(test), root)
+        classes = sorted(train, key=(lambda c: (int(c), c)) if all(c.isdecimal() for c in train) else None)
+        sets = [_from_rows(rows[split], classes) for split in ("train", second)]
+    elif (root / "train").is_dir():
+        classes = class_folders(root / "train")
+        check_same_classes(classes, class_folders(root / second), root)
+        sets = [list_files(root / split, classes) for split in ("train", second)]
+    else:
+        raise DataError(
+            f"no data set in DATASET.ROOT {str(root)!r}: it must hold train/<class>/* and val/<class>/*, "
+            "or train.csv and val.csv with rows path,label"
+        )
+    return FileSource(*sets, imagenet_recipe(cfg.DATASET.SIZE or SIZE))
+
+
+def _rows(table: Path) -> Iterator[tuple[str, str]]:
+    """(path, label) of each row; DataError naming the line that is none."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{table}: cannot be read ({e})") from None
+    seen = False
+    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+        if not row:
+            continue
+        if len(row) != 2 or not row[0].strip() or not row[1].strip():
+            raise DataError(f"{table}:{number}: is {','.join(row)!r}; expected path,label")
+        name, label = row[0].strip(), row[1].strip()
+        path = table.parent / name
+        if not path.is_file():
+            if number == 1:
+                continue  # the header
+            raise DataError(f"{table}:{number}: there is no file {path}")
+        seen = True
+        yield str(path), label
+    if not seen:
+        raise DataError(f"{table}: no images in it")
+
+
+def _from_rows(rows: list[tuple[str, str]], classes: list[str]) -> FileSet:
+    number = {name: i for i, name in enumerate(classes)}
+    paths, labels = zip(*rows, strict=True)
+    return FileSet(list(paths), torch.tensor([number[label] for label in labels]), tuple(classes))

@@ -1,0 +1,79 @@
+"""ImageNet-1k (ILSVRC2012): class folders, or the validation images as they are shipped, with a file of labels."""
+
+import csv
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode as CN
+
+from ..errors import DataError
+from .build import DATASETS, FileSource
+from .files import FileSet, imagenet_recipe
+from .folders import check_same_classes, class_folders, list_files
+from .official import check_class_count
+
+CLASSES, SIZE = 1000, 224
+TRUTH = Path("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")
+META = Path("ILSVRC2012_devkit_t12/data/meta.mat")
+SOLUTION = "LOC_val_solution.csv"
+
+
+@DATASETS.register("imagenet")
+def imagenet(cfg: CN) -> FileSource:
+    """DATASET.ROOT/imagenet/train/<wnid>/*.JPEG, and val either alike or flat, beside the devkit or Kaggle's solution.
+
+    The flat layout holds val/ILSVRC2012_val_*.JPEG; its labels are read from the devkit's ground truth and meta.mat,
+    or from LOC_val_solution.csv.
+    """
+    root = Path(cfg.DATASET.ROOT) / "imagenet"
+    if not (root / "train").is_dir() or not (root / "val").is_dir():
+        raise DataError(
+            f"no ImageNet at {root}: put (or link) its images at {root}/train/<wnid>/ and {root}/val/; "
+            "they can be had on request from image-net.org"
+        )
+    classes = class_folders(root / "train")
+    check_class_count(cfg, len(classes), CLASSES, root / "train")
+    train = list_files(root / "train", classes)
+    if any(entry.is_dir() for entry in (root / "val").iterdir()):
+        check_same_classes(classes, class_folders(root / "val"), root)
+        test = list_files(root / "val", classes)
+    else:
+        test = _flat(root, classes)
+    return FileSource(train, test, imagenet_recipe(cfg.DATASET.SIZE or SIZE))
+
+
+def _flat(root: Path, classes: list[str]) -> FileSet:
+    """The validation images in one folder, each with the class that the file of labels says."""
+    paths = sorted(str(p) for p in (root / "val").iterdir() if p.suffix.upper() == ".JPEG")
+    if not paths:
+        raise DataError(f"{root / 'val'}: neither class folders nor ILSVRC2012_val_*.JPEG in it")
+    wnids = _labels(root)
+    number = {name: i for i, name in enumerate(classes)}
+    labels = []
+    for path in paths:
+        wnid = wnids.get(Path(path).stem)
+        if wnid not in number:
+            raise DataError(f"{path}: " + (f"its class {wnid} has no training images" if wnid else "has no label"))
+        labels.append(number[wnid])
+    return FileSet(paths, torch.tensor(labels), tuple(classes))
+
+
+def _labels(root: Path) -> dict[str, str]:
+    """{image name: wnid} of the validation set."""
+    try:
+        if (root / SOLUTION).is_file():
+            with open(root / SOLUTION, encoding="utf-8", newline="") as f:
+                return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(f)}
+        if (root / TRUTH).is_file():
+            from scipy.io import loadmat  # a slow import that few runs need
+
+            synsets = loadmat(root / META, squeeze_me=True, struct_as_record=False)["synsets"]
+            wnid = {int(s.ILSVRC2012_ID): str(s.WNID) for s in synsets}
+            ids = [int(line) for line in (root / TRUTH).read_text(encoding="ascii").split()]
+            return {f"ILSVRC2012_val_{i:08d}": wnid[one] for i, one in enumerate(ids, start=1)}
+    except Exception as e:  # scipy and csv raise many kinds for damaged files
+        raise DataError(f"{root}: the labels of the validation images cannot be read ({e!r})") from None
+    raise DataError(
+        f"{root}/val: holds images without class folders, and there is no {TRUTH} (with meta.mat) and no {SOLUTION} "
+        f"in {root} that says their classes"
+    )

@@ -1,0 +1,58 @@
+"""Tiny ImageNet: 200 classes at 64x64 (Stanford CS231n), in its official layout or in class folders."""
+
+from pathlib import Path
+
+import torch
+from torchvision.transforms import v2
+from yacs.config import CfgNode as CN
+
+from ..errors import DataError
+from .build import DATASETS, FileSource
+from .files import FileRecipe, FileSet
+from .folders import check_same_classes, class_folders, list_files
+from .official import check_class_count
+
+CLASSES, SIZE = 200, 64
+
+
+@DATASETS.register("tiny_imagenet")
+def tiny_imagenet(cfg: CN) -> FileSource:
+    """DATASET.ROOT/tiny-imagenet-200/train/<wnid>/images/*.JPEG, val/images/*.JPEG and val/val_annotations.txt."""
+    root = Path(cfg.DATASET.ROOT) / "tiny-imagenet-200"
+    if not (root / "train").is_dir():
+        raise DataError(
+            f"no Tiny ImageNet at {root}: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip in {cfg.DATASET.ROOT}"
+        )
+    classes = class_folders(root / "train")
+    check_class_count(cfg, len(classes), CLASSES, root / "train")
+    train = list_files(root / "train", classes, "images" if (root / "train" / classes[0] / "images").is_dir() else "")
+    if (root / "val" / "val_annotations.txt").is_file():
+        test = _annotated(root / "val", classes)
+    else:
+        check_same_classes(classes, class_folders(root / "val"), root)
+        test = list_files(root / "val", classes)
+    return FileSource(train, test, recipe(cfg.DATASET.SIZE or SIZE))
+
+
+def recipe(size: int) -> FileRecipe:
+    """A rotation by up to 20 degrees and a flip, as mdistiller augments it."""
+    resize = [] if size == SIZE else [v2.Resize((size, size))]
+    return FileRecipe(
+        v2.Compose([*resize, v2.RandomRotation(20), v2.RandomHorizontalFlip()]), v2.Compose([*resize, v2.Identity()]),
+        f"size {size}, rotation by up to 20 degrees, flip", size, (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262),
+    )  # fmt: skip
+
+
+def _annotated(val: Path, classes: list[str]) -> FileSet:
+    table, number = val / "val_annotations.txt", {name: i for i, name in enumerate(classes)}
+    paths, labels = [], []
+    for line, row in enumerate(table.read_text(encoding="utf-8").splitlines(), start=1):
+        name, wnid, *_ = [*row.split("\t"), "", ""]
+        path = val / "images" / name
+        if wnid not in number or not path.is_file():
+            raise DataError(f"{table}:{line}: {name} {wnid}: no such image or no such class")
+        paths.append(str(path))
+        labels.append(number[wnid])
+    if set(labels) != set(range(len(classes))):
+        raise DataError(f"{table}: names {len(set(labels))} of {len(classes)} classes")
+    return FileSet(paths, torch.tensor(labels), tuple(classes))

@@ -1,0 +1,264 @@
+"""Data sets of image files: their layouts, their faults, and views that depend on (seed, epoch, index) alone."""
+
+import hashlib
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mdistiller_dfpt.data import DATASETS, build_data
+from mdistiller_dfpt.data import cub200 as cub_module
+from mdistiller_dfpt.data.generated import write_data_set
+from mdistiller_dfpt.errors import ConfigError, DataError
+from tools import check_data
+
+from .conftest import tiny_cfg
+
+KINDS = ("cub200", "folder", "imagenet", "tiny_imagenet")
+
+
+def file_cfg(kind, root, *overrides):
+    return tiny_cfg(
+        *write_data_set(kind, root), "SOLVER.BATCH_SIZE", "5", "DATASET.SIZE", "32", "DATASET.NUM_WORKERS", "0",
+        *overrides,
+    )  # fmt: skip
+
+
+def batches(cfg, epoch=1, first=0):
+    return list(build_data(cfg).train.epoch(epoch, first))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_layout_gives_each_sample_once_an_epoch(kind, tmp_path):
+    data = build_data(file_cfg(kind, tmp_path))
+    assert (data.num_train, data.test.num_samples, data.num_classes, data.image_shape) == (12, 12, 4, (3, 32, 32))
+    for loader, epoch in ((data.train, 1), (data.test, 1)):
+        seen = list(loader.epoch(epoch))
+        assert torch.cat([b.index for b in seen]).sort().values.tolist() == list(range(12))
+        assert all(b.image.shape[1:] == (3, 32, 32) and torch.equal(b.target, loader.labels[b.index]) for b in seen)
+    assert data.train.labels.bincount().tolist() == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_views_are_the_same_for_any_number_of_workers_and_from_any_batch_on(kind, tmp_path):
+    cfg = file_cfg(kind, tmp_path)
+    alone = batches(cfg)
+    cfg.defrost()
+    cfg.DATASET.NUM_WORKERS = 2
+    cfg.freeze()
+    loader = build_data(cfg).train
+    for expected in (alone, alone[1:]):
+        got = list(loader.epoch(1, first=len(alone) - len(expected)))
+        assert [b.step for b in got] == [b.step for b in expected]
+        assert all(
+            torch.equal(a.image, b.image) and torch.equal(a.index, b.index) for a, b in zip(got, expected, strict=True)
+        )
+    first, second = ({int(i): im for b in bs for i, im in zip(b.index, b.image, strict=True)}
+                     for bs in (alone, loader.epoch(2)))  # fmt: skip
+    assert not all(torch.equal(first[i], second[i]) for i in first)
+
+
+def test_global_randomness_is_neither_read_nor_moved(tmp_path):
+    cfg = file_cfg("folder", tmp_path)
+    torch.manual_seed(1)
+    first = batches(cfg)
+    after = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), after)
+    assert all(torch.equal(a.image, b.image) for a, b in zip(first, batches(cfg), strict=True))
+
+
+def test_the_strong_view_is_drawn_in_the_workers(tmp_path):
+    loaders = []
+    for workers in ("0", "1"):
+        loader = build_data(file_cfg("folder", tmp_path, "DATASET.NUM_WORKERS", workers)).train
+        loader.strong_view = True
+        loaders.append(list(loader.epoch(1)))
+    assert all(
+        torch.equal(a.strong, b.strong) and not torch.equal(a.strong, a.image) for a, b in zip(*loaders, strict=True)
+    )
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_file_that_is_no_image_ends_the_run_by_its_name_or_is_skipped_and_counted(tmp_path, capsys, workers):
+    cfg = file_cfg("folder", tmp_path, "DATASET.NUM_WORKERS", workers)
+    bad = tmp_path / "train" / "n00000001" / "train_1.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"n00000001/train_1.jpg: cannot be read.*DATASET.ON_ERROR skip"):
+        batches(cfg)
+    cfg = file_cfg("folder", tmp_path / "second", "DATASET.NUM_WORKERS", workers, "DATASET.ON_ERROR", "skip")
+    for i in range(3):
+        (tmp_path / "second" / "train" / "n00000002" / f"train_{i}.jpg").write_bytes(b"no image")
+    assert sum(len(b.index) for b in batches(cfg)) == 9
+    assert "skipped 3 files" in capsys.readouterr().err
+
+
+def test_gray_palette_and_transparent_images_are_read_as_colour(tmp_path):
+    cfg = file_cfg("folder", tmp_path)
+    for mode, name in (("L", "gray.png"), ("P", "palette.png"), ("RGBA", "alpha.png"), ("CMYK", "print.jpg")):
+        Image.new(mode, (40, 50)).save(tmp_path / "train" / "n00000000" / name)
+    assert sum(len(b.index) for b in batches(cfg)) == 16
+
+
+def test_tables_of_paths_and_labels(tmp_path):
+    write_data_set("folder", tmp_path)
+    for split in ("train", "val"):
+        lines = [f"{split}/n0000000{c}/{split}_{i}.jpg,{10 * c}" for c in range(4) for i in range(3)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["path,label", *lines]))
+    source = DATASETS["folder"](tiny_cfg("DATASET.TYPE", "folder", "DATASET.ROOT", str(tmp_path)))
+    assert source.train.classes == ("0", "10", "20", "30")
+    assert source.test.labels.tolist() == [c for c in range(4) for _ in range(3)]
+
+
+def edit(path, change):
+    path.write_text(change(path.read_text()))
+
+
+FAULTS = [
+    ("folder", lambda r: (r / "val/extra").mkdir(), "the class extra is in the test set alone"),
+    ("folder", lambda r: [p.unlink() for p in (r / "train/n00000002").iterdir()], "train/n00000002: no images in it"),
+    ("folder", lambda r: (r / "train").rename(r / "elsewhere"), "no data set in DATASET.ROOT"),
+    ("folder", lambda r: (r / "train.csv").write_text("a,b\nmissing.jpg,3\n"), r"train.csv:2: there is no file"),
+    ("folder", lambda r: (r / "train.csv").write_text("path,label\n"), r"train.csv: no images in it"),
+    ("folder", lambda r: (r / "train.csv").write_text("x\n"), r"train.csv:1: is 'x'; expected path,label"),
+    ("imagenet", lambda r: (r / "imagenet/val").rename(r / "imagenet/validation"), "no ImageNet at"),
+    ("imagenet", lambda r: (r / "imagenet/train/n00000003").rename(r / "x"), "holds 3 classes, expected 4"),
+    ("tiny_imagenet", lambda r: (r / "tiny-imagenet-200").rename(r / "x"), "no Tiny ImageNet at"),
+    ("cub200", lambda r: (r / "CUB_200_2011/classes.txt").unlink(), r"classes.txt: cannot be read \(No such file"),
+    ("cub200", lambda r: edit(r / "CUB_200_2011/images.txt", lambda t: "1 a\n" + t), r"images.txt:2: is '1 001"),
+    ("cub200", lambda r: edit(r / "CUB_200_2011/images.txt", lambda t: t.replace("001.B", "../001.B", 1)), "outside"),
+    ("cub200", lambda r: edit(r / "CUB_200_2011/train_test_split.txt", lambda t: t[4:]), "has no image 1"),
+    ("cub200", lambda r: edit(r / "CUB_200_2011/image_class_labels.txt", lambda t: t.replace("1 1", "1 9", 1)),
+     "image 1 is of class 9, which is none"),
+    ("cub200", lambda r: edit(r / "CUB_200_2011/train_test_split.txt", lambda t: t.replace(" 1\n", " 0\n")),
+     "001.Bird_1 has no training images"),
+    ("cub200", lambda r: next((r / "CUB_200_2011/images").glob("*/*_0001.jpg")).unlink(), "_0001.jpg: no such file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "damage", "message"), FAULTS)
+def test_what_does_not_fit_is_refused_before_training(kind, damage, message, tmp_path):
+    cfg = file_cfg(kind, tmp_path)
+    damage(tmp_path)
+    with pytest.raises(DataError, match=message):
+        build_data(cfg)
+
+
+def test_class_counts_are_the_official_ones_unless_the_config_says_another(tmp_path):
+    cfg = file_cfg("cub200", tmp_path, "DATASET.CLASSES", "0")
+    with pytest.raises(DataError, match="holds 4 classes, expected 200"):
+        build_data(cfg)
+
+
+@pytest.mark.parametrize("labels", ["devkit", "solution"])
+def test_imagenets_validation_images_as_shipped(tmp_path, labels):
+    cfg = file_cfg("imagenet", tmp_path)
+    root, wnids = tmp_path / "imagenet", [2, 0, 3, 1]
+    for i, path in enumerate(sorted((root / "val").glob("*/val_0.jpg")), start=1):
+        path.rename(root / "val" / f"ILSVRC2012_val_{i:08d}.JPEG")
+    for folder in [p for p in (root / "val").iterdir() if p.is_dir()]:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    with pytest.raises(DataError, match="that says their classes"):
+        build_data(cfg)
+    if labels == "solution":
+        rows = [f"ILSVRC2012_val_{i:08d},n{w:08d} 1 2 3 4" for i, w in enumerate(wnids, start=1)]
+        (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))
+    else:
+        from scipy.io import savemat
+
+        folder = root / "ILSVRC2012_devkit_t12" / "data"
+        folder.mkdir(parents=True)
+        synsets = np.array([(i + 1, f"n{w:08d}") for i, w in enumerate(reversed(range(4)))],
+                           dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")])  # fmt: skip
+        savemat(folder / "meta.mat", {"synsets": synsets})
+        (folder / "ILSVRC2012_validation_ground_truth.txt").write_text("\n".join(str(4 - w) for w in wnids))
+    assert build_data(cfg).test.labels.tolist() == wnids
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """A function (extra members) -> the archive of a small CUB-200-2011, accepted as the official one."""
+
+    def pack(*extra):
+        write_data_set("cub200", tmp_path / "source")
+        path = tmp_path / "CUB_200_2011.tgz"
+        with tarfile.open(path, "w:gz") as tar:
+            tar.add(tmp_path / "source" / "CUB_200_2011", "CUB_200_2011")
+            for name in extra:
+                info = tarfile.TarInfo(name)
+                info.size = 1
+                tar.addfile(info, io.BytesIO(b"x"))
+        digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        monkeypatch.setattr(cub_module, "ARCHIVE_MD5", digest)
+        return path
+
+    return pack
+
+
+def cub_cfg(root):
+    return tiny_cfg("DATASET.TYPE", "cub200", "DATASET.ROOT", str(root), "DATASET.CLASSES", "4",
+                    "SOLVER.BATCH_SIZE", "5")  # fmt: skip
+
+
+def test_the_archive_is_unpacked_once_and_whole(archive, tmp_path, monkeypatch):
+    archive()
+    assert build_data(cub_cfg(tmp_path)).num_train == 12
+    monkeypatch.setattr(tarfile, "open", None)
+    assert build_data(cub_cfg(tmp_path)).num_train == 12
+
+
+def test_an_interrupted_extraction_leaves_nothing_that_is_taken_for_the_data(archive, tmp_path, monkeypatch):
+    archive()
+    extract = tarfile.TarFile.extractall
+
+    def half(self, path, **kwargs):
+        members = self.getmembers()
+        extract(self, path, members[: len(members) // 2], **kwargs)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", half)
+    with pytest.raises(DataError, match="cannot be unpacked.*No space left"):
+        build_data(cub_cfg(tmp_path))
+    assert [p.name for p in tmp_path.iterdir() if "CUB" in p.name] == ["CUB_200_2011.tgz"]
+    monkeypatch.setattr(tarfile.TarFile, "extractall", extract)
+    assert build_data(cub_cfg(tmp_path)).num_train == 12
+
+
+def test_an_archive_that_writes_elsewhere_or_is_not_the_official_one_is_refused(archive, tmp_path, monkeypatch):
+    archive("../outside.txt")
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        build_data(cub_cfg(tmp_path))
+    assert not (tmp_path / "outside.txt").exists()
+    assert not (tmp_path / "CUB_200_2011").exists()
+    monkeypatch.setattr(cub_module, "ARCHIVE_MD5", "0" * 32)
+    with pytest.raises(DataError, match="not the official archive"):
+        build_data(cub_cfg(tmp_path))
+
+
+def test_a_missing_set_names_the_way_to_get_it(tmp_path):
+    with pytest.raises(DataError, match="DATASET.DOWNLOAD True"):
+        build_data(cub_cfg(tmp_path))
+
+
+def test_check_data_reports_every_fault(tmp_path, capsys):
+    overrides = write_data_set("folder", tmp_path)
+    assert check_data.main(overrides) == 0
+    assert "no faults" in capsys.readouterr().out
+    (tmp_path / "train/n00000000/train_0.jpg").write_bytes(b"")
+    (tmp_path / "val/n00000003/val_2.jpg").write_bytes(b"no image")
+    (tmp_path / "val/n00000001/val_0.jpg").write_bytes((tmp_path / "train/n00000001/train_0.jpg").read_bytes())
+    assert check_data.main(overrides) == 3
+    out, err = capsys.readouterr()
+    assert err.count("cannot be read as an image") == 2
+    assert "val_0.jpg: the same image as" in out
+
+
+def test_skipping_is_refused_where_processes_must_see_equal_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr("mdistiller_dfpt.data.build.world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="DATASET.ON_ERROR is skip"):
+        build_data(file_cfg("folder", tmp_path, "DATASET.ON_ERROR", "skip"))

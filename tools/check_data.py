@@ -1,0 +1,41 @@
+"""Look at every image of a data set and print all faults: python tools/check_data.py --cfg FILE [KEY VALUE ...]."""
+
+import argparse
+import sys
+
+from tqdm import tqdm
+
+from mdistiller_dfpt.cli import guarded
+from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.data import DATASETS
+from mdistiller_dfpt.data.check import check_source
+from mdistiller_dfpt.errors import DataError
+
+
+def _main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="check_data.py", description=__doc__)
+    parser.add_argument("--cfg", help="yaml file; default: every key at its default")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for example DATASET.TYPE folder DATASET.ROOT DIR")
+    args = parser.parse_args(argv)
+    cfg = load_cfg(args.cfg, args.opts)
+    source = DATASETS[cfg.DATASET.TYPE](cfg)
+    count = len(source.train.labels) + len(source.test.labels)
+    with tqdm(total=count, unit=" images", disable=None) as bar:
+        faults, twice = check_source(source, cfg.DATASET.NUM_WORKERS, lambda seen: bar.update(seen - bar.n))
+    print(
+        f"{cfg.DATASET.TYPE}: {len(source.train.labels)} training images, {len(source.test.labels)} test images, "
+        f"{len(source.train.classes)} classes"
+    )
+    for line in twice:  # published sets have some, too; nobody else's numbers leave them out
+        print(f"note: {line}")
+    if faults:
+        raise DataError("\n".join(faults))
+    print("no faults")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return guarded(_main, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
