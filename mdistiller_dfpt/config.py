@@ -9,7 +9,7 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from .config_keys import LIMITS, POSITIVE, Limit, default_cfg, is_name, student_lr
+from .config_keys import LIMITS, POSITIVE, PRETRAINED, Limit, data_family, default_cfg, is_name, student_lr
 from .errors import ConfigError
 from .plugins import load_plugins, load_published
 from .registry import suggest
@@ -49,6 +49,8 @@ def load_cfg(path: str | os.PathLike | None = None, overrides: Sequence[str] = (
     cfg = merge.cfg
     if path is not None and not cfg.EXPERIMENT.NAME:
         cfg.EXPERIMENT.NAME = name_from(Path(path))
+    if "MODEL.FAMILY" not in merge.where:
+        cfg.MODEL.FAMILY = data_family(cfg.DATASET.TYPE)
     if "SOLVER.LR" not in merge.where:
         cfg.SOLVER.LR = student_lr(cfg.DISTILLER.STUDENT)
     merge.check()
@@ -214,8 +216,9 @@ def _resolve_paths(data: dict[str, Any], file: Path) -> None:
     """The teacher's config and weights are relative to the file that names them, or else to the working directory."""
     section = data.get("DISTILLER")
     for key in ("TEACHER_CFG", "TEACHER_CKPT"):
-        if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
-            section[key] = _beside(file, section[key])
+        name = section.get(key) if isinstance(section, dict) else None
+        if isinstance(name, str) and name and name.partition(":")[0] != PRETRAINED:
+            section[key] = _beside(file, name)
 
 
 def _beside(file: Path, name: str) -> str:

@@ -37,6 +37,8 @@ def is_name(value: str) -> bool:
 
 IS_NAME = Limit("letters, digits and . , = + - _ in parts of up to 128, divided by /", is_name)
 
+_MODULE_NAMES = Limit("a list of modules' names", lambda v: all(type(n) is str and n for n in v))
+
 # ---------------------------------------------------------------------------------------------------------------
 # Every key with its default; names and meanings of mdistiller's keys are mdistiller's.
 # ---------------------------------------------------------------------------------------------------------------
@@ -60,18 +62,24 @@ _DEFAULTS = CN(
             "ON_ERROR": "stop",  # at a file that is no image: stop, naming it; skip it, and count such files
             "TEST": {"BATCH_SIZE": 64},
         },
-        "MODEL": {"FAMILY": "cifar"},
+        "MODEL": {"FAMILY": "cifar"},  # cifar, imagenet, cub200; where nothing sets it, the data set's own
         "DISTILLER": {
             "TYPE": "NONE",  # a method, or a list of methods whose terms are summed
             "TEACHER": "ResNet50",
             "STUDENT": "resnet32",
-            "TEACHER_CKPT": "",  # weights of the teacher; empty: those that TEACHER_CFG's own run left
+            # Weights of the teacher; empty: those that TEACHER_CFG's own run left; pretrained, or pretrained:TAG, are
+            # torchvision's
+            "TEACHER_CKPT": "",
             "TEACHER_CFG": "",  # config that trains the teacher, relative to the file that names it
+            "TEACHER_STAGES": [],  # modules that end the stages of a torchvision/, timm/ or own network; []: found
+            "STUDENT_STAGES": [],
             "TEACHER_AUTO_TRAIN": False,  # train the teacher from TEACHER_CFG first where there is none yet
         },
         "SOLVER": {
             "TRAINER": "base",  # base; dot: two momenta, DOT.DELTA apart; crd is accepted and means base
-            "BATCH_SIZE": 64,
+            "BATCH_SIZE": 64,  # of all processes together
+            "ACCUMULATE": 1,  # parts of a batch that run one after another, where memory holds no whole one
+            "SYNC_BN": False,  # BatchNorm over the samples of all processes
             "EPOCHS": 240,
             "LR": 0.05,  # where nothing sets it, the student's own: 0.01 for MobileNet and ShuffleNet
             "SCHEDULE": "step",  # step: LR_DECAY_RATE after each of LR_DECAY_STAGES; cosine: to zero over all epochs
@@ -122,6 +130,20 @@ def student_lr(student: str) -> float:
     return 0.01 if student.startswith(("MobileNet", "Shuffle")) else 0.05
 
 
+PRETRAINED = "pretrained"
+"""DISTILLER.TEACHER_CKPT for the weights that torchvision publishes; `pretrained:TAG` for one of several."""
+
+PUBLISHED_SIZE = 224
+"""Height and width of the images that networks for large images are built for, unless DATASET.SIZE says another."""
+
+
+def data_family(data: str) -> str:
+    """The family of networks that the literature trains on a data set."""
+    return {"imagenet": "imagenet", "tiny_imagenet": "imagenet", "folder": "imagenet", "cub200": "cub200"}.get(
+        data, "cifar"
+    )
+
+
 LIMITS: dict[str, Limit] = {
     "EXPERIMENT.NAME": IS_NAME,
     "EXPERIMENT.TAG": IS_NAME,
@@ -144,6 +166,9 @@ LIMITS: dict[str, Limit] = {
     "SOLVER.DOT.DELTA": FRACTION,
     "SOLVER.BATCH_SIZE": AT_LEAST_ONE,
     "SOLVER.EPOCHS": AT_LEAST_ONE,
+    "SOLVER.ACCUMULATE": AT_LEAST_ONE,
+    "DISTILLER.TEACHER_STAGES": _MODULE_NAMES,
+    "DISTILLER.STUDENT_STAGES": _MODULE_NAMES,
     "SOLVER.LR": POSITIVE,
     "SOLVER.SCHEDULE": one_of("step", "cosine"),
     "SOLVER.LR_DECAY_STAGES": Limit(

@@ -58,7 +58,10 @@ class DualPathTeacher(nn.Module):
     def train(self, mode: bool = True) -> "DualPathTeacher":
         super().train(mode)
         self.teacher.eval()
-        self.own.train(mode and self.batch_statistics)
+        self.own.eval()  # dropout and the like stay off, the path being the teacher's function
+        for module in self.own.modules() if mode and self.batch_statistics else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train()
         return self
 
     def forward(self, image: Tensor) -> Paths:
@@ -68,15 +71,10 @@ class DualPathTeacher(nn.Module):
 
     def prompt_path(self, image: Tensor, original: Sequence[Tensor]) -> Tensor:
         """p^P (B, classes); `original` are the original path's maps, stem first, of the same images."""
-        stages = self.own.stages()
         if self.finetune:
-            z, first = image, 0
-        else:
-            z, first = self.fuse(self.stages[0], original[self.stages[0]]), self.stages[0] + 1
-        for i in range(first, len(stages)):
-            z, _ = stages[i](z)
-            z = self.fuse(i, z)
-        return self.own.head(z)[0]
+            return self.own.rerun(image, self.fuse)
+        first = self.stages[0]
+        return self.own.rerun(image, self.fuse, first + 1, self.fuse(first, original[first]))
 
     def fuse(self, i: int, x: Tensor) -> Tensor:
         """z_i = F_i(x_i + P_i(x_i)) where stage i is prompted, else x_i."""
@@ -91,7 +89,7 @@ class DualPathTeacher(nn.Module):
 
 
 def _head_parameters(model: StagedModel) -> list[nn.Parameter]:
-    return [p for name in model.head_modules for p in getattr(model, name).parameters()]
+    return [p for name in model.head_modules for p in model.get_submodule(name).parameters()]
 
 
 def _own_copy(teacher: StagedModel, share: bool, new_head: bool) -> StagedModel:
@@ -104,7 +102,7 @@ def _own_copy(teacher: StagedModel, share: bool, new_head: bool) -> StagedModel:
         p.requires_grad_(id(p) not in frozen)
     if new_head:
         for name in own.head_modules:
-            for module in getattr(own, name).modules():
+            for module in own.get_submodule(name).modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
     return own

@@ -9,14 +9,16 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..config import load_cfg
-from ..config_keys import student_lr, without_effect
+from ..config_keys import PRETRAINED, student_lr, without_effect
 from ..data import Data, build_data, pick_device
 from ..distillers import Distiller, build_distiller
 from ..distillers.build import AMP_DTYPES, assistant_names, methods_of, needs_teacher
 from ..errors import CheckpointError
-from ..models import StagedModel, build_model
+from ..models import StagedModel
+from ..models.pretrained import pretrained_weights, torchvision_name
 from .checkpoint import load_into
 from .evaluate import evaluate
+from .networks import build_network, build_on_meta
 from .run_dir import check_writable, find_finished_weights, is_resumable, run_name
 from .trainer import Trainer
 
@@ -54,20 +56,20 @@ def build_trainer(cfg: CN, data: Data, weights: Path | None, assistants: Mapping
     # Initial weights depend on the seed alone, not on the method or on what was built before
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SOLVER.SEED)
-        student = build_model(cfg.DISTILLER.STUDENT, cfg.MODEL.FAMILY, data.num_classes)
-    teacher = None if weights is None else load_network(cfg, cfg.DISTILLER.TEACHER, weights, data.num_classes)
+        student = build_network(cfg, cfg.DISTILLER.STUDENT, data.num_classes, data.image_shape)
+    teacher = None if weights is None else load_network(cfg, cfg.DISTILLER.TEACHER, weights, data)
     torch.manual_seed(cfg.SOLVER.SEED)
     distiller = build_distiller(
         cfg, student, teacher, data.num_train, image_shape=data.image_shape,
-        assistants=[load_network(cfg, name, path, data.num_classes) for name, path in (assistants or {}).items()],
+        assistants=[load_network(cfg, name, path, data) for name, path in (assistants or {}).items()],
     )  # fmt: skip
     return Trainer(cfg, distiller, data)
 
 
-def load_network(cfg: CN, name: str, weights: Path, num_classes: int) -> StagedModel:
+def load_network(cfg: CN, name: str, weights: Path, data: Data) -> StagedModel:
     """The network `name` with these weights; CheckpointError where they are of another network."""
-    network = build_model(name, cfg.MODEL.FAMILY, num_classes)
-    load_into(network, weights, f"{name} with {num_classes} classes")
+    network = build_network(cfg, name, data.num_classes, data.image_shape)
+    load_into(network, weights, f"{name} with {data.num_classes} classes")
     return network
 
 
@@ -80,9 +82,7 @@ def evaluate_checkpoint(cfg: CN, name: str, weights: Path) -> dict[str, float]:
     data = build_data(cfg, device)
     layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
     network = (
-        load_network(cfg, name, weights, data.num_classes)
-        if name != cfg.DISTILLER.STUDENT
-        else load_deployed(cfg, weights, data)
+        load_network(cfg, name, weights, data) if name != cfg.DISTILLER.STUDENT else load_deployed(cfg, weights, data)
     )
     network = Distiller(network.to(device, memory_format=layout))
     network.autocast_dtype = AMP_DTYPES[cfg.SOLVER.AMP]
@@ -91,10 +91,10 @@ def evaluate_checkpoint(cfg: CN, name: str, weights: Path) -> dict[str, float]:
 
 def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:
     """What a run of `cfg` deploys, with these weights: its student, or that with what the method adds to it."""
-    student = build_model(cfg.DISTILLER.STUDENT, cfg.MODEL.FAMILY, data.num_classes)
+    student = build_network(cfg, cfg.DISTILLER.STUDENT, data.num_classes, data.image_shape)
     network = student
     if not all(method.deploys_student_alone for method in methods_of(cfg).values()):
-        teacher = build_model(cfg.DISTILLER.TEACHER, cfg.MODEL.FAMILY, data.num_classes)
+        teacher = build_network(cfg, cfg.DISTILLER.TEACHER, data.num_classes, data.image_shape)
         network = build_distiller(cfg, student, teacher, data.num_train, image_shape=data.image_shape).deployed
     load_into(network, weights, f"{cfg.DISTILLER.STUDENT} with {data.num_classes} classes")
     return network
@@ -122,19 +122,18 @@ def assistant_weights(cfg: CN, names: Sequence[str], number: int) -> Path:
     return find_finished_weights(step)
 
 
-def build_on_meta(cfg: CN, name: str) -> None:
-    """ConfigError where there is no network of this name; costs neither time nor memory."""
-    with torch.device("meta"):
-        build_model(name, cfg.MODEL.FAMILY)
-
-
 def teacher_weights(cfg: CN) -> Path:
     """Where the teacher's weights lie: TEACHER_CKPT, or what the newest run of TEACHER_CFG left.
 
+    `pretrained`, or `pretrained:TAG`, are torchvision's; so is nothing at all, where torchvision has the network.
     Trains the teacher first where there are none and TEACHER_AUTO_TRAIN is set; otherwise CheckpointError with the
     command that provides them.
     """
     d = cfg.DISTILLER
+    word, _, tag = d.TEACHER_CKPT.partition(":")
+    nowhere = not d.TEACHER_CKPT and not d.TEACHER_CFG
+    if word == PRETRAINED or (nowhere and torchvision_name(d.TEACHER, cfg.MODEL.FAMILY)):
+        return pretrained_weights(d.TEACHER, cfg.MODEL.FAMILY, tag, cfg.DATASET.DOWNLOAD)
     if d.TEACHER_CKPT:
         path = Path(d.TEACHER_CKPT)
         if not path.exists():

@@ -1,33 +1,46 @@
 """Two real steps of a config on random images and random weights: does it run at all, for any method on any pair?"""
 
 import math
+import tempfile
+from pathlib import Path
 
 import torch
 from torch import nn
 from yacs.config import CfgNode as CN
 
-from ..data import Data
+from ..data import Data, build_data
+from ..data.generated import write_data_set
 from ..data.resident import ImageSet, Recipe, ResidentLoader
 from ..distillers import build_distiller
 from ..distillers.build import assistant_names, needs_teacher
 from ..errors import DivergedError
-from ..models import StagedModel, build_model
+from ..models import StagedModel
+from ..models.foreign import is_foreign
+from .networks import build_network
 from .trainer import Trainer
 
 BATCH, STEPS, CLASSES = 4, 2, 100
+IN_FILES = ("cub200", "folder", "imagenet", "tiny_imagenet")
+FILE_SIZE = 64  # height and width of images in files, where a network takes any
 
 
 def smoke(cfg: CN, size: int = 32) -> float:
-    """The mean loss of two steps of the config's method on its networks; raises what a run would raise."""
+    """The mean loss of two steps of the config's method on its networks; raises what a run would raise.
+
+    A data set of image files is written, small, in its own layout, and read as in a run.
+    """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.EPOCHS = BATCH, 1
-    cfg.freeze()
-    with torch.random.fork_rng(devices=[]):
+    cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.EPOCHS, cfg.SOLVER.ACCUMULATE = BATCH, 1, 1
+    names = [cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if needs_teacher(cfg) else None, *assistant_names(cfg)]
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(cfg.SOLVER.SEED)
-        data = _random_data(BATCH * STEPS, size)
-        names = [cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if needs_teacher(cfg) else None, *assistant_names(cfg)]
-        student, teacher, *between = (n and build_model(n, cfg.MODEL.FAMILY, CLASSES) for n in names)
+        if cfg.DATASET.TYPE in IN_FILES:
+            data = _data_in_files(cfg, Path(folder), any(is_foreign(n) for n in names if n))
+        else:
+            data = _random_data(BATCH * STEPS, size)
+        cfg.freeze()
+        student, teacher, *between = (n and build_network(cfg, n, data.num_classes, data.image_shape) for n in names)
         for network in filter(None, (teacher, *between)):
             _settle(network, data)
         distiller = build_distiller(
@@ -48,6 +61,15 @@ def _settle(network: StagedModel, data: Data) -> None:
     network.train()
     for batch in data.train.epoch(0):
         network(batch.image)
+
+
+def _data_in_files(cfg: CN, folder: Path, fixed_size: bool) -> Data:
+    words = write_data_set(cfg.DATASET.TYPE, folder, classes=4, per_class=BATCH * STEPS // 4)
+    cfg.merge_from_list(words)
+    cfg.DATASET.NUM_WORKERS = 0
+    if not fixed_size:
+        cfg.DATASET.SIZE = FILE_SIZE
+    return build_data(cfg, torch.device("cpu"))
 
 
 def _random_data(count: int, size: int) -> Data:

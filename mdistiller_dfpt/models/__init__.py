@@ -1,7 +1,7 @@
 """Networks: `MODELS` maps a family to its registry of builders, `build_model` makes one."""
 
-from . import cifar
+from . import cifar, cub200, imagenet
 from .build import MODELS, build_model
 from .staged import StagedModel
 
-__all__ = ["MODELS", "StagedModel", "build_model", "cifar"]
+__all__ = ["MODELS", "StagedModel", "build_model", "cifar", "cub200", "imagenet"]

@@ -1,21 +1,34 @@
 """The registry of networks and the one function that makes one."""
 
+from collections.abc import Sequence
+
 from ..errors import ConfigError
 from ..registry import Registry, suggest
+from .foreign import build_foreign, is_foreign
 from .staged import StagedModel
 
 MODELS = Registry("model")
 """(family, name) is written `family/name`; a builder takes `num_classes`."""
 
 
-def build_model(name: str, family: str = "cifar", num_classes: int = 100) -> StagedModel:
-    """A freshly initialised network; ConfigError with the closest names where there is none of that name."""
+def build_model(
+    name: str, family: str = "cifar", num_classes: int = 100, *, stages: Sequence[str] = (), image_size: int = 224
+) -> StagedModel:
+    """A freshly initialised network; ConfigError with the closest names where there is none of that name.
+
+    torchvision/NAME, timm/NAME and package.module:function are other libraries' and users' networks, which belong to no
+    family; `stages` names the modules that end their stages, `image_size` is what they are built for.
+    """
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}; it must be at least 1")
+    if is_foreign(name):
+        return build_foreign(name, num_classes, stages, image_size)
     known = sorted(key.removeprefix(f"{family}/") for key in MODELS if key.startswith(f"{family}/"))
     if not known:
         families = sorted({key.split("/")[0] for key in MODELS})
         raise ConfigError(f"unknown model family {family!r}; choose from {', '.join(families)}")
     if name not in known:
         raise ConfigError(f"unknown model {name!r}; {suggest(name, known)}")
+    if stages:
+        raise ConfigError(f"{name} has stages of its own; leave out the names {', '.join(stages)}")
     return MODELS[f"{family}/{name}"](num_classes=num_classes)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Stage = Callable[[Tensor], tuple[Tensor, Tensor]]
+Edit = Callable[[int, Tensor], Tensor]
 
 
 class StagedModel(nn.Module):
@@ -36,7 +37,7 @@ class StagedModel(nn.Module):
     def classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What `head_map` returned -> (logits (B, classes), pooled feature (B, C'))."""
         pooled = global_pool(x)
-        return getattr(self, self.head_modules[-1])(pooled), pooled
+        return self.get_submodule(self.head_modules[-1])(pooled), pooled
 
     def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map of the last stage (B, C, H, W) -> (logits (B, classes), pooled feature (B, C'))."""
@@ -45,7 +46,7 @@ class StagedModel(nn.Module):
     @property
     def classifier_layer(self) -> nn.Linear:
         """The classifier behind the pooling."""
-        return [m for m in getattr(self, self.head_modules[-1]).modules() if isinstance(m, nn.Linear)][-1]
+        return [m for m in self.get_submodule(self.head_modules[-1]).modules() if isinstance(m, nn.Linear)][-1]
 
     @property
     def num_classes(self) -> int:
@@ -61,6 +62,17 @@ class StagedModel(nn.Module):
         x = self.head_map(x)
         logits, pooled = self.classify(x)
         return logits, {"feats": feats, "preact_feats": preact_feats, "head_map": x, "pooled_feat": pooled}
+
+    def rerun(self, image: Tensor, edit: Edit, first: int = 0, z: Tensor | None = None) -> Tensor:
+        """Logits (B, classes) where `edit(i, x)` stands in for the activation of each stage i from `first` on.
+
+        Stage `first` reads `z`, where one is given, and what is before it has no effect.
+        """
+        stages = self.stages()
+        x = image if z is None else z
+        for i in range(first, len(stages)):
+            x = edit(i, stages[i](x)[0])
+        return self.head(x)[0]
 
     def get_stage_channels(self) -> list[int]:
         """mdistiller's name for `stage_channels`."""

@@ -1,0 +1,154 @@
+"""Any network as a `StagedModel`: its stages are modules of its own, found or named, and read by hooks."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..registry import suggest
+from .find_stages import Call, find_stages, image_of, watch_calls
+from .layout import Layout, find_layout, from_map, to_map
+from .staged import Edit, StagedModel
+
+Result = tuple[Tensor, dict[str, Any]]
+
+
+def _checked(title: str, name: str, calls: dict[str, Call]) -> Layout:
+    if name not in calls:
+        raise ConfigError(f"{title} has no module {name} that an image passes through; {suggest(name, list(calls))}")
+    layout = find_layout(calls[name].output) if calls[name].count == 1 else None
+    if layout is None:
+        reason = "is passed more than once" if calls[name].count > 1 else "gives no map"
+        raise ConfigError(f"{title}: the module {name} {reason}, so it cannot end a stage")
+    return layout
+
+
+def _with_parameters(network: nn.Module, names: Sequence[str]) -> list[str]:
+    """Those of these modules that have parameters of their own."""
+    return [n for n in names if next(network.get_submodule(n).parameters(recurse=False), None) is not None]
+
+
+def _to_own_keys(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    for key in [k for k in state if k.startswith(f"{prefix}network.")]:
+        state[prefix + key.removeprefix(f"{prefix}network.")] = state.pop(key)
+
+
+def _from_own_keys(module: nn.Module, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    for key in [k for k in state if k.startswith(prefix)]:
+        state[f"{prefix}network.{key.removeprefix(prefix)}"] = state.pop(key)
+
+
+def _classifier(network: nn.Module, names: Sequence[str]) -> str:
+    """The last linear layer, or 1x1 convolution, among these; empty for none."""
+    layers = [n for n in names if isinstance(network.get_submodule(n), nn.Linear | nn.Conv2d)]
+    return layers[-1] if layers else ""
+
+
+class AdaptedModel(StagedModel):
+    """A network as it is, read and edited through hooks while its own forward runs.
+
+    `stages` names the modules whose outputs end a stage, in order; by default they are found from one image of
+    `image_size`. Tokens are read as maps of their 2-D grid. The keys of its state_dict are the network's own.
+    ConfigError where a name is none, or where no maps are found.
+    """
+
+    def __init__(self, network: nn.Module, stages: Sequence[str] = (), image_size: int = 224):
+        super().__init__()
+        title = type(network).__name__
+        calls = watch_calls(network, image_of(network, image_size))
+        names = tuple(stages) or find_stages(network, calls)
+        if not names:
+            raise ConfigError(f"{title}: no maps found in it; name the modules that end its stages")
+        layouts = [_checked(title, name, calls) for name in names]
+        stem = find_layout(calls[names[0]].inputs)
+        self.network, self.stage_names, self.has_stem = network, names, stem is not None
+        self.layouts = [layouts[0] if stem is None else stem, *layouts]
+        self.stage_channels = tuple(layout.channels for layout in self.layouts)
+        order = list(calls)
+        behind = [n for n in order[order.index(names[-1]) + 1 :] if not names[-1].startswith(f"{n}.")]
+        self.head_modules = tuple(f"network.{n}" for n in _with_parameters(network, behind))
+        self.classifier_name = _classifier(network, behind)
+        self.register_state_dict_post_hook(_to_own_keys)
+        self.register_load_state_dict_pre_hook(_from_own_keys)
+
+    def forward(self, image: Tensor) -> Result:
+        aspect = image.shape[2] / image.shape[3]
+        maps: dict[int, Tensor] = {}
+
+        def see(i: int, x: Tensor) -> Tensor:
+            maps[i] = to_map(x, self.layouts[i], aspect)
+            return x
+
+        pooled: list[Tensor] = []
+        with self._hooked(see), self._classifier_input(pooled):
+            logits = self._plain(image)
+        feats = [maps[i] for i in sorted(maps)]
+        if not self.has_stem:
+            feats.insert(0, feats[0])
+        vector = pooled[-1] if pooled else feats[-1]
+        vector = vector.mean((2, 3)) if vector.dim() == 4 else vector
+        return logits, {"feats": feats, "preact_feats": feats, "head_map": feats[-1], "pooled_feat": vector}
+
+    def rerun(self, image: Tensor, edit: Edit, first: int = 0, z: Tensor | None = None) -> Tensor:
+        """As in `StagedModel`; stages before `first` are run, too, and what they give is dropped."""
+        aspect = image.shape[2] / image.shape[3]
+
+        def change(i: int, x: Tensor) -> Tensor:
+            if i < first - 1:
+                return x
+            changed = z if i == first - 1 and z is not None else edit(i, to_map(x, self.layouts[i], aspect))
+            return from_map(changed, x, self.layouts[i])
+
+        with self._hooked(change):
+            return self._plain(image)
+
+    def _plain(self, image: Tensor) -> Tensor:
+        """Logits of the network's own forward, whichever container it returns them in."""
+        result = self.network(image)
+        result = getattr(result, "logits", result)
+        return result[0] if isinstance(result, tuple) else result
+
+    @contextlib.contextmanager
+    def _hooked(self, change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+        """Inside, `change(i, x)` is what stage i gives instead of x; 0 is what the first stage reads."""
+        handles = []
+        if self.has_stem:
+            first = self.network.get_submodule(self.stage_names[0])
+            handles.append(first.register_forward_pre_hook(lambda _, args: (change(0, args[0]), *args[1:])))
+        for i, name in enumerate(self.stage_names, start=1):
+
+            def after(module: nn.Module, args: Any, output: Any, i: int = i) -> Any:
+                if isinstance(output, tuple):
+                    return (change(i, output[0]), *output[1:])
+                return change(i, output)
+
+            handles.append(self.network.get_submodule(name).register_forward_hook(after))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextlib.contextmanager
+    def _classifier_input(self, seen: list[Tensor]) -> Iterator[None]:
+        if not self.classifier_name:
+            yield
+            return
+        layer = self.network.get_submodule(self.classifier_name)
+        handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @property
+    def classifier_layer(self) -> nn.Linear:
+        layer = self.network.get_submodule(self.classifier_name) if self.classifier_name else None
+        if not isinstance(layer, nn.Linear):
+            raise ConfigError(f"{type(self.network).__name__} ends in no linear layer, which this method takes over")
+        return layer
+
+    def classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        raise ConfigError(f"{type(self.network).__name__} is one piece; its head does not run by itself")

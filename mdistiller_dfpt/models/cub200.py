@@ -1,0 +1,33 @@
+"""The CIFAR networks with the stem of the published CUB-200 protocol (SDD, CVPR 2024): 7x7 at stride 2."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from . import cifar  # noqa: F401  (its networks must be registered)
+from .build import MODELS
+from .staged import StagedModel
+
+
+def _large_conv(small: nn.Conv2d) -> nn.Conv2d:
+    return nn.Conv2d(3, small.out_channels, 7, 2, 3, bias=False)
+
+
+def with_large_stem(build: Callable[..., StagedModel], num_classes: int) -> StagedModel:
+    """The CIFAR network for images of 224: a 7x7 stem, which MobileNetV2 follows with a max-pool; VGG stays as it is.
+
+    Every network pools globally, so that no fixed pooling size is in the way.
+    """
+    network = build(num_classes=num_classes)
+    stem = getattr(network, "conv1", None)
+    if isinstance(stem, nn.Conv2d):
+        network.conv1 = _large_conv(stem)
+    elif isinstance(stem, nn.Sequential):
+        stem[0] = _large_conv(stem[0])
+        stem.append(nn.MaxPool2d(2))
+    return network
+
+
+for _key in [key for key in MODELS if key.startswith("cifar/")]:
+    MODELS.register(_key.replace("cifar/", "cub200/"))(partial(with_large_stem, MODELS[_key]))

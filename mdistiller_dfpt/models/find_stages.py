@@ -1,0 +1,114 @@
+"""Where the stages of a network end, as one image shows it."""
+
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .layout import find_layout, side_of
+
+MOST = 4  # stages; where a network has more resolutions the last ones, what is before them being the stem
+
+
+class Call(NamedTuple):
+    """What a module read and gave on one image, and how often it ran."""
+
+    inputs: Tensor
+    output: Tensor
+    count: int
+
+
+def image_of(network: nn.Module, size: int) -> Tensor:
+    """A black image (1, 3, size, size) on the network's device."""
+    like = next(network.parameters())
+    return torch.zeros((1, 3, size, size), device=like.device, dtype=like.dtype)
+
+
+def watch_calls(network: nn.Module, image: Tensor) -> dict[str, Call]:
+    """{module: call} of all modules that a tensor passes in eval mode, in the order in which they end."""
+    calls: dict[str, Call] = {}
+    names = {module: name for name, module in network.named_modules() if name}
+
+    def hook(module: nn.Module, args: tuple, output: Any) -> None:
+        output = output[0] if isinstance(output, tuple) and output else output
+        given = args[0] if args else None
+        if isinstance(output, Tensor):
+            before = calls.pop(names[module], None)
+            given = given if isinstance(given, Tensor) else output.new_empty(0)
+            calls[names[module]] = Call(given, output, 1 + (before.count if before else 0))
+
+    modes = {m: m.training for m in network.modules()}
+    handles = [module.register_forward_hook(hook) for module in names]
+    try:
+        with torch.no_grad():
+            network.eval()(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return calls
+
+
+def find_stages(network: nn.Module, calls: dict[str, Call]) -> tuple[str, ...]:
+    """The modules that end a stage: the last of each resolution, or every fourth part of a chain of equal ones."""
+    chain = _chain(network, calls)
+    if not chain:
+        return ()
+    groups = [
+        [name for name, _ in group] for _, group in groupby(((n, _side(n, calls)) for n in chain), lambda p: p[1])
+    ]
+    # Pooling between two stages is neither's; one convolution is a stem
+    groups = [g for g in groups if any(_size(network, name) for name in g)]
+    if len(groups) > 1 and _is_one_convolution(network, groups[0]):
+        del groups[0]
+    if len(groups) > 1:
+        return tuple([name for name in g if _size(network, name)][-1] for g in groups[-MOST:])
+    parts = min(MOST, len(chain))
+    return tuple(chain[round(len(chain) * k / parts) - 1] for k in range(1, parts + 1))
+
+
+def _side(name: str, calls: dict[str, Call]) -> int:
+    output = calls[name].output
+    return side_of(output, find_layout(output))
+
+
+def _size(network: nn.Module, name: str) -> int:
+    return sum(p.numel() for p in network.get_submodule(name).parameters())
+
+
+def _is_one_convolution(network: nn.Module, names: list[str]) -> bool:
+    layers = [m for name in names for m in network.get_submodule(name).modules()]
+    kinds = [type(m) for m in layers if isinstance(m, nn.Conv2d | nn.Linear)]
+    return kinds == [nn.Conv2d]
+
+
+def _children(network: nn.Module, name: str) -> list[str]:
+    """Names of the modules directly inside, lists of modules being none themselves."""
+    names = []
+    for child, module in network.get_submodule(name).named_children():
+        full = f"{name}.{child}" if name else child
+        names += _children(network, full) if isinstance(module, nn.ModuleList) else [full]
+    return names
+
+
+def _chain(network: nn.Module, calls: dict[str, Call]) -> list[str]:
+    """The children, one behind another, that make up the network: inside whatever holds nearly all of it."""
+    inside, chain = "", []
+    while True:
+        children = _children(network, inside)
+        maps = [n for n in calls if n in children and calls[n].count == 1 and _is_map(calls[n].output)]
+        if len(maps) >= 2 or not chain:
+            chain = maps
+        if not maps:
+            return chain
+        sizes = {n: _size(network, n) for n in maps}
+        inside = max(sizes, key=sizes.get)
+        if sizes[inside] <= 0.9 * sum(sizes.values()) or len(_children(network, inside)) < 2:
+            return chain
+
+
+def _is_map(x: Tensor) -> bool:
+    layout = find_layout(x)
+    return layout is not None and side_of(x, layout) > 1

@@ -1,0 +1,74 @@
+"""Networks of other libraries and of the user: torchvision/resnet18, timm/vit_tiny_patch16_224, package.nets:build."""
+
+import importlib
+import re
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from ..errors import ConfigError
+from ..registry import suggest
+from .adapted import AdaptedModel
+from .staged import StagedModel
+
+Maker = Callable[..., nn.Module]
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a network's name leads out of this package."""
+    return name.startswith(("torchvision/", "timm/")) or ":" in name
+
+
+def build_foreign(name: str, num_classes: int, stages: Sequence[str], image_size: int) -> StagedModel:
+    """The network `name` with fresh weights; ConfigError where there is none, or where its library is missing.
+
+    A user's own `module:function` takes `num_classes` and returns a module; one that is a `StagedModel` stays as it is.
+    """
+    library, _, rest = name.partition("/") if ":" not in name else ("", "", name)
+    make = {"torchvision": _torchvision, "timm": _timm, "": _imported}[library](rest)
+    network = _made(make, name, num_classes, image_size)
+    if isinstance(network, StagedModel):
+        return network
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
+    return AdaptedModel(network, stages, image_size)
+
+
+def _made(make: Maker, name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Transformers are built for one image size, under one of two names; most networks take none."""
+    for size in ({"img_size": image_size}, {"image_size": image_size}, {}):
+        try:
+            return make(num_classes=num_classes, **size)
+        except TypeError as e:
+            if not size or not re.search(r"im(a)?g(e)?_size", str(e)):
+                raise ConfigError(f"{name} cannot be built ({e})") from None
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _torchvision(name: str) -> Maker:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ConfigError(f"torchvision has no classifier {name!r}; {suggest(name, known)}")
+    extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    extra |= {"aux_logits": False} if extra else {}
+    return lambda **arguments: models.get_model(name, weights=None, **extra, **arguments)
+
+
+def _timm(name: str) -> Maker:
+    try:
+        import timm
+    except ImportError:
+        raise ConfigError(f"timm/{name} needs timm: pip install timm") from None
+    if not timm.is_model(name):
+        raise ConfigError(f"timm has no model {name!r}; {suggest(name, timm.list_models())}")
+    return lambda **arguments: timm.create_model(name, pretrained=False, **arguments)
+
+
+def _imported(name: str) -> Maker:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise ConfigError(f"{name}: cannot be imported ({e}); write package.module:function") from None
