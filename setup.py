@@ -27,5 +27,9 @@ setup(
         "tqdm",
         "yacs",
     ],
-    extras_require={"test": ["hypothesis", "matplotlib", "pytest", "pytest-timeout", "ruff"], "plot": ["matplotlib"]},
+    extras_require={
+        "test": ["hypothesis", "matplotlib", "pytest", "pytest-timeout", "ruff", "timm"],
+        "plot": ["matplotlib"],
+        "timm": ["timm"],
+    },
 )

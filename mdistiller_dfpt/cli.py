@@ -8,6 +8,11 @@ from collections.abc import Callable
 from .errors import UserError
 
 
+def _process() -> str:
+    """Which process of a torchrun job this is; nothing for the only one."""
+    return f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+
+
 def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     """Run a command and return its exit code: 0 fine, 1 our bug, or the code that the error carries."""
     try:
@@ -17,7 +22,7 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
         return e.code if isinstance(e.code, int) else 2
     except UserError as e:
         for line in str(e).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"{_process()}error: {line}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         print("interrupted; continue with --resume", file=sys.stderr)
@@ -27,5 +32,5 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
         return 1
     except Exception:
         traceback.print_exc()
-        print("error: this is a bug in mdistiller_dfpt; please report the lines above", file=sys.stderr)
+        print(f"{_process()}error: this is a bug in mdistiller_dfpt; please report the lines above", file=sys.stderr)
         return 1

@@ -51,6 +51,7 @@ _DEFAULTS = CN(
             "TAG": "default",  # appended to NAME unless "default", so that variants do not share a directory
             "DEVICE": "auto",  # auto: cuda where there is one; cpu; cuda; cuda:1
             "THREADS": 0,  # CPU threads; 0: PyTorch's choice
+            "TIMEOUT": 600.0,  # seconds that a process of a torchrun job waits for the others
         },
         "DATASET": {
             "TYPE": "cifar100",
@@ -151,6 +152,7 @@ LIMITS: dict[str, Limit] = {
         "auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None
     ),
     "EXPERIMENT.THREADS": NOT_NEGATIVE,
+    "EXPERIMENT.TIMEOUT": POSITIVE,
     "PLUGINS": Limit("a list of names or paths", lambda v: all(type(n) is str and n for n in v)),
     "DISTILLER.TYPE": Limit(
         "a method's name, or a list of different ones",

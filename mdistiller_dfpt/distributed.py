@@ -1,8 +1,13 @@
 """What several processes of one run tell each other; in a single process each function returns its argument."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -56,3 +61,12 @@ def gathered(x: Tensor, total: int | None = None) -> Tensor:
     if world_size() == 1:
         return x
     return _Gather.apply(x, world_size() * len(x) if total is None else total)
+
+
+def agreed(value: Callable[[], T]) -> T:
+    """What process 0 computes, for all: they may see the disk at different moments."""
+    if world_size() == 1:
+        return value()
+    box = [value() if rank() == 0 else None]
+    dist.broadcast_object_list(box)
+    return box[0]

@@ -1,4 +1,7 @@
-"""Train a network, or distil one from a teacher: python tools/train.py --cfg FILE [KEY VALUE ...] [--resume]."""
+"""Train a network, or distil one from a teacher: python tools/train.py --cfg FILE [KEY VALUE ...] [--resume].
+
+On several GPUs: torchrun --nproc_per_node N tools/train.py --cfg FILE ...
+"""
 
 import argparse
 import sys
@@ -6,6 +9,7 @@ import sys
 from mdistiller_dfpt.cli import guarded
 from mdistiller_dfpt.config import load_cfg
 from mdistiller_dfpt.engine.build import run
+from mdistiller_dfpt.engine.processes import joined
 
 
 def _main(argv: list[str]) -> None:
@@ -14,7 +18,9 @@ def _main(argv: list[str]) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the newest run of this config")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, as SOLVER.EPOCHS 20")
     args = parser.parse_intermixed_args(argv)
-    run(load_cfg(args.cfg, args.opts), resume=args.resume)
+    cfg = load_cfg(args.cfg, args.opts)
+    with joined(cfg):
+        run(cfg, resume=args.resume)
 
 
 def main(argv: list[str] | None = None) -> int:

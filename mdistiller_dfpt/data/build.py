@@ -1,5 +1,6 @@
 """The registry of data sets, and the loaders of a run."""
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -53,6 +54,8 @@ def pick_device(cfg: CN) -> torch.device:
     name = cfg.EXPERIMENT.DEVICE
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun starts a process for each GPU
     device = torch.device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise ConfigError(

@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 
 from ..config_keys import Limit, declare_node
 from ..data import Batch
+from ..distributed import gathered, world_size
 from ..registry import Registry
 
 
@@ -57,6 +58,24 @@ class Float32Features(dict):
         return value
 
 
+class WholeFeatures(Float32Features):
+    """Features of all processes' samples; each entry is gathered when a loss asks for it, and only then."""
+
+    def __init__(self, own: Mapping[str, Any], total: int | None):
+        super().__init__(own)
+        self.own, self.total = own, total
+        self.done: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.done:
+            value = self.own[key]
+            self[key] = [gathered(v, self.total) for v in value] if isinstance(value, list) else gathered(
+                value, self.total
+            )  # fmt: skip
+            self.done.add(key)
+        return dict.__getitem__(self, key)
+
+
 class Distiller(nn.Module):
     """Base of all methods. Most write `losses` alone.
 
@@ -70,6 +89,7 @@ class Distiller(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()  # what else the constructor takes: num_data, image_shape, assistants
     needs_strong_view: ClassVar[bool] = False  # whether a batch must carry a strongly augmented view
     uses_teacher_output = True  # False where `losses` does without what the teacher says
+    couples_samples: ClassVar[bool] = False  # whether `losses` is more than a mean over samples
     min_batch: ClassVar[int] = 1  # the fewest samples that a step can be taken on
     deploys_student_alone: ClassVar[bool] = True  # False where more than the student is needed to predict
 
@@ -124,7 +144,28 @@ class Distiller(nn.Module):
         student = self.forward_student(image)
         runs_teacher = self.teacher is not None and self.uses_teacher_output
         teacher = self.forward_teacher(image) if runs_teacher else None
-        return student.logits, self.losses(student, teacher, batch)
+        return student.logits, self.terms(student, teacher, batch)
+
+    def terms(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        """`losses`, such that their mean over the processes of a run is what one process would compute.
+
+        A mean over samples is weighted by this process's share of them. A method that couples samples sees those of all
+        processes: outputs, targets and indices; images stay its own.
+        """
+        if world_size() == 1:
+            return self.losses(student, teacher, batch)
+        if not self.couples_samples:
+            return weighted_by_share(self.losses(student, teacher, batch), batch)
+        whole = batch._replace(target=gathered(batch.target, batch.total), index=gathered(batch.index, batch.total))
+        student, teacher = (o if o is None else self.whole(o, batch.total) for o in (student, teacher))
+        return self.losses(student, teacher, whole)
+
+    @staticmethod
+    def whole(output: Output, total: int | None) -> Output:
+        """This process's output as that of all processes, for a loss that couples samples."""
+        if world_size() == 1:
+            return output
+        return Output(gathered(output.logits, total), WholeFeatures(output.features, total))
 
     def forward_test(self, image: Tensor) -> Tensor:
         """What the deployed network says, (B, classes)."""
@@ -184,6 +225,14 @@ class Distiller(nn.Module):
         extra = sum(p.numel() for p in self.parameters() if p.requires_grad)
         extra -= sum(p.numel() for p in self.student.parameters() if p.requires_grad)
         return f"{extra:,} parameters are trained beside the student's" if extra else None
+
+
+def weighted_by_share(losses: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    """Means over this process's samples, weighted such that their mean over the processes is that over all samples."""
+    if world_size() == 1:
+        return losses
+    factor = world_size() * len(batch.target) / batch.total
+    return {name: value * factor for name, value in losses.items()}
 
 
 def as_output(result: tuple[Tensor, Mapping[str, Any]]) -> Output:

@@ -25,6 +25,7 @@ class CC(FeatureDistiller):
     config = CN({"FEAT_DIM": 128, "LOSS": weights(1.0, 0.02)})
     limits = {**WEIGHT_LIMITS, "FEAT_DIM": AT_LEAST_ONE}
     needs = ("image_shape",)
+    couples_samples = True
     min_batch = 2
 
     def __init__(

@@ -53,10 +53,13 @@ class Combined(Distiller):
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         terms = {}
         for name, member in self.members.items():
-            terms.update({f"{name}.{key}": value for key, value in member.losses(student, teacher, batch).items()})
+            terms.update({f"{name}.{key}": value for key, value in member.terms(student, teacher, batch).items()})
             for key, value in member.take_logged().items():
                 self.log(key, value)
         return terms
+
+    def terms(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        return self.losses(student, teacher, batch)  # each member has made its own fit for several processes
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         for member in self.members.values():

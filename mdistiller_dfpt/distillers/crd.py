@@ -11,7 +11,6 @@ from yacs.config import CfgNode as CN
 
 from ..config_keys import AT_LEAST_ONE, FRACTION, POSITIVE, one_of
 from ..data import Batch
-from ..distributed import gathered
 from .base import DISTILLERS, Output
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shape, feature_shapes, weights
 
@@ -71,7 +70,7 @@ def crd_loss(
     exps = [(s / temperature).exp() for s in scores]
     num_data = student_bank.shape[0]
     estimate = torch.stack([e.detach().mean() * num_data for e in exps])
-    normalizers = torch.where(normalizers > 0, normalizers, gathered(estimate[None]).mean(0))
+    normalizers = torch.where(normalizers > 0, normalizers, estimate)
     loss = sum(nce_loss(e / z, num_data) for e, z in zip(exps, normalizers, strict=True))
     return loss, normalizers
 
@@ -110,8 +109,7 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def update(self, index: Tensor, target: Tensor, student: Tensor, teacher: Tensor) -> None:
-        """Move the rows of all processes' samples (B,) towards their new embeddings (B, D), at unit length."""
-        index, target, student, teacher = map(gathered, (index, target, student, teacher))
+        """Move the rows of samples (B,) towards their new embeddings (B, D), at unit length."""
         for bank, embedding in ((self.student, student), (self.teacher, teacher)):
             moved = bank[index] * self.momentum + embedding * (1 - self.momentum)
             bank[index] = F.normalize(moved)
@@ -143,6 +141,7 @@ class CRD(FeatureDistiller):
         "NCE.MOMENTUM": FRACTION, "NCE.TEMPERATURE": POSITIVE,
     }  # fmt: skip
     needs = ("num_data", "image_shape")
+    couples_samples = True  # the bank, which is to be the same in all processes
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, mode: str, feat_dim: int, feat_student_dim: int,

@@ -110,6 +110,7 @@ class DFPTKD(Distiller):
             raise ValueError(f"DFPTKD.{e}") from None
         self.finetune_lr_factor, self.clip_norm = finetune_lr_factor, prompt_clip_norm
         self.temperature, self.logit_loss = temperature, LOGIT_LOSSES[logit_loss]
+        self.couples_samples = getattr(self.logit_loss, "couples_samples", False)
         self.weights = {
             "ce": ce_weight, "teacher_kd": teacher_weight, "prompt_kd": prompt_weight,
             "prompt_from_teacher": prompt_teacher_weight, "prompt_from_student": prompt_student_weight,

@@ -25,6 +25,9 @@ def _dist(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) 
     return dist_loss(student, teacher, 1.0, 1.0, temperature)
 
 
+_dist.couples_samples = True  # the correlation within a class runs over the batch
+
+
 @DISTILLERS.register("DIST")
 class DIST(Distiller):
     """Cross-entropy and `dist_loss`."""
@@ -34,6 +37,7 @@ class DIST(Distiller):
         "TEMPERATURE": POSITIVE,
         **{f"LOSS.{w}_WEIGHT": NOT_NEGATIVE for w in ("CE", "INTER", "INTRA")},
     }  # fmt: skip
+    couples_samples = True
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, temperature: float, ce_weight: float, inter_weight: float,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config_keys import declare_node
-from .base import DISTILLERS, Distiller, as_output
+from ..data import Batch
+from .base import DISTILLERS, Distiller, as_output, weighted_by_share
 from .dkd import dkd_loss
 from .feature import feature_shapes
 from .fitnet import Regressor
@@ -79,7 +80,8 @@ class Foreign(Distiller):
 
     def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
         with self._networks_in_precision(image):
-            return self.method.forward_train(image=image, target=target, **kwargs)
+            logits, losses = self.method.forward_train(image=image, target=target, **kwargs)
+        return logits, weighted_by_share(losses, Batch(image, target, **kwargs))
 
     def forward_test(self, image: Tensor) -> Tensor:
         with self._networks_in_precision(image):

@@ -9,6 +9,7 @@ from yacs.config import CfgNode as CN
 
 from ..config_keys import NOT_NEGATIVE, POSITIVE
 from ..data import Batch
+from ..distributed import summed
 from .base import DISTILLERS, Distiller, Output
 from .feature import ImageShape, feature_shapes
 from .kd import kd_loss
@@ -59,7 +60,7 @@ class KDPP(Distiller):
         total = torch.zeros_like(self.directions, dtype=torch.float64)
         for batch in batches:
             total.index_add_(0, batch.target, self.forward_teacher(batch.image).features["pooled_feat"].double())
-        self.directions.copy_(F.normalize(total))
+        self.directions.copy_(F.normalize(summed(total)))
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         warm = min(batch.epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0

@@ -38,6 +38,7 @@ class MLLD(Distiller):
         "LOSS.KD_WEIGHT": NOT_NEGATIVE,
     }
     needs_strong_view = True
+    couples_samples = True
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, temperatures: Sequence[float], ce_weight: float,
@@ -50,8 +51,8 @@ class MLLD(Distiller):
         if batch.strong is None:
             raise ValueError("MLLD needs batches with a strongly augmented view beside the weak one")
         with torch.no_grad():
-            strong_teacher = self.forward_teacher(batch.strong)
-        strong_student = self.forward_student(batch.strong)
+            strong_teacher = self.whole(self.forward_teacher(batch.strong), batch.total)
+        strong_student = self.whole(self.forward_student(batch.strong), batch.total)
         terms = {}
         for name, s, t in (("", student, teacher), ("_strong", strong_student, strong_teacher)):
             terms["ce" + name] = self.ce_weight * F.cross_entropy(s.logits, batch.target)

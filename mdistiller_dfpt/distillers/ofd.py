@@ -6,6 +6,7 @@ from yacs.config import CfgNode as CN
 
 from ..config_keys import AT_LEAST_ONE
 from ..data import Batch
+from ..distributed import summed
 from .base import DISTILLERS, Output
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, stage_pairs, weights
 
@@ -36,8 +37,8 @@ class Margin(nn.Module):
     def measure(self, preactivation: Tensor) -> None:
         """Add a batch (B, C, H, W) of the teacher's preactivations."""
         negative = preactivation.clamp(max=0)
-        self.total += negative.sum((0, 2, 3))
-        self.count += (preactivation < 0).sum((0, 2, 3))
+        self.total += summed(negative.sum((0, 2, 3)))
+        self.count += summed((preactivation < 0).sum((0, 2, 3)))
 
     @property
     def value(self) -> Tensor:

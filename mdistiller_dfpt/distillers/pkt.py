@@ -28,6 +28,7 @@ class PKT(FeatureDistiller):
     """Cross-entropy and `pkt_loss` on the pooled features."""
 
     config = CN({"LOSS": weights(1.0, 30000.0)})
+    couples_samples = True
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return pkt_loss(student.features["pooled_feat"], teacher.features["pooled_feat"])

@@ -50,6 +50,8 @@ def rkd_loss(
 class RKD(FeatureDistiller):
     """Cross-entropy and `rkd_loss` on the pooled features."""
 
+    couples_samples = True
+
     config = CN(
         {
             "DISTANCE_WEIGHT": 25.0,

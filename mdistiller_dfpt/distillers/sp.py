@@ -25,6 +25,7 @@ class SP(FeatureDistiller):
     """Cross-entropy and `sp_loss` on the last stage's maps."""
 
     config = CN({"LOSS": weights(1.0, 3000.0)})
+    couples_samples = True
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return sp_loss(student.features["feats"][-1], teacher.features["feats"][-1])

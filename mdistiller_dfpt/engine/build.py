@@ -13,6 +13,7 @@ from ..config_keys import PRETRAINED, student_lr, without_effect
 from ..data import Data, build_data, pick_device
 from ..distillers import Distiller, build_distiller
 from ..distillers.build import AMP_DTYPES, assistant_names, methods_of, needs_teacher
+from ..distributed import agreed
 from ..errors import CheckpointError
 from ..models import StagedModel
 from ..models.pretrained import pretrained_weights, torchvision_name
@@ -116,10 +117,10 @@ def assistant_weights(cfg: CN, names: Sequence[str], number: int) -> Path:
     step.EXPERIMENT.NAME = f"{run_name(cfg).rsplit('/', 1)[0]}/assistants/{number + 1}_{name}"
     step.EXPERIMENT.TAG = "default"
     step.freeze()
-    if find_finished_weights(step) is None:
+    if agreed(lambda: find_finished_weights(step)) is None:
         print(f"training the assistant {name} first, for {cfg.SOLVER.EPOCHS} epochs; it is kept", flush=True)
-        run(step, resume=is_resumable(step))
-    return find_finished_weights(step)
+        run(step, resume=agreed(lambda: is_resumable(step)))
+    return agreed(lambda: find_finished_weights(step))
 
 
 def teacher_weights(cfg: CN) -> Path:
@@ -149,7 +150,7 @@ def teacher_weights(cfg: CN) -> Path:
         "EXPERIMENT.DEVICE", cfg.EXPERIMENT.DEVICE, "EXPERIMENT.THREADS", str(cfg.EXPERIMENT.THREADS),
     ]  # fmt: skip
     teacher_cfg = load_cfg(d.TEACHER_CFG, overrides)
-    found = find_finished_weights(teacher_cfg)
+    found = agreed(lambda: find_finished_weights(teacher_cfg))
     if found is not None:
         return found
     if not d.TEACHER_AUTO_TRAIN:
@@ -159,5 +160,5 @@ def teacher_weights(cfg: CN) -> Path:
             "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
         )
     print(f"no teacher {d.TEACHER} yet: training it first from {d.TEACHER_CFG}; it is kept for later runs", flush=True)
-    run(teacher_cfg, resume=is_resumable(teacher_cfg))
-    return find_finished_weights(teacher_cfg)
+    run(teacher_cfg, resume=agreed(lambda: is_resumable(teacher_cfg)))
+    return agreed(lambda: find_finished_weights(teacher_cfg))

@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..data import Batch
+from ..distributed import rank
 from .meters import Meters
 
 
@@ -31,7 +32,7 @@ class Progress:
 
     def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, with the bar advancing as they are used; meters are read at most twice a second."""
-        if not sys.stderr.isatty():
+        if rank() > 0 or not sys.stderr.isatty():
             yield from batches
             return
         next_read = time.monotonic() + self.SECONDS_BETWEEN_READS

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..distributed import summed
+
 
 class Meters:
     """Sums named scalars on the device; `read` never makes a GPU wait, `totals` does, once an epoch."""
@@ -14,12 +16,15 @@ class Meters:
         self._pending: tuple[Tensor, list[str], int, torch.cuda.Event] | None = None
         self._latest: dict[str, float] = {}
 
-    def update(self, values: dict[str, Tensor], samples: int) -> None:
+    def update(self, values: dict[str, Tensor], samples: float) -> None:
         """Add a batch's mean values, weighted by its number of samples."""
-        self.count += samples
         for name, value in values.items():
             value = value.detach().float() * samples
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def counted(self, samples: int) -> None:
+        """Say that so many samples were behind the last updates."""
+        self.count += samples
 
     def _stacked(self) -> Tensor:
         return torch.stack(list(self.sums.values()))
@@ -29,7 +34,7 @@ class Meters:
         if not self.sums:
             return {}
         if self.device.type != "cuda":
-            return self.totals()
+            return {n: v / self.count for n, v in zip(self.sums, self._stacked().tolist(), strict=True)}
         if self._pending is not None and self._pending[3].query():
             values, names, count, _ = self._pending
             self._latest = {n: v / count for n, v in zip(names, values.tolist(), strict=True)}
@@ -43,7 +48,9 @@ class Meters:
         return self._latest
 
     def totals(self) -> dict[str, float]:
-        """Averages over all updates."""
+        """Averages over all updates, of all processes."""
         if not self.sums:
             return {}
-        return {n: v / self.count for n, v in zip(self.sums, self._stacked().tolist(), strict=True)}
+        count = torch.tensor([self.count], dtype=torch.float32, device=self.device)
+        *sums, count = summed(torch.cat([self._stacked(), count])).tolist()
+        return {n: v / count for n, v in zip(self.sums, sums, strict=True)}

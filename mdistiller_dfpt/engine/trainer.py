@@ -1,5 +1,6 @@
 """The one loop, for every method."""
 
+import contextlib
 import json
 import sys
 import time
@@ -7,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config import dump_cfg, flatten, load_yaml_text
 from ..data import Batch, Data
 from ..distillers import Distiller
 from ..distillers.build import method_label
+from ..distributed import agreed, rank, summed, world_size
 from ..errors import CheckpointError, ConfigError, DivergedError
 from ..models.teachers import compare_with_record
 from .checkpoint import (
@@ -31,6 +33,8 @@ from .hashing import state_hash
 from .log import EventLog, Progress, duration, epoch_line, summary_table
 from .meters import Meters
 from .optim import build_optimizer, learning_rate, set_learning_rate
+from .parts import parts_of, smallest_part
+from .processes import average_gradients, parallel, share_buffers, synchronised
 from .results import FORMAT, protocol, summarise
 from .run_dir import BEST, CHECKPOINTS, CONFIG, RESULTS, RunLock, open_run, run_name
 from .wandb_log import WandbLog
@@ -52,12 +56,17 @@ class Trainer:
         self.device = data.train.device
         data.train.strong_view = distiller.needs_strong_view
         layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
+        if cfg.SOLVER.SYNC_BN and world_size() > 1:
+            distiller = synchronised(distiller, self.device)
         self.distiller = distiller.to(self.device, memory_format=layout)
+        self.parallel: nn.Module = self.distiller
         self.teacher_name = teacher_name or cfg.DISTILLER.TEACHER
         try:
             self.optimizer = build_optimizer(cfg, self.distiller)
         except ValueError as e:
             raise ConfigError(str(e)) from None
+        if cfg.SOLVER.ACCUMULATE > 1 and cfg.SOLVER.TRAINER == "dot":
+            raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; SOLVER.TRAINER dot takes whole batches")
         self.diverged = torch.zeros((), device=self.device)
         self.epochs: list[dict[str, Any]] = []
         self.run: Path | None = None
@@ -69,19 +78,21 @@ class Trainer:
 
         With `resume`, continue the newest run of this config from its newest intact checkpoint.
         """
-        self.run = open_run(self.cfg, resume)
-        lock = RunLock(self.run)
+        self.run = agreed(lambda: open_run(self.cfg, resume))
+        lock = RunLock(self.run) if rank() == 0 else None
         try:
             if resume:
                 self._load_newest()
                 if (self.run / RESULTS).exists() and len(self.epochs) >= self.cfg.SOLVER.EPOCHS:
                     print(f"{self.run} is finished; SOLVER.EPOCHS above {len(self.epochs)} continues it", flush=True)
                     return json.loads((self.run / RESULTS).read_text(encoding="utf-8"))
-            (self.run / CONFIG).write_text(dump_cfg(self.cfg), encoding="utf-8")
+            if rank() == 0:
+                (self.run / CONFIG).write_text(dump_cfg(self.cfg), encoding="utf-8")
             print(f"run directory {self.run}", flush=True)
             return self._fit()
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
 
     def one_epoch(self) -> dict[str, float]:
         """Averages of one epoch of steps, with no run directory behind them."""
@@ -96,14 +107,16 @@ class Trainer:
         if overhead := distiller.overhead(self.data.image_shape):
             print(overhead, flush=True)
         steps = len(self.data.train)
-        events = EventLog(self.run / "events", cfg.LOG.TENSORBOARD, purge_step=len(self.epochs) + 1)
-        wandb = WandbLog(cfg.LOG.WANDB, cfg.EXPERIMENT.PROJECT, run_name(cfg), self.run, flatten(cfg))
+        first_process = rank() == 0
+        events = EventLog(self.run / "events", cfg.LOG.TENSORBOARD and first_process, purge_step=len(self.epochs) + 1)
+        wandb = WandbLog(cfg.LOG.WANDB and first_process, cfg.EXPERIMENT.PROJECT, run_name(cfg), self.run, flatten(cfg))
         started = time.monotonic()
         first = len(self.epochs) + 1
         try:
             for epoch in range(first, cfg.SOLVER.EPOCHS + 1):
                 epoch_start = time.monotonic()
                 train = self._train_epoch(epoch)
+                share_buffers(distiller)
                 seconds = time.monotonic() - epoch_start
                 record = {
                     "epoch": epoch,
@@ -129,15 +142,19 @@ class Trainer:
 
     def _prepare(self) -> None:
         """What a method asks for before its first step: large enough batches, a pass over the training set."""
-        loader, smallest = self.data.train, self.distiller.min_batch
-        last = loader.num_samples % loader.batch_size or loader.batch_size
-        if min(last, loader.batch_size) < smallest:
-            raise ConfigError(
-                f"SOLVER.BATCH_SIZE is {loader.batch_size}; it leaves a last batch of {last}, and "
-                f"{method_label(self.cfg)} needs at least {smallest} images in each"
-            )
+        loader, needed = self.data.train, self.distiller.min_batch
+        for size in (loader.batch_size, loader.last_batch):
+            if (smallest := smallest_part(size, self.cfg.SOLVER.ACCUMULATE)) < needed:
+                many = f" in {world_size()} processes" if world_size() > 1 else ""
+                raise ConfigError(
+                    f"SOLVER.BATCH_SIZE is {loader.batch_size}; it leaves a last batch of {loader.last_batch}, of which"
+                    f" {smallest} in one step{many}, and {method_label(self.cfg)} needs at least {needed}"
+                )
+        if self.data.test.num_samples < world_size():
+            raise ConfigError(f"{world_size()} processes share {self.data.test.num_samples} test images: use fewer")
         if not self.epochs:
             self.distiller.prepare(loader.epoch(0))
+        self.parallel = parallel(self.distiller)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set; averages of the losses and of what the method logged."""
@@ -145,6 +162,7 @@ class Trainer:
         self.distiller.train()
         label = f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}"
         for batch in Progress(label, len(data), meters).over(data.epoch(epoch)):
+            batch = batch._replace(total=batch.total or len(batch.target))
             set_learning_rate(self.optimizer, learning_rate(self.cfg, epoch - 1 + (batch.step - 1) / len(data)))
             self._step(batch, meters)
         totals = meters.totals()
@@ -154,40 +172,56 @@ class Trainer:
 
     def _step(self, batch: Batch, meters: Meters) -> None:
         """One update; on a GPU nothing here waits for the device."""
-        distiller = self.distiller
-        # Forward both networks and collect the weighted terms
-        logits, losses = distiller(**batch.fields())
-        loss = sum(losses.values())
-        # Update whatever requires grad: student, prompts, adapters
         self.optimizer.zero_grad()
-        self._backward(loss, losses)
-        self._guarded_step(loss, losses, batch)
-        distiller.after_step(batch)
-        with torch.no_grad():
-            samples = len(batch.target)
-            accuracy = {f"top{k}": correct_at(logits, batch.target, k) * (100 / samples) for k in (1, 5)}
-            meters.update({"loss": loss, **losses, **distiller.take_logged(), **accuracy}, samples)
+        parts = parts_of(batch, self.cfg.SOLVER.ACCUMULATE)
+        terms: dict[str, Tensor] = {}
+        for i, part in enumerate(parts):
+            with self._last_of(parts, i):
+                # Forward both networks and collect the weighted terms
+                logits, losses = self.parallel(**part.fields())
+                share = part.total / batch.total
+                losses = {name: value * share if len(parts) > 1 else value for name, value in losses.items()}
+                self._backward(losses)
+            with torch.no_grad():
+                terms = {name: value.detach() + terms.get(name, 0) for name, value in losses.items()}
+                samples = len(part.target)
+                accuracy = {f"top{k}": correct_at(logits, part.target, k) * (100 / samples) for k in (1, 5)}
+                meters.update({**self.distiller.take_logged(), **accuracy}, samples)
+        self.distiller.before_step()
+        loss = sum(terms.values())
+        self._guarded_step(loss, terms, batch)
+        # Update whatever requires grad: student, prompts, adapters
+        self.distiller.after_step(batch)
+        meters.update({"loss": loss, **terms}, batch.total / world_size())
+        meters.counted(len(batch.target))
 
-    def _backward(self, loss: Tensor, losses: dict[str, Tensor]) -> None:
+    def _last_of(self, parts: list[Batch], i: int) -> contextlib.AbstractContextManager:
+        """Processes exchange gradients in the backward pass of a batch's last part alone."""
+        alone = world_size() == 1 or (i == len(parts) - 1 and not isinstance(self.optimizer, TwoMomentaSGD))
+        return contextlib.nullcontext() if alone else self.parallel.no_sync()
+
+    def _backward(self, losses: dict[str, Tensor]) -> None:
         """The gradient of the sum; where the optimiser keeps two momenta, that of each part apart."""
         if not isinstance(self.optimizer, TwoMomentaSGD):
-            loss.backward()
-            self.distiller.before_step()
+            sum(losses.values()).backward()
             return
         task, distilled = split_terms(losses)
         if distilled is not None:
             distilled.backward(retain_graph=task is not None)
+            average_gradients(self.distiller)
             self.distiller.before_step()
             self.optimizer.set_distillation_gradient()
         if task is not None:
             task.backward()
-            self.distiller.before_step()
+            average_gradients(self.distiller)
 
     def _guarded_step(self, loss: Tensor, losses: dict[str, Tensor], batch: Batch) -> None:
         """Apply the gradient unless the loss is not finite.
 
         On a GPU the optimiser itself skips the update, from then on for good, and nobody waits for the verdict.
         """
+        if world_size() > 1:  # one process's fault is everybody's
+            loss = summed(loss)
         if self.device.type == "cuda":
             self.diverged.logical_or_(~torch.isfinite(loss.detach()))
             self.optimizer.grad_scale, self.optimizer.found_inf = None, self.diverged
@@ -220,10 +254,16 @@ class Trainer:
             return None
         best = summarise(tested)["top1"]
         if "test" in record and best["best_epoch"] == record["epoch"]:
-            save_weights(self.distiller.deployed.state_dict(), self.run / BEST, {"format": "pt"})
+            self._save_weights(BEST)
         return best["best"]
 
+    def _save_weights(self, name: str) -> None:
+        if rank() == 0:
+            save_weights(self.distiller.deployed.state_dict(), self.run / name, {"format": "pt"})
+
     def _save(self, epoch: int) -> None:
+        if rank() > 0:
+            return
         state = {
             "distiller": self.distiller.training_state(),
             "optimizer": self.optimizer.state_dict(),
@@ -241,7 +281,7 @@ class Trainer:
         folder, student = self.run / CHECKPOINTS, self.distiller.deployed.state_dict()
         save_checkpoint(folder / f"epoch-{epoch:05d}", student, state, header)
         if epoch % self.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
-            save_weights(student, self.run / f"student-epoch-{epoch:05d}.safetensors", {"format": "pt"})
+            self._save_weights(f"student-epoch-{epoch:05d}.safetensors")
         prune(folder, KEEP_CHECKPOINTS)
 
     def _load_newest(self) -> None:
@@ -279,7 +319,7 @@ class Trainer:
             raise CheckpointError(f"{folder}: written under another config: {'; '.join(differing)}")
 
     def _finish(self, used_protocol: dict[str, Any]) -> dict[str, Any]:
-        save_weights(self.distiller.deployed.state_dict(), self.run / WEIGHTS, {"format": "pt"})
+        self._save_weights(WEIGHTS)
         results = {
             "format": FORMAT,
             "method": method_label(self.cfg),
@@ -291,7 +331,8 @@ class Trainer:
             "epochs": self.epochs,
             "config": {k: v for k, v in flatten(self.cfg).items() if not k.startswith(PLACES)},
         }
-        write_json(self.run / RESULTS, results)
+        if rank() == 0:
+            write_json(self.run / RESULTS, results)
         print(summary_table(results))
         print(f"trained for {duration(results['seconds'])}; weights {self.run / WEIGHTS}, results {self.run / RESULTS}")
         return results

@@ -98,7 +98,7 @@ def _chain(network: nn.Module, calls: dict[str, Call]) -> list[str]:
     inside, chain = "", []
     while True:
         children = _children(network, inside)
-        maps = [n for n in calls if n in children and calls[n].count == 1 and _is_map(calls[n].output)]
+        maps = [n for n in calls if n in children and calls[n].count == 1 and _is_map(calls[n])]
         if len(maps) >= 2 or not chain:
             chain = maps
         if not maps:
@@ -109,6 +109,9 @@ def _chain(network: nn.Module, calls: dict[str, Call]) -> list[str]:
             return chain
 
 
-def _is_map(x: Tensor) -> bool:
-    layout = find_layout(x)
-    return layout is not None and side_of(x, layout) > 1
+def _is_map(call: Call) -> bool:
+    """Whether a module gave a map; one position is a map where a small image shrank to it, not where it was pooled."""
+    layout, before = find_layout(call.output), find_layout(call.inputs)
+    if layout is None:
+        return False
+    return side_of(call.output, layout) > 1 or (before is not None and side_of(call.inputs, before) == 2)

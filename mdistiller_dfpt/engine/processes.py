@@ -1,0 +1,130 @@
+"""The processes of one run under torchrun: how they meet, what wraps a distiller, BatchNorm over all of them."""
+
+import contextlib
+import datetime
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from yacs.config import CfgNode as CN
+
+from ..data import pick_device
+from ..distillers import Distiller
+from ..distributed import rank, summed, world_size
+from ..errors import UserError
+
+
+class PeerError(UserError):
+    """Another process of the run died or did not answer in time."""
+
+    exit_code = 1
+
+
+@contextlib.contextmanager
+def joined(cfg: CN) -> Iterator[None]:
+    """Inside, this process is one of those that torchrun started, if it did; all but the first are silent."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    device = pick_device(cfg)
+    timeout = datetime.timedelta(seconds=cfg.EXPERIMENT.TIMEOUT)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if rank() else sys.stdout):
+            yield
+        dist.destroy_process_group()
+    except RuntimeError as e:
+        if any(words in str(e) for words in ("imed out", "onnection", "Broken pipe", "DDP", "store")):
+            raise PeerError(
+                f"another process ended or did not answer within EXPERIMENT.TIMEOUT {cfg.EXPERIMENT.TIMEOUT:g} s "
+                f"({str(e).splitlines()[0]}); the first error above says which; continue with --resume"
+            ) from None
+        raise
+
+
+def parallel(distiller: Distiller) -> nn.Module:
+    """The distiller as the processes run it together: gradients are averaged over them.
+
+    Frozen networks take no part. Buffers are not broadcast in each step; see `share_buffers`.
+    """
+    if world_size() == 1:
+        return distiller
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    # A method may leave a module out in some epochs; which ones a step used is found out as it goes
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
+    return DistributedDataParallel(
+        distiller, gradient_as_bucket_view=True, find_unused_parameters=True, **{buffers: False}
+    )
+
+
+def share_buffers(distiller: Distiller) -> None:
+    """Give all processes the first one's running statistics, before an evaluation or a checkpoint."""
+    if world_size() == 1:
+        return
+    frozen = {id(b) for network in distiller.frozen() for b in network.buffers()}
+    for buffer in distiller.buffers():
+        if id(buffer) not in frozen and buffer.numel():
+            dist.broadcast(buffer, 0)
+
+
+def average_gradients(distiller: Distiller) -> None:
+    """What `parallel` does in a backward pass, for one that it did not see."""
+    for p in distiller.parameters():
+        if p.requires_grad and p.grad is not None:
+            p.grad.copy_(summed(p.grad) / world_size())
+
+
+class _Sum(torch.autograd.Function):
+    """The processes' sum, of values and of gradients."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return summed(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return summed(gradient)
+
+
+class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm over the samples of all processes by sums over them, for CPUs, where PyTorch has none."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Any number of positions, as in PyTorch's for GPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        dims = [0, *range(2, x.dim())]
+        values = x.float()
+        count = values.new_tensor([values.numel() / values.shape[1]])
+        total = _Sum.apply(torch.cat([values.sum(dims), count]))
+        mean, count = total[:-1] / total[-1], total[-1]
+        centred = values - mean.view(shape)
+        variance = _Sum.apply(centred.pow(2).sum(dims)) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1).clamp(min=1)), self.momentum)
+        out = centred * (variance + self.eps).rsqrt().view(shape)
+        return (out * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+def synchronised(distiller: Distiller, device: torch.device) -> Distiller:
+    """The distiller with BatchNorm over the samples of all processes; its keys stay."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
+    for module in distiller.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.__class__ = SummedBatchNorm
+    return distiller

@@ -1,0 +1,180 @@
+"""Networks of other libraries: their stages are found, their maps read, prompted and put back, their keys kept."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.distillers import build_distiller
+from mdistiller_dfpt.engine.smoke import smoke
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.models import build_model
+from mdistiller_dfpt.models.adapted import AdaptedModel
+from mdistiller_dfpt.models.layout import Layout, find_layout, from_map, to_map
+
+from .conftest import changed, snapshot
+
+FOUND = {
+    "torchvision/resnet18": ("layer1", "layer2", "layer3", "layer4"),
+    "torchvision/swin_t": ("features.1", "features.3", "features.5", "features.7"),
+    "torchvision/mobilenet_v2": ("features.3", "features.6", "features.13", "features.18"),
+    "torchvision/vit_b_16": tuple(f"encoder.layers.encoder_layer_{i}" for i in (2, 5, 8, 11)),
+    "timm/vit_tiny_patch16_224": ("blocks.2", "blocks.5", "blocks.8", "blocks.11"),
+    "timm/swin_tiny_patch4_window7_224": ("layers.0", "layers.1", "layers.2", "layers.3"),
+    "timm/convnext_atto": ("stages.0", "stages.1", "stages.2", "stages.3"),
+    "timm/mixer_s32_224": ("blocks.1", "blocks.3", "blocks.5", "blocks.7"),
+}
+SMALL = ("timm/vit_tiny_patch16_224", "torchvision/resnet18")
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_the_stages_are_found(name):
+    with torch.device("meta"):
+        model = build_model(name, num_classes=5)
+    assert model.stage_names == FOUND[name]
+    assert len(model.stage_channels) == 5
+
+
+def tiny_vit(size=32):
+    """A transformer of four blocks with a class token, small enough for a test."""
+    torch.manual_seed(0)
+    return timm.models.VisionTransformer(
+        img_size=size, patch_size=8, embed_dim=24, depth=4, num_heads=2, num_classes=5, drop_path_rate=0.5
+    )
+
+
+def tiny_cnn():
+    torch.manual_seed(0)
+    return torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=5)
+
+
+MAKERS = [tiny_vit, tiny_cnn]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_the_network_says_what_it_said_and_keeps_its_keys(make):
+    plain = make().eval()
+    model = AdaptedModel(copy.deepcopy(plain), image_size=32).eval()
+    assert list(model.state_dict()) == list(plain.state_dict())
+    model.load_state_dict({k: v + 0 for k, v in plain.state_dict().items()})
+    image = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        logits, features = model(image)
+        assert torch.equal(logits, plain(image))
+        assert torch.equal(model.rerun(image, lambda i, x: x), logits)
+        assert torch.equal(model.classifier_layer(features["pooled_feat"]), logits)
+    assert [tuple(f.shape[1:2]) for f in features["feats"]] == [(c,) for c in model.stage_channels]
+    assert model.classifier_layer.out_features == model.num_classes == 5
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_map_that_is_put_in_goes_on_from_there(make):
+    model = AdaptedModel(make(), image_size=32).eval()
+    a, b = torch.randn(2, 2, 3, 32, 32)
+    with torch.no_grad():
+        _, features = model(a)
+        edited = model.rerun(b, lambda i, x: features["feats"][i])
+        if make is tiny_cnn:  # all that a stage gives is its map, so the image no longer counts
+            assert torch.allclose(edited, model(a)[0], atol=1e-6)
+            assert torch.allclose(model.rerun(b, lambda i, x: x, 3, features["feats"][2]), model(a)[0], atol=1e-6)
+        else:  # the class token is no part of the map
+            assert not torch.allclose(edited, model(b)[0])
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout("NCHW", 6), Layout("NHWC", 6), Layout("NLC", 6), Layout("NLC", 6, 1), Layout("NLC", 6, 5)]
+)
+def test_layouts_are_told_apart_and_undone(layout):
+    grid = torch.randn(2, 6, 4, 4)
+    x = from_map(grid, torch.randn(2, 16 + layout.prefix, 6), layout)
+    assert find_layout(x) == layout
+    assert torch.equal(to_map(x, layout, 1.0), grid)
+    assert torch.equal(from_map(to_map(x, layout, 1.0), x, layout), x)
+
+
+def test_tokens_of_an_oblong_image_are_an_oblong_map():
+    assert to_map(torch.randn(1, 8 * 4 + 1, 6), Layout("NLC", 6, 1), 2.0).shape == (1, 6, 8, 4)
+
+
+@pytest.mark.parametrize("finetune", ["False", "True"])
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("stages", ["all", "[2, 4]"])
+def test_dual_path_teachers_of_any_kind(make, finetune, stages):
+    cfg = load_cfg(None, ["DISTILLER.TYPE", "DFPTKD", "DFPTKD.BN", "running", "DFPTKD.INIT", "teacher",
+                          "DFPTKD.STAGES", stages, "DFPTKD.FINETUNE_BACKBONE", finetune])  # fmt: skip
+    teacher, student = AdaptedModel(make(), image_size=32), AdaptedModel(tiny_cnn(), image_size=32)
+    distiller = build_distiller(cfg, student, teacher, 8, image_shape=(3, 32, 32)).train()
+    image, target = torch.randn(4, 3, 32, 32), torch.arange(4)
+    original, prompt = distiller.dual(image)
+    assert torch.allclose(prompt, original[0], atol=1e-5)
+    before = snapshot(distiller)
+    optimizer = torch.optim.SGD(distiller.parameter_groups(), lr=0.05)
+    for _ in range(2):
+        _, losses = distiller(image, target, index=target, epoch=1, step=1)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    moved = changed(before, distiller.state_dict())
+    assert not [k for k in moved if k.startswith("teacher.")]
+    assert {k.split(".")[0] for k in moved} >= {"student", "dual"}
+    assert {k.split(".")[1] for k in moved if k.startswith("dual.")} >= {"prompts", "fusions", "own"}
+
+
+@pytest.mark.parametrize("teacher", SMALL)
+@pytest.mark.parametrize("student", SMALL)
+def test_real_networks_as_teacher_and_student(teacher, student):
+    if teacher == student:
+        pytest.skip("the mixed pairs say it all")
+    cfg = load_cfg(None, ["DISTILLER.TYPE", "DFPTKD", "DATASET.TYPE", "folder", "DISTILLER.TEACHER", teacher,
+                          "DISTILLER.STUDENT", student])  # fmt: skip
+    assert smoke(cfg) > 0
+
+
+def test_named_stages_and_what_cannot_be_one():
+    model = AdaptedModel(tiny_cnn(), ["layer2", "layer4"], image_size=32)
+    assert model.stage_channels == (64, 128, 512)
+    for names, message in (
+        (["layer9"], "did you mean layer"),
+        (["avgpool.x"], "no module avgpool.x"),
+        (["fc"], "gives no map"),
+        (["layer1.0.relu"], "is passed more than once"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            AdaptedModel(tiny_cnn(), names, image_size=32)
+    with pytest.raises(ConfigError, match="no maps found"):
+        AdaptedModel(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)), image_size=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torchvision/resnet81", "torchvision has no classifier 'resnet81'; did you mean resnet18"),
+        ("timm/vit_tinny", "timm has no model 'vit_tinny'"),
+        ("no_such_package.nets:build", "cannot be imported"),
+        ("torch.nn:Nothing", "cannot be imported"),
+        ("torch.nn:Linear", "cannot be built"),
+        ("builtins:dict", "returned dict"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_refused(name, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model(name)
+
+
+def test_a_users_own_network_by_import_path():
+    model = build_model(f"{__name__}:own_network", num_classes=3, image_size=32)
+    assert model.stage_names == ("0", "3")
+    assert model(torch.randn(1, 3, 32, 32))[0].shape == (1, 3)
+    with pytest.raises(ConfigError, match="stages of its own"):
+        build_model("resnet8", stages=["layer1"])
+
+
+def own_network(num_classes):
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1)), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(4, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes),
+    )  # fmt: skip

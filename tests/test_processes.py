@@ -1,0 +1,226 @@
+"""Several processes of one run: they compute what one would, for every method; only the first writes."""
+
+import multiprocessing
+import os
+import sys
+import traceback
+
+import pytest
+import torch
+from torch import distributed as dist
+
+from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.data import Batch
+from mdistiller_dfpt.distillers import DISTILLERS
+from mdistiller_dfpt.distributed import agreed, gathered, rank, summed, world_size
+from mdistiller_dfpt.engine.evaluate import evaluate
+from mdistiller_dfpt.engine.parts import parts_of, smallest_part
+from mdistiller_dfpt.engine.trainer import Trainer
+from mdistiller_dfpt.errors import ConfigError
+
+from .conftest import tiny_cfg, tiny_data, tiny_distiller
+
+METHODS = sorted(DISTILLERS)
+WORLD = 2
+
+
+def in_processes(work, folder):
+    """`work(rank)` in two forked processes of one group; {rank: what it returned}, or the first one's traceback."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+
+    def run(number):
+        try:
+            store = dist.FileStore(str(folder / "store"), WORLD)
+            dist.init_process_group("gloo", store=store, rank=number, world_size=WORLD)
+            results.put((number, work(number), None))
+            dist.barrier()
+            dist.destroy_process_group()
+        except BaseException:
+            results.put((number, None, traceback.format_exc()))
+        finally:
+            results.close()
+            results.join_thread()
+            sys.stdout.flush()
+            os._exit(0)
+
+    started = [context.Process(target=run, args=(n,)) for n in range(WORLD)]
+    for process in started:
+        process.start()
+    got = {}
+    for _ in started:
+        number, value, fault = results.get(timeout=300)
+        if fault:
+            for process in started:
+                process.kill()
+            raise AssertionError(fault)
+        got[number] = value
+    for process in started:
+        process.join()
+    return got
+
+
+def cfg_of(name, *overrides):
+    return tiny_cfg("DISTILLER.TYPE", name, "SOLVER.SYNC_BN", "True", "SOLVER.LR", "0.02", *overrides)
+
+
+def one_epoch(name, *overrides):
+    """What is trained, after an epoch of batches of 16, 16 and 13; the averages; the accuracy."""
+    cfg = cfg_of(name, *overrides)
+    torch.manual_seed(0)
+    data = tiny_data(train=45, test=19, batch=16)
+    distiller = tiny_distiller(name)
+    trainer = Trainer(cfg, distiller, data)
+    averages = trainer.one_epoch()
+    state = {k: v.double().numpy() for k, v in trainer.distiller.state_dict().items()}
+    return state, averages, evaluate(trainer.distiller, data.test)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """{method: what two processes made of it}."""
+    return in_processes(lambda number: {name: one_epoch(name) for name in METHODS}, tmp_path_factory.mktemp("group"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_compute_what_one_does(name, shared):
+    state, averages, accuracy = one_epoch(name)
+    for number in range(WORLD):
+        other, other_averages, other_accuracy = shared[number][name]
+        for key, value in state.items():
+            difference, scale = abs(value - other[key]).max(initial=0), abs(value).max(initial=0)
+            assert difference <= 1e-3 * max(scale, 1e-2), f"{key} of rank {number} is off by {difference}"
+        for key, value in averages.items():
+            assert other_averages[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
+        for path, values in accuracy.items():
+            for key, value in values.items():
+                assert other_accuracy[path][key] == pytest.approx(value, rel=1e-3, abs=1e-4), (path, key)
+
+
+def test_gathering_keeps_the_order_and_sums_the_gradients(tmp_path):
+    whole = torch.arange(14.0).reshape(7, 2)
+
+    def work(number):
+        own = whole[number::WORLD].clone().requires_grad_()
+        together = gathered(own, 7)
+        (together * torch.arange(7.0)[:, None] * (number + 1)).sum().backward()
+        return together.detach().numpy(), own.grad.numpy(), summed(torch.tensor([number + 1.0])).item(), agreed(rank)
+
+    for number, (together, gradient, total, first) in in_processes(work, tmp_path).items():
+        assert (together == whole.numpy()).all()
+        assert (gradient[:, 0] == 3 * torch.arange(7.0)[number::WORLD].numpy()).all()
+        assert (total, first) == (3.0, 0)
+
+
+def test_alone_nothing_is_exchanged():
+    x = torch.ones(3)
+    assert (world_size(), rank()) == (1, 0)
+    assert gathered(x) is x
+    assert summed(x) is x
+
+
+def test_only_the_first_process_writes_and_all_resume(tmp_path):
+    def work(number):
+        cfg = cfg_of("KD", "LOG.PREFIX", str(tmp_path / "out"), "LOG.TENSORBOARD", "True")
+        writes = []
+        sys.addaudithook(
+            lambda event, args: writes.append(args[0]) if event == "open" and "w" in str(args[1]) else None
+        )
+        with open(os.devnull, "w") as sys.stdout:
+            Trainer(cfg, tiny_distiller("KD"), tiny_data()).fit()
+            longer = cfg_of("KD", "LOG.PREFIX", str(tmp_path / "out"), "SOLVER.EPOCHS", "3")
+            results = Trainer(longer, tiny_distiller("KD"), tiny_data()).fit(resume=True)
+        inside = [str(w) for w in writes if str(w).startswith(str(tmp_path / "out"))]
+        return len(inside), len(results["epochs"]), results["student_sha256"], results["protocol"]["world_size"]
+
+    first, second = in_processes(work, tmp_path).values()
+    counts = sorted([first[0], second[0]])
+    assert counts[0] == 0 < counts[1]
+    assert first[1:] == second[1:]
+    assert first[1] == 3
+    assert first[3] == WORLD
+    runs = sorted(p.name for p in (tmp_path / "out").rglob("results.json"))
+    assert runs == ["results.json"]
+
+
+def test_one_process_that_diverges_stops_all(tmp_path):
+    def work(number):
+        data = tiny_data()
+        if number == 1:
+            data.train.shift = data.train.shift * float("nan")
+        with open(os.devnull, "w") as sys.stdout:
+            try:
+                Trainer(cfg_of("KD", "LOG.PREFIX", str(tmp_path / "out")), tiny_distiller("KD"), data).fit()
+            except Exception as e:
+                return type(e).__name__
+        return "finished"
+
+    assert in_processes(work, tmp_path) == {0: "DivergedError", 1: "DivergedError"}
+
+
+@pytest.mark.parametrize("name", ["KD", "DFPTKD"])
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(name):
+    frozen = ["DFPTKD.BN", "running"] if name == "DFPTKD" else []
+    states = []
+    for parts in (1, 3):
+        cfg = cfg_of(name, "SOLVER.ACCUMULATE", str(parts), "SOLVER.BATCH_SIZE", "16", *frozen)
+        distiller = tiny_distiller(name, *frozen)
+        distiller.double()
+        data = tiny_data(train=45, batch=16)
+        data.train.scale, data.train.shift = data.train.scale.double(), data.train.shift.double()
+        trainer = Trainer(cfg, distiller, data)
+        for module in distiller.modules():  # BatchNorm alone couples the samples of a part
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+                module.train = lambda mode=True: None
+        averages = trainer.one_epoch()
+        states.append((distiller.state_dict(), averages))
+    (first, averages), (second, others) = states
+    for key, value in first.items():
+        assert torch.allclose(value.double(), second[key].double(), rtol=1e-6, atol=1e-9), key
+    assert others == pytest.approx(averages, rel=1e-5)
+
+
+@pytest.mark.parametrize("total", [1, 5, 16, 17])
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 20])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_parts_hold_every_sample_once_and_every_process_its_share(total, accumulate, world, monkeypatch):
+    monkeypatch.setattr("mdistiller_dfpt.engine.parts.world_size", lambda: world)
+    parts = []
+    for number in range(world):
+        own = torch.arange(total)[number::world]
+        parts.append(parts_of(Batch(own[:, None], own, own, total=total), accumulate))
+    assert len({len(p) for p in parts}) == 1
+    assert len(parts[0]) <= accumulate
+    for pieces in zip(*parts, strict=True):
+        positions = torch.cat([p.index for p in pieces])
+        assert len(positions) == pieces[0].total
+        assert positions.max() - positions.min() == len(positions) - 1
+        assert [p.index.tolist() for p in pieces] == [positions.sort().values[n::world].tolist() for n in range(world)]
+    fewest = min(len(p.index) for pieces in parts for p in pieces)
+    assert smallest_part(total, accumulate) == fewest
+
+
+def test_batches_that_leave_a_process_without_a_sample_are_refused(monkeypatch):
+    data = tiny_data(train=33, batch=16)
+    trainer = Trainer(cfg_of("KD", "SOLVER.ACCUMULATE", "1"), tiny_distiller("KD"), data)
+    monkeypatch.setattr("mdistiller_dfpt.engine.parts.world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="last batch of 1"):
+        trainer.one_epoch()
+
+
+def test_two_momenta_take_whole_batches():
+    cfg = cfg_of("KD", "SOLVER.TRAINER", "dot", "SOLVER.ACCUMULATE", "2")
+    with pytest.raises(ConfigError, match="SOLVER.ACCUMULATE is 2"):
+        Trainer(cfg, tiny_distiller("KD"), tiny_data())
+
+
+def test_two_momenta_in_two_processes(tmp_path):
+    words = ("SOLVER.TRAINER", "dot")
+    state, _, _ = one_epoch("KD", *words)
+    for other, _, _ in in_processes(lambda number: one_epoch("KD", *words), tmp_path).values():
+        assert all(abs(state[k] - other[k]).max(initial=0) < 1e-4 for k in state)
+
+
+def test_the_default_timeout_is_finite():
+    assert 0 < load_cfg(None).EXPERIMENT.TIMEOUT < 3600
