@@ -41,14 +41,18 @@ def test_mdistillers_keys_keep_their_names_and_types():
 def test_every_config_loads_and_names_networks_that_exist(path):
     from mdistiller_dfpt.distillers.build import assistant_names, methods_of, needs_teacher
     from mdistiller_dfpt.models import MODELS
+    from mdistiller_dfpt.models.foreign import is_foreign
 
     cfg = load_cfg(path)
     assert methods_of(cfg)
-    for name in (cfg.DISTILLER.STUDENT, *assistant_names(cfg)):
-        assert f"cifar/{name}" in MODELS
-    if needs_teacher(cfg) and path.name != "base.yaml":
+    if path.name == "base.yaml":
+        return
+    taught = needs_teacher(cfg)
+    for name in (cfg.DISTILLER.STUDENT, *assistant_names(cfg), *([cfg.DISTILLER.TEACHER] if taught else [])):
+        assert is_foreign(name) or f"{cfg.MODEL.FAMILY}/{name}" in MODELS
+    if taught and not cfg.DISTILLER.TEACHER_CKPT.startswith("pretrained"):
         teacher = load_cfg(cfg.DISTILLER.TEACHER_CFG)
-        assert teacher.DISTILLER.STUDENT == cfg.DISTILLER.TEACHER
+        assert (teacher.DISTILLER.STUDENT, teacher.DATASET.TYPE) == (cfg.DISTILLER.TEACHER, cfg.DATASET.TYPE)
 
 
 def test_all_faults_are_reported_at_once_with_file_line_and_choice(tmp_path):
@@ -205,12 +209,25 @@ def test_the_learning_rate_follows_the_student_wherever_it_is_chosen(words, rate
     assert rate == load_cfg("configs/cifar100/kd/res56_res20.yaml", words).SOLVER.LR
 
 
-def test_every_method_has_a_file_for_each_pair():
-    pairs = {p.name for p in (ROOT / "configs/cifar100/pairs").iterdir()}
-    assert len(pairs) == 13
-    for folder in (ROOT / "configs/cifar100").iterdir():
-        if folder.is_dir() and folder.name not in ("pairs", "vanilla"):
-            assert {p.name for p in folder.iterdir()} == pairs | {"base.yaml"}, folder.name
+@pytest.mark.parametrize(("data", "count"), [("cifar100", 13), ("cub200", 5)])
+def test_every_method_has_a_file_for_each_pair(data, count):
+    pairs = {p.name for p in (ROOT / "configs" / data / "pairs").iterdir()}
+    assert len(pairs) == count
+    folders = {p.name for p in (ROOT / "configs" / data).iterdir() if p.is_dir()}
+    assert folders == {p.name for p in (ROOT / "configs/cifar100").iterdir() if p.is_dir()}
+    for folder in folders - {"pairs", "vanilla"}:
+        assert {p.name for p in (ROOT / "configs" / data / folder).iterdir()} == pairs | {"base.yaml"}, folder
+
+
+def test_the_networks_family_follows_the_data_set_unless_it_is_set():
+    assert load_cfg(None, ["DATASET.TYPE", "imagenet"]).MODEL.FAMILY == "imagenet"
+    assert load_cfg(None, ["DATASET.TYPE", "cub200"]).MODEL.FAMILY == "cub200"
+    assert load_cfg(None, ["DATASET.TYPE", "folder", "MODEL.FAMILY", "cifar"]).MODEL.FAMILY == "cifar"
+    assert load_cfg(None).MODEL.FAMILY == "cifar"
+
+
+def test_torchvisions_weights_are_no_path_beside_the_file():
+    assert load_cfg("configs/imagenet/kd/r34_r18.yaml").DISTILLER.TEACHER_CKPT == "pretrained:IMAGENET1K_V1"
 
 
 # As mdistiller's configs/cifar100/crd.yaml and its like: upper-case TYPE, the method's trainer, stated shapes
