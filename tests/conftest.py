@@ -1,6 +1,9 @@
 """Tiny networks and data for all tests; one thread, so that forked children may use torch."""
 
 import copy
+import functools
+import http.server
+import threading
 
 import pytest
 import torch
@@ -131,3 +134,21 @@ def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1) -
         ResidentLoader(images(test), recipe, 7, train=False),
         CLASSES,
     )
+
+
+@pytest.fixture
+def server(tmp_path_factory):
+    """A folder and the address at which a local server hands out its files; `agents` lists who asked."""
+    folder = tmp_path_factory.mktemp("host")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=httpd.serve_forever)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()

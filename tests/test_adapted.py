@@ -9,7 +9,8 @@ import torchvision
 from torch import nn
 
 from mdistiller_dfpt.config import load_cfg
-from mdistiller_dfpt.distillers import build_distiller
+from mdistiller_dfpt.data import Batch
+from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
 from mdistiller_dfpt.engine.smoke import smoke
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.models import build_model
@@ -122,6 +123,23 @@ def test_dual_path_teachers_of_any_kind(make, finetune, stages):
     assert not [k for k in moved if k.startswith("teacher.")]
     assert {k.split(".")[0] for k in moved} >= {"student", "dual"}
     assert {k.split(".")[1] for k in moved if k.startswith("dual.")} >= {"prompts", "fusions", "own"}
+
+
+@pytest.mark.parametrize("name", sorted(DISTILLERS))
+@pytest.mark.parametrize("kinds", [(tiny_vit, tiny_cnn), (tiny_cnn, tiny_vit)], ids=["vit to cnn", "cnn to vit"])
+def test_every_method_between_a_transformer_and_a_cnn(name, kinds):
+    method = DISTILLERS[name]
+    teacher, student = (AdaptedModel(make(), image_size=32) for make in kinds)
+    assistants = [AdaptedModel(tiny_cnn(), image_size=32)] if "assistants" in method.needs else []
+    cfg = load_cfg(None, ["DISTILLER.TYPE", name])
+    distiller = build_distiller(cfg, student, teacher if method.needs_teacher else None, 8, image_shape=(3, 32, 32),
+                                assistants=assistants)  # fmt: skip
+    batch = Batch(torch.randn(4, 3, 32, 32), torch.arange(4), torch.arange(4), strong=torch.randn(4, 3, 32, 32))
+    distiller.prepare([batch])
+    _, losses = distiller.train()(**batch.fields())
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(v) for v in losses.values())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
 
 
 @pytest.mark.parametrize("teacher", SMALL)

@@ -1,13 +1,10 @@
 """CIFAR-100 in all its layouts, on tiny stand-ins: real files and archives, damaged and hostile ones."""
 
-import functools
 import hashlib
-import http.server
 import io
 import os
 import pickle
 import tarfile
-import threading
 
 import numpy as np
 import pytest
@@ -216,23 +213,6 @@ def test_arrays_pass_the_restricted_unpickler(protocol):
     loaded = load_arrays(pickle.dumps(data, protocol=protocol), "x")
     assert np.array_equal(loaded["a"], data["a"])
     assert loaded["b"][0] == 1
-
-
-@pytest.fixture
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("host")
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=httpd.serve_forever)
-    thread.start()
-    yield folder, f"http://127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
 
 
 def test_download_happens_on_request_alone_and_is_verified(tmp_path, official, server, monkeypatch):

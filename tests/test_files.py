@@ -212,6 +212,18 @@ def test_the_archive_is_unpacked_once_and_whole(archive, tmp_path, monkeypatch):
     assert build_data(cub_cfg(tmp_path)).num_train == 12
 
 
+def test_the_archive_is_fetched_on_request_alone(archive, server, tmp_path, monkeypatch):
+    folder, url = server
+    archive().rename(folder / "CUB_200_2011.tgz")
+    monkeypatch.setattr(cub_module, "URL", f"{url}/CUB_200_2011.tgz")
+    cfg = cub_cfg(tmp_path / "data")
+    with pytest.raises(DataError, match="DATASET.DOWNLOAD True"):
+        build_data(cfg)
+    cfg.defrost()
+    cfg.DATASET.DOWNLOAD = True
+    assert build_data(cfg).num_train == 12
+
+
 def test_an_interrupted_extraction_leaves_nothing_that_is_taken_for_the_data(archive, tmp_path, monkeypatch):
     archive()
     extract = tarfile.TarFile.extractall

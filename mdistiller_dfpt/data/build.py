@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from yacs.config import CfgNode as CN
 
-from ..distributed import world_size
+from ..distributed import agreed, world_size
 from ..errors import ConfigError, DataError
 from ..registry import Registry
 from .files import FileLoader, FileRecipe, FileSet
@@ -70,7 +70,10 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     Raises DataError where the data set is missing or damaged, ConfigError where the batch exceeds it.
     """
     device = pick_device(cfg) if device is None else device
-    source = DATASETS[cfg.DATASET.TYPE](cfg)
+    load = DATASETS[cfg.DATASET.TYPE]
+    if cfg.DATASET.DOWNLOAD and world_size() > 1:  # one process fetches and unpacks, the others find it there
+        agreed(lambda: load(cfg) and None)
+    source = load(cfg)
     count = len(source.train.labels)
     if count < cfg.SOLVER.BATCH_SIZE:
         raise ConfigError(

@@ -15,6 +15,7 @@ from .base import DISTILLERS, Output
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shape, feature_shapes, weights
 
 EPS = 1e-7
+WORTH_SAYING = 2**28  # bytes
 CHUNK = 2**24  # numbers that one temporary tensor may hold: 64 MiB in float32
 
 
@@ -102,6 +103,9 @@ class Bank(nn.Module):
     def __init__(self, num_data: int, dim: int, momentum: float):
         super().__init__()
         self.momentum = momentum
+        size = 2 * 4 * num_data * dim
+        if size > WORTH_SAYING:
+            print(f"two banks of {num_data:,} embeddings of {dim} take {size / 1e9:.1f} GB", flush=True)
         bound = 1 / math.sqrt(dim / 3)
         for name in ("student", "teacher"):
             self.register_buffer(name, torch.empty(num_data, dim).uniform_(-bound, bound))

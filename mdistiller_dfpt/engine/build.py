@@ -134,7 +134,7 @@ def teacher_weights(cfg: CN) -> Path:
     word, _, tag = d.TEACHER_CKPT.partition(":")
     nowhere = not d.TEACHER_CKPT and not d.TEACHER_CFG
     if word == PRETRAINED or (nowhere and torchvision_name(d.TEACHER, cfg.MODEL.FAMILY)):
-        return pretrained_weights(d.TEACHER, cfg.MODEL.FAMILY, tag, cfg.DATASET.DOWNLOAD)
+        return agreed(lambda: pretrained_weights(d.TEACHER, cfg.MODEL.FAMILY, tag, cfg.DATASET.DOWNLOAD))
     if d.TEACHER_CKPT:
         path = Path(d.TEACHER_CKPT)
         if not path.exists():
