@@ -113,3 +113,21 @@ def test_unknown_data_set_and_device_are_refused():
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="EXPERIMENT.DEVICE is cuda; 0 CUDA devices"):
             pick_device(tiny_cfg("EXPERIMENT.DEVICE", "cuda"))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_processes_share_every_batch(train, monkeypatch):
+    def batches(rank, world):
+        monkeypatch.setattr("mdistiller_dfpt.data.loader.rank", lambda: rank)
+        monkeypatch.setattr("mdistiller_dfpt.data.loader.world_size", lambda: world)
+        loader = getattr(tiny_data(train=45, test=20), "train" if train else "test")
+        return list(loader.epoch(2))
+
+    alone = batches(0, 1)
+    shared = [batches(rank, 3) for rank in range(3)]
+    for number, whole in enumerate(alone):
+        for rank in range(3):
+            own = shared[rank][number]
+            assert own.total == len(whole.index)
+            assert torch.equal(own.index, whole.index[rank::3])
+            assert torch.equal(own.image, whole.image[rank::3])

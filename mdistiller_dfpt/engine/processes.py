@@ -42,7 +42,7 @@ def joined(cfg: CN) -> Iterator[None]:
             yield
         dist.destroy_process_group()
     except RuntimeError as e:
-        if any(words in str(e) for words in ("imed out", "onnection", "Broken pipe", "DDP", "store")):
+        if isinstance(e, dist.DistError) or "gloo" in str(e):
             raise PeerError(
                 f"another process ended or did not answer within EXPERIMENT.TIMEOUT {cfg.EXPERIMENT.TIMEOUT:g} s "
                 f"({str(e).splitlines()[0]}); the first error above says which; continue with --resume"
