@@ -37,6 +37,7 @@ def is_name(value: str) -> bool:
 
 IS_NAME = Limit("letters, digits and . , = + - _ in parts of up to 128, divided by /", is_name)
 
+_INTERVAL = re.compile(r"|[1-9]\d*( steps?| minutes?)")
 _MODULE_NAMES = Limit("a list of modules' names", lambda v: all(type(n) is str and n for n in v))
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -100,6 +101,7 @@ _DEFAULTS = CN(
             "TENSORBOARD": True,
             "TENSORBOARD_FREQ": 500,  # accepted for mdistiller's files, where nothing reads it either
             "SAVE_CHECKPOINT_FREQ": 40,  # epochs between students kept for good; --resume has one of every epoch
+            "SAVE_EVERY": "",  # checkpoints within an epoch too: "500 steps" or "10 minutes"
             "PREFIX": "./output",
             "WANDB": False,  # Weights & Biases too, where it is installed
             "EVAL_FREQ": 1,  # epochs between evaluations; the last epoch is always evaluated
@@ -186,6 +188,7 @@ LIMITS: dict[str, Limit] = {
     "SOLVER.SEED": Limit("in 0 .. 2**31 - 1", lambda v: 0 <= v < 2**31),
     "LOG.SAVE_CHECKPOINT_FREQ": AT_LEAST_ONE,
     "LOG.EVAL_FREQ": AT_LEAST_ONE,
+    "LOG.SAVE_EVERY": Limit('empty, "N steps" or "N minutes"', lambda v: _INTERVAL.fullmatch(v) is not None),
 }
 
 _METHOD_NODES: dict[str, CN] = {}

@@ -14,6 +14,7 @@ from mdistiller_dfpt.engine import Trainer
 from mdistiller_dfpt.engine.checkpoint import load_weights
 from mdistiller_dfpt.engine.hashing import state_hash
 from mdistiller_dfpt.engine.meters import Meters
+from mdistiller_dfpt.engine.saving import Progressed, Saver
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DivergedError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
@@ -34,16 +35,17 @@ def trainer(name: str, overrides: list[str], *more: str) -> Trainer:
 def stopped_after(name: str, overrides: list[str], epoch: int, *more: str) -> Trainer:
     """A run of three epochs that an exception ended right after the checkpoint of `epoch`."""
     stopped = trainer(name, [*overrides, "SOLVER.EPOCHS", "3"], *more)
-    save = stopped._save
+    save = Saver.save
 
-    def save_and_stop(number: int) -> None:
-        save(number)
-        if number == epoch:
+    def save_and_stop(self: Saver, done: Progressed) -> None:
+        save(self, done)
+        if len(done.epochs) == epoch:
             raise RuntimeError("stop here")
 
-    stopped._save = save_and_stop
-    with pytest.raises(RuntimeError, match="stop here"):
-        stopped.fit()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Saver, "save", save_and_stop)
+        with pytest.raises(RuntimeError, match="stop here"):
+            stopped.fit()
     return stopped
 
 
@@ -147,7 +149,7 @@ def test_resuming_under_another_teacher_is_refused(overrides):
     with torch.no_grad():
         other.distiller.teacher.fc.bias += 1
     changed = Trainer(other.cfg, other.distiller, other.data, "tiny")
-    with pytest.raises(CheckpointError, match="was taught by another tiny"):
+    with pytest.raises(CheckpointError, match="was taught by another ResNet50"):
         changed.fit(resume=True)
 
 
@@ -188,7 +190,7 @@ def test_two_checkpoints_are_kept_and_leftovers_swept(overrides):
     run.fit()
     folder = run.run / "checkpoints"
     (folder / ".epoch-00009.abc").mkdir()
-    run._save(5)
+    run.saver.save(Progressed([{}] * 5))
     assert sorted(p.name for p in folder.iterdir()) == ["epoch-00004", "epoch-00005"]
 
 

@@ -11,7 +11,8 @@ from ..distillers.build import method_label
 from ..errors import CheckpointError, ConfigError
 from .checkpoint import WEIGHTS, checkpoints
 
-CONFIG, RESULTS, CHECKPOINTS, BEST = "config.yaml", "results.json", "checkpoints", "best.safetensors"
+CONFIG, RESULTS, STATUS = "config.yaml", "results.json", "status.json"
+CHECKPOINTS, BEST = "checkpoints", "best.safetensors"
 
 
 def run_name(cfg: CN) -> str:

@@ -11,22 +11,14 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from ..config import dump_cfg, flatten, load_yaml_text
+from ..config import dump_cfg, flatten
 from ..data import Batch, Data
 from ..distillers import Distiller
 from ..distillers.build import method_label
 from ..distributed import agreed, rank, summed, world_size
-from ..errors import CheckpointError, ConfigError, DivergedError
+from ..errors import ConfigError, DivergedError, UserError
 from ..models.teachers import compare_with_record
-from .checkpoint import (
-    WEIGHTS,
-    checkpoints,
-    load_checkpoint,
-    prune,
-    save_checkpoint,
-    save_weights,
-    write_json,
-)
+from .checkpoint import WEIGHTS, write_json
 from .dot import TwoMomentaSGD, split_terms
 from .evaluate import correct_at, evaluate
 from .hashing import state_hash
@@ -36,14 +28,11 @@ from .optim import build_optimizer, learning_rate, set_learning_rate
 from .parts import parts_of, smallest_part
 from .processes import average_gradients, parallel, share_buffers, synchronised
 from .results import FORMAT, protocol, summarise
-from .run_dir import BEST, CHECKPOINTS, CONFIG, RESULTS, RunLock, open_run, run_name
+from .run_dir import BEST, CONFIG, RESULTS, RunLock, open_run, run_name
+from .saving import Progressed, Saver
+from .signals import Requests, Stopped
 from .wandb_log import WandbLog
 
-KEEP_CHECKPOINTS = 2
-# What may differ between a run and its continuation, as none of it changes what is computed
-RESUME_MAY_CHANGE = ("LOG.", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "DATASET.ROOT", "DATASET.NUM_WORKERS",
-                     "DATASET.DOWNLOAD", "SOLVER.EPOCHS", "DISTILLER.TEACHER_CKPT", "DISTILLER.TEACHER_CFG",
-                     "DISTILLER.TEACHER_AUTO_TRAIN")  # fmt: skip
 # Where things lie on this machine is no part of a result
 PLACES = ("LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
 
@@ -69,6 +58,9 @@ class Trainer:
             raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; SOLVER.TRAINER dot takes whole batches")
         self.diverged = torch.zeros((), device=self.device)
         self.epochs: list[dict[str, Any]] = []
+        self.step = 0  # steps of the epoch under way
+        self.meters = Meters(self.device)
+        self.requests = Requests()
         self.run: Path | None = None
         teacher = self.distiller.teacher
         self.teacher_sha256 = None if teacher is None else state_hash(teacher.state_dict())
@@ -76,20 +68,32 @@ class Trainer:
     def fit(self, resume: bool = False) -> dict[str, Any]:
         """Train to SOLVER.EPOCHS and return the contents of results.json.
 
-        With `resume`, continue the newest run of this config from its newest intact checkpoint.
+        With `resume`, continue the newest run of this config from its newest intact checkpoint. Raises `Stopped` where
+        a signal asks to stop, behind a checkpoint.
         """
         self.run = agreed(lambda: open_run(self.cfg, resume))
         lock = RunLock(self.run) if rank() == 0 else None
+        self.saver = Saver(
+            self.cfg, self.run, self.distiller, self.optimizer, self.data.num_classes, self.teacher_sha256
+        )
         try:
             if resume:
-                self._load_newest()
+                self._restore(self.saver.load_newest())
                 if (self.run / RESULTS).exists() and len(self.epochs) >= self.cfg.SOLVER.EPOCHS:
                     print(f"{self.run} is finished; SOLVER.EPOCHS above {len(self.epochs)} continues it", flush=True)
                     return json.loads((self.run / RESULTS).read_text(encoding="utf-8"))
             if rank() == 0:
                 (self.run / CONFIG).write_text(dump_cfg(self.cfg), encoding="utf-8")
             print(f"run directory {self.run}", flush=True)
-            return self._fit()
+            self.saver.status("running", self._progress())
+            try:
+                with self.requests.heard():
+                    results = self._fit()
+            except BaseException as e:
+                self.saver.status("stopped" if isinstance(e, Stopped) else "failed", self._progress(), _reason(e))
+                raise
+            self.saver.status("finished", self._progress())
+            return results
         finally:
             if lock is not None:
                 lock.release()
@@ -115,6 +119,7 @@ class Trainer:
         try:
             for epoch in range(first, cfg.SOLVER.EPOCHS + 1):
                 epoch_start = time.monotonic()
+                trained = steps - self.step
                 train = self._train_epoch(epoch)
                 share_buffers(distiller)
                 seconds = time.monotonic() - epoch_start
@@ -122,23 +127,36 @@ class Trainer:
                     "epoch": epoch,
                     "lr": learning_rate(cfg, epoch - 1 / steps),
                     "train": train,
-                    "seconds": round(seconds, 3),
-                    "images_per_second": round(self.data.num_train / seconds, 1),
+                    "seconds": round(seconds * steps / trained, 3),
+                    "images_per_second": round(self.data.num_train * trained / steps / seconds, 1),
                 }
                 if epoch % cfg.LOG.EVAL_FREQ == 0 or epoch == cfg.SOLVER.EPOCHS:
                     record["test"] = evaluate(distiller, self.data.test)
                 self.epochs.append(record)
+                self.step, self.meters = 0, Meters(self.device)
                 best = self._keep_best(record)
                 elapsed = time.monotonic() - started
                 left = elapsed / (epoch - first + 1) * (cfg.SOLVER.EPOCHS - epoch)
                 print(epoch_line(record, cfg.SOLVER.EPOCHS, best, left), flush=True)
                 events.scalars(record, epoch)
                 wandb.scalars(record, epoch)
-                self._save(epoch)
+                self.saver.save(self._progress())
+                if epoch % cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
+                    self.saver.save_weights(f"student-epoch-{epoch:05d}.safetensors")
+                self.saver.status("running", self._progress())
         finally:
             events.close()
             wandb.close()
         return self._finish(used_protocol)
+
+    def _progress(self) -> Progressed:
+        return Progressed(self.epochs, self.step, self.meters.sums, self.meters.count)
+
+    def _restore(self, done: Progressed) -> None:
+        self.epochs, self.step = done.epochs, done.step
+        self.meters = Meters(self.device)
+        self.meters.sums = {name: value.to(self.device) for name, value in (done.sums or {}).items()}
+        self.meters.count = done.count
 
     def _prepare(self) -> None:
         """What a method asks for before its first step: large enough batches, a pass over the training set."""
@@ -152,23 +170,36 @@ class Trainer:
                 )
         if self.data.test.num_samples < world_size():
             raise ConfigError(f"{world_size()} processes share {self.data.test.num_samples} test images: use fewer")
-        if not self.epochs:
+        if not self.epochs and not self.step:
             self.distiller.prepare(loader.epoch(0))
         self.parallel = parallel(self.distiller)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set; averages of the losses and of what the method logged."""
-        data, meters = self.data.train, Meters(self.device)
+        data, meters = self.data.train, self.meters
         self.distiller.train()
         label = f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}"
-        for batch in Progress(label, len(data), meters).over(data.epoch(epoch)):
+        for batch in Progress(label, len(data), meters).over(data.epoch(epoch, self.step)):
             batch = batch._replace(total=batch.total or len(batch.target))
             set_learning_rate(self.optimizer, learning_rate(self.cfg, epoch - 1 + (batch.step - 1) / len(data)))
             self._step(batch, meters)
+            self.step = batch.step
+            if self.run is not None and self.step < len(data):
+                self._meet_requests(epoch)
         totals = meters.totals()
         if self.diverged:
             raise DivergedError(f"the loss is not finite in epoch {epoch}; lower SOLVER.LR (now {self.cfg.SOLVER.LR})")
         return totals
+
+    def _meet_requests(self, epoch: int) -> None:
+        """Between two steps: save where it is due or asked for, stop where a signal says so."""
+        stop, save = self.requests.take(self.step)
+        if stop or save or self.saver.is_due(self.step):
+            share_buffers(self.distiller)
+            self.saver.save(self._progress())
+            self.saver.status("running", self._progress())
+        if stop:
+            raise Stopped(stop, f"in epoch {epoch}, behind step {self.step}")
 
     def _step(self, batch: Batch, meters: Meters) -> None:
         """One update; on a GPU nothing here waits for the device."""
@@ -254,72 +285,11 @@ class Trainer:
             return None
         best = summarise(tested)["top1"]
         if "test" in record and best["best_epoch"] == record["epoch"]:
-            self._save_weights(BEST)
+            self.saver.save_weights(BEST)
         return best["best"]
 
-    def _save_weights(self, name: str) -> None:
-        if rank() == 0:
-            save_weights(self.distiller.deployed.state_dict(), self.run / name, {"format": "pt"})
-
-    def _save(self, epoch: int) -> None:
-        if rank() > 0:
-            return
-        state = {
-            "distiller": self.distiller.training_state(),
-            "optimizer": self.optimizer.state_dict(),
-            "torch_rng": torch.get_rng_state(),
-        }
-        header = {
-            "epoch": epoch,
-            "epochs": self.epochs,
-            "distiller": method_label(self.cfg),
-            "student": self.cfg.DISTILLER.STUDENT,
-            "classes": self.data.num_classes,
-            "teacher_sha256": self.teacher_sha256,
-            "config": dump_cfg(self.cfg),
-        }
-        folder, student = self.run / CHECKPOINTS, self.distiller.deployed.state_dict()
-        save_checkpoint(folder / f"epoch-{epoch:05d}", student, state, header)
-        if epoch % self.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
-            self._save_weights(f"student-epoch-{epoch:05d}.safetensors")
-        prune(folder, KEEP_CHECKPOINTS)
-
-    def _load_newest(self) -> None:
-        """Continue from the newest checkpoint that is intact, with a warning for each that is not."""
-        for folder in checkpoints(self.run / CHECKPOINTS):
-            try:
-                manifest, state = load_checkpoint(folder)
-            except CheckpointError as e:
-                print(f"warning: {e}; trying the one before", file=sys.stderr)
-                continue
-            self._refuse_other_config(folder, manifest["config"])
-            if manifest["teacher_sha256"] != self.teacher_sha256:
-                raise CheckpointError(
-                    f"{folder}: was taught by another {self.teacher_name}; name its weights as DISTILLER.TEACHER_CKPT"
-                )
-            try:
-                self.distiller.load_training_state(state["distiller"])
-                self.optimizer.load_state_dict(state["optimizer"])
-            except (RuntimeError, ValueError, KeyError) as e:
-                raise CheckpointError(f"{folder}: does not fit this config ({e})") from None
-            torch.set_rng_state(state["torch_rng"])
-            self.epochs = manifest["epochs"]
-            print(f"resuming after epoch {manifest['epoch']}", flush=True)
-            return
-        raise CheckpointError(f"nothing to resume in {self.run}: it holds no intact checkpoint")
-
-    def _refuse_other_config(self, folder: Path, text: str) -> None:
-        before, now = flatten(load_yaml_text(text)), flatten(self.cfg)
-        differing = [
-            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted(set(before) | set(now))
-            if before.get(key) != now.get(key) and not key.startswith(RESUME_MAY_CHANGE)
-        ]
-        if differing:
-            raise CheckpointError(f"{folder}: written under another config: {'; '.join(differing)}")
-
     def _finish(self, used_protocol: dict[str, Any]) -> dict[str, Any]:
-        self._save_weights(WEIGHTS)
+        self.saver.save_weights(WEIGHTS)
         results = {
             "format": FORMAT,
             "method": method_label(self.cfg),
@@ -336,3 +306,7 @@ class Trainer:
         print(summary_table(results))
         print(f"trained for {duration(results['seconds'])}; weights {self.run / WEIGHTS}, results {self.run / RESULTS}")
         return results
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0] if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

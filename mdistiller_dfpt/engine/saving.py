@@ -1,0 +1,151 @@
+"""What a run keeps on disk: checkpoints of the whole state, the best weights, its status."""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+from ..config import dump_cfg, flatten, load_yaml_text
+from ..config_keys import default_cfg
+from ..distillers import Distiller
+from ..distillers.build import method_label
+from ..distributed import rank
+from ..errors import CheckpointError
+from .checkpoint import checkpoints, load_checkpoint, prune, save_checkpoint, save_weights, write_json
+from .run_dir import CHECKPOINTS, STATUS
+
+KEEP_CHECKPOINTS = 2
+# What may differ between a run and its continuation, as none of it changes what is computed
+RESUME_MAY_CHANGE = ("LOG.", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "EXPERIMENT.TIMEOUT", "DATASET.ROOT",
+                     "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "SOLVER.EPOCHS", "DISTILLER.TEACHER_CKPT",
+                     "DISTILLER.TEACHER_CFG", "DISTILLER.TEACHER_AUTO_TRAIN")  # fmt: skip
+
+
+class Progressed(NamedTuple):
+    """How far a run has come: records of finished epochs; of the next one, steps, sums of averages, and samples."""
+
+    epochs: list[dict[str, Any]]
+    step: int = 0
+    sums: dict[str, Tensor] | None = None
+    count: int = 0
+
+
+class Saver:
+    """Saves and loads the state of one run; only the first process writes."""
+
+    def __init__(
+        self, cfg: CN, run: Path, distiller: Distiller, optimizer: torch.optim.Optimizer, classes: int,
+        teacher_sha256: str | None,
+    ):  # fmt: skip
+        self.cfg, self.run, self.distiller, self.optimizer = cfg, run, distiller, optimizer
+        self.classes, self.teacher_sha256 = classes, teacher_sha256
+        self.last_save = time.monotonic()
+
+    def save(self, done: Progressed) -> None:
+        """Publish a checkpoint of the whole state and drop the oldest."""
+        self.last_save = time.monotonic()
+        if rank() > 0:
+            return
+        state = {
+            "distiller": self.distiller.training_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "sums": done.sums or {},
+        }
+        epoch = len(done.epochs)
+        header = {
+            "epoch": epoch,
+            "step": done.step,
+            "count": done.count,
+            "epochs": done.epochs,
+            "distiller": method_label(self.cfg),
+            "student": self.cfg.DISTILLER.STUDENT,
+            "classes": self.classes,
+            "teacher_sha256": self.teacher_sha256,
+            "config": dump_cfg(self.cfg),
+        }
+        folder = self.run / CHECKPOINTS
+        name = f"epoch-{epoch:05d}" + (f"-step-{done.step:07d}" if done.step else "")
+        save_checkpoint(folder / name, self.distiller.deployed.state_dict(), state, header)
+        prune(folder, KEEP_CHECKPOINTS)
+
+    def save_weights(self, name: str) -> None:
+        """What is deployed, as the file `name` of the run."""
+        if rank() == 0:
+            save_weights(self.distiller.deployed.state_dict(), self.run / name, {"format": "pt"})
+
+    def is_due(self, step: int) -> bool:
+        """Whether LOG.SAVE_EVERY asks for a checkpoint behind this step of an epoch."""
+        number, _, unit = self.cfg.LOG.SAVE_EVERY.partition(" ")
+        if unit.startswith("step"):
+            return step % int(number) == 0
+        return unit.startswith("minute") and time.monotonic() - self.last_save >= 60 * float(number)
+
+    def load_newest(self) -> Progressed:
+        """Put back the newest state that is intact, with a warning for each that is not."""
+        for folder in checkpoints(self.run / CHECKPOINTS):
+            try:
+                manifest, state = load_checkpoint(folder)
+            except CheckpointError as e:
+                print(f"warning: {e}; trying the one before", file=sys.stderr)
+                continue
+            self._refuse_other_config(folder, manifest["config"])
+            if manifest["teacher_sha256"] != self.teacher_sha256:
+                raise CheckpointError(
+                    f"{folder}: was taught by another {self.cfg.DISTILLER.TEACHER}; "
+                    "name its weights as DISTILLER.TEACHER_CKPT"
+                )
+            try:
+                self.distiller.load_training_state(state["distiller"])
+                _load_optimizer(self.optimizer, state["optimizer"])
+            except (RuntimeError, ValueError, KeyError) as e:
+                raise CheckpointError(f"{folder}: does not fit this config ({e})") from None
+            torch.set_rng_state(state["torch_rng"])
+            step = manifest.get("step", 0)
+            print(f"resuming after epoch {manifest['epoch']}" + (f", step {step}" if step else ""), flush=True)
+            return Progressed(manifest["epochs"], step, state.get("sums", {}), manifest.get("count", 0))
+        raise CheckpointError(f"nothing to resume in {self.run}: it holds no intact checkpoint")
+
+    def _refuse_other_config(self, folder: Path, text: str) -> None:
+        # A key that did not exist then had the effect of its default
+        before, now = {**flatten(default_cfg()), **flatten(load_yaml_text(text))}, flatten(self.cfg)
+        differing = [
+            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(set(before) | set(now))
+            if before.get(key) != now.get(key) and not key.startswith(RESUME_MAY_CHANGE)
+        ]
+        if differing:
+            raise CheckpointError(f"{folder}: written under another config: {'; '.join(differing)}")
+
+    def status(self, state: str, done: Progressed, reason: str = "") -> None:
+        """status.json, for schedulers and people: running, finished, stopped or failed, where, and why."""
+        if rank() == 0:
+            write_json(
+                self.run / STATUS,
+                {
+                    "state": state, "reason": reason, "epoch": len(done.epochs), "step": done.step, "pid": os.getpid(),
+                    "host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                },
+            )  # fmt: skip
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`load_state_dict`, which by itself takes buffers of any shape; ValueError where one is not its parameter's."""
+    groups = state["param_groups"]
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [n for group in groups for n in group["params"]]
+    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in optimizer.param_groups]:
+        raise ValueError(f"its optimiser has {len(numbers)} parameters, this one {len(own)}")
+    for number, parameter in zip(numbers, own, strict=True):
+        for name, value in state["state"].get(number, {}).items():
+            if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameter.shape:
+                raise ValueError(
+                    f"the optimiser's {name} {number} is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
+                )
+    optimizer.load_state_dict(state)

@@ -1,0 +1,69 @@
+"""Signals as requests that are met between two steps: SIGTERM and SIGINT save and stop, SIGUSR1 saves and goes on."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import torch
+
+from ..distributed import summed, world_size
+from ..errors import UserError
+
+_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+# Processes agree on a request at every so many steps: agreeing costs a message
+AGREE_EVERY = 8
+
+
+class Stopped(UserError):
+    """A run that was asked to stop, and did so behind a checkpoint."""
+
+    def __init__(self, number: int, where: str):
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}; continue with --resume")
+        self.exit_code = _CODES[number]
+
+
+class Requests:
+    """What signals have asked for since the last look."""
+
+    def __init__(self):
+        self.stop = 0  # the signal's number
+        self.save = False
+
+    def take(self, step: int) -> tuple[int, bool]:
+        """(number of a stop signal or 0, whether to save), agreed on by all processes; once for each signal."""
+        if world_size() > 1:
+            if step % AGREE_EVERY:
+                return 0, False
+            stops = [summed(torch.tensor([float(self.stop == n)])).item() for n in _CODES]
+            self.stop = next((n for n, count in zip(_CODES, stops, strict=True) if count), 0)
+            self.save = summed(torch.tensor([float(self.save)])).item() > 0
+        taken = self.stop, self.save
+        self.save = False
+        return taken
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Inside, signals are noted; a second one that asks to stop is obeyed at once. Handlers are put back."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: object) -> None:
+            if self.stop:
+                sys.exit(_CODES[number])
+            self.stop = number
+            print(f"{signal.Signals(number).name}: stopping behind the next step; once more to stop at once",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+        def save(number: int, frame: object) -> None:
+            self.save = True
+
+        before = {n: signal.signal(n, stop) for n in _CODES}
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, save)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
