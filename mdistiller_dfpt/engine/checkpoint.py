@@ -1,10 +1,12 @@
 """Checkpoints: directories published by one rename, verified by a manifest of hashes, loaded without running code."""
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,11 @@ MAX_INFLATED_BYTES = 8 << 30  # a checkpoint that unpacks to more than this is r
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Weights as a safetensors file that appears at `path` complete or not at all."""
     part = path.with_name(f".{path.name}.part")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, part, metadata)
-        os.replace(part, path)
+        with _saving(path):
+            save_file(tensors, part, metadata)
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -34,17 +38,33 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str])
 def write_json(path: Path, data: Any) -> None:
     """JSON that appears at `path` complete or not at all."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with _saving(path):
+        part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path)
+
+
+@contextlib.contextmanager
+def _saving(path: Path) -> Iterator[None]:
+    """A write that fails, as on a full disk, as one line; what was published before stays."""
+    try:
+        yield
+    except (OSError, SafetensorError) as e:
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        raise CheckpointError(
+            f"{path}: cannot be written ({getattr(e, 'strerror', None) or e}; {free / 1e6:,.0f} MB free); "
+            "what was saved before is untouched: make room and continue with --resume"
+        ) from None
 
 
 def save_checkpoint(folder: Path, weights: dict[str, Tensor], state: dict[str, Any], header: dict[str, Any]) -> None:
     """Publish `folder`: the student's weights, what resuming needs, and last a manifest with their hashes."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    with _saving(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         save_weights(weights, part / WEIGHTS, {"format": "pt"})
-        torch.save(state, part / STATE)
+        with _saving(folder), open(part / STATE, "wb") as f:  # by its path, PyTorch hides why a write failed
+            torch.save(state, f)
         files = {
             name: {"sha256": file_hash(part / name), "bytes": (part / name).stat().st_size} for name in (WEIGHTS, STATE)
         }
