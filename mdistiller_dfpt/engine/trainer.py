@@ -187,14 +187,20 @@ class Trainer:
             if self.run is not None and self.step < len(data):
                 self._meet_requests(epoch)
         totals = meters.totals()
+        self._refuse_divergence(epoch)
+        return totals
+
+    def _refuse_divergence(self, epoch: int) -> None:
+        """Before a checkpoint or an evaluation, where a GPU is waited for anyway."""
         if self.diverged:
             raise DivergedError(f"the loss is not finite in epoch {epoch}; lower SOLVER.LR (now {self.cfg.SOLVER.LR})")
-        return totals
 
     def _meet_requests(self, epoch: int) -> None:
         """Between two steps: save where it is due or asked for, stop where a signal says so."""
+        self.requests.save |= self.saver.is_due(self.step)
         stop, save = self.requests.take(self.step)
-        if stop or save or self.saver.is_due(self.step):
+        if stop or save:
+            self._refuse_divergence(epoch)
             share_buffers(self.distiller)
             self.saver.save(self._progress())
             self.saver.status("running", self._progress())
@@ -220,8 +226,8 @@ class Trainer:
                 meters.update({**self.distiller.take_logged(), **accuracy}, samples)
         self.distiller.before_step()
         loss = sum(terms.values())
-        self._guarded_step(loss, terms, batch)
         # Update whatever requires grad: student, prompts, adapters
+        self._guarded_step(loss, terms, batch)
         self.distiller.after_step(batch)
         meters.update({"loss": loss, **terms}, batch.total / world_size())
         meters.counted(len(batch.target))
