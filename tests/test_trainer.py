@@ -201,7 +201,8 @@ def test_students_are_kept_for_good_at_the_asked_frequency(overrides):
     assert [p.name for p in kept] == ["student-epoch-00002.safetensors", "student-epoch-00004.safetensors"]
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step(overrides):
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_before_the_step(what, overrides):
     run = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"])
     weights = []
     step = run._guarded_step
@@ -209,12 +210,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(overrides):
     def poisoned(loss, losses, batch):
         if (batch.epoch, batch.step) == (2, 2):
             weights.append(state_hash(dict(run.distiller.student.named_parameters())))
-            loss = loss * float("nan")
+            if what == "loss":
+                loss = loss * float("nan")
+            else:
+                next(run.distiller.student.parameters()).grad[0] = float("inf")
         step(loss, losses, batch)
 
     run._guarded_step = poisoned
     with pytest.raises(
-        DivergedError, match=r"not finite at epoch 2, step 2 \(ce [\d.]+\); lower SOLVER.LR \(now 0.05\)"
+        DivergedError, match=rf"{what} is not finite at epoch 2, step 2 \(ce [\d.]+\); lower SOLVER.LR \(now 0.05\)"
     ):
         run.fit()
     assert state_hash(dict(run.distiller.student.named_parameters())) == weights[0]

@@ -253,19 +253,22 @@ class Trainer:
             average_gradients(self.distiller)
 
     def _guarded_step(self, loss: Tensor, losses: dict[str, Tensor], batch: Batch) -> None:
-        """Apply the gradient unless the loss is not finite.
+        """Apply the gradient unless it or the loss is not finite.
 
         On a GPU the optimiser itself skips the update, from then on for good, and nobody waits for the verdict.
         """
+        gradient = nn.utils.get_total_norm([p.grad for p in self.distiller.parameters() if p.grad is not None])
+        bad = ~(torch.isfinite(loss) & torch.isfinite(gradient))
         if world_size() > 1:  # one process's fault is everybody's
-            loss = summed(loss)
+            bad = summed(bad.float()) > 0
         if self.device.type == "cuda":
-            self.diverged.logical_or_(~torch.isfinite(loss.detach()))
+            self.diverged.logical_or_(bad)
             self.optimizer.grad_scale, self.optimizer.found_inf = None, self.diverged
-        elif not torch.isfinite(loss):
+        elif bad:
             terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+            what = "gradient" if torch.isfinite(loss) else "loss"
             raise DivergedError(
-                f"the loss is not finite at epoch {batch.epoch}, step {batch.step} ({terms}); "
+                f"the {what} is not finite at epoch {batch.epoch}, step {batch.step} ({terms}); "
                 f"lower SOLVER.LR (now {self.cfg.SOLVER.LR}); the last checkpoint is untouched"
             )
         self.optimizer.step()
