@@ -103,3 +103,12 @@ def test_linter_is_clean():
     for command in (["check", "."], ["format", "--check", "."]):
         done = subprocess.run([*ruff, *command], capture_output=True, text=True, cwd=ROOT, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_test_that_the_documentation_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/reliability.md").read_text()))
+    known = {
+        name for path in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert len(named) > 20
+    assert named <= known
