@@ -68,7 +68,7 @@ def test_without_prompt_terms_the_student_sees_plain_kd():
 
 
 def test_at_the_teacher_start_with_running_statistics_both_kd_terms_are_equal():
-    distiller = tiny_distiller("DFPTKD", "DFPTKD.BN", "running")
+    distiller = tiny_distiller("DFPTKD", "DFPTKD.BN", "running", "DFPTKD.INIT", "teacher")
     _, losses = distiller(**tiny_batch().fields())
     torch.testing.assert_close(losses["kd_teacher"], losses["kd_prompt"])
     assert abs(losses["prompt_teacher"].item()) < 1e-6
@@ -138,7 +138,7 @@ def test_a_run_at_four_times_the_usual_rate_is_stable(init):
         distiller.teacher.fc.weight *= 3  # a confident teacher, as after long training
     history = take_steps(distiller, 100, lr=0.2)
     assert max(history) < 10
-    assert history[-1] < 2
+    assert history[-1] < 0.75 * history[0]
 
 
 @pytest.mark.parametrize(

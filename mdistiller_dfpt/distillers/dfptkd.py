@@ -57,7 +57,7 @@ class DFPTKD(Distiller):
             "FINETUNE_BACKBONE": False,  # True: DFPT-KD+, the prompt path trains its own copy of the stages
             "FINETUNE_LR_FACTOR": 0.1,  # of the copied stages' learning rate on the schedule's
             "BN": "batch",  # statistics of the BatchNorm layers on the prompt path: batch or running
-            "INIT": "teacher",  # the prompt path at step 0: the teacher's function, or random
+            "INIT": "random",  # the prompt path at step 0: the teacher's function, or random
             "FUSION": True,  # False: z_i = x_i + P_i(x_i)
             "PROMPT": CN(
                 {
@@ -72,7 +72,7 @@ class DFPTKD(Distiller):
                     "LOSS": CN({"TEACHER_WEIGHT": 1.0, "STUDENT_WEIGHT": 1.0, "CE_WEIGHT": 1.0}),  # of L_P
                 }
             ),
-            "LOSS": CN({"CE_WEIGHT": 1.0, "TEACHER_WEIGHT": 1.0, "PROMPT_WEIGHT": 1.0}),  # of L_S
+            "LOSS": CN({"CE_WEIGHT": 1.0, "TEACHER_WEIGHT": 4.0, "PROMPT_WEIGHT": 4.0}),  # of L_S
         }
     )
     limits = {
