@@ -33,7 +33,7 @@ def test_on_standard_logits_it_is_kd():
 
 def test_other_methods_take_it_as_their_logit_loss():
     batch = tiny_batch()
-    distiller = tiny_distiller("DFPTKD", "DFPTKD.LOGIT_LOSS", "LSKD")
+    distiller = tiny_distiller("DFPTKD", "DFPTKD.LOGIT_LOSS", "LSKD", "DFPTKD.LOSS.TEACHER_WEIGHT", "1")
     logits, losses = distiller(**batch.fields())
     with torch.no_grad():
         teacher = distiller.teacher(batch.image)[0]

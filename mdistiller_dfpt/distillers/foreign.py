@@ -113,14 +113,14 @@ def collect(load: Callable[[], Any]) -> Any:
     classes registered under their names in upper case, `CFG.NAME` or the class's `config` for a node.
     """
     with _mdistiller() as (registry, tree):
-        before, nodes, ours = dict(registry), set(tree), set(DISTILLERS)
+        before, nodes, ours = dict(registry), dict(tree), set(DISTILLERS)
         module = load()
         added = {name: cls for name, cls in registry.items() if before.get(name) is not cls}
         if not added and set(DISTILLERS) == ours:
             own = [c for c in vars(module).values() if is_foreign(c) and c.__module__ == module.__name__]
             added = {cls.__name__.upper(): cls for cls in own}
         for name, cls in added.items():
-            if name in tree and name not in nodes:
+            if name in tree and tree[name] is not nodes.get(name):
                 declare_node(name, tree[name].clone(), {})
             elif isinstance(getattr(cls, "config", None), CN):
                 declare_node(name, cls.config.clone(), {})
