@@ -7,6 +7,7 @@ from typing import TypeVar
 from .errors import ConfigError
 
 T = TypeVar("T")
+MOST_SHOWN = 40  # names in an error line
 
 
 def suggest(name: str, known: list[str]) -> str:
@@ -15,7 +16,9 @@ def suggest(name: str, known: list[str]) -> str:
     close = get_close_matches(str(name).lower(), list(by_lower), n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(by_lower[c] for c in close)}?"
-    return f"choose from {', '.join(sorted(map(str, known)))}"
+    names = sorted(map(str, known))
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return f"choose from {', '.join(names[:MOST_SHOWN])}{more}"
 
 
 class Registry(dict):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from .layout import find_layout, side_of
 
 MOST = 4  # stages; where a network has more resolutions the last ones, what is before them being the stem
@@ -43,6 +44,11 @@ def watch_calls(network: nn.Module, image: Tensor) -> dict[str, Call]:
     try:
         with torch.no_grad():
             network.eval()(image)
+    except Exception as e:  # whatever a network of another library raises at a size that it cannot take
+        raise ConfigError(
+            f"{type(network).__name__} cannot take images of {image.shape[2]}x{image.shape[3]} "
+            f"({str(e).splitlines()[0] if str(e) else type(e).__name__}); set DATASET.SIZE"
+        ) from None
     finally:
         for handle in handles:
             handle.remove()
