@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as tf
 from ..errors import DataError
 from .batch import Batch
 from .loader import Loader
-from .randomness import random_bits
+from .randomness import seeded
 from .strong import strong_view
 
 Transform = Callable[[Image.Image], Image.Image]
@@ -84,9 +84,7 @@ class Files(Dataset):
         if isinstance(image, Fault):
             return image
         # The view of a sample is a function of (seed, epoch, index), in whichever worker it is made
-        bits = int(random_bits(torch.tensor(index), self.seed, epoch, stream=3))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(bits)
+        with seeded(index, self.seed, epoch, stream=3):
             view = tf.pil_to_tensor(self.transform(image))
         return view, strong_view(view, index, self.seed, epoch) if self.strong else None, index
 

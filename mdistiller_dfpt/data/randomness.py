@@ -1,5 +1,8 @@
 """Randomness as a function of (seed, epoch, index), not a state: any step of a run can be repeated on its own."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -26,3 +29,11 @@ def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
     """The order in which an epoch visits its samples, (size,) int64."""
     generator = torch.Generator().manual_seed(int(random_bits(torch.tensor([epoch]), seed, epoch, stream=1)))
     return torch.randperm(size, generator=generator)
+
+
+@contextlib.contextmanager
+def seeded(index: int, seed: int, epoch: int, stream: int) -> Iterator[None]:
+    """Inside, PyTorch's global generator is a function of these, for transforms that draw from it; then as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(random_bits(torch.tensor(index), seed, epoch, stream)))
+        yield

@@ -4,16 +4,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from .randomness import random_bits
+from .randomness import seeded
 
 _RAND_AUGMENT = v2.RandAugment(num_ops=2, magnitude=9)
 
 
 def strong_view(image: Tensor, index: int, seed: int, epoch: int) -> Tensor:
     """A view of a uint8 image (3, H, W), a function of (seed, epoch, index); the global state stays."""
-    bits = int(random_bits(torch.tensor(index), seed, epoch, stream=5))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(bits)
+    with seeded(index, seed, epoch, stream=5):
         return _RAND_AUGMENT(image)
 
 

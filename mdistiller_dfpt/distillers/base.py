@@ -58,22 +58,18 @@ class Float32Features(dict):
         return value
 
 
-class WholeFeatures(Float32Features):
+class WholeFeatures(dict):
     """Features of all processes' samples; each entry is gathered when a loss asks for it, and only then."""
 
     def __init__(self, own: Mapping[str, Any], total: int | None):
-        super().__init__(own)
+        super().__init__()
         self.own, self.total = own, total
-        self.done: set[str] = set()
 
-    def __getitem__(self, key: str) -> Any:
-        if key not in self.done:
-            value = self.own[key]
-            self[key] = [gathered(v, self.total) for v in value] if isinstance(value, list) else gathered(
-                value, self.total
-            )  # fmt: skip
-            self.done.add(key)
-        return dict.__getitem__(self, key)
+    def __missing__(self, key: str) -> Any:
+        value = self.own[key]
+        many = isinstance(value, list)
+        self[key] = [gathered(v, self.total) for v in value] if many else gathered(value, self.total)
+        return self[key]
 
 
 class Distiller(nn.Module):

@@ -10,7 +10,8 @@ from yacs.config import CfgNode as CN
 from ..config_keys import NOT_NEGATIVE, POSITIVE, Limit, one_of
 from ..data import Batch
 from ..dual_path import DualPathTeacher
-from ..models.complexity import count_macs, dummy_image, total
+from ..models.complexity import count_macs, total
+from ..models.probe import dummy_image, probing
 from .base import DISTILLERS, Distiller, Output, as_output
 from .logit_loss import LOGIT_LOSSES, LogitLoss
 
@@ -150,11 +151,8 @@ class DFPTKD(Distiller):
             nn.utils.clip_grad_norm_([p for p in self.dual.parameters() if p.requires_grad], self.clip_norm)
 
     def overhead(self, image_shape: tuple[int, int, int]) -> str:
-        training = self.training
-        self.eval()
-        with torch.no_grad(), count_macs(self.dual) as macs:
+        with probing(self), count_macs(self.dual) as macs:
             self.dual(dummy_image(self.teacher, image_shape))
-        self.train(training)
         blocks = total(macs, self.dual.prompts) + total(macs, self.dual.fusions)
         share = blocks / total(macs, self.teacher)
         parameters = sum(p.numel() for m in (self.dual.prompts, self.dual.fusions) for p in m.parameters())

@@ -3,18 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config_keys import NOT_NEGATIVE, Limit
 from ..data import Batch
-from ..models.complexity import dummy_image
+from ..models.probe import ImageShape, dummy_image, probing
 from .base import Distiller, Output
 
 T = TypeVar("T")
-ImageShape = tuple[int, int, int]
 
 
 class Shapes(NamedTuple):
@@ -28,12 +26,8 @@ class Shapes(NamedTuple):
 
 def feature_shapes(network: nn.Module, image_shape: ImageShape) -> Shapes:
     """Shapes for an image (3, H, W), from one dummy image in eval mode: no statistics and no weights change."""
-    modes = {m: m.training for m in network.modules()}
-    network.eval()
-    with torch.no_grad():
+    with probing(network):
         logits, features = network(dummy_image(network, image_shape))
-    for module, mode in modes.items():
-        module.training = mode
     maps = ([tuple(f.shape[1:]) for f in features[key]] for key in ("feats", "preact_feats"))
     return Shapes(*maps, features["pooled_feat"].shape[1], logits.shape[1])
 

@@ -117,10 +117,19 @@ def assistant_weights(cfg: CN, names: Sequence[str], number: int) -> Path:
     step.EXPERIMENT.NAME = f"{run_name(cfg).rsplit('/', 1)[0]}/assistants/{number + 1}_{name}"
     step.EXPERIMENT.TAG = "default"
     step.freeze()
-    if agreed(lambda: find_finished_weights(step)) is None:
-        print(f"training the assistant {name} first, for {cfg.SOLVER.EPOCHS} epochs; it is kept", flush=True)
-        run(step, resume=agreed(lambda: is_resumable(step)))
-    return agreed(lambda: find_finished_weights(step))
+    return _finished(step) or _trained(step, f"training the assistant {name} first, for {cfg.SOLVER.EPOCHS} epochs")
+
+
+def _finished(cfg: CN) -> Path | None:
+    """The weights that a finished run of this config left, or None; the same answer in all processes."""
+    return agreed(lambda: find_finished_weights(cfg))
+
+
+def _trained(cfg: CN, announcement: str) -> Path:
+    """The weights of a run of this config, which is made now, or continued where it was cut off."""
+    print(f"{announcement}; it is kept for later runs", flush=True)
+    run(cfg, resume=agreed(lambda: is_resumable(cfg)))
+    return _finished(cfg)
 
 
 def teacher_weights(cfg: CN) -> Path:
@@ -150,7 +159,7 @@ def teacher_weights(cfg: CN) -> Path:
         "EXPERIMENT.DEVICE", cfg.EXPERIMENT.DEVICE, "EXPERIMENT.THREADS", str(cfg.EXPERIMENT.THREADS),
     ]  # fmt: skip
     teacher_cfg = load_cfg(d.TEACHER_CFG, overrides)
-    found = agreed(lambda: find_finished_weights(teacher_cfg))
+    found = _finished(teacher_cfg)
     if found is not None:
         return found
     if not d.TEACHER_AUTO_TRAIN:
@@ -159,6 +168,4 @@ def teacher_weights(cfg: CN) -> Path:
             f"the teacher {d.TEACHER} is not trained yet: run `python tools/train.py --cfg {d.TEACHER_CFG}{prefix}`, "
             "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
         )
-    print(f"no teacher {d.TEACHER} yet: training it first from {d.TEACHER_CFG}; it is kept for later runs", flush=True)
-    run(teacher_cfg, resume=agreed(lambda: is_resumable(teacher_cfg)))
-    return agreed(lambda: find_finished_weights(teacher_cfg))
+    return _trained(teacher_cfg, f"no teacher {d.TEACHER} yet: training it first from {d.TEACHER_CFG}")

@@ -33,12 +33,13 @@ def evaluate(distiller: Distiller, loader: Loader) -> dict[str, Any]:
     was_training = distiller.training
     distiller.eval()
     sums: dict[tuple[str, str], Tensor] = {}
+    count = 0
 
     def add(key: tuple[str, str], value: Tensor) -> None:
         sums[key] = sums[key] + value if key in sums else value
 
     for batch in loader.epoch():
-        add(("count", ""), torch.tensor(len(batch.target), device=batch.target.device))
+        count += len(batch.target)
         paths = distiller.forward_paths(batch.image)
         for name, logits in paths.items():
             add((name, "top1"), correct_at(logits, batch.target, 1))
@@ -47,14 +48,12 @@ def evaluate(distiller: Distiller, loader: Loader) -> dict[str, Any]:
             add(("kl", f"{a}||{b}"), kl_divergence(paths[a], paths[b]))
     distiller.train(was_training)
     # Samples that are there and, with several processes, all of theirs
-    names = sorted(sums)
-    totals = dict(zip(names, summed(torch.stack([sums[n].double() for n in names])).tolist(), strict=True))
-    count = totals.pop(("count", ""), 0)
+    counted = torch.tensor(float(count), dtype=torch.float64, device=loader.device)
+    *totals, count = summed(torch.stack([*(s.double() for s in sums.values()), counted])).tolist()
     if not count:
         raise DataError("no image of the test set could be read")
     result: dict[str, Any] = {}
-    for group, name in sums:
+    for (group, name), value in zip(sums, totals, strict=True):
         percent = 1.0 if group == "kl" else 100.0
-        if group != "count":
-            result.setdefault(group, {})[name] = percent * totals[group, name] / count
+        result.setdefault(group, {})[name] = percent * value / count
     return result

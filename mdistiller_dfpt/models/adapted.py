@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..registry import suggest
-from .find_stages import Call, find_stages, image_of, watch_calls
+from .find_stages import Call, find_stages, watch_calls
 from .layout import Layout, find_layout, from_map, to_map
 from .staged import Edit, StagedModel
 
@@ -57,7 +57,7 @@ class AdaptedModel(StagedModel):
     def __init__(self, network: nn.Module, stages: Sequence[str] = (), image_size: int = 224):
         super().__init__()
         title = type(network).__name__
-        calls = watch_calls(network, image_of(network, image_size))
+        calls = watch_calls(network, image_size)
         names = tuple(stages) or find_stages(network, calls)
         if not names:
             raise ConfigError(f"{title}: no maps found in it; name the modules that end its stages")

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 
@@ -29,9 +28,3 @@ def total(macs: dict[nn.Module, int], root: nn.Module) -> int:
     """MACs of the layers below `root`."""
     inside = set(root.modules())
     return sum(count for module, count in macs.items() if module in inside)
-
-
-def dummy_image(network: nn.Module, shape: tuple[int, int, int]) -> Tensor:
-    """One black image of `shape` (3, H, W), on the network's device and in its type."""
-    like = next(network.parameters())
-    return torch.zeros((1, *shape), device=like.device, dtype=like.dtype)

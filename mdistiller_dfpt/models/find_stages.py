@@ -3,11 +3,10 @@
 from itertools import groupby
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from .layout import find_layout, side_of
+from .probe import try_image
 
 MOST = 4  # stages; where a network has more resolutions the last ones, what is before them being the stem
 
@@ -20,14 +19,8 @@ class Call(NamedTuple):
     count: int
 
 
-def image_of(network: nn.Module, size: int) -> Tensor:
-    """A black image (1, 3, size, size) on the network's device."""
-    like = next(network.parameters())
-    return torch.zeros((1, 3, size, size), device=like.device, dtype=like.dtype)
-
-
-def watch_calls(network: nn.Module, image: Tensor) -> dict[str, Call]:
-    """{module: call} of all modules that a tensor passes in eval mode, in the order in which they end."""
+def watch_calls(network: nn.Module, size: int) -> dict[str, Call]:
+    """{module: call} of all modules that an image of `size` passes in eval mode, in the order in which they end."""
     calls: dict[str, Call] = {}
     names = {module: name for name, module in network.named_modules() if name}
 
@@ -39,21 +32,12 @@ def watch_calls(network: nn.Module, image: Tensor) -> dict[str, Call]:
             given = given if isinstance(given, Tensor) else output.new_empty(0)
             calls[names[module]] = Call(given, output, 1 + (before.count if before else 0))
 
-    modes = {m: m.training for m in network.modules()}
     handles = [module.register_forward_hook(hook) for module in names]
     try:
-        with torch.no_grad():
-            network.eval()(image)
-    except Exception as e:  # whatever a network of another library raises at a size that it cannot take
-        raise ConfigError(
-            f"{type(network).__name__} cannot take images of {image.shape[2]}x{image.shape[3]} "
-            f"({str(e).splitlines()[0] if str(e) else type(e).__name__}); set DATASET.SIZE"
-        ) from None
+        try_image(network, type(network).__name__, (3, size, size))
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return calls
 
 

@@ -1,0 +1,41 @@
+"""One black image through a network that is left as it was."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+ImageShape = tuple[int, int, int]
+
+
+def dummy_image(network: nn.Module, shape: ImageShape) -> Tensor:
+    """One black image of `shape` (3, H, W), on the network's device and in its type."""
+    like = next(network.parameters())
+    return torch.zeros((1, *shape), device=like.device, dtype=like.dtype)
+
+
+@contextlib.contextmanager
+def probing(network: nn.Module) -> Iterator[None]:
+    """Inside, the network is in eval mode and without gradient; then each module has its own mode again."""
+    modes = {m: m.training for m in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def try_image(network: nn.Module, name: str, shape: ImageShape) -> Any:
+    """What the network says to a dummy image; ConfigError, calling it `name`, where it cannot take one of `shape`."""
+    try:
+        with probing(network):
+            return network(dummy_image(network, shape))
+    except Exception as e:  # whatever a network of another library raises at a size that it cannot take
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ConfigError(f"{name} cannot take images of {shape[1]}x{shape[2]} ({reason}); set DATASET.SIZE") from None
