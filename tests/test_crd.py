@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers import crd
-from mdistiller_dfpt.distillers.crd import Bank, bank_scores, crd_loss, draw_rows, nce_loss
+from mdistiller_dfpt.distillers.crd import Bank, bank_scores, crd_loss, nce_loss
 from mdistiller_dfpt.errors import ConfigError
 
 from .conftest import snapshot, take_steps, tiny_batch, tiny_distiller
@@ -68,10 +68,14 @@ def test_normalisers_are_estimated_once():
     assert torch.equal(distiller.normalizers, first)
 
 
-def test_negatives_are_distinct_rows_of_other_classes_all_equally_likely():
+@pytest.fixture(params=["_draw_on_cpu", "_draw_on_device"])
+def draw(request):
+    return getattr(crd, request.param)
+
+
+def test_negatives_are_distinct_rows_of_other_classes_all_equally_likely(draw):
     labels = torch.arange(40) % 4
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.cat([draw_rows(labels, torch.tensor([1]), 10, generator, same=False) for _ in range(600)])
+    rows = torch.cat([draw(labels, torch.tensor([1]), 10, seed, same=False) for seed in range(600)])
     assert not (labels[rows] == 1).any()
     assert all(len(set(r.tolist())) == 10 for r in rows)
     counts = torch.bincount(rows.flatten(), minlength=40)[labels != 1]
@@ -79,11 +83,19 @@ def test_negatives_are_distinct_rows_of_other_classes_all_equally_likely():
     assert counts.max() < 260
 
 
-def test_too_few_rows_are_drawn_more_than_once():
+def test_samples_of_a_batch_draw_their_own_negatives(draw):
+    rows = draw(torch.arange(400) % 4, torch.tensor([1, 1]), 150, 0, same=False)
+    shared = len(set(rows[0].tolist()) & set(rows[1].tolist()))
+    assert 50 < shared < 100  # 75 expected, its deviation about 5
+
+
+def test_too_few_rows_are_drawn_more_than_once(draw):
     labels = torch.tensor([0, 0, 1])
-    rows = draw_rows(labels, torch.tensor([0, 0]), 50, torch.Generator().manual_seed(0), same=False)
+    rows = draw(labels, torch.tensor([0, 0]), 50, 0, same=False)
     assert rows.shape == (2, 50)
     assert (rows == 2).all()
+    only = draw(torch.zeros(3, dtype=torch.int64), torch.tensor([0]), 5, 0, same=False)
+    assert only.shape == (1, 5), "a set of one class has no negatives, and any row has to do"
 
 
 def test_memory_for_the_draw_is_bounded(monkeypatch):
@@ -91,7 +103,7 @@ def test_memory_for_the_draw_is_bounded(monkeypatch):
     seen = []
     real = torch.rand
     monkeypatch.setattr(torch, "rand", lambda shape, **kw: seen.append(math.prod(shape)) or real(shape, **kw))
-    draw_rows(torch.arange(40), torch.arange(8), 5, torch.Generator().manual_seed(0), same=False)
+    crd._draw_on_device(torch.arange(40), torch.arange(8), 5, 0, same=False)
     assert max(seen) <= 100
 
 

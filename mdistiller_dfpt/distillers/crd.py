@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,9 +53,9 @@ def nce_loss(probability: Tensor, num_data: int) -> Tensor:
     negatives = probability.shape[1] - 1
     noise = negatives / num_data
     positive, others = probability[:, 0], probability[:, 1:]
-    log_positive = (positive / (positive + noise + EPS)).log()
-    log_others = (noise / (others + noise + EPS)).log()
-    return -(log_positive.sum() + log_others.sum()) / probability.shape[0]
+    # -log(p / (p + noise)) and -log(noise / (p + noise)), without the quotients
+    costs = ((noise + EPS) / positive).log1p().sum() + ((others + EPS) / noise).log1p().sum()
+    return costs / probability.shape[0]
 
 
 def crd_loss(
@@ -76,18 +77,36 @@ def crd_loss(
     return loss, normalizers
 
 
-def draw_rows(allowed_label: Tensor, target: Tensor, k: int, keys_from: torch.Generator, same: bool) -> Tensor:
+def draw_rows(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) -> Tensor:
     """For each target (B,) k rows, uniform without replacement over those of another label (`same`: of its own).
 
-    `allowed_label` (N,) int64. A row comes twice only where there are fewer than k. (B, k) int64, in bounded memory.
+    `labels` (N,) int64. A row comes twice only where there are fewer than k. (B, k) int64, in bounded memory.
     """
-    rows = max(1, CHUNK // allowed_label.shape[0])
+    return (_draw_on_cpu if target.device.type == "cpu" else _draw_on_device)(labels, target, k, seed, same)
+
+
+def _draw_on_cpu(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) -> Tensor:
+    """Row by row with NumPy, which visits k rows and not N; rising, as a gather of neighbours is five times faster."""
+    generator, known = np.random.Generator(np.random.Philox(seed)), labels.numpy()
+    drawn = np.empty((len(target), k), np.int64)
+    for row, label in zip(drawn, target.tolist(), strict=True):
+        allowed = np.flatnonzero((known == label) == same)
+        if len(allowed) >= k:
+            row[:] = allowed[np.sort(generator.choice(len(allowed), k, replace=False, shuffle=False))]
+        else:
+            row[:] = np.resize(generator.permutation(allowed if len(allowed) else len(known)), k)
+    return torch.from_numpy(drawn)
+
+
+def _draw_on_device(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) -> Tensor:
+    """The rows of the largest random keys, a few samples at a time; nothing here waits for the device."""
+    generator = torch.Generator(target.device).manual_seed(seed)
     drawn = []
-    for part in target.split(rows):
-        allowed = (allowed_label == part[:, None]) == same
-        keys = torch.rand(allowed.shape, generator=keys_from, device=target.device)
+    for part in target.split(max(1, CHUNK // labels.shape[0])):
+        allowed = (labels == part[:, None]) == same
+        keys = torch.rand(allowed.shape, generator=generator, device=target.device)
         order = keys.masked_fill_(~allowed, -1.0).topk(min(k, keys.shape[1])).indices
-        # Where a sample has fewer rows than k it goes round among them; nothing here waits for the device
+        # Where a sample has fewer rows than k it goes round among them
         position = torch.arange(k, device=target.device) % allowed.sum(1, keepdim=True).clamp(1, order.shape[1])
         drawn.append(order.gather(1, position))
     return torch.cat(drawn)
@@ -176,17 +195,15 @@ class CRD(FeatureDistiller):
 
     def draw(self, batch: Batch) -> Tensor:
         """Rows of the positive and the negatives, (B, 1 + K); a function of seed, epoch and step."""
-        device = batch.index.device
         seed = crc32(f"{self.seed} {batch.epoch} {batch.step}".encode())
-        generator = torch.Generator(device).manual_seed(seed)
         labels = self.bank.labels
         if self.mode == "exact":
             positive = batch.index[:, None]
         else:
             known = labels.clone()
             known[batch.index] = batch.target
-            positive = draw_rows(known, batch.target, 1, generator, same=True)
-        return torch.cat([positive, draw_rows(labels, batch.target, self.k, generator, same=False)], 1)
+            positive = draw_rows(known, batch.target, 1, seed + 1, same=True)
+        return torch.cat([positive, draw_rows(labels, batch.target, self.k, seed, same=False)], 1)
 
     def after_step(self, batch: Batch) -> None:
         self._update_bank()
