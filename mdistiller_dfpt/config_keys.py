@@ -52,7 +52,7 @@ _DEFAULTS = CN(
             "TAG": "default",  # appended to NAME unless "default", so that variants do not share a directory
             "DEVICE": "auto",  # auto: cuda where there is one; cpu; cuda; cuda:1
             "THREADS": 0,  # CPU threads; 0: PyTorch's choice
-            "TIMEOUT": 600.0,  # seconds that a process of a torchrun job waits for the others
+            "TIMEOUT": 600.0,  # seconds to wait for a worker that decodes, or for the other processes of a torchrun job
         },
         "DATASET": {
             "TYPE": "cifar100",

@@ -99,20 +99,32 @@ def test_killed_behind_any_step(name, tmp_path):
         assert forked(lambda folder=folder: resumed(name, folder)) == (0, expected), f"killed behind step {step}"
 
 
-def kill_at_write(number, folder):
-    """SIGKILL at the given one of the opens for writing, renames and removals below `folder`; a list of all so far."""
-    seen = []
+WRITING = ("open", "os.rename", "os.mkdir")
+REMOVING = ("os.remove", "os.rmdir", "shutil.rmtree")
+
+
+def writes_below(folder, hear):
+    """`hear(event, args)` before each open for writing, rename, new folder and removal below `folder`, from now on."""
 
     def audit(event, args):
-        writes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree") or (
-            event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
-        )
-        if writes and str(args[0]).startswith(str(folder)):
-            seen.append(event)
-            if len(seen) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if event not in WRITING + REMOVING or not str(args[0]).startswith(str(folder)):
+            return
+        if event != "open" or (isinstance(args[1], str) and set(args[1]) & set("wax+")):
+            hear(event, args)
 
     sys.addaudithook(audit)
+
+
+def kill_at_write(number, folder):
+    """SIGKILL at the given one of these events; a list of all so far."""
+    seen = []
+
+    def hear(event, args):
+        seen.append(event)
+        if len(seen) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    writes_below(folder, hear)
     return seen
 
 

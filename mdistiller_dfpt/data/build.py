@@ -91,7 +91,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
                 "DATASET.ON_ERROR is skip; several processes must see equal batches: "
                 "find such files with tools/check_data.py and take them out"
             )
-        make, common = FileLoader, {**common, "workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips}
+        make, common = FileLoader, {**common, "workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips,
+                                    "timeout": cfg.EXPERIMENT.TIMEOUT}  # fmt: skip
     train = make(source.train, source.recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=cfg.SOLVER.SEED, **common)
     test = make(source.test, source.recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
     return Data(train, test, classes)

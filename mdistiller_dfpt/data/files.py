@@ -119,6 +119,7 @@ class FileLoader(Loader):
     def __init__(
         self, files: FileSet, recipe: FileRecipe, batch_size: int, *, train: bool, seed: int = 0,
         device: torch.device | str = "cpu", channels_last: bool = False, workers: int = 0, skip_faults: bool = False,
+        timeout: float = 0,
     ):  # fmt: skip
         super().__init__(
             files.labels, batch_size, train=train, seed=seed, device=device, channels_last=channels_last,
@@ -127,7 +128,7 @@ class FileLoader(Loader):
         self.augmentation, self.size = recipe.words, (recipe.size, recipe.size)
         self.skip_faults = skip_faults
         self.files = Files(files, recipe.train if train else recipe.test, seed)
-        self.workers = workers
+        self.workers, self.timeout = workers, timeout
         self.schedule = _Schedule()
         self._loader: DataLoader | None = None
 
@@ -157,19 +158,23 @@ class FileLoader(Loader):
         if self._loader is None:  # the first epoch starts the workers, which then know what is asked of them
             self._loader = DataLoader(
                 self.files, batch_sampler=self.schedule, collate_fn=collate, num_workers=self.workers,
+                timeout=self.timeout if self.workers else 0,
                 persistent_workers=self.workers > 0, pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # its own, or each epoch would move the global state
                 multiprocessing_context="spawn" if self.workers and self.device.type == "cuda" else None,
             )  # fmt: skip
-        try:
-            yield from self._loader
-        except RuntimeError as e:
-            if "worker" not in str(e):
-                raise
-            raise DataError(
-                f"a worker that decodes images died ({str(e).splitlines()[0]}); lower DATASET.NUM_WORKERS "
-                f"(now {self.workers}) or give it more memory, and continue with --resume"
-            ) from None
+        decoded = iter(self._loader)
+        for keys in self.schedule.batches:
+            try:
+                yield next(decoded)
+            except (RuntimeError, ConnectionError) as e:
+                if not (isinstance(e, ConnectionError) or str(e).startswith(("DataLoader worker", "DataLoader timed"))):
+                    raise
+                raise DataError(
+                    f"a worker that decodes images died or hangs ({str(e).strip().splitlines()[0]}), at {len(keys)}"
+                    f" images from {self.files.paths[keys[0][1]]} on; lower DATASET.NUM_WORKERS (now {self.workers})"
+                    f" or raise EXPERIMENT.TIMEOUT (now {self.timeout:g} s), and continue with --resume"
+                ) from None
 
     def _on_device(self, images: Tensor) -> Tensor:
         return self.normalised(images.to(self.device, non_blocking=True).permute(0, 2, 3, 1))

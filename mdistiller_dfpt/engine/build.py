@@ -19,6 +19,7 @@ from ..models import StagedModel
 from ..models.pretrained import pretrained_weights, torchvision_name
 from .checkpoint import load_into
 from .evaluate import evaluate
+from .memory import memory_explained
 from .networks import build_network, build_on_meta
 from .run_dir import check_writable, find_finished_weights, is_resumable, run_name
 from .trainer import Trainer
@@ -41,7 +42,8 @@ def run(cfg: CN, resume: bool = False) -> dict:
         build_on_meta(cfg, name)
     weights = teacher_weights(cfg) if taught else None
     between = {name: assistant_weights(cfg, assistants, i) for i, name in enumerate(assistants)}
-    return build_trainer(cfg, build_data(cfg, device), weights, between).fit(resume)
+    with memory_explained(cfg):
+        return build_trainer(cfg, build_data(cfg, device), weights, between).fit(resume)
 
 
 def has_bfloat16() -> bool:

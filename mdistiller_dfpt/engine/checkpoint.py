@@ -20,7 +20,11 @@ from .hashing import file_hash
 
 FORMAT = 1
 WEIGHTS, STATE, MANIFEST = "student.safetensors", "state.pt", "manifest.json"
-MAX_INFLATED_BYTES = 8 << 30  # a checkpoint that unpacks to more than this is refused before anything is allocated
+MAX_ENTRIES, MAX_PICKLE_BYTES = 100_000, 64 << 20  # tensors of a checkpoint, and what names them; far above any network
+
+
+class NewerFormat(CheckpointError):
+    """A checkpoint of a version of this package that is to come."""
 
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -37,9 +41,14 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str])
 
 def write_json(path: Path, data: Any) -> None:
     """JSON that appears at `path` complete or not at all."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Text that appears at `path` complete or not at all."""
     part = path.with_name(f".{path.name}.part")
     with _saving(path):
-        part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
         os.replace(part, path)
 
 
@@ -88,7 +97,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise CheckpointError(f"{folder}: no readable manifest ({type(e).__name__})") from None
     if number > FORMAT:
-        raise CheckpointError(f"{folder}: written by a newer version (format {number}); update mdistiller_dfpt")
+        raise NewerFormat(f"{folder}: written by a newer version (format {number}); update mdistiller_dfpt")
     for name, expected in files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
@@ -117,10 +126,7 @@ def load_pickled_tensors(path: Path) -> Any:
     """A `torch.save` file of tensors and plain containers. Nothing else is ever unpickled, there is no fallback."""
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                inflated = sum(entry.file_size for entry in archive.infolist())
-            if inflated > MAX_INFLATED_BYTES:
-                raise CheckpointError(f"{path}: unpacks to {inflated / 1e9:.1f} GB; refused")
+            _refuse_bombs(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
@@ -129,6 +135,19 @@ def load_pickled_tensors(path: Path) -> Any:
     except Exception as e:  # a damaged or hostile file can raise nearly anything
         reason = " ".join(str(e).split())[:200]
         raise CheckpointError(f"{path}: not a checkpoint of tensors; nothing in it was run ({reason})") from None
+
+
+def _refuse_bombs(path: Path) -> None:
+    """CheckpointError where the archive unpacks to more than itself: PyTorch stores its tensors as they are."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    inflated, size = sum(e.file_size for e in entries), path.stat().st_size
+    named = max((e.file_size for e in entries if e.filename.endswith(".pkl")), default=0)
+    if inflated > size or len(entries) > MAX_ENTRIES or named > MAX_PICKLE_BYTES:
+        raise CheckpointError(
+            f"{path}: {len(entries):,} entries that unpack to {inflated / 1e6:,.1f} MB, from a file of"
+            f" {size / 1e6:,.1f} MB: no checkpoint is like that; refused"
+        )
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """What a run shows: a progress bar or plain lines, TensorBoard, a table at the end."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -56,20 +57,40 @@ class EventLog:
         if enabled:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+            with self._never_fatal():
+                self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
-    def scalars(self, record: dict[str, Any], step: int, prefix: str = "") -> None:
+    def scalars(self, record: dict[str, Any], step: int) -> None:
+        """Write the numbers of a record, at once."""
         if self.writer is None:
             return
-        for key, value in record.items():
-            if isinstance(value, dict):
-                self.scalars(value, step, f"{prefix}{key}/")
-            elif isinstance(value, int | float) and key != "epoch":
-                self.writer.add_scalar(prefix + key.replace("||", "_"), value, step)
+        with self._never_fatal():
+            for key, value in _numbers(record):
+                self.writer.add_scalar(key, value, step)
+            self.writer.flush()
 
     def close(self) -> None:
         if self.writer is not None:
-            self.writer.close()
+            with self._never_fatal():
+                self.writer.close()
+
+    @contextlib.contextmanager
+    def _never_fatal(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            print(f"warning: TensorBoard's events cannot be written ({e.strerror}); the run goes on without them",
+                  file=sys.stderr)  # fmt: skip
+            self.writer = None
+
+
+def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a nested record under names joined by slashes."""
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and key != "epoch":
+            yield prefix + key.replace("||", "_"), value
 
 
 def epoch_line(record: dict[str, Any], epochs: int, best: float | None, left: float) -> str:

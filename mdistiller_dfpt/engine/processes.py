@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import inspect
+import io
 import os
 import sys
 import warnings
@@ -38,7 +39,7 @@ def joined(cfg: CN) -> Iterator[None]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if rank() else sys.stdout):
+        with contextlib.redirect_stdout(io.StringIO() if rank() else sys.stdout):
             yield
         dist.destroy_process_group()
     except RuntimeError as e:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import tempfile
 from pathlib import Path
 
 from yacs.config import CfgNode as CN
@@ -74,8 +75,11 @@ def check_writable(cfg: CN) -> None:
     path = Path(cfg.LOG.PREFIX).absolute()
     while not path.exists() and path != path.parent:
         path = path.parent
-    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigError(f"LOG.PREFIX is {cfg.LOG.PREFIX}; cannot write in {path}")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".probe-", dir=path):
+            pass
+    except OSError as e:
+        raise ConfigError(f"LOG.PREFIX is {cfg.LOG.PREFIX}; cannot write in {path} ({e.strerror})") from None
 
 
 class RunLock:
@@ -84,7 +88,7 @@ class RunLock:
     def __init__(self, run: Path):
         self.path = run / "run.lock"
         try:
-            self._file = open(self.path, "a+")  # noqa: SIM115  open for as long as the lock is held
+            self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115  open for as long as it is held
         except OSError as e:
             raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
         try:

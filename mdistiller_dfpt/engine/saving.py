@@ -17,7 +17,7 @@ from ..distillers import Distiller
 from ..distillers.build import method_label
 from ..distributed import rank
 from ..errors import CheckpointError
-from .checkpoint import checkpoints, load_checkpoint, prune, save_checkpoint, save_weights, write_json
+from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_checkpoint, save_weights, write_json
 from .run_dir import CHECKPOINTS, STATUS
 
 KEEP_CHECKPOINTS = 2
@@ -41,10 +41,11 @@ class Saver:
 
     def __init__(
         self, cfg: CN, run: Path, distiller: Distiller, optimizer: torch.optim.Optimizer, classes: int,
-        teacher_sha256: str | None,
+        images: int, teacher_sha256: str | None,
     ):  # fmt: skip
         self.cfg, self.run, self.distiller, self.optimizer = cfg, run, distiller, optimizer
-        self.classes, self.teacher_sha256 = classes, teacher_sha256
+        self.data_set = {"classes": classes, "images": images}
+        self.teacher_sha256 = teacher_sha256
         self.last_save = time.monotonic()
 
     def save(self, done: Progressed) -> None:
@@ -66,7 +67,7 @@ class Saver:
             "epochs": done.epochs,
             "distiller": method_label(self.cfg),
             "student": self.cfg.DISTILLER.STUDENT,
-            "classes": self.classes,
+            **self.data_set,
             "teacher_sha256": self.teacher_sha256,
             "config": dump_cfg(self.cfg),
         }
@@ -92,10 +93,15 @@ class Saver:
         for folder in checkpoints(self.run / CHECKPOINTS):
             try:
                 manifest, state = load_checkpoint(folder)
+            except NewerFormat:
+                raise
             except CheckpointError as e:
                 print(f"warning: {e}; trying the one before", file=sys.stderr)
                 continue
             self._refuse_other_config(folder, manifest["config"])
+            for key, now in self.data_set.items():
+                if manifest.get(key, now) != now:
+                    raise CheckpointError(f"{folder}: the data set had {manifest[key]} {key} then, has {now} now")
             if manifest["teacher_sha256"] != self.teacher_sha256:
                 raise CheckpointError(
                     f"{folder}: was taught by another {self.cfg.DISTILLER.TEACHER}; "
@@ -105,7 +111,9 @@ class Saver:
                 self.distiller.load_training_state(state["distiller"])
                 _load_optimizer(self.optimizer, state["optimizer"])
             except (RuntimeError, ValueError, KeyError) as e:
-                raise CheckpointError(f"{folder}: does not fit this config ({e})") from None
+                raise CheckpointError(
+                    f"{folder}: does not fit this config ({' '.join(str(e).split())[:300]})"
+                ) from None
             torch.set_rng_state(state["torch_rng"])
             step = manifest.get("step", 0)
             print(f"resuming after epoch {manifest['epoch']}" + (f", step {step}" if step else ""), flush=True)

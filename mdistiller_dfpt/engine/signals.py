@@ -43,6 +43,10 @@ class Requests:
         self.save = False
         return taken
 
+    def take_stop(self) -> int:
+        """Number of a stop signal or 0, agreed on by all processes; behind an epoch and its checkpoint."""
+        return self.take(0)[0]
+
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
         """Inside, signals are noted; a second one that asks to stop is obeyed at once. Handlers are put back."""

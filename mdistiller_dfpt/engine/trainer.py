@@ -18,11 +18,12 @@ from ..distillers.build import method_label
 from ..distributed import agreed, rank, summed, world_size
 from ..errors import ConfigError, DivergedError, UserError
 from ..models.teachers import compare_with_record
-from .checkpoint import WEIGHTS, write_json
+from .checkpoint import WEIGHTS, write_json, write_text
 from .dot import TwoMomentaSGD, split_terms
 from .evaluate import correct_at, evaluate
 from .hashing import state_hash
 from .log import EventLog, Progress, duration, epoch_line, summary_table
+from .memory import memory_explained
 from .meters import Meters
 from .optim import build_optimizer, learning_rate, set_learning_rate
 from .parts import parts_of, smallest_part
@@ -74,8 +75,9 @@ class Trainer:
         self.run = agreed(lambda: open_run(self.cfg, resume))
         lock = RunLock(self.run) if rank() == 0 else None
         self.saver = Saver(
-            self.cfg, self.run, self.distiller, self.optimizer, self.data.num_classes, self.teacher_sha256
-        )
+            self.cfg, self.run, self.distiller, self.optimizer, self.data.num_classes, self.data.num_train,
+            self.teacher_sha256,
+        )  # fmt: skip
         try:
             if resume:
                 self._restore(self.saver.load_newest())
@@ -83,11 +85,11 @@ class Trainer:
                     print(f"{self.run} is finished; SOLVER.EPOCHS above {len(self.epochs)} continues it", flush=True)
                     return json.loads((self.run / RESULTS).read_text(encoding="utf-8"))
             if rank() == 0:
-                (self.run / CONFIG).write_text(dump_cfg(self.cfg), encoding="utf-8")
+                write_text(self.run / CONFIG, dump_cfg(self.cfg))
             print(f"run directory {self.run}", flush=True)
             self.saver.status("running", self._progress())
             try:
-                with self.requests.heard():
+                with self.requests.heard(), memory_explained(self.cfg):
                     results = self._fit()
             except BaseException as e:
                 self.saver.status("stopped" if isinstance(e, Stopped) else "failed", self._progress(), _reason(e))
@@ -144,6 +146,8 @@ class Trainer:
                 if epoch % cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
                     self.saver.save_weights(f"student-epoch-{epoch:05d}.safetensors")
                 self.saver.status("running", self._progress())
+                if epoch < cfg.SOLVER.EPOCHS and (stop := self.requests.take_stop()):
+                    raise Stopped(stop, f"behind epoch {epoch}")
         finally:
             events.close()
             wandb.close()

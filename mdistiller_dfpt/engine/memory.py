@@ -1,0 +1,35 @@
+"""Exhausted memory as one line that names the keys which need less of it."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from yacs.config import CfgNode as CN
+
+from ..errors import UserError
+
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class OutOfMemory(UserError):
+    """The machine or the device has no room for what the config asks."""
+
+    exit_code = 1
+
+
+@contextlib.contextmanager
+def memory_explained(cfg: CN) -> Iterator[None]:
+    """Inside, an allocation that fails is an `OutOfMemory` that says what to turn."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as e:  # PyTorch raises its own kind on a GPU, a plain RuntimeError on a CPU
+        reason = " ".join(str(e).split())
+        exhausted = isinstance(e, MemoryError | torch.OutOfMemoryError) or any(s in reason for s in _SIGNS)
+        if not exhausted:
+            raise
+        solver, test = cfg.SOLVER, cfg.DATASET.TEST
+        raise OutOfMemory(
+            f"out of memory ({reason[:160] or 'no more is said'}); add `SOLVER.ACCUMULATE {2 * solver.ACCUMULATE}`, "
+            f"which keeps the batch of {solver.BATCH_SIZE}, or lower DATASET.TEST.BATCH_SIZE (now {test.BATCH_SIZE}); "
+            "the last checkpoint is untouched, continue with --resume"
+        ) from None

@@ -1,0 +1,116 @@
+"""A disk that is full, out of inodes, read-only or odd: one line, and the checkpoint before stays good."""
+
+import errno
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from mdistiller_dfpt.data import build_data
+from mdistiller_dfpt.data.generated import write_data_set
+from mdistiller_dfpt.engine.run_dir import check_writable
+from mdistiller_dfpt.errors import ConfigError, UserError
+
+from .conftest import tiny_cfg
+from .test_crash import WRITING, forked, outcome, resumed, run_of, writes_below
+
+WORDS = ("LOG.SAVE_EVERY", "2 steps")
+
+
+def fail_from_write(number, folder, code):
+    """From the given one on, every open for writing, rename and removal below `folder` fails as a full disk does."""
+    count = []
+
+    def fail(event, args):
+        count.append(1)
+        if len(count) >= number and event in WRITING:
+            raise OSError(code, os.strerror(code), str(args[0]))
+
+    writes_below(folder, fail)
+    return count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
+def test_a_disk_that_takes_no_more_writes_ends_the_run_in_one_line_and_nothing_is_lost(code, tmp_path):
+    def failing(folder, number):
+        count = fail_from_write(number, folder, code)
+        try:
+            return [outcome(run_of("KD", folder, *WORDS)), len(count)]
+        except UserError as e:
+            return [str(e), e.exit_code]
+
+    _, (expected, count) = forked(lambda: failing(tmp_path / "whole", 10**9))
+    assert count > 30
+    for number in range(1, count + 1):
+        folder = tmp_path / f"failed{number}"
+        ended, (message, exit_code) = forked(lambda folder=folder, number=number: failing(folder, number))
+        assert (ended, exit_code) in ((0, 2), (0, 3)), f"at write {number}: {message}"
+        assert "cannot" in message
+        assert os.strerror(code) in message
+        assert "\n" not in message
+        assert forked(lambda folder=folder: resumed("KD", folder, *WORDS)) == (0, expected), f"failed at write {number}"
+
+
+@pytest.mark.parametrize("place", ["/proc", "/sys"])
+def test_a_file_system_that_takes_no_files_is_refused_before_any_work(place):
+    if not Path(place).is_dir():
+        pytest.skip(f"there is no {place} here")
+    with pytest.raises(ConfigError, match=rf"LOG.PREFIX is {place}/out; cannot write in {place} \("):
+        check_writable(tiny_cfg("LOG.PREFIX", f"{place}/out"))
+
+
+def test_a_data_set_is_only_read(tmp_path):
+    words = [*write_data_set("folder", tmp_path / "data"), "DATASET.SIZE", "8", "MODEL.FAMILY", "cifar",
+             "SOLVER.BATCH_SIZE", "4", "DATASET.NUM_WORKERS", "0"]  # fmt: skip
+
+    def reading():
+        wrote = []
+        writes_below(tmp_path / "data", lambda event, args: wrote.append([event, str(args[0])]))
+        outcome(run_of("KD", tmp_path / "out", *words, make_data=build_data))
+        return wrote
+
+    assert forked(reading) == (0, [])
+
+
+def test_clocks_that_jump_change_no_duration(tmp_path, monkeypatch):
+    def jumping():
+        now = iter(range(2_000_000_000, 0, -1_000_000))
+        time.time = lambda: float(next(now))
+        trainer = run_of("KD", tmp_path)
+        trainer.fit()
+        return [e["seconds"] for e in trainer.epochs]
+
+    _, seconds = forked(jumping)
+    assert all(0 < s < 100 for s in seconds)
+
+
+def test_paths_may_hold_any_letter_and_no_control_character(tmp_path):
+    folder = tmp_path / "é 实验 x y"
+    _, expected = forked(lambda: outcome(run_of("KD", tmp_path / "plain")))
+    assert forked(lambda: outcome(run_of("KD", folder))) == (0, expected)
+    (results,) = folder.rglob("results.json")
+    assert json.loads(results.read_text(encoding="utf-8"))["method"] == "KD"
+    for name in ("a\nb", "a\x1b[31m"):
+        with pytest.raises(ConfigError, match="LOG.PREFIX is") as info:
+            tiny_cfg("LOG.PREFIX", name)
+        assert "\x1b" not in str(info.value)
+
+
+@pytest.mark.parametrize("flushes", [0, 2])
+def test_events_that_cannot_be_written_end_no_run(flushes, tmp_path, capsys, monkeypatch):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    trainer = run_of("KD", tmp_path, "LOG.TENSORBOARD", "True", "LOG.SAVE_EVERY", "")
+    done = []
+
+    def full(writer):
+        done.append(1)
+        if len(done) > flushes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RecordWriter, "flush", full)
+    assert len(trainer.fit()["epochs"]) == 2
+    assert capsys.readouterr().err.count("TensorBoard's events cannot be written (No space left") == 1
