@@ -1,0 +1,219 @@
+"""Checkpoints of other runs, other versions and other people: refused in one line, and never run."""
+
+import json
+import os
+import pickle
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mdistiller_dfpt.engine.checkpoint import load_checkpoint, load_pickled_tensors, load_weights
+from mdistiller_dfpt.engine.hashing import file_hash
+from mdistiller_dfpt.engine.trainer import Trainer
+from mdistiller_dfpt.errors import CheckpointError
+
+from .conftest import tiny_cfg, tiny_data, tiny_distiller
+from .test_trainer import stopped_after, trainer
+
+FORMAT_1 = Path(__file__).parent / "fixtures" / "checkpoint_format_1"
+
+
+@pytest.fixture
+def overrides(tmp_path):
+    return ["LOG.PREFIX", str(tmp_path / "out"), "EXPERIMENT.NAME", "tiny"]
+
+
+def rewrite(folder, change):
+    """The state of a checkpoint changed, with a manifest that vouches for it, as whoever owns the disk can do."""
+    state = torch.load(folder / "state.pt", weights_only=True)
+    change(state)
+    torch.save(state, folder / "state.pt")
+    vouch(folder)
+
+
+def vouch(folder, **header):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    path = folder / "state.pt"
+    manifest["files"]["state.pt"] = {"sha256": file_hash(path), "bytes": path.stat().st_size}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **header}))
+
+
+def resume_refused(overrides, match, *more):
+    with pytest.raises(CheckpointError, match=match) as info:
+        trainer("KD", [*overrides, "SOLVER.EPOCHS", "3"], *more).fit(resume=True)
+    assert "\n" not in str(info.value)
+
+
+def stopped_checkpoint(overrides):
+    return stopped_after("KD", overrides, 1).run / "checkpoints" / "epoch-00001"
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (("DISTILLER.STUDENT", "vgg8"), r"another config: DISTILLER.STUDENT was 'resnet32', is 'vgg8'"),
+        (("DATASET.TYPE", "digits"), r"another config: DATASET.TYPE was 'cifar100', is 'digits'"),
+        (("KD.TEMPERATURE", "2"), r"another config: KD.TEMPERATURE was 4.0, is 2.0"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_by_its_header(words, match, overrides):
+    stopped_checkpoint(overrides)
+    resume_refused(overrides, match, *words)
+
+
+@pytest.mark.parametrize(("data", "match"), [({"train": 52}, r"had 48 images then, has 52 now")])
+def test_a_data_set_that_changed_is_refused(data, match, overrides):
+    stopped_checkpoint(overrides)
+    cfg = tiny_cfg("DISTILLER.TYPE", "KD", *overrides, "SOLVER.EPOCHS", "3")
+    with pytest.raises(CheckpointError, match=match):
+        Trainer(cfg, tiny_distiller("KD"), tiny_data(**data), "tiny").fit(resume=True)
+
+
+def test_weights_of_another_shape_are_refused_in_one_line(overrides):
+    folder = stopped_checkpoint(overrides)
+    rewrite(folder, lambda s: s["distiller"].update({k: v[..., :1] for k, v in s["distiller"].items() if v.dim()}))
+    resume_refused(overrides, "does not fit this config")
+
+
+def test_an_optimisers_buffers_of_another_shape_are_refused(overrides):
+    folder = stopped_checkpoint(overrides)
+
+    def turn(state):
+        for entry in state["optimizer"]["state"].values():
+            entry["momentum_buffer"] = entry["momentum_buffer"].flatten()
+
+    rewrite(folder, turn)
+    resume_refused(overrides, r"momentum_buffer 0 is \(108,\), its parameter \(4, 3, 3, 3\)")
+
+
+def test_a_newer_format_is_refused_and_not_taken_for_damage(overrides):
+    vouch(stopped_checkpoint(overrides), format=2)
+    resume_refused(overrides, r"written by a newer version \(format 2\); update mdistiller_dfpt")
+
+
+def test_the_first_format_stays_readable():
+    manifest, state = load_checkpoint(FORMAT_1)
+    assert (manifest["format"], manifest["epoch"], manifest["step"], manifest["student"]) == (1, 1, 2, "resnet32")
+    assert state.keys() == {"distiller", "optimizer", "torch_rng", "sums"}
+    assert load_weights(FORMAT_1).keys() == tiny_distiller("KD").student.state_dict().keys()
+
+
+def test_a_run_of_the_first_format_is_continued(overrides):
+    """One that was interrupted within its second epoch, and had been written when the format was new."""
+    run = stopped_checkpoint(overrides).parent
+    shutil.rmtree(run / "epoch-00001")
+    shutil.copytree(FORMAT_1, run / "epoch-00001-step-0000002")
+    found = trainer("KD", [*overrides, "SOLVER.EPOCHS", "3"]).fit(resume=True)
+    whole = trainer("KD", [*overrides, "SOLVER.EPOCHS", "3", "EXPERIMENT.TAG", "whole"]).fit()
+    for a, b in zip(found["epochs"], whole["epochs"], strict=True):
+        assert a["train"]["loss"] == pytest.approx(b["train"]["loss"], rel=1e-4), "written by another machine"
+
+
+class Calls:
+    """A pickle that calls a function when it is opened."""
+
+    def __init__(self, function, *args):
+        self.function, self.args = function, args
+
+    def __reduce__(self):
+        return self.function, self.args
+
+
+def hostile(mark):
+    """Payloads that make a folder where they are run."""
+    nested = {"model": {"fc.weight": torch.zeros(2), "extra": [({"deep": Calls(os.mkdir, mark)},)]}}
+    return {
+        "os.mkdir": Calls(os.mkdir, mark),
+        "eval": Calls(eval, f"__import__('os').mkdir({mark!r})"),
+        "exec": Calls(exec, f"import os; os.mkdir({mark!r})"),
+        "nested": nested,
+    }
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("kind", ["os.mkdir", "eval", "exec", "nested"])
+def test_a_hostile_pickle_is_never_run_in_any_protocol(kind, protocol, tmp_path):
+    mark = tmp_path / "MARK"
+    payload = hostile(str(mark))[kind]
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(payload, protocol=protocol))
+    torch.save(payload, tmp_path / "zip.pth", pickle_protocol=protocol)
+    torch.save(payload, tmp_path / "old.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+    (tmp_path / "pickle").write_bytes(pickle.dumps(payload, protocol=protocol))
+    with tarfile.open(tmp_path / "tar.pth", "w") as tar:  # PyTorch's first format
+        for name in ("storages", "tensors", "pickle", "sys_info"):
+            tar.add(tmp_path / "pickle", arcname=name)
+    for name in ("plain", "zip", "old", "tar"):
+        with pytest.raises(CheckpointError, match="nothing in it was run"):
+            load_weights(tmp_path / f"{name}.pth")
+    assert not mark.exists()
+
+
+def test_a_hostile_state_behind_a_manifest_that_vouches_for_it_is_never_run(overrides, tmp_path, capsys):
+    folder = stopped_checkpoint(overrides)
+    mark = tmp_path / "MARK"
+    torch.save(hostile(str(mark))["nested"], folder / "state.pt")
+    vouch(folder)
+    resume_refused(overrides, "holds no intact checkpoint")
+    assert "nothing in it was run" in capsys.readouterr().err
+    assert not mark.exists()
+
+
+def rezipped(path, compression, copies=1):
+    """The same archive with its entries compressed, or `copies` of them."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in entries.items():
+            for i in range(copies):
+                archive.writestr(name if i == 0 else f"{name}.{i}", data)
+
+
+@pytest.mark.parametrize("kind", ["deflated", "many entries", "a long pickle"])
+def test_a_bomb_is_refused_before_it_unpacks(kind, tmp_path, monkeypatch):
+    path = tmp_path / "bomb.pth"
+    torch.save({"w": torch.zeros(2**22)}, path)
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("it was opened"))
+    if kind == "deflated":
+        rezipped(path, zipfile.ZIP_DEFLATED)
+        assert path.stat().st_size < 2**17
+    elif kind == "many entries":
+        monkeypatch.setattr("mdistiller_dfpt.engine.checkpoint.MAX_ENTRIES", 50)
+        rezipped(path, zipfile.ZIP_STORED, copies=20)
+    else:
+        monkeypatch.setattr("mdistiller_dfpt.engine.checkpoint.MAX_PICKLE_BYTES", 10)
+    with pytest.raises(CheckpointError, match="no checkpoint is like that; refused"):
+        load_pickled_tensors(path)
+
+
+def test_a_pickle_that_claims_a_terabyte_allocates_none(tmp_path):
+    path = tmp_path / "claims.pth"
+    torch.save({"w": torch.zeros(4)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    for name, data in entries.items():
+        if name.endswith("data.pkl"):
+            four, many = b"K\x04", b"\x8a\x06" + (2**40).to_bytes(6, "little")
+            assert four in data
+            entries[name] = data.replace(four, many)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    with pytest.raises(CheckpointError, match="claims.pth"):
+        load_pickled_tensors(path)
+
+
+@pytest.mark.parametrize("size", [2**40, 2**63 - 1])
+def test_a_safetensors_header_that_claims_a_terabyte_is_refused(size, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({"w": torch.zeros(4)}, path)
+    (tmp_path / "length.safetensors").write_bytes(size.to_bytes(8, "little") + path.read_bytes()[8:])
+    text = json.dumps({"w": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    (tmp_path / "shape.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
+    for name in ("length", "shape"):
+        with pytest.raises(CheckpointError, match="not a safetensors file"):
+            load_weights(tmp_path / f"{name}.safetensors")

@@ -1,0 +1,60 @@
+"""Workers that decode images and die or hang: the run ends in bounded time and says where."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from mdistiller_dfpt.data import build_data
+from mdistiller_dfpt.data.generated import write_data_set
+from mdistiller_dfpt.errors import DataError
+
+from .conftest import tiny_cfg
+
+
+def loader_whose_worker(does, tmp_path, timeout="60"):
+    """A loader with one worker that `does` this at the third image."""
+    words = write_data_set("folder", tmp_path)
+    data = build_data(
+        tiny_cfg(*words, "SOLVER.BATCH_SIZE", "4", "DATASET.SIZE", "16", "DATASET.NUM_WORKERS", "1",
+                 "EXPERIMENT.TIMEOUT", timeout)
+    )  # fmt: skip
+    transform, calls = data.train.files.transform, []
+
+    def failing(image):
+        calls.append(1)
+        if len(calls) == 6:
+            time.sleep(0.5)  # the first batch is on its way
+            does()
+        return transform(image)
+
+    data.train.files.transform = failing
+    return data.train
+
+
+@pytest.mark.parametrize(
+    "does", [lambda: os._exit(1), lambda: os.kill(os.getpid(), signal.SIGKILL)], ids=["exits", "is killed"]
+)
+def test_a_worker_that_dies_ends_the_run_and_says_at_which_images(does, tmp_path):
+    loader = loader_whose_worker(does, tmp_path)
+    second = loader.order(1)[4]
+    with pytest.raises(DataError, match=r"died or hangs \(.*at 4 images from .*lower DATASET.NUM_WORKERS") as info:
+        list(loader.epoch(1))
+    assert f"from {loader.files.paths[second]} on" in str(info.value)
+    assert "continue with --resume" in str(info.value)
+
+
+def test_a_worker_that_hangs_ends_the_run_within_the_time_that_the_config_gives(tmp_path):
+    loader = loader_whose_worker(lambda: time.sleep(600), tmp_path, timeout="2")
+    with pytest.raises(DataError, match=r"timed out after 2.0 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
+        list(loader.epoch(1))
+
+
+def test_a_bug_in_a_worker_is_a_bug_not_a_dead_worker(tmp_path):
+    def broken():
+        raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours") as info:
+        list(loader_whose_worker(broken, tmp_path).epoch(1))
+    assert not isinstance(info.value, DataError)
