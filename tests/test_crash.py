@@ -248,6 +248,59 @@ def test_a_signal_saves_behind_the_step_and_stops(number, code, tmp_path):
     assert forked(lambda: resumed("KD", tmp_path / "stopped", "LOG.SAVE_EVERY", "")) == (0, expected)
 
 
+MOMENTS = {
+    "validation": ("mdistiller_dfpt.engine.trainer", "evaluate", 2, "behind epoch 1"),
+    "the writing of a checkpoint": ("mdistiller_dfpt.engine.saving", "save_checkpoint", 1, "behind epoch 1"),
+    "the drawing of a batch": ("mdistiller_dfpt.data.resident", "crop_flip", 2, "in epoch 1, behind step 2"),
+    "the last validation": ("mdistiller_dfpt.engine.trainer", "evaluate", 3, None),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_at_any_moment_stops_at_the_next_step_or_epoch(moment, tmp_path):
+    _, expected = forked(lambda: outcome(run_of("KD", tmp_path / "whole")))
+    module, name, call, where = MOMENTS[moment]
+
+    def stopped():
+        trainer = run_of("KD", tmp_path / "stopped", "LOG.SAVE_EVERY", "")
+        plain, calls = getattr(sys.modules[module], name), []
+
+        def interrupted(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return plain(*args, **kwargs)
+
+        setattr(sys.modules[module], name, interrupted)
+        try:
+            trainer.fit()
+        except Exception as e:
+            return [type(e).__name__, str(e)]
+        return None
+
+    message = where and ["Stopped", f"stopped by SIGTERM {where}; continue with --resume"]
+    assert forked(stopped) == (0, message), "a run that is through with its last epoch finishes"
+    assert forked(lambda: resumed("KD", tmp_path / "stopped", "LOG.SAVE_EVERY", "")) == (0, expected)
+
+
+def test_a_run_of_one_step_an_epoch_is_stopped_too(tmp_path):
+    def stopped():
+        trainer = run_of("NONE", tmp_path, "LOG.SAVE_EVERY", "", make_data=lambda cfg: tiny_data(batch=48))
+        plain = trainer.optimizer.step
+
+        def step(*args, **kwargs):
+            plain(*args, **kwargs)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        trainer.optimizer.step = step
+        try:
+            trainer.fit()
+        except Exception as e:
+            return str(e)
+
+    assert forked(stopped) == (0, "stopped by SIGTERM behind epoch 1; continue with --resume")
+
+
 def test_a_second_signal_is_obeyed_at_once(tmp_path):
     def stopped():
         trainer = run_of("KD", tmp_path)

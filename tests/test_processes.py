@@ -1,5 +1,6 @@
 """Several processes of one run: they compute what one would, for every method; only the first writes."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -15,6 +16,7 @@ from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.distributed import agreed, gathered, rank, summed, world_size
 from mdistiller_dfpt.engine.evaluate import evaluate
 from mdistiller_dfpt.engine.parts import parts_of, smallest_part
+from mdistiller_dfpt.engine.saving import Saver
 from mdistiller_dfpt.engine.trainer import Trainer
 from mdistiller_dfpt.errors import ConfigError
 
@@ -24,15 +26,15 @@ METHODS = sorted(DISTILLERS)
 WORLD = 2
 
 
-def in_processes(work, folder):
-    """`work(rank)` in two forked processes of one group; {rank: what it returned}, or the first one's traceback."""
+def in_processes(work, folder, world=WORLD):
+    """`work(rank)` in forked processes of one group; {rank: what it returned}, or the first one's traceback."""
     context = multiprocessing.get_context("fork")
     results = context.Queue()
 
     def run(number):
         try:
-            store = dist.FileStore(str(folder / "store"), WORLD)
-            dist.init_process_group("gloo", store=store, rank=number, world_size=WORLD)
+            store = dist.FileStore(str(folder / f"store{world}"), world)
+            dist.init_process_group("gloo", store=store, rank=number, world_size=world)
             results.put((number, work(number), None))
             dist.barrier()
             dist.destroy_process_group()
@@ -44,7 +46,7 @@ def in_processes(work, folder):
             sys.stdout.flush()
             os._exit(0)
 
-    started = [context.Process(target=run, args=(n,)) for n in range(WORLD)]
+    started = [context.Process(target=run, args=(n,)) for n in range(world)]
     for process in started:
         process.start()
     got = {}
@@ -142,6 +144,38 @@ def test_only_the_first_process_writes_and_all_resume(tmp_path):
     assert first[3] == WORLD
     runs = sorted(p.name for p in (tmp_path / "out").rglob("results.json"))
     assert runs == ["results.json"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3)])
+def test_a_run_continues_on_another_number_of_processes(before, after, tmp_path):
+    """The same batches from there on; not the same bits, as sums are taken in another order."""
+
+    def run(folder, resume, stop_behind=0):
+        cfg = cfg_of("KD", "LOG.PREFIX", str(folder), "SOLVER.EPOCHS", "3")
+        trainer = Trainer(cfg, tiny_distiller("KD"), tiny_data(train=45))
+        plain = Saver.save
+
+        def save(self, done):
+            plain(self, done)
+            if len(done.epochs) == stop_behind:
+                dist.barrier() if world_size() > 1 else None
+                raise InterruptedError
+
+        with pytest.MonkeyPatch.context() as patch, open(os.devnull, "w") as sys.stdout:
+            patch.setattr(Saver, "save", save)
+            with contextlib.suppress(InterruptedError):
+                trainer.fit(resume)
+        return [[e["train"]["loss"], e["test"]["student"]["top1"]] for e in trainer.epochs]
+
+    out = tmp_path / "out"
+    whole = in_processes(lambda number: run(tmp_path / "whole", False), tmp_path, 1)[0]
+    in_processes(lambda number: run(out, False, stop_behind=1), tmp_path, before)
+    (folder := tmp_path / "second").mkdir()
+    for found in in_processes(lambda number: run(out, True), folder, after).values():
+        assert len(found) == 3
+        for (loss, accuracy), (other, other_accuracy) in zip(found, whole, strict=True):
+            assert loss == pytest.approx(other, rel=2e-3)
+            assert accuracy == pytest.approx(other_accuracy, abs=100 / 20 + 1e-3)
 
 
 def test_one_process_that_diverges_stops_all(tmp_path):

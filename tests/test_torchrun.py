@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,26 +12,46 @@ import pytest
 from .test_house import ROOT
 
 FAILING = """
-import os
+import os, resource, signal, sys, time
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.errors import DataError
+
+def fail():
+    if os.environ["FAULT"] == "raises":
+        raise DataError("broken.png: cannot be read as an image")
+    if os.environ["FAULT"] == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ["FAULT"] == "hangs":
+        time.sleep(600)
+    if os.environ["FAULT"] == "leaves":
+        sys.exit(0)
+    if os.environ["FAULT"] == "cannot save":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 
 @DISTILLERS.register("FAILS")
 class Fails(DISTILLERS["NONE"]):
     def losses(self, student, teacher, batch):
-        if os.environ["RANK"] == "1" and batch.step == 2:
-            raise DataError("broken.png: cannot be read as an image")
+        if os.environ["RANK"] == os.environ["FAULTY"] and batch.step == 2:
+            fail()
         return super().losses(student, teacher, batch)
 """
 
 
-def torchrun(tmp_path, *words):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "tools/train.py",
-               "--cfg", "configs/digits/vanilla/res8.yaml", "LOG.PREFIX", str(tmp_path / "out"), "SOLVER.EPOCHS", "1",
-               "EXPERIMENT.THREADS", "1", "EXPERIMENT.DEVICE", "cpu", *words]  # fmt: skip
+def command(tmp_path, *words):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "tools/train.py",
+            "--cfg", "configs/digits/vanilla/res8.yaml", "LOG.PREFIX", str(tmp_path / "out"), "SOLVER.EPOCHS", "2",
+            "EXPERIMENT.THREADS", "1", "EXPERIMENT.DEVICE", "cpu", "LOG.TENSORBOARD", "False", *words]  # fmt: skip
+
+
+def environment(**more):
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def torchrun(tmp_path, *words, **more):
     started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    done = subprocess.run(
+        command(tmp_path, *words), capture_output=True, text=True, cwd=ROOT, timeout=240, env=environment(**more)
+    )
     return done, time.monotonic() - started
 
 
@@ -42,15 +63,59 @@ def test_two_processes_train_one_run(tmp_path):
     (results,) = (tmp_path / "out").rglob("results.json")
     protocol = json.loads(results.read_text())["protocol"]
     assert (protocol["world_size"], protocol["batch"]) == (2, 64)
-    assert done.stdout.count("epoch 1/1") == 1
+    assert done.stdout.count("epoch 2/2") == 1
+
+
+FAULTS = {
+    "raises": ("1", "rank 1: error: broken.png: cannot be read as an image"),
+    "is killed": ("1", r"rank +: 1 \(local_rank: 1\)\s+exitcode +: -9"),  # torchrun's words
+    "hangs": ("1", "rank 1 ended or did not answer within EXPERIMENT.TIMEOUT 5 s"),
+    "leaves": ("1", "rank 1 ended or did not answer"),
+    "cannot save": ("0", r"rank 0: error: \S+ cannot be written \(.*File too large"),
+}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_crash_in_one_process_ends_all_and_names_it(tmp_path):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_process_that_fails_ends_all_in_bounded_time_and_is_named(fault, tmp_path):
     (tmp_path / "fails.py").write_text(FAILING)
-    done, seconds = torchrun(tmp_path, "PLUGINS", f"['{tmp_path}/fails.py']", "DISTILLER.TYPE", "FAILS")
+    faulty, message = FAULTS[fault]
+    words = ("PLUGINS", f"['{tmp_path}/fails.py']", "DISTILLER.TYPE", "FAILS", "EXPERIMENT.TIMEOUT", "5")
+    done, seconds = torchrun(tmp_path, *words, FAULT=fault, FAULTY=faulty)
     assert done.returncode != 0
-    assert "rank 1: error: broken.png: cannot be read as an image" in done.stderr
-    assert "rank 0: error: this is a bug" not in done.stderr
+    assert re.search(message, done.stderr), done.stderr
+    assert "this is a bug" not in done.stderr
     assert seconds < 120
+    (status,) = (tmp_path / "out").rglob("status.json")
+    assert json.loads(status.read_text())["state"] in ("running", "failed", "stopped")
+    assert not list((tmp_path / "out").rglob("results.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_stop_signal_to_torchrun_saves_once_and_the_run_continues(tmp_path):
+    words = ("SOLVER.EPOCHS", "400", "LOG.EVAL_FREQ", "400")
+    with subprocess.Popen(
+        command(tmp_path, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=environment(),
+    ) as process:  # fmt: skip
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "stopped by SIGTERM" in err
+    assert "this is a bug" not in err
+    (status,) = (tmp_path / "out").rglob("status.json")
+    status = json.loads(status.read_text())
+    assert status["state"] == "stopped"
+    assert status["reason"].startswith("stopped by SIGTERM")
+    checkpoints = sorted(p.name for p in (tmp_path / "out").rglob("checkpoints/*"))
+    step = f"-step-{status['step']:07d}" if status["step"] else ""
+    assert checkpoints[-1] == f"epoch-{status['epoch']:05d}{step}"
+    more = ("SOLVER.EPOCHS", str(status["epoch"] + 1), "--resume")
+    done, _ = torchrun(tmp_path, *more)
+    assert done.returncode == 0, done.stderr
+    assert f"resuming after epoch {status['epoch']}" in done.stdout

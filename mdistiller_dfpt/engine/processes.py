@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 
@@ -19,6 +20,10 @@ from ..data import pick_device
 from ..distillers import Distiller
 from ..distributed import rank, summed, world_size
 from ..errors import UserError
+
+# Of another process's end, in the words of the libraries below, which have no type for it
+_SIGNS = ("gloo", "NCCL", "Application timeout", "Timed out waiting", "Connection closed", "Connection reset")
+PATIENCE = 3.0  # seconds in which those that are alive say so, where one is missed
 
 
 class PeerError(UserError):
@@ -37,18 +42,32 @@ def joined(cfg: CN) -> Iterator[None]:
     timeout = datetime.timedelta(seconds=cfg.EXPERIMENT.TIMEOUT)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store, number, world = next(dist.rendezvous("env://", timeout=timeout))
+    dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timeout)
     try:
         with contextlib.redirect_stdout(io.StringIO() if rank() else sys.stdout):
             yield
         dist.destroy_process_group()
     except RuntimeError as e:
-        if isinstance(e, dist.DistError) or "gloo" in str(e):
+        if isinstance(e, dist.DistError) or any(s in str(e) for s in _SIGNS):
             raise PeerError(
-                f"another process ended or did not answer within EXPERIMENT.TIMEOUT {cfg.EXPERIMENT.TIMEOUT:g} s "
-                f"({str(e).splitlines()[0]}); the first error above says which; continue with --resume"
+                f"{_silent(store)} ended or did not answer within EXPERIMENT.TIMEOUT {cfg.EXPERIMENT.TIMEOUT:g} s "
+                f"({str(e).splitlines()[0]}); continue with --resume"
             ) from None
         raise
+
+
+def _silent(store: dist.Store) -> str:
+    """Which ranks are gone: those that do not report here, as all do that miss another, within a few seconds."""
+    missing = set(range(world_size())) - {rank()}
+    deadline = time.monotonic() + PATIENCE
+    with contextlib.suppress(RuntimeError):  # the store may be gone with its process
+        store.set(f"alive/{rank()}", "")
+        while missing and time.monotonic() < deadline:
+            missing = {r for r in missing if not store.check([f"alive/{r}"])}
+            time.sleep(0.1)
+    return f"rank {', '.join(map(str, sorted(missing)))}" if missing else "another process"
 
 
 def parallel(distiller: Distiller) -> nn.Module:
