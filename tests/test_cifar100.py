@@ -1,10 +1,12 @@
 """CIFAR-100 in all its layouts, on tiny stand-ins: real files and archives, damaged and hostile ones."""
 
 import hashlib
+import http.server
 import io
 import os
 import pickle
 import tarfile
+import threading
 
 import numpy as np
 import pytest
@@ -237,6 +239,26 @@ def test_a_failed_download_leaves_nothing(tmp_path, server, fault):
     with pytest.raises(DataError):
         download(address, tmp_path / "sub" / "f", md5="0" * 32)
     assert not (tmp_path / "sub").exists() or list((tmp_path / "sub").iterdir()) == []
+
+
+def test_a_download_that_is_cut_off_leaves_nothing(tmp_path):
+    class Cut(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"half of it")
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Cut) as host:
+        thread = threading.Thread(target=host.handle_request)
+        thread.start()
+        with pytest.raises(DataError, match=f"127.0.0.1:{host.server_port}/f"):
+            download(f"http://127.0.0.1:{host.server_port}/f", tmp_path / "f", md5="0" * 32)
+        thread.join()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_recipe_is_the_literatures():

@@ -10,6 +10,8 @@ import traceback
 
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
@@ -20,6 +22,7 @@ from mdistiller_dfpt.engine.trainer import Trainer
 from mdistiller_dfpt.errors import CheckpointError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
+from .test_combined import combined
 
 METHODS = sorted(DISTILLERS)
 STEPS = 6  # two epochs of three
@@ -49,9 +52,12 @@ def forked(work):
 
 
 def run_of(name, folder, *words, make_data=None):
-    """A trainer of two epochs that saves behind every step."""
-    cfg = tiny_cfg("DISTILLER.TYPE", name, "LOG.PREFIX", str(folder), "LOG.SAVE_EVERY", "1 step", *words)
-    return Trainer(cfg, tiny_distiller(name), make_data(cfg) if make_data else tiny_data())
+    """A trainer of two epochs that saves behind every step; `A+B`: of the methods A and B together."""
+    names = name.split("+")
+    kind = name if len(names) == 1 else f"[{', '.join(names)}]"
+    cfg = tiny_cfg("DISTILLER.TYPE", kind, "LOG.PREFIX", str(folder), "LOG.SAVE_EVERY", "1 step", *words)
+    distiller = tiny_distiller(name) if len(names) == 1 else combined(*names)
+    return Trainer(cfg, distiller, make_data(cfg) if make_data else tiny_data())
 
 
 def outcome(trainer, resume=False):
@@ -89,14 +95,17 @@ def resumed(name, folder, *words, **more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
-def test_killed_behind_any_step(name, tmp_path):
-    _, expected = forked(lambda: outcome(run_of(name, tmp_path / "whole")))
+@pytest.mark.parametrize("words", [(), ("SOLVER.TRAINER", "dot")], ids=["", "two momenta"])
+@pytest.mark.parametrize("name", [*METHODS, "DFPTKD+CRD"])
+def test_killed_behind_any_step(name, words, tmp_path):
+    if words and name not in ("KD", "CRD"):
+        pytest.skip("one method with a bank and one without stand for all")
+    _, expected = forked(lambda: outcome(run_of(name, tmp_path / "whole", *words)))
     for step in range(1, STEPS + 1):
         folder = tmp_path / f"killed{step}"
-        ended, _ = forked(lambda folder=folder, step=step: outcome(kill_behind(run_of(name, folder), step)))
+        ended, _ = forked(lambda folder=folder, step=step: outcome(kill_behind(run_of(name, folder, *words), step)))
         assert ended == signal.SIGKILL
-        assert forked(lambda folder=folder: resumed(name, folder)) == (0, expected), f"killed behind step {step}"
+        assert forked(lambda folder=folder: resumed(name, folder, *words)) == (0, expected), f"killed behind {step}"
 
 
 WRITING = ("open", "os.rename", "os.mkdir")
@@ -174,6 +183,38 @@ def test_killed_in_the_middle_of_writing_a_checkpoint(part, tmp_path):
     assert forked(killed)[0] == signal.SIGKILL
     assert forked(lambda: resumed("KD", tmp_path / "killed")) == (0, expected)
     assert not list((tmp_path / "killed").glob("**/.epoch-*"))
+
+
+def damage_newest(folder, kind):
+    """The newest checkpoint as a bad disk leaves it, unless it is the only one."""
+    saved = sorted(folder.glob("**/checkpoints/epoch-*"))
+    state = saved[-1] / "state.pt" if len(saved) > 1 else folder
+    if not state.is_file():
+        return
+    raw = state.read_bytes()
+    if kind == "truncated":
+        state.write_bytes(raw[: len(raw) // 2])
+    elif kind == "flipped":
+        state.write_bytes(raw[:-100] + bytes([raw[-100] ^ 4]) + raw[-99:])
+    elif kind == "lost":
+        state.unlink()
+
+
+EVENTS = st.tuples(st.integers(1, 4), st.sampled_from(["", "truncated", "flipped", "lost"]))
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
+          phases=[Phase.generate])  # fmt: skip
+@given(events=st.lists(EVENTS, min_size=1, max_size=5), method=st.sampled_from(["KD", "CRD", "DFPTKD"]))
+def test_any_sequence_of_kills_and_damage_ends_as_if_nothing_had_happened(events, method, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sequence")
+    _, expected = forked(lambda: outcome(run_of(method, folder / "whole")))
+    for step, damage in events:
+        begun = any((folder / "run").glob("**/checkpoints/epoch-*"))
+        forked(lambda step=step, begun=begun: outcome(kill_behind(run_of(method, folder / "run"), step), begun))
+        damage_newest(folder / "run", damage)
+    assert forked(lambda: resumed(method, folder / "run")) == (0, expected)
 
 
 @pytest.mark.slow

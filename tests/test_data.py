@@ -7,7 +7,7 @@ import torch
 from mdistiller_dfpt.data import DATASETS, build_data, pick_device
 from mdistiller_dfpt.data.randomness import epoch_order, random_bits
 from mdistiller_dfpt.data.resident import ImageSet, Recipe, ResidentLoader, draw_views
-from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.errors import ConfigError, DataError
 
 from .conftest import tiny_cfg, tiny_data
 
@@ -105,6 +105,23 @@ def test_digits_are_split_by_class_and_fill_the_range():
 def test_a_batch_larger_than_the_data_is_refused_with_the_numbers():
     with pytest.raises(ConfigError, match="SOLVER.BATCH_SIZE is 5000; digits has 1433 training images"):
         build_data(tiny_cfg("DATASET.TYPE", "digits", "SOLVER.BATCH_SIZE", "5000"))
+
+
+@pytest.mark.parametrize("label", [-100, -1, 10])
+def test_labels_of_no_class_are_refused(label, monkeypatch):
+    source = DATASETS["digits"](tiny_cfg("DATASET.TYPE", "digits"))
+    source.train.labels[3] = label
+    monkeypatch.setitem(DATASETS, "digits", lambda cfg: source)
+    with pytest.raises(DataError, match=r"digits has labels from .* its 10 classes are 0 to 9"):
+        build_data(tiny_cfg("DATASET.TYPE", "digits"))
+
+
+def test_a_split_without_images_is_refused(monkeypatch):
+    source = DATASETS["digits"](tiny_cfg("DATASET.TYPE", "digits"))
+    empty = source.test._replace(images=source.test.images[:0], labels=source.test.labels[:0])
+    monkeypatch.setitem(DATASETS, "digits", lambda cfg: source._replace(test=empty))
+    with pytest.raises(DataError, match="digits has a split without images"):
+        build_data(tiny_cfg("DATASET.TYPE", "digits"))
 
 
 def test_unknown_data_set_and_device_are_refused():

@@ -103,6 +103,23 @@ def test_gray_palette_and_transparent_images_are_read_as_colour(tmp_path):
     assert sum(len(b.index) for b in batches(cfg)) == 16
 
 
+def test_a_deep_image_and_one_of_a_single_pixel_are_read(tmp_path):
+    cfg = file_cfg("folder", tmp_path)
+    Image.fromarray(np.full((40, 50), 40_000, np.uint16)).save(tmp_path / "train" / "n00000000" / "deep.png")
+    Image.new("RGB", (1, 1)).save(tmp_path / "train" / "n00000000" / "pixel.png")
+    seen = batches(cfg)
+    assert sum(len(b.index) for b in seen) == 14
+    assert all(torch.isfinite(b.image).all() for b in seen)
+
+
+def test_a_decompression_bomb_is_no_image(tmp_path, monkeypatch):
+    cfg = file_cfg("folder", tmp_path)
+    Image.new("L", (300, 300)).save(tmp_path / "train" / "n00000000" / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)  # Pillow refuses twice as many
+    with pytest.raises(DataError, match=r"bomb.png: cannot be read as an image \(Image size \(90000 pixels\)"):
+        batches(cfg)
+
+
 def test_tables_of_paths_and_labels(tmp_path):
     write_data_set("folder", tmp_path)
     for split in ("train", "val"):

@@ -227,6 +227,17 @@ def test_what_is_not_finite_stops_before_the_step(what, overrides):
     assert [e["epoch"] for e in resumed.fit(resume=True)["epochs"]] == [1, 2, 3, 4]
 
 
+def test_a_teacher_that_says_nothing_finite_stops_the_run_at_its_first_step(overrides):
+    run = trainer("KD", overrides)
+    with torch.no_grad():
+        run.distiller.teacher.fc.bias[0] = float("nan")
+    before = state_hash(dict(run.distiller.student.named_parameters()))
+    with pytest.raises(DivergedError, match="loss is not finite at epoch 1, step 1"):
+        run.fit()
+    assert state_hash(dict(run.distiller.student.named_parameters())) == before
+    assert not list(run.run.rglob("best.safetensors"))
+
+
 def test_evaluation_can_be_rarer_than_epochs_but_the_last_counts(overrides):
     results = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "5", "LOG.EVAL_FREQ", "2"]).fit()
     assert [e["epoch"] for e in results["epochs"] if "test" in e] == [2, 4, 5]

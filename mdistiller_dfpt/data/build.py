@@ -81,6 +81,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
             "training images: use at most that many"
         )
     classes = len(source.train.classes)
+    for split in (source.train, source.test):
+        _check_labels(split.labels, classes, cfg.DATASET.TYPE)
     if cfg.DATASET.CLASSES not in (0, classes):
         raise DataError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here")
     make, common = ResidentLoader, {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
@@ -96,3 +98,12 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     train = make(source.train, source.recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=cfg.SOLVER.SEED, **common)
     test = make(source.test, source.recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
     return Data(train, test, classes)
+
+
+def _check_labels(labels: torch.Tensor, classes: int, name: str) -> None:
+    """DataError where a label is of no class; cross-entropy would pass over -100 in silence."""
+    if not len(labels):
+        raise DataError(f"{name} has a split without images")
+    low, high = labels.min().item(), labels.max().item()
+    if low < 0 or high >= classes:
+        raise DataError(f"{name} has labels from {low} to {high}; its {classes} classes are 0 to {classes - 1}")

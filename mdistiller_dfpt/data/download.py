@@ -1,8 +1,8 @@
 """Downloads a file with its checksum; the final name only ever holds a complete, verified file."""
 
 import hashlib
+import http.client
 import os
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def download(url: str, target: Path, md5: str, timeout: float = 30.0) -> None:
         if found != md5:
             raise DataError(f"{url}: the file has MD5 {found}, expected {md5}; try again later")
         os.replace(part, target)
-    except (OSError, urllib.error.URLError) as e:
+    except (OSError, http.client.HTTPException) as e:
         raise DataError(f"{url}: download failed ({e}); fetch it by hand to {target}") from None
     finally:
         part.unlink(missing_ok=True)
