@@ -238,12 +238,13 @@ def test_a_bug_exits_with_1_and_a_traceback(capsys, monkeypatch):
     assert "a bug in mdistiller_dfpt" in err
 
 
-def test_the_command_runs_as_a_process(cwd):
-    command = [sys.executable, str(ROOT / "tools/train.py"), *digits("vanilla"), *QUICK]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+def test_the_command_runs_as_a_process_in_any_locale_time_zone_and_folder(cwd):
+    command = [sys.executable, str(ROOT / "tools/train.py"), *digits("vanilla"), *QUICK, "LOG.PREFIX", "é 实验 x y"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C", "LANG": "tr_TR", "TZ": "Asia/Kathmandu"}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout
     assert done.stderr == ""
-    usage = subprocess.run(command[:2], capture_output=True, text=True, env=environment, timeout=240)
+    assert list((cwd / "é 实验 x y").rglob("results.json"))
+    usage = subprocess.run(command[:2], capture_output=True, encoding="utf-8", env=environment, timeout=240)
     assert usage.returncode == 2
