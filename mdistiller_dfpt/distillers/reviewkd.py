@@ -1,5 +1,7 @@
 """ReviewKD: each stage of the teacher teaches all deeper ones of the student (Chen et al., 2021, arXiv:2104.09044)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,6 +31,14 @@ def hcl_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     return loss
 
 
+def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps enlarged by repetition, in their own type: under autocast PyTorch would make float32 of them."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    with torch.autocast(x.device.type, enabled=False):
+        return F.interpolate(x, tuple(size), mode="nearest")
+
+
 class AttentionFusion(nn.Module):
     """Fuses a stage's map with what came from the deeper ones, and brings the result to the teacher's width.
 
@@ -46,11 +56,10 @@ class AttentionFusion(nn.Module):
     def forward(self, x: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         x = self.enter(x)
         if self.attention is not None:
-            deeper = F.interpolate(deeper, x.shape[2:], mode="nearest")
+            deeper = nearest(deeper, x.shape[2:])
             a, b = self.attention(torch.cat([x, deeper], 1)).split(1, dim=1)
-            x = x * a + deeper * b
-        out = x if x.shape[2:] == size else F.interpolate(x, size, mode="nearest")
-        return self.leave(out), x
+            x = torch.addcmul(x * a, deeper, b)
+        return self.leave(nearest(x, size)), x
 
 
 @DISTILLERS.register("REVIEWKD")
@@ -103,9 +112,10 @@ class ReviewKD(Distiller):
         pairs = stage_pairs(student.features[self.source], teacher.features["preact_feats"])
         pairs.append(tuple(x.features["pooled_feat"][:, :, None, None] for x in (student, teacher)))
         fused, deeper = [], None
-        for fusion, (s, t) in zip(self.fusions, reversed(pairs), strict=True):
-            out, deeper = fusion(s, deeper, tuple(t.shape[2:]))
-            fused.append(out)
+        with self.precision(batch.image):  # the fusions are a network of their own
+            for fusion, (s, t) in zip(self.fusions, reversed(pairs), strict=True):
+                out, deeper = fusion(s, deeper, tuple(t.shape[2:]))
+                fused.append(out.float())
         warm = min(batch.epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
         loss = hcl_loss(fused, [t for _, t in reversed(pairs)])
         return {
