@@ -15,8 +15,8 @@ PACKAGE = ROOT / "mdistiller_dfpt"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0, "distributed": 0, "registry": 0, "yaml_reader": 0, "plugins": 0, "config": 0, "config_keys": 0,
-    "data": 1, "models": 2, "dual_path": 3, "distillers": 4, "engine": 5, "report": 5, "cli": 6, "plugin": 6,
-    "__init__": 6,
+    "data": 1, "models": 2, "dual_path": 3, "distillers": 4, "engine": 5, "report": 5, "bench": 6, "cli": 6,
+    "plugin": 6, "__init__": 6,
 }  # fmt: skip
 
 

@@ -1,0 +1,38 @@
+"""Peak memory of a config's steps, in a process of its own."""
+
+import multiprocessing
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode as CN
+
+from .side import Side
+
+
+def _peak(cfg: CN, folder: Path, steps: int, answer: "multiprocessing.SimpleQueue") -> None:
+    side = Side(cfg, folder)
+    on_gpu = side.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of building it does not count
+    side.step(steps)
+    answer.put(torch.cuda.max_memory_allocated() if on_gpu else _peak_resident())
+
+
+def _peak_resident() -> int:
+    """Bytes; Linux alone says it."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+def peak_memory(cfg: CN, folder: Path, steps: int = 3) -> int:
+    """Bytes: on a GPU allocated there, else resident in a process that does nothing else."""
+    context = multiprocessing.get_context("spawn")
+    answer = context.SimpleQueue()
+    process = context.Process(target=_peak, args=(cfg, folder, steps, answer))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"the process whose memory was measured ended with {process.exitcode}")
+    return answer.get()

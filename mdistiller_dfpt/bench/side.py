@@ -1,0 +1,102 @@
+"""A config made ready to be timed: real sizes and real steps, on generated images and random weights."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode as CN
+
+from ..data import Batch, Data, build_data, pick_device
+from ..data.generated import write_data_set
+from ..data.resident import ImageSet, Recipe, ResidentLoader
+from ..distillers import build_distiller
+from ..distillers.build import assistant_names, needs_teacher
+from ..engine.networks import build_network
+from ..engine.trainer import Trainer
+from .work import step_of
+
+CLASSES = {"cifar100": 100, "digits": 10}
+IMAGES = {"cifar100": 50_000, "digits": 1433}
+SIZE = {"cifar100": 32, "digits": 16}
+FILES = 256  # images of a generated data set of files, each as large as a usual photograph of ImageNet
+FILE_SIZE = 440
+
+
+class Side:
+    """One config. `load`, `step` and `epoch` do a window's worth of work and return the number of images."""
+
+    def __init__(self, cfg: CN, folder: Path):
+        """`folder`: where the images of a data set of files are written."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        self.device = pick_device(cfg)
+        if cfg.EXPERIMENT.THREADS:
+            torch.set_num_threads(cfg.EXPERIMENT.THREADS)
+        self.data = _generated(cfg, folder, self.device)
+        self.cfg = cfg
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cfg.SOLVER.SEED)
+            names = [cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if needs_teacher(cfg) else None]
+            student, teacher, *between = (
+                name and build_network(cfg, name, self.data.num_classes, self.data.image_shape)
+                for name in (*names, *assistant_names(cfg))
+            )
+            distiller = build_distiller(
+                cfg, student, teacher, self.data.num_train, image_shape=self.data.image_shape, assistants=between
+            )
+        self.trainer = Trainer(cfg, distiller, self.data)
+        self.trainer.distiller.train()
+        self._stream: Iterator[Batch] | None = None
+        self._resident: Batch | None = None
+
+    @property
+    def batch(self) -> Batch:
+        """One batch that stays on the device."""
+        if self._resident is None:
+            self._resident = next(iter(self.data.train.epoch(1)))
+        return self._resident
+
+    def load(self, batches: int) -> int:
+        """Batches from the loader, and nothing done with them; epoch after epoch."""
+        if self._stream is None:
+            self._stream = itertools.chain.from_iterable(self.data.train.epoch(e) for e in itertools.count(1))
+        return sum(len(b.target) for b in itertools.islice(self._stream, batches))
+
+    def step(self, steps: int) -> int:
+        """Training steps on the one batch that stays: no loader, no logging."""
+        for _ in range(steps):
+            step_of(self.trainer, self.batch)
+        return steps * len(self.batch.target)
+
+    def both(self, steps: int) -> int:
+        """What a run does: batches from the loader, a step and the averages of each."""
+        if self._stream is None:
+            self.load(0)
+        done = 0
+        for batch in itertools.islice(self._stream, steps):
+            self.trainer._step(batch._replace(total=len(batch.target)), self.trainer.meters)
+            done += len(batch.target)
+        return done
+
+
+def _generated(cfg: CN, folder: Path, device: torch.device) -> Data:
+    kind = cfg.DATASET.TYPE
+    if kind not in IMAGES:
+        words = write_data_set(kind, folder, classes=4, per_class=FILES // 4, size=FILE_SIZE)
+        cfg.merge_from_list(words)
+        return build_data(cfg, device)
+    size, classes = SIZE[kind], CLASSES[kind]
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> ImageSet:
+        pixels = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
+        return ImageSet(pixels, torch.arange(count) % classes, tuple(map(str, range(classes))))
+
+    recipe = Recipe(pad=size // 8, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
+    common = {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
+    train = ResidentLoader(images(IMAGES[kind]), recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=1, **common)
+    test = ResidentLoader(
+        images(cfg.DATASET.TEST.BATCH_SIZE), recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common
+    )
+    return Data(train, test, classes)

@@ -1,0 +1,83 @@
+"""Work that does not depend on the machine: FLOPs, operators, reads from the device; and what the machine could do."""
+
+import time
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..data import Batch
+from ..engine.meters import Meters
+from ..engine.trainer import Trainer
+from ..models.complexity import count_macs, total
+from ..models.probe import dummy_image, probing
+
+_VIEWS = ("view", "reshape", "expand", "transpose", "permute", "slice", "select", "detach", "unsqueeze", "squeeze",
+          "split", "as_strided", "alias", "t.", "unbind")  # fmt: skip
+
+
+class CountOperators(TorchDispatchMode):
+    """Counts operators that do work, and among them reads from the device, for each of which a GPU is waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators = self.reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func).removeprefix("aten.")
+        self.reads += "_local_scalar_dense" in name
+        self.operators += not name.startswith(_VIEWS)
+        return func(*args, **(kwargs or {}))
+
+
+def step_of(trainer: Trainer, batch: Batch) -> None:
+    """One training step, as the loop takes it."""
+    trainer._step(batch._replace(total=len(batch.target)), Meters(trainer.device))
+
+
+def flops_per_image(trainer: Trainer, batch: Batch) -> float:
+    """FLOPs (two a multiply-accumulate) of a training step, forward and backward, an image.
+
+    PyTorch's counter counts the backward pass of grouped convolutions too high, so it is an upper bound where a network
+    has some.
+    """
+    with FlopCounterMode(display=False) as counter:
+        step_of(trainer, batch)
+    return counter.get_total_flops() / len(batch.target)
+
+
+def operators_per_step(trainer: Trainer, batch: Batch) -> tuple[int, int]:
+    """(operators, reads from the device) of a training step behind the first, which also makes the momenta."""
+    step_of(trainer, batch)
+    with CountOperators() as counter:
+        step_of(trainer, batch)
+    # Each reads once on a CPU, where it costs nothing, whether the loss is finite; a GPU's optimiser does it instead
+    return counter.operators, max(0, counter.reads - (trainer.device.type == "cpu"))
+
+
+def macs_per_image(trainer: Trainer) -> dict[str, float]:
+    """Multiply-accumulates of one forward pass of student and teacher, an image."""
+    distiller, counts = trainer.distiller, {}
+    for name, network in (("student", distiller.student), ("teacher", distiller.teacher)):
+        if network is not None:
+            with probing(network), count_macs(network) as macs:
+                network(dummy_image(network, trainer.data.image_shape))
+            counts[name] = float(total(macs, network))
+    return counts
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """FLOP/s of a large matrix product here and now, what a step's share is taken of."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    a @ b
+    rates, begin = [], time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        for _ in range(4):
+            a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        rates.append(4 * 2 * size**3 / (time.perf_counter() - start))
+    return max(rates)

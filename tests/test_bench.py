@@ -1,0 +1,240 @@
+"""The bench: sides take turns, other work gets no ratio; and gates on work that need no clock."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mdistiller_dfpt.bench import timing
+from mdistiller_dfpt.bench.peer import Peer
+from mdistiller_dfpt.bench.side import Side
+from mdistiller_dfpt.bench.timing import Spread, Window, cpu_seconds, in_turns, ratio
+from mdistiller_dfpt.bench.transcription import Transcription
+from mdistiller_dfpt.bench.work import flops_per_image, operators_per_step
+from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.models.complexity import count_macs, total
+from mdistiller_dfpt.models.probe import dummy_image, probing
+from tools import bench
+
+PAIR = "res32x4_res8x4"
+SMALL = ["DATASET.TYPE", "digits", "DISTILLER.STUDENT", "resnet8", "DISTILLER.TEACHER", "resnet14", "SOLVER.BATCH_SIZE",
+         "8", "EXPERIMENT.THREADS", "1"]  # fmt: skip
+
+
+@pytest.fixture
+def side_of(tmp_path):
+    def build(method, *words, pair=PAIR, kind=Side):
+        return kind(load_cfg(f"configs/cifar100/{method}/{pair}.yaml", ["EXPERIMENT.THREADS", "1", *words]), tmp_path)
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+# Gates: what a step costs is counted, not timed
+
+
+def macs(network, image):
+    with probing(network), count_macs(network) as counts:
+        network(image)
+    return counts
+
+
+def parts(side):
+    """MACs an image: the teacher's stem with its first stage, its rest, prompts with fusions, the student."""
+    distiller = side.trainer.distiller
+    image = dummy_image(distiller.teacher, (3, 32, 32))
+    teacher, student = macs(distiller.teacher, image), macs(distiller.student, image)
+    first = total(teacher, distiller.teacher.conv1) + total(teacher, distiller.teacher.layer1)
+    prompts = 0
+    if dual := getattr(distiller, "dual", None):
+        both = macs(dual, image)
+        prompts = total(both, dual.prompts) + total(both, dual.fusions)
+    return first, total(teacher, distiller.teacher) - first, prompts, total(student, distiller.student)
+
+
+FLOORS = {
+    "kd": lambda t1, rest, prompts, student: t1 + rest + 3 * student,
+    "dfptkd": lambda t1, rest, prompts, student: t1 + 3 * (rest + prompts + student),
+    "dfptkd_plus": lambda t1, rest, prompts, student: 4 * (t1 + rest) + 3 * (prompts + student),
+}
+
+
+@pytest.mark.parametrize("method", FLOORS)
+def test_a_step_costs_what_the_method_cannot_do_without(method, side_of):
+    side = side_of(method, "SOLVER.BATCH_SIZE", "2")
+    floor = 2 * FLOORS[method](*parts(side))
+    assert flops_per_image(side.trainer, side.batch) == pytest.approx(floor, rel=0.01)
+
+
+COUNTED = {"vanilla": 127, "kd": 302, "dfptkd": 742, "dfptkd_plus": 848, "crd": 420, "reviewkd": 514}
+VERSIONS = 1.05  # PyTorch's own versions take a few operators more or less
+
+
+@pytest.mark.parametrize("method", COUNTED)
+def test_a_step_calls_no_more_operators_than_were_counted_and_reads_nothing_from_the_device(method, side_of):
+    side = side_of(method, "SOLVER.BATCH_SIZE", "2", pair="resnet8x4" if method == "vanilla" else PAIR)
+    operators, reads = operators_per_step(side.trainer, side.batch)
+    assert reads == 0
+    assert operators <= VERSIONS * COUNTED[method]
+
+
+# The tool itself
+
+
+def test_sides_take_turns_and_what_drifts_meets_all_alike():
+    order = []
+    done = in_turns({"a": lambda: order.append("a") or 3, "b": lambda: order.append("b") or 3}, 3)
+    assert "".join(order) == "abbaab"
+    assert [w.images for w in done["b"]] == [3, 3, 3]
+
+
+def test_a_ratio_is_taken_turn_by_turn_and_a_spread_is_median_and_range():
+    first, second = [Window(10, 1, 1), Window(10, 2, 2), Window(10, 4, 4)], [Window(30, 1, 1)] * 3
+    assert ratio(first, second) == Spread(6.0, 3.0, 12.0)
+
+
+def test_the_time_of_workers_counts():
+    code = "import time\nwhile time.process_time() < 0.7: pass\nprint(1, flush=True)\ninput()"
+    before = cpu_seconds()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        worker.stdout.readline()
+        spent = cpu_seconds() - before
+        worker.communicate(b"\n")
+    assert spent >= 0.5
+    assert timing.window(lambda: time.sleep(0.05) or 1).cpu < 0.05
+
+
+def test_the_transcription_computes_what_the_step_computes(side_of):
+    words = ("DISTILLER.STUDENT", "resnet8", "DISTILLER.TEACHER", "resnet14", "SOLVER.BATCH_SIZE", "8", "DFPTKD.BN",
+             "running")  # fmt: skip
+    ours, plain = side_of("dfptkd", *words), side_of("dfptkd", *words, kind=Transcription)
+    plain.trainer.distiller.load_state_dict(ours.trainer.distiller.state_dict())
+    _, losses = ours.trainer.distiller(**ours.batch.fields())
+    for name, value in plain._losses().items():
+        torch.testing.assert_close(value, losses[name], rtol=1e-4, atol=1e-6)
+    before = plain.trainer.distiller.student.conv1.weight.clone()
+    frozen = plain.trainer.distiller.dual.own.layer1[0].conv1.weight.clone()
+    plain.step(1)
+    assert not torch.equal(plain.trainer.distiller.student.conv1.weight, before)
+    assert torch.equal(plain.trainer.distiller.dual.own.layer1[0].conv1.weight, frozen)
+
+
+CHECKOUT = {
+    "__init__.py": "",
+    "engine/__init__.py": "",
+    "engine/cfg.py": "from yacs.config import CfgNode as CN\n"
+    "CFG = CN({'KD': {'TEMPERATURE': 1.0, 'LOSS': {'CE_WEIGHT': 0.5, 'KD_WEIGHT': 0.5}}})\n",
+    "models/__init__.py": "from mdistiller_dfpt import build_model\n"
+    "cifar_model_dict = {n: ((lambda n: lambda num_classes: build_model(n, 'cifar', num_classes))(n), None) "
+    "for n in ('resnet8', 'resnet14')}\n",
+    "distillers/__init__.py": """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class KD(nn.Module):
+    def __init__(self, student, teacher, cfg):
+        super().__init__()
+        self.student, self.teacher, self.t = student.cuda(), teacher.eval(), cfg.KD.TEMPERATURE
+        self.ce, self.kd = cfg.KD.LOSS.CE_WEIGHT, cfg.KD.LOSS.KD_WEIGHT
+
+    def get_learnable_parameters(self):
+        return list(self.student.parameters())
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, image, target, epoch):
+        logits, _ = self.student(image)
+        with torch.no_grad():
+            teacher, _ = self.teacher(image)
+        kl = F.kl_div(F.log_softmax(logits / self.t, 1), F.softmax(teacher / self.t, 1), reduction="batchmean")
+        return logits, {"ce": self.ce * F.cross_entropy(logits, target), "kd": FACTOR * self.kd * kl * self.t**2}
+
+distiller_dict = {"KD": KD}
+""",
+}
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Writes a stand-in for mdistiller, whose distillation term is `factor` times what it should be."""
+
+    def write(factor):
+        for name, text in CHECKOUT.items():
+            path = tmp_path / "checkout" / "mdistiller" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.replace("FACTOR", str(factor)))
+        return tmp_path / "checkout"
+
+    monkeypatch.setattr(torch.Tensor, "cuda", torch.Tensor.cuda)
+    monkeypatch.setattr(torch.nn.Module, "cuda", torch.nn.Module.cuda)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield write
+    for name in [n for n in sys.modules if n.split(".")[0] == "mdistiller"]:
+        del sys.modules[name]
+
+
+def test_a_peer_that_does_the_same_work_is_timed_and_takes_our_keys(checkout, side_of):
+    side = side_of("kd", *SMALL, "KD.TEMPERATURE", "3")
+    peer = Peer(checkout(1.0), side)
+    peer.refuse_other_work()
+    assert peer.distiller.t == 3.0
+    assert peer.step(2) == 16
+
+
+def test_a_peer_that_does_other_work_gets_no_ratio(checkout, side_of):
+    with pytest.raises(ConfigError, match="no ratio, as the losses differ"):
+        Peer(checkout(1.5), side_of("kd", *SMALL)).refuse_other_work()
+
+
+def test_a_peer_without_the_method_or_the_package_is_refused(checkout, tmp_path, side_of):
+    with pytest.raises(ConfigError, match="it has no DKD; it has KD"):
+        Peer(checkout(1.0), side_of("dkd", *SMALL))
+    with pytest.raises(ConfigError, match="not a checkout of mdistiller"):
+        Peer(tmp_path, side_of("kd", *SMALL))
+
+
+def test_the_command_prints_every_measure_and_writes_them(tmp_path, capsys, checkout):
+    record = tmp_path / "sub" / "record.json"
+    words = ["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", *SMALL, "--windows", "2", "--seconds", "0.01", "--json",
+             str(record), "--versus", "SOLVER.CHANNELS_LAST True", "--against", str(checkout(1.0))]  # fmt: skip
+    assert bench.main([*words, "DATASET.NUM_WORKERS", "0"]) == 0, capsys.readouterr().err
+    rows = json.loads(record.read_text())["rows"]
+    assert [(r["measure"], r["side"]) for r in rows] == [
+        ("loader", "DataLoader of PIL images"), ("loader", "this"), ("loader", "SOLVER.CHANNELS_LAST True"),
+        ("step", "mdistiller"), ("step", "this"), ("step", "SOLVER.CHANNELS_LAST True"),
+        ("work", "this"), ("work", "SOLVER.CHANNELS_LAST True"),
+        ("both", "this"), ("both", "SOLVER.CHANNELS_LAST True"),
+        ("memory", "this"), ("memory", "SOLVER.CHANNELS_LAST True"),
+    ]  # fmt: skip
+    assert all(r["images_per_second"]["low"] > 0 for r in rows if "images_per_second" in r)
+    assert len(capsys.readouterr().out.splitlines()) == 13
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--windows", "0"], "--windows is 0; it must be > 0"),
+        (["--transcription", "--what", "step"], "KD has no dual-path teacher"),
+        (["SOLVER.LRR", "1"], "unknown key SOLVER.LRR"),
+    ],
+)
+def test_bad_usage_is_one_line(words, message, capsys):
+    assert bench.main(["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", *SMALL, *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
