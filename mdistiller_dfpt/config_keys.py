@@ -73,6 +73,7 @@ _DEFAULTS = CN(
             # torchvision's
             "TEACHER_CKPT": "",
             "TEACHER_CFG": "",  # config that trains the teacher, relative to the file that names it
+            "TEACHER_TABLE": "",  # folder that keeps the teacher's logits of every view, for methods that take no more
             "TEACHER_STAGES": [],  # modules that end the stages of a torchvision/, timm/ or own network; []: found
             "STUDENT_STAGES": [],
             "TEACHER_AUTO_TRAIN": False,  # train the teacher from TEACHER_CFG first where there is none yet

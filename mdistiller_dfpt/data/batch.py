@@ -10,7 +10,8 @@ class Batch(NamedTuple):
 
     `epoch` and `step` count from 1, as the methods of the literature do. `strong`: a second, strongly augmented view
     (B, 3, H, W) of the same samples, for the methods that ask for one. `total`: samples in the whole batch, where
-    several processes share it; None: these are all.
+    several processes share it; None: these are all. `view` (B,) int64: which of the recipe's views of its image each
+    sample is, where there are finitely many.
     """
 
     image: Tensor
@@ -20,6 +21,7 @@ class Batch(NamedTuple):
     step: int = 1
     strong: Tensor | None = None
     total: int | None = None
+    view: Tensor | None = None
 
     def fields(self) -> dict[str, Any]:
         return self._asdict()

@@ -79,7 +79,17 @@ class ResidentLoader(Loader):
             strong = None
             if self.strong_view:
                 strong = self.normalised(strong_views(image, index, self.seed, epoch))
-            yield Batch(self.normalised(image), self.labels[index], index, epoch, number + 1, strong, total)
+            view = None if views is None else self._number(tuple(v[index] for v in views))
+            yield Batch(self.normalised(image), self.labels[index], index, epoch, number + 1, strong, total, view)
+
+    @property
+    def num_views(self) -> int:
+        """How many views of an image there are."""
+        return 2 * (2 * self.recipe.pad + 1) ** 2
+
+    def _number(self, views: Views) -> Tensor:
+        dy, dx, mirrored = views
+        return (dy * (2 * self.recipe.pad + 1) + dx) * 2 + mirrored
 
     def _images(self, index: Tensor, views: Views | None) -> Tensor:
         """The samples at `index`, cropped and mirrored where there are views; (B, H, W, 3) uint8."""

@@ -12,6 +12,7 @@ from ..config_keys import Limit, declare_node
 from ..data import Batch
 from ..distributed import gathered, world_size
 from ..registry import Registry
+from .teacher_table import TeacherTable
 
 
 class Output(NamedTuple):
@@ -84,6 +85,7 @@ class Distiller(nn.Module):
     needs_teacher: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()  # what else the constructor takes: num_data, image_shape, assistants
     needs_strong_view: ClassVar[bool] = False  # whether a batch must carry a strongly augmented view
+    looks_at_teacher_maps: ClassVar[bool] = True  # False where `losses` takes the teacher's logits alone
     uses_teacher_output = True  # False where `losses` does without what the teacher says
     couples_samples: ClassVar[bool] = False  # whether `losses` is more than a mean over samples
     min_batch: ClassVar[int] = 1  # the fewest samples that a step can be taken on
@@ -94,6 +96,7 @@ class Distiller(nn.Module):
         self.student = student
         self.teacher = teacher
         self.autocast_dtype: torch.dtype | None = None  # networks run under autocast to it; losses never do
+        self.teacher_table: TeacherTable | None = None  # gives the teacher's logits without running it
         self._logged: dict[str, Tensor] = {}
         if teacher is not None:
             teacher.requires_grad_(False).eval()
@@ -138,8 +141,14 @@ class Distiller(nn.Module):
         """(B, 3, H, W), (B,) -> the student's logits (B, classes) and the weighted terms."""
         batch = Batch(image, target, **kwargs)
         student = self.forward_student(image)
-        runs_teacher = self.teacher is not None and self.uses_teacher_output
-        teacher = self.forward_teacher(image) if runs_teacher else None
+        teacher = None
+        if self.teacher is not None and self.uses_teacher_output:
+            if self.teacher_table is None:
+                teacher = self.forward_teacher(image)
+            else:
+                ask = self.forward_teacher
+                logits = self.teacher_table.logits(image, batch.index, batch.view, lambda x: ask(x).logits)
+                teacher = Output(logits, {})
         return student.logits, self.terms(student, teacher, batch)
 
     def terms(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:

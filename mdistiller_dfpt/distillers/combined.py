@@ -21,6 +21,7 @@ class Combined(Distiller):
         super().__init__(first.student, next((m.teacher for m in members.values() if m.teacher is not None), None))
         self.members = nn.ModuleDict(members)
         self.deploys_student_alone = all(m.deploys_student_alone for m in members.values())
+        self.looks_at_teacher_maps = any(m.looks_at_teacher_maps for m in members.values())
         self.needs_strong_view = any(m.needs_strong_view for m in members.values())
         self.uses_teacher_output = any(m.uses_teacher_output for m in members.values())
         self.min_batch = max(m.min_batch for m in members.values())

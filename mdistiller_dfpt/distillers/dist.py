@@ -38,6 +38,7 @@ class DIST(Distiller):
         **{f"LOSS.{w}_WEIGHT": NOT_NEGATIVE for w in ("CE", "INTER", "INTRA")},
     }  # fmt: skip
     couples_samples = True
+    looks_at_teacher_maps = False
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, temperature: float, ce_weight: float, inter_weight: float,

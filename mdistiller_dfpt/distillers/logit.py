@@ -21,6 +21,7 @@ class LogitDistiller(Distiller):
     """Cross-entropy with the labels and one weighted term over logits, which subclasses write as `logit_loss`."""
 
     limits = LOGIT_LIMITS
+    looks_at_teacher_maps = False
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, temperature: float, ce_weight: float, kd_weight: float

@@ -37,6 +37,7 @@ class NKD(Distiller):
     limits = {
         "TEMPERATURE": POSITIVE, "GAMMA": NOT_NEGATIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.NKD_WEIGHT": NOT_NEGATIVE,
     }  # fmt: skip
+    looks_at_teacher_maps = False
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, temperature: float, gamma: float, ce_weight: float,

@@ -32,7 +32,7 @@ def parts_of(batch: Batch, accumulate: int) -> list[Batch]:
     return [
         batch._replace(
             image=cut(batch.image, i), target=cut(batch.target, i), index=cut(batch.index, i),
-            strong=cut(batch.strong, i), total=min(size, total - i * size),
+            strong=cut(batch.strong, i), view=cut(batch.view, i), total=min(size, total - i * size),
         )
         for i in range(-(-total // size))
     ]  # fmt: skip

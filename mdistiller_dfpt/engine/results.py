@@ -32,6 +32,7 @@ def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.
         "warmup_epochs": s.WARMUP_EPOCHS,
         "precision": s.AMP,
         "teacher": teacher,
+        **({"teacher_logits": "a table in float16"} if cfg.DISTILLER.TEACHER_TABLE else {}),
         "seed": s.SEED,
         "world_size": world_size(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

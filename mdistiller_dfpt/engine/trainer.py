@@ -32,10 +32,11 @@ from .results import FORMAT, protocol, summarise
 from .run_dir import BEST, CONFIG, RESULTS, RunLock, open_run, run_name
 from .saving import Progressed, Saver
 from .signals import Requests, Stopped
+from .teacher_table import open_table
 from .wandb_log import WandbLog
 
 # Where things lie on this machine is no part of a result
-PLACES = ("LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
+PLACES = ("LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT", "DISTILLER.TEACHER_TABLE")
 
 
 class Trainer:
@@ -65,6 +66,10 @@ class Trainer:
         self.run: Path | None = None
         teacher = self.distiller.teacher
         self.teacher_sha256 = None if teacher is None else state_hash(teacher.state_dict())
+        if cfg.DISTILLER.TEACHER_TABLE:
+            self.distiller.teacher_table = open_table(
+                cfg, self.distiller, data.train, data.num_classes, self.teacher_sha256
+            )
 
     def fit(self, resume: bool = False) -> dict[str, Any]:
         """Train to SOLVER.EPOCHS and return the contents of results.json.
