@@ -94,6 +94,7 @@ _DEFAULTS = CN(
             "NESTEROV": False,
             "TYPE": "SGD",
             "AMP": "none",  # none: float32; bf16: networks under bfloat16 autocast, losses in float32
+            "AMP_STUDENT": "",  # the student's alone; empty: AMP. A CPU is slower at depthwise ones in bfloat16
             "CHANNELS_LAST": False,
             "SEED": 1,
             "DOT": {"DELTA": 0.075},
@@ -186,6 +187,7 @@ LIMITS: dict[str, Limit] = {
     "SOLVER.MOMENTUM": FRACTION,
     "SOLVER.TYPE": one_of("SGD"),
     "SOLVER.AMP": one_of("none", "bf16"),
+    "SOLVER.AMP_STUDENT": one_of("", "none", "bf16"),
     "SOLVER.SEED": Limit("in 0 .. 2**31 - 1", lambda v: 0 <= v < 2**31),
     "LOG.SAVE_CHECKPOINT_FREQ": AT_LEAST_ONE,
     "LOG.EVAL_FREQ": AT_LEAST_ONE,

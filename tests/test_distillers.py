@@ -121,6 +121,22 @@ def test_losses_are_scalars_in_float32_under_bfloat16(name):
         assert value.isfinite()
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["SOLVER.AMP", "bf16", "SOLVER.AMP_STUDENT", "none"], (torch.float32, torch.bfloat16)),
+        (["SOLVER.AMP_STUDENT", "bf16"], (torch.bfloat16, torch.float32)),
+        (["SOLVER.AMP", "bf16"], (torch.bfloat16, torch.bfloat16)),
+    ],
+)
+def test_the_student_has_a_precision_of_its_own(words, expected):
+    distiller, seen = tiny_distiller("KD", *words), []
+    for network in (distiller.student, distiller.teacher):
+        network.conv1.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    distiller(**tiny_batch().fields())
+    assert tuple(seen) == expected
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_bfloat16_and_channels_last_agree_with_float32(name):
     plain, other = tiny_distiller(name), tiny_distiller(name, "SOLVER.AMP", "bf16")

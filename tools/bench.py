@@ -26,7 +26,6 @@ from mdistiller_dfpt.bench.transcription import Transcription
 from mdistiller_dfpt.bench.work import flops_per_image, operators_per_step, product_rate
 from mdistiller_dfpt.cli import guarded
 from mdistiller_dfpt.config import load_cfg
-from mdistiller_dfpt.data.resident import ResidentLoader
 from mdistiller_dfpt.engine.results import commit
 from mdistiller_dfpt.errors import ConfigError
 
@@ -103,10 +102,8 @@ def _measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = {"machine": machine(), "config": args.cfg, "overrides": args.opts, "rows": []}
     first = sides["this"]
     if "loader" in args.what:
-        works = {name: side.load for name, side in sides.items()}
-        if isinstance(first.data.train, ResidentLoader):
-            usual = UsualLoader(first.data, first.cfg.SOLVER.BATCH_SIZE, first.cfg.DATASET.NUM_WORKERS)
-            works = {"DataLoader of PIL images": usual.load, **works}
+        usual = UsualLoader(first.data, first.cfg.SOLVER.BATCH_SIZE, first.cfg.DATASET.NUM_WORKERS)
+        works = {"DataLoader of PIL images": usual.load, **{name: side.load for name, side in sides.items()}}
         record["rows"] += _rows(works, args, "loader")
     if "step" in args.what:
         works = {name: side.step for name, side in sides.items()}

@@ -1,7 +1,8 @@
 """The usual loader: torchvision's transforms of one PIL image after another, in `DataLoader` workers."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -9,32 +10,45 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from ..data import Data
+from ..data.resident import ResidentLoader
+
+MEAN, STD = (0.5,) * 3, (0.25,) * 3
 
 
-class _Images(Dataset):
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, pad: int):
-        self.images, self.labels = images.numpy(), labels.tolist()
-        self.transform = transforms.Compose([
-            transforms.RandomCrop(images.shape[1], padding=pad), transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.25,) * 3),
-        ])  # fmt: skip
+class _Samples(Dataset):
+    """Images one after another: arrays in memory, or paths."""
+
+    def __init__(self, images: Sequence[Any], labels: torch.Tensor, crop: transforms.Compose):
+        self.images, self.labels = images, labels.tolist()
+        self.transform = transforms.Compose([*crop.transforms, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        image = self.images[number]
+        if isinstance(image, str):
+            with Image.open(image) as file:
+                decoded = file.convert("RGB")
+        else:
+            decoded = Image.fromarray(image)
+        return self.transform(decoded), self.labels[number]
 
 
 class UsualLoader:
-    """The training set of a config whose images lie in memory, read as the field's codebases read it."""
+    """The training set of a config, read as the field's codebases and torchvision's reference scripts read it."""
 
     def __init__(self, data: Data, batch: int, workers: int):
-        loader = data.train
-        pad = loader.recipe.pad
-        images = loader.padded.cpu()[:, pad : pad + loader.size[0], pad : pad + loader.size[1]].contiguous()
+        loader, flip = data.train, transforms.RandomHorizontalFlip()
+        if isinstance(loader, ResidentLoader):
+            pad, (height, width) = loader.recipe.pad, loader.size
+            images = loader.padded.cpu()[:, pad : pad + height, pad : pad + width].contiguous().numpy()
+            crop = transforms.Compose([transforms.RandomCrop(loader.size, padding=pad), flip])
+        else:
+            images = loader.files.paths
+            crop = transforms.Compose([transforms.RandomResizedCrop(loader.size), flip])
         self.loader = DataLoader(
-            _Images(images, loader.labels.cpu(), pad), batch, shuffle=True, num_workers=workers,
+            _Samples(images, loader.labels.cpu(), crop), batch, shuffle=True, num_workers=workers,
             persistent_workers=workers > 0,
         )  # fmt: skip
         self._stream: Iterator | None = None

@@ -95,7 +95,9 @@ class Distiller(nn.Module):
         super().__init__()
         self.student = student
         self.teacher = teacher
-        self.autocast_dtype: torch.dtype | None = None  # networks run under autocast to it; losses never do
+        # Networks run under autocast to it, the student to its own; losses never do
+        self.autocast_dtype: torch.dtype | None = None
+        self.student_autocast_dtype: torch.dtype | None = None
         self.teacher_table: TeacherTable | None = None  # gives the teacher's logits without running it
         self._logged: dict[str, Tensor] = {}
         if teacher is not None:
@@ -119,14 +121,19 @@ class Distiller(nn.Module):
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Called once before the first step of a run, with the training set's batches; not when it is resumed."""
 
-    def precision(self, image: Tensor) -> contextlib.AbstractContextManager:
-        """The context in which networks run."""
-        if self.autocast_dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(image.device.type, self.autocast_dtype)
+    def set_precision(self, networks: torch.dtype | None, student: torch.dtype | None) -> None:
+        """What the networks run in, and the student; None is their own float32. Members of a list follow."""
+        for module in self.modules():
+            if isinstance(module, Distiller):
+                module.autocast_dtype, module.student_autocast_dtype = networks, student
+
+    def precision(self, image: Tensor, student: bool = False) -> contextlib.AbstractContextManager:
+        """The context in which networks run, or the student."""
+        dtype = self.student_autocast_dtype if student else self.autocast_dtype
+        return contextlib.nullcontext() if dtype is None else torch.autocast(image.device.type, dtype)
 
     def forward_student(self, image: Tensor) -> Output:
-        with self.precision(image):
+        with self.precision(image, student=True):
             return as_output(self.student(image))
 
     def forward_teacher(self, image: Tensor) -> Output:

@@ -66,7 +66,5 @@ def build_distiller(
         distiller = next(iter(members.values())) if len(members) == 1 else Combined(members)
     except ValueError as e:
         raise ConfigError(str(e)) from None
-    for module in distiller.modules():
-        if isinstance(module, Distiller):
-            module.autocast_dtype = AMP_DTYPES[cfg.SOLVER.AMP]
+    distiller.set_precision(AMP_DTYPES[cfg.SOLVER.AMP], AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
     return distiller

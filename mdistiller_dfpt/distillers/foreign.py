@@ -60,15 +60,15 @@ class Foreign(Distiller):
     @contextlib.contextmanager
     def _networks_in_precision(self, image: Tensor) -> Iterator[None]:
         """Both networks under autocast with float32 results; the method's own losses are computed as they stand."""
-        if self.autocast_dtype is None:
+        if self.autocast_dtype is None and self.student_autocast_dtype is None:
             yield
             return
         networks = [n for n in (self.student, self.teacher) if n is not None]
         for network in networks:
 
-            def forward(*args: Any, _plain: Callable = network.forward, **kwargs: Any) -> tuple[Tensor, Any]:
-                with self.precision(image):
-                    result = _plain(*args, **kwargs)
+            def forward(*args: Any, _network: nn.Module = network, **kwargs: Any) -> tuple[Tensor, Any]:
+                with self.precision(image, student=_network is self.student):
+                    result = type(_network).forward(_network, *args, **kwargs)
                 return tuple(as_output(result))
 
             network.forward = forward

@@ -60,7 +60,7 @@ class SimKD(Distiller):
         return self.reused
 
     def forward_student(self, image: Tensor) -> Output:
-        with self.precision(image):
+        with self.precision(image, student=True):
             return as_output(self.reused(image))
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:

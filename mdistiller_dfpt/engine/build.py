@@ -31,7 +31,7 @@ def run(cfg: CN, resume: bool = False) -> dict:
     device = pick_device(cfg)
     if cfg.EXPERIMENT.THREADS:
         torch.set_num_threads(cfg.EXPERIMENT.THREADS)
-    if device.type == "cpu" and cfg.SOLVER.AMP == "bf16" and not has_bfloat16():
+    if device.type == "cpu" and "bf16" in (cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT) and not has_bfloat16():
         print("warning: this CPU computes bfloat16 in software, many times slower than float32: use SOLVER.AMP none",
               file=sys.stderr)  # fmt: skip
     for line in without_effect(cfg):
@@ -88,7 +88,7 @@ def evaluate_checkpoint(cfg: CN, name: str, weights: Path) -> dict[str, float]:
         load_network(cfg, name, weights, data) if name != cfg.DISTILLER.STUDENT else load_deployed(cfg, weights, data)
     )
     network = Distiller(network.to(device, memory_format=layout))
-    network.autocast_dtype = AMP_DTYPES[cfg.SOLVER.AMP]
+    network.set_precision(None, AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
     return evaluate(network, data.test)["student"]
 
 

@@ -30,7 +30,7 @@ def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.
         "lr": s.LR,
         "schedule": "cosine" if s.SCHEDULE == "cosine" else f"x{s.LR_DECAY_RATE} after {s.LR_DECAY_STAGES}",
         "warmup_epochs": s.WARMUP_EPOCHS,
-        "precision": s.AMP,
+        "precision": s.AMP + (f", student {s.AMP_STUDENT}" if s.AMP_STUDENT else ""),
         "teacher": teacher,
         **({"teacher_logits": "a table in float16"} if cfg.DISTILLER.TEACHER_TABLE else {}),
         "seed": s.SEED,

@@ -288,7 +288,7 @@ class Trainer:
         if teacher is None:
             return None
         plain = Distiller(teacher).eval()
-        plain.autocast_dtype = self.distiller.autocast_dtype
+        plain.set_precision(self.distiller.autocast_dtype, self.distiller.autocast_dtype)
         accuracy = evaluate(plain, self.data.test)["student"]
         record = compare_with_record(self.cfg.DATASET.TYPE, self.teacher_name, accuracy["top1"], self.teacher_sha256)
         print(f"teacher {self.teacher_name}: top-1 {accuracy['top1']:.2f} %" + (record and f"; {record}"), flush=True)
