@@ -226,9 +226,9 @@ def test_the_command_prints_every_measure_and_writes_them(tmp_path, capsys, chec
 
 
 def test_files_are_read_by_both_loaders(capsys):
-    words = ["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", "DATASET.TYPE", "folder", "MODEL.FAMILY", "cifar", "DATASET.SIZE",
-             "32", "DATASET.NUM_WORKERS", "0", "SOLVER.BATCH_SIZE", "8", "--what", "loader", "--windows", "1", "--seconds",
-             "0.01"]  # fmt: skip
+    words = ["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", "DATASET.TYPE", "folder", "MODEL.FAMILY", "cifar",
+             "DATASET.SIZE", "32", "DATASET.NUM_WORKERS", "0", "SOLVER.BATCH_SIZE", "8", "--what", "loader",
+             "--windows", "1", "--seconds", "0.01"]  # fmt: skip
     assert bench.main(words) == 0, capsys.readouterr().err
     assert len(capsys.readouterr().out.splitlines()) == 3
 

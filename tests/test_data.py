@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from mdistiller_dfpt.data import DATASETS, build_data, pick_device
-from mdistiller_dfpt.data.randomness import epoch_order, random_bits
+from mdistiller_dfpt.data.randomness import epoch_order, random_bits, random_bits_of
 from mdistiller_dfpt.data.resident import ImageSet, Recipe, ResidentLoader, draw_views
 from mdistiller_dfpt.errors import ConfigError, DataError
 
 from .conftest import tiny_cfg, tiny_data
+
+
+KNOWN_BITS = [8404725455318960447, 7321471732908601378, 3630948572538043708]
 
 
 def test_random_bits_are_a_function_of_their_arguments():
@@ -20,6 +23,19 @@ def test_random_bits_are_a_function_of_their_arguments():
     for other in ((2, 2, 0), (1, 3, 0), (1, 2, 1)):
         assert (bits == random_bits(index, *other)).float().mean() < 0.01
     assert bits.min() >= 0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31])
+def test_one_samples_bits_are_those_of_a_tensor(seed):
+    index = torch.cat([torch.arange(50), torch.tensor([2**40 + 3])])
+    for epoch, stream in ((0, 0), (240, 3)):
+        bits = random_bits(index, seed, epoch, stream)
+        assert bits.tolist() == [random_bits_of(i, seed, epoch, stream) for i in index.tolist()]
+
+
+def test_the_bits_stay_what_they_were():
+    """Every run on record hangs on them."""
+    assert random_bits(torch.arange(3), seed=1, epoch=2, stream=3).tolist() == KNOWN_BITS
 
 
 def test_views_are_uniform():

@@ -65,5 +65,5 @@ class Loader:
 
     def normalised(self, image: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) float."""
-        image = (image * self.scale + self.shift).permute(0, 3, 1, 2)
+        image = (image * self.scale).add_(self.shift).permute(0, 3, 1, 2)
         return image.contiguous(memory_format=self.layout)
