@@ -11,7 +11,6 @@ from mdistiller_dfpt.errors import ConfigError, DataError
 
 from .conftest import tiny_cfg, tiny_data
 
-
 KNOWN_BITS = [8404725455318960447, 7321471732908601378, 3630948572538043708]
 
 
