@@ -33,10 +33,13 @@ def hcl_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
 
 def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
     """Maps enlarged by repetition, in their own type: under autocast PyTorch would make float32 of them."""
-    if tuple(x.shape[2:]) == tuple(size):
+    size = tuple(size)
+    if tuple(x.shape[2:]) == size:
         return x
+    if x.dtype == torch.float32:
+        return F.interpolate(x, size, mode="nearest")
     with torch.autocast(x.device.type, enabled=False):
-        return F.interpolate(x, tuple(size), mode="nearest")
+        return F.interpolate(x, size, mode="nearest")
 
 
 class AttentionFusion(nn.Module):
