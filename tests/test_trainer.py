@@ -201,6 +201,20 @@ def test_students_are_kept_for_good_at_the_asked_frequency(overrides):
     assert [p.name for p in kept] == ["student-epoch-00002.safetensors", "student-epoch-00004.safetensors"]
 
 
+def test_checkpoints_within_an_epoch_are_due_by_the_clock_too(overrides, monkeypatch):
+    run = trainer("NONE", overrides, "LOG.SAVE_EVERY", "10 minutes")
+    run.fit()
+    now = [run.saver.last_save]
+    monkeypatch.setattr("mdistiller_dfpt.engine.saving.time.monotonic", lambda: now[0])
+    assert not run.saver.is_due(1)
+    now[0] += 599
+    assert not run.saver.is_due(2)
+    now[0] += 1
+    assert run.saver.is_due(3)
+    run.saver.save(Progressed([{}] * 5))
+    assert not run.saver.is_due(4)
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_what_is_not_finite_stops_before_the_step(what, overrides):
     run = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"])
