@@ -225,6 +225,22 @@ def test_the_command_prints_every_measure_and_writes_them(tmp_path, capsys, chec
     assert len(capsys.readouterr().out.splitlines()) == 13
 
 
+def test_records_are_shown_as_they_stand(tmp_path, capsys):
+    spread = {"median": 2000.0, "low": 1.0, "high": 3000.0}
+    row = {"side": "this", "images_per_second": spread, "images_per_cpu_second": spread, "times_the_first": spread}
+    work = {"measure": "work", "side": "this", "gflop_per_image": 1.5, "operators_per_step": 7}
+    rows = [{"measure": "step", **row}, work, {"measure": "memory", "side": "this", "bytes": 2**21}]
+    (tmp_path / "kd.json").write_text(json.dumps({"rows": rows}))
+    assert bench.main(["--show", str(tmp_path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("| kd | this | 2,000.0 (1.0 to 3,000.0) | 2,000.0 |")
+    assert last.endswith("| 1.50 | 7 | 2 MiB |")
+    for text, message in (("{}", "no record of tools/bench.py"), (None, "no records in it")):
+        (tmp_path / "kd.json").write_text(text) if text else (tmp_path / "kd.json").unlink()
+        assert bench.main(["--show", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_files_are_read_by_both_loaders(capsys):
     words = ["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", "DATASET.TYPE", "folder", "MODEL.FAMILY", "cifar",
              "DATASET.SIZE", "32", "DATASET.NUM_WORKERS", "0", "SOLVER.BATCH_SIZE", "8", "--what", "loader",
@@ -237,6 +253,7 @@ def test_files_are_read_by_both_loaders(capsys):
     ("words", "message"),
     [
         (["--windows", "0"], "--windows is 0; it must be > 0"),
+        (["--show", "results"], "say what to time"),
         (["--transcription", "--what", "step"], "KD has no dual-path teacher"),
         (["SOLVER.LRR", "1"], "unknown key SOLVER.LRR"),
     ],

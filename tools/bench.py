@@ -20,6 +20,7 @@ import torch
 from mdistiller_dfpt.bench.memory import peak_memory
 from mdistiller_dfpt.bench.peer import Peer
 from mdistiller_dfpt.bench.reference import UsualLoader
+from mdistiller_dfpt.bench.show import as_markdown, records_in
 from mdistiller_dfpt.bench.side import Side
 from mdistiller_dfpt.bench.timing import Spread, in_turns, ratio, window
 from mdistiller_dfpt.bench.transcription import Transcription
@@ -34,7 +35,8 @@ MEASURES = ("loader", "step", "both", "memory")
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.py", description=__doc__)
-    parser.add_argument("--cfg", required=True, help="yaml file of the run")
+    parser.add_argument("--cfg", help="yaml file of the run")
+    parser.add_argument("--show", type=Path, metavar="FOLDER", help="print the records in a folder, and time nothing")
     parser.add_argument(
         "--versus", action="append", default=[], metavar='"KEY VALUE ..."', help="another side; repeat it"
     )
@@ -49,6 +51,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     for option, value in (("--windows", args.windows), ("--seconds", args.seconds)):
         if value <= 0:
             raise ConfigError(f"{option} is {value}; it must be > 0")
+    if (args.cfg is None) == (args.show is None):
+        raise ConfigError("say what to time: --cfg FILE; or which records to show: --show FOLDER")
     return args
 
 
@@ -87,6 +91,9 @@ def _rows(works: dict[str, Callable[[int], int]], args: argparse.Namespace, what
 
 def _main(argv: list[str]) -> None:
     args = _arguments(argv)
+    if args.show is not None:
+        print(as_markdown(records_in(args.show), args.what[0] if len(args.what) == 1 else "step"))
+        return
     with tempfile.TemporaryDirectory() as folder:
         record = _measured(args, Path(folder))
     _print(record)

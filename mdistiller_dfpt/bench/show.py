@@ -1,0 +1,48 @@
+"""Records of the bench as Markdown, so that a page's numbers are those of its files."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+HEAD = ("config", "side", "images/s", "images/CPU-s", "times the first", "GFLOP/image", "operators", "peak memory")
+
+
+def records_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """{name: record} of the JSON files in a folder; ConfigError where there are none or one is something else."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            found[path.stem]["rows"][0]["side"]
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
+            raise ConfigError(f"{path}: no record of tools/bench.py ({type(e).__name__})") from None
+    if not found:
+        raise ConfigError(f"--show {folder}: no records in it; write some with --json")
+    return found
+
+
+def as_markdown(records: dict[str, dict[str, Any]], measure: str) -> str:
+    """A table of one timed measure (loader, step, both), with the work and the memory of each side beside it."""
+    lines = [HEAD, ("---",) * len(HEAD)]
+    for name, record in records.items():
+        timed = [r for r in record["rows"] if r["measure"] == measure]
+        for row in timed:
+            beside = {r["measure"]: r for r in record["rows"] if r["side"] == row["side"]}
+            lines.append((name, row["side"], *_cells(row, beside if measure == "step" else {})))
+    if len(lines) == 2:
+        raise ConfigError(f"no record has the measure {measure}")
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cells(row: dict[str, Any], beside: dict[str, dict[str, Any]]) -> Iterable[str]:
+    rate, times = row["images_per_second"], row["times_the_first"]
+    yield f"{rate['median']:,.1f} ({rate['low']:,.1f} to {rate['high']:,.1f})"
+    yield f"{row['images_per_cpu_second']['median']:,.1f}"
+    yield f"{times['median']:.2f} ({times['low']:.2f} to {times['high']:.2f})"
+    work, memory = beside.get("work"), beside.get("memory")
+    yield f"{work['gflop_per_image']:.2f}" if work else ""
+    yield f"{work['operators_per_step']}" if work else ""
+    yield f"{memory['bytes'] / 2**20:,.0f} MiB" if memory else ""
