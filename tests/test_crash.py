@@ -94,12 +94,13 @@ def resumed(name, folder, *words, **more):
     return outcome(run_of(name, folder if begun else folder / "again", *words, **more), resume=begun)
 
 
+TWO_MOMENTA = ("SOLVER.TRAINER", "dot")
+RUNS = [(name, ()) for name in [*METHODS, "DFPTKD+CRD"]] + [(name, TWO_MOMENTA) for name in ("KD", "CRD")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [(), ("SOLVER.TRAINER", "dot")], ids=["", "two momenta"])
-@pytest.mark.parametrize("name", [*METHODS, "DFPTKD+CRD"])
+@pytest.mark.parametrize(("name", "words"), RUNS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
 def test_killed_behind_any_step(name, words, tmp_path):
-    if words and name not in ("KD", "CRD"):
-        pytest.skip("one method with a bank and one without stand for all")
     _, expected = forked(lambda: outcome(run_of(name, tmp_path / "whole", *words)))
     for step in range(1, STEPS + 1):
         folder = tmp_path / f"killed{step}"
