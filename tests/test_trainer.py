@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mdistiller_dfpt.data import Data
@@ -239,6 +240,20 @@ def test_what_is_not_finite_stops_before_the_step(what, overrides):
     assert not (run.run / "results.json").exists()
     resumed = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"])
     assert [e["epoch"] for e in resumed.fit(resume=True)["epochs"]] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.smooth_l1_loss])
+def test_a_loss_that_would_stretch_a_tensor_is_refused_at_the_first_step(loss, overrides, monkeypatch):
+    run = trainer("NONE", overrides)
+    plain = run.distiller.losses
+
+    def stretched(student, teacher, batch):
+        return {**plain(student, teacher, batch), "mine": loss(student.logits, student.logits.detach()[:, :1])}
+
+    monkeypatch.setattr(run.distiller, "losses", stretched)
+    with pytest.raises(ConfigError, match=r"different shapes: Using a target size \(.*16, 1.*\) that is different"):
+        run.fit()
+    assert run.step == 0
 
 
 def test_a_teacher_that_says_nothing_finite_stops_the_run_at_its_first_step(overrides):

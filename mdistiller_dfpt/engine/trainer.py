@@ -31,6 +31,7 @@ from .processes import average_gradients, parallel, share_buffers, synchronised
 from .results import FORMAT, protocol, summarise
 from .run_dir import BEST, CONFIG, RESULTS, RunLock, open_run, run_name
 from .saving import Progressed, Saver
+from .shapes import broadcasts_refused
 from .signals import Requests, Stopped
 from .teacher_table import open_table
 from .wandb_log import WandbLog
@@ -94,7 +95,7 @@ class Trainer:
             print(f"run directory {self.run}", flush=True)
             self.saver.status("running", self._progress())
             try:
-                with self.requests.heard(), memory_explained(self.cfg):
+                with self.requests.heard(), memory_explained(self.cfg), broadcasts_refused():
                     results = self._fit()
             except BaseException as e:
                 self.saver.status("stopped" if isinstance(e, Stopped) else "failed", self._progress(), _reason(e))
@@ -108,7 +109,8 @@ class Trainer:
     def one_epoch(self) -> dict[str, float]:
         """Averages of one epoch of steps, with no run directory behind them."""
         self._prepare()
-        return self._train_epoch(1)
+        with broadcasts_refused():
+            return self._train_epoch(1)
 
     def _fit(self) -> dict[str, Any]:
         cfg, distiller = self.cfg, self.distiller
