@@ -136,6 +136,21 @@ def test_resuming_a_finished_run_changes_nothing_and_more_epochs_continue_it(ove
     assert [e["epoch"] for e in longer["epochs"]] == [1, 2, 3, 4]
 
 
+def test_a_run_cannot_be_resumed_to_an_epoch_that_is_behind_it(overrides):
+    stopped_after("NONE", overrides, 2)
+    with pytest.raises(CheckpointError, match="has 2 epochs behind it, and SOLVER.EPOCHS is 1: ask for more"):
+        trainer("NONE", [*overrides, "SOLVER.EPOCHS", "1"]).fit(resume=True)
+
+
+def test_another_number_of_epochs_under_a_cosine_is_warned_of(overrides, capsys):
+    cosine = ("SOLVER.SCHEDULE", "cosine")
+    stopped_after("NONE", overrides, 1, *cosine)
+    trainer("NONE", [*overrides, "SOLVER.EPOCHS", "3"], *cosine).fit(resume=True)
+    assert "cosine" not in capsys.readouterr().err
+    trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"], *cosine).fit(resume=True)
+    assert "SOLVER.EPOCHS was 3, is 4: the cosine schedule is another" in capsys.readouterr().err
+
+
 def test_resume_without_a_run_or_under_another_config_is_refused(overrides):
     with pytest.raises(CheckpointError, match="nothing to resume in"):
         trainer("NONE", overrides).fit(resume=True)

@@ -128,6 +128,10 @@ class Saver:
             for key in sorted(set(before) | set(now))
             if before.get(key) != now.get(key) and not key.startswith(RESUME_MAY_CHANGE)
         ]
+        epochs = [flat["SOLVER.EPOCHS"] for flat in (before, now)]
+        if epochs[0] != epochs[1] and now["SOLVER.SCHEDULE"] == "cosine":
+            change = f"SOLVER.EPOCHS was {epochs[0]}, is {epochs[1]}"
+            print(f"warning: {change}: the cosine schedule is another from here on", file=sys.stderr)
         if differing:
             raise CheckpointError(f"{folder}: written under another config: {'; '.join(differing)}")
 

@@ -16,7 +16,7 @@ from ..data import Batch, Data
 from ..distillers import Distiller
 from ..distillers.build import method_label
 from ..distributed import agreed, rank, summed, world_size
-from ..errors import ConfigError, DivergedError, UserError
+from ..errors import CheckpointError, ConfigError, DivergedError, UserError
 from ..models.teachers import compare_with_record
 from .checkpoint import WEIGHTS, write_json, write_text
 from .dot import TwoMomentaSGD, split_terms
@@ -90,6 +90,7 @@ class Trainer:
                 if (self.run / RESULTS).exists() and len(self.epochs) >= self.cfg.SOLVER.EPOCHS:
                     print(f"{self.run} is finished; SOLVER.EPOCHS above {len(self.epochs)} continues it", flush=True)
                     return json.loads((self.run / RESULTS).read_text(encoding="utf-8"))
+                self._refuse_to_go_back()
             if rank() == 0:
                 write_text(self.run / CONFIG, dump_cfg(self.cfg))
             print(f"run directory {self.run}", flush=True)
@@ -162,6 +163,12 @@ class Trainer:
 
     def _progress(self) -> Progressed:
         return Progressed(self.epochs, self.step, self.meters.sums, self.meters.count)
+
+    def _refuse_to_go_back(self) -> None:
+        epochs, done = self.cfg.SOLVER.EPOCHS, len(self.epochs)
+        if done + (self.step > 0) > epochs:
+            where = f"{done} epochs" + (f" and {self.step} steps" if self.step else "")
+            raise CheckpointError(f"{self.run}: has {where} behind it, and SOLVER.EPOCHS is {epochs}: ask for more")
 
     def _restore(self, done: Progressed) -> None:
         self.epochs, self.step = done.epochs, done.step
