@@ -68,15 +68,17 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _sized(work: Callable[[int], int], seconds: float) -> Callable[[], int]:
-    """A window's worth of it: as many as fill about so many seconds, after a warm-up."""
+def _sized(work: Callable[[int], int], batch: int, seconds: float) -> Callable[[], int]:
+    """A window's worth of it: as many batches as fill about so many seconds, after a warm-up."""
     work(2)
-    one = window(functools.partial(work, 2)).seconds / 2
-    return functools.partial(work, max(2, round(seconds / one)))
+    tried = window(functools.partial(work, 2))
+    return functools.partial(work, max(2, round(seconds * tried.rate / batch)))
 
 
-def _rows(works: dict[str, Callable[[int], int]], args: argparse.Namespace, what: str) -> list[dict[str, Any]]:
-    done = in_turns({name: _sized(work, args.seconds) for name, work in works.items()}, args.windows)
+def _rows(
+    works: dict[str, Callable[[int], int]], batch: int, args: argparse.Namespace, what: str
+) -> list[dict[str, Any]]:
+    done = in_turns({name: _sized(work, batch, args.seconds) for name, work in works.items()}, args.windows)
     first = next(iter(done.values()))
     return [
         {
@@ -108,10 +110,11 @@ def _measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     sides = {name: Side(cfg, folder / str(i)) for i, (name, cfg) in enumerate(cfgs.items())}
     record: dict[str, Any] = {"machine": machine(), "config": args.cfg, "overrides": args.opts, "rows": []}
     first = sides["this"]
+    batch = first.cfg.SOLVER.BATCH_SIZE
     if "loader" in args.what:
-        usual = UsualLoader(first.data, first.cfg.SOLVER.BATCH_SIZE, first.cfg.DATASET.NUM_WORKERS)
+        usual = UsualLoader(first.data, batch, first.cfg.DATASET.NUM_WORKERS)
         works = {"DataLoader of PIL images": usual.load, **{name: side.load for name, side in sides.items()}}
-        record["rows"] += _rows(works, args, "loader")
+        record["rows"] += _rows(works, batch, args, "loader")
     if "step" in args.what:
         works = {name: side.step for name, side in sides.items()}
         if args.transcription:
@@ -122,9 +125,9 @@ def _measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             peer = Peer(args.against, first)
             peer.refuse_other_work()
             works = {"mdistiller": peer.step, **works}
-        record["rows"] += [*_rows(works, args, "step"), *(_work(name, side) for name, side in sides.items())]
+        record["rows"] += [*_rows(works, batch, args, "step"), *(_work(name, side) for name, side in sides.items())]
     if "both" in args.what:
-        record["rows"] += _rows({name: side.both for name, side in sides.items()}, args, "both")
+        record["rows"] += _rows({name: side.both for name, side in sides.items()}, batch, args, "both")
     if "memory" in args.what:
         record["rows"] += [
             {"measure": "memory", "side": name, "bytes": peak_memory(cfg, folder / "memory")}

@@ -1,7 +1,6 @@
 """The usual loader: torchvision's transforms of one PIL image after another, in `DataLoader` workers."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from ..data import Data
 from ..data.resident import ResidentLoader
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
+MOST = 8192  # images of an epoch in memory, as it takes seconds for so many
 
 
 class _Samples(Dataset):
@@ -23,7 +23,7 @@ class _Samples(Dataset):
         self.transform = transforms.Compose([*crop.transforms, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
         image = self.images[number]
@@ -43,6 +43,7 @@ class UsualLoader:
         if isinstance(loader, ResidentLoader):
             pad, (height, width) = loader.recipe.pad, loader.size
             images = loader.padded.cpu()[:, pad : pad + height, pad : pad + width].contiguous().numpy()
+            images = images[:MOST]
             crop = transforms.Compose([transforms.RandomCrop(loader.size, padding=pad), flip])
         else:
             images = loader.files.paths
@@ -51,10 +52,8 @@ class UsualLoader:
             _Samples(images, loader.labels.cpu(), crop), batch, shuffle=True, num_workers=workers,
             persistent_workers=workers > 0,
         )  # fmt: skip
-        self._stream: Iterator | None = None
 
     def load(self, batches: int) -> int:
-        """Batches of images, and nothing done with them."""
-        if self._stream is None:
-            self._stream = itertools.chain.from_iterable(self.loader for _ in itertools.count())
-        return sum(len(target) for _, target in itertools.islice(self._stream, batches))
+        """At least so many batches of images, and nothing done with them; whole epochs."""
+        epochs = -(-batches // len(self.loader))
+        return sum(len(target) for _ in range(epochs) for _, target in self.loader)

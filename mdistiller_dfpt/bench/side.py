@@ -19,7 +19,7 @@ from .work import step_of
 CLASSES = {"cifar100": 100, "digits": 10}
 IMAGES = {"cifar100": 50_000, "digits": 1433}
 SIZE = {"cifar100": 32, "digits": 16}
-FILES = 256  # images of a generated data set of files, each as large as a usual photograph of ImageNet
+FILES = 512  # images of a generated data set of files, each as large as a usual photograph of ImageNet
 FILE_SIZE = 440
 
 
@@ -58,10 +58,12 @@ class Side:
         return self._resident
 
     def load(self, batches: int) -> int:
-        """Batches from the loader, and nothing done with them; epoch after epoch."""
-        if self._stream is None:
-            self._stream = itertools.chain.from_iterable(self.data.train.epoch(e) for e in itertools.count(1))
-        return sum(len(b.target) for b in itertools.islice(self._stream, batches))
+        """At least so many batches from the loader, and nothing done with them.
+
+        Whole epochs, so that no worker decodes ahead outside of the window.
+        """
+        epochs = -(-batches // len(self.data.train))
+        return sum(len(b.target) for epoch in range(1, epochs + 1) for b in self.data.train.epoch(epoch))
 
     def step(self, steps: int) -> int:
         """Training steps on the one batch that stays: no loader, no logging."""
@@ -72,7 +74,7 @@ class Side:
     def both(self, steps: int) -> int:
         """What a run does: batches from the loader, a step and the averages of each."""
         if self._stream is None:
-            self.load(0)
+            self._stream = itertools.chain.from_iterable(self.data.train.epoch(e) for e in itertools.count(1))
         done = 0
         for batch in itertools.islice(self._stream, steps):
             self.trainer._step(batch._replace(total=len(batch.target)), self.trainer.meters)
