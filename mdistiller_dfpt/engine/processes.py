@@ -42,7 +42,8 @@ def joined(cfg: CN) -> Iterator[None]:
     timeout = datetime.timedelta(seconds=cfg.EXPERIMENT.TIMEOUT)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    # What signals ask for is agreed on by numbers on the host, which NCCL cannot carry
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, number, world = next(dist.rendezvous("env://", timeout=timeout))
     dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timeout)
     try:
