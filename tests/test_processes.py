@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 
@@ -17,6 +18,7 @@ from mdistiller_dfpt.distributed import agreed, gathered, rank, summed, world_si
 from mdistiller_dfpt.engine.evaluate import evaluate
 from mdistiller_dfpt.engine.parts import parts_of, smallest_part
 from mdistiller_dfpt.engine.saving import Saver
+from mdistiller_dfpt.engine.signals import Requests
 from mdistiller_dfpt.engine.trainer import Trainer
 from mdistiller_dfpt.errors import ConfigError
 
@@ -176,6 +178,20 @@ def test_a_run_continues_on_another_number_of_processes(before, after, tmp_path)
         for (loss, accuracy), (other, other_accuracy) in zip(found, whole, strict=True):
             assert loss == pytest.approx(other, rel=2e-3)
             assert accuracy == pytest.approx(other_accuracy, abs=100 / 20 + 1e-3)
+
+
+def test_a_signal_that_comes_while_processes_agree_is_met_the_next_time(monkeypatch):
+    requests = Requests()
+
+    def interrupted(asked):
+        requests.stop, requests.save = signal.SIGTERM, True
+        return asked
+
+    monkeypatch.setattr("mdistiller_dfpt.engine.signals.world_size", lambda: 2)
+    monkeypatch.setattr("mdistiller_dfpt.engine.signals.summed", interrupted)
+    assert requests.take(7) == (0, False), "between two agreements nothing is asked"
+    assert requests.take(8) == (0, False)
+    assert requests.take(16) == (signal.SIGTERM, True)
 
 
 def test_one_process_that_diverges_stops_all(tmp_path):

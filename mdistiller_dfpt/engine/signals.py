@@ -33,15 +33,17 @@ class Requests:
 
     def take(self, step: int) -> tuple[int, bool]:
         """(number of a stop signal or 0, whether to save), agreed on by all processes; once for each signal."""
+        if world_size() > 1 and step % AGREE_EVERY:
+            return 0, False
+        stop, save = self.stop, self.save
+        if save:
+            self.save = False
         if world_size() > 1:
-            if step % AGREE_EVERY:
-                return 0, False
-            stops = [summed(torch.tensor([float(self.stop == n)])).item() for n in _CODES]
-            self.stop = next((n for n, count in zip(_CODES, stops, strict=True) if count), 0)
-            self.save = summed(torch.tensor([float(self.save)])).item() > 0
-        taken = self.stop, self.save
-        self.save = False
-        return taken
+            # A signal that comes while the others are asked stays for the next time
+            asked = summed(torch.tensor([*(float(stop == n) for n in _CODES), float(save)])).tolist()
+            stop = next((n for n, count in zip(_CODES, asked, strict=False) if count), 0)
+            save = asked[-1] > 0
+        return stop, save
 
     def take_stop(self) -> int:
         """Number of a stop signal or 0, agreed on by all processes; behind an epoch and its checkpoint."""
