@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from mdistiller_dfpt.bench.work import CountOperators
 from mdistiller_dfpt.data import Data
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.engine import Trainer
@@ -299,18 +299,6 @@ def test_tensorboard_has_each_epoch_once_after_a_resume(overrides):
     assert [e.step for e in events.Scalars("test/student/top1")] == [1, 2, 3]
 
 
-class _CountReads(TorchDispatchMode):
-    """Counts `.item()` and the like: on a GPU each of them waits for the device."""
-
-    def __init__(self):
-        super().__init__()
-        self.reads = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.reads += "_local_scalar_dense" in str(func)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_training_step_reads_nothing_from_the_device(name, overrides, monkeypatch):
     run = trainer(name, overrides)
@@ -319,7 +307,7 @@ def test_a_training_step_reads_nothing_from_the_device(name, overrides, monkeypa
     monkeypatch.setattr(run, "_guarded_step", lambda *a: run.optimizer.step())
     meters = Meters(run.device)
     run.distiller.train()
-    with _CountReads() as counter:
+    with CountOperators() as counter:
         for batch in batches:
             run._step(batch, meters)
     assert counter.reads == 0

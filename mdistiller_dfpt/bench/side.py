@@ -11,8 +11,7 @@ from ..data import Batch, Data, build_data, pick_device
 from ..data.generated import write_data_set
 from ..data.resident import ImageSet, Recipe, ResidentLoader
 from ..distillers import build_distiller
-from ..distillers.build import assistant_names, needs_teacher
-from ..engine.networks import build_network
+from ..engine.networks import build_networks
 from ..engine.trainer import Trainer
 from .work import step_of
 
@@ -24,7 +23,7 @@ FILE_SIZE = 440
 
 
 class Side:
-    """One config. `load`, `step` and `epoch` do a window's worth of work and return the number of images."""
+    """One config. `load`, `step` and `both` do a window's worth of work and return the number of images."""
 
     def __init__(self, cfg: CN, folder: Path):
         """`folder`: where the images of a data set of files are written."""
@@ -37,11 +36,7 @@ class Side:
         self.cfg = cfg
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.SOLVER.SEED)
-            names = [cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if needs_teacher(cfg) else None]
-            student, teacher, *between = (
-                name and build_network(cfg, name, self.data.num_classes, self.data.image_shape)
-                for name in (*names, *assistant_names(cfg))
-            )
+            student, teacher, between = build_networks(cfg, self.data)
             distiller = build_distiller(
                 cfg, student, teacher, self.data.num_train, image_shape=self.data.image_shape, assistants=between
             )

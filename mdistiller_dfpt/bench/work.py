@@ -10,8 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..data import Batch
 from ..engine.meters import Meters
 from ..engine.trainer import Trainer
-from ..models.complexity import count_macs, total
-from ..models.probe import dummy_image, probing
 
 _VIEWS = ("view", "reshape", "expand", "transpose", "permute", "slice", "select", "detach", "unsqueeze", "squeeze",
           "split", "as_strided", "alias", "t.", "unbind")  # fmt: skip
@@ -54,17 +52,6 @@ def operators_per_step(trainer: Trainer, batch: Batch) -> tuple[int, int]:
         step_of(trainer, batch)
     # Each reads once on a CPU, where it costs nothing, whether the loss is finite; a GPU's optimiser does it instead
     return counter.operators, max(0, counter.reads - (trainer.device.type == "cpu"))
-
-
-def macs_per_image(trainer: Trainer) -> dict[str, float]:
-    """Multiply-accumulates of one forward pass of student and teacher, an image."""
-    distiller, counts = trainer.distiller, {}
-    for name, network in (("student", distiller.student), ("teacher", distiller.teacher)):
-        if network is not None:
-            with probing(network), count_macs(network) as macs:
-                network(dummy_image(network, trainer.data.image_shape))
-            counts[name] = float(total(macs, network))
-    return counts
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:

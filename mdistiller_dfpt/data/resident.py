@@ -69,17 +69,18 @@ class ResidentLoader(Loader):
         self.padded = F.pad(images.images, (0, 0, pad, pad, pad, pad)).to(device)
 
     def epoch(self, epoch: int = 1, first: int = 0) -> Iterator[Batch]:
-        order, views = self.order(epoch).to(self.device), None
+        order, views, numbers = self.order(epoch).to(self.device), None, None
         if self.train:
             # All of the epoch's views at once: no step copies anything to the device or waits for it
             everything = torch.arange(self.num_samples, device=self.device)
             views = draw_views(everything, self.seed, epoch, self.recipe.pad, self.recipe.flip)
+            numbers = self._number(views)
         for number, index, total in self.shares(order, first):
             image = self._images(index, views)
             strong = None
             if self.strong_view:
                 strong = self.normalised(strong_views(image, index, self.seed, epoch))
-            view = None if views is None else self._number(tuple(v[index] for v in views))
+            view = None if numbers is None else numbers[index]
             yield Batch(self.normalised(image), self.labels[index], index, epoch, number + 1, strong, total, view)
 
     @property

@@ -4,6 +4,8 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..config_keys import PUBLISHED_SIZE
+from ..data import Data
+from ..distillers.build import assistant_names, needs_teacher
 from ..models import StagedModel, build_model
 from ..models.probe import try_image
 
@@ -22,6 +24,15 @@ def build_network(
     if image_shape is not None:
         try_image(network, name, image_shape)
     return network
+
+
+def build_networks(cfg: CN, data: Data) -> tuple[StagedModel, StagedModel | None, list[StagedModel]]:
+    """Untrained networks of a config for this data: student, teacher where one is needed, assistants."""
+    names = (cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if needs_teacher(cfg) else None, *assistant_names(cfg))
+    student, teacher, *assistants = (
+        name and build_network(cfg, name, data.num_classes, data.image_shape) for name in names
+    )
+    return student, teacher, assistants
 
 
 def build_on_meta(cfg: CN, name: str) -> None:

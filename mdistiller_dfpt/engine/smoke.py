@@ -16,7 +16,7 @@ from ..distillers.build import assistant_names, needs_teacher
 from ..errors import DivergedError
 from ..models import StagedModel
 from ..models.foreign import is_foreign
-from .networks import build_network
+from .networks import build_networks
 from .trainer import Trainer
 
 BATCH, STEPS, CLASSES = 4, 2, 100
@@ -40,7 +40,7 @@ def smoke(cfg: CN, size: int = 32) -> float:
         else:
             data = _random_data(BATCH * STEPS, size)
         cfg.freeze()
-        student, teacher, *between = (n and build_network(cfg, n, data.num_classes, data.image_shape) for n in names)
+        student, teacher, between = build_networks(cfg, data)
         for network in filter(None, (teacher, *between)):
             _settle(network, data)
         distiller = build_distiller(
