@@ -164,7 +164,11 @@ class KD(nn.Module):
         kl = F.kl_div(F.log_softmax(logits / self.t, 1), F.softmax(teacher / self.t, 1), reduction="batchmean")
         return logits, {"ce": self.ce * F.cross_entropy(logits, target), "kd": FACTOR * self.kd * kl * self.t**2}
 
-distiller_dict = {"KD": KD}
+class CRD(KD):
+    def __init__(self, student, teacher, cfg, num_data):
+        pass
+
+distiller_dict = {"KD": KD, "CRD": CRD}
 """,
 }
 
@@ -202,8 +206,10 @@ def test_a_peer_that_does_other_work_gets_no_ratio(checkout, side_of):
 
 
 def test_a_peer_without_the_method_or_the_package_is_refused(checkout, tmp_path, side_of):
-    with pytest.raises(ConfigError, match="it has no DKD; it has KD"):
+    with pytest.raises(ConfigError, match="it has no DKD; it has CRD, KD"):
         Peer(checkout(1.0), side_of("dkd", *SMALL))
+    with pytest.raises(ConfigError, match="no ratio, as its CRD is fed otherwise"):
+        Peer(checkout(1.0), side_of("crd", *SMALL))
     with pytest.raises(ConfigError, match="not a checkout of mdistiller"):
         Peer(tmp_path, side_of("kd", *SMALL))
 

@@ -38,7 +38,10 @@ class Peer:
         student, teacher = (networks[name][0](num_classes=side.data.num_classes) for name in (d.STUDENT, d.TEACHER))
         student.load_state_dict(distiller.student.state_dict())
         teacher.load_state_dict(distiller.teacher.state_dict())
-        self.distiller = methods[d.TYPE](student, teacher, cfg).to(side.device)
+        try:
+            self.distiller = methods[d.TYPE](student, teacher, cfg).to(side.device)
+        except TypeError as e:  # a bank of samples, which it draws from in its loader
+            raise ConfigError(f"--against: no ratio, as its {d.TYPE} is fed otherwise ({e})") from None
         mine = {id(p) for n in (distiller.student, distiller.teacher) for p in n.parameters()}
         its = {id(p) for n in (student, teacher) for p in n.parameters()}
         _copy_in_order(
