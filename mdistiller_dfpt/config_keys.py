@@ -74,6 +74,8 @@ _DEFAULTS = CN(
             "TEACHER_CKPT": "",
             "TEACHER_CFG": "",  # config that trains the teacher, relative to the file that names it
             "TEACHER_TABLE": "",  # folder that keeps the teacher's logits of every view, for methods that take no more
+            "TEACHER_TABLE_FILL": "lazily",  # as views are met; at once: all of them before the first step
+            "TEACHER_AHEAD": 1,  # batches whose teacher's logits are computed in one pass, for the same methods
             "TEACHER_STAGES": [],  # modules that end the stages of a torchvision/, timm/ or own network; []: found
             "STUDENT_STAGES": [],
             "TEACHER_AUTO_TRAIN": False,  # train the teacher from TEACHER_CFG first where there is none yet
@@ -96,6 +98,7 @@ _DEFAULTS = CN(
             "AMP": "none",  # none: float32; bf16: networks under bfloat16 autocast, losses in float32
             "AMP_STUDENT": "",  # the student's alone; empty: AMP. A CPU is slower at depthwise ones in bfloat16
             "CHANNELS_LAST": False,
+            "CUDA_GRAPH": False,  # steps as captured graphs, on one GPU and images in memory, where the method allows
             "SEED": 1,
             "DOT": {"DELTA": 0.075},
         },
@@ -188,6 +191,8 @@ LIMITS: dict[str, Limit] = {
     "SOLVER.TYPE": one_of("SGD"),
     "SOLVER.AMP": one_of("none", "bf16"),
     "SOLVER.AMP_STUDENT": one_of("", "none", "bf16"),
+    "DISTILLER.TEACHER_TABLE_FILL": one_of("lazily", "at once"),
+    "DISTILLER.TEACHER_AHEAD": AT_LEAST_ONE,
     "SOLVER.SEED": Limit("in 0 .. 2**31 - 1", lambda v: 0 <= v < 2**31),
     "LOG.SAVE_CHECKPOINT_FREQ": AT_LEAST_ONE,
     "LOG.EVAL_FREQ": AT_LEAST_ONE,

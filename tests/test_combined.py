@@ -67,8 +67,8 @@ def test_methods_train_together_and_the_teacher_stays(names):
 
 def test_two_methods_with_a_path_of_their_own_are_refused(monkeypatch):
     class Other(DISTILLERS["KD"]):
-        def forward_teacher(self, image):
-            return super().forward_teacher(image)
+        def forward_teacher(self, image, logits=None):
+            return super().forward_teacher(image, logits)
 
     monkeypatch.setitem(DISTILLERS, "MYKD", Other)
     cfg_of = tiny_cfg

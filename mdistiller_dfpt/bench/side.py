@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
-from ..data import Batch, Data, build_data, pick_device
+from ..data import Batch, Data, Share, build_data, pick_device
 from ..data.generated import write_data_set
 from ..data.resident import ImageSet, Recipe, ResidentLoader
 from ..distillers import build_distiller
@@ -42,7 +42,8 @@ class Side:
             )
         self.trainer = Trainer(cfg, distiller, self.data)
         self.trainer.distiller.train()
-        self._stream: Iterator[Batch] | None = None
+        self.trainer.use_graphs()
+        self._stream: Iterator[Batch] | Iterator[Share] | None = None
         self._resident: Batch | None = None
 
     @property
@@ -62,6 +63,11 @@ class Side:
 
     def step(self, steps: int) -> int:
         """Training steps on the one batch that stays: no loader, no logging."""
+        if self.trainer.graphs is not None:  # a graph makes its images, too
+            share = next(self.trainer.work(1))
+            for _ in range(steps):
+                self.trainer.take(share)
+            return steps * len(share.index)
         for _ in range(steps):
             step_of(self.trainer, self.batch)
         return steps * len(self.batch.target)
@@ -69,11 +75,11 @@ class Side:
     def both(self, steps: int) -> int:
         """What a run does: batches from the loader, a step and the averages of each."""
         if self._stream is None:
-            self._stream = itertools.chain.from_iterable(self.data.train.epoch(e) for e in itertools.count(1))
+            self._stream = itertools.chain.from_iterable(map(self.trainer.work, itertools.count(1)))
         done = 0
-        for batch in itertools.islice(self._stream, steps):
-            self.trainer._step(batch._replace(total=len(batch.target)), self.trainer.meters)
-            done += len(batch.target)
+        for work in itertools.islice(self._stream, steps):
+            self.trainer.take(work)
+            done += len(work.index)
         return done
 
 

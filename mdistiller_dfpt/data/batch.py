@@ -5,6 +5,18 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 
+class Share(NamedTuple):
+    """What this process takes of one batch: the samples at `index` (B,), of `total` in all processes.
+
+    `epoch` and `step` count from 1, as the methods of the literature do.
+    """
+
+    index: Tensor
+    epoch: int
+    step: int
+    total: int
+
+
 class Batch(NamedTuple):
     """image (B, 3, H, W) float, target (B,) int64, index (B,) the samples' positions in the training set.
 

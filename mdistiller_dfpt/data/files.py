@@ -133,10 +133,10 @@ class FileLoader(Loader):
         self._loader: DataLoader | None = None
 
     def epoch(self, epoch: int = 1, first: int = 0) -> Iterator[Batch]:
-        shares = list(self.shares(self.order(epoch), first))
-        self.schedule.batches = [[(epoch, i) for i in index.tolist()] for _, index, _ in shares]
+        shares = list(self.shares(self.order(epoch), epoch, first))
+        self.schedule.batches = [[(epoch, i) for i in share.index.tolist()] for share in shares]
         skipped: list[Fault] = []
-        for (number, _, total), (images, strong, index, faults) in zip(shares, self._decoded(), strict=True):
+        for share, (images, strong, index, faults) in zip(shares, self._decoded(), strict=True):
             if faults and not self.skip_faults:
                 fault = faults[0]
                 raise DataError(
@@ -148,7 +148,7 @@ class FileLoader(Loader):
                 continue
             index = index.to(self.device, non_blocking=True)
             strong = None if strong is None else self._on_device(strong)
-            yield Batch(self._on_device(images), self.labels[index], index, epoch, number + 1, strong, total)
+            yield Batch(self._on_device(images), self.labels[index], index, epoch, share.step, strong, share.total)
         if skipped:
             print(f"warning: skipped {len(skipped)} files that are no images, the first {skipped[0].path} "
                   f"({skipped[0].reason})", file=sys.stderr)  # fmt: skip

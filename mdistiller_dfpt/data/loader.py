@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import rank, world_size
-from .batch import Batch
+from .batch import Batch, Share
 from .randomness import epoch_order
 
 
@@ -57,11 +57,11 @@ class Loader:
         """The samples (N,) in the order in which an epoch visits them, on the CPU."""
         return epoch_order(self.num_samples, self.seed, epoch) if self.train else torch.arange(self.num_samples)
 
-    def shares(self, order: Tensor, first: int) -> Iterator[tuple[int, Tensor, int]]:
-        """(number, this process's indices, size of the whole batch) of each batch from `first` on."""
+    def shares(self, order: Tensor, epoch: int, first: int) -> Iterator[Share]:
+        """This process's share of each batch from number `first` on."""
         for number in range(first, len(self)):
             whole = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield number, whole[rank() :: world_size()], len(whole)
+            yield Share(whole[rank() :: world_size()], epoch, number + 1, len(whole))
 
     def normalised(self, image: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) float."""

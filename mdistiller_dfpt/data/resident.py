@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .batch import Batch
+from .batch import Batch, Share
 from .loader import Loader
 from .randomness import random_bits
 from .strong import strong_views
@@ -67,21 +67,50 @@ class ResidentLoader(Loader):
         self.size = (images.images.shape[1], images.images.shape[2])
         pad = recipe.pad if train else 0
         self.padded = F.pad(images.images, (0, 0, pad, pad, pad, pad)).to(device)
+        self._views: Views | None = None  # of every sample, in the epoch that was drawn last
+        self._drawn: int | None = None
 
     def epoch(self, epoch: int = 1, first: int = 0) -> Iterator[Batch]:
-        order, views, numbers = self.order(epoch).to(self.device), None, None
+        for share in self.start(epoch, first):
+            yield self.batch(share)
+
+    def start(self, epoch: int, first: int = 0) -> Iterator[Share]:
+        """Draw the views of an epoch, and say which samples its batches take; `batch` makes each."""
+        self._draw(epoch)
+        return self.shares(self.order(epoch).to(self.device), epoch, first)
+
+    def _draw(self, epoch: int) -> None:
+        """All views of an epoch at once: no step copies anything to the device or waits for it."""
+        if not self.train or epoch == self._drawn:
+            return
+        everything = torch.arange(self.num_samples, device=self.device)
+        drawn = draw_views(everything, self.seed, epoch, self.recipe.pad, self.recipe.flip)
+        if self._views is None:
+            self._views = drawn
+        for kept, new in zip(self._views, drawn, strict=True):
+            kept.copy_(new)  # in place, as a captured step reads them where they were
+        self._drawn = epoch
+
+    def batch(self, share: Share) -> Batch:
+        """The samples of a share, in the views of its epoch."""
+        self._draw(share.epoch)
+        index, views = share.index, None
         if self.train:
-            # All of the epoch's views at once: no step copies anything to the device or waits for it
-            everything = torch.arange(self.num_samples, device=self.device)
-            views = draw_views(everything, self.seed, epoch, self.recipe.pad, self.recipe.flip)
-            numbers = self._number(views)
-        for number, index, total in self.shares(order, first):
-            image = self._images(index, views)
-            strong = None
-            if self.strong_view:
-                strong = self.normalised(strong_views(image, index, self.seed, epoch))
-            view = None if numbers is None else numbers[index]
-            yield Batch(self.normalised(image), self.labels[index], index, epoch, number + 1, strong, total, view)
+            views = tuple(v[index] for v in self._views)
+        image = self._cropped(index, views)
+        strong = None
+        if self.strong_view:
+            strong = self.normalised(strong_views(image, index, self.seed, share.epoch))
+        view = None if views is None else self._number(views)
+        return Batch(
+            self.normalised(image), self.labels[index], index, share.epoch, share.step, strong, share.total, view
+        )
+
+    def images_in(self, index: Tensor, view: Tensor) -> Tensor:
+        """Samples (B,) in the views of these numbers (B,); (B, 3, H, W) float."""
+        positions = 2 * self.recipe.pad + 1
+        place = view // 2
+        return self.normalised(self._cropped(index, (place // positions, place % positions, view % 2 == 1)))
 
     @property
     def num_views(self) -> int:
@@ -92,8 +121,6 @@ class ResidentLoader(Loader):
         dy, dx, mirrored = views
         return (dy * (2 * self.recipe.pad + 1) + dx) * 2 + mirrored
 
-    def _images(self, index: Tensor, views: Views | None) -> Tensor:
+    def _cropped(self, index: Tensor, views: Views | None) -> Tensor:
         """The samples at `index`, cropped and mirrored where there are views; (B, H, W, 3) uint8."""
-        if views is None:
-            return self.padded[index]
-        return crop_flip(self.padded, index, tuple(v[index] for v in views), self.size)
+        return self.padded[index] if views is None else crop_flip(self.padded, index, views, self.size)

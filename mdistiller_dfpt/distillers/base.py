@@ -12,7 +12,7 @@ from ..config_keys import Limit, declare_node
 from ..data import Batch
 from ..distributed import gathered, world_size
 from ..registry import Registry
-from .teacher_table import TeacherTable
+from .teacher_table import KnownLogits
 
 
 class Output(NamedTuple):
@@ -85,8 +85,10 @@ class Distiller(nn.Module):
     needs_teacher: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()  # what else the constructor takes: num_data, image_shape, assistants
     needs_strong_view: ClassVar[bool] = False  # whether a batch must carry a strongly augmented view
-    looks_at_teacher_maps: ClassVar[bool] = True  # False where `losses` takes the teacher's logits alone
+    looks_at_teacher_maps: ClassVar[bool] = True  # False where the method needs no more than the teacher's logits
     uses_teacher_output = True  # False where `losses` does without what the teacher says
+    uses_epoch: ClassVar[bool] = False  # whether `losses` depends on the epoch beyond the batch itself
+    why_eager: ClassVar[str] = ""  # what a step asks of the host, where it does, so that it cannot be a CUDA graph
     couples_samples: ClassVar[bool] = False  # whether `losses` is more than a mean over samples
     min_batch: ClassVar[int] = 1  # the fewest samples that a step can be taken on
     deploys_student_alone: ClassVar[bool] = True  # False where more than the student is needed to predict
@@ -98,7 +100,7 @@ class Distiller(nn.Module):
         # Networks run under autocast to it, the student to its own; losses never do
         self.autocast_dtype: torch.dtype | None = None
         self.student_autocast_dtype: torch.dtype | None = None
-        self.teacher_table: TeacherTable | None = None  # gives the teacher's logits without running it
+        self.known_logits: KnownLogits | None = None  # gives the teacher's logits in its place
         self._logged: dict[str, Tensor] = {}
         if teacher is not None:
             teacher.requires_grad_(False).eval()
@@ -136,9 +138,17 @@ class Distiller(nn.Module):
         with self.precision(image, student=True):
             return as_output(self.student(image))
 
-    def forward_teacher(self, image: Tensor) -> Output:
+    def forward_teacher(self, image: Tensor, logits: Tensor | None = None) -> Output:
+        """What teaches; `logits` (B, classes): the teacher's, where they are known and it need not run for them."""
+        if logits is not None:
+            return Output(logits, {})
         with torch.no_grad(), self.precision(image):
             return as_output(self.teacher(image))
+
+    def teacher_logits(self, image: Tensor) -> Tensor:
+        """The teacher's logits (B, classes), and nothing else of it."""
+        with torch.no_grad(), self.precision(image):
+            return as_output(self.teacher(image)).logits
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         """The method's weighted terms, scalars by the name they are logged under."""
@@ -150,12 +160,11 @@ class Distiller(nn.Module):
         student = self.forward_student(image)
         teacher = None
         if self.teacher is not None and self.uses_teacher_output:
-            if self.teacher_table is None:
+            if self.known_logits is None:
                 teacher = self.forward_teacher(image)
             else:
-                ask = self.forward_teacher
-                logits = self.teacher_table.logits(image, batch.index, batch.view, lambda x: ask(x).logits)
-                teacher = Output(logits, {})
+                logits = self.known_logits.logits(image, batch.index, batch.view, self.teacher_logits)
+                teacher = self.forward_teacher(image, logits)
         return student.logits, self.terms(student, teacher, batch)
 
     def terms(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:

@@ -24,6 +24,8 @@ class Combined(Distiller):
         self.looks_at_teacher_maps = any(m.looks_at_teacher_maps for m in members.values())
         self.needs_strong_view = any(m.needs_strong_view for m in members.values())
         self.uses_teacher_output = any(m.uses_teacher_output for m in members.values())
+        self.uses_epoch = any(m.uses_epoch for m in members.values())
+        self.why_eager = next((m.why_eager for m in members.values() if m.why_eager), "")
         self.min_batch = max(m.min_batch for m in members.values())
         for way in ("forward_student", "forward_teacher", "forward_paths", "deployed"):
             self._owner(way)
@@ -45,8 +47,8 @@ class Combined(Distiller):
     def forward_student(self, image: Tensor) -> Output:
         return self._owner("forward_student").forward_student(image)
 
-    def forward_teacher(self, image: Tensor) -> Output:
-        return self._owner("forward_teacher").forward_teacher(image)
+    def forward_teacher(self, image: Tensor, logits: Tensor | None = None) -> Output:
+        return self._owner("forward_teacher").forward_teacher(image, logits)
 
     def forward_paths(self, image: Tensor) -> dict[str, Tensor]:
         return self._owner("forward_paths").forward_paths(image)

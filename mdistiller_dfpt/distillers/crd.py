@@ -165,6 +165,7 @@ class CRD(FeatureDistiller):
     }  # fmt: skip
     needs = ("num_data", "image_shape")
     couples_samples = True  # the bank, which is to be the same in all processes
+    why_eager = "negatives are drawn anew for each step by a generator that is seeded on the host"
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, mode: str, feat_dim: int, feat_student_dim: int,

@@ -50,6 +50,7 @@ class CTKD(LogitDistiller):
         "START": POSITIVE, "RANGE": POSITIVE, "LOOPS": AT_LEAST_ONE,
         **{k: v for k, v in LOGIT_LIMITS.items() if k != "TEMPERATURE"},
     }  # fmt: skip
+    uses_epoch = True
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, start: float, range: float, loops: int, ce_weight: float,

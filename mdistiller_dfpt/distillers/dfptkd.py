@@ -50,6 +50,8 @@ def _is_stage_list(value: object) -> bool:
 class DFPTKD(Distiller):
     """Trains the student and the teacher's prompt path together; the original path never changes."""
 
+    looks_at_teacher_maps = False  # but for the first stages', which it computes where the logits are known
+
     config = CN(
         {
             "TEMPERATURE": 4.0,
@@ -118,9 +120,9 @@ class DFPTKD(Distiller):
             "prompt_ce": prompt_ce_weight,
         }  # fmt: skip
 
-    def forward_teacher(self, image: Tensor) -> Output:
+    def forward_teacher(self, image: Tensor, logits: Tensor | None = None) -> Output:
         with self.precision(image):
-            original, prompt_logits = self.dual(image)
+            original, prompt_logits = self.dual(image, logits)
         output = as_output(original)
         output.features["prompt_logits"] = prompt_logits
         return output

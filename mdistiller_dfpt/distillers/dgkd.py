@@ -26,6 +26,7 @@ class DGKD(LogitDistiller):
     config = logit_node(4.0, ce=0.1, kd=0.9, ASSISTANTS=[], DROP=1)
     limits = {**LOGIT_LIMITS, **ASSISTANT_LIMITS, "DROP": NOT_NEGATIVE}
     needs = ("assistants",)
+    why_eager = "the host draws which teachers are left out of a step"
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, temperature: float, assistants: Sequence[nn.Module],

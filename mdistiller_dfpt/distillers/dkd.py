@@ -54,6 +54,7 @@ class DKD(Distiller):
         "CE_WEIGHT": NOT_NEGATIVE, "ALPHA": NOT_NEGATIVE, "BETA": NOT_NEGATIVE, "T": POSITIVE, "WARMUP": NOT_NEGATIVE,
     }  # fmt: skip
     looks_at_teacher_maps = False
+    uses_epoch = True
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, ce_weight: float, alpha: float, beta: float, t: float,

@@ -20,6 +20,7 @@ class ESKD(LogitDistiller):
 
     config = logit_node(4.0, ce=0.1, kd=0.9, STOP_EPOCH=0)
     limits = {**LOGIT_LIMITS, "STOP_EPOCH": NOT_NEGATIVE}
+    uses_epoch = True
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, temperature: float, stop_epoch: int, ce_weight: float,

@@ -50,6 +50,7 @@ class Foreign(Distiller):
     """Runs a method written for mdistiller in this project's loop: one is made by `adapt` for each such class."""
 
     foreign: type
+    why_eager = "a class written for mdistiller may ask anything of the host"
     needs = ("cfg",)
 
     def __init__(self, student: nn.Module, teacher: nn.Module, *, cfg: CN, num_data: int | None = None):

@@ -42,6 +42,7 @@ class FT(FeatureDistiller):
     config = CN({"RATE": 0.5, "INIT_EPOCHS": 30, "LOSS": weights(1.0, 200.0)})
     limits = {**WEIGHT_LIMITS, "RATE": Limit("in (0, 1]", lambda v: 0 < v <= 1), "INIT_EPOCHS": AT_LEAST_ONE}
     needs = ("image_shape",)
+    uses_epoch = True
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, rate: float, init_epochs: int, ce_weight: float,

@@ -42,6 +42,7 @@ class KDPP(Distiller):
     }  # fmt: skip
     needs = ("image_shape",)
     min_batch = 2  # BatchNorm over the embedding
+    uses_epoch = True
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, temperature: float, warmup_epochs: int, ce_weight: float,

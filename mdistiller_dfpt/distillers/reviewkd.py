@@ -89,6 +89,7 @@ class ReviewKD(Distiller):
     }  # fmt: skip
     needs = ("image_shape",)
     min_batch = 2  # BatchNorm over the pooled feature's one position
+    uses_epoch = True
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, *, ce_weight: float, reviewkd_weight: float, warmup_epochs: int,

@@ -2,8 +2,9 @@
 
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,14 @@ from torch import Tensor
 from ..errors import ConfigError
 
 CRC_HALVES = 2  # a row ends with its CRC-32, as two float16 numbers' bytes
+PASS = 4096  # views that the teacher sees at once where a table is filled
+
+
+class KnownLogits(Protocol):
+    """What gives the teacher's logits of a batch in its place."""
+
+    def logits(self, image: Tensor, index: Tensor, view: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """(B, 3, H, W), samples (B,) and views (B,) -> (B, classes); `compute` is the teacher."""
 
 
 class TeacherTable:
@@ -46,22 +55,52 @@ class TeacherTable:
         rows = self.rows[samples, views]
         missing = [i for i, row in enumerate(rows) if not _is_whole(row)]
         if missing:
-            where = torch.tensor(missing, device=image.device)
-            with torch.no_grad():
-                logits = compute(image[where]).float().cpu().numpy().astype(np.float16)
-            for i, values in zip(missing, logits, strict=True):
-                rows[i] = _with_checksum(values)
+            rows[missing] = self._computed(image[torch.tensor(missing, device=image.device)], compute)
             self.rows[samples[missing], views[missing]] = rows[missing]
-            self.computed += len(missing)
         return torch.from_numpy(rows[:, :-CRC_HALVES].astype(np.float32)).to(image.device, non_blocking=True)
+
+    def fill(
+        self, samples: Sequence[int], images_in: Callable[[Tensor, Tensor], Tensor],
+        compute: Callable[[Tensor], Tensor], device: torch.device,
+    ) -> Iterator[int]:  # fmt: skip
+        """Compute what is missing of these samples; how many of them are behind it, now and then.
+
+        `images_in(index, view)` are the images (B, 3, H, W) of samples and views (B,).
+        """
+        many = max(1, PASS // self.shape[1])
+        for start in range(0, len(samples), many):
+            some = samples[start : start + many]
+            missing = [(s, v) for s in some for v, row in enumerate(self.rows[s]) if not _is_whole(row)]
+            if missing:
+                index, view = torch.tensor(missing, device=device).T
+                self.rows[tuple(np.array(missing).T)] = self._computed(images_in(index, view), compute)
+            yield start + len(some)
+
+    def whole(self, device: torch.device) -> "WholeTable":
+        """This table, filled, where a step reads it without the host."""
+        return WholeTable(torch.from_numpy(self.rows)[:, :, :-CRC_HALVES].to(device))
+
+    def _computed(self, image: Tensor, compute: Callable[[Tensor], Tensor]) -> np.ndarray:
+        self.computed += len(image)
+        with torch.no_grad():
+            logits = compute(image).float().cpu().numpy().astype(np.float16)
+        sums = np.array([_checksum(row) for row in logits], np.uint32)
+        return np.concatenate([logits, sums[:, None].view(np.float16)], axis=1)
+
+
+class WholeTable:
+    """Logits (samples, views, classes) float16 on the device, none of them missing."""
+
+    def __init__(self, rows: Tensor):
+        self.rows = rows
+
+    def logits(self, image: Tensor, index: Tensor, view: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The teacher's logits (B, classes) of these views."""
+        return self.rows[index, view].float()
 
 
 def _checksum(values: np.ndarray) -> int:
     return zlib.crc32(values.tobytes())
-
-
-def _with_checksum(values: np.ndarray) -> np.ndarray:
-    return np.concatenate([values, np.array([_checksum(values)], np.uint32).view(np.float16)])
 
 
 def _is_whole(row: np.ndarray) -> bool:

@@ -64,13 +64,21 @@ class DualPathTeacher(nn.Module):
                 module.train()
         return self
 
-    def forward(self, image: Tensor) -> Paths:
+    def forward(self, image: Tensor, logits: Tensor | None = None) -> Paths:
+        """Both paths; where the original one's logits (B, classes) are known, only what the other needs is computed."""
+        features: dict[str, Any] = {}
         with torch.no_grad():
-            logits, features = self.teacher(image)
-        return (logits, features), self.prompt_path(image, features["feats"])
+            if logits is None:
+                logits, features = self.teacher(image)
+            elif not self.finetune:
+                features = {"feats": self.teacher.first_maps(image, self.stages[0])}
+        return (logits, features), self.prompt_path(image, features.get("feats", ()))
 
     def prompt_path(self, image: Tensor, original: Sequence[Tensor]) -> Tensor:
-        """p^P (B, classes); `original` are the original path's maps, stem first, of the same images."""
+        """p^P (B, classes); `original`: the original path's maps up to the first prompt, stem first, of these images.
+
+        None are needed where the path runs stages of its own.
+        """
         if self.finetune:
             return self.own.rerun(image, self.fuse)
         first = self.stages[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..data import Batch
+from ..data import Batch, Share
 from ..distributed import rank
 from .meters import Meters
 
@@ -31,7 +31,7 @@ class Progress:
     def __init__(self, label: str, steps: int, meters: Meters):
         self.label, self.steps, self.meters = label, steps, meters
 
-    def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def over(self, batches: Iterable[Batch] | Iterable[Share]) -> Iterator[Batch] | Iterator[Share]:
         """The batches, with the bar advancing as they are used; meters are read at most twice a second."""
         if rank() > 0 or not sys.stderr.isatty():
             yield from batches
@@ -45,7 +45,7 @@ class Progress:
                     next_read = time.monotonic() + self.SECONDS_BETWEEN_READS
                     values = self.meters.read()
                     shown = {k: f"{values[k]:.3g}" for k in ("loss", "top1", "top5") if k in values}
-                    rate = (bar.format_dict["rate"] or 0) * len(batch.target)
+                    rate = (bar.format_dict["rate"] or 0) * len(batch.index)
                     bar.set_postfix({**shown, "img/s": f"{rate:.0f}"})
 
 

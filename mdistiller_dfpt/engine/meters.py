@@ -20,7 +20,16 @@ class Meters:
         """Add a batch's mean values, weighted by its number of samples."""
         for name, value in values.items():
             value = value.detach().float() * samples
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            if name in self.sums:
+                self.sums[name].add_(value)
+            else:
+                self.sums[name] = value
+
+    def clear(self) -> None:
+        """Start anew with the same names, in place."""
+        for value in self.sums.values():
+            value.zero_()
+        self.count, self._pending, self._latest = 0, None, {}
 
     def counted(self, samples: int) -> None:
         """Say that so many samples were behind the last updates."""

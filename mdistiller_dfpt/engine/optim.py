@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from ..distillers import Distiller
@@ -39,4 +40,13 @@ def build_optimizer(cfg: CN, distiller: Distiller) -> torch.optim.Optimizer:
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give each group the schedule's rate times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_factor"]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate * group["lr_factor"])
+        else:
+            group["lr"] = rate * group["lr_factor"]
+
+
+def keep_rates_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Let each group's learning rate be a tensor that a captured step reads where it lies."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), device=device)

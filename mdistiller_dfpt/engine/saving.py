@@ -55,7 +55,7 @@ class Saver:
             return
         state = {
             "distiller": self.distiller.training_state(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": _plain(self.optimizer.state_dict()),
             "torch_rng": torch.get_rng_state(),
             "sums": done.sums or {},
         }
@@ -145,6 +145,11 @@ class Saver:
                     "host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 },
             )  # fmt: skip
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state with its learning rates as numbers, wherever they lay."""
+    return {**state, "param_groups": [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]}
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,22 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config import dump_cfg, flatten
-from ..data import Batch, Data
+from ..data import Batch, Data, Share
 from ..distillers import Distiller
 from ..distillers.build import method_label
+from ..distillers.teacher_table import TeacherTable
 from ..distributed import agreed, rank, summed, world_size
 from ..errors import CheckpointError, ConfigError, DivergedError, UserError
 from ..models.teachers import compare_with_record
 from .checkpoint import WEIGHTS, write_json, write_text
 from .dot import TwoMomentaSGD, split_terms
 from .evaluate import correct_at, evaluate
+from .graphs import CapturedSteps, CudaRecorder, Recorder, why_eager
 from .hashing import state_hash
 from .log import EventLog, Progress, duration, epoch_line, summary_table
 from .memory import memory_explained
 from .meters import Meters
-from .optim import build_optimizer, learning_rate, set_learning_rate
+from .optim import build_optimizer, keep_rates_on_device, learning_rate, set_learning_rate
 from .parts import parts_of, smallest_part
 from .processes import average_gradients, parallel, share_buffers, synchronised
 from .results import FORMAT, protocol, summarise
@@ -33,7 +36,8 @@ from .run_dir import BEST, CONFIG, RESULTS, RunLock, open_run, run_name
 from .saving import Progressed, Saver
 from .shapes import broadcasts_refused
 from .signals import Requests, Stopped
-from .teacher_table import open_table
+from .teacher_ahead import TeacherAhead
+from .teacher_table import fill, look_ahead, open_table
 from .wandb_log import WandbLog
 
 # Where things lie on this machine is no part of a result
@@ -60,6 +64,8 @@ class Trainer:
         if cfg.SOLVER.ACCUMULATE > 1 and cfg.SOLVER.TRAINER == "dot":
             raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; SOLVER.TRAINER dot takes whole batches")
         self.diverged = torch.zeros((), device=self.device)
+        self.waits_for_verdict = self.device.type != "cuda"
+        self.graphs: CapturedSteps | None = None
         self.epochs: list[dict[str, Any]] = []
         self.step = 0  # steps of the epoch under way
         self.meters = Meters(self.device)
@@ -67,10 +73,13 @@ class Trainer:
         self.run: Path | None = None
         teacher = self.distiller.teacher
         self.teacher_sha256 = None if teacher is None else state_hash(teacher.state_dict())
+        self.ahead: TeacherAhead | None = None
         if cfg.DISTILLER.TEACHER_TABLE:
-            self.distiller.teacher_table = open_table(
+            self.distiller.known_logits = open_table(
                 cfg, self.distiller, data.train, data.num_classes, self.teacher_sha256
             )
+        if cfg.DISTILLER.TEACHER_AHEAD > 1:
+            self.ahead = self.distiller.known_logits = look_ahead(cfg, self.distiller, data.train, data.num_classes)
 
     def fit(self, resume: bool = False) -> dict[str, Any]:
         """Train to SOLVER.EPOCHS and return the contents of results.json.
@@ -143,7 +152,8 @@ class Trainer:
                 if epoch % cfg.LOG.EVAL_FREQ == 0 or epoch == cfg.SOLVER.EPOCHS:
                     record["test"] = evaluate(distiller, self.data.test)
                 self.epochs.append(record)
-                self.step, self.meters = 0, Meters(self.device)
+                self.step = 0
+                self._start_averages()
                 best = self._keep_best(record)
                 elapsed = time.monotonic() - started
                 left = elapsed / (epoch - first + 1) * (cfg.SOLVER.EPOCHS - epoch)
@@ -191,20 +201,75 @@ class Trainer:
         if not self.epochs and not self.step:
             self.distiller.prepare(loader.epoch(0))
         self.parallel = parallel(self.distiller)
+        if self.cfg.DISTILLER.TEACHER_TABLE_FILL == "at once":
+            self._fill_table()
+        self.use_graphs()
+
+    def _fill_table(self) -> None:
+        table = self.distiller.known_logits
+        if not isinstance(table, TeacherTable):
+            return
+        self.distiller.eval()
+        for _ in fill(table, self.distiller, self.data.train):
+            if stop := self.requests.take_stop():
+                raise Stopped(stop, "while the teacher's table was filled")
+        self.distiller.known_logits = table.whole(self.device)
+
+    def use_graphs(self) -> None:
+        """Take steps as captured graphs from here on, where the config asks for it and the method allows it."""
+        if recorder := self._recorder():
+            self.graphs = CapturedSteps(self._made_and_taken, recorder)
+            keep_rates_on_device(self.optimizer, self.device)
+
+    def work(self, epoch: int, first: int = 0) -> Iterator[Batch] | Iterator[Share]:
+        """What `take` takes, step by step, from number `first` of an epoch on."""
+        data = self.data.train
+        return data.epoch(epoch, first) if self.graphs is None else data.start(epoch, first)
+
+    def take(self, work: Batch | Share) -> None:
+        """One update, added to the epoch's averages."""
+        if self.ahead is not None:
+            self.ahead.reach(work)
+        if self.graphs is None:
+            self._step(work, self.meters)
+        else:
+            self.graphs.run(work)
+        self.meters.counted(len(work.index))
+
+    def _recorder(self) -> Recorder | None:
+        """What makes graphs of steps; None where they run eagerly, and a line says why."""
+        if not self.cfg.SOLVER.CUDA_GRAPH:
+            return None
+        if reason := why_eager(self.cfg, self.distiller, self.data.train):
+            print(f"SOLVER.CUDA_GRAPH: steps run eagerly: {reason}", flush=True)
+            return None
+        return CudaRecorder()
+
+    def _made_and_taken(self, share: Share) -> None:
+        """All of a step that a graph holds: order, crop, flip, normalisation, both networks, the update."""
+        self._step(self.data.train.batch(share), self.meters)
+
+    def _start_averages(self) -> None:
+        """Averages of an epoch begin; a graph adds to them where they lie."""
+        if self.graphs is not None and not self.distiller.uses_epoch:
+            self.meters.clear()
+            return
+        self.meters = Meters(self.device)
+        if self.graphs is not None:
+            self.graphs.forget()
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set; averages of the losses and of what the method logged."""
-        data, meters = self.data.train, self.meters
+        data = self.data.train
         self.distiller.train()
         label = f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}"
-        for batch in Progress(label, len(data), meters).over(data.epoch(epoch, self.step)):
-            batch = batch._replace(total=batch.total or len(batch.target))
-            set_learning_rate(self.optimizer, learning_rate(self.cfg, epoch - 1 + (batch.step - 1) / len(data)))
-            self._step(batch, meters)
-            self.step = batch.step
+        for work in Progress(label, len(data), self.meters).over(self.work(epoch, self.step)):
+            set_learning_rate(self.optimizer, learning_rate(self.cfg, epoch - 1 + (work.step - 1) / len(data)))
+            self.take(work)
+            self.step = work.step
             if self.run is not None and self.step < len(data):
                 self._meet_requests(epoch)
-        totals = meters.totals()
+        totals = self.meters.totals()
         self._refuse_divergence(epoch)
         return totals
 
@@ -227,6 +292,7 @@ class Trainer:
 
     def _step(self, batch: Batch, meters: Meters) -> None:
         """One update; on a GPU nothing here waits for the device."""
+        batch = batch._replace(total=batch.total or len(batch.target))
         self.optimizer.zero_grad()
         parts = parts_of(batch, self.cfg.SOLVER.ACCUMULATE)
         terms: dict[str, Tensor] = {}
@@ -248,7 +314,6 @@ class Trainer:
         self._guarded_step(loss, terms, batch)
         self.distiller.after_step(batch)
         meters.update({"loss": loss, **terms}, batch.total / world_size())
-        meters.counted(len(batch.target))
 
     def _last_of(self, parts: list[Batch], i: int) -> contextlib.AbstractContextManager:
         """Processes exchange gradients in the backward pass of a batch's last part alone."""
@@ -279,7 +344,7 @@ class Trainer:
         bad = ~(torch.isfinite(loss) & torch.isfinite(gradient))
         if world_size() > 1:  # one process's fault is everybody's
             bad = summed(bad.float()) > 0
-        if self.device.type == "cuda":
+        if not self.waits_for_verdict:
             self.diverged.logical_or_(bad)
             self.optimizer.grad_scale, self.optimizer.found_inf = None, self.diverged
         elif bad:

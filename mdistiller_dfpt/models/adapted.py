@@ -91,6 +91,10 @@ class AdaptedModel(StagedModel):
         vector = vector.mean((2, 3)) if vector.dim() == 4 else vector
         return logits, {"feats": feats, "preact_feats": feats, "head_map": feats[-1], "pooled_feat": vector}
 
+    def first_maps(self, image: Tensor, last: int) -> list[Tensor]:
+        """As in `StagedModel`; the whole network runs for them."""
+        return self(image)[1]["feats"][: last + 1]
+
     def rerun(self, image: Tensor, edit: Edit, first: int = 0, z: Tensor | None = None) -> Tensor:
         """As in `StagedModel`; stages before `first` are run, too, and what they give is dropped."""
         aspect = image.shape[2] / image.shape[3]

@@ -63,6 +63,13 @@ class StagedModel(nn.Module):
         logits, pooled = self.classify(x)
         return logits, {"feats": feats, "preact_feats": preact_feats, "head_map": x, "pooled_feat": pooled}
 
+    def first_maps(self, image: Tensor, last: int) -> list[Tensor]:
+        """The activations of the stem and of the stages up to `last`."""
+        maps: list[Tensor] = []
+        for stage in self.stages()[: last + 1]:
+            maps.append(stage(maps[-1] if maps else image)[0])
+        return maps
+
     def rerun(self, image: Tensor, edit: Edit, first: int = 0, z: Tensor | None = None) -> Tensor:
         """Logits (B, classes) where `edit(i, x)` stands in for the activation of each stage i from `first` on.
 
