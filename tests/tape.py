@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -9,6 +10,10 @@ from torch.utils._pytree import tree_leaves
 
 # Each would make a GPU wait, or bring numbers from the host that a graph cannot follow
 REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "is_nonzero", "equal.default")
+
+
+# The same, of what no operator is called for
+REFUSED_METHODS = ("cpu", "numpy", "tolist")
 
 
 def _tensors(x: Any) -> list[Tensor]:
@@ -56,6 +61,10 @@ class _Tape(TorchDispatchMode):
                         old.copy_(new)
 
 
+def _refused(*args: Any) -> None:
+    raise RuntimeError("operation not permitted when stream is capturing: a copy to the host")
+
+
 class TapeRecorder:
     """In the place of `torch.cuda`; counts what it was asked for."""
 
@@ -69,7 +78,9 @@ class TapeRecorder:
     def record(self, body: Any) -> Any:
         state, tape = torch.get_rng_state(), _Tape()
         try:
-            with tape:
+            with tape, pytest.MonkeyPatch.context() as patch:
+                for name in REFUSED_METHODS:
+                    patch.setattr(Tensor, name, _refused)
                 body()
         finally:
             tape.undo()

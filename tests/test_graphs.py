@@ -110,6 +110,13 @@ def test_a_step_that_cannot_be_captured_runs_eagerly_and_a_line_says_why(trainer
     assert "cannot be captured: operation not permitted when stream is capturing: _local_scalar_dense" in said[0]
 
 
+@pytest.mark.parametrize("name", [n for n in METHODS if DISTILLERS[n].why_eager])
+def test_methods_that_are_said_to_ask_the_host_do(name, trainer):
+    run = trainer(name)
+    train(run, epochs=1)
+    assert run.graphs.broken
+
+
 def test_a_run_goes_on_from_the_middle_of_an_epoch_as_if_it_had_never_stopped(trainer, monkeypatch):
     words = ("LOG.SAVE_EVERY", "1 steps")
     whole = trainer("DFPTKD", *words, out="whole")
