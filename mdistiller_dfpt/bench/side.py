@@ -12,6 +12,7 @@ from ..data.generated import write_data_set
 from ..data.resident import ImageSet, Recipe, ResidentLoader
 from ..distillers import build_distiller
 from ..engine.networks import build_networks
+from ..engine.precision import settled
 from ..engine.trainer import Trainer
 from .work import step_of
 
@@ -33,13 +34,14 @@ class Side:
         if cfg.EXPERIMENT.THREADS:
             torch.set_num_threads(cfg.EXPERIMENT.THREADS)
         self.data = _generated(cfg, folder, self.device)
-        self.cfg = cfg
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.SOLVER.SEED)
             student, teacher, between = build_networks(cfg, self.data)
+            cfg = settled(cfg, student, teacher, self.data)
             distiller = build_distiller(
                 cfg, student, teacher, self.data.num_train, image_shape=self.data.image_shape, assistants=between
             )
+        self.cfg = cfg
         self.trainer = Trainer(cfg, distiller, self.data)
         self.trainer.distiller.train()
         self.trainer.use_graphs()

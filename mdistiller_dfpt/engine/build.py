@@ -21,6 +21,7 @@ from .checkpoint import load_into
 from .evaluate import evaluate
 from .memory import memory_explained
 from .networks import build_network, build_on_meta
+from .precision import has_bfloat16, settled
 from .run_dir import check_writable, find_finished_weights, is_resumable, run_name
 from .trainer import Trainer
 
@@ -43,24 +44,22 @@ def run(cfg: CN, resume: bool = False) -> dict:
     weights = teacher_weights(cfg) if taught else None
     between = {name: assistant_weights(cfg, assistants, i) for i, name in enumerate(assistants)}
     with memory_explained(cfg):
-        return build_trainer(cfg, build_data(cfg, device), weights, between).fit(resume)
+        return build_trainer(cfg, build_data(cfg, device), weights, between, again=resume).fit(resume)
 
 
-def has_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 instructions; True where PyTorch cannot tell."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    if capabilities.get("architecture") != "x86_64":
-        return True
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+def build_trainer(
+    cfg: CN, data: Data, weights: Path | None, assistants: Mapping[str, Path] | None = None, *, again: bool = False
+) -> Trainer:
+    """The trainer of a run; `weights` are the teacher's, `assistants` the names and weights of those after it.
 
-
-def build_trainer(cfg: CN, data: Data, weights: Path | None, assistants: Mapping[str, Path] | None = None) -> Trainer:
-    """The trainer of a run; `weights` are the teacher's, `assistants` the names and weights of those after it."""
+    `again`: a run of this config was there before.
+    """
     # Initial weights depend on the seed alone, not on the method or on what was built before
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SOLVER.SEED)
         student = build_network(cfg, cfg.DISTILLER.STUDENT, data.num_classes, data.image_shape)
     teacher = None if weights is None else load_network(cfg, cfg.DISTILLER.TEACHER, weights, data)
+    cfg = settled(cfg, student, teacher, data, again=again)
     torch.manual_seed(cfg.SOLVER.SEED)
     distiller = build_distiller(
         cfg, student, teacher, data.num_train, image_shape=data.image_shape,
@@ -87,6 +86,7 @@ def evaluate_checkpoint(cfg: CN, name: str, weights: Path) -> dict[str, float]:
     network = (
         load_network(cfg, name, weights, data) if name != cfg.DISTILLER.STUDENT else load_deployed(cfg, weights, data)
     )
+    cfg = settled(cfg, network, None, data, again=True)
     network = Distiller(network.to(device, memory_format=layout))
     network.set_precision(None, AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
     return evaluate(network, data.test)["student"]

@@ -17,6 +17,7 @@ from ..errors import DivergedError
 from ..models import StagedModel
 from ..models.foreign import is_foreign
 from .networks import build_networks
+from .precision import settled
 from .trainer import Trainer
 
 BATCH, STEPS, CLASSES = 4, 2, 100
@@ -43,6 +44,7 @@ def smoke(cfg: CN, size: int = 32) -> float:
         student, teacher, between = build_networks(cfg, data)
         for network in filter(None, (teacher, *between)):
             _settle(network, data)
+        cfg = settled(cfg, student, teacher, data)
         distiller = build_distiller(
             cfg, student, teacher, data.num_train, image_shape=data.image_shape, assistants=between
         )

@@ -1,0 +1,111 @@
+"""Which precision a network is faster in here: measured once, before the first step, and kept with the run."""
+
+import copy
+import time
+
+import torch
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from ..config import load_yaml_text
+from ..data import Data
+from ..distillers.build import AMP_DTYPES
+from ..distributed import agreed, world_size
+from ..errors import ConfigError
+from .run_dir import CONFIG, existing_runs
+
+FASTEST = "fastest"
+ROUNDS = 3
+WORDS = {"none": "float32", "bf16": "bfloat16"}
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 instructions; True where PyTorch cannot tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if capabilities.get("architecture") != "x86_64":
+        return True
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def settled(cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data, *, again: bool = False) -> CN:
+    """The config with what `fastest` stands for in SOLVER.AMP and SOLVER.AMP_STUDENT.
+
+    `again`: a run of this config was there before, and its choice holds.
+    """
+    s = cfg.SOLVER
+    if FASTEST not in (s.AMP, s.AMP_STUDENT):
+        return cfg
+    choice = agreed(lambda: (again and _chosen_before(cfg)) or _measured(cfg, student, teacher, data))
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT = choice
+    cfg.freeze()
+    return cfg
+
+
+def _chosen_before(cfg: CN) -> tuple[str, str] | None:
+    """What the newest run's own config says, where there is one that can be read."""
+    for run in existing_runs(cfg)[-1:]:
+        try:
+            solver = load_yaml_text((run / CONFIG).read_text(encoding="utf-8"))["SOLVER"]
+            choice = solver["AMP"], solver["AMP_STUDENT"]
+        except (OSError, ConfigError, KeyError, TypeError, UnicodeDecodeError):
+            return None
+        return choice if FASTEST not in choice else None
+    return None
+
+
+def _measured(cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data) -> tuple[str, str]:
+    s, d = cfg.SOLVER, cfg.DISTILLER
+    networks, of_student = s.AMP, s.AMP_STUDENT
+    if networks == FASTEST and teacher is not None:
+        networks = _faster(cfg, "SOLVER.AMP", d.TEACHER, teacher, data, learns=False)
+        of_student = of_student or FASTEST
+    if FASTEST in (networks, of_student):
+        key = "SOLVER.AMP" if networks == FASTEST else "SOLVER.AMP_STUDENT"
+        of_student = _faster(cfg, key, d.STUDENT, student, data, learns=True)
+    if networks == FASTEST:  # nobody teaches
+        networks = of_student
+    return networks, "" if of_student == networks else of_student
+
+
+def _faster(cfg: CN, key: str, name: str, network: nn.Module, data: Data, *, learns: bool) -> str:
+    """The precision in which a network takes less time over a batch; a line says so."""
+    device = data.train.device
+    if device.type == "cpu" and not has_bfloat16():
+        print(f"{key} {FASTEST}: {name} in float32, as this CPU computes bfloat16 in software", flush=True)
+        return "none"
+    layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
+    batch = -(-cfg.SOLVER.BATCH_SIZE // world_size())
+    with torch.random.fork_rng():  # dropout and the like draw
+        network = copy.deepcopy(network).to(device, memory_format=layout).train(learns)
+        image = torch.rand((batch, *data.image_shape), device=device).contiguous(memory_format=layout)
+        seconds = {amp: [] for amp in WORDS}
+        for number in range(ROUNDS + 1):
+            for amp, times in seconds.items():
+                taken = _seconds(network, image, AMP_DTYPES[amp], learns)
+                if number:  # the first round warms up
+                    times.append(taken)
+    best = {amp: min(times) for amp, times in seconds.items()}
+    winner = min(best, key=best.get)
+    times = ", ".join(f"{WORDS[amp]} {1000 * taken:.0f} ms" for amp, taken in best.items())
+    print(f"{key} {FASTEST}: {name} in {WORDS[winner]} (a batch of {batch} here: {times})", flush=True)
+    return winner
+
+
+def _seconds(network: nn.Module, image: torch.Tensor, dtype: torch.dtype | None, learns: bool) -> float:
+    _wait(image.device)
+    start = time.perf_counter()
+    with torch.set_grad_enabled(learns):
+        with torch.autocast(image.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            logits, _ = network(image)
+        if learns:
+            logits.float().mean().backward()
+            network.zero_grad()
+    _wait(image.device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

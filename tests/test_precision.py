@@ -1,0 +1,108 @@
+"""SOLVER.AMP fastest: each network in what it is faster in, chosen once, said, and kept with the run."""
+
+import pytest
+import torch
+
+from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.engine import build, precision
+from mdistiller_dfpt.engine.build import evaluate_checkpoint, run
+from mdistiller_dfpt.engine.hashing import state_hash
+from mdistiller_dfpt.engine.precision import settled
+
+from .conftest import tiny_cfg, tiny_data, tiny_networks
+
+CHOICES = [
+    # SOLVER.AMP, SOLVER.AMP_STUDENT, what teacher and student are faster in, what becomes of the two keys
+    ("fastest", "", "bf16", "none", ("bf16", "none")),
+    ("fastest", "", "none", "bf16", ("none", "bf16")),
+    ("fastest", "", "bf16", "bf16", ("bf16", "")),
+    ("fastest", "fastest", "bf16", "none", ("bf16", "none")),
+    ("fastest", "bf16", "none", "none", ("none", "bf16")),
+    ("bf16", "fastest", "none", "none", ("bf16", "none")),
+    ("bf16", "fastest", "none", "bf16", ("bf16", "")),
+    ("none", "", "bf16", "bf16", ("none", "")),
+]
+
+
+@pytest.fixture
+def faster_in(monkeypatch):
+    """Says what each network, told by whether it learns, takes less time in."""
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
+
+    def say(teacher, student):
+        asked = []
+
+        def seconds(network, image, dtype, learns):
+            asked.append(learns)
+            return 0.01 if ("none" if dtype is None else "bf16") == (student if learns else teacher) else 0.02
+
+        monkeypatch.setattr(precision, "_seconds", seconds)
+        return asked
+
+    return say
+
+
+@pytest.mark.parametrize(("networks", "of_student", "teacher", "student", "expected"), CHOICES)
+def test_each_network_gets_what_it_is_faster_in(networks, of_student, teacher, student, expected, faster_in, capsys):
+    asked = faster_in(teacher, student)
+    cfg = tiny_cfg("SOLVER.AMP", networks, "SOLVER.AMP_STUDENT", of_student)
+    chosen = settled(cfg, *tiny_networks(), tiny_data()).SOLVER
+    pair = (chosen.AMP, chosen.AMP_STUDENT)
+    assert pair == expected
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(set(asked)), "a line for each network that was measured"
+    assert all("a batch of 16 here: float32 " in line for line in lines)
+
+
+def test_without_a_teacher_the_student_decides(faster_in):
+    faster_in("none", "bf16")
+    chosen = settled(tiny_cfg("SOLVER.AMP", "fastest"), tiny_networks()[0], None, tiny_data()).SOLVER
+    assert (chosen.AMP, chosen.AMP_STUDENT) == ("bf16", "")
+
+
+def test_a_cpu_without_bfloat16_is_not_asked(monkeypatch, capsys):
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(precision, "_seconds", None)
+    chosen = settled(tiny_cfg("SOLVER.AMP", "fastest"), *tiny_networks(), tiny_data()).SOLVER
+    assert (chosen.AMP, chosen.AMP_STUDENT) == ("none", "")
+    assert "as this CPU computes bfloat16 in software" in capsys.readouterr().out
+
+
+def test_measuring_leaves_networks_and_random_numbers_as_they_were():
+    networks = tiny_networks()
+    networks[0].train()
+    before, state = [state_hash(n.state_dict()) for n in networks], torch.get_rng_state()
+    chosen = settled(tiny_cfg("SOLVER.AMP", "fastest"), *networks, tiny_data()).SOLVER
+    assert chosen.AMP in ("none", "bf16")
+    assert [state_hash(n.state_dict()) for n in networks] == before
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in networks[0].parameters())
+    assert (networks[0].training, networks[1].training) == (True, False)
+
+
+def test_a_resumed_run_and_an_evaluation_keep_what_was_chosen(faster_in, tmp_path, capsys):
+    words = [
+        "LOG.PREFIX",
+        str(tmp_path),
+        "LOG.TENSORBOARD",
+        "False",
+        "SOLVER.AMP",
+        "fastest",
+        "EXPERIMENT.DEVICE",
+        "cpu",
+    ]
+
+    def digits(epochs):
+        return load_cfg("configs/digits/vanilla/res8.yaml", [*words, "SOLVER.EPOCHS", str(epochs)])
+
+    faster_in("bf16", "bf16")
+    assert run(digits(1))["protocol"]["precision"] == "bf16"
+    asked = faster_in("none", "none")
+    resumed = run(digits(2), resume=True)
+    assert (resumed["protocol"]["precision"], len(resumed["epochs"])) == ("bf16", 2)
+    found = build.find_finished_weights(digits(2))
+    assert evaluate_checkpoint(digits(2), "resnet8", found)["top1"] == resumed["final"]["top1"]["last"]
+    assert asked == []
+    (tmp_path / "digits/vanilla/res8/seed1/config.yaml").write_text("SOLVER: [", encoding="utf-8")
+    evaluate_checkpoint(digits(2), "resnet8", found)
+    assert asked, "a run's file that cannot be read says nothing"
