@@ -61,6 +61,7 @@ _DEFAULTS = CN(
             "NUM_WORKERS": 2,  # processes that decode files; data sets that live in memory need none
             "SIZE": 0,  # height and width of images that are decoded from files; 0: the published recipe's
             "CLASSES": 0,  # how many classes must be found, where it is not the official number, which 0 means
+            "SEED": 0,  # of order and views; 0: SOLVER.SEED
             "ON_ERROR": "stop",  # at a file that is no image: stop, naming it; skip it, and count such files
             "TEST": {"BATCH_SIZE": 64},
         },

@@ -95,7 +95,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
             )
         make, common = FileLoader, {**common, "workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips,
                                     "timeout": cfg.EXPERIMENT.TIMEOUT}  # fmt: skip
-    train = make(source.train, source.recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=cfg.SOLVER.SEED, **common)
+    seed = cfg.DATASET.SEED or cfg.SOLVER.SEED
+    train = make(source.train, source.recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, source.recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
     return Data(train, test, classes)
 

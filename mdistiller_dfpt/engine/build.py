@@ -23,11 +23,40 @@ from .memory import memory_explained
 from .networks import build_network, build_on_meta
 from .precision import has_bfloat16, settled
 from .run_dir import check_writable, find_finished_weights, is_resumable, run_name
+from .together import fit_together, refuse_apart, remember_passes, share
 from .trainer import Trainer
+
+Weights = tuple[Path | None, dict[str, Path]]
+"""The teacher's, and those of the assistants by their names."""
 
 
 def run(cfg: CN, resume: bool = False) -> dict:
     """Train what `cfg` describes and return its results; a missing teacher comes first where the config says so."""
+    device = _ready(cfg)
+    weights, between = _weights(cfg)
+    with memory_explained(cfg):
+        return build_trainer(cfg, build_data(cfg, device), weights, between, again=resume).fit(resume)
+
+
+def run_together(cfgs: Sequence[CN], resume: bool = False) -> list[dict | None]:
+    """Train what these describe in one process, in turn, on the same batches and on one pass of equal teachers."""
+    refuse_apart(cfgs)
+    devices = [_ready(cfg) for cfg in cfgs]
+    weights = [_weights(cfg) for cfg in cfgs]
+    with memory_explained(cfgs[0]):
+        data, teachers, trainers = share(build_data(cfgs[0], devices[0])), {}, []
+        for cfg, (path, between) in zip(cfgs, weights, strict=True):
+            key = (path, cfg.DISTILLER.TEACHER, str(cfg.DISTILLER.TEACHER_STAGES))
+            if path is not None and key not in teachers:
+                teachers[key] = load_network(cfg, cfg.DISTILLER.TEACHER, path, data)
+            trainers.append(build_trainer(cfg, data, path, between, again=resume, teacher=teachers.get(key)))
+        for teacher in teachers.values():
+            remember_passes(teacher)
+        return fit_together(trainers, resume)
+
+
+def _ready(cfg: CN) -> torch.device:
+    """The device of a run, once what can be refused without data is refused."""
     check_writable(cfg)
     device = pick_device(cfg)
     if cfg.EXPERIMENT.THREADS:
@@ -37,28 +66,35 @@ def run(cfg: CN, resume: bool = False) -> dict:
               file=sys.stderr)  # fmt: skip
     for line in without_effect(cfg):
         print(line)
-    taught = needs_teacher(cfg)
-    assistants = assistant_names(cfg)
-    for name in (cfg.DISTILLER.STUDENT, *([cfg.DISTILLER.TEACHER] if taught else []), *assistants):
+    for name in (
+        cfg.DISTILLER.STUDENT,
+        *([cfg.DISTILLER.TEACHER] if needs_teacher(cfg) else []),
+        *assistant_names(cfg),
+    ):
         build_on_meta(cfg, name)
-    weights = teacher_weights(cfg) if taught else None
-    between = {name: assistant_weights(cfg, assistants, i) for i, name in enumerate(assistants)}
-    with memory_explained(cfg):
-        return build_trainer(cfg, build_data(cfg, device), weights, between, again=resume).fit(resume)
+    return device
+
+
+def _weights(cfg: CN) -> Weights:
+    """Of all networks that teach; those that are missing are trained first where the config says so."""
+    teacher, assistants = teacher_weights(cfg) if needs_teacher(cfg) else None, assistant_names(cfg)
+    return teacher, {name: assistant_weights(cfg, assistants, i) for i, name in enumerate(assistants)}
 
 
 def build_trainer(
-    cfg: CN, data: Data, weights: Path | None, assistants: Mapping[str, Path] | None = None, *, again: bool = False
-) -> Trainer:
+    cfg: CN, data: Data, weights: Path | None, assistants: Mapping[str, Path] | None = None, *, again: bool = False,
+    teacher: StagedModel | None = None,
+) -> Trainer:  # fmt: skip
     """The trainer of a run; `weights` are the teacher's, `assistants` the names and weights of those after it.
 
-    `again`: a run of this config was there before.
+    `again`: a run of this config was there before. `teacher`: it, where it is loaded already.
     """
     # Initial weights depend on the seed alone, not on the method or on what was built before
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SOLVER.SEED)
         student = build_network(cfg, cfg.DISTILLER.STUDENT, data.num_classes, data.image_shape)
-    teacher = None if weights is None else load_network(cfg, cfg.DISTILLER.TEACHER, weights, data)
+    if teacher is None and weights is not None:
+        teacher = load_network(cfg, cfg.DISTILLER.TEACHER, weights, data)
     cfg = settled(cfg, student, teacher, data, again=again)
     torch.manual_seed(cfg.SOLVER.SEED)
     distiller = build_distiller(

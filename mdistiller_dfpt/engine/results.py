@@ -14,7 +14,9 @@ from ..distributed import world_size
 FORMAT = 1
 
 
-def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
+def protocol(
+    cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.device, company: int = 0
+) -> dict[str, Any]:
     """All that two runs must share before their accuracies can be compared, and where this one ran."""
     s = cfg.SOLVER
     return {
@@ -34,6 +36,8 @@ def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.
         "teacher": teacher,
         **({"teacher_logits": "a table in float16"} if cfg.DISTILLER.TEACHER_TABLE else {}),
         "seed": s.SEED,
+        **({"data_seed": cfg.DATASET.SEED} if cfg.DATASET.SEED else {}),
+        **({"other_runs_in_process": company} if company else {}),
         "world_size": world_size(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),

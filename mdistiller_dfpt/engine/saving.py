@@ -27,6 +27,21 @@ RESUME_MAY_CHANGE = ("LOG.", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "EXPERIM
                      "DISTILLER.TEACHER_CFG", "DISTILLER.TEACHER_AUTO_TRAIN")  # fmt: skip
 
 
+def random_states() -> dict[str, Tensor]:
+    """Where PyTorch's random numbers stand, on the CPU and on the GPU in use."""
+    states = {"torch_rng": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        states["cuda_rng"] = torch.cuda.get_rng_state()
+    return states
+
+
+def put_random_states(states: dict[str, Tensor]) -> None:
+    """Let them stand there again."""
+    torch.set_rng_state(states["torch_rng"])
+    if "cuda_rng" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda_rng"])
+
+
 class Progressed(NamedTuple):
     """How far a run has come: records of finished epochs; of the next one, steps, sums of averages, and samples."""
 
@@ -56,7 +71,7 @@ class Saver:
         state = {
             "distiller": self.distiller.training_state(),
             "optimizer": _plain(self.optimizer.state_dict()),
-            "torch_rng": torch.get_rng_state(),
+            **random_states(),
             "sums": done.sums or {},
         }
         epoch = len(done.epochs)
@@ -114,7 +129,7 @@ class Saver:
                 raise CheckpointError(
                     f"{folder}: does not fit this config ({' '.join(str(e).split())[:300]})"
                 ) from None
-            torch.set_rng_state(state["torch_rng"])
+            put_random_states(state)
             step = manifest.get("step", 0)
             print(f"resuming after epoch {manifest['epoch']}" + (f", step {step}" if step else ""), flush=True)
             return Progressed(manifest["epochs"], step, state.get("sums", {}), manifest.get("count", 0))

@@ -4,9 +4,9 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ from .teacher_ahead import TeacherAhead
 from .teacher_table import fill, look_ahead, open_table
 from .wandb_log import WandbLog
 
+T = TypeVar("T")
 # Where things lie on this machine is no part of a result
 PLACES = ("LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT", "DISTILLER.TEACHER_TABLE")
 
@@ -70,6 +71,7 @@ class Trainer:
         self.step = 0  # steps of the epoch under way
         self.meters = Meters(self.device)
         self.requests = Requests()
+        self.company = 0  # other runs that take turns with this one in its process
         self.run: Path | None = None
         teacher = self.distiller.teacher
         self.teacher_sha256 = None if teacher is None else state_hash(teacher.state_dict())
@@ -86,6 +88,13 @@ class Trainer:
 
         With `resume`, continue the newest run of this config from its newest intact checkpoint. Raises `Stopped` where
         a signal asks to stop, behind a checkpoint.
+        """
+        return _result(self.fitting(resume))
+
+    def fitting(self, resume: bool = False, alone: bool = True) -> Generator[None, None, dict[str, Any]]:
+        """`fit` step by step, for who has something to do between two steps.
+
+        Not `alone`: who takes the steps hears signals and refuses broadcasts, for all the runs that take turns.
         """
         self.run = agreed(lambda: open_run(self.cfg, resume))
         lock = RunLock(self.run) if rank() == 0 else None
@@ -105,10 +114,15 @@ class Trainer:
             print(f"run directory {self.run}", flush=True)
             self.saver.status("running", self._progress())
             try:
-                with self.requests.heard(), memory_explained(self.cfg), broadcasts_refused():
-                    results = self._fit()
+                with contextlib.ExitStack() as stack:
+                    if alone:
+                        stack.enter_context(self.requests.heard())
+                        stack.enter_context(broadcasts_refused())
+                    stack.enter_context(memory_explained(self.cfg))
+                    results = yield from self._fit()
             except BaseException as e:
-                self.saver.status("stopped" if isinstance(e, Stopped) else "failed", self._progress(), _reason(e))
+                stopped = isinstance(e, Stopped | GeneratorExit)
+                self.saver.status("stopped" if stopped else "failed", self._progress(), _reason(e))
                 raise
             self.saver.status("finished", self._progress())
             return results
@@ -122,10 +136,10 @@ class Trainer:
         with broadcasts_refused():
             return self._train_epoch(1)
 
-    def _fit(self) -> dict[str, Any]:
+    def _fit(self) -> Generator[None, None, dict[str, Any]]:
         cfg, distiller = self.cfg, self.distiller
         # At the start, while the files on disk are those that run
-        used_protocol = protocol(cfg, self.data, self._teacher_record(), self.device)
+        used_protocol = protocol(cfg, self.data, self._teacher_record(), self.device, self.company)
         self._prepare()
         if overhead := distiller.overhead(self.data.image_shape):
             print(overhead, flush=True)
@@ -139,7 +153,7 @@ class Trainer:
             for epoch in range(first, cfg.SOLVER.EPOCHS + 1):
                 epoch_start = time.monotonic()
                 trained = steps - self.step
-                train = self._train_epoch(epoch)
+                train = yield from self._steps(epoch)
                 share_buffers(distiller)
                 seconds = time.monotonic() - epoch_start
                 record = {
@@ -260,6 +274,9 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set; averages of the losses and of what the method logged."""
+        return _result(self._steps(epoch))
+
+    def _steps(self, epoch: int) -> Generator[None, None, dict[str, float]]:
         data = self.data.train
         self.distiller.train()
         label = f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}"
@@ -269,6 +286,7 @@ class Trainer:
             self.step = work.step
             if self.run is not None and self.step < len(data):
                 self._meet_requests(epoch)
+            yield
         totals = self.meters.totals()
         self._refuse_divergence(epoch)
         return totals
@@ -400,5 +418,16 @@ class Trainer:
         return results
 
 
+def _result(steps: Generator[None, None, T]) -> T:
+    """What a generator returns, when it is run to its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as e:
+            return e.value
+
+
 def _reason(error: BaseException) -> str:
+    if isinstance(error, GeneratorExit):
+        return "another run in its process ended all of them"
     return (str(error).splitlines() or [""])[0] if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
