@@ -76,6 +76,7 @@ _DEFAULTS = CN(
             "TEACHER_CFG": "",  # config that trains the teacher, relative to the file that names it
             "TEACHER_TABLE": "",  # folder that keeps the teacher's logits of every view, for methods that take no more
             "TEACHER_TABLE_FILL": "lazily",  # as views are met; at once: all of them before the first step
+            "TEACHER_FOLD_BN": False,  # frozen networks compute with BatchNorm folded into convolutions
             "TEACHER_AHEAD": 1,  # batches whose teacher's logits are computed in one pass, for the same methods
             "TEACHER_STAGES": [],  # modules that end the stages of a torchvision/, timm/ or own network; []: found
             "STUDENT_STAGES": [],

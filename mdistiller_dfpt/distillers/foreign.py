@@ -65,19 +65,24 @@ class Foreign(Distiller):
             yield
             return
         networks = [n for n in (self.student, self.teacher) if n is not None]
+        own = [vars(n).get("forward") for n in networks]  # a teacher may compute in a way of its own already
         for network in networks:
 
-            def forward(*args: Any, _network: nn.Module = network, **kwargs: Any) -> tuple[Tensor, Any]:
+            def forward(
+                *args: Any, _network: nn.Module = network, _plain: Any = network.forward, **kwargs: Any
+            ) -> tuple[Tensor, Any]:
                 with self.precision(image, student=_network is self.student):
-                    result = type(_network).forward(_network, *args, **kwargs)
+                    result = _plain(*args, **kwargs)
                 return tuple(as_output(result))
 
             network.forward = forward
         try:
             yield
         finally:
-            for network in networks:
+            for network, plain in zip(networks, own, strict=True):
                 del network.forward
+                if plain is not None:
+                    network.forward = plain
 
     def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
         with self._networks_in_precision(image):

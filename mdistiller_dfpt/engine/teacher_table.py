@@ -35,6 +35,7 @@ def open_table(cfg: CN, distiller: Distiller, loader: Loader, classes: int, teac
     refuse_other_methods(cfg, "TEACHER_TABLE", distiller, loader)
     content = hashlib.sha256(loader.padded.cpu().numpy().tobytes())
     content.update(f"{teacher_sha256} {cfg.SOLVER.AMP} {loader.recipe}".encode())
+    content.update(b" folded" if cfg.DISTILLER.TEACHER_FOLD_BN else b"")
     return TeacherTable(
         Path(cfg.DISTILLER.TEACHER_TABLE), content.hexdigest()[:32], loader.num_samples, loader.num_views, classes
     )

@@ -19,6 +19,7 @@ from ..distillers.build import method_label
 from ..distillers.teacher_table import TeacherTable
 from ..distributed import agreed, rank, summed, world_size
 from ..errors import CheckpointError, ConfigError, DivergedError, UserError
+from ..models.fold import fold_batch_norm
 from ..models.teachers import compare_with_record
 from .checkpoint import WEIGHTS, write_json, write_text
 from .dot import TwoMomentaSGD, split_terms
@@ -57,6 +58,8 @@ class Trainer:
             distiller = synchronised(distiller, self.device)
         self.distiller = distiller.to(self.device, memory_format=layout)
         self.parallel: nn.Module = self.distiller
+        if cfg.DISTILLER.TEACHER_FOLD_BN:
+            self._fold_frozen()
         self.teacher_name = teacher_name or cfg.DISTILLER.TEACHER
         try:
             self.optimizer = build_optimizer(cfg, self.distiller)
@@ -82,6 +85,12 @@ class Trainer:
             )
         if cfg.DISTILLER.TEACHER_AHEAD > 1:
             self.ahead = self.distiller.known_logits = look_ahead(cfg, self.distiller, data.train, data.num_classes)
+
+    def _fold_frozen(self) -> None:
+        for network in self.distiller.frozen():
+            if "forward" not in vars(network):  # a run beside this one has the same teacher
+                layers = fold_batch_norm(network, self.data.image_shape)
+                print(f"{type(network).__name__}: {layers} BatchNorm layers are folded into convolutions", flush=True)
 
     def fit(self, resume: bool = False) -> dict[str, Any]:
         """Train to SOLVER.EPOCHS and return the contents of results.json.
