@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mdistiller_dfpt.bench import timing
+from mdistiller_dfpt.bench.company import Company
 from mdistiller_dfpt.bench.peer import Peer
 from mdistiller_dfpt.bench.side import Side
 from mdistiller_dfpt.bench.timing import Spread, Window, cpu_seconds, in_turns, ratio
@@ -229,6 +230,29 @@ def test_the_command_prints_every_measure_and_writes_them(tmp_path, capsys, chec
     ]  # fmt: skip
     assert all(r["images_per_second"]["low"] > 0 for r in rows if "images_per_second" in r)
     assert len(capsys.readouterr().out.splitlines()) == 13
+
+
+@pytest.mark.parametrize("method", ["kd", "dfptkd"])
+def test_runs_in_company_take_the_same_steps_on_a_third_of_the_passes(method, tmp_path):
+    cfg = load_cfg(f"configs/cifar100/{method}/{PAIR}.yaml", SMALL)
+    apart, together = Company(cfg, tmp_path / "a"), Company(cfg, tmp_path / "b")
+    passes = []
+    for runs in (apart, together):
+        runs.teacher.fc.register_forward_hook(lambda *a, runs=runs: passes.append(runs))
+    assert apart.apart(2) == together.together(2) == 2 * 3 * 8
+    assert (passes.count(apart), passes.count(together)) == (6, 2)
+    for one, other in zip(apart.sides, together.sides, strict=True):
+        for key, value in one.trainer.distiller.state_dict().items():
+            assert torch.equal(other.trainer.distiller.state_dict()[key], value), key
+
+
+def test_company_is_timed_and_wants_a_teacher(capsys):
+    words = [*SMALL, "--what", "together", "--windows", "1", "--seconds", "0.01"]
+    assert bench.main(["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", *words]) == 0, capsys.readouterr().err
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[9:24].strip() for line in lines[1:]] == ["3 runs apart", "3 runs together"]
+    assert bench.main(["--cfg", "configs/cifar100/vanilla/resnet8x4.yaml", *words]) == 2
+    assert "NONE has no teacher to share" in capsys.readouterr().err
 
 
 def test_records_are_shown_as_they_stand(tmp_path, capsys):

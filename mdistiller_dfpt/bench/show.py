@@ -46,3 +46,23 @@ def _cells(row: dict[str, Any], beside: dict[str, dict[str, Any]]) -> Iterable[s
     yield f"{work['gflop_per_image']:.2f}" if work else ""
     yield f"{work['operators_per_step']}" if work else ""
     yield f"{memory['bytes'] / 2**20:,.0f} MiB" if memory else ""
+
+
+def as_lines(record: dict[str, Any]) -> Iterable[str]:
+    """A record as it is printed: the machine, then a line for each row."""
+    m = record["machine"]
+    yield (f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, load {m['load']}; {m['gpu'] or 'no GPU'}; "
+           f"torch {m['torch']}; commit {m['commit']}")  # fmt: skip
+    for row in record["rows"]:
+        head = f"{row['measure']:8} {row['side']:28}"
+        if row["measure"] == "memory":
+            yield f"{head} peak {row['bytes'] / 2**20:,.0f} MiB"
+        elif row["measure"] == "work":
+            yield (f"{head} {row['gflop_per_image']:.3f} GFLOP an image, {row['operators_per_step']} operators and "
+                   f"{row['reads_per_step']} reads a step; a matrix product here: "
+                   f"{row['product_gflop_per_second']:,.0f} GFLOP/s")  # fmt: skip
+        else:
+            rate, cpu, times = (row[k] for k in ("images_per_second", "images_per_cpu_second", "times_the_first"))
+            yield (f"{head} {rate['median']:10,.1f} images/s ({rate['low']:,.1f} to {rate['high']:,.1f}), "
+                   f"{cpu['median']:10,.1f} a CPU-second, x{times['median']:.2f} ({times['low']:.2f} to "
+                   f"{times['high']:.2f})")  # fmt: skip

@@ -1,0 +1,131 @@
+"""Times the sides of a comparison in turn, and counts their work: one record of it all."""
+
+import functools
+import os
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from yacs.config import CfgNode as CN
+
+from ..config import load_cfg
+from ..engine.results import commit
+from ..errors import ConfigError
+from .company import Company
+from .memory import peak_memory
+from .peer import Peer
+from .reference import UsualLoader
+from .side import Side
+from .timing import Spread, in_turns, ratio, window
+from .transcription import Transcription
+from .work import flops_per_image, operators_per_step, product_rate
+
+Work = Callable[[int], int]
+MEASURES = ("loader", "step", "both", "memory", "together")
+USUAL = MEASURES[:-1]
+
+
+class Plan(NamedTuple):
+    """What is to be measured: a config, what it is compared with, which measures, how long."""
+
+    cfg: str
+    overrides: Sequence[str] = ()
+    versus: Sequence[str] = ()  # overrides of other sides, a text each
+    against: Path | None = None  # a checkout of mdistiller
+    transcription: bool = False
+    what: Sequence[str] = USUAL
+    windows: int = 5
+    seconds: float = 2.0
+
+
+def measured(plan: Plan, folder: Path) -> dict[str, Any]:
+    """The record of a plan; images of a data set of files are written to `folder`."""
+    cfgs = {"this": load_cfg(plan.cfg, plan.overrides)}
+    cfgs |= {words: load_cfg(plan.cfg, [*plan.overrides, *words.split()]) for words in plan.versus}
+    sides = {name: Side(cfg, folder / str(i)) for i, (name, cfg) in enumerate(cfgs.items())}
+    first = sides["this"]
+    rows: list[dict[str, Any]] = []
+    if "loader" in plan.what:
+        usual = UsualLoader(first.data, first.cfg.SOLVER.BATCH_SIZE, first.cfg.DATASET.NUM_WORKERS)
+        works = {"DataLoader of PIL images": usual.load, **{name: side.load for name, side in sides.items()}}
+        rows += _timed(plan, "loader", works, first)
+    if "step" in plan.what:
+        works = {**_others(plan, first, folder), **{name: side.step for name, side in sides.items()}}
+        rows += _timed(plan, "step", works, first)
+        rows += [_work(name, side) for name, side in sides.items()]
+    if "both" in plan.what:
+        rows += _timed(plan, "both", {name: side.both for name, side in sides.items()}, first)
+    if "memory" in plan.what:
+        rows += [
+            {"measure": "memory", "side": name, "bytes": peak_memory(cfg, folder / "memory")}
+            for name, cfg in cfgs.items()
+        ]
+    if "together" in plan.what:
+        rows += _timed(plan, "together", _company(cfgs["this"], folder), first)
+    return {"machine": machine(), "config": plan.cfg, "overrides": list(plan.overrides), "rows": rows}
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {
+        "cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 2),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "", "torch": torch.__version__,
+        "commit": commit(),
+    }  # fmt: skip
+
+
+def _others(plan: Plan, first: Side, folder: Path) -> dict[str, Work]:
+    """Steps of those that are no config of this project."""
+    works: dict[str, Work] = {}
+    if plan.against is not None:
+        peer = Peer(plan.against, first)
+        peer.refuse_other_work()
+        works["mdistiller"] = peer.step
+    if plan.transcription:
+        if not hasattr(first.trainer.distiller, "dual"):
+            raise ConfigError(f"--transcription: {first.cfg.DISTILLER.TYPE} has no dual-path teacher")
+        works["transcription"] = Transcription(first.cfg, folder / "transcription").step
+    return works
+
+
+def _company(cfg: CN, folder: Path) -> dict[str, Work]:
+    runs = Company(cfg, folder / "company")
+    return {f"{len(runs.sides)} runs apart": runs.apart, f"{len(runs.sides)} runs together": runs.together}
+
+
+def _timed(plan: Plan, measure: str, works: dict[str, Work], first: Side) -> list[dict[str, Any]]:
+    batch = first.cfg.SOLVER.BATCH_SIZE
+    done = in_turns({name: _sized(work, batch, plan.seconds) for name, work in works.items()}, plan.windows)
+    reference = next(iter(done.values()))
+    return [
+        {
+            "measure": measure, "side": name,
+            "images_per_second": Spread.of([w.rate for w in windows])._asdict(),
+            "images_per_cpu_second": Spread.of([w.rate_per_cpu for w in windows])._asdict(),
+            "times_the_first": ratio(reference, windows)._asdict(),
+        }
+        for name, windows in done.items()
+    ]  # fmt: skip
+
+
+def _sized(work: Work, batch: int, seconds: float) -> Callable[[], int]:
+    """A window's worth of it: as many batches as fill about so many seconds, after a warm-up."""
+    work(2)
+    tried = window(functools.partial(work, 2))
+    return functools.partial(work, max(2, round(seconds * tried.rate / batch)))
+
+
+def _work(name: str, side: Side) -> dict[str, Any]:
+    trainer = side.trainer
+    dtype = trainer.distiller.autocast_dtype or torch.float32
+    operators, reads = operators_per_step(trainer, side.batch)
+    return {
+        "measure": "work", "side": name, "gflop_per_image": flops_per_image(trainer, side.batch) / 1e9,
+        "operators_per_step": operators, "reads_per_step": reads,
+        "product_gflop_per_second": product_rate(side.device, dtype) / 1e9,
+    }  # fmt: skip
