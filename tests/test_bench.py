@@ -246,6 +246,14 @@ def test_runs_in_company_take_the_same_steps_on_a_third_of_the_passes(method, tm
             assert torch.equal(other.trainer.distiller.state_dict()[key], value), key
 
 
+def test_a_step_that_looks_ahead_is_timed_with_its_passes(side_of):
+    side = side_of("kd", *SMALL, "DISTILLER.TEACHER_AHEAD", "3")
+    seen = []
+    side.trainer.distiller.teacher.fc.register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    assert side.step(6) == 48
+    assert seen == [24, 24]
+
+
 def test_company_is_timed_and_wants_a_teacher(capsys):
     words = [*SMALL, "--what", "together", "--windows", "1", "--seconds", "0.01"]
     assert bench.main(["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", *words]) == 0, capsys.readouterr().err

@@ -65,6 +65,8 @@ class Side:
 
     def step(self, steps: int) -> int:
         """Training steps on the one batch that stays: no loader, no logging."""
+        if self.trainer.ahead is not None:  # its passes belong to the batches that follow one another
+            return self.both(steps)
         if self.trainer.graphs is not None:  # a graph makes its images, too
             share = next(self.trainer.work(1))
             for _ in range(steps):
