@@ -10,6 +10,7 @@ from mdistiller_dfpt.distillers.foreign import adapt
 from mdistiller_dfpt.engine import Trainer
 from mdistiller_dfpt.engine.hashing import state_hash
 from mdistiller_dfpt.models import MODELS, build_model
+from mdistiller_dfpt.models.complexity import count_macs
 from mdistiller_dfpt.models.fold import fold_batch_norm
 
 from .conftest import TinyNet, tiny_cfg, tiny_data, tiny_distiller
@@ -107,6 +108,21 @@ def test_every_method_trains_on_a_folded_teacher_as_on_it_and_leaves_it_as_it_is
     assert calls == []
     assert [state_hash(n.state_dict()) for n in run.distiller.frozen()] == before
     assert sha == trainer(name).teacher_sha256
+
+
+@pytest.mark.parametrize("name", ["KD", "DFPTKD"])
+def test_a_run_on_a_folded_teacher_reports_what_one_on_the_teacher_does(name, tmp_path, capsys):
+    runs = [trainer(name, "LOG.PREFIX", str(tmp_path / str(i)), *words) for i, words in enumerate(((), FOLDED))]
+    said = []
+    for run in runs:
+        run.fit()
+        said.append([line for line in capsys.readouterr().out.splitlines() if "MMAC" in line])
+    assert said[0] == said[1]
+    folded = runs[1].distiller.teacher.forward
+    with count_macs(runs[1].distiller.teacher) as macs:
+        runs[1].distiller.teacher(torch.zeros(1, 3, 8, 8))
+    assert len(macs) == 4
+    assert runs[1].distiller.teacher.forward == folded
 
 
 class Their(nn.Module):

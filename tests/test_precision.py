@@ -28,9 +28,11 @@ CHOICES = [
 def faster_in(monkeypatch):
     """Says what each network, told by whether it learns, takes less time in."""
     monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "_found", {})
 
     def say(teacher, student):
         asked = []
+        precision._found.clear()
 
         def seconds(network, image, dtype, learns):
             asked.append(learns)
@@ -52,6 +54,16 @@ def test_each_network_gets_what_it_is_faster_in(networks, of_student, teacher, s
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(set(asked)), "a line for each network that was measured"
     assert all("a batch of 16 here: float32 " in line for line in lines)
+
+
+def test_runs_in_one_process_choose_alike(faster_in, capsys):
+    asked = faster_in("bf16", "none")
+    for _ in range(2):
+        settled(tiny_cfg("SOLVER.AMP", "fastest"), *tiny_networks(), tiny_data())
+    assert len(asked) == 2 * 2 * (precision.ROUNDS + 1), "once each"
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    settled(tiny_cfg("SOLVER.AMP", "fastest", "SOLVER.BATCH_SIZE", "8"), *tiny_networks(), tiny_data())
+    assert len(asked) == 4 * 2 * (precision.ROUNDS + 1), "another batch is another case"
 
 
 def test_without_a_teacher_the_student_decides(faster_in):
