@@ -54,7 +54,8 @@ def measured(plan: Plan, folder: Path) -> dict[str, Any]:
     if "step" in plan.what:
         works = {**_others(plan, first, folder), **{name: side.step for name, side in sides.items()}}
         rows += _timed(plan, "step", works, first)
-        rows += [_work(name, side) for name, side in sides.items()]
+        # Where the teacher looks ahead its work is not that of a step
+        rows += [_work(name, side) for name, side in sides.items() if side.trainer.ahead is None]
     if "both" in plan.what:
         rows += _timed(plan, "both", {name: side.both for name, side in sides.items()}, first)
     if "memory" in plan.what:

@@ -28,10 +28,14 @@ def as_markdown(records: dict[str, dict[str, Any]], measure: str) -> str:
     """A table of one timed measure (loader, step, both), with the work and the memory of each side beside it."""
     lines = [HEAD, ("---",) * len(HEAD)]
     for name, record in records.items():
+        words = record.get("overrides", [])
+        pairs = zip(words[::2], words[1::2], strict=True)
+        common = "".join(f", {key} {value}" for key, value in pairs if not key.startswith("EXPERIMENT."))
         timed = [r for r in record["rows"] if r["measure"] == measure]
         for row in timed:
             beside = {r["measure"]: r for r in record["rows"] if r["side"] == row["side"]}
-            lines.append((name, row["side"], *_cells(row, beside if measure == "step" else {})))
+            side = f"{row['side']}{common}" if row["side"] == "this" else row["side"]
+            lines.append((name, side, *_cells(row, beside if measure == "step" else {})))
     if len(lines) == 2:
         raise ConfigError(f"no record has the measure {measure}")
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
