@@ -52,6 +52,8 @@ class Trainer:
     def __init__(self, cfg: CN, distiller: Distiller, data: Data, teacher_name: str = ""):
         self.cfg, self.data = cfg, data
         self.device = data.train.device
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # streams, events and random numbers are those of the current one
         data.train.strong_view = distiller.needs_strong_view
         layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
         if cfg.SOLVER.SYNC_BN and world_size() > 1:
