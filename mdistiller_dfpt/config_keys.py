@@ -18,6 +18,7 @@ class Limit(NamedTuple):
 
 POSITIVE = Limit("> 0", lambda v: v > 0)
 NOT_NEGATIVE = Limit(">= 0", lambda v: v >= 0)
+A_SEED = Limit("in 0 .. 2**31 - 1", lambda v: 0 <= v < 2**31)
 AT_LEAST_ONE = Limit(">= 1", lambda v: v >= 1)
 FRACTION = Limit("in [0, 1)", lambda v: 0 <= v < 1)
 
@@ -197,7 +198,8 @@ LIMITS: dict[str, Limit] = {
     "SOLVER.AMP_STUDENT": one_of("", "none", "bf16", "fastest"),
     "DISTILLER.TEACHER_TABLE_FILL": one_of("lazily", "at once"),
     "DISTILLER.TEACHER_AHEAD": AT_LEAST_ONE,
-    "SOLVER.SEED": Limit("in 0 .. 2**31 - 1", lambda v: 0 <= v < 2**31),
+    "DATASET.SEED": A_SEED,
+    "SOLVER.SEED": A_SEED,
     "LOG.SAVE_CHECKPOINT_FREQ": AT_LEAST_ONE,
     "LOG.EVAL_FREQ": AT_LEAST_ONE,
     "LOG.SAVE_EVERY": Limit('empty, "N steps" or "N minutes"', lambda v: _INTERVAL.fullmatch(v) is not None),
