@@ -229,7 +229,11 @@ def test_the_command_prints_every_measure_and_writes_them(tmp_path, capsys, chec
         ("memory", "this"), ("memory", "SOLVER.CHANNELS_LAST True"),
     ]  # fmt: skip
     assert all(r["images_per_second"]["low"] > 0 for r in rows if "images_per_second" in r)
-    assert len(capsys.readouterr().out.splitlines()) == 13
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 13
+    step, work = (next(r for r in rows if r["measure"] == m and r["side"] == "this") for m in ("step", "work"))
+    share = step["images_per_second"]["median"] * work["gflop_per_image"] / work["product_gflop_per_second"]
+    assert lines[7].endswith(f"of which a step reaches {share:.0%}")
 
 
 @pytest.mark.parametrize("method", ["kd", "dfptkd"])
