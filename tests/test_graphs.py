@@ -31,7 +31,7 @@ def trainer(tmp_path, monkeypatch):
         if kind is not None:
             distiller.__class__ = kind
         run = Trainer(tiny_cfg(*words), distiller, tiny_data(batch=10), "tiny")
-        run.waits_for_verdict = False
+        run.updater.waits_for_verdict = False
         recorder = TapeRecorder()
         monkeypatch.setattr(run, "_recorder", lambda: recorder if captured else None)
         return run

@@ -102,7 +102,7 @@ def test_a_whole_table_can_be_read_by_a_captured_step_and_one_that_grows_cannot(
     whole._prepare()
     for trainer, fits in ((whole, True), (lazy, False)):
         trainer._recorder = TapeRecorder
-        trainer.waits_for_verdict = False
+        trainer.updater.waits_for_verdict = False
         trainer.use_graphs()
         for epoch in (1, 2, 3):
             trainer.step = 0

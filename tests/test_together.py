@@ -10,6 +10,7 @@ from mdistiller_dfpt.data.resident import ResidentLoader
 from mdistiller_dfpt.engine import Trainer, together
 from mdistiller_dfpt.engine.signals import Stopped
 from mdistiller_dfpt.engine.together import SharedBatches, fit_together, refuse_apart, remember_passes, share
+from mdistiller_dfpt.engine.update import Updater
 from mdistiller_dfpt.errors import ConfigError, DivergedError
 from tools.train import main as train
 
@@ -178,14 +179,14 @@ def test_a_signal_stops_all_behind_a_checkpoint_and_they_go_on(trainers, monkeyp
     import os
     import signal
 
-    step = Trainer._step
+    step = Updater.step
 
     def hit(self, batch, meters):
         step(self, batch, meters)
-        if (batch.epoch, batch.step) == (2, 1) and self is runs[0]:
+        if (batch.epoch, batch.step) == (2, 1) and self is runs[0].updater:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Trainer, "_step", hit)
+    monkeypatch.setattr(Updater, "step", hit)
     with pytest.raises(Stopped, match="SIGTERM"):
         fit_seeded(runs)
     monkeypatch.undo()

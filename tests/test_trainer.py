@@ -235,7 +235,7 @@ def test_checkpoints_within_an_epoch_are_due_by_the_clock_too(overrides, monkeyp
 def test_what_is_not_finite_stops_before_the_step(what, overrides):
     run = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"])
     weights = []
-    step = run._guarded_step
+    step = run.updater._guarded_step
 
     def poisoned(loss, losses, batch):
         if (batch.epoch, batch.step) == (2, 2):
@@ -246,7 +246,7 @@ def test_what_is_not_finite_stops_before_the_step(what, overrides):
                 next(run.distiller.student.parameters()).grad[0] = float("inf")
         step(loss, losses, batch)
 
-    run._guarded_step = poisoned
+    run.updater._guarded_step = poisoned
     with pytest.raises(
         DivergedError, match=rf"{what} is not finite at epoch 2, step 2 \(ce [\d.]+\); lower SOLVER.LR \(now 0.05\)"
     ):
@@ -304,12 +304,12 @@ def test_a_training_step_reads_nothing_from_the_device(name, overrides, monkeypa
     run = trainer(name, overrides)
     batches = list(run.data.train.epoch(1))  # strong views are made on the CPU, and read its random numbers
     # The check of a finite loss is a read on a CPU, where it costs nothing; a GPU's optimiser does it instead
-    monkeypatch.setattr(run, "_guarded_step", lambda *a: run.optimizer.step())
+    monkeypatch.setattr(run.updater, "_guarded_step", lambda *a: run.optimizer.step())
     meters = Meters(run.device)
     run.distiller.train()
     with CountOperators() as counter:
         for batch in batches:
-            run._step(batch, meters)
+            run.updater.step(batch, meters)
     assert counter.reads == 0
 
 
@@ -330,10 +330,10 @@ def test_every_method_trains_on_a_gpu_and_no_step_waits_for_it(name, overrides):
     batches = list(run.data.train.epoch(1))
     meters = Meters(run.device)
     run.distiller.train()
-    run._step(batches[0], meters)
+    run.updater.step(batches[0], meters)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        run._step(batches[1], meters)
+        run.updater.step(batches[1], meters)
         meters.read()
     finally:
         torch.cuda.set_sync_debug_mode("default")

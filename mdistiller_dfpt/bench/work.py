@@ -31,7 +31,7 @@ class CountOperators(TorchDispatchMode):
 
 def step_of(trainer: Trainer, batch: Batch) -> None:
     """One training step, as the loop takes it."""
-    trainer._step(batch, Meters(trainer.device))
+    trainer.updater.step(batch, Meters(trainer.device))
 
 
 def flops_per_image(trainer: Trainer, batch: Batch) -> float:

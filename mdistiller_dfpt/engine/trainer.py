@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config import dump_cfg, flatten
@@ -17,21 +16,20 @@ from ..data import Batch, Data, Share
 from ..distillers import Distiller
 from ..distillers.build import method_label
 from ..distillers.teacher_table import TeacherTable
-from ..distributed import agreed, rank, summed, world_size
-from ..errors import CheckpointError, ConfigError, DivergedError, UserError
+from ..distributed import agreed, rank, world_size
+from ..errors import CheckpointError, ConfigError, UserError
 from ..models.fold import fold_batch_norm
 from ..models.teachers import compare_with_record
 from .checkpoint import WEIGHTS, write_json, write_text
-from .dot import TwoMomentaSGD, split_terms
-from .evaluate import correct_at, evaluate
+from .evaluate import evaluate
 from .graphs import CapturedSteps, CudaRecorder, Recorder, why_eager
 from .hashing import state_hash
 from .log import EventLog, Progress, duration, epoch_line, summary_table
 from .memory import memory_explained
 from .meters import Meters
 from .optim import build_optimizer, keep_rates_on_device, learning_rate, set_learning_rate
-from .parts import parts_of, smallest_part
-from .processes import average_gradients, parallel, share_buffers, synchronised
+from .parts import smallest_part
+from .processes import parallel, share_buffers, synchronised
 from .results import FORMAT, protocol, summarise
 from .run_dir import BEST, CONFIG, RESULTS, RunLock, open_run, run_name
 from .saving import Progressed, Saver
@@ -39,6 +37,7 @@ from .shapes import broadcasts_refused
 from .signals import Requests, Stopped
 from .teacher_ahead import TeacherAhead
 from .teacher_table import fill, look_ahead, open_table
+from .update import Updater
 from .wandb_log import WandbLog
 
 T = TypeVar("T")
@@ -59,7 +58,6 @@ class Trainer:
         if cfg.SOLVER.SYNC_BN and world_size() > 1:
             distiller = synchronised(distiller, self.device)
         self.distiller = distiller.to(self.device, memory_format=layout)
-        self.parallel: nn.Module = self.distiller
         if cfg.DISTILLER.TEACHER_FOLD_BN:
             self._fold_frozen()
         self.teacher_name = teacher_name or cfg.DISTILLER.TEACHER
@@ -69,8 +67,7 @@ class Trainer:
             raise ConfigError(str(e)) from None
         if cfg.SOLVER.ACCUMULATE > 1 and cfg.SOLVER.TRAINER == "dot":
             raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; SOLVER.TRAINER dot takes whole batches")
-        self.diverged = torch.zeros((), device=self.device)
-        self.waits_for_verdict = self.device.type != "cuda"
+        self.updater = Updater(cfg, self.distiller, self.optimizer, self.device)
         self.graphs: CapturedSteps | None = None
         self.epochs: list[dict[str, Any]] = []
         self.step = 0  # steps of the epoch under way
@@ -225,7 +222,7 @@ class Trainer:
             raise ConfigError(f"{world_size()} processes share {self.data.test.num_samples} test images: use fewer")
         if not self.epochs and not self.step:
             self.distiller.prepare(loader.epoch(0))
-        self.parallel = parallel(self.distiller)
+        self.updater.module = parallel(self.distiller)
         if self.cfg.DISTILLER.TEACHER_TABLE_FILL == "at once":
             self._fill_table()
         self.use_graphs()
@@ -256,7 +253,7 @@ class Trainer:
         if self.ahead is not None:
             self.ahead.reach(work)
         if self.graphs is None:
-            self._step(work, self.meters)
+            self.updater.step(work, self.meters)
         else:
             self.graphs.run(work)
         self.meters.counted(len(work.index))
@@ -272,7 +269,7 @@ class Trainer:
 
     def _made_and_taken(self, share: Share) -> None:
         """All of a step that a graph holds: order, crop, flip, normalisation, both networks, the update."""
-        self._step(self.data.train.batch(share), self.meters)
+        self.updater.step(self.data.train.batch(share), self.meters)
 
     def _start_averages(self) -> None:
         """Averages of an epoch begin; a graph adds to them where they lie."""
@@ -299,91 +296,20 @@ class Trainer:
                 self._meet_requests(epoch)
             yield
         totals = self.meters.totals()
-        self._refuse_divergence(epoch)
+        self.updater.refuse_divergence(epoch)
         return totals
-
-    def _refuse_divergence(self, epoch: int) -> None:
-        """Before a checkpoint or an evaluation, where a GPU is waited for anyway."""
-        if self.diverged:
-            raise DivergedError(f"the loss is not finite in epoch {epoch}; lower SOLVER.LR (now {self.cfg.SOLVER.LR})")
 
     def _meet_requests(self, epoch: int) -> None:
         """Between two steps: save where it is due or asked for, stop where a signal says so."""
         self.requests.save |= self.saver.is_due(self.step)
         stop, save = self.requests.take(self.step)
         if stop or save:
-            self._refuse_divergence(epoch)
+            self.updater.refuse_divergence(epoch)
             share_buffers(self.distiller)
             self.saver.save(self._progress())
             self.saver.status("running", self._progress())
         if stop:
             raise Stopped(stop, f"in epoch {epoch}, behind step {self.step}")
-
-    def _step(self, batch: Batch, meters: Meters) -> None:
-        """One update; on a GPU nothing here waits for the device."""
-        batch = batch._replace(total=batch.total or len(batch.target))
-        self.optimizer.zero_grad()
-        parts = parts_of(batch, self.cfg.SOLVER.ACCUMULATE)
-        terms: dict[str, Tensor] = {}
-        for i, part in enumerate(parts):
-            with self._last_of(parts, i):
-                # Forward both networks and collect the weighted terms
-                logits, losses = self.parallel(**part.fields())
-                share = part.total / batch.total
-                losses = {name: value * share if len(parts) > 1 else value for name, value in losses.items()}
-                self._backward(losses)
-            with torch.no_grad():
-                terms = {name: value.detach() + terms.get(name, 0) for name, value in losses.items()}
-                samples = len(part.target)
-                accuracy = {f"top{k}": correct_at(logits, part.target, k) * (100 / samples) for k in (1, 5)}
-                meters.update({**self.distiller.take_logged(), **accuracy}, samples)
-        self.distiller.before_step()
-        loss = sum(terms.values())
-        # Update whatever requires grad: student, prompts, adapters
-        self._guarded_step(loss, terms, batch)
-        self.distiller.after_step(batch)
-        meters.update({"loss": loss, **terms}, batch.total / world_size())
-
-    def _last_of(self, parts: list[Batch], i: int) -> contextlib.AbstractContextManager:
-        """Processes exchange gradients in the backward pass of a batch's last part alone."""
-        alone = world_size() == 1 or (i == len(parts) - 1 and not isinstance(self.optimizer, TwoMomentaSGD))
-        return contextlib.nullcontext() if alone else self.parallel.no_sync()
-
-    def _backward(self, losses: dict[str, Tensor]) -> None:
-        """The gradient of the sum; where the optimiser keeps two momenta, that of each part apart."""
-        if not isinstance(self.optimizer, TwoMomentaSGD):
-            sum(losses.values()).backward()
-            return
-        task, distilled = split_terms(losses)
-        if distilled is not None:
-            distilled.backward(retain_graph=task is not None)
-            average_gradients(self.distiller)
-            self.distiller.before_step()
-            self.optimizer.set_distillation_gradient()
-        if task is not None:
-            task.backward()
-            average_gradients(self.distiller)
-
-    def _guarded_step(self, loss: Tensor, losses: dict[str, Tensor], batch: Batch) -> None:
-        """Apply the gradient unless it or the loss is not finite.
-
-        On a GPU the optimiser itself skips the update, from then on for good, and nobody waits for the verdict.
-        """
-        gradient = nn.utils.get_total_norm([p.grad for p in self.distiller.parameters() if p.grad is not None])
-        bad = ~(torch.isfinite(loss) & torch.isfinite(gradient))
-        if world_size() > 1:  # one process's fault is everybody's
-            bad = summed(bad.float()) > 0
-        if not self.waits_for_verdict:
-            self.diverged.logical_or_(bad)
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, self.diverged
-        elif bad:
-            terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-            what = "gradient" if torch.isfinite(loss) else "loss"
-            raise DivergedError(
-                f"the {what} is not finite at epoch {batch.epoch}, step {batch.step} ({terms}); "
-                f"lower SOLVER.LR (now {self.cfg.SOLVER.LR}); the last checkpoint is untouched"
-            )
-        self.optimizer.step()
 
     def _teacher_record(self) -> dict[str, Any] | None:
         """Who teaches: name, hash of the weights, and accuracy as measured here."""
