@@ -7,7 +7,9 @@ import torch
 
 from mdistiller_dfpt.config import load_cfg
 from mdistiller_dfpt.data.resident import ResidentLoader
-from mdistiller_dfpt.engine import Trainer, together
+from mdistiller_dfpt.distillers import DISTILLERS
+from mdistiller_dfpt.engine import Trainer
+from mdistiller_dfpt.engine.saving import put_random_states, random_states
 from mdistiller_dfpt.engine.signals import Stopped
 from mdistiller_dfpt.engine.together import SharedBatches, fit_together, refuse_apart, remember_passes, share
 from mdistiller_dfpt.engine.update import Updater
@@ -52,7 +54,7 @@ def test_each_run_is_what_it_would_be_alone_to_the_bit(trainers):
     expected = alone(trainers, *METHODS)
     runs = trainers(*METHODS)
     done = []
-    for number, (run, result) in enumerate(zip(runs, fit_seeded(runs), strict=True)):
+    for number, (run, result) in enumerate(zip(runs, fit_together(runs, states_of(runs)), strict=True)):
         done.append(result["student_sha256"])
         assert result["student_sha256"] == expected[number][0]["student_sha256"], METHODS[number]
         assert result["protocol"]["other_runs_in_process"] == len(METHODS) - 1
@@ -62,18 +64,37 @@ def test_each_run_is_what_it_would_be_alone_to_the_bit(trainers):
     assert len(set(done)) == len(METHODS)
 
 
-def fit_seeded(runs, resume=False):
-    """Each begins where its own seed stands, as it does alone."""
-    turns = together._Turns
+def states_of(runs):
+    """Where random numbers stand when each of these is built."""
+    states = []
+    for run in runs:
+        torch.manual_seed(run.cfg.SOLVER.SEED)
+        states.append(random_states())
+    return states
 
-    class Seeded(turns):
-        def __init__(self, trainer, resume):
-            torch.manual_seed(trainer.cfg.SOLVER.SEED)
-            super().__init__(trainer, resume)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(together, "_Turns", Seeded)
-        return fit_together(runs, resume)
+class Draws(DISTILLERS["KD"]):
+    """Takes random numbers in each step, as dropout does."""
+
+    def losses(self, student, teacher, batch):
+        return {name: value * (0.5 + torch.rand(())) for name, value in super().losses(student, teacher, batch).items()}
+
+
+def test_what_draws_random_numbers_draws_its_own(trainers):
+    def built():
+        runs = trainers("KD", "KD", "DKD")
+        for run in runs[:2]:
+            run.distiller.__class__ = Draws
+        return runs
+
+    expected = []
+    for run, state in zip(trainers("KD", "KD", "DKD", out="alone"), states_of(built()), strict=True):
+        if run.cfg.DISTILLER.TYPE == "KD":
+            run.distiller.__class__ = Draws
+        put_random_states(state)
+        expected.append(run.fit()["student_sha256"])
+    runs = built()
+    assert [result["student_sha256"] for result in fit_together(runs, states_of(runs))] == expected
 
 
 def test_their_teacher_sees_each_batch_once_and_each_batch_is_made_once(trainers, monkeypatch):
@@ -88,7 +109,7 @@ def test_their_teacher_sees_each_batch_once_and_each_batch_is_made_once(trainers
     monkeypatch.setattr(ResidentLoader, "batch", lambda self, s: made.append(self.train) or plain(self, s))
     monkeypatch.setattr(Trainer, "_teacher_record", lambda self: None)
     monkeypatch.setattr("mdistiller_dfpt.engine.trainer.evaluate", lambda *a: {"student": {"top1": 1.0, "top5": 1.0}})
-    fit_together(runs)
+    fit_together(runs, states_of(runs))
     assert [size for size in seen if size > 1] == [16] * 9, "three epochs of three batches; one image counts MACs"
     assert made == [True] * 9
 
@@ -154,7 +175,7 @@ def test_runs_that_stand_at_different_steps_meet_and_go_on(trainers):
     plain = ResidentLoader.batch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ResidentLoader, "batch", lambda self, s: made.append((s.epoch, s.step)) or plain(self, s))
-        results = fit_together(runs, resume=True)
+        results = fit_together(runs, states_of(runs), resume=True)
     assert [result["student_sha256"] for result in results] == expected
     trained = [at for at, before in zip(made, [None, *made], strict=False) if at != before]
     assert trained.count((3, 1)) >= 1
@@ -165,7 +186,7 @@ def test_a_run_that_fails_ends_alone(trainers, capsys):
     with torch.no_grad():
         runs[0].distiller.student.fc.bias[0] = float("nan")
     with pytest.raises(DivergedError, match=r"1 of 3 runs failed: cifar100/kd/ResNet50_resnet32/seed0"):
-        fit_together(runs)
+        fit_together(runs, states_of(runs))
     status = [json.loads((run.run / "status.json").read_text())["state"] for run in runs]
     assert status == ["failed", "finished", "finished"]
     said = capsys.readouterr()
@@ -188,11 +209,12 @@ def test_a_signal_stops_all_behind_a_checkpoint_and_they_go_on(trainers, monkeyp
 
     monkeypatch.setattr(Updater, "step", hit)
     with pytest.raises(Stopped, match="SIGTERM"):
-        fit_seeded(runs)
+        fit_together(runs, states_of(runs))
     monkeypatch.undo()
     status = [json.loads((run.run / "status.json").read_text())["state"] for run in runs]
     assert status == ["stopped", "stopped"]
-    resumed = fit_together(trainers("KD", "DFPTKD"), resume=True)
+    again = trainers("KD", "DFPTKD")
+    resumed = fit_together(again, states_of(again), resume=True)
     assert [result["student_sha256"] for result in resumed] == expected
 
 

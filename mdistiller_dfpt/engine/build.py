@@ -23,6 +23,7 @@ from .memory import memory_explained
 from .networks import build_network, build_on_meta
 from .precision import has_bfloat16, settled
 from .run_dir import check_writable, find_finished_weights, is_resumable, run_name
+from .saving import random_states
 from .together import fit_together, refuse_apart, remember_passes, share
 from .trainer import Trainer
 
@@ -44,15 +45,16 @@ def run_together(cfgs: Sequence[CN], resume: bool = False) -> list[dict | None]:
     devices = [_ready(cfg) for cfg in cfgs]
     weights = [_weights(cfg) for cfg in cfgs]
     with memory_explained(cfgs[0]):
-        data, teachers, trainers = share(build_data(cfgs[0], devices[0])), {}, []
+        data, teachers, trainers, random = share(build_data(cfgs[0], devices[0])), {}, [], []
         for cfg, (path, between) in zip(cfgs, weights, strict=True):
             key = (path, cfg.DISTILLER.TEACHER, str(cfg.DISTILLER.TEACHER_STAGES))
             if path is not None and key not in teachers:
                 teachers[key] = load_network(cfg, cfg.DISTILLER.TEACHER, path, data)
             trainers.append(build_trainer(cfg, data, path, between, again=resume, teacher=teachers.get(key)))
+            random.append(random_states())
         for teacher in teachers.values():
             remember_passes(teacher)
-        return fit_together(trainers, resume)
+        return fit_together(trainers, random, resume)
 
 
 def _ready(cfg: CN) -> torch.device:

@@ -101,10 +101,9 @@ def remember_passes(teacher: nn.Module) -> None:
 class _Turns:
     """One run: its generator, its part of PyTorch's random numbers, its name before what it prints."""
 
-    def __init__(self, trainer: Trainer, resume: bool):
-        self.trainer, self.name = trainer, run_name(trainer.cfg)
+    def __init__(self, trainer: Trainer, random: dict[str, Tensor], resume: bool):
+        self.trainer, self.name, self.random = trainer, run_name(trainer.cfg), random
         self.steps = trainer.fitting(resume, alone=False)
-        self.random = random_states()
         self.results: dict[str, Any] | None = None
         self.error: UserError | None = None
         self.out, self.err = _Named(sys.stdout, self.name), _Named(sys.stderr, self.name)
@@ -164,12 +163,15 @@ def refuse_apart(cfgs: Sequence[CN]) -> None:
             raise ConfigError(f"{key} is {other[0]}; several runs in one process take it as {value}")
 
 
-def fit_together(trainers: Sequence[Trainer], resume: bool = False) -> list[dict[str, Any] | None]:
+def fit_together(
+    trainers: Sequence[Trainer], random: Sequence[dict[str, Tensor]], resume: bool = False
+) -> list[dict[str, Any] | None]:
     """Train all, each as it would train alone, to the bit; their results, None for one that failed.
 
-    A run that fails ends alone. Raises the first failure when all others are through; a signal stops all of them.
+    `random`: where PyTorch's random numbers stood when each trainer was built, as `random_states` says it. A run that
+    fails ends alone. Raises the first failure when all others are through; a signal stops all of them.
     """
-    turns = [_Turns(trainer, resume) for trainer in trainers]
+    turns = [_Turns(trainer, states, resume) for trainer, states in zip(trainers, random, strict=True)]
     for trainer in trainers:
         trainer.company = len(trainers) - 1
     open_turns, requests = list(turns), Requests()
