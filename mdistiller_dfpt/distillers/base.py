@@ -140,15 +140,15 @@ class Distiller(nn.Module):
 
     def forward_teacher(self, image: Tensor, logits: Tensor | None = None) -> Output:
         """What teaches; `logits` (B, classes): the teacher's, where they are known and it need not run for them."""
-        if logits is not None:
-            return Output(logits, {})
-        with torch.no_grad(), self.precision(image):
-            return as_output(self.teacher(image))
+        return self._run_teacher(image) if logits is None else Output(logits, {})
 
     def teacher_logits(self, image: Tensor) -> Tensor:
-        """The teacher's logits (B, classes), and nothing else of it."""
+        """The teacher's logits (B, classes), and nothing that a method adds to it."""
+        return self._run_teacher(image).logits
+
+    def _run_teacher(self, image: Tensor) -> Output:
         with torch.no_grad(), self.precision(image):
-            return as_output(self.teacher(image)).logits
+            return as_output(self.teacher(image))
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         """The method's weighted terms, scalars by the name they are logged under."""

@@ -1,6 +1,7 @@
 """The teacher's logits of the next batches in one pass: what is frozen has no batch size."""
 
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -27,8 +28,7 @@ class TeacherAhead:
         if self.reached == (work.epoch, number):
             return
         first = number * self.batches
-        shares = [s for s in self.loader.start(work.epoch, first) if s.step <= first + self.batches]
-        index = torch.cat([s.index for s in shares])
+        index = torch.cat([s.index for s in islice(self.loader.start(work.epoch, first), self.batches)])
         image = self.loader.batch(Share(index, work.epoch, work.step, len(index))).image
         self.rows[index] = self.distiller.teacher_logits(image)
         self.reached = (work.epoch, number)
