@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.distillers.build import AMP_DTYPES
 from mdistiller_dfpt.distillers.foreign import adapt
+from mdistiller_dfpt.dual_path import DualPathTeacher
 from mdistiller_dfpt.engine import Trainer
 from mdistiller_dfpt.engine.hashing import state_hash
 from mdistiller_dfpt.models import MODELS, build_model
@@ -123,6 +124,15 @@ def test_a_run_on_a_folded_teacher_reports_what_one_on_the_teacher_does(name, tm
         runs[1].distiller.teacher(torch.zeros(1, 3, 8, 8))
     assert len(macs) == 4
     assert runs[1].distiller.teacher.forward == folded
+
+
+def test_a_prompt_path_over_a_folded_teacher_is_a_network_of_its_own():
+    teacher = lived_in(TinyNet(6))
+    fold_batch_norm(teacher, (3, 8, 8))
+    own = DualPathTeacher(teacher, finetune=True, bn="running").eval().own
+    with torch.no_grad():
+        own.fc.bias += 1
+        torch.testing.assert_close(own(torch.ones(1, 3, 8, 8))[0] - 1, teacher(torch.ones(1, 3, 8, 8))[0])
 
 
 class Their(nn.Module):

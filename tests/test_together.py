@@ -244,8 +244,13 @@ def test_the_command_trains_seeds_and_methods_on_one_teacher(tmp_path, monkeypat
         f"digits/{method}/res20_res8/seed{seed}" for method in ("dfptkd", "kd") for seed in (1, 2)
     ]
     by_itself = load_cfg(cfgs[1], [*words, "SOLVER.SEED", "2", "DATASET.SEED", "1", "EXPERIMENT.TAG", "alone"])
-    from mdistiller_dfpt.engine.build import run
+    from mdistiller_dfpt.engine.build import run, run_together
 
     together_ = json.loads((tmp_path / "digits/kd/res20_res8/seed2/results.json").read_text())
     assert run(by_itself)["student_sha256"] == together_["student_sha256"]
+    folded = load_cfg(cfgs[3], [*words, "SOLVER.SEED", "2", "DATASET.SEED", "1", "EXPERIMENT.TAG", "folded",
+                                "DISTILLER.TEACHER_FOLD_BN", "True"])  # fmt: skip
+    beside = load_cfg(cfgs[1], [*words, "SOLVER.SEED", "2", "DATASET.SEED", "1", "EXPERIMENT.TAG", "beside"])
+    _, plain = run_together([folded, beside])
+    assert plain["student_sha256"] == together_["student_sha256"], "its teacher is not folded with the other's"
     assert train([*cfgs, "--seeds", "1,2,x"]) == 2

@@ -105,6 +105,7 @@ def _own_copy(teacher: StagedModel, share: bool, new_head: bool) -> StagedModel:
     head = {id(p) for p in _head_parameters(teacher)}
     shared = [p for p in teacher.parameters() if share and id(p) not in head]
     own = copy.deepcopy(teacher, {id(p): p for p in shared})
+    vars(own).pop("forward", None)  # a folded teacher's, which is not this network's function
     frozen = {id(p) for p in shared}
     for p in own.parameters():
         p.requires_grad_(id(p) not in frozen)

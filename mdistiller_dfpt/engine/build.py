@@ -47,9 +47,10 @@ def run_together(cfgs: Sequence[CN], resume: bool = False) -> list[dict | None]:
     with memory_explained(cfgs[0]):
         data, teachers, trainers, random = share(build_data(cfgs[0], devices[0])), {}, [], []
         for cfg, (path, between) in zip(cfgs, weights, strict=True):
-            key = (path, cfg.DISTILLER.TEACHER, str(cfg.DISTILLER.TEACHER_STAGES))
+            d = cfg.DISTILLER
+            key = (path, d.TEACHER, str(d.TEACHER_STAGES), d.TEACHER_FOLD_BN)
             if path is not None and key not in teachers:
-                teachers[key] = load_network(cfg, cfg.DISTILLER.TEACHER, path, data)
+                teachers[key] = load_network(cfg, d.TEACHER, path, data)
             trainers.append(build_trainer(cfg, data, path, between, again=resume, teacher=teachers.get(key)))
             random.append(random_states())
         for teacher in teachers.values():
@@ -68,11 +69,8 @@ def _ready(cfg: CN) -> torch.device:
               file=sys.stderr)  # fmt: skip
     for line in without_effect(cfg):
         print(line)
-    for name in (
-        cfg.DISTILLER.STUDENT,
-        *([cfg.DISTILLER.TEACHER] if needs_teacher(cfg) else []),
-        *assistant_names(cfg),
-    ):
+    teachers = [cfg.DISTILLER.TEACHER] if needs_teacher(cfg) else []
+    for name in (cfg.DISTILLER.STUDENT, *teachers, *assistant_names(cfg)):
         build_on_meta(cfg, name)
     return device
 
