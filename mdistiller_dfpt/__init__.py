@@ -1,13 +1,17 @@
 """Knowledge distillation for image classifiers: DFPT-KD and the methods it is compared with."""
 
-from .config import load_cfg
-from .data import DATASETS, build_data
-from .distillers import DISTILLERS, Distiller, build_distiller
-from .engine import Trainer
+from .data import DATASETS, Batch, build_data
+from .distillers import DISTILLERS, Distiller, Method, Output, build_distiller
+from .interop.plugins import load_cfg
+from .losses import LOGIT_LOSSES, Term, Terms, distillation, label
 from .models import MODELS, StagedModel, build_model
+from .teachers import TEACHERS, Teacher, build_teacher
+from .training.optim import OPTIMIZERS, SCHEDULES
+from .training.trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
-    "DATASETS", "DISTILLERS", "MODELS", "Distiller", "StagedModel", "Trainer", "build_data", "build_distiller",
-    "build_model", "load_cfg",
+    "DATASETS", "DISTILLERS", "LOGIT_LOSSES", "MODELS", "OPTIMIZERS", "SCHEDULES", "TEACHERS", "Batch", "Distiller",
+    "Method", "Output", "StagedModel", "Teacher", "Term", "Terms", "Trainer", "build_data", "build_distiller",
+    "build_model", "build_teacher", "distillation", "label", "load_cfg",
 ]  # fmt: skip

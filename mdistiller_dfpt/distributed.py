@@ -1,5 +1,6 @@
-"""What several processes of one run tell each other; in a single process each function returns its argument."""
+"""The device of a process, and what several processes of one run tell each other; alone, each gets its argument back."""
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -7,7 +8,23 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from .errors import ConfigError
+
 T = TypeVar("T")
+
+
+def pick_device(name: str) -> torch.device:
+    """EXPERIMENT.DEVICE as a device; ConfigError where it asks for a GPU that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun starts a process for each GPU
+    device = torch.device(name)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(
+            f"EXPERIMENT.DEVICE is {name}; {torch.cuda.device_count()} CUDA devices here: use auto or cpu"
+        )
+    return device
 
 
 def world_size() -> int:

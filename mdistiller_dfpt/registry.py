@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from .errors import ConfigError
 
@@ -21,17 +21,17 @@ def suggest(name: str, known: list[str]) -> str:
     return f"choose from {', '.join(names[:MOST_SHOWN])}{more}"
 
 
-class Registry(dict):
+class Registry(dict[str, T], Generic[T]):
     """Maps names to classes or functions. `what` names the kind of thing in error messages."""
 
     def __init__(self, what: str):
         super().__init__()
         self.what = what
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Any], Any]:
         """Decorator that files its target under `name`; raises KeyError where the name is taken."""
 
-        def add(target: T) -> T:
+        def add(target: Any) -> Any:
             if name in self:
                 raise KeyError(f"{self.what} {name!r} is already {self[name]}")
             self[name] = target
@@ -39,5 +39,5 @@ class Registry(dict):
 
         return add
 
-    def __missing__(self, name: str):
+    def __missing__(self, name: str) -> T:
         raise ConfigError(f"unknown {self.what} {name!r}; {suggest(name, list(self))}")

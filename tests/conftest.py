@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.data import Batch, Data
-from mdistiller_dfpt.data.resident import ImageSet, Recipe, ResidentLoader
+from mdistiller_dfpt.data.in_memory import ImageSet, Recipe, InMemoryLoader
 from mdistiller_dfpt.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller_dfpt.models import StagedModel
 from mdistiller_dfpt.models.staged import relu_pair
@@ -130,8 +130,8 @@ def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1) -
 
     recipe = Recipe(pad=1, flip=True, mean=(0.4,) * 3, std=(0.3,) * 3)
     return Data(
-        ResidentLoader(images(train), recipe, batch, train=True, seed=seed),
-        ResidentLoader(images(test), recipe, 7, train=False),
+        InMemoryLoader(images(train), recipe, batch, train=True, seed=seed),
+        InMemoryLoader(images(test), recipe, 7, train=False),
         CLASSES,
     )
 

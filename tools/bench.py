@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mdistiller_dfpt.bench.measure import MEASURES, USUAL, Plan, measured
 from mdistiller_dfpt.bench.show import as_lines, as_markdown, records_in
-from mdistiller_dfpt.cli import guarded
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.cli import guarded
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:

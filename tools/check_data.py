@@ -3,13 +3,13 @@
 import argparse
 import sys
 
+from mdistiller_dfpt import load_cfg
 from tqdm import tqdm
 
-from mdistiller_dfpt.cli import guarded
-from mdistiller_dfpt.config import load_cfg
 from mdistiller_dfpt.data import DATASETS
 from mdistiller_dfpt.data.check import check_source
 from mdistiller_dfpt.errors import DataError
+from mdistiller_dfpt.launch.cli import guarded
 
 
 def _main(argv: list[str]) -> None:

@@ -9,11 +9,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from mdistiller_dfpt.cli import guarded
-from mdistiller_dfpt.config import load_cfg
-from mdistiller_dfpt.engine.build import evaluate_checkpoint, teacher_weights
-from mdistiller_dfpt.engine.run_dir import find_finished_weights
+from mdistiller_dfpt import load_cfg
+
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.cli import guarded
+from mdistiller_dfpt.launch.evaluate import evaluate_checkpoint
+from mdistiller_dfpt.launch.networks import Role, name_of
+from mdistiller_dfpt.launch.run import teacher_weights
+from mdistiller_dfpt.runs.directory import find_finished_weights
 
 
 def _main(argv: list[str]) -> None:
@@ -36,13 +39,14 @@ def _main(argv: list[str]) -> None:
         if value is not None:
             args.opts += [key, value]
     cfg = load_cfg(args.cfg, args.opts)
-    name = args.model or (cfg.DISTILLER.TEACHER if args.teacher else cfg.DISTILLER.STUDENT)
+    role: Role = "other" if args.model else "teacher" if args.teacher else "student"
+    name = args.model or name_of(cfg, role)
     weights = args.ckpt
     if weights is None:
         weights = teacher_weights(cfg) if args.teacher else find_finished_weights(cfg)
     if weights is None:
         raise ConfigError(f"no finished run of {args.cfg} in {cfg.LOG.PREFIX}: train it, or name a checkpoint with -c")
-    accuracy = evaluate_checkpoint(cfg, name, weights)
+    accuracy = evaluate_checkpoint(cfg, role, weights, args.model or "")
     print(f"{name} {weights}: top-1 {accuracy['top1']:.2f} %, top-5 {accuracy['top5']:.2f} %")
 
 

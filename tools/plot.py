@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mdistiller_dfpt.cli import guarded
+from mdistiller_dfpt.launch.cli import guarded
 from mdistiller_dfpt.report import load_results
 from mdistiller_dfpt.report.curves import plot_curves
 

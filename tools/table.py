@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from mdistiller_dfpt.cli import guarded
-from mdistiller_dfpt.engine.run_table import cell_job, run_jobs, smoke_cells, teacher_jobs
 from mdistiller_dfpt.errors import ConfigError, UserError
+from mdistiller_dfpt.launch.cli import guarded
+from mdistiller_dfpt.launch.table_jobs import cell_job, run_jobs, smoke_cells, teacher_jobs
 from mdistiller_dfpt.report import load_results, markdown_table
 from mdistiller_dfpt.report.cells import evaluate_table, runs_of
 from mdistiller_dfpt.report.render import FORMATS

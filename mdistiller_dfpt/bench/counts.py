@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data import Batch
-from ..engine.meters import Meters
-from ..engine.trainer import Trainer
+from ..training.meters import Meters
+from ..training.trainer import Trainer
 
 _VIEWS = ("view", "reshape", "expand", "transpose", "permute", "slice", "select", "detach", "unsqueeze", "squeeze",
           "split", "as_strided", "alias", "t.", "unbind")  # fmt: skip

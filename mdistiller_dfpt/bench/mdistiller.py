@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import flatten
+from ..config.load import flatten
 from ..errors import ConfigError
-from .side import Side
+from .workload import Side
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4  # relative, in float32
 

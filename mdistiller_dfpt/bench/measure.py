@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import torch
 from yacs.config import CfgNode as CN
 
-from ..config import load_cfg
-from ..engine.results import commit
+from ..config.load import load_cfg
 from ..errors import ConfigError
+from ..runs.results import commit
 from .company import Company
+from .counts import flops_per_image, operators_per_step, product_rate
+from .mdistiller import Peer
 from .memory import peak_memory
-from .peer import Peer
-from .reference import UsualLoader
-from .side import Side
+from .pil_loader import PilLoader
 from .timing import Spread, in_turns, ratio, window
 from .transcription import Transcription
-from .work import flops_per_image, operators_per_step, product_rate
+from .workload import Side
 
 Work = Callable[[int], int]
 MEASURES = ("loader", "step", "both", "memory", "together")
@@ -48,7 +48,7 @@ def measured(plan: Plan, folder: Path) -> dict[str, Any]:
     first = sides["this"]
     rows: list[dict[str, Any]] = []
     if "loader" in plan.what:
-        usual = UsualLoader(first.data, first.cfg.SOLVER.BATCH_SIZE, first.cfg.DATASET.NUM_WORKERS)
+        usual = PilLoader(first.data, first.cfg.SOLVER.BATCH_SIZE, first.cfg.DATASET.NUM_WORKERS)
         works = {"DataLoader of PIL images": usual.load, **{name: side.load for name, side in sides.items()}}
         rows += _timed(plan, "loader", works, first)
     if "step" in plan.what:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
-from .side import Side
+from .workload import Side
 
 
 def _peak(cfg: CN, folder: Path, steps: int, answer: "multiprocessing.SimpleQueue") -> None:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from ..data import Data
-from ..data.resident import ResidentLoader
+from ..data.in_memory import InMemoryLoader
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 MOST = 8192  # images of an epoch in memory, as it takes seconds for so many
@@ -35,12 +35,12 @@ class _Samples(Dataset):
         return self.transform(decoded), self.labels[number]
 
 
-class UsualLoader:
+class PilLoader:
     """The training set of a config, read as the field's codebases and torchvision's reference scripts read it."""
 
     def __init__(self, data: Data, batch: int, workers: int):
         loader, flip = data.train, transforms.RandomHorizontalFlip()
-        if isinstance(loader, ResidentLoader):
+        if isinstance(loader, InMemoryLoader):
             pad, (height, width) = loader.recipe.pad, loader.size
             images = loader.padded.cpu()[:, pad : pad + height, pad : pad + width].contiguous().numpy()
             images = images[:MOST]

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
-from ..data import Batch, Data, Share, build_data, pick_device
+from ..data import Batch, Data, Shard, build_data, pick_device
 from ..data.generated import write_data_set
-from ..data.resident import ImageSet, Recipe, ResidentLoader
+from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
 from ..distillers import build_distiller
-from ..engine.networks import build_networks
-from ..engine.precision import settled
-from ..engine.trainer import Trainer
-from .work import step_of
+from ..launch.networks import build_networks
+from ..training.precision import settled
+from ..training.trainer import Trainer
+from .counts import step_of
 
 CLASSES = {"cifar100": 100, "digits": 10}
 IMAGES = {"cifar100": 50_000, "digits": 1433}
@@ -45,7 +45,7 @@ class Side:
         self.trainer = Trainer(cfg, distiller, self.data)
         self.trainer.distiller.train()
         self.trainer.use_graphs()
-        self._stream: Iterator[Batch] | Iterator[Share] | None = None
+        self._stream: Iterator[Batch] | Iterator[Shard] | None = None
         self._resident: Batch | None = None
 
     @property
@@ -102,8 +102,8 @@ def _generated(cfg: CN, folder: Path, device: torch.device) -> Data:
 
     recipe = Recipe(pad=size // 8, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
     common = {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
-    train = ResidentLoader(images(IMAGES[kind]), recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=1, **common)
-    test = ResidentLoader(
+    train = InMemoryLoader(images(IMAGES[kind]), recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=1, **common)
+    test = InMemoryLoader(
         images(cfg.DATASET.TEST.BATCH_SIZE), recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common
     )
     return Data(train, test, classes)

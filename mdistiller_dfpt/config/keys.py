@@ -1,11 +1,14 @@
 """Every key of the config with its default and the values it takes; methods add their own nodes here."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from yacs.config import CfgNode as CN
+
+from ..registry import suggest
+from .keywords import flatten
 
 
 class Limit(NamedTuple):
@@ -39,6 +42,7 @@ def is_name(value: str) -> bool:
 IS_NAME = Limit("letters, digits and . , = + - _ in parts of up to 128, divided by /", is_name)
 
 _INTERVAL = re.compile(r"|[1-9]\d*( steps?| minutes?)")
+_NETWORKS = Limit("a list of networks' names", lambda v: all(type(n) is str and n for n in v))
 _MODULE_NAMES = Limit("a list of modules' names", lambda v: all(type(n) is str and n for n in v))
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -71,14 +75,18 @@ _DEFAULTS = CN(
             "TYPE": "NONE",  # a method, or a list of methods whose terms are summed
             "TEACHER": "ResNet50",
             "STUDENT": "resnet32",
+            "TEACHER_KIND": "frozen",  # what teaches, around the trained network: any name of TEACHERS
+            "PATHS": {},  # the teacher's paths that are matched, and their weights; {}: those of its kind
             # Weights of the teacher; empty: those that TEACHER_CFG's own run left; pretrained, or pretrained:TAG, are
             # torchvision's
             "TEACHER_CKPT": "",
             "TEACHER_CFG": "",  # config that trains the teacher, relative to the file that names it
-            "TEACHER_TABLE": "",  # folder that keeps the teacher's logits of every view, for methods that take no more
-            "TEACHER_TABLE_FILL": "lazily",  # as views are met; at once: all of them before the first step
-            "TEACHER_FOLD_BN": False,  # frozen networks compute with BatchNorm folded into convolutions
-            "TEACHER_AHEAD": 1,  # batches whose teacher's logits are computed in one pass, for the same methods
+            "ASSISTANTS": [],  # networks between teacher and student, the strongest first, trained in turn
+            "OTHER_TEACHERS": [],  # networks beside TEACHER, for the kinds that are made of several
+            "OTHER_TEACHER_CKPTS": [],  # their weights, one each; or
+            "OTHER_TEACHER_CFGS": [],  # the configs that train them, one each
+            "LOGITS_CACHE": "",  # folder that keeps the teacher's logits of every view, for methods that take no more
+            "LOGITS_CACHE_FILL": "lazily",  # as views are met; first: all of them before the first step
             "TEACHER_STAGES": [],  # modules that end the stages of a torchvision/, timm/ or own network; []: found
             "STUDENT_STAGES": [],
             "TEACHER_AUTO_TRAIN": False,  # train the teacher from TEACHER_CFG first where there is none yet
@@ -86,24 +94,24 @@ _DEFAULTS = CN(
         "SOLVER": {
             "TRAINER": "base",  # base; dot: two momenta, DOT.DELTA apart; crd is accepted and means base
             "BATCH_SIZE": 64,  # of all processes together
-            "ACCUMULATE": 1,  # parts of a batch that run one after another, where memory holds no whole one
+            "ACCUMULATE": 1,  # micro-batches of a batch, whose gradients are summed, where memory holds no whole one
             "SYNC_BN": False,  # BatchNorm over the samples of all processes
             "EPOCHS": 240,
             "LR": 0.05,  # where nothing sets it, the student's own: 0.01 for MobileNet and ShuffleNet
-            "SCHEDULE": "step",  # step: LR_DECAY_RATE after each of LR_DECAY_STAGES; cosine: to zero over all epochs
+            # step: LR_DECAY_RATE after each of LR_DECAY_STAGES; cosine: to zero over all epochs; any name of SCHEDULES
+            "SCHEDULE": "step",
             "LR_DECAY_STAGES": [150, 180, 210],
             "LR_DECAY_RATE": 0.1,
             "WARMUP_EPOCHS": 0.0,  # linear, per step, before the schedule's own value is reached
             "WEIGHT_DECAY": 0.0001,
             "MOMENTUM": 0.9,
             "NESTEROV": False,
-            "TYPE": "SGD",
+            "TYPE": "SGD",  # any name of OPTIMIZERS
             # none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: what a measurement
             # says for each network, once, before the first step
             "AMP": "none",
             "AMP_STUDENT": "",  # the student's alone; empty: AMP. A CPU is slower at depthwise ones in bfloat16
             "CHANNELS_LAST": False,
-            "CUDA_GRAPH": False,  # steps as captured graphs, on one GPU and images in memory, where the method allows
             "SEED": 1,
             "DOT": {"DELTA": 0.075},
         },
@@ -118,43 +126,6 @@ _DEFAULTS = CN(
         },
     }
 )
-
-
-NO_EFFECT = {
-    "SOLVER.TRAINER": ("crd", "one loop serves all methods"),
-    "LOG.TENSORBOARD_FREQ": (None, "every epoch is written"),
-}
-"""Keys of mdistiller's files that are accepted and change nothing here: the value meant (None: any), and why."""
-
-
-def without_effect(cfg: CN) -> list[str]:
-    """A line for each key that somebody set and that has no effect."""
-    lines = []
-    for key, (meant, why) in NO_EFFECT.items():
-        section, name = key.split(".")
-        value = cfg[section][name]
-        if value != _DEFAULTS[section][name] and meant in (None, value):
-            lines.append(f"{key} {value} has no effect here: {why}")
-    return lines
-
-
-def student_lr(student: str) -> float:
-    """The literature's learning rate for a student at batch 64 (RepDistiller's train_student.py)."""
-    return 0.01 if student.startswith(("MobileNet", "Shuffle")) else 0.05
-
-
-PRETRAINED = "pretrained"
-"""DISTILLER.TEACHER_CKPT for the weights that torchvision publishes; `pretrained:TAG` for one of several."""
-
-PUBLISHED_SIZE = 224
-"""Height and width of the images that networks for large images are built for, unless DATASET.SIZE says another."""
-
-
-def data_family(data: str) -> str:
-    """The family of networks that the literature trains on a data set."""
-    return {"imagenet": "imagenet", "tiny_imagenet": "imagenet", "folder": "imagenet", "cub200": "cub200"}.get(
-        data, "cifar"
-    )
 
 
 LIMITS: dict[str, Limit] = {
@@ -184,7 +155,6 @@ LIMITS: dict[str, Limit] = {
     "DISTILLER.TEACHER_STAGES": _MODULE_NAMES,
     "DISTILLER.STUDENT_STAGES": _MODULE_NAMES,
     "SOLVER.LR": POSITIVE,
-    "SOLVER.SCHEDULE": one_of("step", "cosine"),
     "SOLVER.LR_DECAY_STAGES": Limit(
         "rising whole numbers >= 1",
         lambda v: all(type(e) is int and e >= 1 for e in v) and all(a < b for a, b in pairwise(v)),
@@ -193,11 +163,11 @@ LIMITS: dict[str, Limit] = {
     "SOLVER.WARMUP_EPOCHS": NOT_NEGATIVE,
     "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
     "SOLVER.MOMENTUM": FRACTION,
-    "SOLVER.TYPE": one_of("SGD"),
     "SOLVER.AMP": one_of("none", "bf16", "fastest"),
     "SOLVER.AMP_STUDENT": one_of("", "none", "bf16", "fastest"),
-    "DISTILLER.TEACHER_TABLE_FILL": one_of("lazily", "at once"),
-    "DISTILLER.TEACHER_AHEAD": AT_LEAST_ONE,
+    "DISTILLER.LOGITS_CACHE_FILL": one_of("lazily", "first"),
+    "DISTILLER.ASSISTANTS": _NETWORKS,
+    "DISTILLER.OTHER_TEACHERS": _NETWORKS,
     "DATASET.SEED": A_SEED,
     "SOLVER.SEED": A_SEED,
     "LOG.SAVE_CHECKPOINT_FREQ": AT_LEAST_ONE,
@@ -205,20 +175,42 @@ LIMITS: dict[str, Limit] = {
     "LOG.SAVE_EVERY": Limit('empty, "N steps" or "N minutes"', lambda v: _INTERVAL.fullmatch(v) is not None),
 }
 
-_METHOD_NODES: dict[str, CN] = {}
+WEIGHT = Limit("a weight > 0", lambda v: v > 0)
+OPEN_NODES: dict[str, Limit] = {"DISTILLER.PATHS": WEIGHT}
+"""Sections whose keys are free; each value is a number within the limit."""
+
+REMOVED: dict[str, str] = {
+    "DISTILLER.TEACHER_TABLE": "it is DISTILLER.LOGITS_CACHE now",
+    "DISTILLER.TEACHER_TABLE_FILL": "it is DISTILLER.LOGITS_CACHE_FILL now",
+    "DISTILLER.TEACHER_AHEAD": "it is gone, as it made runs slower: leave it out",
+    "DISTILLER.TEACHER_FOLD_BN": "it is gone: leave it out",
+    "SOLVER.CUDA_GRAPH": "it is gone: leave it out",
+    "TAKD.ASSISTANTS": "it is DISTILLER.ASSISTANTS now",
+    "DGKD.ASSISTANTS": "it is DISTILLER.ASSISTANTS now",
+}
+"""Keys of earlier versions, and what to do about them."""
+
+_NODES: dict[str, CN] = {}
 
 
-def declare_node(name: str, node: CN, limits: dict[str, Limit]) -> None:
-    """Add a method's node, declared beside the method, to the tree; its keys' limits by path below the node."""
-    if name in _DEFAULTS or name in _METHOD_NODES:
+def declare_node(name: str, node: CN, limits: Mapping[str, Limit]) -> None:
+    """Add a section, declared beside its method or kind of teacher, to the tree; limits by path below the section.
+
+    KeyError where the name is taken, or where a limit is for a key that the section does not have.
+    """
+    if name in _DEFAULTS or name in _NODES:
         raise KeyError(f"{name!r} is a section of the config already")
-    _METHOD_NODES[name] = node
+    known = flatten(node)
+    for key in limits:
+        if key not in known:
+            raise KeyError(f"{name}: a limit is given for {key!r}; {suggest(key, list(known))}")
+    _NODES[name] = node
     LIMITS.update({f"{name}.{key}": limit for key, limit in limits.items()})
 
 
 def default_cfg() -> CN:
-    """A fresh copy of every key with its default, the nodes of all registered methods included."""
+    """A fresh copy of every key with its default, the sections of all methods and kinds of teacher included."""
     cfg = _DEFAULTS.clone()
-    for name, node in _METHOD_NODES.items():
+    for name, node in _NODES.items():
         cfg[name] = node.clone()
     return cfg

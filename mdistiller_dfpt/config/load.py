@@ -9,37 +9,32 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from .config_keys import LIMITS, POSITIVE, PRETRAINED, Limit, data_family, default_cfg, is_name, student_lr
-from .errors import ConfigError
-from .plugins import load_plugins, load_published
-from .registry import suggest
+from ..errors import ConfigError
+from ..registry import suggest
+from .keys import LIMITS, OPEN_NODES, POSITIVE, REMOVED, Limit, default_cfg, is_name
+from .keywords import flatten
+from .policy import PRETRAINED, data_family, student_lr
 from .yaml_reader import parse_yaml, read_yaml
 
-
-def flatten(node: CN | dict, prefix: str = "") -> dict[str, Any]:
-    """{dotted key: value} of all leaves."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
+Import = Callable[[Sequence[str], Path | None], None]
+"""Imports the code that PLUGINS names, paths beside a file; its methods then have their sections."""
 
 
-def keywords(node: CN) -> dict[str, Any]:
-    """A method's node as constructor keywords: the path in lower case, `LOSS` dropped (`FEAT.DIM` -> `feat_dim`)."""
-    flat = flatten(node)
-    return {"_".join(part.lower() for part in key.split(".") if part != "LOSS"): value for key, value in flat.items()}
+def _refuse(names: Sequence[str], beside: Path | None) -> None:
+    if names:
+        raise ConfigError(f"PLUGINS names {', '.join(names)}; mdistiller_dfpt.load_cfg imports such code")
 
 
-def load_cfg(path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -> CN:
+def load_cfg(
+    path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = (), *, plugins: Import = _refuse
+) -> CN:
     """The frozen config of the file `path` (None: the defaults) with `overrides` KEY VALUE KEY VALUE ... on top.
 
-    Raises ConfigError with every fault found, a line each: where it stands, key, value, what is allowed.
+    `plugins` imports the user code that is named, so that its sections exist before they are validated. ConfigError
+    with every fault found, a line each: where it stands, key, value, what is allowed.
     """
     layers = [] if path is None else list(_with_bases(Path(path), ()))
-    _import_plugins(layers, overrides)
+    _import_plugins(layers, overrides, plugins)
     merge = _Merge(default_cfg())
     if path is not None:
         for file, data, lines in layers:
@@ -58,19 +53,18 @@ def load_cfg(path: str | os.PathLike | None = None, overrides: Sequence[str] = (
     return cfg
 
 
-def _import_plugins(layers: Iterable[tuple[Path, dict[str, Any], Any]], overrides: Sequence[str]) -> None:
-    """Import the user code that is named, so that its nodes exist before they are validated."""
-    load_published()
+def _import_plugins(layers: Iterable[tuple[Path, dict[str, Any], Any]], overrides: Sequence[str], load: Import) -> None:
+    load([], None)
     for file, data, _ in layers:
         if isinstance(names := data.get("PLUGINS"), list):
             names = [str(n) for n in names]
-            load_plugins(names, file.parent)
+            load(names, file.parent)
             data["PLUGINS"] = [_beside(file, n) if n.endswith(".py") else n for n in names]
     words = [str(w) for w in overrides]
     for key, text in zip(words[::2], words[1::2], strict=False):
         if key == "PLUGINS":
             names, _ = parse_yaml(text)
-            load_plugins(map(str, names if isinstance(names, list) else []))
+            load([str(n) for n in names] if isinstance(names, list) else [], None)
 
 
 def name_from(path: Path) -> str:
@@ -103,7 +97,11 @@ class _Merge:
         node = self.cfg if node is None else node
         for key, value in data.items():
             full = prefix + key
-            if key not in node:
+            if prefix.removesuffix(".") in OPEN_NODES:
+                self.free(node, key, full, value, where(full))
+            elif full in REMOVED:
+                self.faults.append(f"{where(full)}: unknown key {full}: {REMOVED[full]}")
+            elif key not in node:
                 known = [prefix + k for k in node] + list(flatten(self.cfg))
                 self.faults.append(f"{where(full)}: unknown key {full}; {suggest(full, known)}")
             elif isinstance(node[key], CN):
@@ -113,6 +111,16 @@ class _Merge:
                     self.faults.append(f"{where(full)}: {full} is a section; set a key below it")
             else:
                 self.value(node, key, full, value, where(full))
+
+    def free(self, node: CN, key: str, full: str, value: Any, where: str) -> None:
+        """A key of an open section, which needs no default."""
+        limit = OPEN_NODES[full.rpartition(".")[0]]
+        value = float(value) if type(value) is int else value
+        if type(value) is float and math.isfinite(value) and _holds(limit, value):
+            node[key] = value
+            self.where[full] = where
+        else:
+            self.faults.append(f"{where}: {full} is {_show(value)}; it must be {limit.words}")
 
     def value(self, node: CN, key: str, full: str, value: Any, where: str) -> None:
         ok, converted = _as_type(value, node[key], LIMITS.get(full))
@@ -132,7 +140,12 @@ class _Merge:
             for part in parts[:-1]:
                 node = node.get(part) if isinstance(node, CN) else None
             where = "command line"
-            if not isinstance(node, CN) or parts[-1] not in node:
+            section = ".".join(parts[:-1])
+            if full in OPEN_NODES or section in OPEN_NODES:
+                self.open(node, parts[-1], full, text, where)
+            elif full in REMOVED:
+                self.faults.append(f"{where}: unknown key {full}: {REMOVED[full]}")
+            elif not isinstance(node, CN) or parts[-1] not in node:
                 self.faults.append(f"{where}: unknown key {full}; {suggest(full, list(flatten(self.cfg)))}")
             elif isinstance(node[parts[-1]], CN):
                 self.faults.append(f"{where}: {full} is a section; set a key below it")
@@ -145,6 +158,17 @@ class _Merge:
                     self.faults.append(f"{where}: {full} is {_show(text)}; {e}")
                     continue
                 self.value(node, parts[-1], full, value, where)
+
+    def open(self, node: CN, key: str, full: str, text: str, where: str) -> None:
+        """An open section, or a key of one, from the command line."""
+        value, _ = parse_yaml(text)
+        if full not in OPEN_NODES:
+            self.free(node, key, full, value, where)
+        elif isinstance(value, dict):
+            node[key].clear()
+            self.tree(value, lambda _: where, node[key], full + ".")
+        else:
+            self.faults.append(f"{where}: {full} is {_show(text)}; it must be a mapping, as {{teacher: 1.0}}")
 
     def check(self) -> None:
         flat = flatten(self.cfg)
@@ -215,10 +239,19 @@ def _with_bases(path: Path, chain: tuple[Path, ...]) -> Iterable[tuple[Path, dic
 def _resolve_paths(data: dict[str, Any], file: Path) -> None:
     """The teacher's config and weights are relative to the file that names them, or else to the working directory."""
     section = data.get("DISTILLER")
-    for key in ("TEACHER_CFG", "TEACHER_CKPT"):
-        name = section.get(key) if isinstance(section, dict) else None
-        if isinstance(name, str) and name and name.partition(":")[0] != PRETRAINED:
-            section[key] = _beside(file, name)
+    if not isinstance(section, dict):
+        return
+    for key in ("TEACHER_CFG", "TEACHER_CKPT", "OTHER_TEACHER_CFGS", "OTHER_TEACHER_CKPTS"):
+        names = section.get(key)
+        if isinstance(names, list):
+            section[key] = [_resolved(file, name) for name in names]
+        elif isinstance(names, str):
+            section[key] = _resolved(file, names)
+
+
+def _resolved(file: Path, name: Any) -> Any:
+    is_path = isinstance(name, str) and name and name.partition(":")[0] != PRETRAINED
+    return _beside(file, name) if is_path else name
 
 
 def _beside(file: Path, name: str) -> str:

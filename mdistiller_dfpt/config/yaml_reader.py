@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16

@@ -1,11 +1,12 @@
 """What one training step sees."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """What this process takes of one batch: the samples at `index` (B,), of `total` in all processes.
 
     `epoch` and `step` count from 1, as the methods of the literature do.
@@ -17,7 +18,8 @@ class Share(NamedTuple):
     total: int
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """image (B, 3, H, W) float, target (B,) int64, index (B,) the samples' positions in the training set.
 
     `epoch` and `step` count from 1, as the methods of the literature do. `strong`: a second, strongly augmented view
@@ -35,5 +37,7 @@ class Batch(NamedTuple):
     total: int | None = None
     view: Tensor | None = None
 
-    def fields(self) -> dict[str, Any]:
-        return self._asdict()
+    @property
+    def size(self) -> int:
+        """Samples in the whole batch, all processes together."""
+        return len(self.target) if self.total is None else self.total

@@ -1,17 +1,16 @@
 """The registry of data sets, and the loaders of a run."""
 
-import os
 from typing import NamedTuple
 
 import torch
 from yacs.config import CfgNode as CN
 
-from ..distributed import agreed, world_size
+from ..distributed import agreed, pick_device, world_size
 from ..errors import ConfigError, DataError
 from ..registry import Registry
-from .files import FileLoader, FileRecipe, FileSet
+from .image_files import FileLoader, FileRecipe, FileSet
+from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
-from .resident import ImageSet, Recipe, ResidentLoader
 
 DATASETS = Registry("data set")
 """Maps DATASET.TYPE to a function cfg -> ImageSource or FileSource."""
@@ -49,27 +48,12 @@ class Data(NamedTuple):
         return (3, *self.train.size)
 
 
-def pick_device(cfg: CN) -> torch.device:
-    """EXPERIMENT.DEVICE as a device; ConfigError where it asks for a GPU that is not there."""
-    name = cfg.EXPERIMENT.DEVICE
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun starts a process for each GPU
-    device = torch.device(name)
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(
-            f"EXPERIMENT.DEVICE is {name}; {torch.cuda.device_count()} CUDA devices here: use auto or cpu"
-        )
-    return device
-
-
 def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     """Load DATASET.TYPE and make its loaders.
 
     Raises DataError where the data set is missing or damaged, ConfigError where the batch exceeds it.
     """
-    device = pick_device(cfg) if device is None else device
+    device = pick_device(cfg.EXPERIMENT.DEVICE) if device is None else device
     load = DATASETS[cfg.DATASET.TYPE]
     if cfg.DATASET.DOWNLOAD and world_size() > 1:  # one process fetches and unpacks, the others find it there
         agreed(lambda: load(cfg) and None)
@@ -85,7 +69,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         _check_labels(split.labels, classes, cfg.DATASET.TYPE)
     if cfg.DATASET.CLASSES not in (0, classes):
         raise DataError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here")
-    make, common = ResidentLoader, {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
+    make, common = InMemoryLoader, {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
     if isinstance(source, FileSource):
         skips = cfg.DATASET.ON_ERROR == "skip"
         if skips and world_size() > 1:

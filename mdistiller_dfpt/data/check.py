@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 
 from .build import FileSource, ImageSource
-from .files import Fault, read_image
+from .image_files import Fault, read_image
 
 Look = tuple[str, str, str, str | None]  # split, name, what is wrong with it, a hash of its pixels
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from .files import Fault, FileSet, read_image
+from .image_files import Fault, FileSet, read_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 

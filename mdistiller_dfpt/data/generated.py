@@ -8,6 +8,9 @@ from PIL import Image
 
 from ..errors import ConfigError
 
+LAYOUTS = ("cub200", "folder", "imagenet", "tiny_imagenet")
+"""The data sets whose layout of files can be written here."""
+
 
 def write_data_set(kind: str, root: Path, classes: int = 4, per_class: int = 3, size: int = 48) -> list[str]:
     """Write `kind` (a DATASET.TYPE of files) below `root`; the overrides KEY VALUE ... that read it."""

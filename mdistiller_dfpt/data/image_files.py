@@ -12,10 +12,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tf
 
 from ..errors import DataError
+from .augment import strong_view
 from .batch import Batch
 from .loader import Loader
 from .randomness import seeded
-from .strong import strong_view
 
 Transform = Callable[[Image.Image], Image.Image]
 
@@ -89,7 +89,10 @@ class Files(Dataset):
         return view, strong_view(view, index, self.seed, epoch) if self.strong else None, index
 
 
-def collate(samples: Sequence[Sample | Fault]) -> tuple[Tensor | None, Tensor | None, Tensor, list[Fault]]:
+Decoded = tuple[Tensor | None, Tensor | None, Tensor, list[Fault]]
+
+
+def collate(samples: Sequence[Sample | Fault]) -> Decoded:
     """Images (B, 3, H, W) uint8, strong views alike or None, indices (B,), and the files that could not be read."""
     faults = [s for s in samples if isinstance(s, Fault)]
     good = [s for s in samples if not isinstance(s, Fault)]
@@ -132,11 +135,11 @@ class FileLoader(Loader):
         self.schedule = _Schedule()
         self._loader: DataLoader | None = None
 
-    def epoch(self, epoch: int = 1, first: int = 0) -> Iterator[Batch]:
-        shares = list(self.shares(self.order(epoch), epoch, first))
-        self.schedule.batches = [[(epoch, i) for i in share.index.tolist()] for share in shares]
+    def epoch(self, epoch: int = 1, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
+        shards = list(self.shards(self.order(epoch), epoch, first))
+        self.schedule.batches = [[(epoch, i) for i in shard.index.tolist()] for shard in shards]
         skipped: list[Fault] = []
-        for share, (images, strong, index, faults) in zip(shares, self._decoded(), strict=True):
+        for shard, (images, second, index, faults) in zip(shards, self._decoded(strong), strict=True):
             if faults and not self.skip_faults:
                 fault = faults[0]
                 raise DataError(
@@ -147,15 +150,16 @@ class FileLoader(Loader):
             if images is None:
                 continue
             index = index.to(self.device, non_blocking=True)
-            strong = None if strong is None else self._on_device(strong)
-            yield Batch(self._on_device(images), self.labels[index], index, epoch, share.step, strong, share.total)
+            second = None if second is None else self._on_device(second)
+            yield Batch(self._on_device(images), self.labels[index], index, epoch, shard.step, second, shard.total)
         if skipped:
             print(f"warning: skipped {len(skipped)} files that are no images, the first {skipped[0].path} "
                   f"({skipped[0].reason})", file=sys.stderr)  # fmt: skip
 
-    def _decoded(self) -> Iterator[tuple]:
-        self.files.strong = self.strong_view
-        if self._loader is None:  # the first epoch starts the workers, which then know what is asked of them
+    def _decoded(self, strong: bool) -> Iterator[Decoded]:
+        if strong != self.files.strong:
+            self.files.strong, self._loader = strong, None  # workers know what was asked of them when they started
+        if self._loader is None:  # the first epoch starts the workers
             self._loader = DataLoader(
                 self.files, batch_sampler=self.schedule, collate_fn=collate, num_workers=self.workers,
                 timeout=self.timeout if self.workers else 0,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .batch import Batch, Share
+from .augment import strong_views
+from .batch import Batch, Shard
 from .loader import Loader
 from .randomness import random_bits
-from .strong import strong_views
 
 
 class Recipe(NamedTuple):
@@ -51,7 +51,7 @@ def crop_flip(padded: Tensor, index: Tensor, views: Views, size: tuple[int, int]
     return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-class ResidentLoader(Loader):
+class InMemoryLoader(Loader):
     """Batches of a data set in memory."""
 
     def __init__(
@@ -67,43 +67,29 @@ class ResidentLoader(Loader):
         self.size = (images.images.shape[1], images.images.shape[2])
         pad = recipe.pad if train else 0
         self.padded = F.pad(images.images, (0, 0, pad, pad, pad, pad)).to(device)
-        self._views: Views | None = None  # of every sample, in the epoch that was drawn last
-        self._drawn: int | None = None
 
-    def epoch(self, epoch: int = 1, first: int = 0) -> Iterator[Batch]:
-        for share in self.start(epoch, first):
-            yield self.batch(share)
+    def epoch(self, epoch: int = 1, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
+        views = self._draw(epoch)
+        for shard in self.shards(self.order(epoch).to(self.device), epoch, first):
+            yield self._batch(shard, views, strong)
 
-    def start(self, epoch: int, first: int = 0) -> Iterator[Share]:
-        """Draw the views of an epoch, and say which samples its batches take; `batch` makes each."""
-        self._draw(epoch)
-        return self.shares(self.order(epoch).to(self.device), epoch, first)
-
-    def _draw(self, epoch: int) -> None:
+    def _draw(self, epoch: int) -> Views | None:
         """All views of an epoch at once: no step copies anything to the device or waits for it."""
-        if not self.train or epoch == self._drawn:
-            return
+        if not self.train:
+            return None
         everything = torch.arange(self.num_samples, device=self.device)
-        drawn = draw_views(everything, self.seed, epoch, self.recipe.pad, self.recipe.flip)
-        if self._views is None:
-            self._views = drawn
-        for kept, new in zip(self._views, drawn, strict=True):
-            kept.copy_(new)  # in place, as a captured step reads them where they were
-        self._drawn = epoch
+        return draw_views(everything, self.seed, epoch, self.recipe.pad, self.recipe.flip)
 
-    def batch(self, share: Share) -> Batch:
-        """The samples of a share, in the views of its epoch."""
-        self._draw(share.epoch)
-        index, views = share.index, None
-        if self.train:
-            views = tuple(v[index] for v in self._views)
+    def _batch(self, shard: Shard, drawn: Views | None, strong: bool) -> Batch:
+        """The samples of a shard, in the views of its epoch."""
+        index, views = shard.index, None
+        if drawn is not None:
+            views = drawn[0][index], drawn[1][index], drawn[2][index]
         image = self._cropped(index, views)
-        strong = None
-        if self.strong_view:
-            strong = self.normalised(strong_views(image, index, self.seed, share.epoch))
+        second = self.normalised(strong_views(image, index, self.seed, shard.epoch)) if strong else None
         view = None if views is None else self._number(views)
         return Batch(
-            self.normalised(image), self.labels[index], index, share.epoch, share.step, strong, share.total, view
+            self.normalised(image), self.labels[index], index, shard.epoch, shard.step, second, shard.total, view
         )
 
     def images_in(self, index: Tensor, view: Tensor) -> Tensor:

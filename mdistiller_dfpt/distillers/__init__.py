@@ -3,11 +3,11 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .base import DISTILLERS, Distiller, Output
+from ..losses.logit import LOGIT_LOSSES
+from .base import DISTILLERS, Distiller, Method, Output
 from .build import build_distiller
-from .logit_loss import LOGIT_LOSSES
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["DISTILLERS", "LOGIT_LOSSES", "Distiller", "Output", "build_distiller"]
+__all__ = ["DISTILLERS", "LOGIT_LOSSES", "Distiller", "Method", "Output", "build_distiller"]

@@ -1,12 +1,11 @@
 """AT: match where networks look (Zagoruyko & Komodakis, 2017, arXiv:1612.03928)."""
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import POSITIVE
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..config.keys import POSITIVE
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, same_size, stage_pairs, weights
 
 
@@ -31,7 +30,7 @@ class AT(FeatureDistiller):
     config = CN({"P": 2.0, "LOSS": weights(1.0, 1000.0)})
     limits = {**WEIGHT_LIMITS, "P": POSITIVE}
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, *, p: float, ce_weight: float, feat_weight: float):
+    def __init__(self, student: StagedModel, teacher: TeacherLike, *, p: float, ce_weight: float, feat_weight: float):
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
         self.p = p
 

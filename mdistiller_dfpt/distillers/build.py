@@ -1,21 +1,24 @@
 """From a config to a distiller: the last line that sees `cfg`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
+from typing import Any, cast
 
 import torch
-from torch import nn
 from yacs.config import CfgNode as CN
 
-from ..config import keywords
+from ..config.keywords import keywords
 from ..errors import ConfigError
-from .base import DISTILLERS, Distiller
-from .combined import Combined
+from ..models import StagedModel
+from ..teachers import TEACHERS, Teacher, TeacherPath, build_teacher
+from ..teachers.build import takes_others
+from .base import DISTILLERS, Distiller, Method
+from .combined import Combined, Member
 
-AMP_DTYPES = {"none": None, "bf16": torch.bfloat16}
+AMP_DTYPES: dict[str, torch.dtype | None] = {"none": None, "bf16": torch.bfloat16}
 
 
-def methods_of(cfg: CN) -> dict[str, type[Distiller]]:
+def methods_of(cfg: CN) -> dict[str, type[Method]]:
     """The classes that DISTILLER.TYPE names, one or a list; ConfigError for an unknown name."""
     names = cfg.DISTILLER.TYPE
     return {name: DISTILLERS[name] for name in ([names] if isinstance(names, str) else names)}
@@ -31,40 +34,123 @@ def needs_teacher(cfg: CN) -> bool:
     return any(method.needs_teacher for method in methods_of(cfg).values())
 
 
-def assistant_names(cfg: CN) -> list[str]:
-    """The networks that stand between teacher and student, the strongest first."""
-    lists = [cfg[name].ASSISTANTS for name, method in methods_of(cfg).items() if "assistants" in method.needs]
-    return lists[0] if lists else []
+def teacher_kind(cfg: CN) -> str:
+    """The kind of teacher of a run: a method's own, where one is made for a kind, else DISTILLER.TEACHER_KIND.
+
+    ConfigError where two methods, or a method and the key, ask for different kinds.
+    """
+    asked = {"DISTILLER.TEACHER_KIND": cfg.DISTILLER.TEACHER_KIND} if cfg.DISTILLER.TEACHER_KIND != "frozen" else {}
+    asked |= {name: kind for name, m in methods_of(cfg).items() if (kind := getattr(m, "teacher_kind", ""))}
+    if len(set(asked.values())) > 1:
+        raise ConfigError("; ".join(f"{name} has a teacher of the kind {kind}" for name, kind in asked.items())
+                          + "; a run has one kind")  # fmt: skip
+    kind = next(iter(asked.values()), "frozen")
+    TEACHERS[kind]  # ConfigError where there is none of that name
+    return kind
+
+
+def others_of(cfg: CN) -> list[str]:
+    """The networks beside the teacher that its kind is made of: assistants, or other teachers."""
+    if not needs_teacher(cfg) or not takes_others(TEACHERS[teacher_kind(cfg)]):
+        return []
+    d = cfg.DISTILLER
+    return list(d.OTHER_TEACHERS or d.ASSISTANTS)
 
 
 def build_distiller(
-    cfg: CN, student: nn.Module, teacher: nn.Module | None, num_data: int, *,
-    image_shape: tuple[int, int, int] = (3, 32, 32), assistants: Sequence[nn.Module] = (),
-) -> Distiller:  # fmt: skip
-    """What DISTILLER.TYPE names, over two networks.
+    cfg: CN, student: StagedModel, teacher: StagedModel | None, num_data: int, *,
+    image_shape: tuple[int, int, int] = (3, 32, 32), others: Sequence[StagedModel] = (),
+) -> Method:  # fmt: skip
+    """What DISTILLER.TYPE names, over a student and what teaches it.
 
-    `num_data` is the training set's size, for methods with a memory; `image_shape` (3, H, W), for methods that must
-    know the size of the networks' maps; `assistants`, for methods that have networks between teacher and student.
-    ConfigError where a method is unknown or one of its keys does not fit these networks.
+    `teacher` is the trained network, around which the kind of teacher is built; `others` are further trained networks,
+    for the kinds that are made of several. `num_data` is the training set's size, for methods with a memory;
+    `image_shape` (3, H, W), for methods that must know the size of the networks' maps. ConfigError where a method is
+    unknown or one of its keys does not fit these networks.
     """
-    beside = {
-        "num_data": num_data, "image_shape": tuple(image_shape), "assistants": list(assistants), "cfg": cfg,
-    }  # fmt: skip
-    members = {}
-    for name, method in methods_of(cfg).items():
-        if method.needs_teacher and teacher is None:
-            raise ConfigError(f"DISTILLER.TYPE is {name}; it needs a teacher: set DISTILLER.TEACHER")
-        arguments = keywords(cfg[name]) if method.config else {}
-        arguments |= {need: beside[need] for need in method.needs}
-        if "cfg" in signature(method.__init__).parameters:  # mdistiller's constructor: it reads its node by itself
-            arguments = {need: beside[need] for need in (*method.needs, "cfg")}
-        try:
-            members[name] = method(student, teacher if method.needs_teacher else None, **arguments)
-        except ValueError as e:
-            raise ConfigError(str(e)) from None
+    beside = {"num_data": num_data, "image_shape": tuple(image_shape)}
+    methods = methods_of(cfg)
     try:
-        distiller = next(iter(members.values())) if len(members) == 1 else Combined(members)
+        if not needs_teacher(cfg):
+            method = _alone(cfg, methods, student)
+        elif teacher is None:
+            raise ConfigError(f"DISTILLER.TYPE is {method_label(cfg)}; it needs a teacher: set DISTILLER.TEACHER")
+        else:
+            method = _taught(cfg, methods, student, teacher, others, beside)
     except ValueError as e:
         raise ConfigError(str(e)) from None
-    distiller.set_precision(AMP_DTYPES[cfg.SOLVER.AMP], AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
-    return distiller
+    method.set_precision(AMP_DTYPES[cfg.SOLVER.AMP], AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
+    return method
+
+
+def _alone(cfg: CN, methods: Mapping[str, type[Method]], student: StagedModel) -> Method:
+    if len(methods) > 1:
+        raise ConfigError(f"{method_label(cfg)}: none of these has a teacher; name one")
+    (name, cls), *_ = methods.items()
+    return cls(student, **_arguments(cfg, name, cls, {}))
+
+
+def _taught(
+    cfg: CN, methods: Mapping[str, type[Method]], student: StagedModel, network: StagedModel,
+    others: Sequence[StagedModel], beside: Mapping[str, Any],
+) -> Distiller:  # fmt: skip
+    for name, cls in methods.items():
+        if len(methods) > 1 and not _can_be_summed(cls):
+            raise ConfigError(f"DISTILLER.TYPE: {name} runs the networks in its own way and cannot be in a list")
+    # A method whose node has the keys of its kind of teacher builds it, and the others in a list are taught by it too
+    builds = next((n for n, m in methods.items() if getattr(m, "builds_teacher", False)), None)
+    members: dict[str, list[Member]] = {}
+    teacher: Teacher | None = None if builds else build_teacher(cfg, network, others, teacher_kind(cfg))
+    for name in sorted(methods, key=lambda n: n != builds):
+        cls = cast(type[Distiller], methods[name])
+        arguments = _arguments(cfg, name, cls, beside)
+        if teacher is None:
+            distiller = cls(student, network, **arguments)
+            teacher = distiller.teacher
+            members[name] = [Member(distiller)]
+            _refuse_paths(cfg, name)
+        elif not cls.matches_one_path:
+            members[name] = [Member(cls(student, teacher, **arguments))]
+            _refuse_paths(cfg, name)
+        else:
+            paths = dict(cfg.DISTILLER.PATHS) or teacher.default_paths()
+            _refuse_unknown(paths, teacher, cfg)
+            members[name] = [
+                Member(cls(student, TeacherPath(teacher, path), **arguments), path=path if len(paths) > 1 else "",
+                       weight=weight, with_labels=i == 0)
+                for i, (path, weight) in enumerate(paths.items())
+            ]  # fmt: skip
+    summed = [
+        Member(m.distiller, name if len(methods) > 1 else "", m.path, m.weight, m.with_labels)
+        for name in methods for m in members[name]
+    ]  # fmt: skip
+    if len(summed) == 1 and summed[0].weight == 1:
+        return summed[0].distiller
+    return Combined(summed)
+
+
+def _arguments(cfg: CN, name: str, cls: type[Method], beside: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's keywords: those of the method's node, and what else its signature asks for."""
+    parameters = signature(cls.__init__).parameters
+    wanted = {key: value for key, value in beside.items() if key in parameters}
+    if "cfg" in parameters:  # a class written for mdistiller reads its node by itself
+        return {**wanted, "cfg": cfg}
+    return {**(keywords(cfg[name]) if cls.config else {}), **wanted}
+
+
+def _can_be_summed(cls: type[Method]) -> bool:
+    return issubclass(cls, Distiller) and cls.forward is Distiller.forward
+
+
+def _refuse_paths(cfg: CN, name: str) -> None:
+    if cfg.DISTILLER.PATHS:
+        raise ConfigError(f"DISTILLER.PATHS is set; {name} weighs the paths by keys of its own: leave it out")
+
+
+def _refuse_unknown(paths: Mapping[str, float], teacher: Teacher, cfg: CN) -> None:
+    for path in paths:
+        if path not in teacher.path_names():
+            raise ConfigError(
+                f"DISTILLER.PATHS.{path}: a teacher of the kind {teacher_kind(cfg)} has the paths "
+                f"{', '.join(teacher.path_names())}"
+            )

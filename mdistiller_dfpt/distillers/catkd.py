@@ -4,9 +4,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import AT_LEAST_ONE
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..config.keys import AT_LEAST_ONE
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, weights
 
 
@@ -34,7 +33,7 @@ class CATKD(FeatureDistiller):
     limits = {**WEIGHT_LIMITS, "CAM_RESOLUTION": AT_LEAST_ONE}
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, cam_resolution: int, normalize: bool, ce_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, cam_resolution: int, normalize: bool, ce_weight: float,
         feat_weight: float,
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
@@ -43,6 +42,6 @@ class CATKD(FeatureDistiller):
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         maps = (
             class_activation_map(output.features["head_map"], network.classifier_layer)
-            for output, network in ((student, self.student), (teacher, self.teacher))
+            for output, network in ((student, self.student), (teacher, self.teacher_network))
         )
         return catkd_loss(*maps, *self.arguments)

@@ -3,9 +3,8 @@
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from ..config_keys import AT_LEAST_ONE
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..config.keys import AT_LEAST_ONE
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, weights
 
 
@@ -24,16 +23,15 @@ class CC(FeatureDistiller):
 
     config = CN({"FEAT_DIM": 128, "LOSS": weights(1.0, 0.02)})
     limits = {**WEIGHT_LIMITS, "FEAT_DIM": AT_LEAST_ONE}
-    needs = ("image_shape",)
     couples_samples = True
     min_batch = 2
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, feat_dim: int, ce_weight: float, feat_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, feat_dim: int, ce_weight: float, feat_weight: float,
         image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
-        dims = (feature_shapes(network, image_shape).pooled for network in (student, teacher))
+        dims = (feature_shapes(network, image_shape).pooled for network in (student, self.teacher_network))
         self.embed_student, self.embed_teacher = (nn.Linear(dim, feat_dim) for dim in dims)
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

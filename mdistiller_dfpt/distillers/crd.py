@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import AT_LEAST_ONE, FRACTION, POSITIVE, one_of
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..config.keys import AT_LEAST_ONE, FRACTION, POSITIVE, one_of
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shape, feature_shapes, weights
 
 EPS = 1e-7
@@ -163,17 +162,15 @@ class CRD(FeatureDistiller):
         **WEIGHT_LIMITS, "MODE": one_of("exact", "relax"), "FEAT.DIM": AT_LEAST_ONE, "NCE.K": AT_LEAST_ONE,
         "NCE.MOMENTUM": FRACTION, "NCE.TEMPERATURE": POSITIVE,
     }  # fmt: skip
-    needs = ("num_data", "image_shape")
     couples_samples = True  # the bank, which is to be the same in all processes
-    why_eager = "negatives are drawn anew for each step by a generator that is seeded on the host"
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, mode: str, feat_dim: int, feat_student_dim: int,
+        self, student: StagedModel, teacher: TeacherLike, *, mode: str, feat_dim: int, feat_student_dim: int,
         feat_teacher_dim: int, ce_weight: float, feat_weight: float, nce_k: int, nce_momentum: float,
         nce_temperature: float, num_data: int, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
-        dims = [feature_shapes(network, image_shape).pooled for network in (student, teacher)]
+        dims = [feature_shapes(network, image_shape).pooled for network in (student, self.teacher_network)]
         check_shape("CRD.FEAT.STUDENT_DIM", feat_student_dim, dims[0])
         check_shape("CRD.FEAT.TEACHER_DIM", feat_teacher_dim, dims[1])
         self.mode, self.k, self.temperature = mode, nce_k, nce_temperature

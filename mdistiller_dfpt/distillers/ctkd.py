@@ -4,13 +4,13 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import AT_LEAST_ONE, POSITIVE
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..config.keys import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
+from ..losses import Terms, distillation, label
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .kd import kd_loss
-from .logit import LOGIT_LIMITS, LogitDistiller
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -35,7 +35,7 @@ def adversity(epoch: int, loops: int) -> float:
 
 
 @DISTILLERS.register("CTKD")
-class CTKD(LogitDistiller):
+class CTKD(Distiller):
     """Cross-entropy and `kd_loss` at one temperature for all samples, in START to START + RANGE."""
 
     config = CN(
@@ -48,20 +48,24 @@ class CTKD(LogitDistiller):
     )
     limits = {
         "START": POSITIVE, "RANGE": POSITIVE, "LOOPS": AT_LEAST_ONE,
-        **{k: v for k, v in LOGIT_LIMITS.items() if k != "TEMPERATURE"},
+        "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE,
     }  # fmt: skip
-    uses_epoch = True
+    needs_teacher_maps = False
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, start: float, range: float, loops: int, ce_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, start: float, range: float, loops: int, ce_weight: float,
         kd_weight: float,
     ):  # fmt: skip
-        super().__init__(student, teacher, temperature=0.0, ce_weight=ce_weight, kd_weight=kd_weight)
+        super().__init__(student, teacher)
+        self.ce_weight, self.kd_weight = ce_weight, kd_weight
         self.start, self.range, self.loops = start, range, loops
         self.global_temperature = nn.Parameter(torch.ones(()))
 
-    def logit_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         parameter = scale_gradient(self.global_temperature, adversity(batch.epoch, self.loops))
         temperature = self.start + self.range * parameter.sigmoid()
         self.log("temperature", temperature)
-        return kd_loss(student.logits, teacher.logits, temperature)
+        return {
+            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "kd": distillation(kd_loss(student.logits, teacher.logits, temperature), self.kd_weight),
+        }

@@ -1,15 +1,16 @@
 """DGKD: taught by the teacher and all assistants at once (Son et al., 2021, arXiv:2009.08825)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
-from ..config_keys import NOT_NEGATIVE
-from ..data import Batch
+from ..config.keys import NOT_NEGATIVE
 from ..data.randomness import random_bits
-from .assistants import ASSISTANT_LIMITS
-from .base import DISTILLERS, Output, as_output
+from ..losses import Terms, distillation, label
+from ..losses.sharded import over_processes
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .kd import kd_loss
 from .logit import LOGIT_LIMITS, LogitDistiller, logit_node
 
@@ -19,36 +20,38 @@ def dgkd_loss(student: Tensor, teachers: Sequence[Tensor], temperature: float) -
     return sum((kd_loss(student, t, temperature) for t in teachers), student.new_zeros(()))
 
 
-@DISTILLERS.register("DGKD")
-class DGKD(LogitDistiller):
-    """Cross-entropy and `dgkd_loss`; in each step DROP of the teachers, drawn at random, are left out."""
-
-    config = logit_node(4.0, ce=0.1, kd=0.9, ASSISTANTS=[], DROP=1)
-    limits = {**LOGIT_LIMITS, **ASSISTANT_LIMITS, "DROP": NOT_NEGATIVE}
-    needs = ("assistants",)
-    why_eager = "the host draws which teachers are left out of a step"
-
-    def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, temperature: float, assistants: Sequence[nn.Module],
-        drop: int, ce_weight: float, kd_weight: float,
-    ):  # fmt: skip
-        super().__init__(student, teacher, temperature=temperature, ce_weight=ce_weight, kd_weight=kd_weight)
-        self.assistants = nn.ModuleList(assistants).requires_grad_(False).eval()
-        # At least one teacher stays, as with no assistant there is but one
-        self.drop = min(drop, len(assistants))
-
-    def frozen(self) -> list[nn.Module]:
-        return [*super().frozen(), *self.assistants]
-
-    def logit_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        with torch.no_grad(), self.precision(batch.image):
-            outputs = [as_output(network(batch.image)) for network in self.assistants]
-        logits = [teacher.logits, *(o.logits for o in outputs)]
-        kept = draw(len(logits), len(logits) - self.drop, batch.epoch, batch.step)
-        return dgkd_loss(student.logits, [logits[i] for i in kept], self.temperature)
-
-
 def draw(count: int, kept: int, epoch: int, step: int) -> list[int]:
     """`kept` of the numbers 0 .. count - 1, a function of epoch and step, so that a resumed run draws the same."""
     keys = random_bits(torch.arange(count), step, epoch, stream=3)
     return keys.argsort()[:kept].tolist()
+
+
+@DISTILLERS.register("DGKD")
+class DGKD(LogitDistiller):
+    """Cross-entropy and `dgkd_loss`; in each step DROP of the teachers, drawn at random, are left out."""
+
+    config = logit_node(4.0, ce=0.1, kd=0.9, DROP=1)
+    limits = {**LOGIT_LIMITS, "DROP": NOT_NEGATIVE}
+    teacher_kind = "assistants"
+    matches_one_path = False
+
+    def __init__(
+        self, student: StagedModel, teacher: TeacherLike, *, temperature: float, drop: int, ce_weight: float,
+        kd_weight: float,
+    ):  # fmt: skip
+        super().__init__(student, teacher, temperature=temperature, ce_weight=ce_weight, kd_weight=kd_weight)
+        self.drop = drop
+
+    def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
+        names = list(paths)
+        # At least one teacher stays, as with no assistant there is but one
+        kept = draw(len(names), max(1, len(names) - self.drop), batch.epoch, batch.step)
+        teachers = {names[i]: paths[names[i]] for i in kept}
+        return over_processes(self._all, student, teachers, batch, couples_samples=False)
+
+    def _all(self, student: Output, teachers: Mapping[str, Output], batch: Batch) -> Terms:
+        loss = dgkd_loss(student.logits, [t.logits for t in teachers.values()], self.temperature)
+        return {
+            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "kd": distillation(loss, self.kd_weight),
+        }

@@ -1,13 +1,13 @@
 """DIST: match correlations instead of probabilities (Huang et al., 2022, arXiv:2205.10536)."""
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import NOT_NEGATIVE, POSITIVE
-from ..data import Batch
-from .base import DISTILLERS, Distiller, Output
-from .logit_loss import LOGIT_LOSSES, pearson_distance
+from ..config.keys import NOT_NEGATIVE, POSITIVE
+from ..losses import LOGIT_LOSSES, Terms, distillation, label
+from ..losses.logit import pearson_distance
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 
 def dist_loss(student: Tensor, teacher: Tensor, inter: float, intra: float, temperature: float) -> Tensor:
@@ -38,16 +38,16 @@ class DIST(Distiller):
         **{f"LOSS.{w}_WEIGHT": NOT_NEGATIVE for w in ("CE", "INTER", "INTRA")},
     }  # fmt: skip
     couples_samples = True
-    looks_at_teacher_maps = False
+    needs_teacher_maps = False
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, temperature: float, ce_weight: float, inter_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, temperature: float, ce_weight: float, inter_weight: float,
         intra_weight: float,
     ):  # fmt: skip
         super().__init__(student, teacher)
         self.temperature, self.ce_weight = temperature, ce_weight
         self.inter_weight, self.intra_weight = inter_weight, intra_weight
 
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         loss = dist_loss(student.logits, teacher.logits, self.inter_weight, self.intra_weight, self.temperature)
-        return {"ce": self.ce_weight * F.cross_entropy(student.logits, batch.target), "dist": loss}
+        return {"ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight), "dist": distillation(loss)}

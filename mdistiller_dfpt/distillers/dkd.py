@@ -1,14 +1,14 @@
 """DKD: the knowledge distillation loss in two parts, weighted apart (Zhao et al., 2022, arXiv:2203.08679)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import NOT_NEGATIVE, POSITIVE
-from ..data import Batch
-from .base import DISTILLERS, Distiller, Output
-from .logit_loss import LOGIT_LOSSES, standardized, without_target
+from ..config.keys import NOT_NEGATIVE, POSITIVE
+from ..losses import LOGIT_LOSSES, Terms, distillation, label
+from ..losses.logit import standardized, without_target
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 
 def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, alpha: float, beta: float, temperature: float) -> Tensor:
@@ -53,23 +53,23 @@ class DKD(Distiller):
     limits = {
         "CE_WEIGHT": NOT_NEGATIVE, "ALPHA": NOT_NEGATIVE, "BETA": NOT_NEGATIVE, "T": POSITIVE, "WARMUP": NOT_NEGATIVE,
     }  # fmt: skip
-    looks_at_teacher_maps = False
-    uses_epoch = True
+    needs_teacher_maps = False
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, ce_weight: float, alpha: float, beta: float, t: float,
+        self, student: StagedModel, teacher: TeacherLike, *, ce_weight: float, alpha: float, beta: float, t: float,
         warmup: int, standardize: bool,
     ):  # fmt: skip
         super().__init__(student, teacher)
         self.ce_weight, self.alpha, self.beta, self.temperature = ce_weight, alpha, beta, t
         self.warmup, self.standardize = warmup, standardize
 
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        pair = student.logits, teacher.logits
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        s, t = student.logits, teacher.logits
         if self.standardize:
-            pair = tuple(map(standardized, pair))
+            s, t = standardized(s), standardized(t)
+        loss = dkd_loss(s, t, batch.target, self.alpha, self.beta, self.temperature)
         warm = min(batch.epoch / self.warmup, 1.0) if self.warmup else 1.0
         return {
-            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.target),
-            "dkd": warm * dkd_loss(*pair, batch.target, self.alpha, self.beta, self.temperature),
+            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "dkd": distillation(loss, warm),
         }

@@ -4,12 +4,15 @@ The early-stopped teacher is a matter of DISTILLER.TEACHER_CFG: a config of fewe
 half: the distillation term ends, and the student goes on with the labels alone.
 """
 
-from torch import Tensor, nn
+from collections.abc import Mapping
+
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..config_keys import NOT_NEGATIVE
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..config.keys import NOT_NEGATIVE
+from ..losses import Terms, label
+from ..losses.sharded import weighted_by_shard
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .kd import kd_loss
 from .logit import LOGIT_LIMITS, LogitDistiller, logit_node
 
@@ -20,21 +23,20 @@ class ESKD(LogitDistiller):
 
     config = logit_node(4.0, ce=0.1, kd=0.9, STOP_EPOCH=0)
     limits = {**LOGIT_LIMITS, "STOP_EPOCH": NOT_NEGATIVE}
-    uses_epoch = True
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, temperature: float, stop_epoch: int, ce_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, temperature: float, stop_epoch: int, ce_weight: float,
         kd_weight: float,
     ):  # fmt: skip
         super().__init__(student, teacher, temperature=temperature, ce_weight=ce_weight, kd_weight=kd_weight)
         self.stop_epoch = stop_epoch
 
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        if self.stop_epoch and batch.epoch > self.stop_epoch:
-            # The labels take over the whole weight, so that the sum keeps its scale
-            weight = self.ce_weight + self.kd_weight
-            return {"ce": weight * F.cross_entropy(student.logits, batch.target)}
-        return super().losses(student, teacher, batch)
+    def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
+        if not self.stop_epoch or batch.epoch <= self.stop_epoch:
+            return super().terms(student, paths, batch)
+        # The labels take over the whole weight, so that the sum keeps its scale; the teacher is not run any more
+        loss = label(F.cross_entropy(student.logits, batch.target), self.ce_weight + self.kd_weight)
+        return weighted_by_shard({"ce": loss}, batch)
 
     def logit_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return kd_loss(student.logits, teacher.logits, self.temperature)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import NOT_NEGATIVE, Limit
-from ..data import Batch
-from ..models.probe import ImageShape, dummy_image, probing
-from .base import Distiller, Output
+from ..config.keys import NOT_NEGATIVE, Limit
+from ..losses import Terms, distillation, label
+from ..models.dummy import ImageShape, dummy_image, probing
+from .base import Batch, Distiller, Output, StagedModel, TeacherLike
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class FeatureDistiller(Distiller):
 
     limits = WEIGHT_LIMITS
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, *, ce_weight: float, feat_weight: float):
+    def __init__(self, student: StagedModel, teacher: TeacherLike, *, ce_weight: float, feat_weight: float):
         super().__init__(student, teacher)
         self.ce_weight, self.feat_weight = ce_weight, feat_weight
 
@@ -71,8 +71,8 @@ class FeatureDistiller(Distiller):
         """The method's term before its weight, a scalar."""
         raise NotImplementedError
 
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         return {
-            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.target),
-            "feat": self.feat_weight * self.feature_loss(student, teacher, batch),
+            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "feat": distillation(self.feature_loss(student, teacher, batch), self.feat_weight),
         }

@@ -4,9 +4,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import NOT_NEGATIVE
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..config.keys import NOT_NEGATIVE
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shape, feature_shapes, weights
 
 
@@ -52,15 +51,14 @@ class FitNet(FeatureDistiller):
         }
     )
     limits = {**WEIGHT_LIMITS, "HINT_LAYER": NOT_NEGATIVE}
-    needs = ("image_shape",)
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, hint_layer: int, input_size: list[int], ce_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, hint_layer: int, input_size: list[int], ce_weight: float,
         feat_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
         check_shape("FITNET.INPUT_SIZE", input_size, list(image_shape[1:]))
-        shapes = [feature_shapes(network, image_shape).feats for network in (student, teacher)]
+        shapes = [feature_shapes(network, image_shape).feats for network in (student, self.teacher_network)]
         last = min(map(len, shapes)) - 1
         if hint_layer > last:
             raise ValueError(f"FITNET.HINT_LAYER is {hint_layer}; both networks have the layers 0 to {last}")

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import AT_LEAST_ONE, Limit
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..config.keys import AT_LEAST_ONE, Limit
+from ..losses import Terms, distillation
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, weights
 
 
@@ -41,16 +41,14 @@ class FT(FeatureDistiller):
 
     config = CN({"RATE": 0.5, "INIT_EPOCHS": 30, "LOSS": weights(1.0, 200.0)})
     limits = {**WEIGHT_LIMITS, "RATE": Limit("in (0, 1]", lambda v: 0 < v <= 1), "INIT_EPOCHS": AT_LEAST_ONE}
-    needs = ("image_shape",)
-    uses_epoch = True
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, rate: float, init_epochs: int, ce_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, rate: float, init_epochs: int, ce_weight: float,
         feat_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
         self.init_epochs = init_epochs
-        s, t = (feature_shapes(network, image_shape).feats[-1][0] for network in (student, teacher))
+        s, t = (feature_shapes(network, image_shape).feats[-1][0] for network in (student, self.teacher_network))
         factor = max(1, round(t * rate))
         self.encoder, self.decoder = _layers([t, t, factor, factor]), _layers([factor, factor, t, t])
         self.translator = _layers([s, s, factor, factor])
@@ -59,9 +57,9 @@ class FT(FeatureDistiller):
         factor = self.encoder(teacher.features["feats"][-1])
         return ft_loss(self.translator(student.features["feats"][-1]), factor.detach())
 
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         terms = super().losses(student, teacher, batch)
         if batch.epoch <= self.init_epochs:
             feature = teacher.features["feats"][-1]
-            terms["paraphrase"] = F.mse_loss(self.decoder(self.encoder(feature)), feature)
+            terms["paraphrase"] = distillation(F.mse_loss(self.decoder(self.encoder(feature)), feature))
         return terms

@@ -1,12 +1,12 @@
 """KD: match softened class probabilities (Hinton et al., 2015, arXiv:1503.02531)."""
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
 
-from ..data import Batch
-from .base import DISTILLERS, Output
-from .logit import LogitDistiller, logit_node
-from .logit_loss import LOGIT_LOSSES
+from ..config.keys import NOT_NEGATIVE, POSITIVE
+from ..losses import LOGIT_LOSSES, Terms, distillation, label
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
@@ -24,10 +24,21 @@ def _kd(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) ->
 
 
 @DISTILLERS.register("KD")
-class KD(LogitDistiller):
+class KD(Distiller):
     """Cross-entropy with the labels and `kd_loss` with the teacher."""
 
-    config = logit_node(4.0, ce=0.1, kd=0.9)
+    config = CN({"TEMPERATURE": 4.0, "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9})})
+    limits = {"TEMPERATURE": POSITIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE}
+    needs_teacher_maps = False  # its logits are all that the loss takes
 
-    def logit_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return kd_loss(student.logits, teacher.logits, self.temperature)
+    def __init__(
+        self, student: StagedModel, teacher: TeacherLike, *, temperature: float, ce_weight: float, kd_weight: float
+    ):
+        super().__init__(student, teacher)
+        self.temperature, self.ce_weight, self.kd_weight = temperature, ce_weight, kd_weight
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        return {
+            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "kd": distillation(kd_loss(student.logits, teacher.logits, self.temperature), self.kd_weight),
+        }

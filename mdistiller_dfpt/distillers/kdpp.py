@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import NOT_NEGATIVE, POSITIVE
-from ..data import Batch
+from ..config.keys import NOT_NEGATIVE, POSITIVE
 from ..distributed import summed
-from .base import DISTILLERS, Distiller, Output
+from ..losses import Terms, distillation, label
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .feature import ImageShape, feature_shapes
 from .kd import kd_loss
 
@@ -40,18 +40,16 @@ class KDPP(Distiller):
         "TEMPERATURE": POSITIVE, "WARMUP_EPOCHS": NOT_NEGATIVE,
         **dict.fromkeys(("LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT", "LOSS.ND_WEIGHT"), NOT_NEGATIVE),
     }  # fmt: skip
-    needs = ("image_shape",)
     min_batch = 2  # BatchNorm over the embedding
-    uses_epoch = True
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, temperature: float, warmup_epochs: int, ce_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, temperature: float, warmup_epochs: int, ce_weight: float,
         kd_weight: float, nd_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher)
         self.temperature, self.warmup_epochs = temperature, warmup_epochs
         self.ce_weight, self.kd_weight, self.nd_weight = ce_weight, kd_weight, nd_weight
-        s, t = (feature_shapes(network, image_shape) for network in (student, teacher))
+        s, t = (feature_shapes(network, image_shape) for network in (student, self.teacher_network))
         self.projector = nn.Sequential(nn.Linear(s.pooled, t.pooled), nn.BatchNorm1d(t.pooled))
         self.register_buffer("directions", torch.zeros(t.classes, t.pooled))
 
@@ -60,15 +58,16 @@ class KDPP(Distiller):
         """Each class's direction: the mean of the teacher's embeddings of its training images, at unit length."""
         total = torch.zeros_like(self.directions, dtype=torch.float64)
         for batch in batches:
-            total.index_add_(0, batch.target, self.forward_teacher(batch.image).features["pooled_feat"].double())
+            features = self.teacher(batch)[self.path].features
+            total.index_add_(0, batch.target, features["pooled_feat"].double())
         self.directions.copy_(F.normalize(summed(total)))
 
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         warm = min(batch.epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
         embedding = self.projector(student.features["pooled_feat"])
         direction = self.directions[batch.target]
         return {
-            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.target),
-            "kd": warm * self.kd_weight * kd_loss(student.logits, teacher.logits, self.temperature),
-            "nd": warm * self.nd_weight * nd_loss(embedding, teacher.features["pooled_feat"], direction),
+            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "kd": distillation(kd_loss(student.logits, teacher.logits, self.temperature), warm * self.kd_weight),
+            "nd": distillation(nd_loss(embedding, teacher.features["pooled_feat"], direction), warm * self.nd_weight),
         }

@@ -1,13 +1,12 @@
 """KD-SVD: match the relation between stages, each compressed to singular vectors (Lee et al., 2018, ECCV)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import AT_LEAST_ONE
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..config.keys import AT_LEAST_ONE
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, same_size, stage_pairs, weights
 
 EXTRA = 3  # singular vectors of the student beside the k that the teacher keeps, to align with
@@ -72,7 +71,7 @@ class KDSVD(FeatureDistiller):
     config = CN({"K": 1, "LOSS": weights(1.0, 1.0)})
     limits = {**WEIGHT_LIMITS, "K": AT_LEAST_ONE}
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, *, k: int, ce_weight: float, feat_weight: float):
+    def __init__(self, student: StagedModel, teacher: TeacherLike, *, k: int, ce_weight: float, feat_weight: float):
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
         self.k = k
 

@@ -1,15 +1,17 @@
 """What the methods over logits share: cross-entropy plus one weighted term at a temperature."""
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import NOT_NEGATIVE, POSITIVE
-from ..data import Batch
-from .base import Distiller, Output
+from ..config.keys import NOT_NEGATIVE, POSITIVE
+from ..losses import Terms, distillation, label
+from .base import Batch, Distiller, Output, StagedModel, TeacherLike
 
 
-def logit_node(temperature: float, ce: float, kd: float, **more: float | int | list) -> CN:
+def logit_node(temperature: float, ce: float, kd: float, **more: Any) -> CN:
     """A node with mdistiller's keys of such a method, and `more` beside them."""
     return CN({"TEMPERATURE": temperature, **more, "LOSS": CN({"CE_WEIGHT": ce, "KD_WEIGHT": kd})})
 
@@ -21,10 +23,10 @@ class LogitDistiller(Distiller):
     """Cross-entropy with the labels and one weighted term over logits, which subclasses write as `logit_loss`."""
 
     limits = LOGIT_LIMITS
-    looks_at_teacher_maps = False
+    needs_teacher_maps = False
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, temperature: float, ce_weight: float, kd_weight: float
+        self, student: StagedModel, teacher: TeacherLike, *, temperature: float, ce_weight: float, kd_weight: float
     ):
         super().__init__(student, teacher)
         self.temperature, self.ce_weight, self.kd_weight = temperature, ce_weight, kd_weight
@@ -33,8 +35,8 @@ class LogitDistiller(Distiller):
         """The method's term before its weight, a scalar."""
         raise NotImplementedError
 
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         return {
-            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.target),
-            "kd": self.kd_weight * self.logit_loss(student, teacher, batch),
+            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "kd": distillation(self.logit_loss(student, teacher, batch), self.kd_weight),
         }

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..losses import LOGIT_LOSSES
+from ..losses.logit import standardized
+from .base import DISTILLERS, Batch, Output
 from .kd import kd_loss
 from .logit import LogitDistiller, logit_node
-from .logit_loss import LOGIT_LOSSES, standardized
 
 
 def lskd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

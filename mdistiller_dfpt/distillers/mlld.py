@@ -1,15 +1,17 @@
 """MLLD: match predictions by instance, by batch and by class, at several temperatures (Jin et al., 2023, CVPR)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import NOT_NEGATIVE, Limit
-from ..data import Batch
-from .base import DISTILLERS, Distiller, Output
+from ..config.keys import NOT_NEGATIVE, Limit
+from ..losses import Terms, distillation, label
+from ..losses.sharded import whole_output
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .kd import kd_loss
 
 
@@ -41,20 +43,20 @@ class MLLD(Distiller):
     couples_samples = True
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, temperatures: Sequence[float], ce_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, temperatures: Sequence[float], ce_weight: float,
         kd_weight: float,
     ):  # fmt: skip
         super().__init__(student, teacher)
         self.temperatures, self.ce_weight, self.kd_weight = tuple(temperatures), ce_weight, kd_weight
 
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         if batch.strong is None:
             raise ValueError("MLLD needs batches with a strongly augmented view beside the weak one")
         with torch.no_grad():
-            strong_teacher = self.whole(self.forward_teacher(batch.strong), batch.total)
-        strong_student = self.whole(self.forward_student(batch.strong), batch.total)
-        terms = {}
+            strong_teacher = whole_output(self.teacher(replace(batch, image=batch.strong))[self.path], batch.total)
+        strong_student = whole_output(self.forward_student(batch.strong), batch.total)
+        terms: Terms = {}
         for name, s, t in (("", student, teacher), ("_strong", strong_student, strong_teacher)):
-            terms["ce" + name] = self.ce_weight * F.cross_entropy(s.logits, batch.target)
-            terms["kd" + name] = self.kd_weight * mlld_loss(s.logits, t.logits, self.temperatures)
+            terms["ce" + name] = label(F.cross_entropy(s.logits, batch.target), self.ce_weight)
+            terms["kd" + name] = distillation(mlld_loss(s.logits, t.logits, self.temperatures), self.kd_weight)
         return terms

@@ -1,13 +1,13 @@
 """NKD: normalise the non-target part of the loss, and soften the target's (Yang et al., 2023, arXiv:2303.13005)."""
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import NOT_NEGATIVE, POSITIVE
-from ..data import Batch
-from .base import DISTILLERS, Distiller, Output
-from .logit_loss import LOGIT_LOSSES, without_target
+from ..config.keys import NOT_NEGATIVE, POSITIVE
+from ..losses import LOGIT_LOSSES, Terms, distillation, label
+from ..losses.logit import without_target
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 
 def nkd_loss(student: Tensor, teacher: Tensor, target: Tensor, gamma: float, temperature: float) -> Tensor:
@@ -37,15 +37,18 @@ class NKD(Distiller):
     limits = {
         "TEMPERATURE": POSITIVE, "GAMMA": NOT_NEGATIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.NKD_WEIGHT": NOT_NEGATIVE,
     }  # fmt: skip
-    looks_at_teacher_maps = False
+    needs_teacher_maps = False
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, temperature: float, gamma: float, ce_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, temperature: float, gamma: float, ce_weight: float,
         nkd_weight: float,
     ):  # fmt: skip
         super().__init__(student, teacher)
         self.temperature, self.gamma, self.ce_weight, self.nkd_weight = temperature, gamma, ce_weight, nkd_weight
 
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         loss = nkd_loss(student.logits, teacher.logits, batch.target, self.gamma, self.temperature)
-        return {"ce": self.ce_weight * F.cross_entropy(student.logits, batch.target), "nkd": self.nkd_weight * loss}
+        return {
+            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "nkd": distillation(loss, self.nkd_weight),
+        }

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from ..config_keys import AT_LEAST_ONE
-from ..data import Batch
+from ..config.keys import AT_LEAST_ONE
 from ..distributed import summed
-from .base import DISTILLERS, Output
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, stage_pairs, weights
 
 
@@ -52,16 +51,15 @@ class OFD(FeatureDistiller):
 
     config = CN({"LOSS": weights(1.0, 1e-3), "CONNECTOR": CN({"KERNEL_SIZE": 1})})
     limits = {**WEIGHT_LIMITS, "CONNECTOR.KERNEL_SIZE": AT_LEAST_ONE}
-    needs = ("image_shape",)
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, ce_weight: float, feat_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, ce_weight: float, feat_weight: float,
         connector_kernel_size: int, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
         if connector_kernel_size % 2 == 0:
             raise ValueError(f"OFD.CONNECTOR.KERNEL_SIZE is {connector_kernel_size}; it must be odd")
-        shapes = (feature_shapes(network, image_shape).preact_feats for network in (student, teacher))
+        shapes = (feature_shapes(network, image_shape).preact_feats for network in (student, self.teacher_network))
         pairs = stage_pairs(*shapes)
         self.connectors = nn.ModuleList(_connector(s[0], t[0], connector_kernel_size) for s, t in pairs)
         self.margins = nn.ModuleList(Margin(t[0]) for _, t in pairs)

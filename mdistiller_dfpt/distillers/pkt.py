@@ -3,8 +3,7 @@
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
-from ..data import Batch
-from .base import DISTILLERS, Output
+from .base import DISTILLERS, Batch, Output
 from .feature import FeatureDistiller, weights
 
 EPS = 1e-7

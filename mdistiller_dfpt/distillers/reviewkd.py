@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import AT_LEAST_ONE, NOT_NEGATIVE
-from ..data import Batch
-from .base import DISTILLERS, Distiller, Output
+from ..config.keys import AT_LEAST_ONE, NOT_NEGATIVE
+from ..losses import Terms, distillation, label
+from ..models.output import autocast
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .feature import ImageShape, check_shape, feature_shapes, stage_pairs
 
 
@@ -87,19 +88,17 @@ class ReviewKD(Distiller):
         "CE_WEIGHT": NOT_NEGATIVE, "REVIEWKD_WEIGHT": NOT_NEGATIVE, "WARMUP_EPOCHS": NOT_NEGATIVE,
         "MAX_MID_CHANNEL": AT_LEAST_ONE,
     }  # fmt: skip
-    needs = ("image_shape",)
     min_batch = 2  # BatchNorm over the pooled feature's one position
-    uses_epoch = True
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, ce_weight: float, reviewkd_weight: float, warmup_epochs: int,
+        self, student: StagedModel, teacher: TeacherLike, *, ce_weight: float, reviewkd_weight: float, warmup_epochs: int,
         shapes: list[int], out_shapes: list[int], in_channels: list[int], out_channels: list[int],
         max_mid_channel: int, stu_preact: bool, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher)
         self.ce_weight, self.reviewkd_weight, self.warmup_epochs = ce_weight, reviewkd_weight, warmup_epochs
         self.source = "preact_feats" if stu_preact else "feats"
-        mine, its = (feature_shapes(network, image_shape) for network in (student, teacher))
+        mine, its = (feature_shapes(network, image_shape) for network in (student, self.teacher_network))
         pairs = stage_pairs(getattr(mine, self.source), its.preact_feats)
         pairs.append(((mine.pooled, 1, 1), (its.pooled, 1, 1)))
         check_shape("REVIEWKD.IN_CHANNELS", in_channels, [s[0] for s, _ in pairs])
@@ -112,17 +111,17 @@ class ReviewKD(Distiller):
             AttentionFusion(s[0], mid, t[0], fuse=i > 0) for i, (s, t) in enumerate(reversed(pairs))
         )
 
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         pairs = stage_pairs(student.features[self.source], teacher.features["preact_feats"])
         pairs.append(tuple(x.features["pooled_feat"][:, :, None, None] for x in (student, teacher)))
         fused, deeper = [], None
-        with self.precision(batch.image):  # the fusions are a network of their own
+        with autocast(self.dtype, batch.image):  # the fusions are a network of their own
             for fusion, (s, t) in zip(self.fusions, reversed(pairs), strict=True):
                 out, deeper = fusion(s, deeper, tuple(t.shape[2:]))
                 fused.append(out.float())
         warm = min(batch.epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
         loss = hcl_loss(fused, [t for _, t in reversed(pairs)])
         return {
-            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.target),
-            "review": self.reviewkd_weight * warm * loss,
+            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "review": distillation(loss, self.reviewkd_weight * warm),
         }

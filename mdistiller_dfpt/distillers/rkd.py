@@ -1,12 +1,11 @@
 """RKD: match distances and angles between samples (Park et al., 2019, arXiv:1904.05068)."""
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import NOT_NEGATIVE, POSITIVE
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..config.keys import NOT_NEGATIVE, POSITIVE
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, weights
 
 
@@ -65,7 +64,7 @@ class RKD(FeatureDistiller):
     }  # fmt: skip
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, distance_weight: float, angle_weight: float, ce_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, distance_weight: float, angle_weight: float, ce_weight: float,
         feat_weight: float, pdist_epsilon: float, pdist_squared: bool,
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)

@@ -1,14 +1,15 @@
 """SimKD: the student takes over the teacher's classifier and learns its input (Chen et al., 2022, arXiv:2203.14001)."""
 
 import copy
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import AT_LEAST_ONE, NOT_NEGATIVE
-from ..data import Batch
-from .base import DISTILLERS, Distiller, Output, as_output
+from ..config.keys import AT_LEAST_ONE, NOT_NEGATIVE
+from ..losses import Terms, distillation, label
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .feature import same_size
 
 
@@ -20,7 +21,7 @@ def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class ReusedClassifier(nn.Module):
     """What is deployed: the student up to its pooling, a projector, and the teacher's linear classifier."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, factor: int):
+    def __init__(self, student: StagedModel, teacher: StagedModel, factor: int):
         super().__init__()
         self.student = student
         classifier = teacher.classifier_layer
@@ -30,7 +31,7 @@ class ReusedClassifier(nn.Module):
         )
         self.classifier = copy.deepcopy(classifier).requires_grad_(False)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, dict]:
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Any]]:
         _, features = self.student(image)
         projected = self.projector(features["head_map"])
         return self.classifier(projected.mean((2, 3))), {**features, "projected": projected}
@@ -47,24 +48,22 @@ class SimKD(Distiller):
 
     config = CN({"FACTOR": 2, "LOSS": CN({"CE_WEIGHT": 0.0, "FEAT_WEIGHT": 1.0})})
     limits = {"FACTOR": AT_LEAST_ONE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.FEAT_WEIGHT": NOT_NEGATIVE}
-    deploys_student_alone = False
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, *, factor: int, ce_weight: float, feat_weight: float):
+    def __init__(
+        self, student: StagedModel, teacher: TeacherLike, *, factor: int, ce_weight: float, feat_weight: float
+    ):
         super().__init__(student, teacher)
         self.ce_weight, self.feat_weight = ce_weight, feat_weight
         student.classifier_layer.requires_grad_(False)
-        self.reused = ReusedClassifier(student, teacher, factor)
+        self.reused = ReusedClassifier(student, self.teacher_network, factor)
 
     @property
     def deployed(self) -> nn.Module:
         return self.reused
 
-    def forward_student(self, image: Tensor) -> Output:
-        with self.precision(image, student=True):
-            return as_output(self.reused(image))
-
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        terms = {"feat": self.feat_weight * simkd_loss(student.features["projected"], teacher.features["head_map"])}
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        loss = simkd_loss(student.features["projected"], teacher.features["head_map"])
+        terms = {"feat": distillation(loss, self.feat_weight)}
         if self.ce_weight:
-            terms["ce"] = self.ce_weight * F.cross_entropy(student.logits, batch.target)
+            terms["ce"] = label(F.cross_entropy(student.logits, batch.target), self.ce_weight)
         return terms

@@ -4,8 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..data import Batch
-from .base import DISTILLERS, Output
+from .base import DISTILLERS, Batch, Output
 from .feature import FeatureDistiller, weights
 
 

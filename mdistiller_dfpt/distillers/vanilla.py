@@ -3,15 +3,16 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data import Batch
-from .base import DISTILLERS, Distiller, Output
+from ..losses import Terms, label
+from ..losses.sharded import weighted_by_shard
+from .base import DISTILLERS, Batch, Method
 
 
 @DISTILLERS.register("NONE")
-class Vanilla(Distiller):
+class Vanilla(Method):
     """The baseline, and how teachers are made."""
 
-    needs_teacher = False
-
-    def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(student.logits, batch.target)}
+    def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
+        logits = self.forward_student(batch.image).logits
+        terms = {"ce": label(F.cross_entropy(logits, batch.target))}
+        return logits, weighted_by_shard(terms, batch)

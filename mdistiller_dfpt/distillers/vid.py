@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config_keys import POSITIVE
-from ..data import Batch
-from .base import DISTILLERS, Output
+from ..config.keys import POSITIVE
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import (
     WEIGHT_LIMITS,
     FeatureDistiller,
@@ -70,17 +69,16 @@ class VID(FeatureDistiller):
         }
     )
     limits = {**WEIGHT_LIMITS, "EPS": POSITIVE, "INIT_PRED_VAR": POSITIVE}
-    needs = ("image_shape",)
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, eps: float, init_pred_var: float, input_size: list[int],
+        self, student: StagedModel, teacher: TeacherLike, *, eps: float, init_pred_var: float, input_size: list[int],
         ce_weight: float, feat_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
         check_shape("VID.INPUT_SIZE", input_size, list(image_shape[1:]))
         if init_pred_var <= eps:
             raise ValueError(f"VID.INIT_PRED_VAR is {init_pred_var}; it must be above VID.EPS, {eps}")
-        shapes = (feature_shapes(network, image_shape).feats for network in (student, teacher))
+        shapes = (feature_shapes(network, image_shape).feats for network in (student, self.teacher_network))
         self.gaussians = nn.ModuleList(Gaussian(s[0], t[0], init_pred_var, eps) for s, t in stage_pairs(*shapes))
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

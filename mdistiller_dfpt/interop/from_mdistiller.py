@@ -4,20 +4,23 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from ..config_keys import declare_node
-from ..data import Batch
-from .base import DISTILLERS, Distiller, as_output, weighted_by_share
-from .dkd import dkd_loss
-from .feature import feature_shapes
-from .fitnet import Regressor
-from .kd import kd_loss
+from ..config.keys import declare_node
+from ..distillers.base import DISTILLERS, Batch, Distiller, Method, StagedModel, TeacherLike
+from ..distillers.dkd import dkd_loss
+from ..distillers.feature import feature_shapes
+from ..distillers.fitnet import Regressor
+from ..distillers.kd import kd_loss
+from ..losses import Term, Terms, distillation, label
+from ..losses.sharded import weighted_by_shard
+from ..models.output import Output, as_output, autocast
 
 
 class MdistillerBase(nn.Module):
@@ -49,49 +52,34 @@ class MdistillerBase(nn.Module):
 class Foreign(Distiller):
     """Runs a method written for mdistiller in this project's loop: one is made by `adapt` for each such class."""
 
-    foreign: type
-    why_eager = "a class written for mdistiller may ask anything of the host"
-    needs = ("cfg",)
+    foreign: ClassVar[Any]
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, *, cfg: CN, num_data: int | None = None):
+    def __init__(self, student: StagedModel, teacher: TeacherLike, *, cfg: CN, **more: Any):
         super().__init__(student, teacher)
-        more = {} if num_data is None else {"num_data": num_data}
-        self.method = self.foreign(student, teacher, cfg, **more)
+        self.method = self.foreign(student, self.teacher_network, cfg, **more)
+        # The method runs the networks by itself; each then runs in its precision, and returns float32
+        self._contexts: list[Any] = []
+        for network in (student, self.teacher_network):
+            network.register_forward_pre_hook(self._enter)
+            network.register_forward_hook(self._leave, always_call=True)
 
-    @contextlib.contextmanager
-    def _networks_in_precision(self, image: Tensor) -> Iterator[None]:
-        """Both networks under autocast with float32 results; the method's own losses are computed as they stand."""
-        if self.autocast_dtype is None and self.student_autocast_dtype is None:
-            yield
-            return
-        networks = [n for n in (self.student, self.teacher) if n is not None]
-        own = [vars(n).get("forward") for n in networks]  # a teacher may compute in a way of its own already
-        for network in networks:
+    def _enter(self, network: nn.Module, args: tuple[Any, ...]) -> None:
+        context = autocast(self.student_dtype if network is self.student else self.dtype, args[0])
+        context.__enter__()
+        self._contexts.append(context)
 
-            def forward(
-                *args: Any, _network: nn.Module = network, _plain: Any = network.forward, **kwargs: Any
-            ) -> tuple[Tensor, Any]:
-                with self.precision(image, student=_network is self.student):
-                    result = _plain(*args, **kwargs)
-                return tuple(as_output(result))
+    def _leave(self, network: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
+        self._contexts.pop().__exit__(None, None, None)
+        return tuple(as_output(result)) if isinstance(result, tuple) and len(result) == 2 else result
 
-            network.forward = forward
-        try:
-            yield
-        finally:
-            for network, plain in zip(networks, own, strict=True):
-                del network.forward
-                if plain is not None:
-                    network.forward = plain
+    def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
+        values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        logits, losses = self.method.forward_train(**values)
+        terms = {name: _term(name, value) for name, value in losses.items()}
+        return logits, weighted_by_shard(terms, batch)
 
-    def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        with self._networks_in_precision(image):
-            logits, losses = self.method.forward_train(image=image, target=target, **kwargs)
-        return logits, weighted_by_share(losses, Batch(image, target, **kwargs))
-
-    def forward_test(self, image: Tensor) -> Tensor:
-        with self._networks_in_precision(image):
-            return self.method.forward_test(image)
+    def forward_student(self, image: Tensor) -> Output:
+        return Output(self.method.forward_test(image), {})
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the method says it learns, each once."""
@@ -99,15 +87,26 @@ class Foreign(Distiller):
         return [{"params": list(learned.values()), "lr_factor": 1.0}]
 
 
+def _term(name: str, value: Tensor) -> Term:
+    """mdistiller calls the labels' term `loss_ce`; a vector, as its trainer averages them, becomes its mean."""
+    return (label if name == "loss_ce" else distillation)(value.mean())
+
+
 def adapt(cls: type) -> type[Foreign]:
     """A class of this project around one that was written for mdistiller."""
-    needs = ("cfg", "num_data") if "num_data" in inspect.signature(cls.__init__).parameters else ("cfg",)
-    return type(cls.__name__, (Foreign,), {"foreign": cls, "needs": needs, "__doc__": cls.__doc__})
+    methods: dict[str, Any] = {"foreign": cls, "__doc__": cls.__doc__}
+    if "num_data" in inspect.signature(cls.__init__).parameters:
+
+        def __init__(self: Foreign, student: StagedModel, teacher: TeacherLike, *, cfg: CN, num_data: int) -> None:
+            Foreign.__init__(self, student, teacher, cfg=cfg, num_data=num_data)
+
+        methods["__init__"] = __init__
+    return type(cls.__name__, (Foreign,), methods)
 
 
 def is_foreign(cls: object) -> bool:
     """Whether this is a class of mdistiller's making: a module that trains, and not one of this project."""
-    return inspect.isclass(cls) and issubclass(cls, nn.Module) and not issubclass(cls, Distiller) and hasattr(
+    return inspect.isclass(cls) and issubclass(cls, nn.Module) and not issubclass(cls, Method) and hasattr(
         cls, "forward_train"
     )  # fmt: skip
 

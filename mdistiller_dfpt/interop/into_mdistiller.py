@@ -1,4 +1,4 @@
-"""Run mdistiller's own tools/train.py with this project's methods: python -m mdistiller_dfpt.plugin CHECKOUT --cfg ...
+"""Run mdistiller's own tools/train.py with this project's methods: python -m mdistiller_dfpt.interop.into_mdistiller CHECKOUT --cfg ...
 
 Nothing in the checkout is edited: its `distiller_dict` and `CFG` are extended in memory before its script runs. Methods
 and nodes that mdistiller has already stay its own.
@@ -8,6 +8,7 @@ import inspect
 import runpy
 import sys
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from yacs.config import CfgNode as CN
 
-from .cli import guarded
-from .config import keywords
-from .data import Batch
-from .distillers import DISTILLERS, Distiller
-from .errors import ConfigError
-from .models import MODELS, StagedModel, build_model
+from ..config import keywords
+from ..data import Batch
+from ..distillers import DISTILLERS, Distiller, Method
+from ..errors import ConfigError
+from ..launch.cli import guarded
+from ..models import MODELS, StagedModel, build_model
+from ..teachers import TEACHERS
+from ..teachers.build import takes_others
 
 NUM_DATA = {"cifar100": 50_000, "imagenet": 1_281_167, "tiny_imagenet": 100_000}
 IMAGE_SIZE = {"imagenet": 224, "tiny_imagenet": 64}
@@ -37,6 +40,11 @@ def staged(network: nn.Module, name: str) -> nn.Module:
     return ours
 
 
+def _asked_for(method: type[Method], keys: Iterable[str]) -> list[str]:
+    """Those of these keywords that the method's constructor takes."""
+    return [key for key in keys if key in inspect.signature(method.__init__).parameters]
+
+
 class Exported(nn.Module):
     """A method of this project behind mdistiller's interface; one subclass is made for each by `export`."""
 
@@ -49,10 +57,8 @@ class Exported(nn.Module):
         self.teacher = staged(teacher, cfg.DISTILLER.TEACHER)
         data = cfg.DATASET.TYPE
         size = IMAGE_SIZE.get(data, 32)
-        beside = {
-            "num_data": NUM_DATA.get(data, 0), "image_shape": (3, size, size), "assistants": [], "cfg": cfg,
-        }  # fmt: skip
-        arguments = keywords(cfg[self.name]) | {need: beside[need] for need in self.method.needs}
+        beside = {"num_data": NUM_DATA.get(data, 0), "image_shape": (3, size, size)}
+        arguments = keywords(cfg[self.name]) | {key: beside[key] for key in _asked_for(self.method, beside)}
         self.inner = self.method(self.student, self.teacher, **arguments)
         self._batch: Batch | None = None
         self._step = 0
@@ -75,15 +81,16 @@ class Exported(nn.Module):
         self._step += 1
         index = kwargs.get("index")
         if index is None:
-            if "num_data" in self.method.needs:
+            if _asked_for(self.method, ["num_data"]):
                 raise ConfigError(f"{self.name} needs the samples' indices: set SOLVER.TRAINER to crd")
             index = torch.arange(len(target), device=target.device)
         # mdistiller's trainer with indices passes no epoch: warm-ups then count as over
         self._batch = Batch(image, target, index, kwargs.get("epoch", 10**6), self._step)
-        return self.inner.forward_train(**self._batch.fields())
+        logits, terms = self.inner(self._batch)
+        return logits, {name: term.weighted for name, term in terms.items()}
 
     def forward_test(self, image: Tensor) -> Tensor:
-        return self.inner.forward_test(image)
+        return self.inner.forward_student(image).logits
 
     def forward(self, **kwargs: Any) -> Any:
         return self.forward_train(**kwargs) if self.training else self.forward_test(kwargs["image"])
@@ -100,7 +107,8 @@ def _owners(optimizer: torch.optim.Optimizer) -> list[Exported]:
 
 def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     for exported in _owners(optimizer):
-        exported.inner.before_step()
+        for part in exported.inner.hooked():
+            part.before_step()
         for group in optimizer.param_groups:
             group["plain_lr"] = group["lr"]
             group["lr"] = group["lr"] * group.get("lr_factor", 1.0)
@@ -110,7 +118,9 @@ def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
     for exported in _owners(optimizer):
         for group in optimizer.param_groups:
             group["lr"] = group.pop("plain_lr")
-        exported.inner.after_step(exported._batch)
+        assert exported._batch is not None
+        for part in exported.inner.hooked():
+            part.after_step(exported._batch)
 
 
 def export(name: str) -> type[Exported]:
@@ -126,10 +136,10 @@ def extend(distiller_dict: dict[str, Any], tree: CN) -> list[str]:
     """
     added = []
     for name, method in sorted(DISTILLERS.items()):
-        served = method.needs_teacher and not method.needs_strong_view and method.prepare is Distiller.prepare
-        if name in distiller_dict or not served or "assistants" in method.needs:
+        served = issubclass(method, Distiller) and not method.needs_strong_view and method.prepare is Method.prepare
+        if name in distiller_dict or not served or takes_others(TEACHERS[method.teacher_kind or "frozen"]):
             continue
-        if inspect.isclass(method) and method.config and name not in tree:
+        if method.config and name not in tree:
             tree[name] = method.config.clone()
         distiller_dict[name] = export(name)
         added.append(name)
@@ -141,7 +151,7 @@ def extend(distiller_dict: dict[str, Any], tree: CN) -> list[str]:
 
 def _main(argv: list[str]) -> None:
     if not argv or argv[0].startswith("-"):
-        raise ConfigError("usage: python -m mdistiller_dfpt.plugin MDISTILLER_CHECKOUT --cfg FILE [KEY VALUE ...]")
+        raise ConfigError("usage: python -m mdistiller_dfpt.interop.into_mdistiller MDISTILLER_CHECKOUT --cfg FILE [KEY VALUE ...]")
     script = Path(argv[0]) / "tools" / "train.py"
     if not script.is_file():
         raise ConfigError(f"{argv[0]} is not a checkout of mdistiller: it holds no tools/train.py")

@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from .errors import UserError
+from ..errors import UserError
 
 
 def _process() -> str:

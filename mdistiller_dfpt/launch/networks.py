@@ -1,24 +1,44 @@
-"""The networks that a config names."""
+"""The networks that a config names, each for its role."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from yacs.config import CfgNode as CN
 
-from ..config_keys import PUBLISHED_SIZE
+from ..config.policy import PUBLISHED_SIZE
 from ..data import Data
-from ..distillers.build import assistant_names, needs_teacher
+from ..distillers.build import needs_teacher, others_of
 from ..models import StagedModel, build_model
-from ..models.probe import try_image
+from ..models.dummy import try_image
+
+Role = Literal["student", "teacher", "other"]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a run: `teacher` where a method has one, `others` where the kind of teacher has more."""
+
+    student: StagedModel
+    teacher: StagedModel | None
+    others: list[StagedModel]
+
+
+def name_of(cfg: CN, role: Role) -> str:
+    """The network that a config names for the student or the teacher."""
+    return cfg.DISTILLER.STUDENT if role == "student" else cfg.DISTILLER.TEACHER
 
 
 def build_network(
-    cfg: CN, name: str, num_classes: int = 100, image_shape: tuple[int, int, int] | None = None
+    cfg: CN, role: Role, name: str = "", num_classes: int = 100, image_shape: tuple[int, int, int] | None = None
 ) -> StagedModel:
-    """The network `name` with fresh weights, with the stages that the config names for it.
+    """The network for a role with fresh weights, with the stages that the config names for it; `name`: another one.
 
     With `image_shape` it is tried on one image; ConfigError where it cannot take that.
     """
     d = cfg.DISTILLER
-    stages = {d.STUDENT: d.STUDENT_STAGES, d.TEACHER: d.TEACHER_STAGES}.get(name, [])
+    name = name or name_of(cfg, role)
+    stages = {"student": d.STUDENT_STAGES, "teacher": d.TEACHER_STAGES}.get(role, [])
     size = image_shape[1] if image_shape else cfg.DATASET.SIZE or PUBLISHED_SIZE
     network = build_model(name, cfg.MODEL.FAMILY, num_classes, stages=stages, image_size=size)
     if image_shape is not None:
@@ -26,16 +46,19 @@ def build_network(
     return network
 
 
-def build_networks(cfg: CN, data: Data) -> tuple[StagedModel, StagedModel | None, list[StagedModel]]:
-    """Untrained networks of a config for this data: student, teacher where one is needed, assistants."""
-    names = (cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if needs_teacher(cfg) else None, *assistant_names(cfg))
-    student, teacher, *assistants = (
-        name and build_network(cfg, name, data.num_classes, data.image_shape) for name in names
-    )
-    return student, teacher, assistants
+def build_networks(cfg: CN, data: Data) -> Networks:
+    """Untrained networks of a config for this data."""
+    shape = data.num_classes, data.image_shape
+    student = build_network(cfg, "student", "", *shape)
+    teacher = build_network(cfg, "teacher", "", *shape) if needs_teacher(cfg) else None
+    return Networks(student, teacher, [build_network(cfg, "other", name, *shape) for name in others_of(cfg)])
 
 
-def build_on_meta(cfg: CN, name: str) -> None:
-    """ConfigError where there is no network of this name; costs neither time nor memory."""
+def check_networks(cfg: CN) -> None:
+    """ConfigError where there is no network of a name in the config; costs neither time nor memory."""
     with torch.device("meta"):
-        build_network(cfg, name)
+        build_network(cfg, "student")
+        if needs_teacher(cfg):
+            build_network(cfg, "teacher")
+        for name in others_of(cfg):
+            build_network(cfg, "other", name)

@@ -1,173 +1,36 @@
-"""From a config to a run: device, data, networks, distiller, trainer, in the order in which faults are cheapest."""
+"""A run of a config: what teaches it is found, or trained first where the config says so; then the student is trained."""
 
-import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import nn
 from yacs.config import CfgNode as CN
 
-from ..config import load_cfg
-from ..config_keys import PRETRAINED, student_lr, without_effect
-from ..data import Data, build_data, pick_device
-from ..distillers import Distiller, build_distiller
-from ..distillers.build import AMP_DTYPES, assistant_names, methods_of, needs_teacher
+from ..config.policy import PRETRAINED, student_lr
+from ..distillers.build import needs_teacher, others_of
 from ..distributed import agreed
-from ..errors import CheckpointError
-from ..models import StagedModel
+from ..errors import CheckpointError, ConfigError
+from ..interop.plugins import load_cfg
 from ..models.pretrained import pretrained_weights, torchvision_name
-from .checkpoint import load_into
-from .evaluate import evaluate
-from .memory import memory_explained
-from .networks import build_network, build_on_meta
-from .precision import has_bfloat16, settled
-from .run_dir import check_writable, find_finished_weights, is_resumable, run_name
-from .saving import random_states
-from .together import fit_together, refuse_apart, remember_passes, share
-from .trainer import Trainer
-
-Weights = tuple[Path | None, dict[str, Path]]
-"""The teacher's, and those of the assistants by their names."""
+from ..runs.directory import find_finished_weights, is_resumable, run_name
+from .build import Weights, check_config, train
 
 
-def run(cfg: CN, resume: bool = False) -> dict:
+def run(cfg: CN, resume: bool = False) -> dict[str, Any]:
     """Train what `cfg` describes and return its results; a missing teacher comes first where the config says so."""
-    device = _ready(cfg)
-    weights, between = _weights(cfg)
-    with memory_explained(cfg):
-        return build_trainer(cfg, build_data(cfg, device), weights, between, again=resume).fit(resume)
+    device = check_config(cfg)
+    return train(cfg, device, weights_of(cfg), resume)
 
 
-def run_together(cfgs: Sequence[CN], resume: bool = False) -> list[dict | None]:
-    """Train what these describe in one process, in turn, on the same batches and on one pass of equal teachers."""
-    refuse_apart(cfgs)
-    devices = [_ready(cfg) for cfg in cfgs]
-    weights = [_weights(cfg) for cfg in cfgs]
-    with memory_explained(cfgs[0]):
-        data, teachers, trainers, random = share(build_data(cfgs[0], devices[0])), {}, [], []
-        for cfg, (path, between) in zip(cfgs, weights, strict=True):
-            d = cfg.DISTILLER
-            key = (path, d.TEACHER, str(d.TEACHER_STAGES), d.TEACHER_FOLD_BN)
-            if path is not None and key not in teachers:
-                teachers[key] = load_network(cfg, d.TEACHER, path, data)
-            trainers.append(build_trainer(cfg, data, path, between, again=resume, teacher=teachers.get(key)))
-            random.append(random_states())
-        for teacher in teachers.values():
-            remember_passes(teacher)
-        return fit_together(trainers, random, resume)
-
-
-def _ready(cfg: CN) -> torch.device:
-    """The device of a run, once what can be refused without data is refused."""
-    check_writable(cfg)
-    device = pick_device(cfg)
-    if cfg.EXPERIMENT.THREADS:
-        torch.set_num_threads(cfg.EXPERIMENT.THREADS)
-    if device.type == "cpu" and "bf16" in (cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT) and not has_bfloat16():
-        print("warning: this CPU computes bfloat16 in software, many times slower than float32: use SOLVER.AMP none",
-              file=sys.stderr)  # fmt: skip
-    for line in without_effect(cfg):
-        print(line)
-    teachers = [cfg.DISTILLER.TEACHER] if needs_teacher(cfg) else []
-    for name in (cfg.DISTILLER.STUDENT, *teachers, *assistant_names(cfg)):
-        build_on_meta(cfg, name)
-    return device
-
-
-def _weights(cfg: CN) -> Weights:
-    """Of all networks that teach; those that are missing are trained first where the config says so."""
-    teacher, assistants = teacher_weights(cfg) if needs_teacher(cfg) else None, assistant_names(cfg)
-    return teacher, {name: assistant_weights(cfg, assistants, i) for i, name in enumerate(assistants)}
-
-
-def build_trainer(
-    cfg: CN, data: Data, weights: Path | None, assistants: Mapping[str, Path] | None = None, *, again: bool = False,
-    teacher: StagedModel | None = None,
-) -> Trainer:  # fmt: skip
-    """The trainer of a run; `weights` are the teacher's, `assistants` the names and weights of those after it.
-
-    `again`: a run of this config was there before. `teacher`: it, where it is loaded already.
-    """
-    # Initial weights depend on the seed alone, not on the method or on what was built before
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.SOLVER.SEED)
-        student = build_network(cfg, cfg.DISTILLER.STUDENT, data.num_classes, data.image_shape)
-    if teacher is None and weights is not None:
-        teacher = load_network(cfg, cfg.DISTILLER.TEACHER, weights, data)
-    cfg = settled(cfg, student, teacher, data, again=again)
-    torch.manual_seed(cfg.SOLVER.SEED)
-    distiller = build_distiller(
-        cfg, student, teacher, data.num_train, image_shape=data.image_shape,
-        assistants=[load_network(cfg, name, path, data) for name, path in (assistants or {}).items()],
-    )  # fmt: skip
-    return Trainer(cfg, distiller, data)
-
-
-def load_network(cfg: CN, name: str, weights: Path, data: Data) -> StagedModel:
-    """The network `name` with these weights; CheckpointError where they are of another network."""
-    network = build_network(cfg, name, data.num_classes, data.image_shape)
-    load_into(network, weights, f"{name} with {data.num_classes} classes")
-    return network
-
-
-def evaluate_checkpoint(cfg: CN, name: str, weights: Path) -> dict[str, float]:
-    """{"top1": %, "top5": %} of a checkpoint on the test set of `cfg`, in its precision."""
-    device = pick_device(cfg)
-    if not weights.exists():
-        raise CheckpointError(f"{weights}: no such checkpoint")
-    build_on_meta(cfg, name)
-    data = build_data(cfg, device)
-    layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
-    network = (
-        load_network(cfg, name, weights, data) if name != cfg.DISTILLER.STUDENT else load_deployed(cfg, weights, data)
-    )
-    cfg = settled(cfg, network, None, data, again=True)
-    network = Distiller(network.to(device, memory_format=layout))
-    network.set_precision(None, AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
-    return evaluate(network, data.test)["student"]
-
-
-def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:
-    """What a run of `cfg` deploys, with these weights: its student, or that with what the method adds to it."""
-    student = build_network(cfg, cfg.DISTILLER.STUDENT, data.num_classes, data.image_shape)
-    network = student
-    if not all(method.deploys_student_alone for method in methods_of(cfg).values()):
-        teacher = build_network(cfg, cfg.DISTILLER.TEACHER, data.num_classes, data.image_shape)
-        network = build_distiller(cfg, student, teacher, data.num_train, image_shape=data.image_shape).deployed
-    load_into(network, weights, f"{cfg.DISTILLER.STUDENT} with {data.num_classes} classes")
-    return network
-
-
-def assistant_weights(cfg: CN, names: Sequence[str], number: int) -> Path:
-    """The weights of assistant `number`; it is trained first where that was not done yet.
-
-    Its run is the student's with this network for the student and the assistants before it for teachers.
-    """
-    name = names[number]
-    step = cfg.clone()
-    step.defrost()
-    step.DISTILLER.STUDENT = name
-    if student_lr(cfg.DISTILLER.STUDENT) == cfg.SOLVER.LR:
-        step.SOLVER.LR = student_lr(name)
-    for method in methods_of(cfg):
-        step[method].ASSISTANTS = list(names[:number])
-    step.EXPERIMENT.NAME = f"{run_name(cfg).rsplit('/', 1)[0]}/assistants/{number + 1}_{name}"
-    step.EXPERIMENT.TAG = "default"
-    step.freeze()
-    return _finished(step) or _trained(step, f"training the assistant {name} first, for {cfg.SOLVER.EPOCHS} epochs")
-
-
-def _finished(cfg: CN) -> Path | None:
-    """The weights that a finished run of this config left, or None; the same answer in all processes."""
-    return agreed(lambda: find_finished_weights(cfg))
-
-
-def _trained(cfg: CN, announcement: str) -> Path:
-    """The weights of a run of this config, which is made now, or continued where it was cut off."""
-    print(f"{announcement}; it is kept for later runs", flush=True)
-    run(cfg, resume=agreed(lambda: is_resumable(cfg)))
-    return _finished(cfg)
+def weights_of(cfg: CN) -> Weights:
+    """The weights of all networks that teach, each trained first where that was not done and the config says so."""
+    if not needs_teacher(cfg):
+        return Weights()
+    names = others_of(cfg)
+    if cfg.DISTILLER.OTHER_TEACHERS:
+        paths = [_other_teacher(cfg, i) for i in range(len(names))]
+    else:
+        paths = [assistant_weights(cfg, names, i) for i in range(len(names))]
+    return Weights(teacher_weights(cfg), list(zip(names, paths, strict=True)))
 
 
 def teacher_weights(cfg: CN) -> Path:
@@ -207,3 +70,53 @@ def teacher_weights(cfg: CN) -> Path:
             "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
         )
     return _trained(teacher_cfg, f"no teacher {d.TEACHER} yet: training it first from {d.TEACHER_CFG}")
+
+
+def _other_teacher(cfg: CN, number: int) -> Path:
+    """The weights of the other teacher of that number, found as the first one's are."""
+    d = cfg.DISTILLER
+    for key in ("OTHER_TEACHER_CKPTS", "OTHER_TEACHER_CFGS"):
+        if d[key] and len(d[key]) != len(d.OTHER_TEACHERS):
+            raise ConfigError(
+                f"DISTILLER.{key} has {len(d[key])} entries and DISTILLER.OTHER_TEACHERS {len(d.OTHER_TEACHERS)}; "
+                "each network needs one"
+            )
+    one = cfg.clone()
+    one.defrost()
+    one.DISTILLER.TEACHER = d.OTHER_TEACHERS[number]
+    one.DISTILLER.TEACHER_CKPT = d.OTHER_TEACHER_CKPTS[number] if d.OTHER_TEACHER_CKPTS else ""
+    one.DISTILLER.TEACHER_CFG = d.OTHER_TEACHER_CFGS[number] if d.OTHER_TEACHER_CFGS else ""
+    return teacher_weights(one)
+
+
+def assistant_weights(cfg: CN, names: list[str], number: int) -> Path:
+    """The weights of assistant `number`; it is trained first where that was not done yet.
+
+    Its run is the student's with this network for the student and the assistants before it for teachers.
+    """
+    name = names[number]
+    step = cfg.clone()
+    step.defrost()
+    step.DISTILLER.STUDENT = name
+    step.DISTILLER.STUDENT_STAGES = []
+    step.DISTILLER.ASSISTANTS = list(names[:number])
+    if student_lr(cfg.DISTILLER.STUDENT) == cfg.SOLVER.LR:
+        step.SOLVER.LR = student_lr(name)
+    step.EXPERIMENT.NAME = f"{run_name(cfg).rsplit('/', 1)[0]}/assistants/{number + 1}_{name}"
+    step.EXPERIMENT.TAG = "default"
+    step.freeze()
+    return _finished(step) or _trained(step, f"training the assistant {name} first, for {cfg.SOLVER.EPOCHS} epochs")
+
+
+def _finished(cfg: CN) -> Path | None:
+    """The weights that a finished run of this config left, or None; the same answer in all processes."""
+    return agreed(lambda: find_finished_weights(cfg))
+
+
+def _trained(cfg: CN, announcement: str) -> Path:
+    """The weights of a run of this config, which is made now, or continued where it was cut off."""
+    print(f"{announcement}; it is kept for later runs", flush=True)
+    run(cfg, resume=agreed(lambda: is_resumable(cfg)))
+    path = _finished(cfg)
+    assert path is not None, "a run that ended has left its weights"
+    return path

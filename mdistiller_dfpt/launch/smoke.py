@@ -9,19 +9,18 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..data import Data, build_data
-from ..data.generated import write_data_set
-from ..data.resident import ImageSet, Recipe, ResidentLoader
+from ..data.generated import LAYOUTS, write_data_set
+from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
 from ..distillers import build_distiller
-from ..distillers.build import assistant_names, needs_teacher
+from ..distillers.build import needs_teacher, others_of
 from ..errors import DivergedError
 from ..models import StagedModel
-from ..models.foreign import is_foreign
+from ..models.external.names import is_external
+from ..training.precision import measured_precision
+from ..training.trainer import Trainer
 from .networks import build_networks
-from .precision import settled
-from .trainer import Trainer
 
 BATCH, STEPS, CLASSES = 4, 2, 100
-IN_FILES = ("cub200", "folder", "imagenet", "tiny_imagenet")
 FILE_SIZE = 64  # height and width of images in files, where a network takes any
 
 
@@ -33,20 +32,20 @@ def smoke(cfg: CN, size: int = 32) -> float:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.EPOCHS, cfg.SOLVER.ACCUMULATE = BATCH, 1, 1
-    names = [cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if needs_teacher(cfg) else None, *assistant_names(cfg)]
+    names = [cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if needs_teacher(cfg) else None, *others_of(cfg)]
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(cfg.SOLVER.SEED)
-        if cfg.DATASET.TYPE in IN_FILES:
-            data = _data_in_files(cfg, Path(folder), any(is_foreign(n) for n in names if n))
+        if cfg.DATASET.TYPE in LAYOUTS:
+            data = _data_in_files(cfg, Path(folder), any(is_external(n) for n in names if n))
         else:
             data = _random_data(BATCH * STEPS, size)
         cfg.freeze()
-        student, teacher, between = build_networks(cfg, data)
-        for network in filter(None, (teacher, *between)):
-            _settle(network, data)
-        cfg = settled(cfg, student, teacher, data)
+        n = build_networks(cfg, data)
+        for network in filter(None, (n.teacher, *n.others)):
+            _measure_statistics(network, data)
+        cfg = measured_precision(cfg, n.student, n.teacher, data)
         distiller = build_distiller(
-            cfg, student, teacher, data.num_train, image_shape=data.image_shape, assistants=between
+            cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others
         )
         loss = Trainer(cfg, distiller, data).one_epoch()["loss"]
     if not math.isfinite(loss):
@@ -55,7 +54,7 @@ def smoke(cfg: CN, size: int = 32) -> float:
 
 
 @torch.no_grad()
-def _settle(network: StagedModel, data: Data) -> None:
+def _measure_statistics(network: StagedModel, data: Data) -> None:
     """Running statistics of these images: with the initial ones a random network's maps grow with its depth."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -80,6 +79,6 @@ def _random_data(count: int, size: int) -> Data:
     recipe = Recipe(pad=4, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
     source = ImageSet(images, labels, tuple(map(str, range(CLASSES))))
     return Data(
-        ResidentLoader(source, recipe, BATCH, train=True, seed=1),
-        ResidentLoader(source, recipe, BATCH, train=False), CLASSES,
+        InMemoryLoader(source, recipe, BATCH, train=True, seed=1),
+        InMemoryLoader(source, recipe, BATCH, train=False), CLASSES,
     )  # fmt: skip

@@ -5,22 +5,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from ..config import load_cfg
 from ..distillers.build import needs_teacher
 from ..errors import UserError
+from ..interop.plugins import load_cfg
 from ..report.spec import Cell
-from .run_dir import existing_runs, find_finished_weights, is_resumable
+from ..runs.directory import existing_runs, find_finished_weights, is_resumable
 from .smoke import smoke
 
 TRAIN = Path(__file__).parents[2] / "tools" / "train.py"
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True)
+class Job:
     """One run: the words behind tools/train.py, and where its output goes."""
 
     label: str

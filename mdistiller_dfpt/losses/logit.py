@@ -9,7 +9,7 @@ from ..registry import Registry
 
 LogitLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
-LOGIT_LOSSES = Registry("logit loss")
+LOGIT_LOSSES: Registry[LogitLoss] = Registry("logit loss")
 """Maps a name to `(student (B, C), teacher (B, C), target (B,), temperature) -> ()`; the gradient is the student's."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..registry import Registry, suggest
-from .foreign import build_foreign, is_foreign
+from .external.names import build_external, is_external
 from .staged import StagedModel
 
 MODELS = Registry("model")
@@ -21,8 +21,8 @@ def build_model(
     """
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}; it must be at least 1")
-    if is_foreign(name):
-        return build_foreign(name, num_classes, stages, image_size)
+    if is_external(name):
+        return build_external(name, num_classes, stages, image_size)
     known = sorted(key.removeprefix(f"{family}/") for key in MODELS if key.startswith(f"{family}/"))
     if not known:
         families = sorted({key.split("/")[0] for key in MODELS})

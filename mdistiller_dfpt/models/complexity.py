@@ -8,10 +8,7 @@ from torch import Tensor, nn
 
 @contextlib.contextmanager
 def count_macs(root: nn.Module) -> Iterator[dict[nn.Module, int]]:
-    """Inside the context, a dict from each convolution or linear layer below `root` to its MACs per image so far.
-
-    Inside, a network that computes through something else (a folded copy, what it remembers) computes by itself.
-    """
+    """Inside the context, a dict from each convolution or linear layer below `root` to its MACs per image so far."""
     macs: dict[nn.Module, int] = {}
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -20,12 +17,9 @@ def count_macs(root: nn.Module) -> Iterator[dict[nn.Module, int]]:
 
     layers = {m for m in root.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     handles = [m.register_forward_hook(hook) for m in layers]
-    elsewhere = {m: vars(m).pop("forward") for m in root.modules() if "forward" in vars(m)}
     try:
         yield macs
     finally:
-        for module, forward in elsewhere.items():
-            module.forward = forward
         for handle in handles:
             handle.remove()
 

@@ -5,7 +5,6 @@ from functools import partial
 
 from torch import nn
 
-from . import cifar  # noqa: F401  (its networks must be registered)
 from .build import MODELS
 from .staged import StagedModel
 

@@ -1,6 +1,6 @@
 """The contract of every network here: a stem, stages and a head, run by one `forward`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 Stage = Callable[[Tensor], tuple[Tensor, Tensor]]
 Edit = Callable[[int, Tensor], Tensor]
+Result = tuple[Tensor, dict[str, Any]]
 
 
 class StagedModel(nn.Module):
@@ -52,13 +53,16 @@ class StagedModel(nn.Module):
     def num_classes(self) -> int:
         return self.classifier_layer.out_features
 
-    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    def forward(self, image: Tensor) -> Result:
         feats, preact_feats = [], []
         x = image
         for stage in self.stages():
             x, preactivation = stage(x)
             feats.append(x)
             preact_feats.append(preactivation)
+        return self._with_head(x, feats, preact_feats)
+
+    def _with_head(self, x: Tensor, feats: list[Tensor], preact_feats: list[Tensor]) -> Result:
         x = self.head_map(x)
         logits, pooled = self.classify(x)
         return logits, {"feats": feats, "preact_feats": preact_feats, "head_map": x, "pooled_feat": pooled}
@@ -70,16 +74,20 @@ class StagedModel(nn.Module):
             maps.append(stage(maps[-1] if maps else image)[0])
         return maps
 
-    def rerun(self, image: Tensor, edit: Edit, first: int = 0, z: Tensor | None = None) -> Tensor:
-        """Logits (B, classes) where `edit(i, x)` stands in for the activation of each stage i from `first` on.
+    def rerun(self, image: Tensor, edit: Edit, before: Sequence[Tensor] = ()) -> Result:
+        """`forward`, where `edit(i, x)` stands in for the activation x of each stage i (0: the stem).
 
-        Stage `first` reads `z`, where one is given, and what is before it has no effect.
+        `before`: the first maps, stem first, where they are known already; the stages behind them are run on the last.
         """
+        feats, preact_feats = list(before), list(before)
         stages = self.stages()
-        x = image if z is None else z
-        for i in range(first, len(stages)):
-            x = edit(i, stages[i](x)[0])
-        return self.head(x)[0]
+        x = before[-1] if before else image
+        for i in range(len(before), len(stages)):
+            activation, preactivation = stages[i](x)
+            x = edit(i, activation)
+            feats.append(x)
+            preact_feats.append(preactivation if x is activation else x)  # an edited map has no activation behind it
+        return self._with_head(x, feats, preact_feats)
 
     def get_stage_channels(self) -> list[int]:
         """mdistiller's name for `stage_channels`."""

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import name_from
+from ..config.load import name_from
+from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
-from ..yaml_reader import read_yaml
 
 METRICS = ("last", "best", "mean_last_5")
 

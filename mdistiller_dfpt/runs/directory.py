@@ -13,7 +13,7 @@ from ..errors import CheckpointError, ConfigError
 from .checkpoint import WEIGHTS, checkpoints
 
 CONFIG, RESULTS, STATUS = "config.yaml", "results.json", "status.json"
-CHECKPOINTS, BEST = "checkpoints", "best.safetensors"
+CHECKPOINTS = "checkpoints"
 
 
 def run_name(cfg: CN) -> str:

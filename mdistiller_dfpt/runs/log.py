@@ -5,13 +5,15 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
+from yacs.config import CfgNode as CN
 
-from ..data import Batch, Share
+from ..config import flatten
+from ..data import Batch
 from ..distributed import rank
-from .meters import Meters
+from .wandb_log import WandbLog
 
 
 def duration(seconds: float) -> str:
@@ -23,15 +25,22 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
-class Progress:
+class Readable(Protocol):
+    """Averages that can be looked at while they grow."""
+
+    def read(self) -> dict[str, float]:
+        """What stands in them, by name."""
+
+
+class ProgressBar:
     """One epoch's bar on a terminal; nothing elsewhere, where the epoch's own line suffices."""
 
     SECONDS_BETWEEN_READS = 0.5
 
-    def __init__(self, label: str, steps: int, meters: Meters):
+    def __init__(self, label: str, steps: int, meters: Readable):
         self.label, self.steps, self.meters = label, steps, meters
 
-    def over(self, batches: Iterable[Batch] | Iterable[Share]) -> Iterator[Batch] | Iterator[Share]:
+    def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, with the bar advancing as they are used; meters are read at most twice a second."""
         if rank() > 0 or not sys.stderr.isatty():
             yield from batches
@@ -82,6 +91,25 @@ class EventLog:
             print(f"warning: TensorBoard's events cannot be written ({e.strerror}); the run goes on without them",
                   file=sys.stderr)  # fmt: skip
             self.writer = None
+
+
+class RunLogs:
+    """TensorBoard and Weights & Biases of one run, where they are asked for."""
+
+    def __init__(self, cfg: CN, folder: Path, name: str, purge_step: int):
+        first_process = rank() == 0
+        self.events = EventLog(folder / "events", cfg.LOG.TENSORBOARD and first_process, purge_step)
+        self.wandb = WandbLog(cfg.LOG.WANDB and first_process, cfg.EXPERIMENT.PROJECT, name, folder, flatten(cfg))
+
+    def scalars(self, record: dict[str, Any], epoch: int) -> None:
+        """Write the numbers of an epoch's record."""
+        self.events.scalars(record, epoch)
+        self.wandb.scalars(record, epoch)
+
+    def close(self) -> None:
+        """End both."""
+        self.events.close()
+        self.wandb.close()
 
 
 def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

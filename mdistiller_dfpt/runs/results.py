@@ -14,9 +14,7 @@ from ..distributed import world_size
 FORMAT = 1
 
 
-def protocol(
-    cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.device, company: int = 0
-) -> dict[str, Any]:
+def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
     """All that two runs must share before their accuracies can be compared, and where this one ran."""
     s = cfg.SOLVER
     return {
@@ -34,10 +32,11 @@ def protocol(
         "warmup_epochs": s.WARMUP_EPOCHS,
         "precision": s.AMP + (f", student {s.AMP_STUDENT}" if s.AMP_STUDENT else ""),
         "teacher": teacher,
-        **({"teacher_logits": "a table in float16"} if cfg.DISTILLER.TEACHER_TABLE else {}),
+        **({"teacher_kind": kind} if (kind := cfg.DISTILLER.TEACHER_KIND) != "frozen" else {}),
+        **({"paths": dict(cfg.DISTILLER.PATHS)} if cfg.DISTILLER.PATHS else {}),
+        **({"teacher_logits": "cached in float16"} if cfg.DISTILLER.LOGITS_CACHE else {}),
         "seed": s.SEED,
         **({"data_seed": cfg.DATASET.SEED} if cfg.DATASET.SEED else {}),
-        **({"other_runs_in_process": company} if company else {}),
         "world_size": world_size(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -46,18 +45,30 @@ def protocol(
     }
 
 
-def commit() -> str:
-    """The package's git commit, with `+` behind it where files differ from it; empty outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
+def commit(root: Path | None = None) -> str:
+    """The package's git commit, with `+` behind it where files differ from it; empty where it has no checkout.
+
+    A package that is installed inside somebody else's repository has none.
+    """
+    root = Path(__file__).resolve().parents[2] if root is None else root
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(root), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return ""
+        git("ls-files", "--error-unmatch", "mdistiller_dfpt/__init__.py")
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "mdistiller_dfpt") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def best_epoch(epochs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The record with the highest top-1 of the student, the earliest of equals; None where none was evaluated."""
+    tested = [e for e in epochs if "test" in e]
+    return max(tested, key=lambda e: e["test"]["student"]["top1"]) if tested else None
 
 
 def summarise(epochs: list[dict[str, Any]]) -> dict[str, Any]:

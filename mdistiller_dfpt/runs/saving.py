@@ -4,27 +4,31 @@ import os
 import socket
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
-from ..config import dump_cfg, flatten, load_yaml_text
-from ..config_keys import default_cfg
-from ..distillers import Distiller
+from ..config.keys import REMOVED, default_cfg
+from ..config.load import dump_cfg, flatten, load_yaml_text
+from ..distillers import Method
 from ..distillers.build import method_label
 from ..distributed import rank
 from ..errors import CheckpointError
 from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_checkpoint, save_weights, write_json
-from .run_dir import CHECKPOINTS, STATUS
+from .directory import CHECKPOINTS, STATUS
 
 KEEP_CHECKPOINTS = 2
 # What may differ between a run and its continuation, as none of it changes what is computed
 RESUME_MAY_CHANGE = ("LOG.", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "EXPERIMENT.TIMEOUT", "DATASET.ROOT",
-                     "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "SOLVER.EPOCHS", "DISTILLER.TEACHER_CKPT",
+                     "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "DATASET.TEST.BATCH_SIZE", "SOLVER.EPOCHS", "DISTILLER.TEACHER_CKPT",
                      "DISTILLER.TEACHER_CFG", "DISTILLER.TEACHER_AUTO_TRAIN")  # fmt: skip
+
+
+BEST = "best.safetensors"
 
 
 def random_states() -> dict[str, Tensor]:
@@ -42,20 +46,21 @@ def put_random_states(states: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda_rng"])
 
 
-class Progressed(NamedTuple):
+@dataclass(frozen=True)
+class Progress:
     """How far a run has come: records of finished epochs; of the next one, steps, sums of averages, and samples."""
 
     epochs: list[dict[str, Any]]
     step: int = 0
-    sums: dict[str, Tensor] | None = None
-    count: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    samples: int = 0
 
 
 class Saver:
     """Saves and loads the state of one run; only the first process writes."""
 
     def __init__(
-        self, cfg: CN, run: Path, distiller: Distiller, optimizer: torch.optim.Optimizer, classes: int,
+        self, cfg: CN, run: Path, distiller: Method, optimizer: torch.optim.Optimizer, classes: int,
         images: int, teacher_sha256: str | None,
     ):  # fmt: skip
         self.cfg, self.run, self.distiller, self.optimizer = cfg, run, distiller, optimizer
@@ -63,22 +68,22 @@ class Saver:
         self.teacher_sha256 = teacher_sha256
         self.last_save = time.monotonic()
 
-    def save(self, done: Progressed) -> None:
+    def save(self, done: Progress) -> None:
         """Publish a checkpoint of the whole state and drop the oldest."""
         self.last_save = time.monotonic()
         if rank() > 0:
             return
         state = {
             "distiller": self.distiller.training_state(),
-            "optimizer": _plain(self.optimizer.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
             **random_states(),
-            "sums": done.sums or {},
+            "sums": done.sums,
         }
         epoch = len(done.epochs)
         header = {
             "epoch": epoch,
             "step": done.step,
-            "count": done.count,
+            "count": done.samples,
             "epochs": done.epochs,
             "distiller": method_label(self.cfg),
             "student": self.cfg.DISTILLER.STUDENT,
@@ -103,7 +108,7 @@ class Saver:
             return step % int(number) == 0
         return unit.startswith("minute") and time.monotonic() - self.last_save >= 60 * float(number)
 
-    def load_newest(self) -> Progressed:
+    def load_newest(self) -> Progress:
         """Put back the newest state that is intact, with a warning for each that is not."""
         for folder in checkpoints(self.run / CHECKPOINTS):
             try:
@@ -132,12 +137,13 @@ class Saver:
             put_random_states(state)
             step = manifest.get("step", 0)
             print(f"resuming after epoch {manifest['epoch']}" + (f", step {step}" if step else ""), flush=True)
-            return Progressed(manifest["epochs"], step, state.get("sums", {}), manifest.get("count", 0))
+            return Progress(manifest["epochs"], step, state.get("sums", {}), manifest.get("count", 0))
         raise CheckpointError(f"nothing to resume in {self.run}: it holds no intact checkpoint")
 
     def _refuse_other_config(self, folder: Path, text: str) -> None:
         # A key that did not exist then had the effect of its default
-        before, now = {**flatten(default_cfg()), **flatten(load_yaml_text(text))}, flatten(self.cfg)
+        written = {key: v for key, v in flatten(load_yaml_text(text)).items() if key not in REMOVED}
+        before, now = {**flatten(default_cfg()), **written}, flatten(self.cfg)
         differing = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(set(before) | set(now))
@@ -150,7 +156,7 @@ class Saver:
         if differing:
             raise CheckpointError(f"{folder}: written under another config: {'; '.join(differing)}")
 
-    def status(self, state: str, done: Progressed, reason: str = "") -> None:
+    def status(self, state: str, done: Progress, reason: str = "") -> None:
         """status.json, for schedulers and people: running, finished, stopped or failed, where, and why."""
         if rank() == 0:
             write_json(
@@ -160,11 +166,6 @@ class Saver:
                     "host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 },
             )  # fmt: skip
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state with its learning rates as numbers, wherever they lay."""
-    return {**state, "param_groups": [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]}
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

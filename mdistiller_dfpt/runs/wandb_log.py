@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..config import flatten
+from ..config.load import flatten
 
 
 class WandbLog:

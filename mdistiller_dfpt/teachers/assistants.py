@@ -1,9 +1,45 @@
-"""Networks between teacher and student: named by a method's ASSISTANTS key, trained in turn before the student."""
+"""A chain of assistants between teacher and student, each taught by those before it (TAKD, arXiv:1902.03393)."""
 
-from ..config_keys import Limit
+from collections.abc import Mapping, Sequence
+from functools import partial
 
-ASSISTANT_LIMITS = {
-    "ASSISTANTS": Limit(
-        "a list of networks' names, the strongest first", lambda v: all(type(name) is str and name for name in v)
-    )
-}
+from torch import nn
+
+from ..data import Batch
+from ..models import StagedModel
+from ..models.output import Output
+from .base import ORIGINAL, TEACHERS, Paths, Teacher
+
+
+def path_of(number: int) -> str:
+    """The path of assistant `number`, counted from 1, the strongest first."""
+    return f"assistant{number}"
+
+
+@TEACHERS.register("assistants")
+class Assistants(Teacher):
+    """The paths `teacher`, `assistant1`, `assistant2`, ...; a method matches the last, unless it says otherwise.
+
+    Each assistant is a network of DISTILLER.ASSISTANTS, the strongest first, trained in turn before the student.
+    """
+
+    def __init__(self, network: StagedModel, others: Sequence[StagedModel] = ()):
+        super().__init__(network)
+        self.others = nn.ModuleList(others).requires_grad_(False).eval()
+        self.networks: dict[str, StagedModel] = {ORIGINAL: network}
+        self.networks |= {path_of(i): assistant for i, assistant in enumerate(others, start=1)}
+
+    def forward(self, batch: Batch) -> Mapping[str, Output]:
+        return Paths({path: partial(self.output_of, network, batch.image) for path, network in self.networks.items()})
+
+    def path_names(self) -> Sequence[str]:
+        return tuple(self.networks)
+
+    def default_paths(self) -> dict[str, float]:
+        return {list(self.networks)[-1]: 1.0}
+
+    def network_of(self, path: str) -> StagedModel:
+        return self.networks[path]
+
+    def frozen(self) -> list[StagedModel]:
+        return list(self.networks.values())

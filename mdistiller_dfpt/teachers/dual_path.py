@@ -1,4 +1,4 @@
-"""The dual-forward path teacher: the frozen original path, and the prompt path through the same stages."""
+"""The dual-forward path teacher of DFPT-KD and DFPT-KD+ (arXiv:2506.18244): a frozen path and a prompted one."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -6,47 +6,130 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
 
+from ..config.keys import NOT_NEGATIVE, POSITIVE, Limit, one_of
+from ..data import Batch
+from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own
 from ..models import StagedModel
+from ..models.complexity import count_macs, total
+from ..models.dummy import dummy_image, probing
+from ..models.output import Output, as_output, autocast
+from .base import ORIGINAL, TEACHERS, Paths
+from .frozen import Frozen
 from .prompt import PROMPT_BLOCKS, FusionBlock
 
-Paths = tuple[tuple[Tensor, Mapping[str, Any]], Tensor]
+PROMPT = "prompt"
+TOO_DENSE = 0.10  # share of the teacher's MACs above which the paper calls the prompt blocks too dense
 
 
-class DualPathTeacher(nn.Module):
-    """Runs a trained teacher on two paths; (B, 3, H, W) -> ((logits, features) of the original path, prompt logits).
+def prompt_loss(
+    prompt: Tensor, teacher: Tensor, student: Tensor, target: Tensor, loss: LogitLoss, temperature: float,
+    *, teacher_weight: float, student_weight: float, ce_weight: float,
+) -> Terms:  # fmt: skip
+    """The terms of L_P for logits (B, C) of prompt path, original path and student, and labels (B,).
 
-    Original path: `teacher` in eval mode, without gradient; it never changes. Prompt path: z_0 = stem(x), then
-    x_i = A_i(z_{i-1}) and z_i = F_i(x_i + P_i(x_i)) after each prompted stage, and a head of its own on z_N
-    (arXiv:2506.18244). Its stages are the teacher's weights, frozen (DFPT-KD), or a copy that is trained (DFPT-KD+).
+    L_P = teacher_weight KD(p^P, p^T) + student_weight KD(p^P, sg[p^S]) + ce_weight CE(p^P, y)
+    What the prompt path is matched to is detached, so that one backward pass serves it and the student.
+    """
+    terms = {
+        "prompt_teacher": (teacher_weight, lambda: loss(prompt, teacher.detach(), target, temperature)),
+        "prompt_student": (student_weight, lambda: loss(prompt, student.detach(), target, temperature)),
+        "prompt_ce": (ce_weight, lambda: F.cross_entropy(prompt, target)),
+    }
+    return {name: own(term(), weight) for name, (weight, term) in terms.items() if weight > 0}
 
-    `bn` says what the BatchNorm layers of the prompt path's stages normalise with. "running": the teacher's statistics.
+
+def _is_stage_list(value: object) -> bool:
+    return value == "all" or (
+        isinstance(value, list) and len(value) > 0 and all(type(v) is int and v >= 1 for v in value)
+    )
+
+
+@TEACHERS.register("dual_path")
+class DualPath(Frozen):
+    """Two paths through a trained teacher: `teacher`, which never changes, and `prompt`, which learns.
+
+    Original path: the frozen network. Prompt path: z_0 = stem(x), then x_i = A_i(z_{i-1}) and z_i = F_i(x_i + P_i(x_i))
+    after each prompted stage, and a head of its own on z_N. Its stages are the teacher's weights, frozen (DFPT-KD), or
+    a copy that is trained (DFPT-KD+: FINETUNE_BACKBONE). It learns from the teacher, the student and the labels.
+
+    BN says what the BatchNorm layers of the prompt path's stages normalise with. "running": the teacher's statistics.
     "batch": the batch's, as the fused maps have other statistics than those the teacher was trained with; running
     averages of its own serve evaluation. Stages before the first prompt see what the original path sees, so where the
     stages are frozen they are computed once for both paths, with the teacher's statistics.
 
-    `init` "teacher": prompts zero, fusions identity, head a copy, so that at first both paths are one function
-    (exactly so with bn "running"). "random": prompts, fusions and head start anew.
+    INIT "teacher": prompts zero, fusions identity, head a copy, so that at first both paths are one function (exactly
+    so with BN "running"). "random": prompts, fusions and head start anew.
+
+    ValueError where STAGES names a stage that the network does not have.
     """
 
+    config = CN(
+        {
+            "TEMPERATURE": 4.0,
+            "LOGIT_LOSS": "KD",  # of the prompt path; any name of LOGIT_LOSSES
+            "STAGES": "all",  # the prompted stages, counted from 1, or "all"
+            "FINETUNE_BACKBONE": False,  # True: DFPT-KD+, the prompt path trains its own copy of the stages
+            "FINETUNE_LR_FACTOR": 0.1,  # of the copied stages' learning rate on the schedule's
+            "BN": "batch",  # statistics of the BatchNorm layers on the prompt path: batch or running
+            "INIT": "random",  # the prompt path at step 0: the teacher's function, or random
+            "FUSION": True,  # False: z_i = x_i + P_i(x_i)
+            "PROMPT": CN(
+                {
+                    "BLOCK": "sequence",  # sequence, parallel (channel groups), conv (one plain convolution)
+                    "R1": 2,  # the block's inner width is C / R1
+                    "R2": 0.25,  # fraction of the channels that a partial convolution convolves
+                    "KERNELS": [3, 5, 7],
+                    # Largest norm of the prompt path's gradient; 0: no limit. Usual steps on CIFAR-100 are at 1.5 to 3;
+                    # without a limit the fusions and the head, which nothing normalises, can blow each other up
+                    "CLIP_NORM": 5.0,
+                    "NORM": True,  # BatchNorm and ReLU after the block's point-wise convolutions but the last
+                    "LOSS": CN({"TEACHER_WEIGHT": 1.0, "STUDENT_WEIGHT": 1.0, "CE_WEIGHT": 1.0}),  # of L_P
+                }
+            ),
+        }
+    )
+    limits: Mapping[str, Limit] = {
+        "TEMPERATURE": POSITIVE,
+        "STAGES": Limit('"all" or a list of stage numbers from 1', _is_stage_list, types=(list,)),
+        "FINETUNE_LR_FACTOR": POSITIVE,
+        "BN": one_of("batch", "running"),
+        "INIT": one_of("teacher", "random"),
+        "PROMPT.R1": Limit(">= 1", lambda v: v >= 1),
+        "PROMPT.R2": Limit("in (0, 1]", lambda v: 0 < v <= 1),
+        "PROMPT.KERNELS": Limit(
+            "odd sizes >= 1, at least one", lambda v: len(v) > 0 and all(type(k) is int and k % 2 and k > 0 for k in v)
+        ),
+        **dict.fromkeys(
+            ("PROMPT.CLIP_NORM", "PROMPT.LOSS.TEACHER_WEIGHT", "PROMPT.LOSS.STUDENT_WEIGHT", "PROMPT.LOSS.CE_WEIGHT"),
+            NOT_NEGATIVE,
+        ),
+    }
+
     def __init__(
-        self, teacher: StagedModel, *, stages: Sequence[int] | None = None, finetune: bool = False,
-        block: str = "sequence", r1: int = 2, r2: float = 0.25, kernels: Sequence[int] = (3, 5, 7), norm: bool = True,
-        fusion: bool = True, bn: str = "batch", init: str = "teacher",
+        self, network: StagedModel, *, temperature: float, logit_loss: str, stages: str | Sequence[int],
+        finetune_backbone: bool, finetune_lr_factor: float, bn: str, init: str, fusion: bool, prompt_block: str,
+        prompt_r1: int, prompt_r2: float, prompt_kernels: Sequence[int], prompt_clip_norm: float, prompt_norm: bool,
+        prompt_teacher_weight: float, prompt_student_weight: float, prompt_ce_weight: float,
     ):  # fmt: skip
-        super().__init__()
-        count = len(teacher.stage_channels) - 1
-        stages = range(1, count + 1) if stages is None else sorted(set(stages))
-        if not stages or not all(1 <= i <= count for i in stages):
-            raise ValueError(f"STAGES is {list(stages)}; {type(teacher).__name__} has stages 1..{count}")
-        self.stages = tuple(stages)
-        self.finetune, self.batch_statistics = finetune, bn == "batch"
-        self.teacher = teacher.requires_grad_(False).eval()
-        self.own = _own_copy(teacher, share=not finetune, new_head=init == "random")
+        super().__init__(network)
+        self.stages = _numbers(stages, network)
+        self.finetune, self.batch_statistics = finetune_backbone, bn == "batch"
+        self.finetune_lr_factor, self.clip_norm = finetune_lr_factor, prompt_clip_norm
+        self.logit_loss: LogitLoss = LOGIT_LOSSES[logit_loss]
+        self.couples_samples = getattr(self.logit_loss, "couples_samples", False)
+        self.temperature = temperature
+        self.weights = {
+            "teacher_weight": prompt_teacher_weight, "student_weight": prompt_student_weight,
+            "ce_weight": prompt_ce_weight,
+        }  # fmt: skip
+        self.own = _own_copy(network, share=not finetune_backbone, new_head=init == "random")
         self.prompts, self.fusions = nn.ModuleDict(), nn.ModuleDict()
         for i in self.stages:
-            channels = teacher.stage_channels[i]
-            prompt = PROMPT_BLOCKS[block](channels, r1, r2, kernels, norm)
+            channels = network.stage_channels[i]
+            prompt = PROMPT_BLOCKS[prompt_block](channels, prompt_r1, prompt_r2, prompt_kernels, prompt_norm)
             self.prompts[str(i)] = prompt
             self.fusions[str(i)] = FusionBlock(channels) if fusion else nn.Identity()
             if init == "teacher":
@@ -55,34 +138,52 @@ class DualPathTeacher(nn.Module):
                     self.fusions[str(i)].identity()
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "DualPathTeacher":
+    def train(self, mode: bool = True) -> "DualPath":
         super().train(mode)
-        self.teacher.eval()
         self.own.eval()  # dropout and the like stay off, the path being the teacher's function
         for module in self.own.modules() if mode and self.batch_statistics else ():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train()
         return self
 
-    def forward(self, image: Tensor, logits: Tensor | None = None) -> Paths:
-        """Both paths; where the original one's logits (B, classes) are known, only what the other needs is computed."""
-        features: dict[str, Any] = {}
-        with torch.no_grad():
-            if logits is None:
-                logits, features = self.teacher(image)
-            elif not self.finetune:
-                features = {"feats": self.teacher.first_maps(image, self.stages[0])}
-        return (logits, features), self.prompt_path(image, features.get("feats", ()))
+    def path_names(self) -> Sequence[str]:
+        return (ORIGINAL, PROMPT)
 
-    def prompt_path(self, image: Tensor, original: Sequence[Tensor]) -> Tensor:
-        """p^P (B, classes); `original`: the original path's maps up to the first prompt, stem first, of these images.
+    def default_paths(self) -> dict[str, float]:
+        return {ORIGINAL: 1.0, PROMPT: 1.0}
+
+    def network_of(self, path: str) -> StagedModel:
+        return self.own if path == PROMPT else self.network
+
+    def forward(self, batch: Batch) -> Mapping[str, Output]:
+        # Original path; where its logits are cached, only the maps that the prompt path starts from are computed
+        if self.cache is None:
+            logits, features = self.run_frozen(self.network, batch.image)
+            original = as_output((logits, features))
+            maps = features["feats"]
+        else:
+            original = self.original(batch)
+            maps = self._first_maps(batch.image)
+        return Paths({ORIGINAL: lambda: original, PROMPT: lambda: self.prompt_path(batch.image, maps)})
+
+    def _first_maps(self, image: Tensor) -> Sequence[Tensor]:
+        """The original path's maps up to the first prompt; none where the path runs stages of its own."""
+        if self.finetune:
+            return ()
+        with torch.no_grad(), autocast(self.dtype, image):
+            return self.network.first_maps(image, self.stages[0])
+
+    def prompt_path(self, image: Tensor, original: Sequence[Tensor]) -> Output:
+        """The prompt path's output; `original`: the original path's maps up to the first prompt, stem first.
 
         None are needed where the path runs stages of its own.
         """
-        if self.finetune:
-            return self.own.rerun(image, self.fuse)
-        first = self.stages[0]
-        return self.own.rerun(image, self.fuse, first + 1, self.fuse(first, original[first]))
+        with autocast(self.dtype, image):
+            if self.finetune:
+                return as_output(self.own.rerun(image, self.fuse))
+            first = self.stages[0]
+            before = [*original[:first], self.fuse(first, original[first])]
+            return as_output(self.own.rerun(image, self.fuse, before))
 
     def fuse(self, i: int, x: Tensor) -> Tensor:
         """z_i = F_i(x_i + P_i(x_i)) where stage i is prompted, else x_i."""
@@ -90,28 +191,75 @@ class DualPathTeacher(nn.Module):
             return x
         return self.fusions[str(i)](x + self.prompts[str(i)](x))
 
-    def own_stage_parameters(self) -> list[nn.Parameter]:
+    def losses(self, student: Output, outputs: Mapping[str, Output], batch: Batch) -> Terms:
+        prompt = outputs[PROMPT].logits
+        with torch.no_grad():
+            self.log("accuracy_prompt", (prompt.argmax(1) == batch.target).float().mean() * 100)
+        return prompt_loss(
+            prompt, outputs[ORIGINAL].logits, student.logits, batch.target, self.logit_loss, self.temperature,
+            **self.weights,
+        )  # fmt: skip
+
+    def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
+        logits, features = self.run_frozen(self.network, image)
+        return {ORIGINAL: logits.float(), PROMPT: self.prompt_path(image, features["feats"]).logits}
+
+    def before_step(self) -> None:
+        if self.clip_norm > 0:
+            nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], self.clip_norm)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        slow = self._copied_stages()
+        slow_ids = {id(p) for p in slow}
+        fast = [p for p in self.parameters() if p.requires_grad and id(p) not in slow_ids]
+        return [{"params": fast, "lr_factor": 1.0}, {"params": slow, "lr_factor": self.finetune_lr_factor}]
+
+    def _copied_stages(self) -> list[nn.Parameter]:
         """The copied stages' parameters that are trained; none where the backbone is frozen."""
         head = {id(p) for p in _head_parameters(self.own)}
         return [p for p in self.own.parameters() if p.requires_grad and id(p) not in head]
 
+    def overhead(self, image_shape: tuple[int, int, int]) -> str:
+        image = dummy_image(self.network, image_shape)
+        with probing(self), count_macs(self) as macs:
+            _, features = self.network(image)
+            self.prompt_path(image, features["feats"])
+        blocks = total(macs, self.prompts) + total(macs, self.fusions)
+        share = blocks / total(macs, self.network)
+        parameters = sum(p.numel() for m in (self.prompts, self.fusions) for p in m.parameters())
+        line = (
+            f"prompt and fusion blocks: {parameters:,} parameters, {blocks / 1e6:.1f} MMAC an image, "
+            f"{share:.1%} of the teacher's"
+        )
+        if share > TOO_DENSE:
+            line += f" (warning: above {TOO_DENSE:.0%}, which the paper calls too dense; raise PROMPT.R1)"
+        return line
 
-def _head_parameters(model: StagedModel) -> list[nn.Parameter]:
-    return [p for name in model.head_modules for p in model.get_submodule(name).parameters()]
+
+def _numbers(stages: str | Sequence[int], network: StagedModel) -> tuple[int, ...]:
+    """The prompted stages in order; ValueError where the network does not have one of them."""
+    count = len(network.stage_channels) - 1
+    numbers = range(1, count + 1) if stages == "all" else sorted({int(s) for s in stages})
+    if not numbers or not all(1 <= i <= count for i in numbers):
+        raise ValueError(f"STAGES is {list(numbers)}; {type(network).__name__} has stages 1..{count}")
+    return tuple(numbers)
 
 
-def _own_copy(teacher: StagedModel, share: bool, new_head: bool) -> StagedModel:
+def _head_parameters(network: StagedModel) -> list[nn.Parameter]:
+    return [p for name in network.head_modules for p in network.get_submodule(name).parameters()]
+
+
+def _own_copy(network: StagedModel, share: bool, new_head: bool) -> StagedModel:
     """The network that the prompt path runs: buffers and head its own, the stages' weights shared or copied."""
-    head = {id(p) for p in _head_parameters(teacher)}
-    shared = [p for p in teacher.parameters() if share and id(p) not in head]
-    own = copy.deepcopy(teacher, {id(p): p for p in shared})
-    vars(own).pop("forward", None)  # a folded teacher's, which is not this network's function
+    head = {id(p) for p in _head_parameters(network)}
+    shared = [p for p in network.parameters() if share and id(p) not in head]
+    copied = copy.deepcopy(network, {id(p): p for p in shared})
     frozen = {id(p) for p in shared}
-    for p in own.parameters():
+    for p in copied.parameters():
         p.requires_grad_(id(p) not in frozen)
     if new_head:
-        for name in own.head_modules:
-            for module in own.get_submodule(name).modules():
+        for name in copied.head_modules:
+            for module in copied.get_submodule(name).modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
-    return own
+    return copied

@@ -10,25 +10,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data import Batch
 from ..errors import ConfigError
 
 CRC_HALVES = 2  # a row ends with its CRC-32, as two float16 numbers' bytes
-PASS = 4096  # views that the teacher sees at once where a table is filled
+PASS = 4096  # views that the teacher sees at once where a cache is filled
 
 
-class KnownLogits(Protocol):
-    """What gives the teacher's logits of a batch in its place."""
+class Logits(Protocol):
+    """What gives the frozen network's logits of a batch in its place."""
 
-    def logits(self, image: Tensor, index: Tensor, view: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """(B, 3, H, W), samples (B,) and views (B,) -> (B, classes); `compute` is the teacher."""
+    def logits(self, batch: Batch, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The logits (B, classes) of a batch with views; `compute` is the network, (B, 3, H, W) -> (B, classes)."""
 
 
-class TeacherTable:
+class LogitsCache:
     """Logits (samples, views, classes) as float16 in a file that is mapped into memory; filled as they are asked for.
 
     Crop and flip of a recipe give few views of an image: 162 at a padding of 4. A row counts once its checksum is
     right, so that a file that was cut off, or that several runs fill at once, never gives a wrong number. All logits
-    come from the table, those that were computed just now too, so that a step does not depend on who filled it.
+    come from the file, those that were computed just now too, so that a step does not depend on who filled it.
     """
 
     def __init__(self, folder: Path, key: str, samples: int, views: int, classes: int):
@@ -40,18 +41,19 @@ class TeacherTable:
             missing = size - (self.path.stat().st_blocks * 512 if self.path.exists() else 0)
             free = shutil.disk_usage(folder).free
             if missing > free:
-                sizes = f"the table takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-                raise ConfigError(f"DISTILLER.TEACHER_TABLE is {folder}; {sizes}")
+                sizes = f"it takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+                raise ConfigError(f"DISTILLER.LOGITS_CACHE is {folder}; {sizes}")
             with open(self.path, "ab") as f:
                 f.truncate(size)
             self.rows = np.memmap(self.path, dtype=np.float16, mode="r+", shape=self.shape)
         except OSError as e:
-            raise ConfigError(f"DISTILLER.TEACHER_TABLE is {folder}; it cannot be written ({e.strerror})") from None
+            raise ConfigError(f"DISTILLER.LOGITS_CACHE is {folder}; it cannot be written ({e.strerror})") from None
         self.computed = 0  # rows that were not there yet
 
-    def logits(self, image: Tensor, index: Tensor, view: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """The teacher's logits (B, classes) of these views (B, 3, H, W); `compute` is asked for those not here yet."""
-        samples, views = index.cpu().numpy(), view.cpu().numpy()
+    def logits(self, batch: Batch, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The teacher's logits (B, classes) of a batch's views; `compute` is asked for those that are not here yet."""
+        image = batch.image
+        samples, views = batch.index.cpu().numpy(), _views(batch).cpu().numpy()
         rows = self.rows[samples, views]
         missing = [i for i, row in enumerate(rows) if not _is_whole(row)]
         if missing:
@@ -76,9 +78,9 @@ class TeacherTable:
                 self.rows[tuple(np.array(missing).T)] = self._computed(images_in(index, view), compute)
             yield start + len(some)
 
-    def whole(self, device: torch.device) -> "WholeTable":
-        """This table, filled, where a step reads it without the host."""
-        return WholeTable(torch.from_numpy(self.rows)[:, :, :-CRC_HALVES].to(device))
+    def whole(self, device: torch.device) -> "FilledCache":
+        """This cache, filled, where a step reads it without the host."""
+        return FilledCache(torch.from_numpy(self.rows)[:, :, :-CRC_HALVES].to(device))
 
     def _computed(self, image: Tensor, compute: Callable[[Tensor], Tensor]) -> np.ndarray:
         self.computed += len(image)
@@ -88,15 +90,20 @@ class TeacherTable:
         return np.concatenate([logits, sums[:, None].view(np.float16)], axis=1)
 
 
-class WholeTable:
+class FilledCache:
     """Logits (samples, views, classes) float16 on the device, none of them missing."""
 
     def __init__(self, rows: Tensor):
         self.rows = rows
 
-    def logits(self, image: Tensor, index: Tensor, view: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """The teacher's logits (B, classes) of these views."""
-        return self.rows[index, view].float()
+    def logits(self, batch: Batch, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The teacher's logits (B, classes) of a batch's views."""
+        return self.rows[batch.index, _views(batch)].float()
+
+
+def _views(batch: Batch) -> Tensor:
+    assert batch.view is not None, "a loader of images in memory numbers the views"
+    return batch.view
 
 
 def _checksum(values: np.ndarray) -> int:

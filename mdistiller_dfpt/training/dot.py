@@ -1,18 +1,13 @@
 """DOT: distillation with a momentum of its own (Zhao et al., 2023, ICCV, "DOT: A Distillation-Oriented Trainer")."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-
-def split_terms(losses: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """(the labels' terms, all others), each summed, None where there is none; a label term is called `ce` or `X.ce`."""
-    parts: list[list[Tensor]] = [[], []]
-    for name, value in losses.items():
-        parts[name.rsplit(".", 1)[-1] not in ("ce", "loss_ce")].append(value)
-    return tuple(sum(part) if part else None for part in parts)
+from ..losses import Terms
+from ..losses.term import total
 
 
 class TwoMomentaSGD(torch.optim.Optimizer):
@@ -62,6 +57,25 @@ class TwoMomentaSGD(torch.optim.Optimizer):
                     update = torch.where(skip.bool(), torch.zeros_like(update), update)
                 p.sub_(update, alpha=group["lr"])
         self._distilled = {}
+
+
+def backward_by_kind(
+    terms: Terms, optimizer: TwoMomentaSGD, exchange: Callable[[], None], clip: Callable[[], None]
+) -> None:  # fmt: skip
+    """The gradient of the terms that are not the labels', kept by the optimiser, and then that of the labels'.
+
+    `exchange` averages gradients over the processes, `clip` is what a method does with one before it is used.
+    """
+    labels = {name: term for name, term in terms.items() if term.kind == "label"}
+    others = {name: term for name, term in terms.items() if term.kind != "label"}
+    if others:
+        total(others).backward(retain_graph=bool(labels))
+        exchange()
+        clip()
+        optimizer.set_distillation_gradient()
+    if labels:
+        total(labels).backward()
+        exchange()
 
 
 def _momentum(state: dict[str, Any], name: str, gradient: Tensor, momentum: float) -> Tensor:

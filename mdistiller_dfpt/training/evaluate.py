@@ -1,14 +1,14 @@
 """Accuracy on a whole test set, each sample counted once, with one read from the device at the end."""
 
+from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.loader import Loader
-from ..distillers import Distiller
+from ..distillers import Method
 from ..distributed import summed
 from ..errors import DataError
 
@@ -24,14 +24,28 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     return F.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="sum", log_target=True)
 
 
-@torch.no_grad()
-def evaluate(distiller: Distiller, loader: Loader) -> dict[str, Any]:
-    """{path: {"top1": %, "top5": %}} of each of the distiller's paths, and {"kl": {"a||b": nats}} between each two.
+def accuracy(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """{"top1": %, "top5": %} of a batch's logits (B, C), labels (B,)."""
+    return {f"top{k}": correct_at(logits, target, k) * (100 / len(target)) for k in (1, 5)}
 
-    `a` is the path that the distiller names first: KL(teacher || student) where the teacher comes first.
+
+def evaluate_method(method: Method, loader: Loader) -> dict[str, dict[str, float]]:
+    """`evaluate` of a method's paths, in eval mode."""
+    was_training = method.training
+    method.eval()
+    try:
+        return evaluate(method.evaluated_paths, loader)
+    finally:
+        method.train(was_training)
+
+
+@torch.no_grad()
+def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader) -> dict[str, dict[str, float]]:
+    """{path: {"top1": %, "top5": %}} of each path's logits, and {"kl": {"a||b": nats}} between each two.
+
+    `paths_of`: images (B, 3, H, W) -> logits (B, C) by name. `a` is the path that it names first: KL(teacher ||
+    student) where the teacher comes first.
     """
-    was_training = distiller.training
-    distiller.eval()
     sums: dict[tuple[str, str], Tensor] = {}
     count = 0
 
@@ -40,20 +54,19 @@ def evaluate(distiller: Distiller, loader: Loader) -> dict[str, Any]:
 
     for batch in loader.epoch():
         count += len(batch.target)
-        paths = distiller.forward_paths(batch.image)
+        paths = paths_of(batch.image)
         for name, logits in paths.items():
             add((name, "top1"), correct_at(logits, batch.target, 1))
             add((name, "top5"), correct_at(logits, batch.target, 5))
         for a, b in combinations(paths, 2):
             add(("kl", f"{a}||{b}"), kl_divergence(paths[a], paths[b]))
-    distiller.train(was_training)
     # Samples that are there and, with several processes, all of theirs
     counted = torch.tensor(float(count), dtype=torch.float64, device=loader.device)
-    *totals, count = summed(torch.stack([*(s.double() for s in sums.values()), counted])).tolist()
-    if not count:
+    *totals, seen = summed(torch.stack([*(s.double() for s in sums.values()), counted])).tolist()
+    if not seen:
         raise DataError("no image of the test set could be read")
-    result: dict[str, Any] = {}
+    result: dict[str, dict[str, float]] = {}
     for (group, name), value in zip(sums, totals, strict=True):
         percent = 1.0 if group == "kl" else 100.0
-        result.setdefault(group, {})[name] = percent * value / count
+        result.setdefault(group, {})[name] = percent * value / seen
     return result

@@ -12,7 +12,7 @@ class Meters:
     def __init__(self, device: torch.device):
         self.device = device
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.samples = 0
         self._pending: tuple[Tensor, list[str], int, torch.cuda.Event] | None = None
         self._latest: dict[str, float] = {}
 
@@ -25,15 +25,9 @@ class Meters:
             else:
                 self.sums[name] = value
 
-    def clear(self) -> None:
-        """Start anew with the same names, in place."""
-        for value in self.sums.values():
-            value.zero_()
-        self.count, self._pending, self._latest = 0, None, {}
-
-    def counted(self, samples: int) -> None:
+    def add_samples(self, samples: int) -> None:
         """Say that so many samples were behind the last updates."""
-        self.count += samples
+        self.samples += samples
 
     def _stacked(self) -> Tensor:
         return torch.stack(list(self.sums.values()))
@@ -43,7 +37,7 @@ class Meters:
         if not self.sums:
             return {}
         if self.device.type != "cuda":
-            return {n: v / self.count for n, v in zip(self.sums, self._stacked().tolist(), strict=True)}
+            return {n: v / self.samples for n, v in zip(self.sums, self._stacked().tolist(), strict=True)}
         if self._pending is not None and self._pending[3].query():
             values, names, count, _ = self._pending
             self._latest = {n: v / count for n, v in zip(names, values.tolist(), strict=True)}
@@ -53,13 +47,13 @@ class Meters:
             host.copy_(self._stacked(), non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-            self._pending = (host, list(self.sums), self.count, event)
+            self._pending = (host, list(self.sums), self.samples, event)
         return self._latest
 
     def totals(self) -> dict[str, float]:
         """Averages over all updates, of all processes."""
         if not self.sums:
             return {}
-        count = torch.tensor([self.count], dtype=torch.float32, device=self.device)
+        count = torch.tensor([self.samples], dtype=torch.float32, device=self.device)
         *sums, count = summed(torch.cat([self._stacked(), count])).tolist()
         return {n: v / count for n, v in zip(self.sums, sums, strict=True)}

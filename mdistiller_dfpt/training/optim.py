@@ -1,52 +1,92 @@
-"""The optimiser, and the learning rate as a function of progress."""
+"""Optimisers and schedules by name, and what a config makes of them."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 from yacs.config import CfgNode as CN
 
-from ..distillers import Distiller
+from ..config.keywords import keywords
+from ..distillers import Method
+from ..registry import Registry
 from .dot import TwoMomentaSGD
 
+Groups = list[dict[str, Any]]
 
-def learning_rate(cfg: CN, progress: float) -> float:
-    """SOLVER's learning rate after `progress` epochs (a step's own fraction included), before any group's factor.
 
-    A decay stage s takes effect with the first step after s whole epochs.
-    """
-    s = cfg.SOLVER
-    if s.SCHEDULE == "cosine":
-        rate = 0.5 * s.LR * (1 + math.cos(math.pi * min(progress / s.EPOCHS, 1.0)))
-    else:
-        rate = s.LR * s.LR_DECAY_RATE ** sum(progress >= stage for stage in s.LR_DECAY_STAGES)
-    if progress < s.WARMUP_EPOCHS:
-        rate *= progress / s.WARMUP_EPOCHS
+@dataclass(frozen=True)
+class Plan:
+    """What a schedule and an optimiser may ask for: values of SOLVER."""
+
+    epochs: int
+    lr: float
+    lr_decay_stages: list[int]
+    lr_decay_rate: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    dot_delta: float
+
+    @classmethod
+    def of(cls, cfg: CN) -> "Plan":
+        """The plan of a config."""
+        values = keywords(cfg.SOLVER)
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+
+
+SCHEDULES: Registry[Callable[[float, Plan], float]] = Registry("schedule")
+"""Maps SOLVER.SCHEDULE to `(progress in epochs, plan) -> learning rate`, before warm-up and any group's factor."""
+
+OPTIMIZERS: Registry[Callable[[Groups, Plan], torch.optim.Optimizer]] = Registry("optimiser")
+"""Maps SOLVER.TYPE to `(parameter groups, plan) -> optimiser`; the loop sets each group's `lr` at every step."""
+
+
+@SCHEDULES.register("step")
+def step(progress: float, plan: Plan) -> float:
+    """LR_DECAY_RATE after each of LR_DECAY_STAGES; a stage s takes effect with the first step after s whole epochs."""
+    return plan.lr * plan.lr_decay_rate ** sum(progress >= stage for stage in plan.lr_decay_stages)
+
+
+@SCHEDULES.register("cosine")
+def cosine(progress: float, plan: Plan) -> float:
+    """Along half a cosine to zero over all epochs (Loshchilov & Hutter, 2017, arXiv:1608.03983), without restarts."""
+    return 0.5 * plan.lr * (1 + math.cos(math.pi * min(progress / plan.epochs, 1.0)))
+
+
+@OPTIMIZERS.register("SGD")
+def sgd(groups: Groups, plan: Plan) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with momentum, fused."""
+    return torch.optim.SGD(
+        groups, lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay,
+        nesterov=plan.nesterov and plan.momentum > 0, fused=True,
+    )  # fmt: skip
+
+
+def build_schedule(cfg: CN) -> Callable[[float], float]:
+    """The learning rate as a function of progress in epochs (a step's own fraction included)."""
+    schedule, plan, warmup = SCHEDULES[cfg.SOLVER.SCHEDULE], Plan.of(cfg), cfg.SOLVER.WARMUP_EPOCHS
+
+    def rate(progress: float) -> float:
+        factor = progress / warmup if progress < warmup else 1.0
+        return schedule(progress, plan) * factor
+
     return rate
 
 
-def build_optimizer(cfg: CN, distiller: Distiller) -> torch.optim.Optimizer:
-    """SGD over the distiller's parameter groups; each keeps its `lr_factor` beside its learning rate."""
-    groups = [g for g in distiller.parameter_groups() if g["params"]]
-    s = cfg.SOLVER
-    if s.TRAINER == "dot":
-        return TwoMomentaSGD(groups, lr=s.LR, momentum=s.MOMENTUM, delta=s.DOT.DELTA, weight_decay=s.WEIGHT_DECAY)
-    return torch.optim.SGD(
-        groups, lr=s.LR, momentum=s.MOMENTUM, weight_decay=s.WEIGHT_DECAY, nesterov=s.NESTEROV and s.MOMENTUM > 0,
-        fused=True,
-    )  # fmt: skip
+def build_optimizer(cfg: CN, distiller: Method) -> torch.optim.Optimizer:
+    """The optimiser of SOLVER.TYPE over the parameter groups, or with two momenta where SOLVER.TRAINER is dot.
+
+    Each group keeps its `lr_factor` beside its learning rate.
+    """
+    groups, plan = [g for g in distiller.parameter_groups() if g["params"]], Plan.of(cfg)
+    if cfg.SOLVER.TRAINER == "dot":
+        return TwoMomentaSGD(groups, plan.lr, plan.momentum, plan.dot_delta, plan.weight_decay)
+    return OPTIMIZERS[cfg.SOLVER.TYPE](groups, plan)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give each group the schedule's rate times its own factor."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate * group["lr_factor"])
-        else:
-            group["lr"] = rate * group["lr_factor"]
-
-
-def keep_rates_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Let each group's learning rate be a tensor that a captured step reads where it lies."""
-    for group in optimizer.param_groups:
-        group["lr"] = torch.tensor(float(group["lr"]), device=device)
+        group["lr"] = rate * group["lr_factor"]

@@ -1,4 +1,4 @@
-"""The processes of one run under torchrun: how they meet, what wraps a distiller, BatchNorm over all of them."""
+"""The processes of one run under torchrun: how they meet, what wraps a distiller."""
 
 import contextlib
 import datetime
@@ -11,14 +11,13 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode as CN
 
-from ..data import pick_device
-from ..distillers import Distiller
-from ..distributed import rank, summed, world_size
+from ..distillers import Method
+from ..distributed import pick_device, rank, summed, world_size
 from ..errors import UserError
 
 # Of another process's end, in the words of the libraries below, which have no type for it
@@ -38,7 +37,7 @@ def joined(cfg: CN) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    device = pick_device(cfg)
+    device = pick_device(cfg.EXPERIMENT.DEVICE)
     timeout = datetime.timedelta(seconds=cfg.EXPERIMENT.TIMEOUT)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -71,7 +70,7 @@ def _silent(store: dist.Store) -> str:
     return f"rank {', '.join(map(str, sorted(missing)))}" if missing else "another process"
 
 
-def parallel(distiller: Distiller) -> nn.Module:
+def parallel(distiller: Method) -> nn.Module:
     """The distiller as the processes run it together: gradients are averaged over them.
 
     Frozen networks take no part. Buffers are not broadcast in each step; see `share_buffers`.
@@ -87,7 +86,7 @@ def parallel(distiller: Distiller) -> nn.Module:
     )
 
 
-def share_buffers(distiller: Distiller) -> None:
+def share_buffers(distiller: Method) -> None:
     """Give all processes the first one's running statistics, before an evaluation or a checkpoint."""
     if world_size() == 1:
         return
@@ -97,55 +96,8 @@ def share_buffers(distiller: Distiller) -> None:
             dist.broadcast(buffer, 0)
 
 
-def average_gradients(distiller: Distiller) -> None:
+def average_gradients(distiller: Method) -> None:
     """What `parallel` does in a backward pass, for one that it did not see."""
     for p in distiller.parameters():
         if p.requires_grad and p.grad is not None:
             p.grad.copy_(summed(p.grad) / world_size())
-
-
-class _Sum(torch.autograd.Function):
-    """The processes' sum, of values and of gradients."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return summed(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return summed(gradient)
-
-
-class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm over the samples of all processes by sums over them, for CPUs, where PyTorch has none."""
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        """Any number of positions, as in PyTorch's for GPUs."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        shape = [1, -1, *[1] * (x.dim() - 2)]
-        dims = [0, *range(2, x.dim())]
-        values = x.float()
-        count = values.new_tensor([values.numel() / values.shape[1]])
-        total = _Sum.apply(torch.cat([values.sum(dims), count]))
-        mean, count = total[:-1] / total[-1], total[-1]
-        centred = values - mean.view(shape)
-        variance = _Sum.apply(centred.pow(2).sum(dims)) / count
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1).clamp(min=1)), self.momentum)
-        out = centred * (variance + self.eps).rsqrt().view(shape)
-        return (out * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
-
-
-def synchronised(distiller: Distiller, device: torch.device) -> Distiller:
-    """The distiller with BatchNorm over the samples of all processes; its keys stay."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
-    for module in distiller.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.__class__ = SummedBatchNorm
-    return distiller

@@ -12,11 +12,12 @@ from ..data import Data
 from ..distillers.build import AMP_DTYPES
 from ..distributed import agreed, world_size
 from ..errors import ConfigError
-from .run_dir import CONFIG, existing_runs
+from ..models.output import autocast, memory_format
+from ..runs.directory import CONFIG, existing_runs
 
 FASTEST = "fastest"
 ROUNDS = 3
-_found: dict[tuple, str] = {}  # what was measured in this process
+_found: dict[tuple[object, ...], str] = {}  # what was measured in this process
 WORDS = {"none": "float32", "bf16": "bfloat16"}
 
 
@@ -28,7 +29,7 @@ def has_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def settled(cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data, *, again: bool = False) -> CN:
+def measured_precision(cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data, *, again: bool = False) -> CN:
     """The config with what `fastest` stands for in SOLVER.AMP and SOLVER.AMP_STUDENT.
 
     `again`: a run of this config was there before, and its choice holds.
@@ -76,22 +77,22 @@ def _faster(cfg: CN, key: str, name: str, network: nn.Module, data: Data, *, lea
     if device.type == "cpu" and not has_bfloat16():
         print(f"{key} {FASTEST}: {name} in float32, as this CPU computes bfloat16 in software", flush=True)
         return "none"
-    layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
+    layout = memory_format(cfg.SOLVER.CHANNELS_LAST)
     batch = -(-cfg.SOLVER.BATCH_SIZE // world_size())
     case = (name, learns, batch, data.image_shape, str(device), str(layout), torch.get_num_threads())
-    if case in _found:  # several runs in one process choose alike
+    if case in _found:
         return _found[case]
     with torch.random.fork_rng():  # dropout and the like draw
         network = copy.deepcopy(network).to(device, memory_format=layout).train(learns)
         image = torch.rand((batch, *data.image_shape), device=device).contiguous(memory_format=layout)
-        seconds = {amp: [] for amp in WORDS}
+        seconds: dict[str, list[float]] = {amp: [] for amp in WORDS}
         for number in range(ROUNDS + 1):
             for amp, times in seconds.items():
                 taken = _seconds(network, image, AMP_DTYPES[amp], learns)
                 if number:  # the first round warms up
                     times.append(taken)
     best = {amp: min(times) for amp, times in seconds.items()}
-    winner = min(best, key=best.get)
+    winner = min(best, key=lambda amp: best[amp])
     times = ", ".join(f"{WORDS[amp]} {1000 * taken:.0f} ms" for amp, taken in best.items())
     print(f"{key} {FASTEST}: {name} in {WORDS[winner]} (a batch of {batch} here: {times})", flush=True)
     _found[case] = winner
@@ -102,7 +103,7 @@ def _seconds(network: nn.Module, image: torch.Tensor, dtype: torch.dtype | None,
     _wait(image.device)
     start = time.perf_counter()
     with torch.set_grad_enabled(learns):
-        with torch.autocast(image.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        with autocast(dtype, image):
             logits, _ = network(image)
         if learns:
             logits.float().mean().backward()

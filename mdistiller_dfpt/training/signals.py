@@ -1,4 +1,4 @@
-"""Signals as requests that are met between two steps: SIGTERM and SIGINT save and stop, SIGUSR1 saves and goes on."""
+"""Signals are handled between two steps: SIGTERM and SIGINT save and stop, SIGUSR1 saves and goes on."""
 
 import contextlib
 import signal
@@ -17,7 +17,7 @@ AGREE_EVERY = 8
 
 
 class Stopped(UserError):
-    """A run that was asked to stop, and did so behind a checkpoint."""
+    """A run that was asked to stop, and did so after a checkpoint."""
 
     def __init__(self, number: int, where: str):
         super().__init__(f"stopped by {signal.Signals(number).name} {where}; continue with --resume")
@@ -31,7 +31,7 @@ class Requests:
         self.stop = 0  # the signal's number
         self.save = False
 
-    def take(self, step: int) -> tuple[int, bool]:
+    def poll(self, step: int) -> tuple[int, bool]:
         """(number of a stop signal or 0, whether to save), agreed on by all processes; once for each signal."""
         if world_size() > 1 and step % AGREE_EVERY:
             return 0, False
@@ -45,13 +45,13 @@ class Requests:
             save = asked[-1] > 0
         return stop, save
 
-    def take_stop(self) -> int:
+    def poll_stop(self) -> int:
         """Number of a stop signal or 0, agreed on by all processes; behind an epoch and its checkpoint."""
-        return self.take(0)[0]
+        return self.poll(0)[0]
 
     @contextlib.contextmanager
-    def heard(self) -> Iterator[None]:
-        """Inside, signals are noted; a second one that asks to stop is obeyed at once. Handlers are put back."""
+    def listening(self) -> Iterator[None]:
+        """Inside, signals are noted; a second one that asks to stop ends the process at once. Handlers are put back."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -60,7 +60,7 @@ class Requests:
             if self.stop:
                 sys.exit(_CODES[number])
             self.stop = number
-            print(f"{signal.Signals(number).name}: stopping behind the next step; once more to stop at once",
+            print(f"{signal.Signals(number).name}: stopping after the next step; send it again to stop at once",
                   file=sys.stderr, flush=True)  # fmt: skip
 
         def save(number: int, frame: object) -> None:

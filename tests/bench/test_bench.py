@@ -10,15 +10,15 @@ import torch
 
 from mdistiller_dfpt.bench import timing
 from mdistiller_dfpt.bench.company import Company
-from mdistiller_dfpt.bench.peer import Peer
-from mdistiller_dfpt.bench.side import Side
+from mdistiller_dfpt.bench.mdistiller import Peer
+from mdistiller_dfpt.bench.workload import Side
 from mdistiller_dfpt.bench.timing import Spread, Window, cpu_seconds, in_turns, ratio
 from mdistiller_dfpt.bench.transcription import Transcription
-from mdistiller_dfpt.bench.work import flops_per_image, operators_per_step
-from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.bench.counts import flops_per_image, operators_per_step
+from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.models.complexity import count_macs, total
-from mdistiller_dfpt.models.probe import dummy_image, probing
+from mdistiller_dfpt.models.dummy import dummy_image, probing
 from tools import bench
 
 PAIR = "res32x4_res8x4"

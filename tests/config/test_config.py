@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mdistiller_dfpt.config import dump_cfg, flatten, keywords, load_cfg
-from mdistiller_dfpt.config_keys import default_cfg, without_effect
-from mdistiller_dfpt.engine.smoke import smoke
+from mdistiller_dfpt.config.load import dump_cfg, flatten, keywords, load_cfg
+from mdistiller_dfpt.config.keys import default_cfg, without_effect
+from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +41,7 @@ def test_mdistillers_keys_keep_their_names_and_types():
 def test_every_config_loads_and_names_networks_that_exist(path):
     from mdistiller_dfpt.distillers.build import assistant_names, methods_of, needs_teacher
     from mdistiller_dfpt.models import MODELS
-    from mdistiller_dfpt.models.foreign import is_foreign
+    from mdistiller_dfpt.models.external.names import is_foreign
 
     cfg = load_cfg(path)
     assert methods_of(cfg)

@@ -2,7 +2,7 @@
 
 import torch
 
-from mdistiller_dfpt.data.strong import strong_views
+from mdistiller_dfpt.data.augment import strong_views
 
 from .conftest import tiny_data
 

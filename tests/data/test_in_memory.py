@@ -6,7 +6,7 @@ import torch
 
 from mdistiller_dfpt.data import DATASETS, build_data, pick_device
 from mdistiller_dfpt.data.randomness import epoch_order, random_bits, random_bits_of
-from mdistiller_dfpt.data.resident import ImageSet, Recipe, ResidentLoader, draw_views
+from mdistiller_dfpt.data.in_memory import ImageSet, Recipe, InMemoryLoader, draw_views
 from mdistiller_dfpt.errors import ConfigError, DataError
 
 from .conftest import tiny_cfg, tiny_data
@@ -62,7 +62,7 @@ def test_batched_augmentation_equals_one_image_at_a_time():
     generator = np.random.default_rng(0)
     images = torch.from_numpy(generator.integers(0, 256, (10, 6, 7, 3), dtype=np.uint8))
     recipe = Recipe(pad=2, flip=True, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    loader = ResidentLoader(ImageSet(images, torch.arange(10), ()), recipe, 4, train=True, seed=5)
+    loader = InMemoryLoader(ImageSet(images, torch.arange(10), ()), recipe, 4, train=True, seed=5)
     seen = 0
     for batch in loader.epoch(3):
         dy, dx, mirrored = draw_views(batch.index, 5, 3, 2, True)
@@ -96,7 +96,7 @@ def test_channels_last_changes_the_layout_alone():
     images = ImageSet(torch.randint(0, 256, (8, 4, 4, 3), dtype=torch.uint8), torch.arange(8), ())
     recipe = Recipe(1, True, (0.5,) * 3, (0.5,) * 3)
     plain, last = (
-        next(ResidentLoader(images, recipe, 8, train=True, channels_last=cl).epoch(1)).image for cl in (False, True)
+        next(InMemoryLoader(images, recipe, 8, train=True, channels_last=cl).epoch(1)).image for cl in (False, True)
     )
     assert torch.equal(plain, last)
     assert plain.is_contiguous()

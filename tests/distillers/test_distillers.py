@@ -172,7 +172,7 @@ def test_a_batch_of_one_is_trained_on(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_constructor_keywords_are_the_nodes_keys(name):
     """`KD(student, teacher, temperature=4.0, ...)` works in a notebook, and a key too many is Python's own error."""
-    from mdistiller_dfpt.config import keywords
+    from mdistiller_dfpt.config.load import keywords
 
     method, networks = DISTILLERS[name], tiny_networks()
     arguments = keywords(tiny_cfg()[name]) if method.config else {}

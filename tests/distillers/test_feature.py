@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller_dfpt.distillers.base import as_output

@@ -4,7 +4,7 @@ import torch
 
 from mdistiller_dfpt.distillers import LOGIT_LOSSES
 from mdistiller_dfpt.distillers.kd import kd_loss
-from mdistiller_dfpt.distillers.logit_loss import standardized
+from mdistiller_dfpt.losses.logit import standardized
 from mdistiller_dfpt.distillers.lskd import lskd_loss
 
 from .conftest import tiny_batch, tiny_distiller

@@ -11,13 +11,14 @@ import pytest
 import torch
 from yacs.config import CfgNode as CN
 
-from mdistiller_dfpt import DISTILLERS, Distiller, load_cfg, plugins
-from mdistiller_dfpt.config_keys import _METHOD_NODES, LIMITS
-from mdistiller_dfpt.distillers import foreign
+from mdistiller_dfpt import DISTILLERS, Distiller, load_cfg
+from mdistiller_dfpt.interop import plugins
+from mdistiller_dfpt.config.keys import _METHOD_NODES, LIMITS
+from mdistiller_dfpt.interop import from_mdistiller as foreign
 from mdistiller_dfpt.distillers.kd import kd_loss
-from mdistiller_dfpt.engine import Trainer
+from mdistiller_dfpt.training.trainer import Trainer
 from mdistiller_dfpt.errors import ConfigError
-from mdistiller_dfpt.plugin import NUM_DATA, extend
+from mdistiller_dfpt.interop.into_mdistiller import NUM_DATA, extend
 
 from .conftest import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_data, tiny_distiller
 
@@ -193,7 +194,7 @@ def test_the_example_of_the_documentation_trains(tmp_path, monkeypatch, capsys):
 
 def run_in_mdistiller(tmp_path, *words):
     path = write(tmp_path, "c.yaml", "DISTILLER: {TYPE: " + words[0] + "}\n")
-    command = [sys.executable, "-m", "mdistiller_dfpt.plugin", str(STAND_IN), "--cfg", str(path), *words[1:]]
+    command = [sys.executable, "-m", "mdistiller_dfpt.interop.into_mdistiller", str(STAND_IN), "--cfg", str(path), *words[1:]]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT, check=False)
 
 
@@ -245,7 +246,7 @@ def test_a_factor_on_the_learning_rate_holds_in_mdistillers_loop():
 @pytest.mark.parametrize("words", [[], ["--cfg", "x"], ["no_such_folder", "--cfg", "x"]])
 def test_a_wrong_checkout_is_refused(words):
     done = subprocess.run(
-        [sys.executable, "-m", "mdistiller_dfpt.plugin", *words], capture_output=True, text=True, timeout=100, cwd=ROOT
+        [sys.executable, "-m", "mdistiller_dfpt.interop.into_mdistiller", *words], capture_output=True, text=True, timeout=100, cwd=ROOT
     )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

@@ -120,7 +120,7 @@ def test_bad_configs_exit_with_2(argv, pattern, capsys, cwd):
 
 
 def test_bfloat16_in_software_is_warned_of(capsys, cwd, monkeypatch):
-    import mdistiller_dfpt.engine.build as build
+    import mdistiller_dfpt.launch.run as build
 
     for hardware, warned in ((False, True), (True, False)):
         monkeypatch.setattr(build, "has_bfloat16", lambda hardware=hardware: hardware)
@@ -227,7 +227,7 @@ def test_usage_is_an_exit_code_too(argv, code, capsys):
 
 
 def test_a_bug_exits_with_1_and_a_traceback(capsys, monkeypatch):
-    from mdistiller_dfpt.cli import guarded
+    from mdistiller_dfpt.launch.cli import guarded
 
     def broken(argv):
         raise AttributeError("ours")

@@ -8,14 +8,14 @@ import torch
 import torchvision
 from torch import nn
 
-from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
-from mdistiller_dfpt.engine.smoke import smoke
+from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.models import build_model
-from mdistiller_dfpt.models.adapted import AdaptedModel
-from mdistiller_dfpt.models.layout import Layout, find_layout, from_map, to_map
+from mdistiller_dfpt.models.external.adapt import AdaptedModel
+from mdistiller_dfpt.models.external.map_layout import Layout, find_layout, from_map, to_map
 
 from .conftest import changed, snapshot
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mdistiller_dfpt.engine import Trainer
+from mdistiller_dfpt.training.trainer import Trainer
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results, markdown_table
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mdistiller_dfpt.engine.checkpoint import load_checkpoint, load_pickled_tensors, load_weights
-from mdistiller_dfpt.engine.hashing import file_hash
-from mdistiller_dfpt.engine.trainer import Trainer
+from mdistiller_dfpt.runs.checkpoint import load_checkpoint, load_pickled_tensors, load_weights
+from mdistiller_dfpt.runs.hashing import file_hash
+from mdistiller_dfpt.training.trainer import Trainer
 from mdistiller_dfpt.errors import CheckpointError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
@@ -182,10 +182,10 @@ def test_a_bomb_is_refused_before_it_unpacks(kind, tmp_path, monkeypatch):
         rezipped(path, zipfile.ZIP_DEFLATED)
         assert path.stat().st_size < 2**17
     elif kind == "many entries":
-        monkeypatch.setattr("mdistiller_dfpt.engine.checkpoint.MAX_ENTRIES", 50)
+        monkeypatch.setattr("mdistiller_dfpt.runs.checkpoint.MAX_ENTRIES", 50)
         rezipped(path, zipfile.ZIP_STORED, copies=20)
     else:
-        monkeypatch.setattr("mdistiller_dfpt.engine.checkpoint.MAX_PICKLE_BYTES", 10)
+        monkeypatch.setattr("mdistiller_dfpt.runs.checkpoint.MAX_PICKLE_BYTES", 10)
     with pytest.raises(CheckpointError, match="no checkpoint is like that; refused"):
         load_pickled_tensors(path)
 

@@ -10,7 +10,7 @@ import pytest
 
 from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
-from mdistiller_dfpt.engine.run_dir import check_writable
+from mdistiller_dfpt.runs.directory import check_writable
 from mdistiller_dfpt.errors import ConfigError, UserError
 
 from .conftest import tiny_cfg

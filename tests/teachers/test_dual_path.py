@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from mdistiller_dfpt.dual_path import DualPathTeacher
+from mdistiller_dfpt.teachers.dual_path import DualPathTeacher
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.models.complexity import count_macs, total
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from mdistiller_dfpt.data.resident import ResidentLoader
+from mdistiller_dfpt.data.in_memory import InMemoryLoader
 from mdistiller_dfpt.distillers import DISTILLERS
-from mdistiller_dfpt.distillers.teacher_table import TeacherTable
-from mdistiller_dfpt.engine import Trainer
-from mdistiller_dfpt.engine.saving import Saver
-from mdistiller_dfpt.engine.signals import Stopped
+from mdistiller_dfpt.teachers.logits_cache import TeacherTable
+from mdistiller_dfpt.training.trainer import Trainer
+from mdistiller_dfpt.runs.saving import Saver
+from mdistiller_dfpt.training.signals import Stopped
 from mdistiller_dfpt.errors import ConfigError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
@@ -85,7 +85,7 @@ def test_a_table_filled_at_once_trains_as_one_filled_lazily(name, tmp_path):
 
 
 def test_filling_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("mdistiller_dfpt.distillers.teacher_table.PASS", 36)  # two samples at a time
+    monkeypatch.setattr("mdistiller_dfpt.teachers.logits_cache.PASS", 36)  # two samples at a time
     first = run("KD", tmp_path, *AT_ONCE)
     looks = iter([0, 0, 15])
     monkeypatch.setattr(first.requests, "take_stop", lambda: next(looks))
@@ -202,7 +202,7 @@ def test_a_damaged_row_is_computed_anew(fault, tmp_path):
 
 
 def test_every_view_of_every_sample_has_a_number_of_its_own():
-    loader: ResidentLoader = tiny_data().train
+    loader: InMemoryLoader = tiny_data().train
     offsets = torch.arange(3)
     dy, dx, flip = (x.flatten() for x in torch.meshgrid(offsets, offsets, torch.arange(2), indexing="ij"))
     numbers = loader._number((dy, dx, flip.bool()))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mdistiller_dfpt.dual_path import PROMPT_BLOCKS, FusionBlock, PartialConv
+from mdistiller_dfpt.teachers.prompt import PROMPT_BLOCKS, FusionBlock, PartialConv
 
 
 @pytest.mark.parametrize("norm", [True, False])

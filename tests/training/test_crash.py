@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.distillers import DISTILLERS
-from mdistiller_dfpt.engine.hashing import state_hash
-from mdistiller_dfpt.engine.saving import Saver
-from mdistiller_dfpt.engine.trainer import Trainer
+from mdistiller_dfpt.runs.hashing import state_hash
+from mdistiller_dfpt.runs.saving import Saver
+from mdistiller_dfpt.training.trainer import Trainer
 from mdistiller_dfpt.errors import CheckpointError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
@@ -165,7 +165,7 @@ def test_killed_in_the_middle_of_writing_a_checkpoint(part, tmp_path):
     _, expected = forked(lambda: outcome(run_of("KD", tmp_path / "whole")))
 
     def killed():
-        import mdistiller_dfpt.engine.checkpoint as module
+        import mdistiller_dfpt.runs.checkpoint as module
 
         trainer, plain, calls = run_of("KD", tmp_path / "killed"), module.save_checkpoint, []
 
@@ -178,7 +178,7 @@ def test_killed_in_the_middle_of_writing_a_checkpoint(part, tmp_path):
             (torn / part).write_bytes(b"half of a fi")
             os.kill(os.getpid(), signal.SIGKILL)
 
-        sys.modules["mdistiller_dfpt.engine.saving"].save_checkpoint = half
+        sys.modules["mdistiller_dfpt.runs.saving"].save_checkpoint = half
         trainer.fit()
 
     assert forked(killed)[0] == signal.SIGKILL
@@ -291,10 +291,10 @@ def test_a_signal_saves_behind_the_step_and_stops(number, code, tmp_path):
 
 
 MOMENTS = {
-    "validation": ("mdistiller_dfpt.engine.trainer", "evaluate", 2, "behind epoch 1"),
-    "the writing of a checkpoint": ("mdistiller_dfpt.engine.saving", "save_checkpoint", 1, "behind epoch 1"),
-    "the drawing of a batch": ("mdistiller_dfpt.data.resident", "crop_flip", 2, "in epoch 1, behind step 2"),
-    "the last validation": ("mdistiller_dfpt.engine.trainer", "evaluate", 3, None),
+    "validation": ("mdistiller_dfpt.training.trainer", "evaluate", 2, "behind epoch 1"),
+    "the writing of a checkpoint": ("mdistiller_dfpt.runs.saving", "save_checkpoint", 1, "behind epoch 1"),
+    "the drawing of a batch": ("mdistiller_dfpt.data.in_memory", "crop_flip", 2, "in epoch 1, behind step 2"),
+    "the last validation": ("mdistiller_dfpt.training.trainer", "evaluate", 3, None),
 }
 
 

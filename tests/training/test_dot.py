@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mdistiller_dfpt.engine.dot import TwoMomentaSGD, split_terms
-from mdistiller_dfpt.engine.trainer import Trainer
+from mdistiller_dfpt.training.dot import TwoMomentaSGD, split_terms
+from mdistiller_dfpt.training.trainer import Trainer
 from mdistiller_dfpt.errors import ConfigError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller

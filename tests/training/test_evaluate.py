@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mdistiller_dfpt.engine.evaluate import correct_at, evaluate, kl_divergence
+from mdistiller_dfpt.training.evaluate import correct_at, evaluate, kl_divergence
 
 from .conftest import tiny_data, tiny_distiller
 from .golden import normal

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mdistiller_dfpt.engine.optim import build_optimizer, learning_rate, set_learning_rate
+from mdistiller_dfpt.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 from .conftest import tiny_cfg, tiny_distiller
 

@@ -5,7 +5,7 @@ import resource
 import pytest
 import torch
 
-from mdistiller_dfpt.engine.memory import OutOfMemory, memory_explained
+from mdistiller_dfpt.training.out_of_memory import OutOfMemory, memory_explained
 
 from .conftest import tiny_cfg
 from .test_crash import forked, outcome, resumed, run_of

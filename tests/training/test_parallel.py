@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.distributed import agreed, gathered, rank, summed, world_size
-from mdistiller_dfpt.engine.evaluate import evaluate
-from mdistiller_dfpt.engine.parts import parts_of, smallest_part
-from mdistiller_dfpt.engine.saving import Saver
-from mdistiller_dfpt.engine.signals import Requests
-from mdistiller_dfpt.engine.trainer import Trainer
+from mdistiller_dfpt.training.evaluate import evaluate
+from mdistiller_dfpt.training.micro_batches import parts_of, smallest_part
+from mdistiller_dfpt.runs.saving import Saver
+from mdistiller_dfpt.training.signals import Requests
+from mdistiller_dfpt.training.trainer import Trainer
 from mdistiller_dfpt.errors import ConfigError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
@@ -187,8 +187,8 @@ def test_a_signal_that_comes_while_processes_agree_is_met_the_next_time(monkeypa
         requests.stop, requests.save = signal.SIGTERM, True
         return asked
 
-    monkeypatch.setattr("mdistiller_dfpt.engine.signals.world_size", lambda: 2)
-    monkeypatch.setattr("mdistiller_dfpt.engine.signals.summed", interrupted)
+    monkeypatch.setattr("mdistiller_dfpt.training.signals.world_size", lambda: 2)
+    monkeypatch.setattr("mdistiller_dfpt.training.signals.summed", interrupted)
     assert requests.take(7) == (0, False), "between two agreements nothing is asked"
     assert requests.take(8) == (0, False)
     assert requests.take(16) == (signal.SIGTERM, True)
@@ -236,7 +236,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(name):
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 20])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_parts_hold_every_sample_once_and_every_process_its_share(total, accumulate, world, monkeypatch):
-    monkeypatch.setattr("mdistiller_dfpt.engine.parts.world_size", lambda: world)
+    monkeypatch.setattr("mdistiller_dfpt.training.micro_batches.world_size", lambda: world)
     parts = []
     for number in range(world):
         own = torch.arange(total)[number::world]
@@ -255,7 +255,7 @@ def test_parts_hold_every_sample_once_and_every_process_its_share(total, accumul
 def test_batches_that_leave_a_process_without_a_sample_are_refused(monkeypatch):
     data = tiny_data(train=33, batch=16)
     trainer = Trainer(cfg_of("KD", "SOLVER.ACCUMULATE", "1"), tiny_distiller("KD"), data)
-    monkeypatch.setattr("mdistiller_dfpt.engine.parts.world_size", lambda: 2)
+    monkeypatch.setattr("mdistiller_dfpt.training.micro_batches.world_size", lambda: 2)
     with pytest.raises(ConfigError, match="last batch of 1"):
         trainer.one_epoch()
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from mdistiller_dfpt.config import load_cfg
-from mdistiller_dfpt.engine import build, precision
-from mdistiller_dfpt.engine.build import evaluate_checkpoint, run
-from mdistiller_dfpt.engine.hashing import state_hash
-from mdistiller_dfpt.engine.precision import settled
+from mdistiller_dfpt.config.load import load_cfg
+from mdistiller_dfpt.launch import run as build
+from mdistiller_dfpt.training import precision
+from mdistiller_dfpt.launch.run import evaluate_checkpoint, run
+from mdistiller_dfpt.runs.hashing import state_hash
+from mdistiller_dfpt.training.precision import settled
 
 from .conftest import tiny_cfg, tiny_data, tiny_networks
 

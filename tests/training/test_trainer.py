@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mdistiller_dfpt.bench.work import CountOperators
+from mdistiller_dfpt.bench.counts import CountOperators
 from mdistiller_dfpt.data import Data
 from mdistiller_dfpt.distillers import DISTILLERS
-from mdistiller_dfpt.engine import Trainer
-from mdistiller_dfpt.engine.checkpoint import load_weights
-from mdistiller_dfpt.engine.hashing import state_hash
-from mdistiller_dfpt.engine.meters import Meters
-from mdistiller_dfpt.engine.saving import Progressed, Saver
+from mdistiller_dfpt.training.trainer import Trainer
+from mdistiller_dfpt.runs.checkpoint import load_weights
+from mdistiller_dfpt.runs.hashing import state_hash
+from mdistiller_dfpt.training.meters import Meters
+from mdistiller_dfpt.runs.saving import Progressed, Saver
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DivergedError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
@@ -116,7 +116,7 @@ def test_a_second_run_never_touches_the_first(overrides):
 
 def test_a_directory_in_use_is_refused(overrides):
     stopped = stopped_after("NONE", overrides, 1)
-    from mdistiller_dfpt.engine.run_dir import RunLock
+    from mdistiller_dfpt.runs.directory import RunLock
 
     lock = RunLock(stopped.run)
     with pytest.raises(ConfigError, match="another process trains here"):
@@ -221,7 +221,7 @@ def test_checkpoints_within_an_epoch_are_due_by_the_clock_too(overrides, monkeyp
     run = trainer("NONE", overrides, "LOG.SAVE_EVERY", "10 minutes")
     run.fit()
     now = [run.saver.last_save]
-    monkeypatch.setattr("mdistiller_dfpt.engine.saving.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mdistiller_dfpt.runs.saving.time.monotonic", lambda: now[0])
     assert not run.saver.is_due(1)
     now[0] += 599
     assert not run.saver.is_due(2)

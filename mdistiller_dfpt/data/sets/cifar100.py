@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from yacs.config import CfgNode as CN
 
-from ..errors import DataError
-from .build import DATASETS, ImageSource
-from .cache import cached_arrays
-from .download import download, md5_of
-from .folders import check_same_classes, class_folders, file_fingerprint, folder_fingerprint, read_folders
-from .resident import ImageSet, Recipe
-from .safe_pickle import load_arrays
+from ...errors import DataError
+from ..build import DATASETS, ImageSource
+from ..cache import cached_arrays
+from ..class_folders import check_same_classes, class_folders, file_fingerprint, folder_fingerprint, read_folders
+from ..download import download, md5_of
+from ..in_memory import ImageSet, Recipe
+from ..safe_pickle import load_arrays
 
 RECIPE = Recipe(pad=4, flip=True, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761))
 ARCHIVE = "cifar-100-python.tar.gz"

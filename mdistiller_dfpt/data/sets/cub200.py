@@ -10,11 +10,11 @@ import torch
 from torchvision.transforms import v2
 from yacs.config import CfgNode as CN
 
-from ..errors import DataError
-from .build import DATASETS, FileSource
-from .download import download, md5_of
-from .files import IMAGENET_MEAN, IMAGENET_STD, FileRecipe, FileSet
-from .official import check_class_count
+from ...errors import DataError
+from ..build import DATASETS, FileSource
+from ..download import download, md5_of
+from ..image_files import IMAGENET_MEAN, IMAGENET_STD, FileRecipe, FileSet
+from ..official import check_class_count
 
 CLASSES, SIZE = 200, 224
 FOLDER, ARCHIVE = "CUB_200_2011", "CUB_200_2011.tgz"

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from yacs.config import CfgNode as CN
 
-from .build import DATASETS, ImageSource
-from .resident import ImageSet, Recipe
+from ..build import DATASETS, ImageSource
+from ..in_memory import ImageSet, Recipe
 
 
 @DATASETS.register("digits")

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
-from ..errors import DataError
-from .build import DATASETS, FileSource
-from .files import FileSet, imagenet_recipe
-from .folders import check_same_classes, class_folders, list_files
+from ...errors import DataError
+from ..build import DATASETS, FileSource
+from ..class_folders import check_same_classes, class_folders, list_files
+from ..image_files import FileSet, imagenet_recipe
 
 SIZE = 224
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
-from ..errors import DataError
-from .build import DATASETS, FileSource
-from .files import FileSet, imagenet_recipe
-from .folders import check_same_classes, class_folders, list_files
-from .official import check_class_count
+from ...errors import DataError
+from ..build import DATASETS, FileSource
+from ..class_folders import check_same_classes, class_folders, list_files
+from ..image_files import FileSet, imagenet_recipe
+from ..official import check_class_count
 
 CLASSES, SIZE = 1000, 224
 TRUTH = Path("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")

@@ -6,11 +6,11 @@ import torch
 from torchvision.transforms import v2
 from yacs.config import CfgNode as CN
 
-from ..errors import DataError
-from .build import DATASETS, FileSource
-from .files import FileRecipe, FileSet
-from .folders import check_same_classes, class_folders, list_files
-from .official import check_class_count
+from ...errors import DataError
+from ..build import DATASETS, FileSource
+from ..class_folders import check_same_classes, class_folders, list_files
+from ..image_files import FileRecipe, FileSet
+from ..official import check_class_count
 
 CLASSES, SIZE = 200, 64
 

@@ -6,13 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..registry import suggest
+from ...errors import ConfigError
+from ...registry import suggest
+from ..staged import Edit, Result, StagedModel
 from .find_stages import Call, find_stages, watch_calls
-from .layout import Layout, find_layout, from_map, to_map
-from .staged import Edit, StagedModel
-
-Result = tuple[Tensor, dict[str, Any]]
+from .map_layout import Layout, find_layout, from_map, to_map
 
 
 def _checked(title: str, name: str, calls: dict[str, Call]) -> Layout:
@@ -74,39 +72,34 @@ class AdaptedModel(StagedModel):
         self.register_load_state_dict_pre_hook(_from_own_keys)
 
     def forward(self, image: Tensor) -> Result:
-        aspect = image.shape[2] / image.shape[3]
-        maps: dict[int, Tensor] = {}
-
-        def see(i: int, x: Tensor) -> Tensor:
-            maps[i] = to_map(x, self.layouts[i], aspect)
-            return x
-
-        pooled: list[Tensor] = []
-        with self._hooked(see), self._classifier_input(pooled):
-            logits = self._plain(image)
-        feats = [maps[i] for i in sorted(maps)]
-        if not self.has_stem:
-            feats.insert(0, feats[0])
-        vector = pooled[-1] if pooled else feats[-1]
-        vector = vector.mean((2, 3)) if vector.dim() == 4 else vector
-        return logits, {"feats": feats, "preact_feats": feats, "head_map": feats[-1], "pooled_feat": vector}
+        return self.rerun(image, lambda i, x: x)
 
     def first_maps(self, image: Tensor, last: int) -> list[Tensor]:
         """As in `StagedModel`; the whole network runs for them."""
         return self(image)[1]["feats"][: last + 1]
 
-    def rerun(self, image: Tensor, edit: Edit, first: int = 0, z: Tensor | None = None) -> Tensor:
-        """As in `StagedModel`; stages before `first` are run, too, and what they give is dropped."""
+    def rerun(self, image: Tensor, edit: Edit, before: Sequence[Tensor] = ()) -> Result:
+        """As in `StagedModel`; the stages that gave the maps `before` are run, too, and what they give is dropped."""
         aspect = image.shape[2] / image.shape[3]
+        maps: dict[int, Tensor] = dict(enumerate(before))
 
         def change(i: int, x: Tensor) -> Tensor:
-            if i < first - 1:
+            if i < len(before) - 1:
                 return x
-            changed = z if i == first - 1 and z is not None else edit(i, to_map(x, self.layouts[i], aspect))
-            return from_map(changed, x, self.layouts[i])
+            seen = to_map(x, self.layouts[i], aspect)
+            if i >= len(before):
+                maps[i] = edit(i, seen)
+            return x if maps[i] is seen else from_map(maps[i], x, self.layouts[i])
 
-        with self._hooked(change):
-            return self._plain(image)
+        pooled: list[Tensor] = []
+        with self._hooked(change), self._classifier_input(pooled):
+            logits = self._plain(image)
+        feats = [maps[i] for i in sorted(maps)]
+        if not self.has_stem and 0 not in maps:
+            feats.insert(0, feats[0])
+        vector = pooled[-1] if pooled else feats[-1]
+        vector = vector.mean((2, 3)) if vector.dim() == 4 else vector
+        return logits, {"feats": feats, "preact_feats": feats, "head_map": feats[-1], "pooled_feat": vector}
 
     def _plain(self, image: Tensor) -> Tensor:
         """Logits of the network's own forward, whichever container it returns them in."""

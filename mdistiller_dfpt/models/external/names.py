@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from ..errors import ConfigError
-from ..registry import suggest
-from .adapted import AdaptedModel
-from .staged import StagedModel
+from ...errors import ConfigError
+from ...registry import suggest
+from ..staged import StagedModel
+from .adapt import AdaptedModel
 
 Maker = Callable[..., nn.Module]
 
 
-def is_foreign(name: str) -> bool:
+def is_external(name: str) -> bool:
     """Whether a network's name leads out of this package."""
     return name.startswith(("torchvision/", "timm/")) or ":" in name
 
 
-def build_foreign(name: str, num_classes: int, stages: Sequence[str], image_size: int) -> StagedModel:
+def build_external(name: str, num_classes: int, stages: Sequence[str], image_size: int) -> StagedModel:
     """The network `name` with fresh weights; ConfigError where there is none, or where its library is missing.
 
     A user's own `module:function` takes `num_classes` and returns a module; one that is a `StagedModel` stays as it is.

@@ -1,0 +1,22 @@
+"""A node of the config as plain keyword arguments: below this line nothing sees the config."""
+
+from typing import Any
+
+from yacs.config import CfgNode as CN
+
+
+def flatten(node: CN | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of all leaves."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def keywords(node: CN) -> dict[str, Any]:
+    """A node's values by keyword: a key's path in lower case, `LOSS` dropped (`FEAT.DIM` -> `feat_dim`)."""
+    flat = flatten(node)
+    return {"_".join(part.lower() for part in key.split(".") if part != "LOSS"): value for key, value in flat.items()}

@@ -1,0 +1,1 @@
+"""mdistiller both ways, and user code that a config names."""

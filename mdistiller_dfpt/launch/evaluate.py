@@ -1,0 +1,52 @@
+"""The accuracy of any checkpoint, on the data and in the precision of a config."""
+
+from pathlib import Path
+
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from ..data import Data, build_data
+from ..distillers import Method, build_distiller
+from ..distillers.build import AMP_DTYPES, methods_of, needs_teacher
+from ..distributed import pick_device
+from ..errors import CheckpointError
+from ..models.output import memory_format
+from ..runs.weights import load_into
+from ..training.evaluate import evaluate_method
+from ..training.precision import measured_precision
+from .build import load_network
+from .networks import Role, build_network, build_networks, check_networks, name_of
+
+
+def evaluate_checkpoint(cfg: CN, role: Role, weights: Path, name: str = "") -> dict[str, float]:
+    """{"top1": %, "top5": %} of a checkpoint on the test set of `cfg`, in its precision.
+
+    `role`: whether it is of the config's student, with what a method adds to it, of its teacher, or of `name`.
+    """
+    device = pick_device(cfg.EXPERIMENT.DEVICE)
+    if not weights.exists():
+        raise CheckpointError(f"{weights}: no such checkpoint")
+    if role == "other":
+        build_network(cfg, role, name)
+    else:
+        check_networks(cfg)
+    data = build_data(cfg, device)
+    network = load_deployed(cfg, weights, data) if role == "student" else load_network(cfg, role, weights, data, name)
+    cfg = measured_precision(cfg, network, None, data, again=True)
+    method = Method(network.to(device, memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST)))
+    method.set_precision(None, AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
+    return evaluate_method(method, data.test)["student"]
+
+
+def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:
+    """What a run of `cfg` deploys, with these weights: its student, or that with what the method adds to it."""
+    network: nn.Module
+    if needs_teacher(cfg) and any(m.deployed is not Method.deployed for m in methods_of(cfg).values()):
+        n = build_networks(cfg, data)
+        network = build_distiller(
+            cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others
+        ).deployed
+    else:
+        network = build_network(cfg, "student", "", data.num_classes, data.image_shape)
+    load_into(network, weights, f"{name_of(cfg, 'student')} with {data.num_classes} classes")
+    return network

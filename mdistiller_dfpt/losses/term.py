@@ -1,0 +1,77 @@
+"""One summand of a training loss: its value, its weight, and what kind it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from ..errors import PluginError
+
+Kind = Literal["label", "distillation", "teacher"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A scalar before its weight. `kind`: from the labels, from what teaches, or the teacher's own training.
+
+    Two momenta, the weight of distillation in reports and the like ask for the kind and never guess it from a name.
+    """
+
+    value: Tensor  # ()
+    weight: float
+    kind: Kind
+
+    @property
+    def weighted(self) -> Tensor:
+        """What is summed, ()."""
+        return self.weight * self.value
+
+    def times(self, factor: float) -> "Term":
+        """The term at `factor` times its weight."""
+        return replace(self, weight=self.weight * factor)
+
+
+Terms = dict[str, Term]
+"""The terms of a step by the names they are logged under."""
+
+
+def label(value: Tensor, weight: float = 1.0) -> Term:
+    """A term that matches the student to the labels."""
+    return Term(value, weight, "label")
+
+
+def distillation(value: Tensor, weight: float = 1.0) -> Term:
+    """A term that matches the student to what teaches."""
+    return Term(value, weight, "distillation")
+
+
+def own(value: Tensor, weight: float = 1.0) -> Term:
+    """A term by which the teacher trains modules of its own; the student gets no gradient from it."""
+    return Term(value, weight, "teacher")
+
+
+def checked(terms: Mapping[str, Term], where: type) -> Mapping[str, Term]:
+    """The terms, where each is one and is a scalar; PluginError naming the class that returned something else."""
+    if not isinstance(terms, Mapping):
+        raise PluginError(where, f"`losses` returned {type(terms).__name__}; it must return a dict of terms by name")
+    for name, term in terms.items():
+        if not isinstance(term, Term):
+            kind = type(term).__name__
+            raise PluginError(where, f"`losses` returned {kind} as {name!r}; write label(value, weight) for a term with "
+                                     "the labels, distillation(value, weight) for one with the teacher")  # fmt: skip
+        if not isinstance(term.value, Tensor) or term.value.shape != ():
+            shape = tuple(getattr(term.value, "shape", ())) or type(term.value).__name__
+            raise PluginError(
+                where, f"the term {name!r} is of shape {shape}; a term is a scalar, as a mean over the batch"
+            )
+    return terms
+
+
+def total(terms: Mapping[str, Term]) -> Tensor:
+    """The loss: the weighted sum of all terms, ()."""
+    weighted = [term.weighted for term in terms.values()]
+    result = weighted[0]
+    for value in weighted[1:]:
+        result = result + value
+    return result

@@ -1,0 +1,59 @@
+"""What a network returned, and the precision in which it ran."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Output(NamedTuple):
+    """Logits and features in float32, whatever they were computed in."""
+
+    logits: Tensor  # (B, classes)
+    features: Mapping[str, Any]  # "feats", "preact_feats": lists of (B, C, H, W); "head_map"; "pooled_feat": (B, C)
+
+    def detach(self) -> "Output":
+        """The same values; no gradient passes through them."""
+        return Output(self.logits.detach(), _Mapped(self.features, lambda x: x.detach()))
+
+
+class _Mapped(Mapping[str, Any]):
+    """Features with a function applied to each tensor, when a loss asks for it, and only then."""
+
+    def __init__(self, features: Mapping[str, Any], function: Any):
+        self.features, self.function = features, function
+        self._done: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._done:
+            value = self.features[key]
+            if isinstance(value, list):
+                value = [self.function(v) for v in value]
+            elif isinstance(value, Tensor):
+                value = self.function(value)
+            self._done[key] = value
+        return self._done[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.features)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def as_output(result: tuple[Tensor, Mapping[str, Any]]) -> Output:
+    """A network's (logits, features) as a record in float32; features are cast when a loss asks for them."""
+    logits, features = result
+    return Output(logits.float(), _Mapped(features, lambda x: x.float()))
+
+
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """SOLVER.CHANNELS_LAST as PyTorch names it."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def autocast(dtype: torch.dtype | None, image: Tensor) -> contextlib.AbstractContextManager:
+    """The context in which a network runs in `dtype`; None is its own float32."""
+    return contextlib.nullcontext() if dtype is None else torch.autocast(image.device.type, dtype)

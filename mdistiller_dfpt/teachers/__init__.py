@@ -1,0 +1,13 @@
+"""What teaches: importing this package registers every kind of teacher; `build_teacher` makes one."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from .base import ORIGINAL, TEACHERS, Paths, Teacher, TeacherPath
+from .build import build_teacher
+from .frozen import Frozen
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["ORIGINAL", "TEACHERS", "Frozen", "Paths", "Teacher", "TeacherPath", "build_teacher"]

@@ -1,0 +1,34 @@
+"""From a config to what teaches, around the trained network."""
+
+from collections.abc import Sequence
+from inspect import signature
+
+from yacs.config import CfgNode as CN
+
+from ..config.keywords import keywords
+from ..errors import ConfigError
+from ..models import StagedModel
+from .base import TEACHERS, Teacher
+
+
+def takes_others(kind: type[Teacher]) -> bool:
+    """Whether a kind of teacher is made of more networks than one."""
+    return "others" in signature(kind.__init__).parameters
+
+
+def build_teacher(cfg: CN, network: StagedModel, others: Sequence[StagedModel] = (), kind: str = "") -> Teacher:
+    """The teacher of DISTILLER.TEACHER_KIND (or of `kind`) around a trained network.
+
+    `others`: further trained networks, for the kinds that are made of several. ConfigError where the kind is unknown,
+    or one of its keys does not fit this network.
+    """
+    kind = kind or cfg.DISTILLER.TEACHER_KIND
+    cls = TEACHERS[kind]
+    node = TEACHERS.node_of(kind)
+    arguments = keywords(cfg[node]) if cls.config else {}
+    if takes_others(cls):
+        arguments["others"] = list(others)
+    try:
+        return cls(network, **arguments)
+    except ValueError as e:
+        raise ConfigError(f"{node}.{e}") from None

@@ -1,0 +1,48 @@
+"""The trained network as it is, or its logits from a cache."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ..data import Batch
+from ..errors import ConfigError
+from ..models import StagedModel
+from ..models.output import Output
+from .base import ORIGINAL, TEACHERS, Paths, Teacher
+from .logits_cache import Logits
+
+
+class NoMaps(dict[str, object]):
+    """The features of logits that come from a cache: there are none."""
+
+    def __missing__(self, key: str) -> object:
+        raise ConfigError(
+            f"DISTILLER.LOGITS_CACHE keeps the teacher's logits alone, and {key!r} of it is asked for: leave it out"
+        )
+
+
+@TEACHERS.register("frozen")
+class Frozen(Teacher):
+    """One path, `teacher`: the frozen network."""
+
+    def __init__(self, network: StagedModel):
+        super().__init__(network)
+        self.cache: Logits | None = None
+
+    def forward(self, batch: Batch) -> Mapping[str, Output]:
+        return Paths({ORIGINAL: lambda: self.original(batch)})
+
+    def original(self, batch: Batch) -> Output:
+        """The frozen network's output; its logits alone where they are cached."""
+        if self.cache is None:
+            return self.output_of(self.network, batch.image)
+        return Output(self.cached_logits(batch), NoMaps())
+
+    def cached_logits(self, batch: Batch) -> Tensor:
+        """The frozen network's logits (B, classes) from the cache."""
+        assert self.cache is not None
+        return self.cache.logits(batch, self.logits)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """The frozen network's logits (B, classes), computed."""
+        return self.output_of(self.network, image).logits

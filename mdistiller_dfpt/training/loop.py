@@ -1,0 +1,109 @@
+"""The loop: an epoch is steps over the training set, a run is epochs. Everything that happens in training is here."""
+
+import time
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ..distributed import world_size
+from ..runs.log import ProgressBar, RunLogs, epoch_line
+from ..runs.results import best_epoch
+from ..runs.saving import BEST, Saver
+from .evaluate import accuracy, evaluate_method
+from .micro_batches import micro_batches
+from .optim import set_learning_rate
+from .parallel import share_buffers
+from .signals import Requests, Stopped
+from .state import Training
+
+
+def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """One pass over the training set, from behind the step taken last; averages of all terms and logged values."""
+    distiller, optimizer, loader = run.distiller, run.optimizer, run.data.train
+    distiller.train()
+    batches = loader.epoch(epoch, first=run.step, strong=distiller.needs_strong_view)
+    for batch in ProgressBar(f"epoch {epoch}/{run.last_epoch}", len(loader), run.meters).over(batches):
+        # Learning rate of this step
+        set_learning_rate(optimizer, run.learning_rate(epoch - 1 + (batch.step - 1) / len(loader)))
+        optimizer.zero_grad()
+        values: dict[str, Tensor] = {}
+        micros = micro_batches(batch, run.accumulate)
+        for micro in micros:
+            with run.gradient_exchange(last=micro is micros[-1]):
+                # Forward: student and teacher, and the terms of the loss
+                logits, terms = run.forward(micro)
+                # Backward: the gradients of micro-batches add up to the batch's
+                terms = {name: term.times(micro.size / batch.size) for name, term in terms.items()}
+                run.backward(terms)
+            run.meters.update({**run.take_logged(), **accuracy(logits, micro.target)}, len(micro.target))
+            for name, term in terms.items():
+                values[name] = values.get(name, 0) + term.weighted.detach()
+        # Guard: gradients may be clipped, then what is not finite is refused
+        for part in distiller.hooked():
+            part.before_step()
+        loss = sum(values.values(), start=logits.new_zeros(()))
+        run.guard.check(loss, values, batch)
+        # Step: whatever requires grad is updated: student, prompts, embeddings
+        optimizer.step()
+        for part in distiller.hooked():
+            part.after_step(batch)
+        # Averages are summed on the device, which nobody waits for
+        run.meters.update({"loss": loss, **values}, batch.size / world_size())
+        run.meters.add_samples(len(batch.index))
+        run.step = batch.step
+        # Checkpoint if due, stop if asked
+        if run.step < len(loader):
+            between_steps()
+    run.guard.refuse_divergence(epoch)
+    return run.meters.totals()
+
+
+def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
+    """Train to the last epoch; raises `Stopped` behind a checkpoint where a signal asks to stop."""
+    steps, first, started = len(run.data.train), len(run.epochs) + 1, time.monotonic()
+    for epoch in range(first, run.last_epoch + 1):
+        # Train
+        epoch_start, steps_left = time.monotonic(), steps - run.step
+        train = train_epoch(run, epoch, lambda: meet_requests(run, saver, requests))
+        share_buffers(run.distiller)
+        seconds = time.monotonic() - epoch_start
+        record = {
+            "epoch": epoch,
+            "lr": run.learning_rate(epoch - 1 / steps),
+            "train": train,
+            "seconds": round(seconds * steps / steps_left, 3),
+            "images_per_second": round(run.data.num_train * steps_left / steps / seconds, 1),
+        }
+        # Evaluate
+        if epoch % run.cfg.LOG.EVAL_FREQ == 0 or epoch == run.last_epoch:
+            record["test"] = evaluate_method(run.distiller, run.data.test)
+        run.end_epoch(record)
+        # Log
+        best = best_epoch(run.epochs)
+        left = (time.monotonic() - started) / (epoch - first + 1) * (run.last_epoch - epoch)
+        print(epoch_line(record, run.last_epoch, best and best["test"]["student"]["top1"], left), flush=True)
+        logs.scalars(record, epoch)
+        # Save: the best weights, and all that resuming needs
+        if best is record:
+            saver.save_weights(BEST)
+        saver.save(run.progress())
+        if epoch % run.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
+            saver.save_weights(f"student-epoch-{epoch:05d}.safetensors")
+        saver.status("running", run.progress())
+        # Stop if asked
+        if epoch < run.last_epoch and (stop := requests.poll_stop()):
+            raise Stopped(stop, f"after epoch {epoch}")
+
+
+def meet_requests(run: Training, saver: Saver, requests: Requests) -> None:
+    """Between two steps: save where it is due or asked for, stop where a signal says so."""
+    requests.save |= saver.is_due(run.step)
+    stop, save = requests.poll(run.step)
+    epoch = len(run.epochs) + 1
+    if stop or save:
+        run.guard.refuse_divergence(epoch)
+        share_buffers(run.distiller)
+        saver.save(run.progress())
+        saver.status("running", run.progress())
+    if stop:
+        raise Stopped(stop, f"in epoch {epoch}, after step {run.step}")

@@ -1,0 +1,99 @@
+"""A run while it trains: the distiller, its data, its optimiser, and how far it has come."""
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from yacs.config import CfgNode as CN
+
+from ..data import Data
+from ..distillers import Method
+from ..distributed import world_size
+from ..errors import ConfigError
+from ..losses import Terms
+from ..losses.term import total
+from ..models.output import memory_format
+from ..runs.saving import Progress
+from .dot import TwoMomentaSGD, backward_by_kind
+from .guard import Guard
+from .meters import Meters
+from .optim import build_optimizer, build_schedule
+from .parallel import average_gradients, parallel
+from .sync_batch_norm import with_synchronised_batch_norm
+
+
+class Training:
+    """What the loop works on. `forward` is the distiller, or what exchanges its gradients between processes."""
+
+    def __init__(self, cfg: CN, distiller: Method, data: Data):
+        self.cfg, self.data = cfg, data
+        self.device = data.train.device
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # streams, events and random numbers are those of the current one
+        if cfg.SOLVER.SYNC_BN and world_size() > 1:
+            distiller = with_synchronised_batch_norm(distiller, self.device)
+        self.distiller = distiller.to(self.device, memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST))
+        self.accumulate, self.last_epoch = cfg.SOLVER.ACCUMULATE, cfg.SOLVER.EPOCHS
+        self.learning_rate = build_schedule(cfg)
+        try:
+            self.optimizer = build_optimizer(cfg, self.distiller)
+        except ValueError as e:
+            raise ConfigError(str(e)) from None
+        self.two_momenta = isinstance(self.optimizer, TwoMomentaSGD)
+        if self.accumulate > 1 and self.two_momenta:
+            raise ConfigError(f"SOLVER.ACCUMULATE is {self.accumulate}; SOLVER.TRAINER dot takes whole batches")
+        self.forward: nn.Module = self.distiller
+        self.guard = Guard(self.distiller, self.optimizer, self.device, cfg.SOLVER.LR)
+        self.meters = Meters(self.device)
+        self.epochs: list[dict[str, Any]] = []  # records of the finished ones
+        self.step = 0  # steps of the epoch under way
+
+    def join_processes(self) -> None:
+        """Let the processes of a run average their gradients from here on."""
+        self.forward = parallel(self.distiller)
+
+    def gradient_exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Processes exchange gradients in the backward pass of a batch's last micro-batch alone."""
+        if not isinstance(self.forward, DistributedDataParallel) or (last and not self.two_momenta):
+            return contextlib.nullcontext()
+        return self.forward.no_sync()
+
+    def backward(self, terms: Terms) -> None:
+        """The gradient of the weighted sum; where the optimiser keeps two momenta, that of each kind apart."""
+        if not isinstance(self.optimizer, TwoMomentaSGD):
+            total(terms).backward()
+            return
+
+        def exchange() -> None:
+            average_gradients(self.distiller)
+
+        def clip() -> None:
+            for part in self.distiller.hooked():
+                part.before_step()
+
+        backward_by_kind(terms, self.optimizer, exchange, clip)
+
+    def take_logged(self) -> dict[str, Tensor]:
+        """What the teacher and the method reported of the last forward pass."""
+        logged: dict[str, Tensor] = {}
+        for part in self.distiller.hooked():
+            logged.update(part.take_logged())
+        return logged
+
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        """Keep the record of an epoch, and begin the next one's averages."""
+        self.epochs.append(record)
+        self.step, self.meters = 0, Meters(self.device)
+
+    def progress(self) -> Progress:
+        """How far the run has come, for a checkpoint."""
+        return Progress(self.epochs, self.step, self.meters.sums, self.meters.samples)
+
+    def restore(self, done: Progress) -> None:
+        """Go on from there."""
+        self.epochs, self.step = done.epochs, done.step
+        self.meters = Meters(self.device)
+        self.meters.sums = {name: value.to(self.device) for name, value in done.sums.items()}
+        self.meters.samples = done.samples

@@ -1,0 +1,59 @@
+"""BatchNorm over the samples of all processes."""
+
+import torch
+from torch import Tensor, nn
+
+from ..distillers import Method
+from ..distributed import summed
+
+
+class _Sum(torch.autograd.Function):
+    """The processes' sum, of values and of gradients."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return summed(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return summed(gradient)
+
+
+class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm over the samples of all processes by sums over them, for CPUs, where PyTorch has none."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Any number of positions, as in PyTorch's for GPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        dims = [0, *range(2, x.dim())]
+        values = x.float()
+        count = values.new_tensor([values.numel() / values.shape[1]])
+        total = _Sum.apply(torch.cat([values.sum(dims), count]))
+        mean, count = total[:-1] / total[-1], total[-1]
+        centred = values - mean.view(shape)
+        variance = _Sum.apply(centred.pow(2).sum(dims)) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1).clamp(min=1)), self.momentum)
+        out = centred * (variance + self.eps).rsqrt().view(shape)
+        return (out * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+def with_synchronised_batch_norm(distiller: Method, device: torch.device) -> Method:
+    """The distiller with BatchNorm over the samples of all processes; its keys stay, and so do frozen networks."""
+    frozen = {id(module) for network in distiller.frozen() for module in network.modules()}
+    for parent in list(distiller.modules()):
+        for name, child in parent.named_children():
+            plain = isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, nn.SyncBatchNorm)
+            if not plain or id(child) in frozen:
+                continue
+            if device.type == "cuda":
+                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+            else:
+                child.__class__ = SummedBatchNorm
+    return distiller
