@@ -8,9 +8,10 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
-from mdistiller_dfpt.bench.measure import MEASURES, USUAL, Plan, measured
+from mdistiller_dfpt.bench.measure import MEASURES, Plan, measured
 from mdistiller_dfpt.bench.show import as_lines, as_markdown, records_in
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.cli import guarded
@@ -24,8 +25,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--versus", action="append", default=[], metavar='"KEY VALUE ..."', help="another side; repeat it"
     )
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="mdistiller's own code for the same step")
-    parser.add_argument("--transcription", action="store_true", help="the dual-path teacher with nothing shared")
-    parser.add_argument("--what", nargs="+", choices=MEASURES, default=list(USUAL), help="all but together, by default")
+    parser.add_argument("--what", nargs="+", choices=MEASURES, default=list(MEASURES), help="default: all")
     parser.add_argument("--windows", type=int, default=5, help="windows of each side")
     parser.add_argument("--seconds", type=float, default=2.0, help="about how long a window lasts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the record there")
@@ -44,7 +44,7 @@ def _main(argv: list[str]) -> None:
     if args.show is not None:
         print(as_markdown(records_in(args.show), args.what[0] if len(args.what) == 1 else "step"))
         return
-    plan = Plan(**{field: getattr(args, field) for field in Plan._fields})
+    plan = Plan(**{field.name: getattr(args, field.name) for field in fields(Plan)})
     with tempfile.TemporaryDirectory() as folder:
         record = measured(plan, Path(folder))
     print("\n".join(as_lines(record)))

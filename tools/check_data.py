@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from mdistiller_dfpt import load_cfg
 from tqdm import tqdm
 
+from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.data import DATASETS
 from mdistiller_dfpt.data.check import check_source
 from mdistiller_dfpt.errors import DataError

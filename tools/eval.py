@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from mdistiller_dfpt import load_cfg
-
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.cli import guarded
 from mdistiller_dfpt.launch.evaluate import evaluate_checkpoint

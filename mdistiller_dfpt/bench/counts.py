@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data import Batch
-from ..training.meters import Meters
+from ..training.loop import take_step
 from ..training.trainer import Trainer
 
 _VIEWS = ("view", "reshape", "expand", "transpose", "permute", "slice", "select", "detach", "unsqueeze", "squeeze",
@@ -29,11 +29,6 @@ class CountOperators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def step_of(trainer: Trainer, batch: Batch) -> None:
-    """One training step, as the loop takes it."""
-    trainer.updater.step(batch, Meters(trainer.device))
-
-
 def flops_per_image(trainer: Trainer, batch: Batch) -> float:
     """FLOPs (two a multiply-accumulate) of a training step, forward and backward, an image.
 
@@ -41,17 +36,17 @@ def flops_per_image(trainer: Trainer, batch: Batch) -> float:
     has some.
     """
     with FlopCounterMode(display=False) as counter:
-        step_of(trainer, batch)
+        take_step(trainer.training, batch)
     return counter.get_total_flops() / len(batch.target)
 
 
 def operators_per_step(trainer: Trainer, batch: Batch) -> tuple[int, int]:
     """(operators, reads from the device) of a training step behind the first, which also makes the momenta."""
-    step_of(trainer, batch)
+    take_step(trainer.training, batch)
     with CountOperators() as counter:
-        step_of(trainer, batch)
+        take_step(trainer.training, batch)
     # Each reads once on a CPU, where it costs nothing, whether the loss is finite; a GPU's optimiser does it instead
-    return counter.operators, max(0, counter.reads - (trainer.device.type == "cpu"))
+    return counter.operators, max(0, counter.reads - (trainer.training.device.type == "cpu"))
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:

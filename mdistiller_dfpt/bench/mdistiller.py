@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config.load import flatten
+from ..config import flatten
+from ..distillers import Distiller
 from ..errors import ConfigError
-from .workload import Side
+from ..losses.term import total
+from .workload import Workload
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4  # relative, in float32
 
 
-class Peer:
-    """The same method of mdistiller on the batch of a `Side`; ConfigError where it cannot be the same work."""
+class Mdistiller:
+    """The same method of mdistiller on the batch of a `Workload`; ConfigError where it cannot be the same work."""
 
-    def __init__(self, checkout: Path, side: Side):
+    def __init__(self, checkout: Path, side: Workload):
         if not (checkout / "mdistiller").is_dir():
             raise ConfigError(f"--against {checkout}: not a checkout of mdistiller; it holds no folder mdistiller")
         sys.path.insert(0, str(checkout.resolve()))
@@ -35,14 +37,15 @@ class Peer:
         cfg.defrost()
         cfg.merge_from_list([w for key in known if key in ours for w in (key, ours[key])])
         distiller = side.trainer.distiller
+        assert isinstance(distiller, Distiller)
         student, teacher = (networks[name][0](num_classes=side.data.num_classes) for name in (d.STUDENT, d.TEACHER))
         student.load_state_dict(distiller.student.state_dict())
-        teacher.load_state_dict(distiller.teacher.state_dict())
+        teacher.load_state_dict(distiller.teacher.network.state_dict())
         try:
             self.distiller = methods[d.TYPE](student, teacher, cfg).to(side.device)
         except TypeError as e:  # a bank of samples, which it draws from in its loader
             raise ConfigError(f"--against: no ratio, as its {d.TYPE} is fed otherwise ({e})") from None
-        mine = {id(p) for n in (distiller.student, distiller.teacher) for p in n.parameters()}
+        mine = {id(p) for n in (distiller.student, distiller.teacher.network) for p in n.parameters()}
         its = {id(p) for n in (student, teacher) for p in n.parameters()}
         _copy_in_order(
             [p for p in distiller.parameters() if id(p) not in mine],
@@ -73,10 +76,10 @@ class Peer:
     def refuse_other_work(self) -> None:
         """ConfigError where losses or the student's gradients differ: then a ratio of times would mean nothing."""
         trainer = self.side.trainer
-        trainer.optimizer.zero_grad()
+        trainer.training.optimizer.zero_grad()
         self.optimizer.zero_grad()
-        _, losses = trainer.distiller(**self.side.batch.fields())
-        mine, its = sum(losses.values()), self.loss()
+        _, terms = trainer.distiller(self.side.batch)
+        mine, its = total(terms), self.loss()
         off = abs(mine.item() - its.item()) / max(abs(its.item()), 1e-12)
         if off > LOSS_TOLERANCE:
             raise ConfigError(

@@ -4,38 +4,34 @@ import functools
 import os
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from yacs.config import CfgNode as CN
 
-from ..config.load import load_cfg
-from ..errors import ConfigError
+from ..interop.plugins import load_cfg
 from ..runs.results import commit
-from .company import Company
 from .counts import flops_per_image, operators_per_step, product_rate
-from .mdistiller import Peer
+from .mdistiller import Mdistiller
 from .memory import peak_memory
 from .pil_loader import PilLoader
 from .timing import Spread, in_turns, ratio, window
-from .transcription import Transcription
-from .workload import Side
+from .workload import Workload
 
 Work = Callable[[int], int]
-MEASURES = ("loader", "step", "both", "memory", "together")
-USUAL = MEASURES[:-1]
+MEASURES = ("loader", "step", "both", "memory")
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """What is to be measured: a config, what it is compared with, which measures, how long."""
 
     cfg: str
     overrides: Sequence[str] = ()
     versus: Sequence[str] = ()  # overrides of other sides, a text each
     against: Path | None = None  # a checkout of mdistiller
-    transcription: bool = False
-    what: Sequence[str] = USUAL
+    what: Sequence[str] = MEASURES
     windows: int = 5
     seconds: float = 2.0
 
@@ -44,18 +40,20 @@ def measured(plan: Plan, folder: Path) -> dict[str, Any]:
     """The record of a plan; images of a data set of files are written to `folder`."""
     cfgs = {"this": load_cfg(plan.cfg, plan.overrides)}
     cfgs |= {words: load_cfg(plan.cfg, [*plan.overrides, *words.split()]) for words in plan.versus}
-    sides = {name: Side(cfg, folder / str(i)) for i, (name, cfg) in enumerate(cfgs.items())}
+    sides = {name: Workload(cfg, folder / str(i)) for i, (name, cfg) in enumerate(cfgs.items())}
     first = sides["this"]
     rows: list[dict[str, Any]] = []
     if "loader" in plan.what:
         usual = PilLoader(first.data, first.cfg.SOLVER.BATCH_SIZE, first.cfg.DATASET.NUM_WORKERS)
-        works = {"DataLoader of PIL images": usual.load, **{name: side.load for name, side in sides.items()}}
+        works: dict[str, Work] = {
+            "DataLoader of PIL images": usual.load,
+            **{name: side.load for name, side in sides.items()},
+        }
         rows += _timed(plan, "loader", works, first)
     if "step" in plan.what:
-        works = {**_others(plan, first, folder), **{name: side.step for name, side in sides.items()}}
+        works = {**_others(plan, first), **{name: side.step for name, side in sides.items()}}
         rows += _timed(plan, "step", works, first)
-        # Where the teacher looks ahead its work is not that of a step
-        rows += [_work(name, side) for name, side in sides.items() if side.trainer.ahead is None]
+        rows += [_work(name, side) for name, side in sides.items()]
     if "both" in plan.what:
         rows += _timed(plan, "both", {name: side.both for name, side in sides.items()}, first)
     if "memory" in plan.what:
@@ -63,8 +61,6 @@ def measured(plan: Plan, folder: Path) -> dict[str, Any]:
             {"measure": "memory", "side": name, "bytes": peak_memory(cfg, folder / "memory")}
             for name, cfg in cfgs.items()
         ]
-    if "together" in plan.what:
-        rows += _timed(plan, "together", _company(cfgs["this"], folder), first)
     return {"machine": machine(), "config": plan.cfg, "overrides": list(plan.overrides), "rows": rows}
 
 
@@ -80,26 +76,16 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _others(plan: Plan, first: Side, folder: Path) -> dict[str, Work]:
+def _others(plan: Plan, first: Workload) -> dict[str, Work]:
     """Steps of those that are no config of this project."""
-    works: dict[str, Work] = {}
-    if plan.against is not None:
-        peer = Peer(plan.against, first)
-        peer.refuse_other_work()
-        works["mdistiller"] = peer.step
-    if plan.transcription:
-        if not hasattr(first.trainer.distiller, "dual"):
-            raise ConfigError(f"--transcription: {first.cfg.DISTILLER.TYPE} has no dual-path teacher")
-        works["transcription"] = Transcription(first.cfg, folder / "transcription").step
-    return works
+    if plan.against is None:
+        return {}
+    peer = Mdistiller(plan.against, first)
+    peer.refuse_other_work()
+    return {"mdistiller": peer.step}
 
 
-def _company(cfg: CN, folder: Path) -> dict[str, Work]:
-    runs = Company(cfg, folder / "company")
-    return {f"{len(runs.sides)} runs apart": runs.apart, f"{len(runs.sides)} runs together": runs.together}
-
-
-def _timed(plan: Plan, measure: str, works: dict[str, Work], first: Side) -> list[dict[str, Any]]:
+def _timed(plan: Plan, measure: str, works: dict[str, Work], first: Workload) -> list[dict[str, Any]]:
     batch = first.cfg.SOLVER.BATCH_SIZE
     done = in_turns({name: _sized(work, batch, plan.seconds) for name, work in works.items()}, plan.windows)
     reference = next(iter(done.values()))
@@ -121,9 +107,9 @@ def _sized(work: Work, batch: int, seconds: float) -> Callable[[], int]:
     return functools.partial(work, max(2, round(seconds * tried.rate / batch)))
 
 
-def _work(name: str, side: Side) -> dict[str, Any]:
+def _work(name: str, side: Workload) -> dict[str, Any]:
     trainer = side.trainer
-    dtype = trainer.distiller.autocast_dtype or torch.float32
+    dtype = trainer.distiller.dtype or torch.float32
     operators, reads = operators_per_step(trainer, side.batch)
     return {
         "measure": "work", "side": name, "gflop_per_image": flops_per_image(trainer, side.batch) / 1e9,

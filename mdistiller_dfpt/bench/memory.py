@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
-from .workload import Side
+from .workload import Workload
 
 
 def _peak(cfg: CN, folder: Path, steps: int, answer: "multiprocessing.SimpleQueue") -> None:
-    side = Side(cfg, folder)
+    side = Workload(cfg, folder)
     on_gpu = side.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()

@@ -7,14 +7,15 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
-from ..data import Batch, Data, Shard, build_data, pick_device
-from ..data.generated import write_data_set
+from ..data import Batch, Data, build_data
+from ..data.generated import LAYOUTS, write_data_set
 from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
 from ..distillers import build_distiller
+from ..distributed import pick_device
 from ..launch.networks import build_networks
-from ..training.precision import settled
+from ..training.loop import take_step
+from ..training.precision import measured_precision
 from ..training.trainer import Trainer
-from .counts import step_of
 
 CLASSES = {"cifar100": 100, "digits": 10}
 IMAGES = {"cifar100": 50_000, "digits": 1433}
@@ -23,37 +24,36 @@ FILES = 512  # images of a generated data set of files, each as large as a usual
 FILE_SIZE = 440
 
 
-class Side:
+class Workload:
     """One config. `load`, `step` and `both` do a window's worth of work and return the number of images."""
 
     def __init__(self, cfg: CN, folder: Path):
         """`folder`: where the images of a data set of files are written."""
         cfg = cfg.clone()
         cfg.defrost()
-        self.device = pick_device(cfg)
+        self.device = pick_device(cfg.EXPERIMENT.DEVICE)
         if cfg.EXPERIMENT.THREADS:
             torch.set_num_threads(cfg.EXPERIMENT.THREADS)
         self.data = _generated(cfg, folder, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.SOLVER.SEED)
-            student, teacher, between = build_networks(cfg, self.data)
-            cfg = settled(cfg, student, teacher, self.data)
+            n = build_networks(cfg, self.data)
+            cfg = measured_precision(cfg, n.student, n.teacher, self.data)
             distiller = build_distiller(
-                cfg, student, teacher, self.data.num_train, image_shape=self.data.image_shape, assistants=between
+                cfg, n.student, n.teacher, self.data.num_train, image_shape=self.data.image_shape, others=n.others
             )
         self.cfg = cfg
         self.trainer = Trainer(cfg, distiller, self.data)
         self.trainer.distiller.train()
-        self.trainer.use_graphs()
-        self._stream: Iterator[Batch] | Iterator[Shard] | None = None
-        self._resident: Batch | None = None
+        self._stream: Iterator[Batch] | None = None
+        self._kept: Batch | None = None
 
     @property
     def batch(self) -> Batch:
         """One batch that stays on the device."""
-        if self._resident is None:
-            self._resident = next(iter(self.data.train.epoch(1)))
-        return self._resident
+        if self._kept is None:
+            self._kept = next(iter(self.data.train.epoch(1, strong=self.trainer.distiller.needs_strong_view)))
+        return self._kept
 
     def load(self, batches: int) -> int:
         """At least so many batches from the loader, and nothing done with them.
@@ -65,33 +65,27 @@ class Side:
 
     def step(self, steps: int) -> int:
         """Training steps on the one batch that stays: no loader, no logging."""
-        if self.trainer.ahead is not None:  # its passes belong to the batches that follow one another
-            return self.both(steps)
-        if self.trainer.graphs is not None:  # a graph makes its images, too
-            share = next(self.trainer.work(1))
-            for _ in range(steps):
-                self.trainer.take(share)
-            return steps * len(share.index)
         for _ in range(steps):
-            step_of(self.trainer, self.batch)
+            take_step(self.trainer.training, self.batch)
         return steps * len(self.batch.target)
 
     def both(self, steps: int) -> int:
         """What a run does: batches from the loader, a step and the averages of each."""
         if self._stream is None:
-            self._stream = itertools.chain.from_iterable(map(self.trainer.work, itertools.count(1)))
+            self._stream = itertools.chain.from_iterable(map(self.data.train.epoch, itertools.count(1)))
         done = 0
-        for work in itertools.islice(self._stream, steps):
-            self.trainer.take(work)
-            done += len(work.index)
+        for batch in itertools.islice(self._stream, steps):
+            take_step(self.trainer.training, batch)
+            done += len(batch.index)
         return done
 
 
 def _generated(cfg: CN, folder: Path, device: torch.device) -> Data:
     kind = cfg.DATASET.TYPE
-    if kind not in IMAGES:
+    if kind in LAYOUTS:
         words = write_data_set(kind, folder, classes=4, per_class=FILES // 4, size=FILE_SIZE)
         cfg.merge_from_list(words)
+    if kind not in IMAGES:  # a data set of the user's: his own images
         return build_data(cfg, device)
     size, classes = SIZE[kind], CLASSES[kind]
     generator = torch.Generator().manual_seed(0)

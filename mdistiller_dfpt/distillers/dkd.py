@@ -67,9 +67,8 @@ class DKD(Distiller):
         s, t = student.logits, teacher.logits
         if self.standardize:
             s, t = standardized(s), standardized(t)
-        loss = dkd_loss(s, t, batch.target, self.alpha, self.beta, self.temperature)
         warm = min(batch.epoch / self.warmup, 1.0) if self.warmup else 1.0
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
-            "dkd": distillation(loss, warm),
+            "dkd": distillation(dkd_loss(s, t, batch.target, self.alpha, self.beta, self.temperature), warm),
         }

@@ -151,7 +151,9 @@ def extend(distiller_dict: dict[str, Any], tree: CN) -> list[str]:
 
 def _main(argv: list[str]) -> None:
     if not argv or argv[0].startswith("-"):
-        raise ConfigError("usage: python -m mdistiller_dfpt.interop.into_mdistiller MDISTILLER_CHECKOUT --cfg FILE [KEY VALUE ...]")
+        raise ConfigError(
+            "usage: python -m mdistiller_dfpt.interop.into_mdistiller MDISTILLER_CHECKOUT --cfg FILE [KEY VALUE ...]"
+        )
     script = Path(argv[0]) / "tools" / "train.py"
     if not script.is_file():
         raise ConfigError(f"{argv[0]} is not a checkout of mdistiller: it holds no tools/train.py")

@@ -77,7 +77,9 @@ def _import(name: str, path: Path | None) -> ModuleType:
     except ConfigError:
         raise
     except Exception as e:
-        raise ConfigError(f"PLUGINS names {name}; importing it raised {type(e).__name__}: {e}{_line_of(e, path)}") from None
+        raise ConfigError(
+            f"PLUGINS names {name}; importing it raised {type(e).__name__}: {e}{_line_of(e, path)}"
+        ) from None
 
 
 def _line_of(error: BaseException, path: Path | None) -> str:

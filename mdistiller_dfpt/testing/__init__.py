@@ -1,1 +1,29 @@
-"""For those who extend: the laws that every method, teacher and network must obey, and tiny things to try them on."""
+"""For those who extend: the laws that every method, teacher and network must obey, and tiny things to try them on.
+
+`check_distiller(MyMethod)`, `check_teacher(MyTeacher)` and `check_network(build)` raise `BrokenLaw`, a line for each law
+that is broken.
+"""
+
+from .data import IMAGE_SHAPE, tiny_batch, tiny_data
+from .distillers import DISTILLER_LAWS, check_distiller
+from .laws import BrokenLaw
+from .make import (
+    changed,
+    prepare,
+    snapshot,
+    take_steps,
+    tiny_cfg,
+    tiny_distiller,
+    tiny_method,
+    tiny_others,
+    tiny_teacher,
+)
+from .networks import CLASSES, TinyNet, fit_batch, tiny_networks
+from .staged import NETWORK_LAWS, check_network
+from .teachers import TEACHER_LAWS, check_teacher
+
+__all__ = [
+    "CLASSES", "DISTILLER_LAWS", "IMAGE_SHAPE", "NETWORK_LAWS", "TEACHER_LAWS", "BrokenLaw", "TinyNet", "changed",
+    "check_distiller", "check_network", "check_teacher", "fit_batch", "prepare", "snapshot", "take_steps", "tiny_batch",
+    "tiny_cfg", "tiny_data", "tiny_distiller", "tiny_method", "tiny_networks", "tiny_others", "tiny_teacher",
+]  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ..data import Batch
 from ..distributed import world_size
 from ..runs.log import ProgressBar, RunLogs, epoch_line
 from ..runs.results import best_epoch
@@ -19,43 +20,49 @@ from .state import Training
 
 def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = lambda: None) -> dict[str, float]:
     """One pass over the training set, from behind the step taken last; averages of all terms and logged values."""
-    distiller, optimizer, loader = run.distiller, run.optimizer, run.data.train
-    distiller.train()
-    batches = loader.epoch(epoch, first=run.step, strong=distiller.needs_strong_view)
+    loader = run.data.train
+    run.distiller.train()
+    batches = loader.epoch(epoch, first=run.step, strong=run.distiller.needs_strong_view)
     for batch in ProgressBar(f"epoch {epoch}/{run.last_epoch}", len(loader), run.meters).over(batches):
-        # Learning rate of this step
-        set_learning_rate(optimizer, run.learning_rate(epoch - 1 + (batch.step - 1) / len(loader)))
-        optimizer.zero_grad()
-        values: dict[str, Tensor] = {}
-        micros = micro_batches(batch, run.accumulate)
-        for micro in micros:
-            with run.gradient_exchange(last=micro is micros[-1]):
-                # Forward: student and teacher, and the terms of the loss
-                logits, terms = run.forward(micro)
-                # Backward: the gradients of micro-batches add up to the batch's
-                terms = {name: term.times(micro.size / batch.size) for name, term in terms.items()}
-                run.backward(terms)
-            run.meters.update({**run.take_logged(), **accuracy(logits, micro.target)}, len(micro.target))
-            for name, term in terms.items():
-                values[name] = values.get(name, 0) + term.weighted.detach()
-        # Guard: gradients may be clipped, then what is not finite is refused
-        for part in distiller.hooked():
-            part.before_step()
-        loss = sum(values.values(), start=logits.new_zeros(()))
-        run.guard.check(loss, values, batch)
-        # Step: whatever requires grad is updated: student, prompts, embeddings
-        optimizer.step()
-        for part in distiller.hooked():
-            part.after_step(batch)
-        # Averages are summed on the device, which nobody waits for
-        run.meters.update({"loss": loss, **values}, batch.size / world_size())
-        run.meters.add_samples(len(batch.index))
+        # The learning rate follows the progress, a fraction of an epoch included
+        set_learning_rate(run.optimizer, run.learning_rate(epoch - 1 + (batch.step - 1) / len(loader)))
+        take_step(run, batch)
         run.step = batch.step
         # Checkpoint if due, stop if asked
         if run.step < len(loader):
             between_steps()
     run.guard.refuse_divergence(epoch)
     return run.meters.totals()
+
+
+def take_step(run: Training, batch: Batch) -> None:
+    """One update, for every method: forward, backward, guard, step, averages."""
+    distiller, optimizer = run.distiller, run.optimizer
+    optimizer.zero_grad()
+    values: dict[str, Tensor] = {}
+    micros = micro_batches(batch, run.accumulate)
+    for micro in micros:
+        with run.gradient_exchange(last=micro is micros[-1]):
+            # Forward: student and teacher, and the terms of the loss
+            logits, terms = run.forward(micro)
+            terms = {name: term.times(micro.size / batch.size) for name, term in terms.items()}
+            # Backward: the gradients of micro-batches add up to the batch's
+            run.backward(terms)
+        run.meters.update({**run.take_logged(), **accuracy(logits, micro.target)}, len(micro.target))
+        for name, term in terms.items():
+            values[name] = values.get(name, 0) + term.weighted.detach()
+    # Guard: gradients may be clipped, then what is not finite is refused
+    for part in distiller.hooked():
+        part.before_step()
+    loss = sum(values.values(), start=logits.new_zeros(()))
+    run.guard.check(loss, values, batch)
+    # Step: whatever requires grad is updated: student, prompts, embeddings
+    optimizer.step()
+    for part in distiller.hooked():
+        part.after_step(batch)
+    # Averages are summed on the device, which nobody waits for
+    run.meters.update({"loss": loss, **values}, batch.size / world_size())
+    run.meters.add_samples(len(batch.index))
 
 
 def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:

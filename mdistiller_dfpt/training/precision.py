@@ -29,7 +29,9 @@ def has_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def measured_precision(cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data, *, again: bool = False) -> CN:
+def measured_precision(
+    cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data, *, again: bool = False
+) -> CN:
     """The config with what `fastest` stands for in SOLVER.AMP and SOLVER.AMP_STUDENT.
 
     `again`: a run of this config was there before, and its choice holds.

@@ -135,7 +135,9 @@ class Trainer:
         run = self.training
         if len(run.epochs) + (run.step > 0) > run.last_epoch:
             where = f"{len(run.epochs)} epochs" + (f" and {run.step} steps" if run.step else "")
-            raise CheckpointError(f"{self.run}: has {where} behind it, and SOLVER.EPOCHS is {run.last_epoch}: ask for more")
+            raise CheckpointError(
+                f"{self.run}: has {where} behind it, and SOLVER.EPOCHS is {run.last_epoch}: ask for more"
+            )
 
     def _open_cache(self) -> LogitsCache:
         """The cache of the frozen network's logits; ConfigError where the method takes more of the teacher."""

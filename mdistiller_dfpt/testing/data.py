@@ -1,0 +1,33 @@
+"""A batch of noise, and a data set of 8x8 images that a tiny network can learn."""
+
+import torch
+
+from ..data import Batch, Data
+from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
+from .networks import CLASSES
+
+IMAGE_SHAPE = (3, 8, 8)
+
+
+def tiny_batch(size: int = 8, seed: int = 0, step: int = 1, epoch: int = 1) -> Batch:
+    """Images of noise with a strong view each, labels in turn; the same for the same arguments."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(size, *IMAGE_SHAPE, generator=generator)
+    strong = torch.randn(size, *IMAGE_SHAPE, generator=generator)
+    return Batch(image, torch.arange(size) % CLASSES, torch.arange(size), epoch=epoch, step=step, strong=strong)
+
+
+def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1) -> Data:
+    """Images whose class is their brightness."""
+    generator = torch.Generator().manual_seed(7)
+
+    def images(count: int) -> ImageSet:
+        labels = torch.arange(count) % CLASSES
+        noise = torch.randint(0, 60, (count, 8, 8, 3), generator=generator)
+        return ImageSet((noise + 48 * labels[:, None, None, None]).to(torch.uint8), labels, tuple("abcd"))
+
+    recipe = Recipe(pad=1, flip=True, mean=(0.4,) * 3, std=(0.3,) * 3)
+    return Data(
+        InMemoryLoader(images(train), recipe, batch, train=True, seed=seed),
+        InMemoryLoader(images(test), recipe, 7, train=False), CLASSES,
+    )  # fmt: skip

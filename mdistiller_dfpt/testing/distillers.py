@@ -1,0 +1,224 @@
+"""The laws of methods: what must hold for each, whatever its loss."""
+
+import copy
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..data import Batch
+from ..distillers import Distiller, Method
+from ..losses import Terms
+from ..losses.term import total
+from ..models.output import Output
+from .data import tiny_batch
+from .laws import BrokenLaw, holds, leaves_of, obey, reachable_tensors
+from .make import changed, snapshot, take_steps, tiny_method, tiny_networks
+
+Law = Callable[[type[Method]], None]
+
+
+def the_teacher_never_changes(cls: type[Method]) -> None:
+    """Parameters, buffers and outputs of what is frozen are the same bits after three steps."""
+    method = tiny_method(cls)
+    before = [snapshot(network) for network in method.frozen()]
+    with torch.no_grad():
+        said = [network(tiny_batch().image)[0] for network in method.frozen()]
+    take_steps(method, 3)
+    for network, state, logits in zip(method.frozen(), before, said, strict=True):
+        keys = changed(state, network.state_dict())
+        holds(not keys, f"a step changed {keys[:3]} of the frozen network")
+        with torch.no_grad():
+            holds(torch.equal(network(tiny_batch().image)[0], logits), "a step changed what the frozen network says")
+        holds(not network.training, "a step left the frozen network in training mode")
+        holds(not any(p.requires_grad for p in network.parameters()), "a parameter of the frozen network requires grad")
+
+
+def construction_leaves_the_networks_as_they_are(cls: type[Method]) -> None:
+    """Building a method changes no weight and no running statistic."""
+    expected, method = tiny_networks(), tiny_method(cls)
+    keys = list(changed(snapshot(expected[0]), method.student.state_dict()))
+    if isinstance(method, Distiller):
+        keys += changed(snapshot(expected[1]), method.teacher.network.state_dict())
+    holds(not keys, f"the constructor changed {keys[:3]}")
+
+
+def every_leaf_of_the_loss_is_optimised(cls: type[Method]) -> None:
+    """What the loss's graph reaches and what `parameter_groups` lists are the same parameters."""
+    method = tiny_method(cls)
+    optimised = {id(p) for group in method.parameter_groups() for p in group["params"]}
+    leaves = leaves_of(total(method(tiny_batch())[1]))
+    names = {id(p): name for name, p in method.named_parameters()}
+    idle = [names[i] for i in optimised - leaves]
+    lost = [names.get(i, "a parameter outside of the module") for i in leaves - optimised]
+    holds(not idle, f"{idle[:3]} are optimised, but no term depends on them: freeze them with requires_grad_(False)")
+    holds(not lost, f"a term depends on {lost[:3]}, which no parameter group holds: keep modules as attributes")
+
+
+def every_tensor_that_changes_is_saved(cls: type[Method]) -> None:
+    """What three steps change is in the training state, so that a resumed run has it."""
+    method = tiny_method(cls)
+    before = {key: (value, value.detach().clone()) for key, value in reachable_tensors(method).items()}
+    take_steps(method, 3)
+    gc.collect()
+    kept = {value.data_ptr() for value in method.training_state().values()}
+    lost = [v for v, old in before.values() if not torch.equal(v.detach(), old) and v.data_ptr() not in kept]
+    holds(not lost, f"{len(lost)} tensors that a step changes are not in state_dict: register them as buffers")
+
+
+def a_restored_method_goes_on_as_the_first(cls: type[Method]) -> None:
+    """Another instance with the same training state takes the same next step, in another epoch too."""
+    first, second = tiny_method(cls), tiny_method(cls)
+    take_steps(first, 2)
+    second.load_training_state(copy.deepcopy(first.training_state()))
+    keys = changed(snapshot(first), second.state_dict())
+    holds(not keys, f"the training state lacks {keys[:3]}")
+    for epoch in (1, 2):
+        batch = tiny_batch(step=3, epoch=epoch)
+        terms, again = first(batch)[1], second(batch)[1]
+        for name, term in terms.items():
+            holds(
+                torch.equal(term.weighted, again[name].weighted),
+                f"the term {name!r} is another after a resume: it depends on something that is not saved, such as a "
+                "count of calls; `batch.epoch` and `batch.step` are the same after a resume",
+            )
+
+
+def one_batch_can_be_overfitted(cls: type[Method]) -> None:
+    """With a teacher that knows the batch: some methods hardly look at the labels."""
+    method = tiny_method(cls, knowing=True)
+    take_steps(method, 120, lr=0.02)
+    batch = tiny_batch()
+    logits, _ = method.train()(batch)
+    right = (logits.argmax(1) == batch.target).float().mean().item()
+    holds(right >= 0.75, f"after 120 steps on one batch of 8, {right:.0%} of it are right: it does not learn")
+
+
+def terms_are_float32_scalars_under_bfloat16(cls: type[Method]) -> None:
+    """Losses are computed in float32 whatever the networks run in."""
+    method = tiny_method(cls)
+    method.set_precision(torch.bfloat16, torch.bfloat16)
+    logits, terms = method(tiny_batch())
+    holds(logits.dtype == torch.float32, "the logits are not in float32")
+    for name, term in terms.items():
+        holds(term.value.dtype == torch.float32, f"the term {name!r} is {term.value.dtype}, not float32")
+        holds(bool(term.value.isfinite()), f"the term {name!r} is {term.value.item()} under bfloat16")
+
+
+def bfloat16_and_channels_last_agree_with_float32(cls: type[Method]) -> None:
+    """They change rounding alone."""
+    plain, other = tiny_method(cls), tiny_method(cls)
+    other.set_precision(torch.bfloat16, torch.bfloat16)
+    other.to(memory_format=torch.channels_last)
+    batch = tiny_batch(16)
+    last = replace(batch, image=batch.image.contiguous(memory_format=torch.channels_last))
+    expected, found = plain(batch)[1], other(last)[1]
+    holds(list(expected) == list(found), f"other terms under bfloat16: {list(found)} instead of {list(expected)}")
+    for name, term in expected.items():
+        a, b = term.weighted.item(), found[name].weighted.item()
+        holds(abs(a - b) <= 0.03 + 0.1 * abs(a), f"the term {name!r} is {b:.4g} under bfloat16 and {a:.4g} in float32")
+
+
+def terms_are_finite_at_a_logit_gap_of_a_thousand(cls: type[Method]) -> None:
+    """Losses and gradients stay finite where both networks are very sure: work in log space."""
+    method = tiny_method(cls)
+    with torch.no_grad():
+        for network in (method.student, *method.frozen()):
+            weight = network.classifier_layer.weight  # type: ignore[union-attr]
+            weight *= 1000 / weight.abs().max()  # type: ignore[operator, union-attr]
+    terms = method(tiny_batch())[1]
+    total(terms).backward()
+    for name, term in terms.items():
+        holds(bool(term.value.isfinite()), f"the term {name!r} is {term.value.item()}")
+    bad = [n for n, p in method.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    holds(not bad, f"the gradients of {bad[:3]} are not finite")
+
+
+def the_smallest_batch_is_trained_on(cls: type[Method]) -> None:
+    """A step can be taken on `min_batch` samples."""
+    for name, term in tiny_method(cls)(tiny_batch(cls.min_batch))[1].items():
+        holds(bool(term.value.isfinite()), f"the term {name!r} is {term.value.item()} on a batch of {cls.min_batch}")
+
+
+def in_eval_mode_what_is_deployed_speaks(cls: type[Method]) -> None:
+    """What is evaluated as the student is what is saved for use."""
+    method = tiny_method(cls).eval()
+    image = tiny_batch().image
+    with torch.no_grad():
+        expected = method.deployed(image)[0]
+        found = method.evaluated_paths(image)["student"]
+    holds(torch.equal(found, expected), "the evaluated logits are not those of `deployed`")
+
+
+def a_batch_may_be_shared_by_two_processes(cls: type[Method]) -> None:
+    """A loss that is no mean over samples says so by `couples_samples`, or several GPUs would compute another one."""
+    method = tiny_method(cls)
+    if not isinstance(method, Distiller) or method.couples_samples:
+        return
+    method.eval()
+    batch = tiny_batch()
+    with torch.no_grad():
+        student = method.forward_student(batch.image)
+        paths = dict(method.teacher(batch))
+        whole = method.terms(student, paths, batch)
+        size = len(batch.target) // 4
+        parts = [
+            method.terms(
+                _rows(student, rows), {path: _rows(o, rows) for path, o in paths.items()}, _samples(batch, rows)
+            )
+            for rows in (slice(0, size), slice(size, None))
+        ]
+    for name, term in whole.items():
+        mean = _mean(parts, name, [size, len(batch.target) - size])
+        message = f"the term {name!r} of two shards is {mean:.6g} on average and {term.value.item():.6g} on the batch: "
+        close = abs(mean - term.value.item()) <= 1e-4 * max(1.0, abs(mean))
+        holds(close, message + "set `couples_samples = True` in the class")
+
+
+def _rows(output: Output, rows: slice) -> Output:
+    features = {
+        key: [v[rows] for v in value] if isinstance(value, list) else value[rows]
+        for key, value in output.features.items()
+    }
+    return Output(output.logits[rows], features)
+
+
+def _samples(batch: Batch, rows: slice) -> Batch:
+    def cut(x: Tensor) -> Tensor:
+        return x[rows]
+
+    strong = None if batch.strong is None else cut(batch.strong)
+    return replace(batch, image=cut(batch.image), target=cut(batch.target), index=cut(batch.index), strong=strong)
+
+
+def _mean(parts: list[Terms], name: str, sizes: list[int]) -> float:
+    values = [part[name].value.item() * size for part, size in zip(parts, sizes, strict=True)]
+    return sum(values) / sum(sizes)
+
+
+def an_unknown_keyword_is_refused(cls: type[Method]) -> None:
+    """The node's keys are the constructor's keywords, and nothing else is taken in silence."""
+    try:
+        tiny_method(cls, no_such_keyword=1)
+    except TypeError:
+        return
+    raise BrokenLaw("the constructor takes any keyword; name those of the node")
+
+
+DISTILLER_LAWS: tuple[Law, ...] = (
+    the_teacher_never_changes, construction_leaves_the_networks_as_they_are, every_leaf_of_the_loss_is_optimised,
+    every_tensor_that_changes_is_saved, a_restored_method_goes_on_as_the_first, one_batch_can_be_overfitted,
+    terms_are_float32_scalars_under_bfloat16, bfloat16_and_channels_last_agree_with_float32,
+    terms_are_finite_at_a_logit_gap_of_a_thousand, the_smallest_batch_is_trained_on,
+    in_eval_mode_what_is_deployed_speaks, a_batch_may_be_shared_by_two_processes, an_unknown_keyword_is_refused,
+)  # fmt: skip
+
+
+def check_distiller(cls: type[Method]) -> None:
+    """Check a method's class against all laws, on tiny networks; BrokenLaw with a line for each that it breaks.
+
+    Its node's default values are the constructor's arguments.
+    """
+    obey(DISTILLER_LAWS, cls, cls.__name__)

@@ -1,0 +1,66 @@
+"""A law: a function that raises `BrokenLaw` where what it is given does not obey it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class BrokenLaw(AssertionError):
+    """What was checked breaks a rule that holds for all of its kind; the message says which, and what to do."""
+
+
+def holds(condition: bool, message: str) -> None:
+    """BrokenLaw with this message where the condition does not hold."""
+    if not condition:
+        raise BrokenLaw(message)
+
+
+def obey(laws: Iterable[Callable[[T], None]], subject: T, name: str) -> None:
+    """Check all laws; BrokenLaw naming the subject, a line for each law that it breaks."""
+    broken = []
+    for law in laws:
+        try:
+            law(subject)
+        except BrokenLaw as e:
+            broken.append(f"{name}: {law.__name__.replace('_', ' ')}: {e}")
+    if broken:
+        raise BrokenLaw("\n".join(broken))
+
+
+def reachable_tensors(root: object) -> dict[int, Tensor]:
+    """Every tensor reachable from `root` through attributes and containers, by id."""
+    found: dict[int, Tensor] = {}
+    seen: set[int] = set()
+    queue: list[Any] = [root]
+    while queue:
+        item = queue.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            found[id(item)] = item
+        elif isinstance(item, dict):
+            queue += item.values()
+        elif isinstance(item, list | tuple | set):
+            queue += item
+        elif isinstance(item, nn.Module):
+            queue += vars(item).values()
+    return found
+
+
+def leaves_of(loss: Tensor) -> set[int]:
+    """Ids of the parameters that a loss's graph reaches."""
+    queue: list[Any] = [loss.grad_fn]
+    seen, leaves = set(), set()
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.add(id(node.variable))
+        queue += [following for following, _ in node.next_functions]
+    return leaves

@@ -1,0 +1,119 @@
+"""Any method and any kind of teacher over tiny networks."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from ..config import keywords
+from ..distillers import DISTILLERS, Distiller, Method, build_distiller
+from ..distillers.build import others_of
+from ..interop.plugins import load_cfg
+from ..losses.term import total
+from ..models import StagedModel
+from ..teachers import TEACHERS, Teacher
+from ..teachers.build import takes_others
+from .data import IMAGE_SHAPE, tiny_batch
+from .networks import TinyNet, fit_batch, tiny_networks
+
+NUM_DATA = 48
+
+
+def tiny_cfg(*overrides: str) -> CN:
+    """The defaults, with batches of 16, two epochs, and these overrides."""
+    return load_cfg(None, ["SOLVER.BATCH_SIZE", "16", "SOLVER.EPOCHS", "2", "LOG.TENSORBOARD", "False", *overrides])
+
+
+def tiny_others(count: int) -> list[StagedModel]:
+    """Further networks that teach, each of another width."""
+    return [TinyNet(5 + i).eval() for i in range(count)]
+
+
+def tiny_distiller(name: str, *overrides: str, seed: int = 0, knowing: bool = False) -> Method:
+    """Any registered method, or a list of them, over tiny networks, in training mode.
+
+    `knowing`: all that teaches has learned `tiny_batch()`.
+    """
+    student, teacher = tiny_networks(seed)
+    cfg = tiny_cfg("DISTILLER.TYPE", name, *overrides)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        kinds = [getattr(m, "teacher_kind", "") for n, m in DISTILLERS.items() if n == name]
+        needed = len(others_of(cfg)) or int("assistants" in kinds)
+        others = tiny_others(needed)
+        for network in (teacher, *others) if knowing else ():
+            fit_batch(network, tiny_batch())
+        distiller = build_distiller(cfg, student, teacher, NUM_DATA, image_shape=IMAGE_SHAPE, others=others)
+        prepare(distiller)
+        return distiller.train()
+
+
+def tiny_method(cls: type[Method], *, seed: int = 0, knowing: bool = False, **changes: Any) -> Method:
+    """A method's class over tiny networks, with the values of its node and these changes, in training mode."""
+    student, network = tiny_networks(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if knowing:
+            fit_batch(network, tiny_batch())
+        arguments = {**keywords(cls.config), **changes}
+        for key, value in {"num_data": NUM_DATA, "image_shape": IMAGE_SHAPE}.items():
+            if key in cls.__init__.__code__.co_varnames:
+                arguments.setdefault(key, value)
+        if issubclass(cls, Distiller):
+            teacher = tiny_teacher(TEACHERS[cls.teacher_kind], network) if _wants_a_kind(cls) else network
+            method: Method = cls(student, teacher, **arguments)
+        else:
+            method = cls(student, **arguments)
+        prepare(method)
+        return method.train()
+
+
+def _wants_a_kind(cls: type[Distiller]) -> bool:
+    return bool(cls.teacher_kind) and not cls.builds_teacher
+
+
+def tiny_teacher(cls: type[Teacher], network: StagedModel | None = None, seed: int = 0, **changes: Any) -> Teacher:
+    """A kind of teacher around a tiny network (and one more, where it is made of several), with its node's values."""
+    network = tiny_networks(seed)[1] if network is None else network
+    arguments = {**keywords(cls.config), **changes}
+    if takes_others(cls):
+        arguments.setdefault("others", tiny_others(1))
+    return cls(network, **arguments)
+
+
+def prepare(method: Method) -> None:
+    """What the loop does before the first step."""
+    for part in method.hooked():
+        part.prepare([tiny_batch()])
+
+
+def take_steps(method: Method, steps: int, lr: float = 0.05, epoch: int = 1) -> list[float]:
+    """Plain SGD steps on one batch; the loss before each."""
+    optimizer = torch.optim.SGD(method.parameter_groups(), lr=lr, momentum=0.9)
+    history = []
+    for step in range(1, steps + 1):
+        batch = tiny_batch(step=step, epoch=epoch)
+        _, terms = method(batch)
+        loss = total(terms)
+        optimizer.zero_grad()
+        loss.backward()
+        for part in method.hooked():
+            part.before_step()
+        optimizer.step()
+        for part in method.hooked():
+            part.after_step(batch)
+        history.append(loss.item())
+    return history
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of a module's state_dict."""
+    return copy.deepcopy(module.state_dict())
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> Sequence[str]:
+    """The keys whose values differ in a bit."""
+    return [k for k in before if not torch.equal(before[k], after[k])]

@@ -1,0 +1,102 @@
+"""The laws of networks: the contract of `StagedModel`."""
+
+from collections.abc import Callable
+
+import torch
+
+from ..errors import ConfigError
+from ..models import StagedModel
+from ..models.dummy import probing
+from .laws import holds, obey
+from .make import changed, snapshot
+
+Build = Callable[[int], StagedModel]
+CLASSES = 7
+
+
+class Subject:
+    """A network in eval mode, and a batch of two images that it takes."""
+
+    def __init__(self, build: Build, image_shape: tuple[int, int, int]):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.network = build(CLASSES).eval()
+            self.image = torch.randn(2, *image_shape)
+
+
+def it_returns_logits_and_features(subject: Subject) -> None:
+    """(B, classes), and `feats`, `preact_feats` (stem first), `head_map` and `pooled_feat` (B, C)."""
+    with torch.no_grad():
+        logits, features = subject.network(subject.image)
+    holds(tuple(logits.shape) == (2, CLASSES), f"the logits are {tuple(logits.shape)}, not (2, {CLASSES})")
+    missing = {"feats", "preact_feats", "head_map", "pooled_feat"} - set(features)
+    holds(not missing, f"the features lack {sorted(missing)}")
+    widths = tuple(m.shape[1] for m in features["feats"])
+    expected = tuple(subject.network.stage_channels)
+    holds(widths == expected, f"the maps are {widths} wide, stage_channels says {expected}")
+    holds(len(features["preact_feats"]) == len(widths), "there is not one preactivation a map")
+    holds(features["pooled_feat"].dim() == 2, f"pooled_feat is {tuple(features['pooled_feat'].shape)}, not (B, C)")
+
+
+def running_the_stages_again_gives_the_same(subject: Subject) -> None:
+    """`rerun` with no edit is `forward`, from any stage on."""
+    network, image = subject.network, subject.image
+    with torch.no_grad():
+        logits, features = network(image)
+        for known in range(len(features["feats"])):
+            again, maps = network.rerun(image, lambda i, x: x, features["feats"][:known])
+            holds(torch.allclose(again, logits, atol=1e-5), f"rerun from stage {known} on gives other logits")
+            holds(len(maps["feats"]) == len(features["feats"]), f"rerun from stage {known} on gives other maps")
+        for last in range(len(features["feats"])):
+            first = network.first_maps(image, last)
+            holds(len(first) == last + 1, f"first_maps({last}) gives {len(first)} maps")
+            same = all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first, features["feats"], strict=False))
+            holds(same, f"first_maps({last}) are not the network's")
+
+
+def an_edit_of_every_map_reaches_the_logits(subject: Subject) -> None:
+    """What stands in for a stage's map is what the next one reads."""
+    with torch.no_grad():
+        logits, features = subject.network(subject.image)
+        for stage in range(1, len(features["feats"])):
+            again, _ = subject.network.rerun(subject.image, lambda i, x, s=stage: x * 0.5 + 1 if i == s else x)
+            holds(not torch.allclose(again, logits), f"an edit of stage {stage} does not reach the logits")
+
+
+def in_eval_mode_nothing_changes(subject: Subject) -> None:
+    """A pass in eval mode changes no parameter and no buffer."""
+    before = snapshot(subject.network)
+    with probing(subject.network):
+        subject.network(subject.image)
+    keys = changed(before, subject.network.state_dict())
+    holds(not keys, f"a pass in eval mode changed {keys[:3]}")
+
+
+def the_classifier_has_the_classes(subject: Subject) -> None:
+    """`classifier_layer` is the linear layer behind the pooling, where there is one."""
+    try:
+        layer = subject.network.classifier_layer
+    except ConfigError:
+        return
+    holds(layer.out_features == CLASSES, f"classifier_layer has {layer.out_features} outputs, not {CLASSES}")
+
+
+def every_parameter_learns(subject: Subject) -> None:
+    """The logits depend on every parameter that requires grad."""
+    logits, _ = subject.network.train()(subject.image)
+    logits.square().sum().backward()
+    idle = [n for n, p in subject.network.named_parameters() if p.requires_grad and p.grad is None]
+    subject.network.eval()
+    holds(not idle, f"the logits do not depend on {idle[:3]}")
+
+
+NETWORK_LAWS: tuple[Callable[[Subject], None], ...] = (
+    it_returns_logits_and_features, running_the_stages_again_gives_the_same, an_edit_of_every_map_reaches_the_logits,
+    in_eval_mode_nothing_changes, the_classifier_has_the_classes, every_parameter_learns,
+)  # fmt: skip
+
+
+def check_network(build: Build, image_shape: tuple[int, int, int] = (3, 32, 32)) -> None:
+    """Check the network of `build(num_classes)` against the contract; BrokenLaw with a line for each broken law."""
+    subject = Subject(build, image_shape)
+    obey(NETWORK_LAWS, subject, type(subject.network).__name__)

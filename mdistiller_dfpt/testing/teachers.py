@@ -1,0 +1,130 @@
+"""The laws of kinds of teacher."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+
+from ..distillers.kd import kd_loss
+from ..losses.term import total
+from ..models.dummy import probing
+from ..models.output import as_output
+from ..teachers import ORIGINAL, Teacher
+from .data import IMAGE_SHAPE, tiny_batch
+from .laws import holds, leaves_of, obey
+from .make import changed, snapshot, tiny_networks, tiny_teacher
+from .networks import CLASSES
+
+Law = Callable[[type[Teacher]], None]
+
+
+def every_path_gives_logits(cls: type[Teacher]) -> None:
+    """Each path that is named gives (B, classes) logits in float32, and the default paths are among them."""
+    teacher = tiny_teacher(cls).train()
+    paths = teacher(tiny_batch())
+    holds(ORIGINAL in teacher.path_names(), f"there is no path {ORIGINAL!r}")
+    holds(set(paths) == set(teacher.path_names()), f"forward gives {set(paths)}, path_names {teacher.path_names()}")
+    unknown = set(teacher.default_paths()) - set(teacher.path_names())
+    holds(not unknown, f"the default paths {unknown} are no paths of it")
+    for path in teacher.path_names():
+        logits = paths[path].logits
+        holds(logits.shape == (8, CLASSES), f"the logits of {path!r} are {tuple(logits.shape)}, not (8, {CLASSES})")
+        holds(logits.dtype == torch.float32, f"the logits of {path!r} are {logits.dtype}")
+
+
+def maps_are_those_of_the_paths_network(cls: type[Teacher]) -> None:
+    """Where a path has maps, they have the shapes of the network that `network_of` names."""
+    teacher = tiny_teacher(cls).train()
+    for path, output in teacher(tiny_batch()).items():
+        if "feats" not in output.features:
+            continue
+        network = teacher.network_of(path)
+        with probing(network):
+            _, features = network(torch.zeros(8, *IMAGE_SHAPE))
+        for key in ("feats", "preact_feats"):
+            found, expected = ([tuple(m.shape) for m in f[key]] for f in (output.features, features))
+            holds(found == expected, f"{key} of the path {path!r} are {found}, its network's {expected}")
+
+
+def frozen_networks_never_change(cls: type[Teacher]) -> None:
+    """Three steps of what it trains change no bit of a frozen network."""
+    teacher = tiny_teacher(cls).train()
+    before = [snapshot(network) for network in teacher.frozen()]
+    _train(teacher, 3)
+    for network, state in zip(teacher.frozen(), before, strict=True):
+        keys = changed(state, network.state_dict())
+        holds(not keys, f"{keys[:3]} of a frozen network changed")
+        holds(not network.training, "a frozen network is in training mode")
+
+
+def its_own_terms_train_it_and_not_the_student(cls: type[Teacher]) -> None:
+    """What the terms' graph reaches is what `parameter_groups` lists; terms are of the kind `teacher`."""
+    teacher, (student, _) = tiny_teacher(cls).train(), tiny_networks()
+    batch = tiny_batch()
+    terms = teacher.losses(as_output(student(batch.image)).detach(), teacher(batch), batch)
+    optimised = {id(p) for group in teacher.parameter_groups() for p in group["params"]}
+    leaves = leaves_of(total(terms)) if terms else set()
+    holds(leaves == optimised, f"{len(optimised - leaves)} parameters are optimised that no term reaches, "
+                               f"{len(leaves - optimised)} are reached and not optimised")  # fmt: skip
+    wrong = [name for name, term in terms.items() if term.kind != "teacher"]
+    holds(not wrong, f"the terms {wrong} are not of the kind `teacher`: write own(value, weight)")
+
+
+def what_it_trains_is_saved(cls: type[Teacher]) -> None:
+    """Another instance with the same state_dict says the same."""
+    first, second = tiny_teacher(cls).train(), tiny_teacher(cls).train()
+    _train(first, 2)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    batch = tiny_batch(step=3)
+    a, b = first(batch), second(batch)
+    for path in first.path_names():
+        holds(torch.equal(a[path].logits, b[path].logits), f"the path {path!r} says something else after a resume")
+
+
+def evaluation_changes_nothing(cls: type[Teacher]) -> None:
+    """Evaluating its paths in eval mode changes no running statistic."""
+    teacher = tiny_teacher(cls).eval()
+    before = snapshot(teacher)
+    with torch.no_grad():
+        teacher.evaluated_paths(tiny_batch().image)
+    keys = changed(before, teacher.state_dict())
+    holds(not keys, f"evaluation changed {keys[:3]}")
+
+
+def bfloat16_changes_rounding_alone(cls: type[Teacher]) -> None:
+    """Its networks run in the precision that is set, and its outputs stay float32."""
+    plain, other = tiny_teacher(cls).train(), tiny_teacher(cls).train()
+    other.load_state_dict(plain.state_dict())
+    other.dtype = torch.bfloat16
+    a, b = plain(tiny_batch(16)), other(tiny_batch(16))
+    for path in plain.path_names():
+        holds(b[path].logits.dtype == torch.float32, f"{path!r} is {b[path].logits.dtype} under bfloat16")
+        loss = kd_loss(a[path].logits, b[path].logits, 4.0).item()
+        holds(loss < 0.05, f"{path!r} under bfloat16 is {loss:.3g} away from float32")
+
+
+def _train(teacher: Teacher, steps: int) -> None:
+    student, groups = tiny_networks()[0], [g for g in teacher.parameter_groups() if g["params"]]
+    teacher.prepare([tiny_batch()])
+    optimizer = torch.optim.SGD(groups, lr=0.05) if groups else None
+    for step in range(1, steps + 1):
+        batch = tiny_batch(step=step)
+        terms = teacher.losses(as_output(student(batch.image)).detach(), teacher(batch), batch)
+        if optimizer is not None:
+            optimizer.zero_grad()
+            total(terms).backward()
+            teacher.before_step()
+            optimizer.step()
+        teacher.after_step(batch)
+
+
+TEACHER_LAWS: tuple[Law, ...] = (
+    every_path_gives_logits, maps_are_those_of_the_paths_network, frozen_networks_never_change,
+    its_own_terms_train_it_and_not_the_student, what_it_trains_is_saved, evaluation_changes_nothing,
+    bfloat16_changes_rounding_alone,
+)  # fmt: skip
+
+
+def check_teacher(cls: type[Teacher]) -> None:
+    """Check a kind of teacher against all laws, on tiny networks; BrokenLaw with a line for each that it breaks."""
+    obey(TEACHER_LAWS, cls, cls.__name__)
