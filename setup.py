@@ -28,7 +28,17 @@ setup(
         "yacs",
     ],
     extras_require={
-        "test": ["hypothesis", "matplotlib", "pytest", "pytest-timeout", "ruff", "timm"],
+        "test": [
+            "hypothesis",
+            "matplotlib",
+            "mypy==2.4.1",
+            "pytest",
+            "pytest-timeout",
+            "ruff==0.17.6",
+            "timm",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
         "plot": ["matplotlib"],
         "timm": ["timm"],
     },

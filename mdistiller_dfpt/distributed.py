@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, total: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, total: int) -> Tensor:
         world, ctx.own = world_size(), len(x)
         most = -(-total // world)
         padded = x.new_zeros((most, *x.shape[1:]))
@@ -63,7 +63,7 @@ class _Gather(torch.autograd.Function):
         return torch.stack(parts, 1).flatten(0, 1)[:total].contiguous()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
         return gradient[rank() :: world_size()][: ctx.own], None
@@ -84,6 +84,6 @@ def agreed(value: Callable[[], T]) -> T:
     """What process 0 computes, for all: they may see the disk at different moments."""
     if world_size() == 1:
         return value()
-    box = [value() if rank() == 0 else None]
+    box: list[Any] = [value() if rank() == 0 else None]
     dist.broadcast_object_list(box)
     return box[0]

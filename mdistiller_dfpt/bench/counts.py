@@ -18,7 +18,7 @@ _VIEWS = ("view", "reshape", "expand", "transpose", "permute", "slice", "select"
 class CountOperators(TorchDispatchMode):
     """Counts operators that do work, and among them reads from the device, for each of which a GPU is waited for."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.operators = self.reads = 0
 

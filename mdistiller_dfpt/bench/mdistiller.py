@@ -26,7 +26,8 @@ class Mdistiller:
             raise ConfigError(f"--against {checkout}: not a checkout of mdistiller; it holds no folder mdistiller")
         sys.path.insert(0, str(checkout.resolve()))
         if side.device.type == "cpu":  # mdistiller moves everything to a GPU, wherever it stands
-            Tensor.cuda = nn.Module.cuda = lambda self, *args, **kwargs: self
+            for cls, method in ((Tensor, "cuda"), (nn.Module, "cuda")):
+                setattr(cls, method, _stay)
         networks = importlib.import_module("mdistiller.models").cifar_model_dict
         methods = importlib.import_module("mdistiller.distillers").distiller_dict
         cfg = importlib.import_module("mdistiller.engine.cfg").CFG.clone()
@@ -90,6 +91,10 @@ class Mdistiller:
         worst = max(_relative(_gradients(trainer.distiller.student), _gradients(self.student)))
         if worst > GRADIENT_TOLERANCE:
             raise ConfigError(f"--against: no ratio, as the student's gradients differ by {worst:.1e} of themselves")
+
+
+def _stay(self: Any, *args: Any, **kwargs: Any) -> Any:
+    return self
 
 
 def _copy_in_order(ours: list[nn.Parameter], its: list[nn.Parameter]) -> None:

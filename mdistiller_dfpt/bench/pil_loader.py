@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from ..data import Data
+from ..data.image_files import FileLoader
 from ..data.in_memory import InMemoryLoader
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
@@ -40,12 +41,14 @@ class PilLoader:
 
     def __init__(self, data: Data, batch: int, workers: int):
         loader, flip = data.train, transforms.RandomHorizontalFlip()
+        images: Sequence[Any]
         if isinstance(loader, InMemoryLoader):
             pad, (height, width) = loader.recipe.pad, loader.size
-            images = loader.padded.cpu()[:, pad : pad + height, pad : pad + width].contiguous().numpy()
-            images = images[:MOST]
+            pixels = loader.padded.cpu()[:, pad : pad + height, pad : pad + width].contiguous().numpy()
+            images = list(pixels[:MOST])
             crop = transforms.Compose([transforms.RandomCrop(loader.size, padding=pad), flip])
         else:
+            assert isinstance(loader, FileLoader)
             images = loader.files.paths
             crop = transforms.Compose([transforms.RandomResizedCrop(loader.size), flip])
         self.loader = DataLoader(

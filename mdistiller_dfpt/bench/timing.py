@@ -22,10 +22,12 @@ class Window(NamedTuple):
 
     @property
     def rate(self) -> float:
+        """Images a second."""
         return self.images / self.seconds
 
     @property
     def rate_per_cpu(self) -> float:
+        """Images a second of CPU."""
         return self.images / self.cpu if self.cpu else float("nan")
 
 
@@ -38,6 +40,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
+        """That of these values."""
         return cls(statistics.median(values), min(values), max(values))
 
 
@@ -71,7 +74,8 @@ def _settle() -> None:
 
 def in_turns(sides: Mapping[str, Work], windows: int) -> dict[str, list[Window]]:
     """`windows` windows of each side, in the order A B, B A, A B, ...: what drifts meets all alike."""
-    names, done = list(sides), {name: [] for name in sides}
+    names = list(sides)
+    done: dict[str, list[Window]] = {name: [] for name in names}
     for turn in range(windows):
         for name in names if turn % 2 == 0 else reversed(names):
             done[name].append(window(sides[name]))

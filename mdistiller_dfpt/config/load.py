@@ -3,7 +3,8 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def load_cfg(
     if path is not None:
         for file, data, lines in layers:
             _resolve_paths(data, file)
-            merge.tree(data, lambda key, file=file, lines=lines: f"{file}:{lines.get(key, 1)}")
+            merge.tree(data, partial(_place, file, lines))
     merge.overrides(overrides)
     cfg = merge.cfg
     if path is not None and not cfg.EXPERIMENT.NAME:
@@ -51,6 +52,10 @@ def load_cfg(
     merge.check()
     cfg.freeze()
     return cfg
+
+
+def _place(file: Path, lines: Mapping[str, int], key: str) -> str:
+    return f"{file}:{lines.get(key, 1)}"
 
 
 def _import_plugins(layers: Iterable[tuple[Path, dict[str, Any], Any]], overrides: Sequence[str], load: Import) -> None:

@@ -1,6 +1,7 @@
 """The registry of data sets, and the loaders of a run."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from yacs.config import CfgNode as CN
@@ -12,7 +13,7 @@ from .image_files import FileLoader, FileRecipe, FileSet
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
 
-DATASETS = Registry("data set")
+DATASETS: "Registry[Callable[[CN], ImageSource | FileSource]]" = Registry("data set")
 """Maps DATASET.TYPE to a function cfg -> ImageSource or FileSource."""
 
 
@@ -41,10 +42,12 @@ class Data(NamedTuple):
 
     @property
     def num_train(self) -> int:
+        """Samples in the training set."""
         return self.train.num_samples
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """(3, H, W) of what the loaders yield."""
         return (3, *self.train.size)
 
 
@@ -69,7 +72,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         _check_labels(split.labels, classes, cfg.DATASET.TYPE)
     if cfg.DATASET.CLASSES not in (0, classes):
         raise DataError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here")
-    make, common = InMemoryLoader, {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
+    make: Callable[..., Loader] = InMemoryLoader
+    common: dict[str, Any] = {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
     if isinstance(source, FileSource):
         skips = cfg.DATASET.ON_ERROR == "skip"
         if skips and world_size() > 1:
@@ -77,8 +81,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
                 "DATASET.ON_ERROR is skip; several processes must see equal batches: "
                 "find such files with tools/check_data.py and take them out"
             )
-        make, common = FileLoader, {**common, "workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips,
-                                    "timeout": cfg.EXPERIMENT.TIMEOUT}  # fmt: skip
+        make = FileLoader
+        common |= {"workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips, "timeout": cfg.EXPERIMENT.TIMEOUT}
     seed = cfg.DATASET.SEED or cfg.SOLVER.SEED
     train = make(source.train, source.recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, source.recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)

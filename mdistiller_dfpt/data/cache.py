@@ -5,6 +5,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +27,14 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             continue
     arrays = decode()
+    content: dict[str, Any] = {"fingerprint": fingerprint, **arrays}
     for path in _candidates(root):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
             try:
-                with os.fdopen(handle, "wb") as f:
-                    np.savez(f, fingerprint=fingerprint, **arrays)
+                with os.fdopen(handle, "wb") as file:
+                    np.savez(file, **content)
                 os.replace(part, path)
             except BaseException:
                 os.unlink(part)

@@ -20,10 +20,10 @@ def check_source(
 
     `seen` is told how many images were looked at so far.
     """
-    scan = _scan_files if isinstance(source, FileSource) else _scan_images
+    looks = _scan_files(source, workers) if isinstance(source, FileSource) else _scan_images(source)
     faults: list[str] = []
     where: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for count, (split, name, reason, digest) in enumerate(scan(source, workers), start=1):
+    for count, (split, name, reason, digest) in enumerate(looks, start=1):
         if digest is None:
             faults.append(f"{name}: cannot be read as an image ({reason})")
         else:
@@ -56,7 +56,7 @@ def _scan_files(source: FileSource, workers: int) -> Iterator[Look]:
             yield split, path, reason, digest
 
 
-def _scan_images(source: ImageSource, workers: int) -> Iterator[Look]:
+def _scan_images(source: ImageSource) -> Iterator[Look]:
     for split, image_set in (("train", source.train), ("test", source.test)):
         for i, pixels in enumerate(image_set.images.numpy()):
             yield split, f"{split} image {i}", "", _hash(pixels)

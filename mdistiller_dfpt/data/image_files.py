@@ -106,7 +106,7 @@ def collate(samples: Sequence[Sample | Fault]) -> Decoded:
 class _Schedule:
     """The keys (epoch, index) of each batch; read anew by the workers at every epoch."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.batches: list[list[tuple[int, int]]] = []
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

@@ -20,7 +20,7 @@ def at_loss(student: list[Tensor], teacher: list[Tensor], p: float) -> Tensor:
     Maps of different size are compared at the smaller one's; equation 2 of the paper with its square outside.
     """
     pairs = (same_size(s, t) for s, t in zip(student, teacher, strict=True))
-    return sum(F.mse_loss(attention_map(s, p), attention_map(t, p)) for s, t in pairs)
+    return sum((F.mse_loss(attention_map(s, p), attention_map(t, p)) for s, t in pairs), student[0].new_zeros(()))
 
 
 @DISTILLERS.register("AT")
@@ -36,4 +36,4 @@ class AT(FeatureDistiller):
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = stage_pairs(student.features["feats"], teacher.features["feats"])
-        return at_loss(*map(list, zip(*pairs, strict=True)), self.p)
+        return at_loss([s for s, _ in pairs], [t for _, t in pairs], self.p)

@@ -78,7 +78,7 @@ class Method(nn.Module):
         """Logits (B, classes) of everything worth evaluating by name, from what teaches to the student."""
         return {"student": self.forward_student(image).logits}
 
-    def frozen(self) -> Sequence[nn.Module]:
+    def frozen(self) -> Sequence[StagedModel]:
         """The networks that never change and that are known by their own files."""
         return ()
 
@@ -148,7 +148,7 @@ class Distiller(Method):
         path = ""
         if isinstance(teacher, TeacherPath):
             teacher, path = teacher
-        self.teacher = teacher if isinstance(teacher, Teacher) else Frozen(teacher)
+        self.teacher: Teacher = teacher if isinstance(teacher, Teacher) else Frozen(teacher)
         self.path = path or next(iter(self.teacher.default_paths()))
 
     @property
@@ -181,7 +181,7 @@ class Distiller(Method):
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
         return {**self.teacher.evaluated_paths(image), **super().evaluated_paths(image)}
 
-    def frozen(self) -> Sequence[nn.Module]:
+    def frozen(self) -> Sequence[StagedModel]:
         return self.teacher.frozen()
 
     def parameter_groups(self) -> list[dict[str, Any]]:

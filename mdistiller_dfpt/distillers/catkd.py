@@ -19,10 +19,10 @@ def class_activation_map(feature: Tensor, classifier: nn.Linear) -> Tensor:
 
 def catkd_loss(student: Tensor, teacher: Tensor, resolution: int, normalize: bool) -> Tensor:
     """Mean squared difference of maps (B, classes, H, W) pooled to `resolution`, each at unit length if `normalize`."""
-    pair = (F.adaptive_avg_pool2d(x, resolution) for x in (student, teacher))
+    s, t = (F.adaptive_avg_pool2d(x, resolution) for x in (student, teacher))
     if normalize:
-        pair = (F.normalize(x.flatten(2), dim=2) for x in pair)
-    return F.mse_loss(*pair)
+        s, t = (F.normalize(x.flatten(2), dim=2) for x in (s, t))
+    return F.mse_loss(s, t)
 
 
 @DISTILLERS.register("CATKD")
@@ -37,11 +37,11 @@ class CATKD(FeatureDistiller):
         feat_weight: float,
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
-        self.arguments = (cam_resolution, normalize)
+        self.resolution, self.normalize = cam_resolution, normalize
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        maps = (
+        s, t = (
             class_activation_map(output.features["head_map"], network.classifier_layer)
             for output, network in ((student, self.student), (teacher, self.teacher_network))
         )
-        return catkd_loss(*maps, *self.arguments)
+        return catkd_loss(s, t, self.resolution, self.normalize)

@@ -1,7 +1,7 @@
 """CRD: an embedding is near its own sample's in the other network (Tian et al., 2020, arXiv:1910.10699)."""
 
 import math
-from collections.abc import Sequence
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -23,14 +23,14 @@ class _GatheredScores(torch.autograd.Function):
     """Products with some rows of a large bank, a few samples at a time, forward and backward."""
 
     @staticmethod
-    def forward(ctx, embedding: Tensor, bank: Tensor, index: Tensor) -> Tensor:
+    def forward(ctx: Any, embedding: Tensor, bank: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(bank, index)
         ctx.rows = rows = max(1, CHUNK // (index.shape[1] * bank.shape[1]))
         chunks = zip(embedding.split(rows), index.split(rows), strict=True)
         return torch.cat([torch.einsum("bd,bkd->bk", e, bank[i]) for e, i in chunks])
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         bank, index = ctx.saved_tensors
         chunks = zip(gradient.split(ctx.rows), index.split(ctx.rows), strict=True)
         return torch.cat([torch.einsum("bk,bkd->bd", g, bank[i]) for g, i in chunks]), None, None
@@ -72,8 +72,8 @@ def crd_loss(
     num_data = student_bank.shape[0]
     estimate = torch.stack([e.detach().mean() * num_data for e in exps])
     normalizers = torch.where(normalizers > 0, normalizers, estimate)
-    loss = sum(nce_loss(e / z, num_data) for e, z in zip(exps, normalizers, strict=True))
-    return loss, normalizers
+    losses = (nce_loss(e / z, num_data) for e, z in zip(exps, normalizers, strict=True))
+    return sum(losses, student.new_zeros(())), normalizers
 
 
 def draw_rows(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) -> Tensor:
@@ -117,6 +117,10 @@ class Bank(nn.Module):
     A sample's label is learned with its embedding. Until then its row is a random vector, which is of no class, and a
     fair negative for all.
     """
+
+    student: Tensor  # (N, D)
+    teacher: Tensor  # (N, D)
+    labels: Tensor  # (N,) int64; -1: not learned yet
 
     def __init__(self, num_data: int, dim: int, momentum: float):
         super().__init__()
@@ -163,6 +167,7 @@ class CRD(FeatureDistiller):
         "NCE.MOMENTUM": FRACTION, "NCE.TEMPERATURE": POSITIVE,
     }  # fmt: skip
     couples_samples = True  # the bank, which is to be the same in all processes
+    normalizers: Tensor  # (2,), a buffer
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, mode: str, feat_dim: int, feat_student_dim: int,
@@ -178,7 +183,7 @@ class CRD(FeatureDistiller):
         self.bank = Bank(num_data, feat_dim, nce_momentum)
         self.register_buffer("normalizers", torch.zeros(2))
         self.seed = int(torch.randint(2**31, (), device="cpu"))
-        self._pending: Sequence[Tensor] = ()
+        self._pending: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # what `Bank.update` takes
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         self._update_bank()
@@ -210,4 +215,4 @@ class CRD(FeatureDistiller):
         """The bank is part of the loss's graph, so it changes after the backward pass: here, or before the next one."""
         if self._pending:
             self.bank.update(*self._pending)
-            self._pending = ()
+            self._pending = None

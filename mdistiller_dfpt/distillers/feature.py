@@ -28,8 +28,13 @@ def feature_shapes(network: nn.Module, image_shape: ImageShape) -> Shapes:
     """Shapes for an image (3, H, W), from one dummy image in eval mode: no statistics and no weights change."""
     with probing(network):
         logits, features = network(dummy_image(network, image_shape))
-    maps = ([tuple(f.shape[1:]) for f in features[key]] for key in ("feats", "preact_feats"))
-    return Shapes(*maps, features["pooled_feat"].shape[1], logits.shape[1])
+    feats, preact_feats = ([_map_shape(f) for f in features[key]] for key in ("feats", "preact_feats"))
+    return Shapes(feats, preact_feats, features["pooled_feat"].shape[1], logits.shape[1])
+
+
+def _map_shape(x: Tensor) -> ImageShape:
+    _, channels, height, width = x.shape
+    return channels, height, width
 
 
 def stage_pairs(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
@@ -41,7 +46,8 @@ def stage_pairs(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]
 def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps (B, C, H, W), the larger one average-pooled to the smaller one's height and width."""
     size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
-    return tuple(x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
+    a, b = (x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
+    return a, b
 
 
 def check_shape(key: str, given: object, inferred: object) -> None:

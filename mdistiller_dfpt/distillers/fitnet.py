@@ -23,7 +23,8 @@ class Regressor(nn.Module):
 
     def __init__(self, source: ImageShape, target: ImageShape):
         super().__init__()
-        self.size = tuple(target[1:])
+        self.size = (target[1], target[2])
+        self.conv: nn.Conv2d | nn.ConvTranspose2d
         if source[1] == 2 * target[1] and source[2] == 2 * target[2]:
             self.conv = nn.Conv2d(source[0], target[0], 3, stride=2, padding=1)
         elif 2 * source[1] == target[1] and 2 * source[2] == target[2]:

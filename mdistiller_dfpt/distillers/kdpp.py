@@ -41,6 +41,7 @@ class KDPP(Distiller):
         **dict.fromkeys(("LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT", "LOSS.ND_WEIGHT"), NOT_NEGATIVE),
     }  # fmt: skip
     min_batch = 2  # BatchNorm over the embedding
+    directions: Tensor  # (classes, D), a buffer
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, temperature: float, warmup_epochs: int, ce_weight: float,

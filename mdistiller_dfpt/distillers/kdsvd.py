@@ -77,4 +77,4 @@ class KDSVD(FeatureDistiller):
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = stage_pairs(student.features["feats"], teacher.features["feats"])
-        return kdsvd_loss(*map(list, zip(*pairs, strict=True)), self.k)
+        return kdsvd_loss([s for s, _ in pairs], [t for _, t in pairs], self.k)

@@ -28,6 +28,9 @@ class Margin(nn.Module):
     networks whose preactivation is a sum or a concatenation.
     """
 
+    total: Tensor  # (C,) of the negative responses
+    count: Tensor  # (C,) how many they are
+
     def __init__(self, channels: int):
         super().__init__()
         self.register_buffer("total", torch.zeros(channels, dtype=torch.float64))
@@ -38,6 +41,12 @@ class Margin(nn.Module):
         negative = preactivation.clamp(max=0)
         self.total += summed(negative.sum((0, 2, 3)))
         self.count += summed((preactivation < 0).sum((0, 2, 3)))
+
+    def forward(self, preactivation: Tensor) -> Tensor:
+        """The margin (C,), this batch (B, C, H, W) of the teacher's preactivations included in training."""
+        if self.training:
+            self.measure(preactivation)
+        return self.value
 
     @property
     def value(self) -> Tensor:
@@ -59,8 +68,8 @@ class OFD(FeatureDistiller):
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
         if connector_kernel_size % 2 == 0:
             raise ValueError(f"OFD.CONNECTOR.KERNEL_SIZE is {connector_kernel_size}; it must be odd")
-        shapes = (feature_shapes(network, image_shape).preact_feats for network in (student, self.teacher_network))
-        pairs = stage_pairs(*shapes)
+        mine, its = (feature_shapes(network, image_shape).preact_feats for network in (student, self.teacher_network))
+        pairs = stage_pairs(mine, its)
         self.connectors = nn.ModuleList(_connector(s[0], t[0], connector_kernel_size) for s, t in pairs)
         self.margins = nn.ModuleList(Margin(t[0]) for _, t in pairs)
 
@@ -68,10 +77,9 @@ class OFD(FeatureDistiller):
         pairs = stage_pairs(student.features["preact_feats"], teacher.features["preact_feats"])
         loss = student.logits.new_zeros(())
         for i, (s, t) in enumerate(pairs):
-            if self.training:
-                self.margins[i].measure(t)
+            margin = self.margins[i](t)
             s, t = same_size(self.connectors[i](s), t)
-            loss = loss + ofd_loss(s, t, self.margins[i].value) / 2 ** (len(pairs) - i - 1)
+            loss = loss + ofd_loss(s, t, margin) / 2 ** (len(pairs) - i - 1)
         return loss
 
 

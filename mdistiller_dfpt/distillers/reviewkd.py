@@ -26,8 +26,8 @@ def hcl_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
             if size >= s.shape[2]:
                 continue
             weight /= 2
-            pooled = (F.adaptive_avg_pool2d(x, size) for x in (s, t))
-            levels.append((weight, F.mse_loss(*pooled)))
+            pooled_s, pooled_t = (F.adaptive_avg_pool2d(x, size) for x in (s, t))
+            levels.append((weight, F.mse_loss(pooled_s, pooled_t)))
         loss = loss + sum(w * value for w, value in levels) / sum(w for w, _ in levels)
     return loss
 
@@ -51,15 +51,18 @@ class AttentionFusion(nn.Module):
 
     def __init__(self, in_channels: int, mid: int, channels: int, fuse: bool):
         super().__init__()
-        self.enter = nn.Sequential(nn.Conv2d(in_channels, mid, 1, bias=False), nn.BatchNorm2d(mid))
-        self.leave = nn.Sequential(nn.Conv2d(mid, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        enter = nn.Conv2d(in_channels, mid, 1, bias=False)
+        leave = nn.Conv2d(mid, channels, 3, padding=1, bias=False)
+        self.enter = nn.Sequential(enter, nn.BatchNorm2d(mid))
+        self.leave = nn.Sequential(leave, nn.BatchNorm2d(channels))
         self.attention = nn.Sequential(nn.Conv2d(2 * mid, 2, 1), nn.Sigmoid()) if fuse else None
-        for conv in (self.enter[0], self.leave[0]):
+        for conv in (enter, leave):
             nn.init.kaiming_uniform_(conv.weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         x = self.enter(x)
         if self.attention is not None:
+            assert deeper is not None, "the deepest stage alone has nothing to fuse with"
             deeper = nearest(deeper, x.shape[2:])
             a, b = self.attention(torch.cat([x, deeper], 1)).split(1, dim=1)
             x = torch.addcmul(x * a, deeper, b)
@@ -113,7 +116,8 @@ class ReviewKD(Distiller):
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         pairs = stage_pairs(student.features[self.source], teacher.features["preact_feats"])
-        pairs.append(tuple(x.features["pooled_feat"][:, :, None, None] for x in (student, teacher)))
+        pooled_s, pooled_t = (x.features["pooled_feat"][:, :, None, None] for x in (student, teacher))
+        pairs.append((pooled_s, pooled_t))
         fused, deeper = [], None
         with autocast(self.dtype, batch.image):  # the fusions are a network of their own
             for fusion, (s, t) in zip(self.fusions, reversed(pairs), strict=True):

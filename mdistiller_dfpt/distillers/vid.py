@@ -50,7 +50,7 @@ class Gaussian(nn.Module):
         """(C,), positive."""
         return F.softplus(self.log_scale) + self.eps
 
-    def loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """`vid_loss` of maps (B, C', H, W) and (B, C, H', W'), at the smaller size of the two."""
         student, teacher = same_size(student, teacher)
         return vid_loss(self.mean(student), teacher, self.variance)
@@ -78,9 +78,10 @@ class VID(FeatureDistiller):
         check_shape("VID.INPUT_SIZE", input_size, list(image_shape[1:]))
         if init_pred_var <= eps:
             raise ValueError(f"VID.INIT_PRED_VAR is {init_pred_var}; it must be above VID.EPS, {eps}")
-        shapes = (feature_shapes(network, image_shape).feats for network in (student, self.teacher_network))
-        self.gaussians = nn.ModuleList(Gaussian(s[0], t[0], init_pred_var, eps) for s, t in stage_pairs(*shapes))
+        mine, its = (feature_shapes(network, image_shape).feats for network in (student, self.teacher_network))
+        self.gaussians = nn.ModuleList(Gaussian(s[0], t[0], init_pred_var, eps) for s, t in stage_pairs(mine, its))
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = stage_pairs(student.features["feats"], teacher.features["feats"])
-        return sum(g.loss(s, t) for g, (s, t) in zip(self.gaussians, pairs, strict=True))
+        terms = (gaussian(s, t) for gaussian, (s, t) in zip(self.gaussians, pairs, strict=True))
+        return sum(terms, student.logits.new_zeros(()))

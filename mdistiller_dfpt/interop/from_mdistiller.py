@@ -22,9 +22,13 @@ from ..losses import Term, Terms, distillation, label
 from ..losses.sharded import weighted_by_shard
 from ..models.output import Output, as_output, autocast
 
+Shape = tuple[int, int, int, int]  # of a map, as mdistiller gives it: (1, C, H, W)
+
 
 class MdistillerBase(nn.Module):
     """What such a method inherits where mdistiller itself is not installed: its base class's interface."""
+
+    forward_train: Callable[..., tuple[Tensor, dict[str, Tensor]]]  # what a method writes
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None):
         super().__init__()
@@ -37,12 +41,15 @@ class MdistillerBase(nn.Module):
         return self
 
     def get_learnable_parameters(self) -> list[nn.Parameter]:
+        """What is optimised."""
         return list(self.student.parameters())
 
     def get_extra_parameters(self) -> int:
+        """How many parameters the method adds to the student's."""
         return 0
 
     def forward_test(self, image: Tensor) -> Tensor:
+        """The logits (B, classes) that are evaluated."""
         return self.student(image)[0]
 
     def forward(self, **kwargs: Any) -> Any:
@@ -92,7 +99,7 @@ def _term(name: str, value: Tensor) -> Term:
     return (label if name == "loss_ce" else distillation)(value.mean())
 
 
-def adapt(cls: type) -> type[Foreign]:
+def adapt(cls: type[nn.Module]) -> type[Foreign]:
     """A class of this project around one that was written for mdistiller."""
     methods: dict[str, Any] = {"foreign": cls, "__doc__": cls.__doc__}
     if "num_data" in inspect.signature(cls.__init__).parameters:
@@ -147,11 +154,12 @@ def _mdistiller() -> Iterator[tuple[dict[str, Any], CN]]:
 def _stand_in() -> None:
     """Put the modules that methods import from mdistiller where Python looks; each name does what it does there."""
 
-    def shapes(student: nn.Module, teacher: nn.Module, size: tuple[int, int]) -> tuple[list, list]:
-        return tuple([(1, *s) for s in feature_shapes(n, (3, *size)).feats] for n in (student, teacher))
+    def shapes(student: nn.Module, teacher: nn.Module, size: tuple[int, int]) -> tuple[list[Shape], list[Shape]]:
+        mine, its = (feature_shapes(network, (3, *size)).feats for network in (student, teacher))
+        return [(1, *s) for s in mine], [(1, *t) for t in its]
 
-    def regressor(s_shape: tuple, t_shape: tuple, use_relu: bool = True) -> nn.Module:
-        return Regressor(tuple(s_shape[1:]), tuple(t_shape[1:]))
+    def regressor(s_shape: Shape, t_shape: Shape, use_relu: bool = True) -> nn.Module:
+        return Regressor((s_shape[1], s_shape[2], s_shape[3]), (t_shape[1], t_shape[2], t_shape[3]))
 
     contents: dict[str, dict[str, Any]] = {
         "": {},

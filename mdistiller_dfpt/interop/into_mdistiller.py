@@ -10,7 +10,7 @@ import sys
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,11 @@ NUM_DATA = {"cifar100": 50_000, "imagenet": 1_281_167, "tiny_imagenet": 100_000}
 IMAGE_SIZE = {"imagenet": 224, "tiny_imagenet": 64}
 
 
-def staged(network: nn.Module, name: str) -> nn.Module:
+def staged(network: nn.Module, name: str) -> StagedModel:
     """This project's network of that name with the same weights, or the given one where there is none of that name."""
     if isinstance(network, StagedModel) or f"cifar/{name}" not in MODELS:
-        return network
+        # mdistiller's networks return what ours do, which is all that most methods ask of one
+        return cast(StagedModel, network)
     classes = [m for m in network.modules() if isinstance(m, nn.Linear)][-1].out_features
     ours = build_model(name, "cifar", classes)
     ours.load_state_dict(network.state_dict())
@@ -74,10 +75,12 @@ class Exported(nn.Module):
         return [group for group in self.inner.parameter_groups() if group["params"]]
 
     def get_extra_parameters(self) -> int:
+        """How many parameters are trained beside the student's."""
         mine = {id(p) for p in self.student.parameters()}
         return sum(p.numel() for p in self.inner.parameters() if p.requires_grad and id(p) not in mine)
 
     def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The student's logits (B, classes) and the weighted losses by name."""
         self._step += 1
         index = kwargs.get("index")
         if index is None:
@@ -90,6 +93,7 @@ class Exported(nn.Module):
         return logits, {name: term.weighted for name, term in terms.items()}
 
     def forward_test(self, image: Tensor) -> Tensor:
+        """The logits (B, classes) of what is deployed."""
         return self.inner.forward_student(image).logits
 
     def forward(self, **kwargs: Any) -> Any:
@@ -129,6 +133,12 @@ def export(name: str) -> type[Exported]:
     return type(name, (Exported,), {"name": name, "method": method, "__doc__": method.__doc__})
 
 
+def _is_served(method: type[Distiller]) -> bool:
+    """Whether mdistiller's loop does all that the method needs."""
+    several = takes_others(TEACHERS[method.teacher_kind or "frozen"])
+    return not method.needs_strong_view and method.prepare is Method.prepare and not several
+
+
 def extend(distiller_dict: dict[str, Any], tree: CN) -> list[str]:
     """Add every method that mdistiller lacks, with its node; the names that were added.
 
@@ -136,8 +146,7 @@ def extend(distiller_dict: dict[str, Any], tree: CN) -> list[str]:
     """
     added = []
     for name, method in sorted(DISTILLERS.items()):
-        served = issubclass(method, Distiller) and not method.needs_strong_view and method.prepare is Method.prepare
-        if name in distiller_dict or not served or takes_others(TEACHERS[method.teacher_kind or "frozen"]):
+        if name in distiller_dict or not issubclass(method, Distiller) or not _is_served(method):
             continue
         if method.config and name not in tree:
             tree[name] = method.config.clone()

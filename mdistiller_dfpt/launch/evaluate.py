@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..data import Data, build_data
@@ -10,9 +10,9 @@ from ..distillers import Method, build_distiller
 from ..distillers.build import AMP_DTYPES, methods_of, needs_teacher
 from ..distributed import pick_device
 from ..errors import CheckpointError
-from ..models.output import memory_format
+from ..models.output import as_output, autocast, memory_format
 from ..runs.weights import load_into
-from ..training.evaluate import evaluate_method
+from ..training.evaluate import evaluate
 from ..training.precision import measured_precision
 from .build import load_network
 from .networks import Role, build_network, build_networks, check_networks, name_of
@@ -33,9 +33,14 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path, name: str = "") -> d
     data = build_data(cfg, device)
     network = load_deployed(cfg, weights, data) if role == "student" else load_network(cfg, role, weights, data, name)
     cfg = measured_precision(cfg, network, None, data, again=True)
-    method = Method(network.to(device, memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST)))
-    method.set_precision(None, AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
-    return evaluate_method(method, data.test)["student"]
+    network = network.to(device).to(memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST)).eval()
+    dtype = AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP]
+
+    def logits_of(image: Tensor) -> dict[str, Tensor]:
+        with autocast(dtype, image):
+            return {role: as_output(network(image)).logits}
+
+    return evaluate(logits_of, data.test)[role]
 
 
 def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:

@@ -1,13 +1,13 @@
 """The registry of networks and the one function that makes one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import ConfigError
 from ..registry import Registry, suggest
 from .external.names import build_external, is_external
 from .staged import StagedModel
 
-MODELS = Registry("model")
+MODELS: Registry[Callable[..., StagedModel]] = Registry("model")
 """(family, name) is written `family/name`; a builder takes `num_classes`."""
 
 

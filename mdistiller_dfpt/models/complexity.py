@@ -11,7 +11,7 @@ def count_macs(root: nn.Module) -> Iterator[dict[nn.Module, int]]:
     """Inside the context, a dict from each convolution or linear layer below `root` to its MACs per image so far."""
     macs: dict[nn.Module, int] = {}
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def hook(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         per_output = module.weight[0].numel()
         macs[module] = macs.get(module, 0) + per_output * output[0].numel()
 

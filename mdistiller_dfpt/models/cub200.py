@@ -22,8 +22,8 @@ def with_large_stem(build: Callable[..., StagedModel], num_classes: int) -> Stag
     stem = getattr(network, "conv1", None)
     if isinstance(stem, nn.Conv2d):
         network.conv1 = _large_conv(stem)
-    elif isinstance(stem, nn.Sequential):
-        stem[0] = _large_conv(stem[0])
+    elif isinstance(stem, nn.Sequential) and isinstance(first := stem[0], nn.Conv2d):
+        stem[0] = _large_conv(first)
         stem.append(nn.MaxPool2d(2))
     return network
 

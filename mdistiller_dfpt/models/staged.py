@@ -51,9 +51,11 @@ class StagedModel(nn.Module):
 
     @property
     def num_classes(self) -> int:
+        """How many logits there are."""
         return self.classifier_layer.out_features
 
     def forward(self, image: Tensor) -> Result:
+        """Images (B, 3, H, W) -> (logits (B, classes), features)."""
         feats, preact_feats = [], []
         x = image
         for stage in self.stages():
@@ -96,6 +98,9 @@ class StagedModel(nn.Module):
 
 class LayeredModel(StagedModel):
     """The common plan: a stem of conv1, bn1 and ReLU, stages layer1 .. layerN, global pooling and one linear layer."""
+
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
 
     def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
         out = F.relu(self.bn1(self.conv1(x)))

@@ -21,6 +21,7 @@ class Value(NamedTuple):
 
     @property
     def mean(self) -> float | None:
+        """Over the seeds; None where there are none."""
         return mean(self.by_seed.values()) if self.by_seed else None
 
     @property
@@ -54,8 +55,8 @@ def _value(cell: Cell, own: Mapping[int, Result], reference: Mapping[int, Result
 
     mine, other = top1(own), top1(reference)
     both = [seed for seed in mine if seed in other]
-    like = next(iter(reference.values()), None) or next(iter(own.values()), None)
-    differences = dict.fromkeys(d for run in own.values() if (d := difference(run, like)))
+    runs = [*reference.values(), *own.values()]
+    differences = dict.fromkeys(d for run in own.values() if (d := difference(run, runs[0])))
     delta = p_value = None
     if both and own is not reference:
         gaps = [mine[seed] - other[seed] for seed in both]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError, DataError
 from .files import Result
@@ -26,7 +27,7 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
     left, right = figure.subplots(1, 2)
     epochs = [e["epoch"] for e in runs[0]]
 
-    def draw(axis, label: str, series: list[list[float]], **style) -> None:
+    def draw(axis: Any, label: str, series: list[list[float]], **style: Any) -> None:
         for values in series:
             axis.plot(epochs, values, alpha=0.3, linewidth=0.8, **style)
         axis.plot(epochs, [sum(v) / len(v) for v in zip(*series, strict=True)], label=label, linewidth=2, **style)

@@ -87,9 +87,15 @@ def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
         raise ConfigError(f"{path}: metric is {data['metric']}; it must be one of {', '.join(METRICS)}")
     if data["reference"] not in rows:
         raise ConfigError(f"{path}: reference is {data['reference']}, which is no row")
-    titles = ({key: str(entry["title"]) for key, entry in part.items()} for part in (rows, columns))
     seeds = tuple(int(s) for s in data["seeds"])
-    return TableSpec(str(data["title"]), data["metric"], data["reference"], seeds, *titles, dict(sources), cells)
+    return TableSpec(
+        str(data["title"]), data["metric"], data["reference"], seeds, _titles(rows), _titles(columns), dict(sources),
+        cells,
+    )  # fmt: skip
+
+
+def _titles(part: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(entry["title"]) for key, entry in part.items()}
 
 
 def _published(path: Path, sources: Mapping[str, str], row: str, pair: str, entry: list | None) -> Published | None:

@@ -56,7 +56,9 @@ def open_run(cfg: CN, resume: bool) -> Path:
             raise CheckpointError(f"nothing to resume in {Path(cfg.LOG.PREFIX) / run_name(cfg)}: run without --resume")
         return runs[-1]
     base = Path(cfg.LOG.PREFIX) / run_name(cfg)
-    number = int(re.search(r"-(\d+)$", runs[-1].name)[1]) + 1 if len(runs) > 1 else len(runs) + 1
+    # The numbers of those that are there may have gaps: seed1, seed1-3
+    last = re.search(r"-(\d+)$", runs[-1].name) if len(runs) > 1 else None
+    number = int(last[1]) + 1 if last else len(runs) + 1
     while True:
         path = base if number == 1 else base.with_name(f"{base.name}-{number}")
         try:
@@ -103,4 +105,5 @@ class RunLock:
         self._file.flush()
 
     def release(self) -> None:
+        """Let another process train here."""
         self._file.close()

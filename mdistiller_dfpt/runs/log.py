@@ -53,7 +53,7 @@ class ProgressBar:
                 if time.monotonic() >= next_read:
                     next_read = time.monotonic() + self.SECONDS_BETWEEN_READS
                     values = self.meters.read()
-                    shown = {k: f"{values[k]:.3g}" for k in ("loss", "top1", "top5") if k in values}
+                    shown: dict[str, object] = {k: f"{values[k]:.3g}" for k in ("loss", "top1", "top5") if k in values}
                     rate = (bar.format_dict["rate"] or 0) * len(batch.index)
                     bar.set_postfix({**shown, "img/s": f"{rate:.0f}"})
 
@@ -79,6 +79,7 @@ class EventLog:
             self.writer.flush()
 
     def close(self) -> None:
+        """End the events."""
         if self.writer is not None:
             with self._never_fatal():
                 self.writer.close()

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,7 @@ class DualPath(Frozen):
             ),
         }
     )
-    limits: Mapping[str, Limit] = {
+    limits: ClassVar[Mapping[str, Limit]] = {
         "TEMPERATURE": POSITIVE,
         "STAGES": Limit('"all" or a list of stage numbers from 1', _is_stage_list, types=(list,)),
         "FINETUNE_LR_FACTOR": POSITIVE,
@@ -130,12 +130,12 @@ class DualPath(Frozen):
         for i in self.stages:
             channels = network.stage_channels[i]
             prompt = PROMPT_BLOCKS[prompt_block](channels, prompt_r1, prompt_r2, prompt_kernels, prompt_norm)
-            self.prompts[str(i)] = prompt
-            self.fusions[str(i)] = FusionBlock(channels) if fusion else nn.Identity()
+            fusing = FusionBlock(channels) if fusion else nn.Identity()
             if init == "teacher":
                 prompt.zero()
-                if fusion:
-                    self.fusions[str(i)].identity()
+                if isinstance(fusing, FusionBlock):
+                    fusing.identity()
+            self.prompts[str(i)], self.fusions[str(i)] = prompt, fusing
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "DualPath":
@@ -260,6 +260,6 @@ def _own_copy(network: StagedModel, share: bool, new_head: bool) -> StagedModel:
     if new_head:
         for name in copied.head_modules:
             for module in copied.get_submodule(name).modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
     return copied

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class Ensemble(Teacher):
             "TEMPERATURE": 4.0,  # at which probabilities are averaged; the method's own, to be exact
         }
     )
-    limits: Mapping[str, Limit] = {"WEIGHTS": one_of("mean", "confidence"), "TEMPERATURE": POSITIVE}
+    limits: ClassVar[Mapping[str, Limit]] = {"WEIGHTS": one_of("mean", "confidence"), "TEMPERATURE": POSITIVE}
 
     def __init__(
         self, network: StagedModel, others: Sequence[StagedModel] = (), *, weights: str, temperature: float

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..registry import Registry
 
-PROMPT_BLOCKS = Registry("prompt block")
+PROMPT_BLOCKS: "Registry[type[PromptBlock]]" = Registry("prompt block")
 """Maps DFPTKD.PROMPT.BLOCK to a PromptBlock."""
 
 
@@ -51,8 +51,8 @@ class PromptBlock(nn.Module):
 
     def zero(self) -> None:
         """Make the block return zeros, and still pass a gradient to its last convolution."""
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        for parameter in self.up.parameters():
+            nn.init.zeros_(parameter)
 
 
 def pointwise(in_channels: int, channels: int, norm: bool) -> list[nn.Module]:
@@ -106,6 +106,8 @@ class ConvPrompt(PromptBlock):
 
 class FusionBlock(nn.Conv2d):
     """The 1x1 convolution F_i over the sum of a stage's map and its prompt."""
+
+    bias: nn.Parameter  # it always has one
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, 1)

@@ -1,8 +1,10 @@
 """The laws of networks: the contract of `StagedModel`."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..models import StagedModel
@@ -59,8 +61,12 @@ def an_edit_of_every_map_reaches_the_logits(subject: Subject) -> None:
     with torch.no_grad():
         logits, features = subject.network(subject.image)
         for stage in range(1, len(features["feats"])):
-            again, _ = subject.network.rerun(subject.image, lambda i, x, s=stage: x * 0.5 + 1 if i == s else x)
+            again, _ = subject.network.rerun(subject.image, partial(_edited_at, stage))
             holds(not torch.allclose(again, logits), f"an edit of stage {stage} does not reach the logits")
+
+
+def _edited_at(stage: int, i: int, x: Tensor) -> Tensor:
+    return x * 0.5 + 1 if i == stage else x
 
 
 def in_eval_mode_nothing_changes(subject: Subject) -> None:

@@ -1,7 +1,7 @@
 """DOT: distillation with a momentum of its own (Zhao et al., 2023, ICCV, "DOT: A Distillation-Oriented Trainer")."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -35,9 +35,22 @@ class TwoMomentaSGD(torch.optim.Optimizer):
         self._distilled = {p: p.grad for p in self.parameters() if p.grad is not None}
         self.zero_grad()
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """One update with the gradients at hand for the labels' and those set before for the distillation terms'."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update with the gradients at hand for the labels' and those set before for the distillation terms'.
+
+        `closure`, as PyTorch's optimisers take it, computes the loss, which is returned, and the gradients at hand.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         skip = getattr(self, "found_inf", None)  # on a GPU the loop's verdict, which nobody waits for
         for group in self.param_groups:
             for p in group["params"]:
@@ -57,6 +70,7 @@ class TwoMomentaSGD(torch.optim.Optimizer):
                     update = torch.where(skip.bool(), torch.zeros_like(update), update)
                 p.sub_(update, alpha=group["lr"])
         self._distilled = {}
+        return loss
 
 
 def backward_by_kind(

@@ -87,8 +87,9 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
         run.end_epoch(record)
         # Log
         best = best_epoch(run.epochs)
+        best_top1 = None if best is None else best["test"]["student"]["top1"]
         left = (time.monotonic() - started) / (epoch - first + 1) * (run.last_epoch - epoch)
-        print(epoch_line(record, run.last_epoch, best and best["test"]["student"]["top1"], left), flush=True)
+        print(epoch_line(record, run.last_epoch, best_top1, left), flush=True)
         logs.scalars(record, epoch)
         # Save: the best weights, and all that resuming needs
         if best is record:

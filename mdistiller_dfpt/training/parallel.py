@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -81,9 +82,8 @@ def parallel(distiller: Method) -> nn.Module:
     # A method may leave a module out in some epochs; which ones a step used is found out as it goes
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
-    return DistributedDataParallel(
-        distiller, gradient_as_bucket_view=True, find_unused_parameters=True, **{buffers: False}
-    )
+    options: dict[str, Any] = {buffers: False}
+    return DistributedDataParallel(distiller, gradient_as_bucket_view=True, find_unused_parameters=True, **options)
 
 
 def share_buffers(distiller: Method) -> None:

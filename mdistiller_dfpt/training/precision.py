@@ -2,6 +2,7 @@
 
 import copy
 import time
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ WORDS = {"none": "float32", "bf16": "bfloat16"}
 
 def has_bfloat16() -> bool:
     """Whether this CPU has bfloat16 instructions; True where PyTorch cannot tell."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if capabilities.get("architecture") != "x86_64":
         return True
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -85,7 +86,7 @@ def _faster(cfg: CN, key: str, name: str, network: nn.Module, data: Data, *, lea
     if case in _found:
         return _found[case]
     with torch.random.fork_rng():  # dropout and the like draw
-        network = copy.deepcopy(network).to(device, memory_format=layout).train(learns)
+        network = copy.deepcopy(network).to(device).to(memory_format=layout).train(learns)
         image = torch.rand((batch, *data.image_shape), device=device).contiguous(memory_format=layout)
         seconds: dict[str, list[float]] = {amp: [] for amp in WORDS}
         for number in range(ROUNDS + 1):
@@ -95,8 +96,8 @@ def _faster(cfg: CN, key: str, name: str, network: nn.Module, data: Data, *, lea
                     times.append(taken)
     best = {amp: min(times) for amp, times in seconds.items()}
     winner = min(best, key=lambda amp: best[amp])
-    times = ", ".join(f"{WORDS[amp]} {1000 * taken:.0f} ms" for amp, taken in best.items())
-    print(f"{key} {FASTEST}: {name} in {WORDS[winner]} (a batch of {batch} here: {times})", flush=True)
+    taken_by = ", ".join(f"{WORDS[amp]} {1000 * taken:.0f} ms" for amp, taken in best.items())
+    print(f"{key} {FASTEST}: {name} in {WORDS[winner]} (a batch of {batch} here: {taken_by})", flush=True)
     _found[case] = winner
     return winner
 

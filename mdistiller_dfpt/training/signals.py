@@ -11,7 +11,7 @@ import torch
 from ..distributed import summed, world_size
 from ..errors import UserError
 
-_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+_CODES: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130}
 # Processes agree on a request at every so many steps: agreeing costs a message
 AGREE_EVERY = 8
 
@@ -27,7 +27,7 @@ class Stopped(UserError):
 class Requests:
     """What signals have asked for since the last look."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.stop = 0  # the signal's number
         self.save = False
 

@@ -34,7 +34,7 @@ class Training:
             torch.cuda.set_device(self.device)  # streams, events and random numbers are those of the current one
         if cfg.SOLVER.SYNC_BN and world_size() > 1:
             distiller = with_synchronised_batch_norm(distiller, self.device)
-        self.distiller = distiller.to(self.device, memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST))
+        self.distiller = distiller.to(self.device).to(memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST))
         self.accumulate, self.last_epoch = cfg.SOLVER.ACCUMULATE, cfg.SOLVER.EPOCHS
         self.learning_rate = build_schedule(cfg)
         try:

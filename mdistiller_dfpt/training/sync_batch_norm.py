@@ -1,5 +1,7 @@
 """BatchNorm over the samples of all processes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,11 +13,11 @@ class _Sum(torch.autograd.Function):
     """The processes' sum, of values and of gradients."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return summed(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return summed(gradient)
 
 
@@ -36,12 +38,21 @@ class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):
         mean, count = total[:-1] / total[-1], total[-1]
         centred = values - mean.view(shape)
         variance = _Sum.apply(centred.pow(2).sum(dims)) / count
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1).clamp(min=1)), self.momentum)
+        self._track(mean, variance * (count / (count - 1).clamp(min=1)))
         out = centred * (variance + self.eps).rsqrt().view(shape)
-        return (out * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics, where there are some; without a momentum they are plain means over the steps."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
 
 
 def with_synchronised_batch_norm(distiller: Method, device: torch.device) -> Method:

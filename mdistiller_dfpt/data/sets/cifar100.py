@@ -3,6 +3,7 @@
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,8 +91,14 @@ def _from_archive(archive: Path) -> dict[str, np.ndarray]:
             "delete it and run again with `DATASET.DOWNLOAD True`"
         )
     with tarfile.open(archive, "r:gz") as tar:  # read in memory; nothing is unpacked to disk
-        members = {name: tar.extractfile(f"cifar-100-python/{name}").read() for name in MEMBER_MD5}
+        members = {name: _member(tar, f"cifar-100-python/{name}") for name in MEMBER_MD5}
     return _from_pickles(members, str(archive))
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None, "the official archive, which this is by its MD5, has a file of this name"
+    return file.read()
 
 
 def _from_pickles(members: dict[str, bytes], origin: str) -> dict[str, np.ndarray]:
@@ -111,6 +118,6 @@ def _from_pickles(members: dict[str, bytes], origin: str) -> dict[str, np.ndarra
     return arrays
 
 
-def _field(data: dict, name: str):
+def _field(data: dict[Any, Any], name: str) -> Any:
     """The archive was written by Python 2, so its keys may be bytes."""
     return data[name] if name in data else data[name.encode()]

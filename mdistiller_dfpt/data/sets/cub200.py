@@ -108,7 +108,8 @@ def read_lists(root: Path) -> tuple[FileSet, FileSet]:
         more = f"; {len(faults) - 10} more faults: tools/check_data.py lists them" if len(faults) > 10 else ""
         raise DataError("\n".join(faults[:10]) + more)
     titles = tuple(classes[one] for one in order)
-    return tuple(FileSet(paths, torch.tensor(found), titles) for paths, found in sets.values())
+    train, test = (FileSet(paths, torch.tensor(found), titles) for paths, found in sets.values())
+    return train, test
 
 
 def _table(path: Path) -> dict[str, str]:

@@ -26,20 +26,20 @@ def folder(cfg: CN) -> FileSource:
     second = "val" if (root / "val").is_dir() or (root / "val.csv").is_file() else "test"
     if (root / "train.csv").is_file():
         rows = {split: list(_rows(root / f"{split}.csv")) for split in ("train", second)}
-        train, test = ({label for _, label in rows[split]} for split in ("train", second))
-        check_same_classes(list(train), list(test), root)
-        classes = sorted(train, key=(lambda c: (int(c), c)) if all(c.isdecimal() for c in train) else None)
-        sets = [_from_rows(rows[split], classes) for split in ("train", second)]
+        labels, others = ({label for _, label in rows[split]} for split in ("train", second))
+        check_same_classes(list(labels), list(others), root)
+        classes = sorted(labels, key=(lambda c: (int(c), c)) if all(c.isdecimal() for c in labels) else None)
+        train, test = (_from_rows(rows[split], classes) for split in ("train", second))
     elif (root / "train").is_dir():
         classes = class_folders(root / "train")
         check_same_classes(classes, class_folders(root / second), root)
-        sets = [list_files(root / split, classes) for split in ("train", second)]
+        train, test = (list_files(root / split, classes) for split in ("train", second))
     else:
         raise DataError(
             f"no data set in DATASET.ROOT {str(root)!r}: it must hold train/<class>/* and val/<class>/*, "
             "or train.csv and val.csv with rows path,label"
         )
-    return FileSource(*sets, imagenet_recipe(cfg.DATASET.SIZE or SIZE))
+    return FileSource(train, test, imagenet_recipe(cfg.DATASET.SIZE or SIZE))
 
 
 def _rows(table: Path) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,7 @@ class VGG(StagedModel):
     """Five blocks of 64, 128, 256, 512 and 512 channels; the first is the stem."""
 
     head_modules = ("classifier",)
+    block0: nn.Sequential
 
     def __init__(self, depth: int, num_classes: int):
         super().__init__()
@@ -35,6 +36,7 @@ class VGG(StagedModel):
         self.classifier = nn.Linear(widths[-1], num_classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
+                assert m.bias is not None  # `_block` makes them with one
                 nn.init.normal_(m.weight, 0, math.sqrt(2.0 / (9 * m.out_channels)))
                 nn.init.zeros_(m.bias)
             elif isinstance(m, nn.Linear):

@@ -37,6 +37,13 @@ class Block(nn.Module):
         rest = (PreactBlock(channels, channels, 1) for _ in range(blocks - 1))
         self.layer = nn.Sequential(PreactBlock(in_channels, channels, stride), *rest)
 
+    @property
+    def first_bn(self) -> nn.BatchNorm2d:
+        """The BatchNorm that a map meets first in this stage."""
+        first = self.layer[0]
+        assert isinstance(first, PreactBlock)
+        return first.bn1
+
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)
 
@@ -79,8 +86,8 @@ class WideResNet(StagedModel):
     def stages(self) -> list[Stage]:
         return [
             self._stem,
-            partial(self._stage, self.block1, self.block2.layer[0].bn1),
-            partial(self._stage, self.block2, self.block3.layer[0].bn1),
+            partial(self._stage, self.block1, self.block2.first_bn),
+            partial(self._stage, self.block2, self.block3.first_bn),
             partial(self._stage, self.block3, self.bn1),
         ]
 

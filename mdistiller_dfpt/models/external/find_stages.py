@@ -1,7 +1,8 @@
 """Where the stages of a network end, as one image shows it."""
 
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,7 +12,8 @@ from .map_layout import find_layout, side_of
 MOST = 4  # stages; where a network has more resolutions the last ones, what is before them being the stem
 
 
-class Call(NamedTuple):
+@dataclass(frozen=True)
+class Call:
     """What a module read and gave on one image, and how often it ran."""
 
     inputs: Tensor
@@ -61,7 +63,9 @@ def find_stages(network: nn.Module, calls: dict[str, Call]) -> tuple[str, ...]:
 
 def _side(name: str, calls: dict[str, Call]) -> int:
     output = calls[name].output
-    return side_of(output, find_layout(output))
+    layout = find_layout(output)
+    assert layout is not None, "a chain is made of modules that give maps"
+    return side_of(output, layout)
 
 
 def _size(network: nn.Module, name: str) -> int:
@@ -85,7 +89,8 @@ def _children(network: nn.Module, name: str) -> list[str]:
 
 def _chain(network: nn.Module, calls: dict[str, Call]) -> list[str]:
     """The children, one behind another, that make up the network: inside whatever holds nearly all of it."""
-    inside, chain = "", []
+    inside = ""
+    chain: list[str] = []
     while True:
         children = _children(network, inside)
         maps = [n for n in calls if n in children and calls[n].count == 1 and _is_map(calls[n])]
@@ -94,7 +99,7 @@ def _chain(network: nn.Module, calls: dict[str, Call]) -> list[str]:
         if not maps:
             return chain
         sizes = {n: _size(network, n) for n in maps}
-        inside = max(sizes, key=sizes.get)
+        inside = max(sizes, key=lambda n: sizes[n])
         if sizes[inside] <= 0.9 * sum(sizes.values()) or len(_children(network, inside)) < 2:
             return chain
 

@@ -40,8 +40,10 @@ class MobileNetV1(StagedModel):
 
     def _part(self, first: int, last: int, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.model[first : last - 1](x)
-        preactivation = self.model[last - 1][:-1](x)
-        return self.model[last - 1][-1](preactivation), preactivation
+        layer = self.model[last - 1]
+        assert isinstance(layer, nn.Sequential)  # as all of them are
+        preactivation = layer[:-1](x)
+        return layer[-1](preactivation), preactivation
 
     def stages(self) -> list[Stage]:
         starts = (0, *self._starts)

@@ -3,7 +3,7 @@
 from functools import partial
 from itertools import pairwise
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import mobilenetv2 as tv
 
 from ..build import MODELS
@@ -15,6 +15,7 @@ class MobileNetV2(StagedModel, tv.MobileNetV2):
 
     head_modules = ("features.18", "classifier")
     _ends = (2, 4, 7, 14, 18)  # features behind which the map shrinks, and the last before the head
+    features: nn.Sequential
 
     def __init__(self, num_classes: int):
         tv.MobileNetV2.__init__(self, num_classes)

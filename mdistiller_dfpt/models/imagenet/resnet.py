@@ -13,6 +13,7 @@ from ..staged import Stage, StagedModel
 def run_stage(stage: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
     """A stage of torchvision's blocks, (activation, preactivation): they return the first alone."""
     *before, last = stage
+    assert isinstance(last, (tv.BasicBlock, tv.Bottleneck))
     for block in before:
         x = block(x)
     out = F.relu(last.bn1(last.conv1(x)))
@@ -26,7 +27,11 @@ def run_stage(stage: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
 class ResNet(StagedModel, tv.ResNet):
     """A 7x7 stem at 1/4 of the input's size and four stages, down to 1/32."""
 
-    def __init__(self, block: type[nn.Module], layers: tuple[int, ...], num_classes: int):
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
+    maxpool: nn.MaxPool2d
+
+    def __init__(self, block: type[tv.BasicBlock] | type[tv.Bottleneck], layers: tuple[int, ...], num_classes: int):
         tv.ResNet.__init__(self, block, list(layers), num_classes)
         self.stage_channels = (64, *(width * block.expansion for width in (64, 128, 256, 512)))
 

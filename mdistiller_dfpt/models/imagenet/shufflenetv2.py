@@ -1,5 +1,7 @@
 """ShuffleNetV2 at width 1 (Ma et al., 2018, arXiv:1807.11164): torchvision's, cut into stages."""
 
+from functools import partial
+
 from torch import Tensor, nn
 from torchvision.models import shufflenetv2 as tv
 
@@ -16,6 +18,12 @@ class ShuffleNetV2(StagedModel, tv.ShuffleNetV2):
     """A stem at 1/4 of the input's size, then three stages, down to 1/32; a 1x1 convolution to 1024 in the head."""
 
     head_modules = ("conv5", "fc")
+    conv1: nn.Sequential
+    maxpool: nn.MaxPool2d
+    stage2: nn.Sequential
+    stage3: nn.Sequential
+    stage4: nn.Sequential
+    conv5: nn.Sequential
 
     def __init__(self, num_classes: int):
         widths = [24, 116, 232, 464, 1024]
@@ -26,8 +34,7 @@ class ShuffleNetV2(StagedModel, tv.ShuffleNetV2):
         return _doubled(nn.Sequential(self.conv1, self.maxpool), x)
 
     def stages(self) -> list[Stage]:
-        stages = (self.stage2, self.stage3, self.stage4)
-        return [self._stem, *((lambda x, s=stage: _doubled(s, x)) for stage in stages)]
+        return [self._stem, *(partial(_doubled, stage) for stage in (self.stage2, self.stage3, self.stage4))]
 
     def head_map(self, x: Tensor) -> Tensor:
         return self.conv5(x)
