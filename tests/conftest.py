@@ -12,7 +12,7 @@ from yacs.config import CfgNode as CN
 
 from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.data import Batch, Data
-from mdistiller_dfpt.data.in_memory import ImageSet, Recipe, InMemoryLoader
+from mdistiller_dfpt.data.in_memory import ImageSet, InMemoryLoader, Recipe
 from mdistiller_dfpt.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller_dfpt.models import StagedModel
 from mdistiller_dfpt.models.staged import relu_pair

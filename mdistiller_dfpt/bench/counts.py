@@ -1,9 +1,7 @@
-"""Work that does not depend on the machine: FLOPs, operators, reads from the device; and what the machine could do."""
+"""Work that does not depend on the machine: FLOPs, operators, reads from the device."""
 
-import time
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -47,19 +45,3 @@ def operators_per_step(trainer: Trainer, batch: Batch) -> tuple[int, int]:
         take_step(trainer.training, batch)
     # Each reads once on a CPU, where it costs nothing, whether the loss is finite; a GPU's optimiser does it instead
     return counter.operators, max(0, counter.reads - (trainer.training.device.type == "cpu"))
-
-
-def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """FLOP/s of a large matrix product here and now, what a step's share is taken of."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    a @ b
-    rates, begin = [], time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        start = time.perf_counter()
-        for _ in range(4):
-            a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        rates.append(4 * 2 * size**3 / (time.perf_counter() - start))
-    return max(rates)

@@ -28,15 +28,22 @@ class Mdistiller:
         if side.device.type == "cpu":  # mdistiller moves everything to a GPU, wherever it stands
             for cls, method in ((Tensor, "cuda"), (nn.Module, "cuda")):
                 setattr(cls, method, _stay)
-        networks = importlib.import_module("mdistiller.models").cifar_model_dict
-        methods = importlib.import_module("mdistiller.distillers").distiller_dict
-        cfg = importlib.import_module("mdistiller.engine.cfg").CFG.clone()
+        try:
+            networks = importlib.import_module("mdistiller.models").cifar_model_dict
+            methods = importlib.import_module("mdistiller.distillers").distiller_dict
+            cfg = importlib.import_module("mdistiller.engine.cfg").CFG.clone()
+        except ImportError as e:
+            raise ConfigError(
+                f"--against {checkout}: mdistiller cannot be imported ({e}): install what it needs"
+            ) from None
         self.side, d = side, side.cfg.DISTILLER
         if d.TYPE not in methods:
             raise ConfigError(f"--against {checkout}: it has no {d.TYPE}; it has {', '.join(sorted(methods))}")
         known, ours = flatten(cfg), flatten(side.cfg)
         cfg.defrost()
-        cfg.merge_from_list([w for key in known if key in ours for w in (key, ours[key])])
+        for key, default in known.items():
+            if key in ours and ours[key] != []:  # an empty list is inferred from the networks here
+                cfg.merge_from_list([key, _as_its(ours[key], default)])
         distiller = side.trainer.distiller
         assert isinstance(distiller, Distiller)
         student, teacher = (networks[name][0](num_classes=side.data.num_classes) for name in (d.STUDENT, d.TEACHER))
@@ -46,6 +53,7 @@ class Mdistiller:
             self.distiller = methods[d.TYPE](student, teacher, cfg).to(side.device)
         except TypeError as e:  # a bank of samples, which it draws from in its loader
             raise ConfigError(f"--against: no ratio, as its {d.TYPE} is fed otherwise ({e})") from None
+        self.distiller.train()
         mine = {id(p) for n in (distiller.student, distiller.teacher.network) for p in n.parameters()}
         its = {id(p) for n in (student, teacher) for p in n.parameters()}
         _copy_in_order(
@@ -95,6 +103,13 @@ class Mdistiller:
 
 def _stay(self: Any, *args: Any, **kwargs: Any) -> Any:
     return self
+
+
+def _as_its(value: Any, default: Any) -> Any:
+    """A value of ours in the type of mdistiller's default: whole numbers are `int` there."""
+    if type(default) is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return tuple(value) if isinstance(default, tuple) else value
 
 
 def _copy_in_order(ours: list[nn.Parameter], its: list[nn.Parameter]) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from ..interop.plugins import load_cfg
 from ..runs.results import commit
-from .counts import flops_per_image, operators_per_step, product_rate
+from .counts import flops_per_image, operators_per_step
 from .mdistiller import Mdistiller
 from .memory import peak_memory
 from .pil_loader import PilLoader
@@ -109,10 +109,8 @@ def _sized(work: Work, batch: int, seconds: float) -> Callable[[], int]:
 
 def _work(name: str, side: Workload) -> dict[str, Any]:
     trainer = side.trainer
-    dtype = trainer.distiller.dtype or torch.float32
     operators, reads = operators_per_step(trainer, side.batch)
     return {
         "measure": "work", "side": name, "gflop_per_image": flops_per_image(trainer, side.batch) / 1e9,
         "operators_per_step": operators, "reads_per_step": reads,
-        "product_gflop_per_second": product_rate(side.device, dtype) / 1e9,
     }  # fmt: skip

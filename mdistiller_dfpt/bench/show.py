@@ -52,12 +52,6 @@ def _cells(row: dict[str, Any], beside: dict[str, dict[str, Any]]) -> Iterable[s
     yield f"{memory['bytes'] / 2**20:,.0f} MiB" if memory else ""
 
 
-def _share(record: dict[str, Any], work: dict[str, Any]) -> float:
-    """Of the rate of a matrix product, what a side's steps came to."""
-    step = next(r for r in record["rows"] if r["measure"] == "step" and r["side"] == work["side"])
-    return step["images_per_second"]["median"] * work["gflop_per_image"] / work["product_gflop_per_second"]
-
-
 def as_lines(record: dict[str, Any]) -> Iterable[str]:
     """A record as it is printed: the machine, then a line for each row."""
     m = record["machine"]
@@ -69,9 +63,7 @@ def as_lines(record: dict[str, Any]) -> Iterable[str]:
             yield f"{head} peak {row['bytes'] / 2**20:,.0f} MiB"
         elif row["measure"] == "work":
             yield (f"{head} {row['gflop_per_image']:.3f} GFLOP an image, {row['operators_per_step']} operators and "
-                   f"{row['reads_per_step']} reads a step; a matrix product here: "
-                   f"{row['product_gflop_per_second']:,.0f} GFLOP/s, of which a step reaches "
-                   f"{_share(record, row):.0%}")  # fmt: skip
+                   f"{row['reads_per_step']} reads from the device a step")  # fmt: skip
         else:
             rate, cpu, times = (row[k] for k in ("images_per_second", "images_per_cpu_second", "times_the_first"))
             yield (f"{head} {rate['median']:10,.1f} images/s ({rate['low']:,.1f} to {rate['high']:,.1f}), "

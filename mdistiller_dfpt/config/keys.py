@@ -185,16 +185,16 @@ REMOVED: dict[str, str] = {
     "DISTILLER.TEACHER_AHEAD": "it is gone, as it made runs slower: leave it out",
     "DISTILLER.TEACHER_FOLD_BN": "it is gone: leave it out",
     "SOLVER.CUDA_GRAPH": "it is gone: leave it out",
-    "TAKD.ASSISTANTS": "it is DISTILLER.ASSISTANTS now",
-    "DGKD.ASSISTANTS": "it is DISTILLER.ASSISTANTS now",
 }
 """Keys of earlier versions, and what to do about them."""
 
 _NODES: dict[str, CN] = {}
 
 
-def declare_node(name: str, node: CN, limits: Mapping[str, Limit]) -> None:
+def declare_node(name: str, node: CN, limits: Mapping[str, Limit], removed: Mapping[str, str] | None = None) -> None:
     """Add a section, declared beside its method or kind of teacher, to the tree; limits by path below the section.
+
+    `removed`: keys that it had in earlier versions, and what to do about them.
 
     KeyError where the name is taken, or where a limit is for a key that the section does not have.
     """
@@ -206,6 +206,7 @@ def declare_node(name: str, node: CN, limits: Mapping[str, Limit]) -> None:
             raise KeyError(f"{name}: a limit is given for {key!r}; {suggest(key, list(known))}")
     _NODES[name] = node
     LIMITS.update({f"{name}.{key}": limit for key, limit in limits.items()})
+    REMOVED.update({f"{name}.{key}": words for key, words in (removed or {}).items()})
 
 
 def default_cfg() -> CN:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class NodeRegistry(Registry[T]):
-    """Registers classes with `config` (a node) and `limits`; `node_of` turns a name into its section's name."""
+    """Registers classes with `config` (a node), `limits` and, where keys have gone, `removed`; `node_of` turns a name into its section's name."""
 
     def __init__(self, what: str, node_of: Callable[[str], str] = str):
         super().__init__(what)
@@ -22,7 +22,7 @@ class NodeRegistry(Registry[T]):
 
         def add(cls: Any) -> Any:
             if cls.config:
-                declare_node(self.node_of(name), cls.config, cls.limits)
+                declare_node(self.node_of(name), cls.config, cls.limits, getattr(cls, "removed", None))
             return file(cls)
 
         return add

@@ -32,6 +32,7 @@ class DGKD(LogitDistiller):
 
     config = logit_node(4.0, ce=0.1, kd=0.9, DROP=1)
     limits = {**LOGIT_LIMITS, "DROP": NOT_NEGATIVE}
+    removed = {"ASSISTANTS": "it is DISTILLER.ASSISTANTS now"}
     teacher_kind = "assistants"
     matches_one_path = False
 

@@ -12,6 +12,7 @@ class TAKD(LogitDistiller):
     """Cross-entropy, and `kd_loss` with the last of DISTILLER.ASSISTANTS; where there is none, with the teacher."""
 
     config = logit_node(4.0, ce=0.1, kd=0.9)
+    removed = {"ASSISTANTS": "it is DISTILLER.ASSISTANTS now"}
     teacher_kind = "assistants"
 
     def logit_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

@@ -7,14 +7,14 @@ import time
 
 import pytest
 import torch
+from mdistiller_dfpt.bench.company import Company
+from mdistiller_dfpt.bench.transcription import Transcription
 
 from mdistiller_dfpt.bench import timing
-from mdistiller_dfpt.bench.company import Company
-from mdistiller_dfpt.bench.mdistiller import Peer
-from mdistiller_dfpt.bench.workload import Side
-from mdistiller_dfpt.bench.timing import Spread, Window, cpu_seconds, in_turns, ratio
-from mdistiller_dfpt.bench.transcription import Transcription
 from mdistiller_dfpt.bench.counts import flops_per_image, operators_per_step
+from mdistiller_dfpt.bench.mdistiller import Peer
+from mdistiller_dfpt.bench.timing import Spread, Window, cpu_seconds, in_turns, ratio
+from mdistiller_dfpt.bench.workload import Side
 from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.models.complexity import count_macs, total

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mdistiller_dfpt.config.load import dump_cfg, flatten, keywords, load_cfg
 from mdistiller_dfpt.config.keys import default_cfg, without_effect
-from mdistiller_dfpt.launch.smoke import smoke
+from mdistiller_dfpt.config.load import dump_cfg, flatten, keywords, load_cfg
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.smoke import smoke
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name not in ("tables", "pairs"))

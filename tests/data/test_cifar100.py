@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from mdistiller_dfpt.data import DATASETS
-from mdistiller_dfpt.data.sets import cifar100
 from mdistiller_dfpt.data.download import download
 from mdistiller_dfpt.data.safe_pickle import load_arrays
+from mdistiller_dfpt.data.sets import cifar100
 from mdistiller_dfpt.errors import DataError
 
 from .conftest import tiny_cfg

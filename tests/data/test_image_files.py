@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from mdistiller_dfpt.data import DATASETS, build_data
-from mdistiller_dfpt.data.sets import cub200 as cub_module
 from mdistiller_dfpt.data.generated import write_data_set
+from mdistiller_dfpt.data.sets import cub200 as cub_module
 from mdistiller_dfpt.errors import ConfigError, DataError
 from tools import check_data
 

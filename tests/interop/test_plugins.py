@@ -12,13 +12,13 @@ import torch
 from yacs.config import CfgNode as CN
 
 from mdistiller_dfpt import DISTILLERS, Distiller, load_cfg
-from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.config.keys import _METHOD_NODES, LIMITS
-from mdistiller_dfpt.interop import from_mdistiller as foreign
 from mdistiller_dfpt.distillers.kd import kd_loss
-from mdistiller_dfpt.training.trainer import Trainer
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.interop import from_mdistiller as foreign
+from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.interop.into_mdistiller import NUM_DATA, extend
+from mdistiller_dfpt.training.trainer import Trainer
 
 from .conftest import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_data, tiny_distiller
 

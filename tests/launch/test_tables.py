@@ -12,8 +12,8 @@ import pytest
 from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.distillers.build import methods_of
-from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.models.published import TEACHERS, compare_with_record
 from mdistiller_dfpt.report.spec import load_table
 

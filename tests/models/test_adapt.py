@@ -11,8 +11,8 @@ from torch import nn
 from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
-from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.models.external.adapt import AdaptedModel
 from mdistiller_dfpt.models.external.map_layout import Layout, find_layout, from_map, to_map

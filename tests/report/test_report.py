@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mdistiller_dfpt.training.trainer import Trainer
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results, markdown_table
+from mdistiller_dfpt.training.trainer import Trainer
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.runs.checkpoint import load_checkpoint, load_pickled_tensors, load_weights
 from mdistiller_dfpt.runs.hashing import file_hash
 from mdistiller_dfpt.training.trainer import Trainer
-from mdistiller_dfpt.errors import CheckpointError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
 from .test_trainer import stopped_after, trainer

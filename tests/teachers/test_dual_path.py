@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from mdistiller_dfpt.teachers.dual_path import DualPathTeacher
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.models.complexity import count_macs, total
+from mdistiller_dfpt.teachers.dual_path import DualPathTeacher
 
 from .conftest import changed, snapshot, tiny_networks
 from .test_models import CIFAR

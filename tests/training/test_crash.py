@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.distillers import DISTILLERS
+from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.training.trainer import Trainer
-from mdistiller_dfpt.errors import CheckpointError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
 from .test_combined import combined

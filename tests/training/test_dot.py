@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.training.dot import TwoMomentaSGD, split_terms
 from mdistiller_dfpt.training.trainer import Trainer
-from mdistiller_dfpt.errors import ConfigError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
 from .golden import normal

@@ -15,12 +15,12 @@ from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.distributed import agreed, gathered, rank, summed, world_size
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.training.evaluate import evaluate
 from mdistiller_dfpt.training.micro_batches import parts_of, smallest_part
-from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.training.signals import Requests
 from mdistiller_dfpt.training.trainer import Trainer
-from mdistiller_dfpt.errors import ConfigError
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
 

@@ -5,9 +5,9 @@ import torch
 
 from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.launch import run as build
-from mdistiller_dfpt.training import precision
 from mdistiller_dfpt.launch.run import evaluate_checkpoint, run
 from mdistiller_dfpt.runs.hashing import state_hash
+from mdistiller_dfpt.training import precision
 from mdistiller_dfpt.training.precision import settled
 
 from .conftest import tiny_cfg, tiny_data, tiny_networks

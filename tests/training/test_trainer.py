@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from mdistiller_dfpt.bench.counts import CountOperators
 from mdistiller_dfpt.data import Data
 from mdistiller_dfpt.distillers import DISTILLERS
-from mdistiller_dfpt.training.trainer import Trainer
+from mdistiller_dfpt.errors import CheckpointError, ConfigError, DivergedError
 from mdistiller_dfpt.runs.checkpoint import load_weights
 from mdistiller_dfpt.runs.hashing import state_hash
-from mdistiller_dfpt.training.meters import Meters
 from mdistiller_dfpt.runs.saving import Progressed, Saver
-from mdistiller_dfpt.errors import CheckpointError, ConfigError, DivergedError
+from mdistiller_dfpt.training.meters import Meters
+from mdistiller_dfpt.training.trainer import Trainer
 
 from .conftest import tiny_cfg, tiny_data, tiny_distiller
 
