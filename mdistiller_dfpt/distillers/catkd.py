@@ -1,5 +1,6 @@
 """CAT-KD: match class activation maps (Guo et al., 2023, CVPR, "Class Attention Transfer")."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
@@ -37,11 +38,10 @@ class CATKD(FeatureDistiller):
         feat_weight: float,
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
-        self.resolution, self.normalize = cam_resolution, normalize
+        self.arguments = (cam_resolution, normalize)
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        s, t = (
-            class_activation_map(output.features["head_map"], network.classifier_layer)
-            for output, network in ((student, self.student), (teacher, self.teacher_network))
-        )
-        return catkd_loss(s, t, self.resolution, self.normalize)
+        own = class_activation_map(student.features["head_map"], self.student.classifier_layer)
+        with torch.no_grad():  # a teacher may train its classifier, and not by this term
+            target = class_activation_map(teacher.features["head_map"], self.teacher_network.classifier_layer)
+        return catkd_loss(own, target, *self.arguments)
