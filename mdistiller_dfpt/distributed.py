@@ -37,7 +37,7 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def summed(x: Tensor) -> Tensor:
+def all_reduce(x: Tensor) -> Tensor:
     """The sum of the processes' tensors; no gradient passes."""
     if world_size() == 1:
         return x
@@ -69,7 +69,7 @@ class _Gather(torch.autograd.Function):
         return gradient[rank() :: world_size()][: ctx.own], None
 
 
-def gathered(x: Tensor, total: int | None = None) -> Tensor:
+def all_gather(x: Tensor, total: int | None = None) -> Tensor:
     """All processes' rows (B_r, ...) as the whole batch (total, ...), in the order that one process would see.
 
     Where each process then computes the same loss, and gradients are averaged over the processes as usual, every
@@ -80,7 +80,7 @@ def gathered(x: Tensor, total: int | None = None) -> Tensor:
     return _Gather.apply(x, world_size() * len(x) if total is None else total)
 
 
-def agreed(value: Callable[[], T]) -> T:
+def on_first_process(value: Callable[[], T]) -> T:
     """What process 0 computes, for all: they may see the disk at different moments."""
     if world_size() == 1:
         return value()

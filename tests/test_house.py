@@ -126,7 +126,9 @@ def test_a_planted_import_of_a_higher_floor_is_found(module, line, fault):
     assert [f for f in upward(sources, ALLOWED) if f.startswith(module) and fault in f]
 
 
-@pytest.mark.parametrize("line", ["from .trainer import Trainer", "from mdistiller_dfpt.training.trainer import Trainer"])
+@pytest.mark.parametrize(
+    "line", ["from .trainer import Trainer", "from mdistiller_dfpt.training.trainer import Trainer"]
+)
 def test_a_planted_circle_is_found(line):
     sources = sources_of(PACKAGE)
     sources["mdistiller_dfpt.training.loop"] += f"\n{line}\n"
@@ -152,7 +154,17 @@ def test_no_file_is_too_long_to_read(path):
 
 def test_no_two_files_share_a_name_but_for_the_same_thing_in_two_packages():
     """A data set or an architecture may have a file in each of two packages; everything else has a name of its own."""
-    same_thing = {"__init__", "base", "build", "cub200", "resnet", "mobilenetv2", "shufflenetv2", "imagenet", "mdistiller"}
+    same_thing = {
+        "__init__",
+        "base",
+        "build",
+        "cub200",
+        "resnet",
+        "mobilenetv2",
+        "shufflenetv2",
+        "imagenet",
+        "mdistiller",
+    }
     stems: dict[str, list[Path]] = {}
     for path in FILES:
         stems.setdefault(path.stem, []).append(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.cli import guarded
-from mdistiller_dfpt.launch.evaluate import evaluate_checkpoint
+from mdistiller_dfpt.launch.evaluate_checkpoint import evaluate_checkpoint
 from mdistiller_dfpt.launch.networks import Role, name_of
 from mdistiller_dfpt.launch.run import teacher_weights
 from mdistiller_dfpt.runs.directory import find_finished_weights

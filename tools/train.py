@@ -9,7 +9,7 @@ import sys
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.launch.cli import guarded
 from mdistiller_dfpt.launch.run import run
-from mdistiller_dfpt.training.parallel import joined
+from mdistiller_dfpt.training.parallel import process_group
 
 
 def _main(argv: list[str]) -> None:
@@ -19,7 +19,7 @@ def _main(argv: list[str]) -> None:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, as SOLVER.EPOCHS 20")
     args = parser.parse_intermixed_args(argv)
     cfg = load_cfg(args.cfg, args.opts)
-    with joined(cfg):
+    with process_group(cfg):
         run(cfg, resume=args.resume)
 
 

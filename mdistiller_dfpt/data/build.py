@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from yacs.config import CfgNode as CN
 
-from ..distributed import agreed, pick_device, world_size
+from ..distributed import on_first_process, pick_device, world_size
 from ..errors import ConfigError, DataError
 from ..registry import Registry
 from .image_files import FileLoader, FileRecipe, FileSet
@@ -59,7 +59,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     device = pick_device(cfg.EXPERIMENT.DEVICE) if device is None else device
     load = DATASETS[cfg.DATASET.TYPE]
     if cfg.DATASET.DOWNLOAD and world_size() > 1:  # one process fetches and unpacks, the others find it there
-        agreed(lambda: load(cfg) and None)
+        on_first_process(lambda: load(cfg) and None)
     source = load(cfg)
     count = len(source.train.labels)
     if count < cfg.SOLVER.BATCH_SIZE:

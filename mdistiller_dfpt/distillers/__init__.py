@@ -3,7 +3,7 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from ..losses.logit import LOGIT_LOSSES
+from ..losses.logit_losses import LOGIT_LOSSES
 from .base import DISTILLERS, Distiller, Method, Output
 from .build import build_distiller
 

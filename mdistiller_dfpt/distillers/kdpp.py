@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.keys import NOT_NEGATIVE, POSITIVE
-from ..distributed import summed
+from ..distributed import all_reduce
 from ..losses import Terms, distillation, label
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .feature import ImageShape, feature_shapes
@@ -61,7 +61,7 @@ class KDPP(Distiller):
         for batch in batches:
             features = self.teacher(batch)[self.path].features
             total.index_add_(0, batch.target, features["pooled_feat"].double())
-        self.directions.copy_(F.normalize(summed(total)))
+        self.directions.copy_(F.normalize(all_reduce(total)))
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         warm = min(batch.epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0

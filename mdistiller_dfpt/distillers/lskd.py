@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..losses import LOGIT_LOSSES
-from ..losses.logit import standardized
+from ..losses.logit_losses import standardized
 from .base import DISTILLERS, Batch, Output
 from .kd import kd_loss
 from .logit import LogitDistiller, logit_node

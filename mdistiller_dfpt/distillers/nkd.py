@@ -6,7 +6,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.keys import NOT_NEGATIVE, POSITIVE
 from ..losses import LOGIT_LOSSES, Terms, distillation, label
-from ..losses.logit import without_target
+from ..losses.logit_losses import without_target
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config.keys import AT_LEAST_ONE
-from ..distributed import summed
+from ..distributed import all_reduce
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, stage_pairs, weights
 
@@ -39,8 +39,8 @@ class Margin(nn.Module):
     def measure(self, preactivation: Tensor) -> None:
         """Add a batch (B, C, H, W) of the teacher's preactivations."""
         negative = preactivation.clamp(max=0)
-        self.total += summed(negative.sum((0, 2, 3)))
-        self.count += summed((preactivation < 0).sum((0, 2, 3)))
+        self.total += all_reduce(negative.sum((0, 2, 3)))
+        self.count += all_reduce((preactivation < 0).sum((0, 2, 3)))
 
     def forward(self, preactivation: Tensor) -> Tensor:
         """The margin (C,), this batch (B, C, H, W) of the teacher's preactivations included in training."""

@@ -7,7 +7,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.policy import PRETRAINED, student_lr
 from ..distillers.build import needs_teacher, others_of
-from ..distributed import agreed
+from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
 from ..interop.plugins import load_cfg
 from ..models.pretrained import pretrained_weights, torchvision_name
@@ -44,7 +44,7 @@ def teacher_weights(cfg: CN) -> Path:
     word, _, tag = d.TEACHER_CKPT.partition(":")
     nowhere = not d.TEACHER_CKPT and not d.TEACHER_CFG
     if word == PRETRAINED or (nowhere and torchvision_name(d.TEACHER, cfg.MODEL.FAMILY)):
-        return agreed(lambda: pretrained_weights(d.TEACHER, cfg.MODEL.FAMILY, tag, cfg.DATASET.DOWNLOAD))
+        return on_first_process(lambda: pretrained_weights(d.TEACHER, cfg.MODEL.FAMILY, tag, cfg.DATASET.DOWNLOAD))
     if d.TEACHER_CKPT:
         path = Path(d.TEACHER_CKPT)
         if not path.exists():
@@ -110,13 +110,13 @@ def assistant_weights(cfg: CN, names: list[str], number: int) -> Path:
 
 def _finished(cfg: CN) -> Path | None:
     """The weights that a finished run of this config left, or None; the same answer in all processes."""
-    return agreed(lambda: find_finished_weights(cfg))
+    return on_first_process(lambda: find_finished_weights(cfg))
 
 
 def _trained(cfg: CN, announcement: str) -> Path:
     """The weights of a run of this config, which is made now, or continued where it was cut off."""
     print(f"{announcement}; it is kept for later runs", flush=True)
-    run(cfg, resume=agreed(lambda: is_resumable(cfg)))
+    run(cfg, resume=on_first_process(lambda: is_resumable(cfg)))
     path = _finished(cfg)
     assert path is not None, "a run that ended has left its weights"
     return path

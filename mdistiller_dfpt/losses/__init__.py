@@ -1,6 +1,6 @@
 """What a loss is made of: named terms that know their kind, losses between logits, and losses over several processes."""
 
-from .logit import LOGIT_LOSSES, LogitLoss
+from .logit_losses import LOGIT_LOSSES, LogitLoss
 from .term import Term, Terms, distillation, label, own
 
 __all__ = ["LOGIT_LOSSES", "LogitLoss", "Term", "Terms", "distillation", "label", "own"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..data import Batch
-from ..distributed import gathered, world_size
+from ..distributed import all_gather, world_size
 from ..models.output import Output
 from .term import Terms
 
@@ -21,7 +21,7 @@ class _WholeFeatures(Mapping[str, Any]):
         if key not in self._gathered:
             value = self.own[key]
             many = isinstance(value, list)
-            self._gathered[key] = [gathered(v, self.total) for v in value] if many else gathered(value, self.total)
+            self._gathered[key] = [all_gather(v, self.total) for v in value] if many else all_gather(value, self.total)
         return self._gathered[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -35,12 +35,12 @@ def whole_output(output: Output, total: int | None) -> Output:
     """This process's output as that of all processes; the output itself where there is one process."""
     if world_size() == 1:
         return output
-    return Output(gathered(output.logits, total), _WholeFeatures(output.features, total))
+    return Output(all_gather(output.logits, total), _WholeFeatures(output.features, total))
 
 
 def whole_batch(batch: Batch) -> Batch:
     """The batch with the targets and indices of all processes; images stay this process's own."""
-    return replace(batch, target=gathered(batch.target, batch.total), index=gathered(batch.index, batch.total))
+    return replace(batch, target=all_gather(batch.target, batch.total), index=all_gather(batch.index, batch.total))
 
 
 T = TypeVar("T", Output, Mapping[str, Output])

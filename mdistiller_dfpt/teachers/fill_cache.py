@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data.in_memory import InMemoryLoader
 from ..data.loader import Loader
-from ..distributed import agreed, rank, world_size
+from ..distributed import on_first_process, rank, world_size
 from ..errors import ConfigError
 from .logits_cache import LogitsCache
 
@@ -49,6 +49,6 @@ def fill_cache(
                 left = (said - started) * (len(samples) - done) / done / 60
                 print(f"logits cache: {done} of {len(samples)} images, {left:.0f} min left", flush=True)
             between()
-        agreed(lambda: None)  # all wait for the last
+        on_first_process(lambda: None)  # all wait for the last
     if cache.computed:
         print(f"logits cache: {cache.computed:,} views in {time.monotonic() - started:.0f} s", flush=True)

@@ -4,8 +4,7 @@
 that is broken.
 """
 
-from .data import IMAGE_SHAPE, tiny_batch, tiny_data
-from .distillers import DISTILLER_LAWS, check_distiller
+from .distiller_laws import DISTILLER_LAWS, check_distiller
 from .laws import BrokenLaw
 from .make import (
     changed,
@@ -18,9 +17,10 @@ from .make import (
     tiny_others,
     tiny_teacher,
 )
-from .networks import CLASSES, TinyNet, fit_batch, tiny_networks
-from .staged import NETWORK_LAWS, check_network
-from .teachers import TEACHER_LAWS, check_teacher
+from .network_laws import NETWORK_LAWS, check_network
+from .teacher_laws import TEACHER_LAWS, check_teacher
+from .tiny_data import IMAGE_SHAPE, tiny_batch, tiny_data
+from .tiny_networks import CLASSES, TinyNet, fit_batch, tiny_networks
 
 __all__ = [
     "CLASSES", "DISTILLER_LAWS", "IMAGE_SHAPE", "NETWORK_LAWS", "TEACHER_LAWS", "BrokenLaw", "TinyNet", "changed",

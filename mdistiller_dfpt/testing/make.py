@@ -16,8 +16,8 @@ from ..losses.term import total
 from ..models import StagedModel
 from ..teachers import TEACHERS, Teacher
 from ..teachers.build import takes_others
-from .data import IMAGE_SHAPE, tiny_batch
-from .networks import TinyNet, fit_batch, tiny_networks
+from .tiny_data import IMAGE_SHAPE, tiny_batch
+from .tiny_networks import TinyNet, fit_batch, tiny_networks
 
 NUM_DATA = 48
 

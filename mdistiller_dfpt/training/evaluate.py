@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..data.loader import Loader
 from ..distillers import Method
-from ..distributed import summed
+from ..distributed import all_reduce
 from ..errors import DataError
 
 
@@ -62,7 +62,7 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
             add(("kl", f"{a}||{b}"), kl_divergence(paths[a], paths[b]))
     # Samples that are there and, with several processes, all of theirs
     counted = torch.tensor(float(count), dtype=torch.float64, device=loader.device)
-    *totals, seen = summed(torch.stack([*(s.double() for s in sums.values()), counted])).tolist()
+    *totals, seen = all_reduce(torch.stack([*(s.double() for s in sums.values()), counted])).tolist()
     if not seen:
         raise DataError("no image of the test set could be read")
     result: dict[str, dict[str, float]] = {}

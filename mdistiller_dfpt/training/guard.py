@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..distributed import summed, world_size
+from ..distributed import all_reduce, world_size
 from ..errors import DivergedError
 from .dot import TwoMomentaSGD
 
@@ -29,7 +29,7 @@ class Guard:
         gradient = nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
         bad = ~(torch.isfinite(loss) & torch.isfinite(gradient))
         if world_size() > 1:  # one process's fault is everybody's
-            bad = summed(bad.float()) > 0
+            bad = all_reduce(bad.float()) > 0
         if not self.waits:
             self.diverged.logical_or_(bad)
             vars(self.optimizer).update(grad_scale=None, found_inf=self.diverged)  # what a fused step reads

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..distributed import summed
+from ..distributed import all_reduce
 
 
 class Meters:
@@ -55,5 +55,5 @@ class Meters:
         if not self.sums:
             return {}
         count = torch.tensor([self.samples], dtype=torch.float32, device=self.device)
-        *sums, count = summed(torch.cat([self._stacked(), count])).tolist()
+        *sums, count = all_reduce(torch.cat([self._stacked(), count])).tolist()
         return {n: v / count for n, v in zip(self.sums, sums, strict=True)}

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode as CN
 
 from ..distillers import Method
-from ..distributed import pick_device, rank, summed, world_size
+from ..distributed import all_reduce, pick_device, rank, world_size
 from ..errors import UserError
 
 # Of another process's end, in the words of the libraries below, which have no type for it
@@ -33,7 +33,7 @@ class PeerError(UserError):
 
 
 @contextlib.contextmanager
-def joined(cfg: CN) -> Iterator[None]:
+def process_group(cfg: CN) -> Iterator[None]:
     """Inside, this process is one of those that torchrun started, if it did; all but the first are silent."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -100,4 +100,4 @@ def average_gradients(distiller: Method) -> None:
     """What `parallel` does in a backward pass, for one that it did not see."""
     for p in distiller.parameters():
         if p.requires_grad and p.grad is not None:
-            p.grad.copy_(summed(p.grad) / world_size())
+            p.grad.copy_(all_reduce(p.grad) / world_size())

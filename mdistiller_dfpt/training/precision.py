@@ -11,7 +11,7 @@ from yacs.config import CfgNode as CN
 from ..config import load_yaml_text
 from ..data import Data
 from ..distillers.build import AMP_DTYPES
-from ..distributed import agreed, world_size
+from ..distributed import on_first_process, world_size
 from ..errors import ConfigError
 from ..models.output import autocast, memory_format
 from ..runs.directory import CONFIG, existing_runs
@@ -40,7 +40,7 @@ def measured_precision(
     s = cfg.SOLVER
     if FASTEST not in (s.AMP, s.AMP_STUDENT):
         return cfg
-    choice = agreed(lambda: (again and _chosen_before(cfg)) or _measured(cfg, student, teacher, data))
+    choice = on_first_process(lambda: (again and _chosen_before(cfg)) or _measured(cfg, student, teacher, data))
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT = choice

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..distributed import summed, world_size
+from ..distributed import all_reduce, world_size
 from ..errors import UserError
 
 _CODES: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -40,7 +40,7 @@ class Requests:
             self.save = False
         if world_size() > 1:
             # A signal that comes while the others are asked stays for the next time
-            asked = summed(torch.tensor([*(float(stop == n) for n in _CODES), float(save)])).tolist()
+            asked = all_reduce(torch.tensor([*(float(stop == n) for n in _CODES), float(save)])).tolist()
             stop = next((n for n, count in zip(_CODES, asked, strict=False) if count), 0)
             save = asked[-1] > 0
         return stop, save

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distillers import Method
-from ..distributed import summed
+from ..distributed import all_reduce
 
 
 class _Sum(torch.autograd.Function):
@@ -14,11 +14,11 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return summed(x)
+        return all_reduce(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return summed(gradient)
+        return all_reduce(gradient)
 
 
 class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -12,7 +12,7 @@ from ..data import Data
 from ..data.loader import Epoch
 from ..distillers import Distiller, Method
 from ..distillers.build import method_label
-from ..distributed import agreed, rank, world_size
+from ..distributed import on_first_process, rank, world_size
 from ..errors import CheckpointError, ConfigError, UserError
 from ..models.published import compare_with_record
 from ..runs.atomic import write_json, write_text
@@ -62,7 +62,7 @@ class Trainer:
         a signal asks to stop, after a checkpoint.
         """
         run = self.training
-        self.run = agreed(lambda: open_run(self.cfg, resume))
+        self.run = on_first_process(lambda: open_run(self.cfg, resume))
         lock = RunLock(self.run) if rank() == 0 else None
         saver = Saver(
             self.cfg, self.run, run.distiller, run.optimizer, self.data.num_classes, self.data.num_train,

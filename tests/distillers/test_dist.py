@@ -3,7 +3,7 @@
 import torch
 
 from mdistiller_dfpt.distillers.dist import dist_loss
-from mdistiller_dfpt.losses.logit import pearson_distance
+from mdistiller_dfpt.losses.logit_losses import pearson_distance
 
 from .golden import normal
 

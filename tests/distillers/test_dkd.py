@@ -5,7 +5,7 @@ import torch
 
 from mdistiller_dfpt.distillers.dkd import dkd_loss
 from mdistiller_dfpt.distillers.kd import kd_loss
-from mdistiller_dfpt.losses.logit import standardized, without_target
+from mdistiller_dfpt.losses.logit_losses import standardized, without_target
 
 from .conftest import tiny_batch, tiny_distiller
 from .golden import check, labels, normal

@@ -5,7 +5,7 @@ import torch
 from mdistiller_dfpt.distillers import LOGIT_LOSSES
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.distillers.lskd import lskd_loss
-from mdistiller_dfpt.losses.logit import standardized
+from mdistiller_dfpt.losses.logit_losses import standardized
 
 from .conftest import tiny_batch, tiny_distiller
 from .golden import normal

@@ -194,7 +194,15 @@ def test_the_example_of_the_documentation_trains(tmp_path, monkeypatch, capsys):
 
 def run_in_mdistiller(tmp_path, *words):
     path = write(tmp_path, "c.yaml", "DISTILLER: {TYPE: " + words[0] + "}\n")
-    command = [sys.executable, "-m", "mdistiller_dfpt.interop.into_mdistiller", str(STAND_IN), "--cfg", str(path), *words[1:]]
+    command = [
+        sys.executable,
+        "-m",
+        "mdistiller_dfpt.interop.into_mdistiller",
+        str(STAND_IN),
+        "--cfg",
+        str(path),
+        *words[1:],
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT, check=False)
 
 
@@ -246,7 +254,11 @@ def test_a_factor_on_the_learning_rate_holds_in_mdistillers_loop():
 @pytest.mark.parametrize("words", [[], ["--cfg", "x"], ["no_such_folder", "--cfg", "x"]])
 def test_a_wrong_checkout_is_refused(words):
     done = subprocess.run(
-        [sys.executable, "-m", "mdistiller_dfpt.interop.into_mdistiller", *words], capture_output=True, text=True, timeout=100, cwd=ROOT
+        [sys.executable, "-m", "mdistiller_dfpt.interop.into_mdistiller", *words],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=ROOT,
     )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

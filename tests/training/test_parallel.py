@@ -14,7 +14,7 @@ from torch import distributed as dist
 from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS
-from mdistiller_dfpt.distributed import agreed, gathered, rank, summed, world_size
+from mdistiller_dfpt.distributed import all_gather, all_reduce, on_first_process, rank, world_size
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.training.evaluate import evaluate
@@ -107,9 +107,14 @@ def test_gathering_keeps_the_order_and_sums_the_gradients(tmp_path):
 
     def work(number):
         own = whole[number::WORLD].clone().requires_grad_()
-        together = gathered(own, 7)
+        together = all_gather(own, 7)
         (together * torch.arange(7.0)[:, None] * (number + 1)).sum().backward()
-        return together.detach().numpy(), own.grad.numpy(), summed(torch.tensor([number + 1.0])).item(), agreed(rank)
+        return (
+            together.detach().numpy(),
+            own.grad.numpy(),
+            all_reduce(torch.tensor([number + 1.0])).item(),
+            on_first_process(rank),
+        )
 
     for number, (together, gradient, total, first) in in_processes(work, tmp_path).items():
         assert (together == whole.numpy()).all()
@@ -120,8 +125,8 @@ def test_gathering_keeps_the_order_and_sums_the_gradients(tmp_path):
 def test_alone_nothing_is_exchanged():
     x = torch.ones(3)
     assert (world_size(), rank()) == (1, 0)
-    assert gathered(x) is x
-    assert summed(x) is x
+    assert all_gather(x) is x
+    assert all_reduce(x) is x
 
 
 def test_only_the_first_process_writes_and_all_resume(tmp_path):
@@ -188,7 +193,7 @@ def test_a_signal_that_comes_while_processes_agree_is_met_the_next_time(monkeypa
         return asked
 
     monkeypatch.setattr("mdistiller_dfpt.training.signals.world_size", lambda: 2)
-    monkeypatch.setattr("mdistiller_dfpt.training.signals.summed", interrupted)
+    monkeypatch.setattr("mdistiller_dfpt.training.signals.all_reduce", interrupted)
     assert requests.take(7) == (0, False), "between two agreements nothing is asked"
     assert requests.take(8) == (0, False)
     assert requests.take(16) == (signal.SIGTERM, True)

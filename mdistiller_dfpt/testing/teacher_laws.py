@@ -10,10 +10,10 @@ from ..losses.term import total
 from ..models.dummy import probing
 from ..models.output import as_output
 from ..teachers import ORIGINAL, Teacher
-from .data import IMAGE_SHAPE, tiny_batch
 from .laws import holds, leaves_of, obey
 from .make import changed, snapshot, tiny_networks, tiny_teacher
-from .networks import CLASSES
+from .tiny_data import IMAGE_SHAPE, tiny_batch
+from .tiny_networks import CLASSES
 
 Law = Callable[[type[Teacher]], None]
 

@@ -4,7 +4,7 @@ import torch
 
 from ..data import Batch, Data
 from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
-from .networks import CLASSES
+from .tiny_networks import CLASSES
 
 IMAGE_SHAPE = (3, 8, 8)
 

@@ -13,9 +13,9 @@ from ..distillers import Distiller, Method
 from ..losses import Terms
 from ..losses.term import total
 from ..models.output import Output
-from .data import tiny_batch
 from .laws import BrokenLaw, holds, leaves_of, obey, reachable_tensors
 from .make import changed, snapshot, take_steps, tiny_method, tiny_networks
+from .tiny_data import tiny_batch
 
 Law = Callable[[type[Method]], None]
 
