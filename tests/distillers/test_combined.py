@@ -8,7 +8,7 @@ import torch
 from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
 from mdistiller_dfpt.errors import ConfigError
 
-from .conftest import TinyNet, changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_distiller, tiny_networks
+from mdistiller_dfpt.testing import TinyNet, changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_distiller, tiny_networks
 
 OWN_WAY = {"DFPTKD", "SIMKD"}
 TAUGHT = sorted(name for name in DISTILLERS if DISTILLERS[name].needs_teacher)
@@ -28,10 +28,10 @@ def combined(*names):
 
 def test_the_terms_are_those_of_each_method_alone():
     batch = tiny_batch()
-    _, together = combined("KD", "SP", "DKD")(**batch.fields())
+    _, together = combined("KD", "SP", "DKD")(batch)
     expected = {}
     for name in ("KD", "SP", "DKD"):
-        _, alone = tiny_distiller(name)(**batch.fields())
+        _, alone = tiny_distiller(name)(batch)
         expected |= {f"{name}.{key}": value for key, value in alone.items()}
     assert together.keys() == expected.keys()
     for key, value in expected.items():
@@ -43,7 +43,7 @@ def test_the_networks_run_once():
     calls = []
     for network in (distiller.student, distiller.teacher):
         network.register_forward_hook(lambda *a: calls.append(a[0]))
-    distiller(**tiny_batch().fields())
+    distiller(tiny_batch())
     assert calls == [distiller.student, distiller.teacher]
 
 
@@ -97,5 +97,5 @@ def test_an_unknown_member_is_named():
 
 def test_what_a_member_logs_reaches_the_loop():
     distiller = combined("CTKD", "SP")
-    distiller(**tiny_batch().fields())
+    distiller(tiny_batch())
     assert "temperature" in distiller.take_logged()

@@ -6,7 +6,7 @@ import torch
 
 from mdistiller_dfpt.distillers.ctkd import adversity, scale_gradient
 
-from .conftest import take_steps, tiny_batch, tiny_distiller
+from mdistiller_dfpt.testing import take_steps, tiny_batch, tiny_distiller
 
 
 def test_the_curriculum_falls_from_zero_to_minus_one():
@@ -28,7 +28,7 @@ def test_the_gradient_is_scaled_and_the_value_is_not():
 def test_the_temperature_climbs_the_loss_that_the_student_descends():
     distiller = tiny_distiller("CTKD", "CTKD.LOOPS", "1")
     batch = tiny_batch()
-    _, losses = distiller(**batch.fields())
+    _, losses = distiller(batch)
     losses["kd"].backward()
     adversarial = distiller.global_temperature.grad.clone()
     distiller.global_temperature.grad = None
@@ -44,5 +44,5 @@ def test_the_temperature_climbs_the_loss_that_the_student_descends():
 def test_the_temperature_stays_in_its_range_and_is_logged():
     distiller = tiny_distiller("CTKD", "CTKD.START", "2", "CTKD.RANGE", "3")
     take_steps(distiller, 5, lr=1.0)
-    distiller(**tiny_batch().fields())
+    distiller(tiny_batch())
     assert 2 <= distiller.take_logged()["temperature"] <= 5

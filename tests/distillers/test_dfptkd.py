@@ -9,8 +9,8 @@ from mdistiller_dfpt.distillers.dfptkd import dfptkd_loss
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.errors import ConfigError
 
-from .conftest import changed, snapshot, take_steps, tiny_batch, tiny_distiller
-from .golden import labels, normal
+from mdistiller_dfpt.testing import changed, snapshot, take_steps, tiny_batch, tiny_distiller
+from ..golden import labels, normal
 
 PLUS = ("DFPTKD.FINETUNE_BACKBONE", "True")
 ONES = {
@@ -61,7 +61,7 @@ def test_without_prompt_terms_the_student_sees_plain_kd():
     weights = ("DFPTKD.LOSS.PROMPT_WEIGHT", "0", "DFPTKD.LOSS.TEACHER_WEIGHT", "0.9", "DFPTKD.LOSS.CE_WEIGHT", "0.1")
     gradients = []
     for distiller in (tiny_distiller("DFPTKD", *weights), tiny_distiller("KD")):
-        _, losses = distiller(**tiny_batch().fields())
+        _, losses = distiller(tiny_batch())
         sum(losses.values()).backward()
         gradients.append([p.grad.clone() for p in distiller.student.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -69,7 +69,7 @@ def test_without_prompt_terms_the_student_sees_plain_kd():
 
 def test_at_the_teacher_start_with_running_statistics_both_kd_terms_are_equal():
     distiller = tiny_distiller("DFPTKD", "DFPTKD.BN", "running", "DFPTKD.INIT", "teacher")
-    _, losses = distiller(**tiny_batch().fields())
+    _, losses = distiller(tiny_batch())
     torch.testing.assert_close(losses["kd_teacher"], losses["kd_prompt"])
     assert abs(losses["prompt_teacher"].item()) < 1e-6
 
@@ -119,7 +119,7 @@ def test_every_switch_trains(switch, variant):
 @pytest.mark.parametrize("clip", [0.0, 0.01])
 def test_the_prompt_paths_gradient_is_bounded_and_the_students_is_not(clip):
     distiller = tiny_distiller("DFPTKD", "DFPTKD.PROMPT.CLIP_NORM", str(clip))
-    _, losses = distiller(**tiny_batch().fields())
+    _, losses = distiller(tiny_batch())
     sum(losses.values()).backward()
     prompt = [p for p in distiller.dual.parameters() if p.requires_grad]
     student = [p.grad.clone() for p in distiller.student.parameters()]

@@ -5,8 +5,8 @@ import torch
 from mdistiller_dfpt.distillers.dgkd import dgkd_loss, draw
 from mdistiller_dfpt.distillers.kd import kd_loss
 
-from .conftest import tiny_batch, tiny_distiller
-from .golden import normal
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
+from ..golden import normal
 
 
 def test_with_one_teacher_it_is_kd_and_teachers_add_up():
@@ -25,7 +25,7 @@ def test_the_draw_is_a_function_of_the_step_and_leaves_each_out_in_turn():
 def test_without_dropping_all_teach():
     distiller = tiny_distiller("DGKD", "DGKD.DROP", "0")
     batch = tiny_batch()
-    logits, losses = distiller(**batch.fields())
+    logits, losses = distiller(batch)
     with torch.no_grad():
         teachers = [n(batch.image)[0] for n in (distiller.teacher, *distiller.assistants)]
     assert len(teachers) == 2

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mdistiller_dfpt.distillers import DISTILLERS, Distiller
 from mdistiller_dfpt.errors import ConfigError
 
-from .conftest import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_distiller, tiny_networks
+from mdistiller_dfpt.testing import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_distiller, tiny_networks
 
 METHODS = sorted(DISTILLERS)
 TAUGHT = [name for name in METHODS if DISTILLERS[name].needs_teacher]
@@ -62,7 +62,7 @@ def test_construction_does_not_touch_the_networks(name):
 def test_every_leaf_of_the_loss_graph_is_optimised(name):
     distiller = tiny_distiller(name)
     optimised = {id(p) for group in distiller.parameter_groups() for p in group["params"]}
-    _, losses = distiller(**tiny_batch().fields())
+    _, losses = distiller(tiny_batch())
     queue, seen, leaves = [sum(losses.values()).grad_fn], set(), set()
     while queue:
         node = queue.pop()
@@ -93,7 +93,7 @@ def test_one_batch_can_be_overfitted(name):
     take_steps(distiller, 120, lr=0.02)
     batch = tiny_batch()
     distiller.train()
-    logits, _ = distiller(**batch.fields())
+    logits, _ = distiller(batch)
     assert (logits.argmax(1) == batch.target).float().mean() >= 0.75
 
 
@@ -113,7 +113,7 @@ def test_training_state_restores_another_instance_bit_for_bit(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_losses_are_scalars_in_float32_under_bfloat16(name):
     distiller = tiny_distiller(name, "SOLVER.AMP", "bf16")
-    logits, losses = distiller(**tiny_batch().fields())
+    logits, losses = distiller(tiny_batch())
     assert logits.dtype == torch.float32
     for value in losses.values():
         assert value.dtype == torch.float32
@@ -133,7 +133,7 @@ def test_the_student_has_a_precision_of_its_own(words, expected):
     distiller, seen = tiny_distiller("KD", *words), []
     for network in (distiller.student, distiller.teacher):
         network.conv1.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
-    distiller(**tiny_batch().fields())
+    distiller(tiny_batch())
     assert tuple(seen) == expected
 
 
@@ -142,9 +142,9 @@ def test_bfloat16_and_channels_last_agree_with_float32(name):
     plain, other = tiny_distiller(name), tiny_distiller(name, "SOLVER.AMP", "bf16")
     other.to(memory_format=torch.channels_last)
     batch = tiny_batch(16)
-    last = batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
-    _, expected = plain(**batch.fields())
-    _, found = other(**last.fields())
+    last = replace(batch, image=batch.image.contiguous(memory_format=torch.channels_last))
+    _, expected = plain(batch)
+    _, found = other(last)
     assert expected.keys() == found.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=0.1, atol=0.03)
@@ -157,7 +157,7 @@ def test_losses_are_finite_at_a_logit_gap_of_a_thousand(name):
         distiller.student.fc.weight *= 1000 / distiller.student.fc.weight.abs().max()
         if distiller.teacher is not None:
             distiller.teacher.fc.weight *= 1000 / distiller.teacher.fc.weight.abs().max()
-    _, losses = distiller(**tiny_batch().fields())
+    _, losses = distiller(tiny_batch())
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
     assert all(p.grad.isfinite().all() for p in distiller.parameters() if p.grad is not None)
@@ -165,7 +165,7 @@ def test_losses_are_finite_at_a_logit_gap_of_a_thousand(name):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if DISTILLERS[name].min_batch == 1])
 def test_a_batch_of_one_is_trained_on(name):
-    _, losses = tiny_distiller(name)(**tiny_batch(1).fields())
+    _, losses = tiny_distiller(name)(tiny_batch(1))
     assert all(value.isfinite() for value in losses.values())
 
 

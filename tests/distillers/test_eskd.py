@@ -5,13 +5,13 @@ from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers.kd import kd_loss
 
-from .conftest import tiny_batch, tiny_distiller
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
 
 def losses(stop, epoch):
     distiller = tiny_distiller("ESKD", "ESKD.STOP_EPOCH", str(stop))
-    batch = tiny_batch()._replace(epoch=epoch)
-    logits, terms = distiller(**batch.fields())
+    batch = replace(tiny_batch(), epoch=epoch)
+    logits, terms = distiller(batch)
     with torch.no_grad():
         teacher = distiller.teacher(batch.image)[0]
     return terms, F.cross_entropy(logits, batch.target), kd_loss(logits, teacher, 4.0)

@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers.kdpp import nd_loss
 
-from .conftest import tiny_batch, tiny_distiller
-from .golden import normal
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
+from ..golden import normal
 
 
 def test_the_norm_counts_up_to_the_teachers_and_the_direction_always():

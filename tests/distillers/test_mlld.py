@@ -6,8 +6,8 @@ import torch
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.distillers.mlld import gram_loss, mlld_loss
 
-from .conftest import tiny_batch, tiny_distiller
-from .golden import normal
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
+from ..golden import normal
 
 
 def test_mlld_is_zero_at_equality_and_blind_to_shifts():
@@ -32,9 +32,9 @@ def test_gram_matrices_forget_rotations_of_the_columns():
 def test_the_strong_view_is_a_second_batch_of_its_own():
     distiller = tiny_distiller("MLLD").eval()  # eval: no statistic makes the views depend on each other
     batch = tiny_batch()
-    _, losses = distiller.forward_train(**batch.fields())
-    _, swapped = distiller.forward_train(**batch._replace(image=batch.strong, strong=batch.image).fields())
+    _, losses = distiller(batch)
+    _, swapped = distiller(replace(batch, image=batch.strong, strong=batch.image))
     torch.testing.assert_close(losses["kd_strong"], swapped["kd"])
     assert losses["kd"] != losses["kd_strong"]
     with pytest.raises(ValueError, match="strongly augmented view"):
-        distiller.forward_train(**batch._replace(strong=None).fields())
+        distiller(replace(batch, strong=None))

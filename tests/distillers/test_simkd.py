@@ -4,8 +4,8 @@ import torch
 
 from mdistiller_dfpt.distillers.simkd import simkd_loss
 
-from .conftest import take_steps, tiny_batch, tiny_distiller
-from .golden import normal
+from mdistiller_dfpt.testing import take_steps, tiny_batch, tiny_distiller
+from ..golden import normal
 
 
 def test_simkd_is_the_mean_squared_difference_at_the_smaller_size():

@@ -4,13 +4,13 @@ import torch
 
 from mdistiller_dfpt.distillers.kd import kd_loss
 
-from .conftest import tiny_batch, tiny_distiller
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
 
 def test_the_last_assistant_teaches_and_the_teacher_is_kept_out():
     distiller = tiny_distiller("TAKD")
     batch = tiny_batch()
-    logits, losses = distiller(**batch.fields())
+    logits, losses = distiller(batch)
     with torch.no_grad():
         assistant = distiller.assistant(batch.image)[0]
     torch.testing.assert_close(losses["kd"], 0.9 * kd_loss(logits, assistant, 4.0))
@@ -26,11 +26,11 @@ def test_the_assistant_is_frozen_and_not_saved_again():
 def test_without_assistants_it_is_kd():
     from mdistiller_dfpt.distillers import build_distiller
 
-    from .conftest import tiny_cfg, tiny_networks
+    from mdistiller_dfpt.testing import tiny_cfg, tiny_networks
 
     student, teacher = tiny_networks()
     distiller = build_distiller(tiny_cfg("DISTILLER.TYPE", "TAKD"), student, teacher, 48).train()
     batch = tiny_batch()
-    logits, losses = distiller(**batch.fields())
+    logits, losses = distiller(batch)
     with torch.no_grad():
         torch.testing.assert_close(losses["kd"], 0.9 * kd_loss(logits, teacher(batch.image)[0], 4.0))

@@ -20,7 +20,7 @@ from mdistiller_dfpt.training.trainer import Trainer
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.interop.into_mdistiller import NUM_DATA, extend
 
-from .conftest import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.testing import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_data, tiny_distiller
 
 ROOT = Path(__file__).parent.parent
 STAND_IN = ROOT / "tests/fixtures/mdistiller_standin"
@@ -91,7 +91,7 @@ def test_a_method_written_for_mdistiller_runs_as_it_is(tmp_path, registered):
     distiller = tiny_distiller("MINE", "MINE.WEIGHT", "0.25")
     before = snapshot(distiller.teacher)
     batch = tiny_batch()
-    logits, losses = distiller(**batch.fields())
+    logits, losses = distiller(batch)
     with torch.no_grad():
         teacher = distiller.teacher(batch.image)[0]
     torch.testing.assert_close(losses["loss_kd"], 0.25 * kd_loss(distiller.method.adapter(logits), teacher, 2.0))
@@ -107,7 +107,7 @@ def test_its_networks_run_in_bfloat16_and_its_losses_in_float32(tmp_path):
     distiller = tiny_distiller("MINE", "SOLVER.AMP", "bf16")
     seen = []
     distiller.student.fc.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
-    logits, losses = distiller(**tiny_batch().fields())
+    logits, losses = distiller(tiny_batch())
     assert seen == [torch.bfloat16]
     assert {logits.dtype, *(v.dtype for v in losses.values())} == {torch.float32}
     assert "forward" not in vars(distiller.student)
@@ -228,7 +228,7 @@ def test_a_factor_on_the_learning_rate_holds_in_mdistillers_loop():
     registry, tree = {}, tiny_cfg("DFPTKD.FINETUNE_BACKBONE", "True", "DFPTKD.PROMPT.CLIP_NORM", "0").clone()
     tree.defrost()
     extend(registry, tree)
-    from .conftest import tiny_networks
+    from mdistiller_dfpt.testing import tiny_networks
 
     exported = registry["DFPTKD"](*tiny_networks(), tree).train()
     groups = exported.get_learnable_parameters()

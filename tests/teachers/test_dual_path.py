@@ -9,7 +9,7 @@ from mdistiller_dfpt.teachers.dual_path import DualPathTeacher
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.models.complexity import count_macs, total
 
-from .conftest import changed, snapshot, tiny_networks
+from mdistiller_dfpt.testing import changed, snapshot, tiny_networks
 from .test_models import CIFAR
 
 IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

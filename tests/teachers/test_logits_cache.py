@@ -12,7 +12,7 @@ from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.training.signals import Stopped
 from mdistiller_dfpt.errors import ConfigError
 
-from .conftest import tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from .tape import TapeRecorder
 
 TAUGHT = sorted(n for n, m in DISTILLERS.items() if m.needs_teacher)
