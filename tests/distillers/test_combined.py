@@ -7,8 +7,16 @@ import torch
 
 from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
 from mdistiller_dfpt.errors import ConfigError
-
-from mdistiller_dfpt.testing import TinyNet, changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_distiller, tiny_networks
+from mdistiller_dfpt.testing import (
+    TinyNet,
+    changed,
+    snapshot,
+    take_steps,
+    tiny_batch,
+    tiny_cfg,
+    tiny_distiller,
+    tiny_networks,
+)
 
 OWN_WAY = {"DFPTKD", "SIMKD"}
 TAUGHT = sorted(name for name in DISTILLERS if DISTILLERS[name].needs_teacher)

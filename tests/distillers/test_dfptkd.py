@@ -8,8 +8,8 @@ from mdistiller_dfpt.distillers import LOGIT_LOSSES
 from mdistiller_dfpt.distillers.dfptkd import dfptkd_loss
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.errors import ConfigError
-
 from mdistiller_dfpt.testing import changed, snapshot, take_steps, tiny_batch, tiny_distiller
+
 from ..golden import labels, normal
 
 PLUS = ("DFPTKD.FINETUNE_BACKBONE", "True")

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mdistiller_dfpt.distillers import DISTILLERS, Distiller
 from mdistiller_dfpt.errors import ConfigError
-
 from mdistiller_dfpt.testing import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_distiller, tiny_networks
 
 METHODS = sorted(DISTILLERS)

@@ -1,13 +1,15 @@
 """Laws of DKD."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mdistiller_dfpt.distillers.dkd import dkd_loss
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.losses.logit import standardized, without_target
-
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
+
 from ..golden import check, labels, normal
 
 
@@ -49,11 +51,11 @@ def test_without_target_keeps_the_others_in_order():
 def test_warm_up_and_standardisation_are_switches():
     batch = tiny_batch()
     plain = tiny_distiller("DKD", "DKD.WARMUP", "2")
-    half, full = (plain(replace(batch, epoch=e))[1]["dkd"] for e in (1, 2))
+    half, full = (plain(replace(batch, epoch=e))[1]["dkd"].weighted for e in (1, 2))
     torch.testing.assert_close(2 * half, full)
     other = tiny_distiller("DKD", "DKD.WARMUP", "0", "DKD.STANDARDIZE", "True")
-    logits, losses = other(batch)
+    logits, terms = other(batch)
     with torch.no_grad():
-        teacher = other.teacher(batch.image)[0]
+        teacher = other.teacher_network(batch.image)[0]
     expected = dkd_loss(standardized(logits), standardized(teacher), batch.target, 1.0, 8.0, 4.0)
-    torch.testing.assert_close(losses["dkd"], expected)
+    torch.testing.assert_close(terms["dkd"].weighted, expected)

@@ -12,7 +12,6 @@ from mdistiller_dfpt.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller_dfpt.distillers.base import as_output
 from mdistiller_dfpt.distillers.feature import check_shape, feature_shapes, same_size, stage_pairs
 from mdistiller_dfpt.models import build_model
-
 from mdistiller_dfpt.testing import TinyNet, changed, snapshot
 
 PAIRS = sorted((Path(__file__).parent.parent / "configs/cifar100/pairs").glob("*.yaml"))

@@ -5,8 +5,8 @@ import torch
 
 from mdistiller_dfpt.distillers.fitnet import Regressor, fitnet_loss
 from mdistiller_dfpt.errors import ConfigError
-
 from mdistiller_dfpt.testing import tiny_distiller
+
 from ..golden import normal
 
 

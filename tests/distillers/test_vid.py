@@ -7,8 +7,8 @@ import torch
 
 from mdistiller_dfpt.distillers.vid import Gaussian, vid_loss
 from mdistiller_dfpt.errors import ConfigError
-
 from mdistiller_dfpt.testing import take_steps, tiny_distiller
+
 from ..golden import normal
 
 
