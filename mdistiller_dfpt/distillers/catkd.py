@@ -1,5 +1,6 @@
 """CAT-KD: match class activation maps (Guo et al., 2023, CVPR, "Class Attention Transfer")."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
@@ -40,8 +41,7 @@ class CATKD(FeatureDistiller):
         self.arguments = (cam_resolution, normalize)
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        maps = (
-            class_activation_map(output.features["head_map"], network.classifier_layer)
-            for output, network in ((student, self.student), (teacher, self.teacher_network))
-        )
-        return catkd_loss(*maps, *self.arguments)
+        own = class_activation_map(student.features["head_map"], self.student.classifier_layer)
+        with torch.no_grad():  # a teacher may train its classifier, and not by this term
+            target = class_activation_map(teacher.features["head_map"], self.teacher_network.classifier_layer)
+        return catkd_loss(own, target, *self.arguments)
