@@ -1,11 +1,16 @@
-"""Fixtures of all tests: one thread, so that forked children may use torch, and a local server."""
+"""Fixtures of all tests: one thread, so that forked children may use torch; a local server; registries as they were."""
 
 import functools
 import http.server
+import sys
 import threading
 
 import pytest
 import torch
+
+from mdistiller_dfpt import DATASETS, DISTILLERS, MODELS, TEACHERS
+from mdistiller_dfpt.config.keys import _NODES, LIMITS
+from mdistiller_dfpt.interop import plugins
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -29,3 +34,18 @@ def server(tmp_path_factory):
     httpd.shutdown()
     thread.join()
     httpd.server_close()
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    """Whatever a test registers or imports as a plugin is gone after it."""
+    monkeypatch.setattr(plugins, "_published", [])
+    before = [(r, dict(r)) for r in (DISTILLERS, TEACHERS, MODELS, DATASETS, _NODES, LIMITS, plugins._loaded)]
+    modules = set(sys.modules)
+    yield
+    for registry, contents in before:
+        registry.clear()
+        registry.update(contents)
+    for name in set(sys.modules) - modules:
+        if name.startswith(("mdistiller.", "plugin_", "a_package")) or name == "mdistiller":
+            del sys.modules[name]

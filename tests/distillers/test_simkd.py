@@ -24,7 +24,9 @@ def test_what_is_deployed_ends_in_the_teachers_classifier():
     image = tiny_batch().image
     with torch.no_grad():
         projected = distiller.deployed(image)[1]["projected"]
-        torch.testing.assert_close(distiller.evaluated_paths(image)["student"], distiller.teacher_network.fc(projected.mean((2, 3))))
+        torch.testing.assert_close(
+            distiller.evaluated_paths(image)["student"], distiller.teacher_network.fc(projected.mean((2, 3)))
+        )
 
 
 def test_a_perfect_projection_predicts_as_the_teacher_does():
