@@ -7,7 +7,9 @@ import torch
 
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.distillers.mlld import gram_loss, mlld_loss
+from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
+from mdistiller_dfpt.training.dot import TwoMomentaSGD, backward_by_kind
 
 from ..golden import normal
 
@@ -40,3 +42,16 @@ def test_the_strong_view_is_a_second_batch_of_its_own():
     assert terms["kd"].weighted != terms["kd_strong"].weighted
     with pytest.raises(ValueError, match="strongly augmented view"):
         distiller(replace(batch, strong=None))
+
+
+def test_under_two_momenta_the_labels_of_both_views_are_the_labels():
+    """SOLVER.TRAINER dot: what is no label's gradient is kept apart, and ce_strong is a label's."""
+    distiller = tiny_distiller("MLLD")
+    parameters = list(distiller.student.parameters())
+    _, terms = distiller(tiny_batch())
+    labels = {name: terms[name] for name in ("ce", "ce_strong")}
+    expected = torch.autograd.grad(total(labels), parameters, retain_graph=True)
+    optimizer = TwoMomentaSGD(parameters, lr=0.1, momentum=0.9, delta=0.05, weight_decay=0.0)
+    backward_by_kind(terms, optimizer, exchange=lambda: None, clip=lambda: None)
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
