@@ -6,13 +6,13 @@ import torch
 
 from mdistiller_dfpt.data.in_memory import InMemoryLoader
 from mdistiller_dfpt.distillers import DISTILLERS
-from mdistiller_dfpt.teachers.logits_cache import TeacherTable
-from mdistiller_dfpt.training.trainer import Trainer
-from mdistiller_dfpt.runs.saving import Saver
-from mdistiller_dfpt.training.signals import Stopped
 from mdistiller_dfpt.errors import ConfigError
-
+from mdistiller_dfpt.runs.saving import Saver
+from mdistiller_dfpt.teachers.logits_cache import TeacherTable
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.training.signals import Stopped
+from mdistiller_dfpt.training.trainer import Trainer
+
 from .tape import TapeRecorder
 
 TAUGHT = sorted(n for n, m in DISTILLERS.items() if m.needs_teacher)
