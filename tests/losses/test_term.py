@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mdistiller_dfpt import DISTILLERS, TEACHERS, Distiller, Method, distillation, label, load_cfg
+from mdistiller_dfpt import DISTILLERS, TEACHERS, Distiller, distillation, label, load_cfg
 from mdistiller_dfpt.errors import PluginError
 from mdistiller_dfpt.losses.term import own, total
 from mdistiller_dfpt.teachers import Frozen
@@ -21,7 +21,8 @@ def test_a_loss_is_the_weighted_sum_of_its_terms():
     loss.backward()
     assert (loss, x.grad) == (6.0 + 4.5 + 3.0, 2.0 + 3.0 + 1.0)
     assert [term.kind for term in terms.values()] == ["label", "distillation", "teacher"]
-    assert (terms["b"].times(4).weighted, terms["b"].times(4).value, terms["b"].times(4).kind) == (18, 9, "distillation")
+    more = terms["b"].times(4)
+    assert (more.weighted, more.value, more.kind) == (18, 9, "distillation")
 
 
 FAULTY = '''
@@ -107,5 +108,4 @@ def test_every_term_of_ours_knows_its_kind():
         kinds = {term.kind for term in terms.values()}
         assert kinds <= {"label", "distillation", "teacher"}
         assert ("distillation" in kinds) == (issubclass(cls, Distiller)), name
-        assert {"label"} >= {term.kind for key, term in terms.items() if key in ("ce", "ce_strong")}, name
-        assert issubclass(cls, Method)
+        assert {term.kind for key, term in terms.items() if key in ("ce", "ce_strong")} <= {"label"}, name
