@@ -1,7 +1,11 @@
-"""The registry refuses a second owner and suggests names."""
+"""The registry refuses a second owner and suggests names; one with nodes declares sections of the config."""
 
 import pytest
+from yacs.config import CfgNode as CN
 
+from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.config.keys import POSITIVE
+from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.registry import Registry
 
@@ -22,3 +26,33 @@ def test_unknown_name_lists_the_closest_or_all():
         things["fitnets"]
     with pytest.raises(ConfigError, match="choose from CRD, FITNET, RKD"):
         things["zzzzzz"]
+
+
+def test_a_registered_class_brings_its_section_and_its_limits(registries):
+    @DISTILLERS.register("MINE")
+    class Mine(DISTILLERS["KD"]):
+        config = CN({"RATE": 2.0})
+        limits = {"RATE": POSITIVE}
+
+    assert load_cfg().MINE.RATE == 2
+    with pytest.raises(ConfigError, match="command line: MINE.RATE is -1.0; it must be > 0"):
+        load_cfg(None, ["MINE.RATE", "-1"])
+
+
+def test_a_limit_for_a_key_that_is_not_there_is_refused_at_once_and_nothing_is_left_behind(registries):
+    class Mine(DISTILLERS["KD"]):
+        config = CN({"RATE": 2.0, "LOSS": CN({"CE_WEIGHT": 1.0})})
+        limits = {"LOSS.CE_WIEGHT": POSITIVE}
+
+    with pytest.raises(KeyError, match=r"MINE: a limit is given for 'LOSS.CE_WIEGHT'; did you mean LOSS.CE_WEIGHT"):
+        DISTILLERS.register("MINE")(Mine)
+    assert "MINE" not in DISTILLERS
+    assert "MINE" not in load_cfg()
+
+
+def test_a_section_has_one_owner(registries):
+    class Mine(DISTILLERS["KD"]):
+        config = CN({"EPOCHS": 2})
+
+    with pytest.raises(KeyError, match="'SOLVER' is a section of the config already"):
+        DISTILLERS.register("SOLVER")(Mine)

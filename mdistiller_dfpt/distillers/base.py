@@ -12,7 +12,7 @@ from ..config.nodes import NodeRegistry
 from ..data import Batch
 from ..losses import Terms
 from ..losses.sharded import over_processes
-from ..losses.term import checked
+from ..losses.term import checking
 from ..models import StagedModel
 from ..models.output import Output, as_output, autocast
 from ..teachers import ORIGINAL, Frozen, Teacher, TeacherPath
@@ -163,20 +163,20 @@ class Distiller(Method):
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         student = self.forward_student(batch.image)
         paths = self.teacher(batch)
-        terms = checked(self.terms(student, paths, batch), type(self))
-        return student.logits, {**terms, **checked(self.teacher_terms(student, paths, batch), type(self.teacher))}
+        return student.logits, {**self.terms(student, paths, batch), **self.teacher_terms(student, paths, batch)}
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         """The terms that train the student, such that their mean over processes is what one process would compute."""
         teacher = paths[self.path].detach()
-        return over_processes(self.losses, student, teacher, batch, couples_samples=self.couples_samples)
+        losses = checking(self.losses, type(self))
+        return over_processes(losses, student, teacher, batch, couples_samples=self.couples_samples)
 
     def teacher_terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         """The terms by which the teacher trains what it trains of its own."""
         if type(self.teacher).losses is Teacher.losses:
             return {}
-        couples = self.teacher.couples_samples
-        return over_processes(self.teacher.losses, student.detach(), paths, batch, couples_samples=couples)
+        losses, couples = checking(self.teacher.losses, type(self.teacher)), self.teacher.couples_samples
+        return over_processes(losses, student.detach(), paths, batch, couples_samples=couples)
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
         return {**self.teacher.evaluated_paths(image), **super().evaluated_paths(image)}

@@ -10,7 +10,7 @@ from yacs.config import CfgNode as CN
 from ..config.keywords import keywords
 from ..errors import ConfigError
 from ..models import StagedModel
-from ..teachers import TEACHERS, Teacher, TeacherPath, build_teacher
+from ..teachers import ORIGINAL, TEACHERS, Teacher, TeacherPath, build_teacher
 from ..teachers.build import takes_others
 from .base import DISTILLERS, Distiller, Method
 from .combined import Combined, Member
@@ -97,6 +97,10 @@ def _taught(
     for name, cls in methods.items():
         if len(methods) > 1 and not _can_be_summed(cls):
             raise ConfigError(f"DISTILLER.TYPE: {name} runs the networks in its own way and cannot be in a list")
+    if cfg.DISTILLER.PATHS and not any(_matches_one_path(cls) for cls in methods.values()):
+        raise ConfigError(
+            f"DISTILLER.PATHS is set; {method_label(cfg)} weighs the paths by keys of its own: leave it out"
+        )
     # A method whose node has the keys of its kind of teacher builds it, and the others in a list are taught by it too
     builds = next((n for n, m in methods.items() if getattr(m, "builds_teacher", False)), None)
     members: dict[str, list[Member]] = {}
@@ -108,13 +112,15 @@ def _taught(
             distiller = cls(student, network, **arguments)
             teacher = distiller.teacher
             members[name] = [Member(distiller)]
-            _refuse_paths(cfg, name)
         elif not cls.matches_one_path:
             members[name] = [Member(cls(student, teacher, **arguments))]
-            _refuse_paths(cfg, name)
         else:
-            paths = dict(cfg.DISTILLER.PATHS) or teacher.default_paths()
+            # Beside a method that has built the teacher, and matches all its paths, others match the original one
+            paths = dict(cfg.DISTILLER.PATHS) or ({ORIGINAL: 1.0} if builds else teacher.default_paths())
             _refuse_unknown(paths, teacher, cfg)
+            if not _can_be_summed(cls) and list(paths.values()) != [1.0]:
+                raise ConfigError(f"DISTILLER.PATHS: {name} runs the networks in its own way and matches one path at "
+                                  f"weight 1, not {', '.join(f'{p} {w}' for p, w in paths.items())}")  # fmt: skip
             members[name] = [
                 Member(cls(student, TeacherPath(teacher, path), **arguments), path=path if len(paths) > 1 else "",
                        weight=weight, with_labels=i == 0)
@@ -142,9 +148,8 @@ def _can_be_summed(cls: type[Method]) -> bool:
     return issubclass(cls, Distiller) and cls.forward is Distiller.forward
 
 
-def _refuse_paths(cfg: CN, name: str) -> None:
-    if cfg.DISTILLER.PATHS:
-        raise ConfigError(f"DISTILLER.PATHS is set; {name} weighs the paths by keys of its own: leave it out")
+def _matches_one_path(cls: type[Method]) -> bool:
+    return issubclass(cls, Distiller) and cls.matches_one_path and not cls.builds_teacher
 
 
 def _refuse_unknown(paths: Mapping[str, float], teacher: Teacher, cfg: CN) -> None:

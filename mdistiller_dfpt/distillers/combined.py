@@ -51,8 +51,12 @@ class Combined(Distiller):
         self.min_batch = max(d.min_batch for d in distillers)
         adding = [d for d in distillers if type(d).deployed is not Method.deployed]
         if len(adding) > 1:
-            names = " and ".join(type(d).__name__ for d in adding)
-            raise ValueError(f"{names} cannot be combined: each adds modules of its own to what is deployed")
+            names = list(dict.fromkeys(type(d).__name__ for d in adding))
+            if len(names) == 1:
+                raise ValueError(f"DISTILLER.PATHS: {names[0]} adds modules of its own to what is deployed, and "
+                                 "matches one path: name one, as `DISTILLER.PATHS.teacher 1.0`")  # fmt: skip
+            both = " and ".join(names)
+            raise ValueError(f"{both} cannot be combined: each adds modules of its own to what is deployed")
         self._deploys = (adding or distillers)[0]
 
     @property

@@ -55,7 +55,10 @@ class DFPTKD(Distiller):
         teacher_weight: float, prompt_weight: float, **prompt_path: Any,
     ):  # fmt: skip
         if isinstance(teacher, StagedModel):
-            teacher = DualPath(teacher, temperature=temperature, logit_loss=logit_loss, **prompt_path)
+            try:
+                teacher = DualPath(teacher, temperature=temperature, logit_loss=logit_loss, **prompt_path)
+            except ValueError as e:
+                raise ValueError(f"DFPTKD.{e}") from None
         super().__init__(student, teacher)
         self.temperature, self.logit_loss = temperature, LOGIT_LOSSES[logit_loss]
         self.couples_samples = getattr(self.logit_loss, "couples_samples", False)

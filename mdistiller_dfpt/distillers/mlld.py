@@ -40,6 +40,7 @@ class MLLD(Distiller):
         "LOSS.KD_WEIGHT": NOT_NEGATIVE,
     }
     needs_strong_view = True
+    needs_teacher_maps = False
     couples_samples = True
 
     def __init__(

@@ -94,8 +94,8 @@ class ReviewKD(Distiller):
     min_batch = 2  # BatchNorm over the pooled feature's one position
 
     def __init__(
-        self, student: StagedModel, teacher: TeacherLike, *, ce_weight: float, reviewkd_weight: float, warmup_epochs: int,
-        shapes: list[int], out_shapes: list[int], in_channels: list[int], out_channels: list[int],
+        self, student: StagedModel, teacher: TeacherLike, *, ce_weight: float, reviewkd_weight: float,
+        warmup_epochs: int, shapes: list[int], out_shapes: list[int], in_channels: list[int], out_channels: list[int],
         max_mid_channel: int, stu_preact: bool, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher)

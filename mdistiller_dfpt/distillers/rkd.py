@@ -64,8 +64,8 @@ class RKD(FeatureDistiller):
     }  # fmt: skip
 
     def __init__(
-        self, student: StagedModel, teacher: TeacherLike, *, distance_weight: float, angle_weight: float, ce_weight: float,
-        feat_weight: float, pdist_epsilon: float, pdist_squared: bool,
+        self, student: StagedModel, teacher: TeacherLike, *, distance_weight: float, angle_weight: float,
+        ce_weight: float, feat_weight: float, pdist_epsilon: float, pdist_squared: bool,
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
         self.arguments = (distance_weight, angle_weight, pdist_squared, pdist_epsilon)

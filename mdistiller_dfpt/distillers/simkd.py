@@ -53,6 +53,9 @@ class SimKD(Distiller):
         self, student: StagedModel, teacher: TeacherLike, *, factor: int, ce_weight: float, feat_weight: float
     ):
         super().__init__(student, teacher)
+        if any(p.requires_grad for p in self.teacher_network.classifier_layer.parameters()):
+            raise ValueError(f"SIMKD takes over the classifier of the path {self.path!r}, which is trained beside the "
+                             "student: name a path that is frozen, as `DISTILLER.PATHS.teacher 1.0`")  # fmt: skip
         self.ce_weight, self.feat_weight = ce_weight, feat_weight
         student.classifier_layer.requires_grad_(False)
         self.reused = ReusedClassifier(student, self.teacher_network, factor)

@@ -21,6 +21,7 @@ from ..distillers.kd import kd_loss
 from ..losses import Term, Terms, distillation, label
 from ..losses.sharded import weighted_by_shard
 from ..models.output import Output, as_output, autocast
+from ..teachers import Frozen
 
 Shape = tuple[int, int, int, int]  # of a map, as mdistiller gives it: (1, C, H, W)
 
@@ -63,6 +64,9 @@ class Foreign(Distiller):
 
     def __init__(self, student: StagedModel, teacher: TeacherLike, *, cfg: CN, **more: Any):
         super().__init__(student, teacher)
+        if type(self.teacher) is not Frozen:
+            raise ValueError(f"DISTILLER.TEACHER_KIND: {type(self).__name__} is written for mdistiller and runs the "
+                             "teacher's network by itself, so that it takes the kind frozen alone")  # fmt: skip
         self.method = self.foreign(student, self.teacher_network, cfg, **more)
         # The method runs the networks by itself; each then runs in its precision, and returns float32
         self._contexts: list[Any] = []

@@ -1,4 +1,6 @@
-"""Run mdistiller's own tools/train.py with this project's methods: python -m mdistiller_dfpt.interop.into_mdistiller CHECKOUT --cfg ...
+"""Run mdistiller's own tools/train.py with this project's methods.
+
+`python -m mdistiller_dfpt.interop.into_mdistiller CHECKOUT --cfg FILE [KEY VALUE ...]`
 
 Nothing in the checkout is edited: its `distiller_dict` and `CFG` are extended in memory before its script runs. Methods
 and nodes that mdistiller has already stay its own.

@@ -1,6 +1,6 @@
 """One summand of a training loss: its value, its weight, and what kind it is."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -54,18 +54,23 @@ def own(value: Tensor, weight: float = 1.0) -> Term:
 def checked(terms: Mapping[str, Term], where: type) -> Mapping[str, Term]:
     """The terms, where each is one and is a scalar; PluginError naming the class that returned something else."""
     if not isinstance(terms, Mapping):
-        raise PluginError(where, f"`losses` returned {type(terms).__name__}; it must return a dict of terms by name")
+        raise PluginError(where, f"its losses are a {type(terms).__name__}; they must be a dict of terms by name")
     for name, term in terms.items():
         if not isinstance(term, Term):
             kind = type(term).__name__
-            raise PluginError(where, f"`losses` returned {kind} as {name!r}; write label(value, weight) for a term with "
-                                     "the labels, distillation(value, weight) for one with the teacher")  # fmt: skip
+            raise PluginError(where, f"the term {name!r} is a {kind}; write label(value, weight) for a term with the "
+                                     "labels, distillation(value, weight) for one with the teacher")  # fmt: skip
         if not isinstance(term.value, Tensor) or term.value.shape != ():
             shape = tuple(getattr(term.value, "shape", ())) or type(term.value).__name__
             raise PluginError(
                 where, f"the term {name!r} is of shape {shape}; a term is a scalar, as a mean over the batch"
             )
     return terms
+
+
+def checking(losses: Callable[..., Mapping[str, Term]], where: type) -> Callable[..., Terms]:
+    """`losses`, whose terms are checked before anybody works with them."""
+    return lambda *arguments: dict(checked(losses(*arguments), where))
 
 
 def total(terms: Mapping[str, Term]) -> Tensor:

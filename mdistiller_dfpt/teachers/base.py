@@ -1,4 +1,4 @@
-"""What every kind of teacher is: a module around a frozen network that says, of a batch, what the student is to match."""
+"""What every kind of teacher is: a module around a frozen network that says what the student is to match of a batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple

@@ -21,7 +21,8 @@ def confidence_weights(logits: Tensor, target: Tensor) -> Tensor:
     """How far each teacher is trusted with each sample; logits (K, B, C), labels (B,) -> (K, B), summing to 1 over K.
 
     (1 - softmax over the teachers of their cross-entropies) / (K - 1) (CA-MKD, equation 2): the surer of the label a
-    teacher is, the more it weighs. One teacher weighs 1.
+    teacher is, the more it weighs. One teacher weighs 1. The authors' code divides the weighted sum of the losses by K
+    once more; that is a matter of the method's own weight here.
     """
     count = logits.shape[0]
     if count == 1:
@@ -44,8 +45,8 @@ class NoSharedMaps(dict[str, object]):
 
     def __missing__(self, key: str) -> object:
         raise ConfigError(
-            f"an ensemble's path {ORIGINAL!r} has logits alone, and {key!r} of it is asked for; name its members' paths,"
-            " as `DISTILLER.PATHS.teacher1 1.0 DISTILLER.PATHS.teacher2 1.0`"
+            f"an ensemble's path {ORIGINAL!r} has logits alone, and {key!r} of it is asked for; name its members'"
+            " paths, as `DISTILLER.PATHS.teacher1 1.0 DISTILLER.PATHS.teacher2 1.0`"
         )
 
 

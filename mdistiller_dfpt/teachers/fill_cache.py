@@ -23,7 +23,8 @@ def open_cache(folder: str, loader: Loader, classes: int, teacher: str) -> Logit
     """
     if not isinstance(loader, InMemoryLoader):
         raise ConfigError(
-            f"DISTILLER.LOGITS_CACHE is {folder}; it is for images in memory, and these are files ({loader.augmentation})"
+            f"DISTILLER.LOGITS_CACHE is {folder}; it is for images in memory, and these are files"
+            f" ({loader.augmentation})"
         )
     content = hashlib.sha256(loader.padded.cpu().numpy().tobytes())
     content.update(f"{teacher} {loader.recipe}".encode())

@@ -1,7 +1,7 @@
 """For those who extend: the laws that every method, teacher and network must obey, and tiny things to try them on.
 
-`check_distiller(MyMethod)`, `check_teacher(MyTeacher)` and `check_network(build)` raise `BrokenLaw`, a line for each law
-that is broken.
+`check_distiller(MyMethod)`, `check_teacher(MyTeacher)` and `check_network(build)` raise `BrokenLaw` with a line for
+each law that is broken.
 """
 
 from .distiller_laws import DISTILLER_LAWS, check_distiller

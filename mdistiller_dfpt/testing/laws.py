@@ -19,15 +19,21 @@ def holds(condition: bool, message: str) -> None:
 
 
 def obey(laws: Iterable[Callable[[T], None]], subject: T, name: str) -> None:
-    """Check all laws; BrokenLaw naming the subject, a line for each law that it breaks."""
-    broken = []
+    """Check all laws; BrokenLaw naming the subject, a line for each law that it breaks or that it raises an error at.
+
+    The first such error is the cause, with its traceback.
+    """
+    broken, cause = [], None
     for law in laws:
         try:
             law(subject)
         except BrokenLaw as e:
             broken.append(f"{name}: {law.__name__.replace('_', ' ')}: {e}")
+        except Exception as e:
+            broken.append(f"{name}: {law.__name__.replace('_', ' ')}: it raised {type(e).__name__}: {e}")
+            cause = cause or e
     if broken:
-        raise BrokenLaw("\n".join(broken))
+        raise BrokenLaw("\n".join(broken)) from cause
 
 
 def reachable_tensors(root: object) -> dict[int, Tensor]:

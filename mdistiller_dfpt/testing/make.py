@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 
 from ..config import keywords
 from ..distillers import DISTILLERS, Distiller, Method, build_distiller
+from ..distillers.base import TeacherLike
 from ..distillers.build import others_of
 from ..interop.plugins import load_cfg
 from ..losses.term import total
@@ -56,23 +57,27 @@ def tiny_method(cls: type[Method], *, seed: int = 0, knowing: bool = False, **ch
     student, network = tiny_networks(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if knowing:
-            fit_batch(network, tiny_batch())
+        others = tiny_others(1)
+        for one in (network, *others) if knowing else ():
+            fit_batch(one, tiny_batch())
         arguments = {**keywords(cls.config), **changes}
         for key, value in {"num_data": NUM_DATA, "image_shape": IMAGE_SHAPE}.items():
             if key in cls.__init__.__code__.co_varnames:
                 arguments.setdefault(key, value)
         if issubclass(cls, Distiller):
-            teacher = tiny_teacher(TEACHERS[cls.teacher_kind], network) if _wants_a_kind(cls) else network
-            method: Method = cls(student, teacher, **arguments)
+            method: Method = cls(student, _what_teaches(cls, network, others), **arguments)
         else:
             method = cls(student, **arguments)
         prepare(method)
         return method.train()
 
 
-def _wants_a_kind(cls: type[Distiller]) -> bool:
-    return bool(cls.teacher_kind) and not cls.builds_teacher
+def _what_teaches(cls: type[Distiller], network: StagedModel, others: Sequence[StagedModel]) -> TeacherLike:
+    """The trained network, or a teacher of the kind that a method is made for, where the method does not build it."""
+    if not cls.teacher_kind or cls.builds_teacher:
+        return network
+    kind = TEACHERS[cls.teacher_kind]
+    return tiny_teacher(kind, network, **({"others": others} if takes_others(kind) else {}))
 
 
 def tiny_teacher(cls: type[Teacher], network: StagedModel | None = None, seed: int = 0, **changes: Any) -> Teacher:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..data import Batch
 from ..distributed import world_size
+from ..losses.term import checked
 from ..runs.log import ProgressBar, RunLogs, epoch_line
 from ..runs.results import best_epoch
 from ..runs.saving import BEST, Saver
@@ -45,6 +46,7 @@ def take_step(run: Training, batch: Batch) -> None:
         with run.gradient_exchange(last=micro is micros[-1]):
             # Forward: student and teacher, and the terms of the loss
             logits, terms = run.forward(micro)
+            terms = checked(terms, type(distiller))
             terms = {name: term.times(micro.size / batch.size) for name, term in terms.items()}
             # Backward: the gradients of micro-batches add up to the batch's
             run.backward(terms)

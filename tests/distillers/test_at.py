@@ -4,7 +4,7 @@ import torch
 
 from mdistiller_dfpt.distillers.at import at_loss, attention_map
 
-from .golden import check, normal
+from ..golden import check, normal
 
 STUDENT = [(8, 16, 16, 16), (8, 32, 8, 8), (8, 64, 4, 4)]
 TEACHER = [(8, 24, 16, 16), (8, 48, 8, 8), (8, 96, 4, 4)]

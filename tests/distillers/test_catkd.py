@@ -6,7 +6,7 @@ import torch
 from mdistiller_dfpt.distillers.catkd import catkd_loss, class_activation_map
 from mdistiller_dfpt.models import build_model
 
-from .golden import normal
+from ..golden import normal
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV2", "ResNet18"])

@@ -4,7 +4,7 @@ import torch
 
 from mdistiller_dfpt.distillers.cc import cc_loss
 
-from .golden import normal
+from ..golden import normal
 
 
 def test_cc_is_zero_at_equality_symmetric_and_quadratic():

@@ -1,6 +1,7 @@
 """Laws of CRD, its bank and its negatives."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from torch.nn import functional as F
 from mdistiller_dfpt.distillers import crd
 from mdistiller_dfpt.distillers.crd import Bank, bank_scores, crd_loss, nce_loss
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.losses.term import total
+from mdistiller_dfpt.testing import snapshot, take_steps, tiny_batch, tiny_distiller
 
-from .conftest import snapshot, take_steps, tiny_batch, tiny_distiller
-from .golden import LOSSES, check, normal
+from ..golden import LOSSES, check, normal
 
 
 def golden_inputs():
@@ -114,15 +116,15 @@ def test_the_draw_is_a_function_of_seed_epoch_and_step():
     torch.rand(5)
     assert torch.equal(distiller.draw(batch), first)
     assert torch.equal(first[:, 0], batch.index)
-    assert not torch.equal(distiller.draw(batch._replace(step=2)), first)
-    assert not torch.equal(distiller.draw(batch._replace(epoch=2)), first)
+    assert not torch.equal(distiller.draw(replace(batch, step=2)), first)
+    assert not torch.equal(distiller.draw(replace(batch, epoch=2)), first)
 
 
 def test_relaxed_positives_are_of_the_same_class():
     distiller = tiny_distiller("CRD", "CRD.MODE", "relax", "CRD.NCE.K", "8")
     batch = tiny_batch()
     take_steps(distiller, 1)
-    rows = torch.stack([distiller.draw(batch._replace(step=s))[:, 0] for s in range(20)])
+    rows = torch.stack([distiller.draw(replace(batch, step=s))[:, 0] for s in range(20)])
     assert (distiller.bank.labels[rows] == batch.target).all()
     assert (rows != batch.index).any()
 
@@ -143,8 +145,8 @@ def test_a_loop_without_our_hook_still_updates_the_bank():
     """mdistiller's loop calls nothing after the step: the next forward pass catches up."""
     distiller = tiny_distiller("CRD", "CRD.NCE.K", "8")
     for step in (1, 2):
-        _, losses = distiller(**tiny_batch(step=step).fields())
-        sum(losses.values()).backward()
+        _, terms = distiller(tiny_batch(step=step))
+        total(terms).backward()
     assert (distiller.bank.labels[:8] >= 0).all()
 
 

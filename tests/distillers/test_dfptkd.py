@@ -5,29 +5,36 @@ import torch
 from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers import LOGIT_LOSSES
-from mdistiller_dfpt.distillers.dfptkd import dfptkd_loss
+from mdistiller_dfpt.distillers.dfptkd import student_loss
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.losses.term import total
+from mdistiller_dfpt.teachers.dual_path import prompt_loss
+from mdistiller_dfpt.testing import changed, snapshot, take_steps, tiny_batch, tiny_distiller
 
-from .conftest import changed, snapshot, take_steps, tiny_batch, tiny_distiller
-from .golden import labels, normal
+from ..golden import labels, normal
 
 PLUS = ("DFPTKD.FINETUNE_BACKBONE", "True")
-ONES = {
-    "ce": 1.0, "teacher_kd": 1.0, "prompt_kd": 1.0, "prompt_from_teacher": 1.0, "prompt_from_student": 1.0,
-    "prompt_ce": 1.0,
-}  # fmt: skip
 STUDENT_TERMS, PROMPT_TERMS = ("ce", "kd_teacher", "kd_prompt"), ("prompt_teacher", "prompt_student", "prompt_ce")
 
 
-def terms(student, teacher, prompt, **weights):
-    return dfptkd_loss(student, teacher, prompt, labels(), LOGIT_LOSSES["KD"], 4.0, **{**ONES, **weights})
+def student_terms(student, teacher, prompt, ce=1.0, by_teacher=1.0, by_prompt=1.0):
+    return student_loss(
+        student, teacher, prompt, labels(), LOGIT_LOSSES["KD"], 4.0, ce_weight=ce, teacher_weight=by_teacher,
+        prompt_weight=by_prompt,
+    )  # fmt: skip
+
+
+def prompt_terms(student, teacher, prompt, ce=1.0, by_teacher=1.0, by_student=1.0):
+    return prompt_loss(
+        prompt, teacher, student, labels(), LOGIT_LOSSES["KD"], 4.0, ce_weight=ce, teacher_weight=by_teacher,
+        student_weight=by_student,
+    )  # fmt: skip
 
 
 def test_the_terms_are_the_papers():
     s, t, p, y = normal(1), normal(2), normal(5), labels()
-    found = terms(s, t, p, ce=2.0, teacher_kd=3.0, prompt_kd=5.0, prompt_from_teacher=7.0, prompt_from_student=11.0,
-                  prompt_ce=13.0)  # fmt: skip
+    found = {**student_terms(s, t, p, 2.0, 3.0, 5.0), **prompt_terms(s, t, p, 13.0, 7.0, 11.0)}
     expected = {
         "ce": 2 * F.cross_entropy(s, y), "kd_teacher": 3 * kd_loss(s, t, 4.0), "kd_prompt": 5 * kd_loss(s, p, 4.0),
         "prompt_teacher": 7 * kd_loss(p, t, 4.0), "prompt_student": 11 * kd_loss(p, s, 4.0),
@@ -35,25 +42,41 @@ def test_the_terms_are_the_papers():
     }  # fmt: skip
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value)
+        torch.testing.assert_close(found[name].weighted, value)
+
+
+def test_a_step_has_the_terms_of_both_and_each_knows_its_kind():
+    _, terms = tiny_distiller("DFPTKD")(tiny_batch())
+    kinds = {name: term.kind for name, term in terms.items()}
+    assert kinds == {
+        "ce": "label", "kd_teacher": "distillation", "kd_prompt": "distillation",
+        **dict.fromkeys(PROMPT_TERMS, "teacher"),
+    }  # fmt: skip
 
 
 def test_no_gradient_crosses_between_student_and_prompt_path():
     s, t, p = (normal(seed).requires_grad_() for seed in (1, 2, 5))
-    found = terms(s, t, p)
+    for terms, own, others in ((student_terms(s, t, p), s, (t, p)), (prompt_terms(s, t, p), p, (t, s))):
+        assert torch.autograd.grad(total(terms), own, retain_graph=True)[0].abs().sum() > 0
+        for other in others:
+            assert torch.autograd.grad(total(terms), other, retain_graph=True, allow_unused=True) == (None,)
 
-    def gradient(names, of):
-        return torch.autograd.grad(sum(found[n] for n in names), of, retain_graph=True, allow_unused=True)[0]
 
-    for names, own, others in ((STUDENT_TERMS, s, (t, p)), (PROMPT_TERMS, p, (t, s))):
-        assert gradient(names, own).abs().sum() > 0
-        assert all(gradient(names, other) is None for other in others)
+@pytest.mark.parametrize(("names", "moves"), [(STUDENT_TERMS, "student"), (PROMPT_TERMS, "prompt path")])
+def test_in_a_step_the_students_terms_reach_the_student_alone_and_the_prompts_the_prompt_path_alone(names, moves):
+    distiller = tiny_distiller("DFPTKD", *PLUS)
+    _, terms = distiller(tiny_batch())
+    total({name: terms[name] for name in names}).backward()
+    reached = {name for name, p in distiller.named_parameters() if p.grad is not None}
+    student = {name for name, _ in distiller.named_parameters() if name.startswith("student.")}
+    trained = {name for name, p in distiller.named_parameters() if p.requires_grad}
+    assert reached == (student if moves == "student" else trained - student)
 
 
 def test_a_term_of_weight_zero_is_not_computed():
-    assert set(terms(normal(1), normal(2), normal(5), prompt_kd=0.0, prompt_from_student=0.0)) == {
-        "ce", "kd_teacher", "prompt_teacher", "prompt_ce",
-    }  # fmt: skip
+    s, t, p = normal(1), normal(2), normal(5)
+    assert set(student_terms(s, t, p, by_prompt=0.0)) == {"ce", "kd_teacher"}
+    assert set(prompt_terms(s, t, p, by_student=0.0)) == {"prompt_teacher", "prompt_ce"}
 
 
 def test_without_prompt_terms_the_student_sees_plain_kd():
@@ -61,17 +84,28 @@ def test_without_prompt_terms_the_student_sees_plain_kd():
     weights = ("DFPTKD.LOSS.PROMPT_WEIGHT", "0", "DFPTKD.LOSS.TEACHER_WEIGHT", "0.9", "DFPTKD.LOSS.CE_WEIGHT", "0.1")
     gradients = []
     for distiller in (tiny_distiller("DFPTKD", *weights), tiny_distiller("KD")):
-        _, losses = distiller(**tiny_batch().fields())
-        sum(losses.values()).backward()
+        total(distiller(tiny_batch())[1]).backward()
         gradients.append([p.grad.clone() for p in distiller.student.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+def test_a_dual_path_teacher_and_kd_from_both_paths_are_the_method_itself():
+    """What the paper describes is a composition: the same steps, bit for bit."""
+    whole = tiny_distiller("DFPTKD", "DFPTKD.LOSS.CE_WEIGHT", "0.1", "DFPTKD.LOSS.TEACHER_WEIGHT", "3.6",
+                           "DFPTKD.LOSS.PROMPT_WEIGHT", "4.5")  # fmt: skip
+    composed = tiny_distiller("KD", "DISTILLER.TEACHER_KIND", "dual_path", "DISTILLER.PATHS", "{teacher: 4, prompt: 5}")
+    assert take_steps(whole, 3) == pytest.approx(take_steps(composed, 3), rel=1e-5)
+    for a, b in zip(whole.student.parameters(), composed.student.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    for a, b in zip(whole.teacher.parameters(), composed.teacher.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_at_the_teacher_start_with_running_statistics_both_kd_terms_are_equal():
     distiller = tiny_distiller("DFPTKD", "DFPTKD.BN", "running", "DFPTKD.INIT", "teacher")
-    _, losses = distiller(**tiny_batch().fields())
-    torch.testing.assert_close(losses["kd_teacher"], losses["kd_prompt"])
-    assert abs(losses["prompt_teacher"].item()) < 1e-6
+    _, terms = distiller(tiny_batch())
+    torch.testing.assert_close(terms["kd_teacher"].value, terms["kd_prompt"].value)
+    assert abs(terms["prompt_teacher"].value.item()) < 1e-6
 
 
 @pytest.mark.parametrize("variant", [(), PLUS])
@@ -80,11 +114,11 @@ def test_only_student_prompts_fusions_head_and_in_plus_the_copied_stages_change(
     before = snapshot(distiller)
     take_steps(distiller, 3)
     moved = set(changed(before, distiller.state_dict()))
-    assert not [k for k in moved if k.startswith(("teacher.", "dual.teacher."))]
-    allowed = ("student.", "dual.prompts.", "dual.fusions.", "dual.own.fc.")
+    assert not [k for k in moved if k.startswith("teacher.network.")]
+    allowed = ("student.", "teacher.prompts.", "teacher.fusions.", "teacher.own.fc.")
     others = {k for k in moved if not k.startswith(allowed)}
     if variant:
-        assert {k for k in before if k.startswith("dual.own.") and k.endswith("weight")} <= moved
+        assert {k for k in before if k.startswith("teacher.own.") and k.endswith("weight")} <= moved
     else:
         assert all("running" in k or k.endswith("num_batches_tracked") for k in others), others
     for prefix in allowed:
@@ -93,8 +127,9 @@ def test_only_student_prompts_fusions_head_and_in_plus_the_copied_stages_change(
 
 def test_the_copied_stages_learn_at_their_own_rate():
     groups = tiny_distiller("DFPTKD", *PLUS, "DFPTKD.FINETUNE_LR_FACTOR", "0.01").parameter_groups()
-    assert [g["lr_factor"] for g in groups] == [1.0, 0.01]
-    assert len(groups[1]["params"]) == 9  # three convolutions and three BatchNorms of the copied stages
+    slow = [p for g in groups if g["lr_factor"] == 0.01 for p in g["params"]]
+    assert len(slow) == 9  # three convolutions and three BatchNorms of the copied stages
+    assert {g["lr_factor"] for g in groups if g["params"]} == {1.0, 0.01}
     together = [id(p) for g in groups for p in g["params"]]
     assert len(together) == len(set(together))
 
@@ -119,12 +154,12 @@ def test_every_switch_trains(switch, variant):
 @pytest.mark.parametrize("clip", [0.0, 0.01])
 def test_the_prompt_paths_gradient_is_bounded_and_the_students_is_not(clip):
     distiller = tiny_distiller("DFPTKD", "DFPTKD.PROMPT.CLIP_NORM", str(clip))
-    _, losses = distiller(**tiny_batch().fields())
-    sum(losses.values()).backward()
-    prompt = [p for p in distiller.dual.parameters() if p.requires_grad]
+    total(distiller(tiny_batch())[1]).backward()
+    prompt = [p for p in distiller.teacher.parameters() if p.requires_grad]
     student = [p.grad.clone() for p in distiller.student.parameters()]
     before = torch.nn.utils.get_total_norm([p.grad for p in prompt])
-    distiller.before_step()
+    for part in distiller.hooked():
+        part.before_step()
     after = torch.nn.utils.get_total_norm([p.grad for p in prompt])
     torch.testing.assert_close(after, before.clamp(max=clip) if clip else before)
     assert all(torch.equal(p.grad, g) for p, g in zip(distiller.student.parameters(), student, strict=True))
@@ -135,7 +170,7 @@ def test_a_run_at_four_times_the_usual_rate_is_stable(init):
     """With PROMPT.CLIP_NORM 0 the random start reaches 1e24 here, as fusions and head blow each other up."""
     distiller = tiny_distiller("DFPTKD", "DFPTKD.INIT", init)
     with torch.no_grad():
-        distiller.teacher.fc.weight *= 3  # a confident teacher, as after long training
+        distiller.teacher.network.fc.weight *= 3  # a confident teacher, as after long training
     history = take_steps(distiller, 100, lr=0.2)
     assert max(history) < 10
     assert history[-1] < 0.75 * history[0]
@@ -162,7 +197,7 @@ def test_bad_values_are_named(key, value, message):
 
 def test_both_paths_are_evaluated_and_the_overhead_is_said():
     distiller = tiny_distiller("DFPTKD").eval()
-    paths = distiller.forward_paths(tiny_batch().image)
+    paths = distiller.evaluated_paths(tiny_batch().image)
     assert set(paths) == {"student", "teacher", "prompt"}
     line = distiller.overhead((3, 8, 8))
     assert "of the teacher's" in line
@@ -171,7 +206,12 @@ def test_both_paths_are_evaluated_and_the_overhead_is_said():
 
 def test_memory_of_a_resume_holds_the_prompt_path_but_not_the_teacher():
     state = tiny_distiller("DFPTKD").training_state()
-    assert not [k for k in state if k.startswith(("teacher.", "dual.teacher."))]
-    assert "dual.own.conv1.weight" not in state, "frozen stages are the teacher's own storage"
-    assert {"dual.own.fc.weight", "dual.own.bn1.running_mean", "dual.prompts.1.up.weight"} <= set(state)
-    assert "dual.own.conv1.weight" in tiny_distiller("DFPTKD", *PLUS).training_state()
+    assert not [k for k in state if k.startswith("teacher.network.")]
+    assert "teacher.own.conv1.weight" not in state, "frozen stages are the teacher's own storage"
+    assert {"teacher.own.fc.weight", "teacher.own.bn1.running_mean", "teacher.prompts.1.up.weight"} <= set(state)
+    assert "teacher.own.conv1.weight" in tiny_distiller("DFPTKD", *PLUS).training_state()
+
+
+def test_the_paths_weights_are_keys_of_its_own():
+    with pytest.raises(ConfigError, match="DISTILLER.PATHS is set; DFPTKD weighs the paths by keys of its own"):
+        tiny_distiller("DFPTKD", "DISTILLER.PATHS", "{prompt: 1.0}")

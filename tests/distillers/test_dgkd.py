@@ -4,9 +4,9 @@ import torch
 
 from mdistiller_dfpt.distillers.dgkd import dgkd_loss, draw
 from mdistiller_dfpt.distillers.kd import kd_loss
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
-from .conftest import tiny_batch, tiny_distiller
-from .golden import normal
+from ..golden import normal
 
 
 def test_with_one_teacher_it_is_kd_and_teachers_add_up():
@@ -25,8 +25,8 @@ def test_the_draw_is_a_function_of_the_step_and_leaves_each_out_in_turn():
 def test_without_dropping_all_teach():
     distiller = tiny_distiller("DGKD", "DGKD.DROP", "0")
     batch = tiny_batch()
-    logits, losses = distiller(**batch.fields())
+    logits, terms = distiller(batch)
     with torch.no_grad():
-        teachers = [n(batch.image)[0] for n in (distiller.teacher, *distiller.assistants)]
+        teachers = [network(batch.image)[0] for network in distiller.frozen()]
     assert len(teachers) == 2
-    torch.testing.assert_close(losses["kd"], 0.9 * dgkd_loss(logits, teachers, 4.0))
+    torch.testing.assert_close(terms["kd"].weighted, 0.9 * dgkd_loss(logits, teachers, 4.0))

@@ -5,7 +5,7 @@ import torch
 from mdistiller_dfpt.distillers.dist import dist_loss
 from mdistiller_dfpt.losses.logit_losses import pearson_distance
 
-from .golden import normal
+from ..golden import normal
 
 
 def test_the_distance_is_blind_to_positive_scale_and_shift_and_lies_in_zero_to_two():

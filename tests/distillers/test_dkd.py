@@ -1,14 +1,16 @@
 """Laws of DKD."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mdistiller_dfpt.distillers.dkd import dkd_loss
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.losses.logit_losses import standardized, without_target
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
-from .conftest import tiny_batch, tiny_distiller
-from .golden import check, labels, normal
+from ..golden import check, labels, normal
 
 
 def test_dkd_equals_the_reference_implementation():
@@ -49,11 +51,11 @@ def test_without_target_keeps_the_others_in_order():
 def test_warm_up_and_standardisation_are_switches():
     batch = tiny_batch()
     plain = tiny_distiller("DKD", "DKD.WARMUP", "2")
-    half, full = (plain(**batch._replace(epoch=e).fields())[1]["dkd"] for e in (1, 2))
+    half, full = (plain(replace(batch, epoch=e))[1]["dkd"].weighted for e in (1, 2))
     torch.testing.assert_close(2 * half, full)
     other = tiny_distiller("DKD", "DKD.WARMUP", "0", "DKD.STANDARDIZE", "True")
-    logits, losses = other(**batch.fields())
+    logits, terms = other(batch)
     with torch.no_grad():
-        teacher = other.teacher(batch.image)[0]
+        teacher = other.teacher_network(batch.image)[0]
     expected = dkd_loss(standardized(logits), standardized(teacher), batch.target, 1.0, 8.0, 4.0)
-    torch.testing.assert_close(losses["dkd"], expected)
+    torch.testing.assert_close(terms["dkd"].weighted, expected)

@@ -5,9 +5,9 @@ import torch
 
 from mdistiller_dfpt.distillers.fitnet import Regressor, fitnet_loss
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.testing import tiny_distiller
 
-from .conftest import tiny_distiller
-from .golden import normal
+from ..golden import normal
 
 
 def test_fitnet_is_the_mean_squared_difference():

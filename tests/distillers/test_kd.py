@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers.kd import kd_loss
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
-from .conftest import tiny_batch, tiny_distiller
-from .golden import check, normal
+from ..golden import check, normal
 
 
 def test_kd_equals_the_reference_implementation():
@@ -56,8 +56,8 @@ def test_kd_is_finite_at_large_gaps(gap):
 def test_the_distiller_weights_cross_entropy_and_kd():
     distiller = tiny_distiller("KD", "KD.TEMPERATURE", "2", "KD.LOSS.CE_WEIGHT", "0.3", "KD.LOSS.KD_WEIGHT", "5")
     batch = tiny_batch()
-    logits, losses = distiller(**batch.fields())
+    logits, terms = distiller(batch)
     with torch.no_grad():
-        teacher, _ = distiller.teacher(batch.image)
-    torch.testing.assert_close(losses["ce"], 0.3 * F.cross_entropy(logits, batch.target))
-    torch.testing.assert_close(losses["kd"], 5 * kd_loss(logits, teacher, 2.0))
+        teacher, _ = distiller.teacher_network(batch.image)
+    torch.testing.assert_close(terms["ce"].weighted, 0.3 * F.cross_entropy(logits, batch.target))
+    torch.testing.assert_close(terms["kd"].weighted, 5 * kd_loss(logits, teacher, 2.0))

@@ -4,9 +4,9 @@ import torch
 from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers.kdpp import nd_loss
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
-from .conftest import tiny_batch, tiny_distiller
-from .golden import normal
+from ..golden import normal
 
 
 def test_the_norm_counts_up_to_the_teachers_and_the_direction_always():
@@ -20,7 +20,7 @@ def test_directions_are_the_classes_mean_embeddings():
     distiller = tiny_distiller("KDPP")
     batch = tiny_batch()
     with torch.no_grad():
-        pooled = distiller.teacher(batch.image)[1]["pooled_feat"]
+        pooled = distiller.teacher_network(batch.image)[1]["pooled_feat"]
     expected = F.normalize(torch.stack([pooled[batch.target == c].mean(0) for c in range(4)]))
     torch.testing.assert_close(distiller.directions, expected)
 

@@ -4,7 +4,7 @@ import torch
 
 from mdistiller_dfpt.distillers.kdsvd import align, kdsvd_loss, singular_vectors
 
-from .golden import normal
+from ..golden import normal
 
 
 def maps(seed, widths=(6, 6, 6), sizes=(4, 4, 2)):

@@ -6,9 +6,9 @@ from mdistiller_dfpt.distillers import LOGIT_LOSSES
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.distillers.lskd import lskd_loss
 from mdistiller_dfpt.losses.logit_losses import standardized
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
-from .conftest import tiny_batch, tiny_distiller
-from .golden import normal
+from ..golden import normal
 
 
 def test_lskd_is_blind_to_shift_and_positive_scale_of_each_sample():
@@ -34,7 +34,7 @@ def test_on_standard_logits_it_is_kd():
 def test_other_methods_take_it_as_their_logit_loss():
     batch = tiny_batch()
     distiller = tiny_distiller("DFPTKD", "DFPTKD.LOGIT_LOSS", "LSKD", "DFPTKD.LOSS.TEACHER_WEIGHT", "1")
-    logits, losses = distiller(**batch.fields())
+    logits, terms = distiller(batch)
     with torch.no_grad():
-        teacher = distiller.teacher(batch.image)[0]
-    torch.testing.assert_close(losses["kd_teacher"], LOGIT_LOSSES["LSKD"](logits, teacher, batch.target, 4.0))
+        teacher = distiller.teacher_network(batch.image)[0]
+    torch.testing.assert_close(terms["kd_teacher"].weighted, LOGIT_LOSSES["LSKD"](logits, teacher, batch.target, 4.0))

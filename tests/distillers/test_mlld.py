@@ -1,13 +1,17 @@
 """Laws of MLLD."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.distillers.mlld import gram_loss, mlld_loss
+from mdistiller_dfpt.losses.term import total
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
+from mdistiller_dfpt.training.dot import TwoMomentaSGD, backward_by_kind
 
-from .conftest import tiny_batch, tiny_distiller
-from .golden import normal
+from ..golden import normal
 
 
 def test_mlld_is_zero_at_equality_and_blind_to_shifts():
@@ -32,9 +36,22 @@ def test_gram_matrices_forget_rotations_of_the_columns():
 def test_the_strong_view_is_a_second_batch_of_its_own():
     distiller = tiny_distiller("MLLD").eval()  # eval: no statistic makes the views depend on each other
     batch = tiny_batch()
-    _, losses = distiller.forward_train(**batch.fields())
-    _, swapped = distiller.forward_train(**batch._replace(image=batch.strong, strong=batch.image).fields())
-    torch.testing.assert_close(losses["kd_strong"], swapped["kd"])
-    assert losses["kd"] != losses["kd_strong"]
+    _, terms = distiller(batch)
+    _, swapped = distiller(replace(batch, image=batch.strong, strong=batch.image))
+    torch.testing.assert_close(terms["kd_strong"].weighted, swapped["kd"].weighted)
+    assert terms["kd"].weighted != terms["kd_strong"].weighted
     with pytest.raises(ValueError, match="strongly augmented view"):
-        distiller.forward_train(**batch._replace(strong=None).fields())
+        distiller(replace(batch, strong=None))
+
+
+def test_under_two_momenta_the_labels_of_both_views_are_the_labels():
+    """SOLVER.TRAINER dot: what is no label's gradient is kept apart, and ce_strong is a label's."""
+    distiller = tiny_distiller("MLLD")
+    parameters = list(distiller.student.parameters())
+    _, terms = distiller(tiny_batch())
+    labels = {name: terms[name] for name in ("ce", "ce_strong")}
+    expected = torch.autograd.grad(total(labels), parameters, retain_graph=True)
+    optimizer = TwoMomentaSGD(parameters, lr=0.1, momentum=0.9, delta=0.05, weight_decay=0.0)
+    backward_by_kind(terms, optimizer, exchange=lambda: None, clip=lambda: None)
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)

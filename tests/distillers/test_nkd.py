@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers.nkd import nkd_loss
 
-from .golden import labels, normal
+from ..golden import labels, normal
 
 
 def test_nkd_by_definition():

@@ -4,7 +4,7 @@ import torch
 
 from mdistiller_dfpt.distillers.nst import nst_loss
 
-from .golden import normal
+from ..golden import normal
 
 
 def test_nst_is_zero_for_equal_maps_and_positive_elsewhere():

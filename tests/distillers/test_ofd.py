@@ -5,9 +5,9 @@ import torch
 
 from mdistiller_dfpt.distillers.ofd import Margin, ofd_loss
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
-from .conftest import tiny_distiller
-from .golden import normal
+from ..golden import normal
 
 
 def test_nothing_is_asked_where_the_teacher_is_off_and_the_student_lower():
@@ -39,14 +39,13 @@ def test_the_margin_is_each_channels_mean_negative_response():
 
 
 def test_margins_are_measured_in_training_alone():
-    from .conftest import tiny_batch
-
     distiller = tiny_distiller("OFD")
     batch = tiny_batch()
-    distiller(**batch.fields())
+    distiller(batch)
     counts = [m.count.clone() for m in distiller.margins]
     assert all(c.sum() > 0 for c in counts)
-    distiller.eval()(image=batch.image)
+    with torch.no_grad():
+        distiller.eval()(batch)
     assert all(torch.equal(m.count, c) for m, c in zip(distiller.margins, counts, strict=True))
 
 

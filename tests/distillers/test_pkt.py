@@ -4,7 +4,7 @@ import torch
 
 from mdistiller_dfpt.distillers.pkt import neighbour_probability, pkt_loss
 
-from .golden import check, normal
+from ..golden import check, normal
 
 
 def test_pkt_equals_the_reference_implementation():

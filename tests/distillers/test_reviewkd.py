@@ -1,13 +1,15 @@
 """Laws of ReviewKD."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mdistiller_dfpt.distillers.reviewkd import AttentionFusion, hcl_loss
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
-from .conftest import tiny_batch, tiny_distiller
-from .golden import check, normal
+from ..golden import check, normal
 
 SHAPES = [(8, 16, 16, 16), (8, 32, 8, 8), (8, 64, 4, 4)]
 
@@ -32,7 +34,7 @@ def test_fusion_has_the_teachers_width_and_size_and_passes_its_own_on():
 
 def test_the_term_warms_up_linearly_over_the_epochs():
     distiller = tiny_distiller("REVIEWKD", "REVIEWKD.WARMUP_EPOCHS", "4")
-    values = [distiller(**tiny_batch()._replace(epoch=e).fields())[1]["review"].item() for e in (1, 2, 4, 8)]
+    values = [distiller(replace(tiny_batch(), epoch=e))[1]["review"].weighted.item() for e in (1, 2, 4, 8)]
     torch.testing.assert_close(torch.tensor(values) / values[3], torch.tensor([0.25, 0.5, 1.0, 1.0]), rtol=1e-3, atol=0)
 
 

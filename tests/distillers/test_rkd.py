@@ -4,7 +4,7 @@ import torch
 
 from mdistiller_dfpt.distillers.rkd import angles, pairwise_distance, rkd_loss
 
-from .golden import normal
+from ..golden import normal
 
 
 def test_rkd_is_blind_to_rotation_shift_and_scale_of_either_space():

@@ -4,7 +4,7 @@ import torch
 
 from mdistiller_dfpt.distillers.sp import similarity, sp_loss
 
-from .golden import check, normal
+from ..golden import check, normal
 
 
 def test_sp_equals_the_reference_implementation():

@@ -7,9 +7,9 @@ import torch
 
 from mdistiller_dfpt.distillers.vid import Gaussian, vid_loss
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.testing import take_steps, tiny_distiller
 
-from .conftest import take_steps, tiny_distiller
-from .golden import normal
+from ..golden import normal
 
 
 def test_vid_is_the_gaussian_likelihood_less_its_constant():

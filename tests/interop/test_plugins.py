@@ -11,18 +11,25 @@ import pytest
 import torch
 from yacs.config import CfgNode as CN
 
-from mdistiller_dfpt import DISTILLERS, Distiller, load_cfg
-from mdistiller_dfpt.config.keys import _METHOD_NODES, LIMITS
+from mdistiller_dfpt import DISTILLERS, Distiller, label, load_cfg
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.interop import from_mdistiller as foreign
 from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.interop.into_mdistiller import NUM_DATA, extend
+from mdistiller_dfpt.testing import (
+    changed,
+    snapshot,
+    take_steps,
+    tiny_batch,
+    tiny_cfg,
+    tiny_data,
+    tiny_distiller,
+    tiny_networks,
+)  # fmt: skip
 from mdistiller_dfpt.training.trainer import Trainer
 
-from .conftest import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_data, tiny_distiller
-
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests/fixtures/mdistiller_standin"
 FOR_MDISTILLER = '''
 """A method as it is written for mdistiller: with an adapter of its own, and its node beside it."""
@@ -62,18 +69,8 @@ class Mine(Distiller):
 
 
 @pytest.fixture(autouse=True)
-def registries(monkeypatch):
+def _registries(registries):
     """Whatever a test registers or imports is gone after it."""
-    monkeypatch.setattr(plugins, "_published", [])
-    before = [(registry, dict(registry)) for registry in (DISTILLERS, _METHOD_NODES, LIMITS, plugins._loaded)]
-    modules = set(sys.modules)
-    yield
-    for registry, contents in before:
-        registry.clear()
-        registry.update(contents)
-    for name in set(sys.modules) - modules:
-        if name.startswith(("mdistiller.", "plugin_", "a_package")) or name == "mdistiller":
-            del sys.modules[name]
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -91,10 +88,12 @@ def test_a_method_written_for_mdistiller_runs_as_it_is(tmp_path, registered):
     distiller = tiny_distiller("MINE", "MINE.WEIGHT", "0.25")
     before = snapshot(distiller.teacher)
     batch = tiny_batch()
-    logits, losses = distiller(**batch.fields())
+    logits, terms = distiller(batch)
+    assert {name: term.kind for name, term in terms.items()} == {"loss_ce": "label", "loss_kd": "distillation"}
     with torch.no_grad():
-        teacher = distiller.teacher(batch.image)[0]
-    torch.testing.assert_close(losses["loss_kd"], 0.25 * kd_loss(distiller.method.adapter(logits), teacher, 2.0))
+        teacher = distiller.teacher_network(batch.image)[0]
+    expected = 0.25 * kd_loss(distiller.method.adapter(logits), teacher, 2.0)
+    torch.testing.assert_close(terms["loss_kd"].weighted, expected)
     history = take_steps(distiller, 8)
     assert history[-1] < history[0]
     assert changed(before, distiller.teacher.state_dict()) == []
@@ -107,20 +106,52 @@ def test_its_networks_run_in_bfloat16_and_its_losses_in_float32(tmp_path):
     distiller = tiny_distiller("MINE", "SOLVER.AMP", "bf16")
     seen = []
     distiller.student.fc.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
-    logits, losses = distiller(**tiny_batch().fields())
+    logits, terms = distiller(tiny_batch())
     assert seen == [torch.bfloat16]
-    assert {logits.dtype, *(v.dtype for v in losses.values())} == {torch.float32}
+    assert {logits.dtype, *(term.value.dtype for term in terms.values())} == {torch.float32}
     assert "forward" not in vars(distiller.student)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("[KD, MINE]",), "DISTILLER.TYPE: MINE runs the networks in its own way and cannot be in a list"),
+        (("MINE", "DISTILLER.PATHS", "{teacher: 2}"), "DISTILLER.PATHS: MINE runs the networks in its own way"),
+        (("MINE", "DISTILLER.TEACHER_KIND", "dual_path"), "DISTILLER.PATHS: MINE runs the networks in its own way"),
+        (
+            ("MINE", "DISTILLER.TEACHER_KIND", "ensemble"),
+            "Mine is written for mdistiller and runs the teacher's network",
+        ),
+    ],
+)
+def test_what_it_cannot_do_is_refused_by_name_in_one_line(words, message, tmp_path):
+    write(tmp_path, "mine.py", FOR_MDISTILLER.format(name="MINE"))
+    load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+    with pytest.raises(ConfigError) as info:
+        tiny_distiller(*words)
+    assert message in str(info.value)
+    assert len(str(info.value).splitlines()) == 1
+    assert info.value.exit_code == 2
+
+
+def test_a_vector_of_losses_becomes_its_mean_as_in_mdistillers_trainer(tmp_path):
+    text = FOR_MDISTILLER.format(name="MINE").replace(
+        "F.cross_entropy(logits, target)", 'F.cross_entropy(logits, target, reduction="none")'
+    )
+    write(tmp_path, "mine.py", text)
+    load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+    logits, terms = tiny_distiller("MINE")(tiny_batch())
+    torch.testing.assert_close(terms["loss_ce"].value, torch.nn.functional.cross_entropy(logits, tiny_batch().target))
 
 
 def test_it_resumes_and_steps_by_two_momenta(tmp_path):
     write(tmp_path, "mine.py", FOR_MDISTILLER.format(name="MINE"))
     load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
     words = ["DISTILLER.TYPE", "MINE", "LOG.PREFIX", str(tmp_path / "out"), "SOLVER.TRAINER", "dot"]
-    whole = Trainer(tiny_cfg(*words), tiny_distiller("MINE", *words), tiny_data(), "tiny").fit()
+    whole = Trainer(tiny_cfg(*words), tiny_distiller("MINE", *words), tiny_data()).fit()
     words[3] = str(tmp_path / "cut")
-    Trainer(tiny_cfg(*words, "SOLVER.EPOCHS", "1"), tiny_distiller("MINE", *words), tiny_data(), "tiny").fit()
-    resumed = Trainer(tiny_cfg(*words), tiny_distiller("MINE", *words), tiny_data(), "tiny").fit(resume=True)
+    Trainer(tiny_cfg(*words, "SOLVER.EPOCHS", "1"), tiny_distiller("MINE", *words), tiny_data()).fit()
+    resumed = Trainer(tiny_cfg(*words), tiny_distiller("MINE", *words), tiny_data()).fit(resume=True)
     assert resumed["student_sha256"] == whole["student_sha256"]
 
 
@@ -134,7 +165,7 @@ def test_a_class_of_ours_may_take_the_whole_config(tmp_path):
             self.weight = cfg.OWN.WEIGHT
 
         def losses(self, student, teacher, batch):
-            return {"ce": self.weight * torch.nn.functional.cross_entropy(student.logits, batch.target)}
+            return {"ce": label(torch.nn.functional.cross_entropy(student.logits, batch.target), self.weight)}
 
     assert tiny_distiller("OWN", "OWN.WEIGHT", "3").weight == 3
 
@@ -164,6 +195,11 @@ def test_a_module_by_name_and_an_entry_point(tmp_path, monkeypatch, capsys):
             "from mdistiller_dfpt import DISTILLERS, Distiller\nDISTILLERS.register('KD')(Distiller)",
             "importing it raised KeyError: \"distiller 'KD' is already",
         ),
+        (
+            "from mdistiller_dfpt import DISTILLERS\nfrom mdistiller_dfpt.config.keys import POSITIVE\n"
+            "@DISTILLERS.register('MINE')\nclass Mine(DISTILLERS['KD']):\n    limits = {'TEMPERATUR': POSITIVE}\n",
+            r"importing it raised KeyError: \"MINE: a limit is given for 'TEMPERATUR'; did you mean .*mine.py:3",
+        ),
     ],
 )
 def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, text, message):
@@ -171,6 +207,7 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, text, message):
         write(tmp_path, "mine.py", text)
     with pytest.raises(ConfigError, match=message):
         load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+    assert load_cfg().PLUGINS == [], "a config that does not name it is none the worse"
 
 
 def test_the_example_of_the_documentation_trains(tmp_path, monkeypatch, capsys):
@@ -236,12 +273,10 @@ def test_a_factor_on_the_learning_rate_holds_in_mdistillers_loop():
     registry, tree = {}, tiny_cfg("DFPTKD.FINETUNE_BACKBONE", "True", "DFPTKD.PROMPT.CLIP_NORM", "0").clone()
     tree.defrost()
     extend(registry, tree)
-    from .conftest import tiny_networks
-
     exported = registry["DFPTKD"](*tiny_networks(), tree).train()
     groups = exported.get_learnable_parameters()
     optimizer = torch.optim.SGD(groups, lr=0.1)
-    slow, fast = groups[1]["params"][0], groups[0]["params"][0]
+    slow, fast = (next(g["params"][0] for g in groups if g["lr_factor"] == factor) for factor in (0.1, 1.0))
     before = slow.detach().clone(), fast.detach().clone()
     batch = tiny_batch()
     _, losses = exported(image=batch.image, target=batch.target, epoch=1)

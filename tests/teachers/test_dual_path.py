@@ -5,61 +5,75 @@ import itertools
 import pytest
 import torch
 
-from mdistiller_dfpt.models import build_model
+from mdistiller_dfpt.config import keywords
+from mdistiller_dfpt.data import Batch
+from mdistiller_dfpt.losses import LOGIT_LOSSES
+from mdistiller_dfpt.losses.term import total as sum_of
+from mdistiller_dfpt.models import MODELS, build_model
 from mdistiller_dfpt.models.complexity import count_macs, total
-from mdistiller_dfpt.teachers.dual_path import DualPathTeacher
+from mdistiller_dfpt.models.output import as_output
+from mdistiller_dfpt.teachers.dual_path import DualPath
+from mdistiller_dfpt.testing import changed, snapshot, tiny_batch, tiny_networks
 
-from .conftest import changed, snapshot, tiny_networks
-from .test_models import CIFAR
-
-IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+CIFAR = sorted(name.removeprefix("cifar/") for name in MODELS if name.startswith("cifar/"))
+BATCH = tiny_batch(4)
 
 
-def tiny_dual(**kwargs) -> DualPathTeacher:
+def dual_path(network, **changes) -> DualPath:
     torch.manual_seed(3)
-    return DualPathTeacher(tiny_networks()[1], **kwargs)
+    return DualPath(network, **{**keywords(DualPath.config), **changes})
+
+
+def tiny_dual(**changes) -> DualPath:
+    return dual_path(tiny_networks()[1], **changes)
+
+
+def logits(dual, image=BATCH.image):
+    """Those of the original path and of the prompt path."""
+    paths = dual(Batch(image, BATCH.target, BATCH.index))
+    return paths["teacher"].logits, paths["prompt"].logits
 
 
 @pytest.mark.parametrize("finetune", [False, True])
 @pytest.mark.parametrize("stages", [(1,), (2,), (1, 2)])
 def test_with_running_statistics_and_teacher_start_both_paths_are_one_function(stages, finetune):
-    dual = tiny_dual(stages=stages, finetune=finetune, bn="running", init="teacher").train()
-    (original, _), prompt = dual(IMAGE)
+    dual = tiny_dual(stages=stages, finetune_backbone=finetune, bn="running", init="teacher").train()
+    original, prompt = logits(dual)
     assert torch.equal(original, prompt)
 
 
 @pytest.mark.parametrize("start", [{"init": "random", "bn": "running"}, {"init": "teacher", "bn": "batch"}])
 def test_otherwise_they_differ(start):
-    (original, _), prompt = tiny_dual(**start).train()(IMAGE)
+    original, prompt = logits(tiny_dual(**start).train())
     assert not torch.allclose(original, prompt)
 
 
 @pytest.mark.parametrize("fusion", [True, False])
 def test_the_prompt_path_is_the_papers_formula(fusion):
     dual = tiny_dual(stages=(1, 2), bn="running", init="random", fusion=fusion).train()
-    teacher = dual.teacher
-    z, _ = teacher.stages()[0](IMAGE)
+    teacher = dual.network
+    z, _ = teacher.stages()[0](BATCH.image)
     for i in (1, 2):
         x, _ = teacher.stages()[i](z)
         z = x + dual.prompts[str(i)](x)
         z = dual.fusions[str(i)](z) if fusion else z
     expected = dual.own.fc(z.mean((2, 3)))
-    torch.testing.assert_close(dual(IMAGE)[1], expected)
+    torch.testing.assert_close(logits(dual)[1], expected)
 
 
 @pytest.mark.parametrize("bn", ["batch", "running"])
 @pytest.mark.parametrize("finetune", [False, True])
 def test_training_leaves_every_tensor_and_output_of_the_original_path(finetune, bn):
-    dual = tiny_dual(finetune=finetune, bn=bn, init="random").train()
-    before, logits = snapshot(dual.teacher), dual(IMAGE)[0][0]
+    dual = tiny_dual(finetune_backbone=finetune, bn=bn, init="random").train()
+    before, said = snapshot(dual.network), logits(dual)[0]
     optimizer = torch.optim.SGD([p for p in dual.parameters() if p.requires_grad], lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
-        dual(IMAGE)[1].pow(2).sum().backward()
+        logits(dual)[1].pow(2).sum().backward()
         optimizer.step()
-    assert changed(before, dual.teacher.state_dict()) == []
-    assert torch.equal(dual(IMAGE)[0][0], logits)
-    assert all(p.grad is None for p in dual.teacher.parameters())
+    assert changed(before, dual.network.state_dict()) == []
+    assert torch.equal(logits(dual)[0], said)
+    assert all(p.grad is None for p in dual.network.parameters())
 
 
 def test_frozen_stages_share_the_teachers_weights_and_only_new_parts_are_trained():
@@ -67,22 +81,23 @@ def test_frozen_stages_share_the_teachers_weights_and_only_new_parts_are_trained
     trained = {n.split(".")[0] for n, p in dual.named_parameters() if p.requires_grad}
     assert trained == {"prompts", "fusions", "own"}
     assert {n for n, p in dual.own.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
-    assert dual.own.conv1.weight is dual.teacher.conv1.weight
-    assert dual.own.fc.weight is not dual.teacher.fc.weight
-    assert dual.own_stage_parameters() == []
+    assert dual.own.conv1.weight is dual.network.conv1.weight
+    assert dual.own.fc.weight is not dual.network.fc.weight
+    assert all(group["lr_factor"] == 1 for group in dual.parameter_groups() if group["params"])
 
 
 def test_plus_trains_its_own_copy_of_all_stages():
-    dual = tiny_dual(finetune=True)
-    assert dual.own.conv1.weight is not dual.teacher.conv1.weight
+    dual = tiny_dual(finetune_backbone=True)
+    assert dual.own.conv1.weight is not dual.network.conv1.weight
     assert all(p.requires_grad for p in dual.own.parameters())
-    assert len(dual.own_stage_parameters()) == len(list(dual.own.parameters())) - 2
+    slow = [p for group in dual.parameter_groups() if group["lr_factor"] != 1 for p in group["params"]]
+    assert len(slow) == len(list(dual.own.parameters())) - 2
 
 
 def test_batch_statistics_are_used_behind_the_first_prompt_alone():
     dual = tiny_dual(stages=(1,), bn="batch").train()
     before = snapshot(dual.own)
-    dual(IMAGE)
+    logits(dual)
     moved = {k for k in changed(before, dual.own.state_dict()) if "running" in k}
     assert moved == {"layer2.1.running_mean", "layer2.1.running_var"}
 
@@ -90,17 +105,17 @@ def test_batch_statistics_are_used_behind_the_first_prompt_alone():
 def test_running_statistics_stay_the_teachers():
     dual = tiny_dual(bn="running").train()
     before = snapshot(dual.own)
-    dual(IMAGE)
+    logits(dual)
     assert changed(before, dual.own.state_dict()) == []
 
 
 def test_evaluation_is_deterministic_and_moves_nothing():
     dual = tiny_dual(bn="batch", init="random").eval()
     before = snapshot(dual)
-    first, second = dual(IMAGE)[1], dual(IMAGE)[1]
+    first, second = logits(dual)[1], logits(dual)[1]
     assert torch.equal(first, second)
     assert changed(before, dual.state_dict()) == []
-    torch.testing.assert_close(dual(IMAGE[:1])[1], first[:1])
+    torch.testing.assert_close(logits(dual, BATCH.image[:1])[1], first[:1])
 
 
 @pytest.mark.parametrize("stages", [[], [0], [3], [1, 7]])
@@ -117,8 +132,8 @@ def test_every_network_can_be_prompted_after_any_subset_of_its_stages(name):
     image = torch.randn(2, 3, 16, 16)
     for size in range(1, count + 1):
         for stages in itertools.combinations(range(1, count + 1), size):
-            dual = DualPathTeacher(teacher, stages=stages, bn="running", init="teacher").train()
-            (original, _), prompt = dual(image)
+            dual = dual_path(teacher, stages=stages, bn="running", init="teacher").train()
+            original, prompt = logits(dual, image)
             torch.testing.assert_close(prompt, original, rtol=1e-4, atol=1e-4)
             prompt.square().sum().backward()
             assert all(dual.prompts[str(i)].up.weight.grad.abs().sum() > 0 for i in stages), stages
@@ -129,12 +144,12 @@ def test_every_network_can_be_prompted_after_any_subset_of_its_stages(name):
 def test_frozen_stages_before_the_first_prompt_are_computed_once(stages):
     """Counted work, in MACs an image: the original path once, the prompt path only behind its first prompt."""
     teacher = build_model("resnet8", num_classes=10).eval()
-    dual = DualPathTeacher(teacher, stages=stages)
+    dual = dual_path(teacher, stages=stages)
     image = torch.zeros(1, 3, 32, 32)
     with torch.no_grad(), count_macs(teacher) as alone:
         teacher(image)
     with torch.no_grad(), count_macs(dual) as macs:
-        dual(image)
+        logits(dual, image)
     skipped = [dual.own.conv1, *[getattr(dual.own, f"layer{i}") for i in range(1, stages[0] + 1)]]
     assert all(total(macs, module) == 0 for module in skipped)
     behind = sum(total(alone, getattr(teacher, f"layer{i}")) for i in range(stages[0] + 1, 4)) + total(
@@ -142,3 +157,38 @@ def test_frozen_stages_before_the_first_prompt_are_computed_once(stages):
     )
     blocks = total(macs, dual.prompts) + total(macs, dual.fusions)
     assert sum(macs.values()) == total(alone, teacher) + behind + blocks
+
+
+def test_the_prompt_path_runs_when_it_is_asked_for_and_once():
+    """A method over the original path alone does not pay for it, but for its own terms."""
+    dual, calls = tiny_dual().train(), []
+    dual.own.fc.register_forward_hook(lambda *a: calls.append(1))
+    paths = dual(BATCH)
+    assert paths["teacher"].logits is not None
+    assert calls == []
+    paths["prompt"], paths["prompt"]
+    assert calls == [1]
+
+
+def test_its_own_terms_are_those_of_the_paper_with_the_student_detached():
+    dual, (student, _) = tiny_dual(prompt_student_weight=2.0).train(), tiny_networks()
+    output = as_output(student(BATCH.image))
+    terms = dual.losses(output, dual(BATCH), BATCH)
+    assert {name: term.weight for name, term in terms.items()} == {
+        "prompt_teacher": 1.0, "prompt_student": 2.0, "prompt_ce": 1.0,
+    }  # fmt: skip
+    sum_of(terms).backward()
+    assert all(p.grad is None for p in student.parameters())
+    assert dual.prompts["1"].up.weight.grad.abs().sum() > 0
+    accuracy = (dual(BATCH)["prompt"].logits.argmax(1) == BATCH.target).float().mean() * 100
+    torch.testing.assert_close(dual.take_logged()["accuracy_prompt"], accuracy)
+
+
+def test_a_coupled_logit_loss_couples_the_samples(monkeypatch):
+    def coupled(student, teacher, target, temperature):
+        return (student.mean() - teacher.mean()) ** 2
+
+    coupled.couples_samples = True
+    monkeypatch.setitem(LOGIT_LOSSES, "COUPLED", coupled)
+    assert tiny_dual(logit_loss="COUPLED").couples_samples
+    assert not tiny_dual().couples_samples

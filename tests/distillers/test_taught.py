@@ -1,0 +1,202 @@
+"""Two axes: every method is taught by every kind of teacher, over the paths that DISTILLER.PATHS names."""
+
+import math
+
+import pytest
+import torch
+
+from mdistiller_dfpt.config import load_cfg
+from mdistiller_dfpt.distillers import DISTILLERS
+from mdistiller_dfpt.distillers.at import at_loss
+from mdistiller_dfpt.distillers.kd import kd_loss
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.losses.term import total
+from mdistiller_dfpt.testing import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.training.trainer import Trainer
+
+KINDS = {
+    "dual_path": ("DISTILLER.TEACHER_KIND", "dual_path"),
+    "assistants": ("DISTILLER.TEACHER_KIND", "assistants", "DISTILLER.ASSISTANTS", "[resnet20, resnet14]"),
+    "ensemble": ("DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS", "[resnet20, resnet14]"),
+}
+MEMBERS = ("DISTILLER.PATHS", "{teacher1: 1.0, teacher2: 0.5, teacher3: 0.5}")
+TAUGHT = sorted(name for name, method in DISTILLERS.items() if method.needs_teacher)
+
+
+def own_kind(name):
+    return DISTILLERS[name].teacher_kind
+
+
+def refused(*words):
+    """The one line that this is refused with, before or at the first step."""
+    with pytest.raises(ConfigError) as info:
+        take_steps(tiny_distiller(*words), 1)
+    message = str(info.value)
+    assert len(message.splitlines()) == 1
+    assert info.value.exit_code == 2
+    return message
+
+
+def trains(*words, steps=3):
+    """Steps change the student and keep what is frozen, and the loss is finite; the terms of the first one."""
+    distiller = tiny_distiller(*words)
+    student, frozen = snapshot(distiller.student), [snapshot(network) for network in distiller.frozen()]
+    _, terms = distiller(tiny_batch())
+    assert all(map(math.isfinite, take_steps(distiller, steps)))
+    assert any(key.endswith("weight") for key in changed(student, distiller.student.state_dict()))
+    for before, network in zip(frozen, distiller.frozen(), strict=True):
+        assert changed(before, network.state_dict()) == []
+    return terms
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TAUGHT)
+def test_any_method_is_taught_by_any_kind_of_teacher(name, kind):
+    if own_kind(name) not in ("", kind):
+        message = refused(name, *KINDS[kind])
+        assert f"{name} has a teacher of the kind {own_kind(name)}" in message
+        assert kind in message
+    elif kind == "ensemble" and DISTILLERS[name].needs_teacher_maps:
+        assert "name its members' paths, as `DISTILLER.PATHS.teacher1 1.0" in refused(name, *KINDS[kind])
+    elif name == "SIMKD" and kind == "dual_path":
+        trains(name, *KINDS[kind], "DISTILLER.PATHS", "{teacher: 1.0}")
+    else:
+        trains(name, *KINDS[kind])
+
+
+@pytest.mark.parametrize("name", [n for n in TAUGHT if not own_kind(n) and n != "SIMKD"])
+def test_any_method_is_taught_by_each_member_of_an_ensemble(name):
+    terms = trains(name, *KINDS["ensemble"], *MEMBERS)
+    distilled = {key.split(".")[0] for key, term in terms.items() if term.kind == "distillation"}
+    assert distilled == {"teacher1", "teacher2", "teacher3"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("SIMKD", *KINDS["dual_path"]), "SIMKD takes over the classifier of the path 'prompt', which is trained"),
+        (("SIMKD", *KINDS["ensemble"], *MEMBERS),
+         "DISTILLER.PATHS: SimKD adds modules of its own to what is deployed, and matches one path: name one"),
+        (("SIMKD", *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}"), "name a path that is frozen"),
+        (("KD", *KINDS["dual_path"], "DISTILLER.PATHS", "{promt: 1}"),
+         "DISTILLER.PATHS.promt: a teacher of the kind dual_path has the paths teacher, prompt"),
+        (("KD", "DISTILLER.PATHS", "{prompt: 1}"),
+         "DISTILLER.PATHS.prompt: a teacher of the kind frozen has the paths teacher"),
+        (("DGKD", "DISTILLER.PATHS", "{teacher: 1}"),
+         "DISTILLER.PATHS is set; DGKD weighs the paths by keys of its own"),
+        (("[TAKD, DFPTKD]",), "TAKD has a teacher of the kind assistants; DFPTKD has a teacher of the kind dual_path"),
+        (("KD", "DISTILLER.TEACHER_KIND", "dualpath"), "unknown kind of teacher 'dualpath'; did you mean dual_path"),
+        (("KD", *KINDS["dual_path"], "DUAL_PATH.STAGES", "[9]"), "DUAL_PATH.STAGES is [9]; TinyNet has stages 1..2"),
+        (("KD", "DISTILLER.PATHS", "{teacher: 0}"), "DISTILLER.PATHS.teacher is 0.0; it must be a weight > 0"),
+        (("KD", "DISTILLER.PATHS", "teacher"), "DISTILLER.PATHS is 'teacher'; it must be a mapping"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_in_one_line(words, message):
+    assert message in refused(*words)
+
+
+def test_paths_weigh_the_distillation_terms_and_labels_count_once():
+    plain = tiny_distiller("KD", *KINDS["dual_path"])(tiny_batch())[1]
+    heavy = tiny_distiller("KD", *KINDS["dual_path"], "DISTILLER.PATHS", "{teacher: 2, prompt: 0.5}")(tiny_batch())[1]
+    labels = [name for name, term in heavy.items() if term.kind == "label"]
+    assert labels == ["ce"]
+    for name, factor in (("ce", 1), ("teacher.kd", 2), ("prompt.kd", 0.5), ("prompt_ce", 1), ("prompt_teacher", 1)):
+        torch.testing.assert_close(heavy[name].weighted, factor * plain[name].weighted)
+
+
+def test_one_path_has_the_methods_plain_names_and_a_weight_of_its_own():
+    expected = tiny_distiller("KD")(tiny_batch())[1]
+    found = tiny_distiller("KD", "DISTILLER.PATHS", "{teacher: 3}")(tiny_batch())[1]
+    assert list(found) == list(expected) == ["ce", "kd"]
+    torch.testing.assert_close(found["kd"].weighted, 3 * expected["kd"].weighted)
+    torch.testing.assert_close(found["ce"].weighted, expected["ce"].weighted)
+
+
+def test_in_a_list_a_terms_name_is_method_path_and_term():
+    terms = tiny_distiller("[KD, AT]", *KINDS["dual_path"])(tiny_batch())[1]
+    assert set(terms) == {
+        "KD.ce", "KD.teacher.kd", "KD.prompt.kd", "AT.ce", "AT.teacher.feat", "AT.prompt.feat",
+        "prompt_teacher", "prompt_student", "prompt_ce",
+    }  # fmt: skip
+
+
+def test_paths_are_read_from_yaml_and_from_the_command_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("DISTILLER: {TYPE: KD, TEACHER_KIND: dual_path, PATHS: {teacher: 1, prompt: 2}}\n")
+    assert dict(load_cfg(path).DISTILLER.PATHS) == {"teacher": 1.0, "prompt": 2.0}
+    assert dict(load_cfg(path, ["DISTILLER.PATHS.prompt", "5"]).DISTILLER.PATHS) == {"teacher": 1.0, "prompt": 5.0}
+    assert dict(load_cfg(path, ["DISTILLER.PATHS", "{prompt: 3}"]).DISTILLER.PATHS) == {"prompt": 3.0}
+
+
+def test_a_method_over_maps_sees_each_paths_own():
+    """The paths' maps differ, and each path's term is of its own."""
+    distiller = tiny_distiller("AT", *KINDS["dual_path"], "DUAL_PATH.BN", "running")
+    batch = tiny_batch()
+    _, terms = distiller(batch)
+    student = distiller.forward_student(batch.image).features["feats"]
+    paths = distiller.teacher(batch)
+    for path in ("teacher", "prompt"):
+        expected = at_loss(student[1:], paths[path].features["feats"][1:], 2.0)
+        torch.testing.assert_close(terms[f"{path}.feat"].value, expected)
+    assert terms["teacher.feat"].value != terms["prompt.feat"].value
+
+
+@pytest.mark.parametrize("name", ["FITNET", "VID", "OFD", "REVIEWKD", "CRD", "CC", "FT", "KDPP"])
+def test_adapters_fit_the_width_of_the_path_that_they_serve(name):
+    """The assistants are of other widths than the teacher."""
+    terms = trains(name, *KINDS["assistants"], "DISTILLER.PATHS", "{teacher: 1, assistant1: 1, assistant2: 1}")
+    assert {"teacher", "assistant1", "assistant2"} <= {key.split(".")[0] for key in terms}
+
+
+@pytest.mark.parametrize("name", [n for n in TAUGHT if not own_kind(n) and n != "SIMKD"])
+def test_a_students_terms_over_the_prompt_path_give_it_no_gradient_nor_its_own_terms_the_student(name):
+    distiller = tiny_distiller(name, *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}",
+                               "DUAL_PATH.FINETUNE_BACKBONE", "True")  # fmt: skip
+    trained = {id(p) for group in distiller.teacher.parameter_groups() for p in group["params"]}
+    for own in (False, True):
+        distiller.zero_grad(set_to_none=True)
+        _, terms = distiller(tiny_batch())
+        total({key: term for key, term in terms.items() if (term.kind == "teacher") == own}).backward()
+        reached = {id(p) for p in distiller.parameters() if p.grad is not None}
+        assert reached == trained if own else not reached & trained
+
+
+def test_the_prompt_path_learns_beside_a_method_that_matches_the_original_alone():
+    distiller = tiny_distiller("SP", *KINDS["dual_path"], "DISTILLER.PATHS", "{teacher: 1}")
+    before = snapshot(distiller.teacher)
+    take_steps(distiller, 2)
+    assert any(key.startswith("prompts.") for key in changed(before, distiller.teacher.state_dict()))
+
+
+def test_the_teachers_own_terms_count_once_however_many_methods_it_teaches():
+    alone = tiny_distiller("KD", *KINDS["dual_path"])(tiny_batch())[1]
+    many = tiny_distiller("[KD, AT, SP]", *KINDS["dual_path"])(tiny_batch())[1]
+    own = [name for name, term in many.items() if term.kind == "teacher"]
+    assert own == ["prompt_teacher", "prompt_student", "prompt_ce"]
+    for name in own:
+        torch.testing.assert_close(many[name].weighted, alone[name].weighted)
+
+
+def test_paths_that_nobody_matches_are_not_run():
+    distiller = tiny_distiller("KD", *KINDS["assistants"], "DISTILLER.PATHS", "{assistant1: 1}")
+    calls = []
+    for number, network in enumerate(distiller.frozen()):
+        network.register_forward_hook(lambda *a, number=number: calls.append(number))
+    logits, terms = distiller(tiny_batch())
+    assert calls == [1]
+    with torch.no_grad():
+        expected = kd_loss(logits, distiller.frozen()[1](tiny_batch().image)[0], 4.0)
+    torch.testing.assert_close(terms["kd"].value, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_is_taught_by_it_resumes_to_the_last_bit(kind, tmp_path):
+    words = ("DISTILLER.TYPE", "KD", *KINDS[kind], "LOG.PREFIX", str(tmp_path))
+
+    def run(*more, **how):
+        cfg = tiny_cfg(*words, *more)
+        return Trainer(cfg, tiny_distiller("KD", *words, *more), tiny_data()).fit(**how)
+
+    whole = run("EXPERIMENT.TAG", "whole")
+    run("SOLVER.EPOCHS", "1")
+    assert run(resume=True)["student_sha256"] == whole["student_sha256"]

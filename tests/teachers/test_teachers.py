@@ -1,0 +1,32 @@
+"""The laws of all kinds of teacher; registering one enrols it here."""
+
+import pytest
+
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.teachers import TEACHERS, Frozen, build_teacher
+from mdistiller_dfpt.testing import TEACHER_LAWS, tiny_batch, tiny_cfg, tiny_networks, tiny_others, tiny_teacher
+
+
+@pytest.mark.parametrize("law", TEACHER_LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("kind", sorted(TEACHERS))
+def test_law(kind, law):
+    law(TEACHERS[kind])
+
+
+@pytest.mark.parametrize("kind", sorted(TEACHERS))
+def test_its_node_is_its_name_and_its_keys_its_keywords(kind):
+    cfg = tiny_cfg("DISTILLER.TEACHER_KIND", kind)
+    teacher = build_teacher(cfg, tiny_networks()[1], tiny_others(1))
+    assert type(teacher) is TEACHERS[kind]
+    assert (kind.upper() in cfg) == bool(TEACHERS[kind].config)
+    with pytest.raises(TypeError):
+        tiny_teacher(TEACHERS[kind], no_such_key=1)
+
+
+def test_the_maps_of_logits_from_a_cache_are_asked_for_in_vain():
+    teacher = tiny_teacher(Frozen)
+    teacher.cache = type("Cache", (), {"logits": lambda self, batch, compute: compute(batch.image)})()
+    output = teacher(tiny_batch())["teacher"]
+    assert output.logits.shape == (8, 4)
+    with pytest.raises(ConfigError, match="DISTILLER.LOGITS_CACHE keeps the teacher's logits alone, and 'feats' of it"):
+        output.detach().features["feats"]

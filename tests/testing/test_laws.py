@@ -1,0 +1,426 @@
+"""The test kit itself: each law is broken by a class that is at fault in that alone, and says so."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from mdistiller_dfpt import DISTILLERS, Distiller, Output, distillation, label
+from mdistiller_dfpt.losses.term import own
+from mdistiller_dfpt.teachers import TEACHERS, Frozen, Paths
+from mdistiller_dfpt.testing import (
+    DISTILLER_LAWS,
+    NETWORK_LAWS,
+    TEACHER_LAWS,
+    BrokenLaw,
+    TinyNet,
+    check_distiller,
+    check_network,
+    check_teacher,
+    take_steps,
+    tiny_batch,
+    tiny_data,
+    tiny_distiller,
+    tiny_networks,
+)
+
+IMAGE_SHAPE = (3, 8, 8)
+
+
+class Good(Distiller):
+    """Obeys all laws; those below differ in one thing."""
+
+    config = CN({"WEIGHT": 1.0})
+
+    def __init__(self, student, teacher, *, weight):
+        super().__init__(student, teacher)
+        self.weight = weight
+
+    def losses(self, student, teacher, batch):
+        gap = F.mse_loss(student.logits, teacher.logits)
+        return {"ce": label(F.cross_entropy(student.logits, batch.target)), "mine": distillation(gap, self.weight)}
+
+
+class MovesTheTeacher(Good):
+    def losses(self, student, teacher, batch):
+        self.teacher.network.bn1.running_mean += 1
+        return super().losses(student, teacher, batch)
+
+
+class LeavesTheTeacherInTrainingMode(Good):
+    def before_step(self):
+        self.teacher.network.training = True  # and not its BatchNorm, whose statistics would give it away
+
+
+class RunsTheStudentWhenBuilt(Good):
+    def __init__(self, student, teacher, *, weight):
+        super().__init__(student, teacher, weight=weight)
+        student(torch.ones(2, *IMAGE_SHAPE))
+
+
+class TrainsNothingWithIt(Good):
+    def __init__(self, student, teacher, *, weight):
+        super().__init__(student, teacher, weight=weight)
+        self.idle = nn.Linear(2, 2)
+
+
+class HidesAModuleInAList(Good):
+    def __init__(self, student, teacher, *, weight):
+        super().__init__(student, teacher, weight=weight)
+        self.hidden = [nn.Linear(4, 4)]
+
+    def losses(self, student, teacher, batch):
+        moved = student._replace(logits=self.hidden[0](student.logits))
+        return super().losses(moved, teacher, batch)
+
+
+class KeepsAnAverageOutOfItsState(Good):
+    def __init__(self, student, teacher, *, weight):
+        super().__init__(student, teacher, weight=weight)
+        self.average = torch.zeros(4)
+
+    def losses(self, student, teacher, batch):
+        self.average += student.logits.detach().mean(0)
+        return super().losses(student, teacher, batch)
+
+
+class CountsCalls(Good):
+    calls = 0
+
+    def losses(self, student, teacher, batch):
+        self.calls += 1
+        return {name: term.times(self.calls) for name, term in super().losses(student, teacher, batch).items()}
+
+
+class ClimbsItsLoss(Good):
+    def losses(self, student, teacher, batch):
+        return {"ce": label(-F.cross_entropy(student.logits, batch.target).clamp(max=20.0))}
+
+
+class ComputesInDouble(Good):
+    def losses(self, student, teacher, batch):
+        return {"ce": label(F.cross_entropy(student.logits.double(), batch.target))}
+
+
+class ReadsMemoryInItsOrder(Good):
+    def losses(self, student, teacher, batch):
+        maps = student.features["feats"][-1]
+        flat = torch.as_strided(maps, (maps[0].numel(),), (1,), maps.storage_offset())
+        return {**super().losses(student, teacher, batch), "mine": distillation(flat[:16].mean(), 30.0)}
+
+
+class HasOtherTermsUnderBfloat16(Good):
+    def losses(self, student, teacher, batch):
+        terms = super().losses(student, teacher, batch)
+        return terms if self.student_dtype is None else {"ce": terms["ce"]}
+
+
+class TakesTheLogarithmOfASoftmax(Good):
+    def losses(self, student, teacher, batch):
+        return {"ce": label(-student.logits.softmax(1).log().gather(1, batch.target[:, None]).mean())}
+
+
+class HasAGradientThatIsNotFinite(Good):
+    def losses(self, student, teacher, batch):
+        gap = (student.logits - student.logits.detach()).square().sum().sqrt()
+        return {**super().losses(student, teacher, batch), "gap": distillation(gap)}
+
+
+class DividesByADeviation(Good):
+    def losses(self, student, teacher, batch):
+        spread = (student.logits - student.logits.mean(0)).square().sum() / (len(student.logits) - 1)
+        return {**super().losses(student, teacher, batch), "spread": distillation(spread)}
+
+
+class DeploysSomethingElse(Good):
+    def __init__(self, student, teacher, *, weight):
+        super().__init__(student, teacher, weight=weight)
+        other = copy.deepcopy(student).requires_grad_(False)
+        other.fc.bias.data += 1
+        self.other = other
+
+    @property
+    def deployed(self):
+        return self.other
+
+    def forward_student(self, image):
+        return Output(*self.student(image))
+
+
+class MatchesTheBatchesMean(Good):
+    def losses(self, student, teacher, batch):
+        gap = F.mse_loss(student.logits.mean(0), teacher.logits.mean(0))
+        return {**super().losses(student, teacher, batch), "mean": distillation(gap)}
+
+
+class TakesAnyKeyword(Good):
+    def __init__(self, student, teacher, **anything):
+        super().__init__(student, teacher, weight=anything["weight"])
+
+
+BROKEN_DISTILLERS = [
+    (MovesTheTeacher, "the_teacher_never_changes", "a step changed ['bn1.running_mean'] of the frozen network"),
+    (LeavesTheTeacherInTrainingMode, "the_teacher_never_changes", "training mode"),
+    (RunsTheStudentWhenBuilt, "construction_leaves_the_networks_as_they_are", "the constructor changed ['bn1.running_"),
+    (TrainsNothingWithIt, "every_leaf_of_the_loss_is_optimised", "['idle.bias', 'idle.weight'] are optimised, but no"),
+    (HidesAModuleInAList, "every_leaf_of_the_loss_is_optimised", "which no parameter group holds: keep modules as"),
+    (KeepsAnAverageOutOfItsState, "every_tensor_that_changes_is_saved", "1 tensors that a step changes are not in"),
+    (CountsCalls, "a_restored_method_goes_on_as_the_first", "the term 'ce' is another after a resume"),
+    (ClimbsItsLoss, "one_batch_can_be_overfitted", "it does not learn"),
+    (ComputesInDouble, "terms_are_float32_scalars_under_bfloat16", "the term 'ce' is torch.float64, not float32"),
+    (ReadsMemoryInItsOrder, "bfloat16_and_channels_last_agree_with_float32", "the term 'mine' is"),
+    (HasOtherTermsUnderBfloat16, "bfloat16_and_channels_last_agree_with_float32", "other terms under bfloat16: ['ce']"),
+    (TakesTheLogarithmOfASoftmax, "terms_are_finite_at_a_logit_gap_of_a_thousand", "the term 'ce' is inf"),
+    (HasAGradientThatIsNotFinite, "terms_are_finite_at_a_logit_gap_of_a_thousand", "are not finite"),
+    (DividesByADeviation, "the_smallest_batch_is_trained_on", "the term 'spread' is nan on a batch of 1"),
+    (DeploysSomethingElse, "in_eval_mode_what_is_deployed_speaks", "not those of `deployed`"),
+    (MatchesTheBatchesMean, "a_batch_may_be_shared_by_two_processes", "set `couples_samples = True` in the class"),
+    (TakesAnyKeyword, "an_unknown_keyword_is_refused", "the constructor takes any keyword"),
+]
+
+
+class Learning(Frozen):
+    """A teacher with a second path, a linear layer that it trains; those below differ in one thing."""
+
+    def __init__(self, network):
+        super().__init__(network)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.head = nn.Linear(4, 4)
+
+    def path_names(self):
+        return ("teacher", "head")
+
+    def forward(self, batch):
+        original = self.original(batch)
+        return Paths({"teacher": lambda: original, "head": lambda: self.second(original)})
+
+    def second(self, original):
+        return Output(self.head(original.logits), original.features)
+
+    def losses(self, student, outputs, batch):
+        return {"head_ce": own(F.cross_entropy(outputs["head"].logits, batch.target))}
+
+    def evaluated_paths(self, image):
+        return {"head": self.head(self.logits(image))}
+
+
+class NamesAPathThatItHasNot(Learning):
+    def path_names(self):
+        return ("teacher", "head", "heart")
+
+
+class MatchesNoPathOfIts(Learning):
+    def default_paths(self):
+        return {"heart": 1.0}
+
+
+class HasTheMapsOfAnother(Learning):
+    def network_of(self, path):
+        return TinyNet(5)
+
+
+class MovesItsNetwork(Learning):
+    def losses(self, student, outputs, batch):
+        self.network.bn1.running_mean += 1
+        return super().losses(student, outputs, batch)
+
+
+class TrainsTheStudent(Learning):
+    def losses(self, student, outputs, batch):
+        return {"head_ce": label(F.cross_entropy(outputs["head"].logits, batch.target))}
+
+
+class TrainsNotAllOfIt(Learning):
+    def losses(self, student, outputs, batch):
+        without_bias = outputs["teacher"].logits @ self.head.weight.T
+        return {"head_ce": own(F.cross_entropy(without_bias, batch.target))}
+
+
+class CountsSteps(Learning):
+    scale = 1.0
+
+    def after_step(self, batch):
+        self.scale += 1
+
+    def second(self, original):
+        return Output(self.scale * self.head(original.logits), original.features)
+
+
+class CountsEvaluations(Learning):
+    def __init__(self, network):
+        super().__init__(network)
+        self.register_buffer("evaluations", torch.zeros(()))
+
+    def evaluated_paths(self, image):
+        self.evaluations += 1
+        return super().evaluated_paths(image)
+
+
+class SpeaksBfloat16(Learning):
+    def second(self, original):
+        return Output(super().second(original).logits.to(self.dtype), original.features)
+
+
+BROKEN_TEACHERS = [
+    (NamesAPathThatItHasNot, "every_path_gives_logits", "forward gives"),
+    (MatchesNoPathOfIts, "every_path_gives_logits", "the default paths {'heart'} are no paths of it"),
+    (HasTheMapsOfAnother, "maps_are_those_of_the_paths_network", "feats of the path 'teacher' are"),
+    (MovesItsNetwork, "frozen_networks_never_change", "['bn1.running_mean'] of a frozen network changed"),
+    (TrainsTheStudent, "its_own_terms_train_it_and_not_the_student", "write own(value, weight)"),
+    (TrainsNotAllOfIt, "its_own_terms_train_it_and_not_the_student", "1 parameters are optimised that no term reaches"),
+    (CountsSteps, "what_it_trains_is_saved", "the path 'head' says something else after a resume"),
+    (CountsEvaluations, "evaluation_changes_nothing", "evaluation changed ['evaluations']"),
+    (SpeaksBfloat16, "bfloat16_changes_rounding_alone", "'head' is torch.bfloat16 under bfloat16"),
+]
+
+
+class HasNoHeadMap(TinyNet):
+    def forward(self, image):
+        logits, features = super().forward(image)
+        return logits, {key: value for key, value in features.items() if key != "head_map"}
+
+
+class SaysItsWidthsWrong(TinyNet):
+    def __init__(self, width, num_classes):
+        super().__init__(width, num_classes)
+        self.stage_channels = (width, width, width)
+
+
+class ScalesItsLogitsAfterwards(TinyNet):
+    def forward(self, image):
+        logits, features = super().forward(image)
+        return 2 * logits, features
+
+
+class RunsItsStagesTwice(TinyNet):
+    def rerun(self, image, edit, before=()):
+        return super().rerun(image, lambda i, x: x, before)
+
+
+class CountsPasses(TinyNet):
+    def __init__(self, width, num_classes):
+        super().__init__(width, num_classes)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, image):
+        self.passes += 1
+        return super().forward(image)
+
+
+class ClassifiesElsewhere(TinyNet):
+    def __init__(self, width, num_classes):
+        super().__init__(width, num_classes)
+        self.fc = nn.Sequential(nn.Linear(2 * width, num_classes), nn.Linear(num_classes, num_classes + 1))
+
+    def classify(self, x):
+        pooled = x.mean((2, 3))
+        return self.fc(pooled)[:, :-1], pooled
+
+
+class HasAnIdleLayer(TinyNet):
+    def __init__(self, width, num_classes):
+        super().__init__(width, num_classes)
+        self.idle = nn.Linear(2, 2)
+
+
+BROKEN_NETWORKS = [
+    (HasNoHeadMap, "it_returns_logits_and_features", "the features lack ['head_map']"),
+    (SaysItsWidthsWrong, "it_returns_logits_and_features", "stage_channels says (4, 4, 4)"),
+    (ScalesItsLogitsAfterwards, "running_the_stages_again_gives_the_same", "rerun from stage 0 on gives other logits"),
+    (RunsItsStagesTwice, "an_edit_of_every_map_reaches_the_logits", "an edit of stage 1 does not reach the logits"),
+    (CountsPasses, "in_eval_mode_nothing_changes", "a pass in eval mode changed ['passes']"),
+    (ClassifiesElsewhere, "the_classifier_has_the_classes", "classifier_layer has 8 outputs, not 7"),
+    (HasAnIdleLayer, "every_parameter_learns", "the logits do not depend on ['idle.weight', 'idle.bias']"),
+]
+
+
+def network_of(cls):
+    """`check_network`'s argument."""
+    return lambda num_classes: cls(4, num_classes)
+
+
+def lines_of(check, *arguments):
+    with pytest.raises(BrokenLaw) as info:
+        check(*arguments)
+    return str(info.value).splitlines()
+
+
+def law_of(line):
+    """The name of the law that a line of a report says is broken."""
+    return line.split(": ")[1].replace(" ", "_")
+
+
+@pytest.mark.parametrize(("cls", "law", "message"), BROKEN_DISTILLERS, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_broken_law_of_methods_is_named(cls, law, message):
+    check = next(one for one in DISTILLER_LAWS if one.__name__ == law)
+    with pytest.raises(BrokenLaw) as info:
+        check(cls)
+    assert message in str(info.value)
+
+
+@pytest.mark.parametrize(("cls", "law", "message"), BROKEN_TEACHERS, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_broken_law_of_teachers_is_named(cls, law, message):
+    lines = lines_of(check_teacher, cls)
+    line = next(line for line in lines if law_of(line) == law)
+    assert line.startswith(f"{cls.__name__}: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(("cls", "law", "message"), BROKEN_NETWORKS, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_broken_law_of_networks_is_named(cls, law, message):
+    lines = lines_of(check_network, network_of(cls), IMAGE_SHAPE)
+    line = next(line for line in lines if law_of(line) == law)
+    assert line.startswith(f"{cls.__name__}: ")
+    assert message in line
+
+
+def test_every_law_has_a_class_that_breaks_it():
+    for laws, broken in (
+        (DISTILLER_LAWS, BROKEN_DISTILLERS),
+        (TEACHER_LAWS, BROKEN_TEACHERS),
+        (NETWORK_LAWS, BROKEN_NETWORKS),
+    ):
+        assert {law.__name__ for law in laws} == {law for _, law, _ in broken}
+
+
+def test_those_that_are_not_at_fault_pass():
+    check_distiller(Good)
+    check_teacher(Learning)
+    check_network(network_of(TinyNet), IMAGE_SHAPE)
+
+
+def test_all_that_is_broken_is_said_at_once():
+    class Both(MatchesTheBatchesMean, CountsCalls):
+        """At fault twice."""
+
+    lines = lines_of(check_distiller, Both)
+    laws = [law_of(line) for line in lines]
+    assert {"a_batch_may_be_shared_by_two_processes", "a_restored_method_goes_on_as_the_first"} <= set(laws)
+    assert all(line.startswith("Both: ") for line in lines)
+
+
+def test_an_error_in_a_law_is_a_line_too_and_the_cause():
+    class Raises(Good):
+        def losses(self, student, teacher, batch):
+            raise ZeroDivisionError("no")
+
+    with pytest.raises(BrokenLaw, match="Raises: one batch can be overfitted: it raised ZeroDivisionError: no") as info:
+        check_distiller(Raises)
+    assert isinstance(info.value.__cause__, ZeroDivisionError)
+
+
+def test_a_class_need_not_be_registered():
+    assert "Good" not in {cls.__name__ for cls in (*DISTILLERS.values(), *TEACHERS.values())}
+
+
+def test_tiny_things_are_the_same_each_time():
+    for a, b in zip(tiny_networks(), tiny_networks(), strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert torch.equal(tiny_batch(seed=3).image, tiny_batch(seed=3).image)
+    assert not torch.equal(tiny_batch(seed=3).image, tiny_batch(seed=4).image)
+    assert torch.equal(tiny_data().train.padded, tiny_data().train.padded)
+    assert take_steps(tiny_distiller("VID"), 3) == take_steps(tiny_distiller("VID"), 3)
