@@ -1,4 +1,4 @@
-"""The device of a process, and what several processes of one run tell each other; alone, each gets its argument back."""
+"""The device of a process, and what the processes of one run exchange; alone, each gets its own argument back."""
 
 import os
 from collections.abc import Callable

@@ -58,7 +58,7 @@ def imports_of(module: str, sources: Sources) -> Iterator[tuple[str, bool]]:
 
 
 def part_of(module: str) -> str:
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def upward(sources: Sources, allowed: Mapping[str, set[str]]) -> list[str]:

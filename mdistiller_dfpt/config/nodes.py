@@ -10,7 +10,10 @@ T = TypeVar("T")
 
 
 class NodeRegistry(Registry[T]):
-    """Registers classes with `config` (a node), `limits` and, where keys have gone, `removed`; `node_of` turns a name into its section's name."""
+    """Registers classes with `config` (a node), `limits` and, where keys have gone, `removed`.
+
+    `node_of` turns a registered name into that of its section.
+    """
 
     def __init__(self, what: str, node_of: Callable[[str], str] = str):
         super().__init__(what)

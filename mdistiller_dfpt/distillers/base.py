@@ -127,7 +127,8 @@ class Method(nn.Module):
     def overhead(self, image_shape: tuple[int, int, int]) -> str | None:
         """One line on what training costs beside the two networks, printed at the start; None for nothing."""
         extra = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        extra -= sum(p.numel() for p in self.student.parameters() if p.requires_grad)
+        known = [self.student, *(part for part in self.hooked() if isinstance(part, Teacher))]
+        extra -= sum(p.numel() for module in known for p in module.parameters() if p.requires_grad)
         return f"{extra:,} parameters are trained beside the student's" if extra else None
 
 
@@ -194,7 +195,8 @@ class Distiller(Method):
         return (self, self.teacher)
 
     def overhead(self, image_shape: tuple[int, int, int]) -> str | None:
-        return self.teacher.overhead(image_shape) or super().overhead(image_shape)
+        lines = [self.teacher.overhead(image_shape), super().overhead(image_shape)]
+        return "\n".join(line for line in lines if line) or None
 
 
 DISTILLERS: NodeRegistry[type[Method]] = NodeRegistry("distiller")

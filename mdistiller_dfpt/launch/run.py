@@ -1,4 +1,4 @@
-"""A run of a config: what teaches it is found, or trained first where the config says so; then the student is trained."""
+"""A run of a config: its teacher is found, or trained first where the config says so; then the student is trained."""
 
 from pathlib import Path
 from typing import Any

@@ -24,8 +24,8 @@ from .directory import CHECKPOINTS, STATUS
 KEEP_CHECKPOINTS = 2
 # What may differ between a run and its continuation, as none of it changes what is computed
 RESUME_MAY_CHANGE = ("LOG.", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "EXPERIMENT.TIMEOUT", "DATASET.ROOT",
-                     "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "DATASET.TEST.BATCH_SIZE", "SOLVER.EPOCHS", "DISTILLER.TEACHER_CKPT",
-                     "DISTILLER.TEACHER_CFG", "DISTILLER.TEACHER_AUTO_TRAIN")  # fmt: skip
+                     "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "DATASET.TEST.BATCH_SIZE", "SOLVER.EPOCHS",
+                     "DISTILLER.TEACHER_CKPT", "DISTILLER.TEACHER_CFG", "DISTILLER.TEACHER_AUTO_TRAIN")  # fmt: skip
 
 
 BEST = "best.safetensors"

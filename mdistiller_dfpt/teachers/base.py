@@ -115,7 +115,8 @@ class Teacher(nn.Module):
 
     def overhead(self, image_shape: tuple[int, int, int]) -> str | None:
         """One line on what the teacher costs beside its frozen network, printed at the start; None for nothing."""
-        return None
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return f"{trained:,} parameters of the teacher's own are trained" if trained else None
 
     def log(self, name: str, value: Tensor) -> None:
         """Report a scalar of this step that is not a loss; the loop averages it over the epoch."""

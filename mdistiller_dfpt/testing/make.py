@@ -77,7 +77,8 @@ def _what_teaches(cls: type[Distiller], network: StagedModel, others: Sequence[S
     if not cls.teacher_kind or cls.builds_teacher:
         return network
     kind = TEACHERS[cls.teacher_kind]
-    return tiny_teacher(kind, network, **({"others": others} if takes_others(kind) else {}))
+    changes: dict[str, Any] = {"others": others} if takes_others(kind) else {}
+    return tiny_teacher(kind, network, **changes)
 
 
 def tiny_teacher(cls: type[Teacher], network: StagedModel | None = None, seed: int = 0, **changes: Any) -> Teacher:

@@ -9,7 +9,7 @@ from ..distributed import world_size
 
 
 def _size(total: int, accumulate: int) -> int:
-    """Samples of all processes in a micro-batch: a multiple of their number, so that each has its share of every one."""
+    """Samples of all processes in a micro-batch: a multiple of their number, so that each has some of every one."""
     world = world_size()
     return -(-total // (accumulate * world)) * world
 

@@ -145,8 +145,8 @@ class Trainer:
         serves = isinstance(distiller, Distiller) and isinstance(distiller.teacher, Frozen)
         if not serves or distiller.needs_teacher_maps or distiller.needs_strong_view:
             raise ConfigError(
-                f"DISTILLER.LOGITS_CACHE is {d.LOGITS_CACHE}; {method_label(self.cfg)} takes more of the teacher than one"
-                " network's logits on a view, or less: leave it out"
+                f"DISTILLER.LOGITS_CACHE is {d.LOGITS_CACHE}; {method_label(self.cfg)} takes more of the teacher than"
+                " one network's logits on a view, or less: leave it out"
             )
         assert isinstance(self.teacher, Frozen)
         assert self.teacher_sha256 is not None
