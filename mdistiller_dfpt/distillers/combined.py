@@ -57,11 +57,11 @@ class Combined(Distiller):
                                  "matches one path: name one, as `DISTILLER.PATHS.teacher 1.0`")  # fmt: skip
             both = " and ".join(names)
             raise ValueError(f"{both} cannot be combined: each adds modules of its own to what is deployed")
-        self._deploys = (adding or distillers)[0]
+        self.deploying = distillers.index((adding or distillers)[0])
 
     @property
     def deployed(self) -> nn.Module:
-        return self._deploys.deployed
+        return self.members[self.deploying].distiller.deployed
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         terms: Terms = {}
