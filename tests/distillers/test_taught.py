@@ -154,12 +154,12 @@ def test_a_students_terms_over_the_prompt_path_give_it_no_gradient_nor_its_own_t
     distiller = tiny_distiller(name, *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}",
                                "DUAL_PATH.FINETUNE_BACKBONE", "True")  # fmt: skip
     trained = {id(p) for group in distiller.teacher.parameter_groups() for p in group["params"]}
-    for own in (False, True):
+    for teachers in (False, True):
         distiller.zero_grad(set_to_none=True)
         _, terms = distiller(tiny_batch())
-        total({key: term for key, term in terms.items() if (term.kind == "teacher") == own}).backward()
+        total({key: term for key, term in terms.items() if (term.kind == "teacher") == teachers}).backward()
         reached = {id(p) for p in distiller.parameters() if p.grad is not None}
-        assert reached == trained if own else not reached & trained
+        assert reached == trained if teachers else not reached & trained
 
 
 def test_a_teachers_own_term_gives_the_student_no_gradient_whatever_it_computes(registries):
