@@ -13,7 +13,7 @@ from mdistiller_dfpt.config.load import dump_cfg, flatten, keywords, load_cfg
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.smoke import smoke
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name not in ("tables", "pairs"))
 GOLDEN = json.loads((ROOT / "tests/fixtures/mdistiller_config_keys.json").read_text())
 

@@ -3,8 +3,7 @@
 import torch
 
 from mdistiller_dfpt.data.augment import strong_views
-
-from .conftest import tiny_data
+from mdistiller_dfpt.testing import tiny_data
 
 
 def images(count=6):

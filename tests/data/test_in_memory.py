@@ -8,8 +8,7 @@ from mdistiller_dfpt.data import DATASETS, build_data, pick_device
 from mdistiller_dfpt.data.in_memory import ImageSet, InMemoryLoader, Recipe, draw_views
 from mdistiller_dfpt.data.randomness import epoch_order, random_bits, random_bits_of
 from mdistiller_dfpt.errors import ConfigError, DataError
-
-from .conftest import tiny_cfg, tiny_data
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data
 
 KNOWN_BITS = [8404725455318960447, 7321471732908601378, 3630948572538043708]
 

@@ -14,7 +14,7 @@ import torch
 
 from mdistiller_dfpt.models import build_model
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TRAIN = runpy.run_path(str(ROOT / "tools/train.py"))["main"]
 EVAL = runpy.run_path(str(ROOT / "tools/eval.py"))["main"]
 QUICK = ["SOLVER.EPOCHS", "1", "LOG.TENSORBOARD", "False", "SOLVER.BATCH_SIZE", "256"]

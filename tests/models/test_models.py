@@ -11,7 +11,7 @@ import torch
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.models import MODELS, StagedModel, build_model
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 KEYS = json.loads((FIXTURES / "model_keys.json").read_text())
 OUTPUTS = json.loads((FIXTURES / "model_outputs.json").read_text())
 CIFAR = sorted(KEYS)

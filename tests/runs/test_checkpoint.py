@@ -13,14 +13,15 @@ import torch
 from safetensors.torch import save_file
 
 from mdistiller_dfpt.errors import CheckpointError
-from mdistiller_dfpt.runs.checkpoint import load_checkpoint, load_pickled_tensors, load_weights
+from mdistiller_dfpt.runs.checkpoint import load_checkpoint
 from mdistiller_dfpt.runs.hashing import file_hash
+from mdistiller_dfpt.runs.weights import load_pickled_tensors, load_weights
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
-from .conftest import tiny_cfg, tiny_data, tiny_distiller
-from .test_trainer import stopped_after, trainer
+from ..training.test_trainer import stopped_after, trainer
 
-FORMAT_1 = Path(__file__).parent / "fixtures" / "checkpoint_format_1"
+FORMAT_1 = Path(__file__).parents[1] / "fixtures" / "checkpoint_format_1"
 
 
 @pytest.fixture
