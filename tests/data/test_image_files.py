@@ -74,8 +74,7 @@ def test_the_strong_view_is_drawn_in_the_workers(tmp_path):
     loaders = []
     for workers in ("0", "1"):
         loader = build_data(file_cfg("folder", tmp_path, "DATASET.NUM_WORKERS", workers)).train
-        loader.strong_view = True
-        loaders.append(list(loader.epoch(1)))
+        loaders.append(list(loader.epoch(1, strong=True)))
     assert all(
         torch.equal(a.strong, b.strong) and not torch.equal(a.strong, a.image) for a, b in zip(*loaders, strict=True)
     )

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mdistiller_dfpt.data import DATASETS, build_data, pick_device
+from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.in_memory import ImageSet, InMemoryLoader, Recipe, draw_views
 from mdistiller_dfpt.data.randomness import epoch_order, random_bits, random_bits_of
+from mdistiller_dfpt.distributed import pick_device
 from mdistiller_dfpt.errors import ConfigError, DataError
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data
 

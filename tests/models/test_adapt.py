@@ -13,10 +13,11 @@ from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.smoke import smoke
+from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.models.external.adapt import AdaptedModel
 from mdistiller_dfpt.models.external.map_layout import Layout, find_layout, from_map, to_map
-from mdistiller_dfpt.testing import changed, snapshot
+from mdistiller_dfpt.testing import changed, prepare, snapshot
 
 FOUND = {
     "torchvision/resnet18": ("layer1", "layer2", "layer3", "layer4"),
@@ -109,19 +110,20 @@ def test_dual_path_teachers_of_any_kind(make, finetune, stages):
     teacher, student = AdaptedModel(make(), image_size=32), AdaptedModel(tiny_cnn(), image_size=32)
     distiller = build_distiller(cfg, student, teacher, 8, image_shape=(3, 32, 32)).train()
     image, target = torch.randn(4, 3, 32, 32), torch.arange(4)
-    original, prompt = distiller.dual(image)
-    assert torch.allclose(prompt, original[0], atol=1e-5)
+    batch = Batch(image, target, target)
+    paths = distiller.teacher(batch)
+    assert torch.allclose(paths["prompt"].logits, paths["teacher"].logits, atol=1e-5)
     before = snapshot(distiller)
     optimizer = torch.optim.SGD(distiller.parameter_groups(), lr=0.05)
     for _ in range(2):
-        _, losses = distiller(image, target, index=target, epoch=1, step=1)
+        _, terms = distiller(batch)
         optimizer.zero_grad()
-        sum(losses.values()).backward()
+        total(terms).backward()
         optimizer.step()
     moved = changed(before, distiller.state_dict())
-    assert not [k for k in moved if k.startswith("teacher.")]
-    assert {k.split(".")[0] for k in moved} >= {"student", "dual"}
-    assert {k.split(".")[1] for k in moved if k.startswith("dual.")} >= {"prompts", "fusions", "own"}
+    assert not [k for k in moved if k.startswith("teacher.network.")]
+    assert {k.split(".")[0] for k in moved} >= {"student", "teacher"}
+    assert {k.split(".")[1] for k in moved if k.startswith("teacher.")} >= {"prompts", "fusions", "own"}
 
 
 @pytest.mark.parametrize("name", sorted(DISTILLERS))
@@ -129,15 +131,15 @@ def test_dual_path_teachers_of_any_kind(make, finetune, stages):
 def test_every_method_between_a_transformer_and_a_cnn(name, kinds):
     method = DISTILLERS[name]
     teacher, student = (AdaptedModel(make(), image_size=32) for make in kinds)
-    assistants = [AdaptedModel(tiny_cnn(), image_size=32)] if "assistants" in method.needs else []
+    others = [AdaptedModel(tiny_cnn(), image_size=32)] if getattr(method, "teacher_kind", "") == "assistants" else []
     cfg = load_cfg(None, ["DISTILLER.TYPE", name])
     distiller = build_distiller(cfg, student, teacher if method.needs_teacher else None, 8, image_shape=(3, 32, 32),
-                                assistants=assistants)  # fmt: skip
+                                others=others)  # fmt: skip
     batch = Batch(torch.randn(4, 3, 32, 32), torch.arange(4), torch.arange(4), strong=torch.randn(4, 3, 32, 32))
-    distiller.prepare([batch])
-    _, losses = distiller.train()(**batch.fields())
-    sum(losses.values()).backward()
-    assert all(torch.isfinite(v) for v in losses.values())
+    prepare(distiller, batch)
+    _, terms = distiller.train()(batch)
+    total(terms).backward()
+    assert all(torch.isfinite(term.value) for term in terms.values())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
 
 

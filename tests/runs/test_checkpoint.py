@@ -183,10 +183,10 @@ def test_a_bomb_is_refused_before_it_unpacks(kind, tmp_path, monkeypatch):
         rezipped(path, zipfile.ZIP_DEFLATED)
         assert path.stat().st_size < 2**17
     elif kind == "many entries":
-        monkeypatch.setattr("mdistiller_dfpt.runs.checkpoint.MAX_ENTRIES", 50)
+        monkeypatch.setattr("mdistiller_dfpt.runs.weights.MAX_ENTRIES", 50)
         rezipped(path, zipfile.ZIP_STORED, copies=20)
     else:
-        monkeypatch.setattr("mdistiller_dfpt.runs.checkpoint.MAX_PICKLE_BYTES", 10)
+        monkeypatch.setattr("mdistiller_dfpt.runs.weights.MAX_PICKLE_BYTES", 10)
     with pytest.raises(CheckpointError, match="no checkpoint is like that; refused"):
         load_pickled_tensors(path)
 
