@@ -1,6 +1,7 @@
 """Config: every fault at once and by name, inheritance, nothing in a file ever runs."""
 
 import contextlib
+import functools
 import json
 from pathlib import Path
 
@@ -42,14 +43,17 @@ def test_mdistillers_keys_keep_their_names_and_types():
 
 
 def test_every_config_loads_and_names_networks_that_exist():
-    faults = []
+    faults, load_once, checked = [], functools.lru_cache(load_cfg), set()
     for path in CONFIGS:
         try:
-            cfg = load_cfg(path)
-            check_networks(cfg)
+            cfg = load_once(path.resolve())
+            d = cfg.DISTILLER
+            if (names := (cfg.MODEL.FAMILY, d.STUDENT, d.TEACHER, *d.ASSISTANTS)) not in checked:
+                check_networks(cfg)
+                checked.add(names)
             taught = needs_teacher(cfg) and path.name != "base.yaml"
             if taught and not cfg.DISTILLER.TEACHER_CKPT.startswith("pretrained"):
-                teacher = load_cfg(cfg.DISTILLER.TEACHER_CFG)
+                teacher = load_once(Path(cfg.DISTILLER.TEACHER_CFG).resolve())
                 found = (teacher.DISTILLER.STUDENT, teacher.DATASET.TYPE)
                 if found != (cfg.DISTILLER.TEACHER, cfg.DATASET.TYPE):
                     faults.append(f"{path}: its TEACHER_CFG trains {found}")

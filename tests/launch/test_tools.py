@@ -120,7 +120,7 @@ def test_bad_configs_exit_with_2(argv, pattern, capsys, cwd):
 
 
 def test_bfloat16_in_software_is_warned_of(capsys, cwd, monkeypatch):
-    import mdistiller_dfpt.launch.run as build
+    import mdistiller_dfpt.launch.build as build
 
     for hardware, warned in ((False, True), (True, False)):
         monkeypatch.setattr(build, "has_bfloat16", lambda hardware=hardware: hardware)

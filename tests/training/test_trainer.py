@@ -407,7 +407,7 @@ class Tied(TinyNet):
         self.extra.weight = self.layer1[0].weight
 
     def stages(self):
-        first, second, third = super().stages()
+        first, _, third = super().stages()
         return [first, lambda x: relu_pair(self.layer1(F.relu(self.extra(x)))), third]
 
 
@@ -424,9 +424,10 @@ def test_a_network_with_tied_weights_is_trained_saved_and_resumed(overrides, tmp
     assert torch.equal(saved["extra.weight"], saved["layer1.0.weight"])
     assert state_hash(saved) == expected
     save = Saver.save
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Saver, "save", lambda self, done: (save(self, done), _raise(InterruptedError())))
-        run().fit()
+        with pytest.raises(InterruptedError):
+            run().fit()
     assert run().fit(resume=True)["student_sha256"] == expected
 
 
