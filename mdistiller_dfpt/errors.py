@@ -1,6 +1,12 @@
 """The errors a user can cause; each says in one line what is wrong and what to do, and carries its exit code."""
 
 import inspect
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -32,15 +38,43 @@ class DivergedError(UserError):
 
 
 class PluginError(UserError):
-    """A fault in a class of the user's: names the class, its file and line, and what it did."""
+    """A fault in a class or function of the user's: names it, its file and line, and what it did."""
 
-    def __init__(self, where: type, what: str):
+    def __init__(self, where: Any, what: str):
         super().__init__(f"{place_of(where)}: {where.__name__}: {what}")
 
 
-def place_of(cls: type) -> str:
-    """`file:line` where a class is written; its module where there is no file."""
+def place_of(written: Any) -> str:
+    """`file:line` where a class or function is written; its module where there is no file."""
     try:
-        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+        return f"{inspect.getsourcefile(written)}:{inspect.getsourcelines(written)[1]}"
     except (OSError, TypeError):
-        return cls.__module__
+        return str(written.__module__)
+
+
+def made(cls: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+    """What a class's constructor makes; PluginError where it does not take these keywords."""
+    try:
+        return cls(*arguments, **keywords)
+    except TypeError as e:
+        if e.__traceback__ is not None and e.__traceback__.tb_next is None:  # raised by the call itself
+            raise PluginError(cls, f"its constructor and the keys of its node do not fit together ({e})") from None
+        raise
+
+
+USER_FILES: set[str] = set()
+"""Files and folders of user code that a config named: a fault in one of them is not a fault of this package."""
+
+
+def users_line(error: BaseException) -> tuple[str, int] | None:
+    """(file, line) of the user's code that an exception passed last; None where it passed none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
+        if users_line_in(frame.filename):
+            return frame.filename, frame.lineno or 0
+    return None
+
+
+def users_line_in(file: str) -> bool:
+    """Whether a file is the user's."""
+    return any(file == place or file.startswith(place + os.sep) for place in USER_FILES)

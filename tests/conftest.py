@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from mdistiller_dfpt import DATASETS, DISTILLERS, MODELS, TEACHERS
+from mdistiller_dfpt import DATASETS, DISTILLERS, MODELS, OPTIMIZERS, SCHEDULES, TEACHERS
 from mdistiller_dfpt.config.keys import _NODES, LIMITS
 from mdistiller_dfpt.interop import plugins
 
@@ -36,11 +36,14 @@ def server(tmp_path_factory):
     httpd.server_close()
 
 
+REGISTRIES = (DISTILLERS, TEACHERS, MODELS, DATASETS, OPTIMIZERS, SCHEDULES, _NODES, LIMITS, plugins._loaded)
+
+
 @pytest.fixture
 def registries(monkeypatch):
     """Whatever a test registers or imports as a plugin is gone after it."""
     monkeypatch.setattr(plugins, "_published", [])
-    before = [(r, dict(r)) for r in (DISTILLERS, TEACHERS, MODELS, DATASETS, _NODES, LIMITS, plugins._loaded)]
+    before = [(r, dict(r)) for r in REGISTRIES]
     modules = set(sys.modules)
     yield
     for registry, contents in before:

@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 from ..config.keys import Limit
 from ..config.nodes import NodeRegistry
 from ..data import Batch
+from ..errors import PluginError
 from ..losses import Terms
 from ..losses.sharded import over_processes
 from ..losses.term import checking
@@ -132,6 +133,16 @@ class Method(nn.Module):
         return f"{extra:,} parameters are trained beside the student's" if extra else None
 
 
+def checked_output(paths: Mapping[str, Output], path: str, where: type[Teacher]) -> Output:
+    """A path's output; PluginError naming the kind of teacher where that is something else."""
+    if not isinstance(paths, Mapping) or path not in paths:
+        found = list(paths) if isinstance(paths, Mapping) else type(paths).__name__
+        raise PluginError(where, f"`forward` returned {found}; it must return {{path: Output}} with a {path!r}")
+    if not isinstance(paths[path], Output):
+        raise PluginError(where, f"`forward` returned {type(paths[path]).__name__} as {path!r}; it must be an Output")
+    return paths[path]
+
+
 class Distiller(Method):
     """Base of the methods that match a student to a teacher. Most write `losses` alone.
 
@@ -168,7 +179,7 @@ class Distiller(Method):
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         """The terms that train the student, such that their mean over processes is what one process would compute."""
-        teacher = paths[self.path].detach()
+        teacher = checked_output(paths, self.path, type(self.teacher)).detach()
         losses = checking(self.losses, type(self))
         return over_processes(losses, student, teacher, batch, couples_samples=self.couples_samples)
 

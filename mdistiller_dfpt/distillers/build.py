@@ -8,7 +8,7 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..config.keywords import keywords
-from ..errors import ConfigError
+from ..errors import ConfigError, made
 from ..models import StagedModel
 from ..teachers import ORIGINAL, TEACHERS, Teacher, TeacherPath, build_teacher
 from ..teachers.build import takes_others
@@ -87,7 +87,7 @@ def _alone(cfg: CN, methods: Mapping[str, type[Method]], student: StagedModel) -
     if len(methods) > 1:
         raise ConfigError(f"{method_label(cfg)}: none of these has a teacher; name one")
     (name, cls), *_ = methods.items()
-    return cls(student, **_arguments(cfg, name, cls, {}))
+    return made(cls, student, **_arguments(cfg, name, cls, {}))
 
 
 def _taught(
@@ -109,11 +109,11 @@ def _taught(
         cls = cast(type[Distiller], methods[name])
         arguments = _arguments(cfg, name, cls, beside)
         if teacher is None:
-            distiller = cls(student, network, **arguments)
+            distiller = made(cls, student, network, **arguments)
             teacher = distiller.teacher
             members[name] = [Member(distiller)]
         elif not cls.matches_one_path:
-            members[name] = [Member(cls(student, teacher, **arguments))]
+            members[name] = [Member(made(cls, student, teacher, **arguments))]
         else:
             # Beside a method that has built the teacher, and matches all its paths, others match the original one
             paths = dict(cfg.DISTILLER.PATHS) or ({ORIGINAL: 1.0} if builds else teacher.default_paths())
@@ -122,11 +122,10 @@ def _taught(
                 raise ConfigError(f"DISTILLER.PATHS: {name} runs the networks in its own way and matches one path at "
                                   f"weight 1, not {', '.join(f'{p} {w}' for p, w in paths.items())}")  # fmt: skip
             members[name] = [
-                Member(
-                    cls(student, TeacherPath(teacher, path), **arguments), "", path if len(paths) > 1 else "", weight
-                )
+                Member(made(cls, student, TeacherPath(teacher, path), **arguments), "",
+                       path if len(paths) > 1 else "", weight)
                 for path, weight in paths.items()
-            ]
+            ]  # fmt: skip
     summed = [
         Member(m.distiller, name if len(methods) > 1 else "", m.path, m.weight)
         for name in methods for m in members[name]

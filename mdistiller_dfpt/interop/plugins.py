@@ -17,17 +17,12 @@ from types import ModuleType
 from yacs.config import CfgNode as CN
 
 from .. import config
-from ..errors import ConfigError
+from ..errors import USER_FILES, ConfigError
 from .from_mdistiller import collect
 
 GROUP = "mdistiller_dfpt.plugins"
 _loaded: dict[str, ModuleType] = {}
 _published: list[str] = []
-
-
-def plugin_files() -> list[str]:
-    """The files of user code that were imported, so that an error in one can be told from ours."""
-    return [str(module.__file__) for module in _loaded.values() if getattr(module, "__file__", None)]
 
 
 def load_cfg(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> CN:
@@ -52,7 +47,8 @@ def load_plugins(names: Iterable[str], beside: Path | None = None) -> None:
         else:
             path, key = None, name
         if key not in _loaded:
-            _loaded[key] = _import(name, path)
+            _loaded[key] = module = _import(name, path)
+            USER_FILES.update(list(getattr(module, "__path__", [])) or [str(module.__file__)])
 
 
 def load_published() -> None:

@@ -5,12 +5,23 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from ..errors import UserError
+from ..errors import UserError, users_line, users_line_in
 
 
 def _process() -> str:
     """Which process of a torchrun job this is; nothing for the only one."""
     return f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+
+
+def _fault_of_the_users(error: Exception, file: str, line: int) -> int:
+    """Print an exception that user code raised, its own lines alone, and return the exit code."""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if users_line_in(frame.filename):
+            print(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}", file=sys.stderr)
+    reason = " ".join(str(error).split())[:500]
+    print(f"{_process()}error: {file}:{line}: {type(error).__name__}: {reason} (a fault in this file, which a config "
+          "names, and not in mdistiller_dfpt)", file=sys.stderr)  # fmt: skip
+    return UserError.exit_code
 
 
 def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
@@ -30,7 +41,9 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception:
+    except Exception as e:
+        if (place := users_line(e)) is not None:
+            return _fault_of_the_users(e, *place)
         traceback.print_exc()
         print(f"{_process()}error: this is a bug in mdistiller_dfpt; please report the lines above", file=sys.stderr)
         return 1

@@ -1,14 +1,16 @@
 """The networks that a config names, each for its role."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from ..config.policy import PUBLISHED_SIZE
 from ..data import Data
 from ..distillers.build import needs_teacher, others_of
+from ..errors import ConfigError
 from ..models import StagedModel, build_model
 from ..models.dummy import try_image
 
@@ -42,8 +44,16 @@ def build_network(
     size = image_shape[1] if image_shape else cfg.DATASET.SIZE or PUBLISHED_SIZE
     network = build_model(name, cfg.MODEL.FAMILY, num_classes, stages=stages, image_size=size)
     if image_shape is not None:
-        try_image(network, name, image_shape)
+        _check_output(try_image(network, name, image_shape), name, num_classes)
     return network
+
+
+def _check_output(result: Any, name: str, num_classes: int) -> None:
+    """ConfigError where a network does not return (logits (1, num_classes), features)."""
+    logits = result[0] if isinstance(result, tuple) and len(result) == 2 else None
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, num_classes):
+        found = type(result).__name__ if logits is None else f"logits of shape {tuple(getattr(logits, 'shape', ()))}"
+        raise ConfigError(f"{name} returns {found} for one image; it must be (logits (1, {num_classes}), features)")
 
 
 def build_networks(cfg: CN, data: Data) -> Networks:

@@ -6,7 +6,7 @@ from inspect import signature
 from yacs.config import CfgNode as CN
 
 from ..config.keywords import keywords
-from ..errors import ConfigError
+from ..errors import ConfigError, made
 from ..models import StagedModel
 from .base import TEACHERS, Teacher
 
@@ -29,6 +29,6 @@ def build_teacher(cfg: CN, network: StagedModel, others: Sequence[StagedModel] =
     if takes_others(cls):
         arguments["others"] = list(others)
     try:
-        return cls(network, **arguments)
+        return made(cls, network, **arguments)
     except ValueError as e:
         raise ConfigError(f"{node}.{e}") from None

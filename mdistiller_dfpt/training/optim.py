@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.keywords import keywords
 from ..distillers import Method
+from ..errors import PluginError
 from ..registry import Registry
 from .dot import TwoMomentaSGD
 
@@ -70,7 +71,10 @@ def build_schedule(cfg: CN) -> Callable[[float], float]:
 
     def rate(progress: float) -> float:
         factor = progress / warmup if progress < warmup else 1.0
-        return schedule(progress, plan) * factor
+        value = schedule(progress, plan)
+        if not isinstance(value, int | float):
+            raise PluginError(schedule, f"returned {value!r}; a schedule returns a learning rate")
+        return value * factor
 
     return rate
 
@@ -83,7 +87,11 @@ def build_optimizer(cfg: CN, distiller: Method) -> torch.optim.Optimizer:
     groups, plan = [g for g in distiller.parameter_groups() if g["params"]], Plan.of(cfg)
     if cfg.SOLVER.TRAINER == "dot":
         return TwoMomentaSGD(groups, plan.lr, plan.momentum, plan.dot_delta, plan.weight_decay)
-    return OPTIMIZERS[cfg.SOLVER.TYPE](groups, plan)
+    make = OPTIMIZERS[cfg.SOLVER.TYPE]
+    optimizer = make(groups, plan)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise PluginError(make, f"returned {type(optimizer).__name__}; it must return a torch.optim.Optimizer")
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -12,7 +12,7 @@ from mdistiller_dfpt.testing import DISTILLER_LAWS, take_steps, tiny_batch, tiny
 
 @pytest.mark.parametrize("law", DISTILLER_LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("name", sorted(DISTILLERS))
-def test_law(name, law):
+def test_every_method_obeys_the_laws(name, law):
     law(DISTILLERS[name])
 
 

@@ -9,7 +9,7 @@ from mdistiller_dfpt.testing import TEACHER_LAWS, tiny_batch, tiny_cfg, tiny_net
 
 @pytest.mark.parametrize("law", TEACHER_LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("kind", sorted(TEACHERS))
-def test_law(kind, law):
+def test_every_kind_of_teacher_obeys_the_laws(kind, law):
     law(TEACHERS[kind])
 
 

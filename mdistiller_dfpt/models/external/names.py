@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from ...errors import ConfigError
+from ...errors import USER_FILES, ConfigError
 from ...registry import suggest
 from ..staged import StagedModel
 from .adapt import AdaptedModel
@@ -69,6 +69,9 @@ def _timm(name: str) -> Maker:
 def _imported(name: str) -> Maker:
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        imported = importlib.import_module(module)
+        maker = getattr(imported, function)
     except (ImportError, AttributeError, ValueError) as e:
         raise ConfigError(f"{name}: cannot be imported ({e}); write package.module:function") from None
+    USER_FILES.add(str(imported.__file__))
+    return maker

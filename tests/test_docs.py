@@ -1,0 +1,95 @@
+"""docs/extend.md as it is printed: its files are written, its commands are run; and whose fault is whose."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tools import train
+
+from .test_house import ROOT
+
+PAGE = (ROOT / "docs/extend.md").read_text()
+FILES = dict(re.findall(r"^`(mine/[\w.]+)`\n\n```\w+\n(.*?)^```", PAGE, flags=re.M | re.S))
+COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.M | re.S) for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A checkout with the page's folder in it."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("configs", "tools"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "mine").mkdir()
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+SHORT = ["SOLVER.EPOCHS", "1", "LOG.PREFIX", "out", "LOG.TENSORBOARD", "False", "EXPERIMENT.THREADS", "1"]
+
+
+def test_the_page_shows_every_file_that_its_commands_name():
+    assert len(COMMANDS) >= 9
+    assert {name for line in COMMANDS for name in re.findall(r"mine/[\w.]+", line)} <= set(FILES)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_runs_as_it_is_printed(command, root, monkeypatch, capsys, registries):
+    monkeypatch.chdir(root)
+    words = shlex.split(command)
+    if words[:2] == ["python", "tools/train.py"]:
+        assert train.main([*words[2:], *SHORT]) == 0, capsys.readouterr().err
+    else:
+        done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, check=False,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def changed(root, name, old, new):
+    """One of the page's files with a mistake in it, and the yaml that names it."""
+    source, stem = FILES[f"mine/{name}.py"], f"{name}_{abs(hash(new)) % 10**8}"
+    assert old in source
+    (root / "mine" / f"{stem}.py").write_text(source.replace(old, new))
+    yaml = root / "mine" / f"{stem}.yaml"
+    yaml.write_text(FILES[f"mine/{name}.yaml"].replace(f"./{name}.py", f"./{stem}.py"))
+    return stem, yaml
+
+
+MISTAKES = [
+    ("my_kd", "F.mse_loss(student, teacher)", "student @ teacher", r":11: RuntimeError: .* \(a fault in this file"),
+    ("my_kd", "return F.mse_loss(student, teacher)", "raise ValueError('no')", r":11: ValueError: no"),
+    ("my_kd", "*, weight)", "*, wait)", r":14: MyKD: its constructor and the keys of its node do not fit .*'weight'"),
+    ("my_kd", "F.mse_loss(student, teacher)", "(student - teacher).pow(2)", r":14: MyKD: .*'mine'.*scalar"),
+    ("my_kd", "distillation(my_loss(student.logits, teacher.logits), self.weight)", "student.logits.mean()",
+     r":14: MyKD: the term 'mine' is a Tensor; write label"),
+    ("my_kd", "    needs_teacher_maps = False", "    limits = {'WAIT': 0}", r"a limit is given for 'WAIT'; .*WEIGHT"),
+    ("my_noisy", "return Paths({ORIGINAL: lambda: noisy})", "return noisy.logits",
+     r":10: MyNoisy: `forward` returned Tensor; it must return"),
+    ("my_noisy", "return Paths({ORIGINAL: lambda: noisy})", "return {ORIGINAL: noisy.logits}",
+     r":10: MyNoisy: `forward` returned Tensor as 'teacher'; it must be an Output"),
+    ("my_net", "return [lambda", "return None and [lambda", r"my_net cannot take images|TypeError"),
+    ("my_net", "self.fc = nn.Linear(32, num_classes)", "self.fc = nn.Linear(32, 7)",
+     r"my_net returns logits of shape \(1, 7\) for one image; it must be \(logits \(1, 10\), features\)"),
+    ("my_data", "pixels[labels == 0, 4:12, 4:12] += 150", "pixels[99, 99, 99, 99, 99] = 1", r":14: IndexError"),
+    ("my_solver", "return plan.lr * (1 - progress / plan.epochs)", "return 'slow'",
+     r":14: my_linear: returned 'slow'; a schedule returns a learning rate"),
+    ("my_solver", "return torch.optim.RMSprop(", "torch.optim.RMSprop(",
+     r":8: my_rmsprop: returned NoneType; it must return a torch.optim.Optimizer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "old", "new", "message"), MISTAKES, ids=lambda v: None)
+def test_a_mistake_in_the_users_file_names_that_file_and_line(name, old, new, message, root, monkeypatch, capsys,
+                                                              registries):  # fmt: skip
+    monkeypatch.chdir(root)
+    stem, yaml = changed(root, name, old, new)
+    assert train.main(["--cfg", str(yaml), *SHORT]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, error), error
+    assert "bug" not in error
+    if not message.startswith("my_net"):
+        assert f"{stem}.py" in error
