@@ -3,8 +3,7 @@
 import torch
 
 from mdistiller_dfpt.data.augment import strong_views
-
-from .conftest import tiny_data
+from mdistiller_dfpt.testing import tiny_data
 
 
 def images(count=6):
@@ -31,8 +30,7 @@ def test_the_global_random_state_stays():
 def test_a_loader_gives_it_on_request_beside_the_same_weak_view():
     loader = tiny_data().train
     plain = next(loader.epoch(1))
-    loader.strong_view = True
-    both = next(loader.epoch(1))
+    both = next(loader.epoch(1, strong=True))
     assert plain.strong is None
     assert torch.equal(both.image, plain.image)
     assert both.strong.shape == both.image.shape

@@ -18,8 +18,7 @@ from mdistiller_dfpt.data.download import download
 from mdistiller_dfpt.data.safe_pickle import load_arrays
 from mdistiller_dfpt.data.sets import cifar100
 from mdistiller_dfpt.errors import DataError
-
-from .conftest import tiny_cfg
+from mdistiller_dfpt.testing import tiny_cfg
 
 CLASSES = ("apple", "bear", "cup")
 

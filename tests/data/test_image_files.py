@@ -13,9 +13,8 @@ from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.data.sets import cub200 as cub_module
 from mdistiller_dfpt.errors import ConfigError, DataError
+from mdistiller_dfpt.testing import tiny_cfg
 from tools import check_data
-
-from .conftest import tiny_cfg
 
 KINDS = ("cub200", "folder", "imagenet", "tiny_imagenet")
 
@@ -75,8 +74,7 @@ def test_the_strong_view_is_drawn_in_the_workers(tmp_path):
     loaders = []
     for workers in ("0", "1"):
         loader = build_data(file_cfg("folder", tmp_path, "DATASET.NUM_WORKERS", workers)).train
-        loader.strong_view = True
-        loaders.append(list(loader.epoch(1)))
+        loaders.append(list(loader.epoch(1, strong=True)))
     assert all(
         torch.equal(a.strong, b.strong) and not torch.equal(a.strong, a.image) for a, b in zip(*loaders, strict=True)
     )

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from mdistiller_dfpt.data import DATASETS, build_data, pick_device
+from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.in_memory import ImageSet, InMemoryLoader, Recipe, draw_views
 from mdistiller_dfpt.data.randomness import epoch_order, random_bits, random_bits_of
+from mdistiller_dfpt.distributed import pick_device
 from mdistiller_dfpt.errors import ConfigError, DataError
-
-from .conftest import tiny_cfg, tiny_data
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data
 
 KNOWN_BITS = [8404725455318960447, 7321471732908601378, 3630948572538043708]
 
@@ -144,7 +144,7 @@ def test_unknown_data_set_and_device_are_refused():
         build_data(tiny_cfg("DATASET.TYPE", "cifar10"))
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="EXPERIMENT.DEVICE is cuda; 0 CUDA devices"):
-            pick_device(tiny_cfg("EXPERIMENT.DEVICE", "cuda"))
+            pick_device("cuda")
 
 
 @pytest.mark.parametrize("train", [True, False])

@@ -9,8 +9,7 @@ import pytest
 from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.errors import DataError
-
-from .conftest import tiny_cfg
+from mdistiller_dfpt.testing import tiny_cfg
 
 
 def loader_whose_worker(does, tmp_path, timeout="60"):

@@ -16,8 +16,7 @@ from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.models.external.adapt import AdaptedModel
 from mdistiller_dfpt.models.external.map_layout import Layout, find_layout, from_map, to_map
-
-from .conftest import changed, snapshot
+from mdistiller_dfpt.testing import changed, snapshot
 
 FOUND = {
     "torchvision/resnet18": ("layer1", "layer2", "layer3", "layer4"),
