@@ -12,7 +12,7 @@ from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.launch.run import teacher_weights
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.models.pretrained import pretrained_weights
-from mdistiller_dfpt.runs.checkpoint import load_into
+from mdistiller_dfpt.runs.weights import load_into
 
 
 @pytest.fixture
