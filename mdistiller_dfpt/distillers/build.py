@@ -122,12 +122,13 @@ def _taught(
                 raise ConfigError(f"DISTILLER.PATHS: {name} runs the networks in its own way and matches one path at "
                                   f"weight 1, not {', '.join(f'{p} {w}' for p, w in paths.items())}")  # fmt: skip
             members[name] = [
-                Member(cls(student, TeacherPath(teacher, path), **arguments), path=path if len(paths) > 1 else "",
-                       weight=weight, with_labels=i == 0)
-                for i, (path, weight) in enumerate(paths.items())
-            ]  # fmt: skip
+                Member(
+                    cls(student, TeacherPath(teacher, path), **arguments), "", path if len(paths) > 1 else "", weight
+                )
+                for path, weight in paths.items()
+            ]
     summed = [
-        Member(m.distiller, name if len(methods) > 1 else "", m.path, m.weight, m.with_labels)
+        Member(m.distiller, name if len(methods) > 1 else "", m.path, m.weight)
         for name in methods for m in members[name]
     ]  # fmt: skip
     if len(summed) == 1 and summed[0].weight == 1:

@@ -18,17 +18,15 @@ class Member:
 
     distiller: Distiller
     name: str = ""
-    path: str = ""  # stands behind `name` for all but the labels' terms, where a method matches several paths
+    path: str = ""  # follows `name` for all but the labels' terms, where a method matches several paths
     weight: float = 1.0  # of its distillation terms
-    with_labels: bool = True  # False: its terms with the labels are left out, as another member has the same
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         """The member's terms as they are summed."""
         terms: Terms = {}
         for key, term in self.distiller.terms(student, paths, batch).items():
-            if term.kind == "label":
-                if self.with_labels:
-                    terms[".".join(filter(None, (self.name, key)))] = term
+            if term.kind == "label":  # the same for each of several paths, and counted once by its name
+                terms[".".join(filter(None, (self.name, key)))] = term
             else:
                 terms[".".join(filter(None, (self.name, self.path, key)))] = term.times(self.weight)
         return terms
@@ -57,11 +55,11 @@ class Combined(Distiller):
                                  "matches one path: name one, as `DISTILLER.PATHS.teacher 1.0`")  # fmt: skip
             both = " and ".join(names)
             raise ValueError(f"{both} cannot be combined: each adds modules of its own to what is deployed")
-        self._deploys = (adding or distillers)[0]
+        self.deploying = distillers.index((adding or distillers)[0])
 
     @property
     def deployed(self) -> nn.Module:
-        return self._deploys.deployed
+        return self.members[self.deploying].distiller.deployed
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         terms: Terms = {}

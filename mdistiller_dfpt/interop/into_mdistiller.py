@@ -32,15 +32,16 @@ NUM_DATA = {"cifar100": 50_000, "imagenet": 1_281_167, "tiny_imagenet": 100_000}
 IMAGE_SIZE = {"imagenet": 224, "tiny_imagenet": 64}
 
 
-def staged(network: nn.Module, name: str) -> StagedModel:
-    """This project's network of that name with the same weights, or the given one where there is none of that name."""
-    if isinstance(network, StagedModel) or f"cifar/{name}" not in MODELS:
-        # mdistiller's networks return what ours do, which is all that most methods ask of one
-        return cast(StagedModel, network)
-    classes = [m for m in network.modules() if isinstance(m, nn.Linear)][-1].out_features
-    ours = build_model(name, "cifar", classes)
-    ours.load_state_dict(network.state_dict())
-    return ours
+def staged(network: nn.Module, name: str, family: str) -> StagedModel:
+    """This project's network of that name with the same weights, or the given one where there is none with its keys."""
+    if not isinstance(network, StagedModel) and f"{family}/{name}" in MODELS:
+        classes = [m for m in network.modules() if isinstance(m, nn.Linear)][-1].out_features
+        ours = build_model(name, family, classes)
+        if ours.state_dict().keys() == network.state_dict().keys():
+            ours.load_state_dict(network.state_dict())
+            return ours
+    # mdistiller's networks return what ours do, which is all that most methods ask of one
+    return cast(StagedModel, network)
 
 
 def _asked_for(method: type[Method], keys: Iterable[str]) -> list[str]:
@@ -56,9 +57,10 @@ class Exported(nn.Module):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__()
-        self.student = staged(student, cfg.DISTILLER.STUDENT)
-        self.teacher = staged(teacher, cfg.DISTILLER.TEACHER)
         data = cfg.DATASET.TYPE
+        family = "imagenet" if data == "imagenet" else "cifar"
+        self.student = staged(student, cfg.DISTILLER.STUDENT, family)
+        self.teacher = staged(teacher, cfg.DISTILLER.TEACHER, family)
         size = IMAGE_SIZE.get(data, 32)
         beside = {"num_data": NUM_DATA.get(data, 0), "image_shape": (3, size, size)}
         arguments = keywords(cfg[self.name]) | {key: beside[key] for key in _asked_for(self.method, beside)}

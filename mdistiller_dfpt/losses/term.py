@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
@@ -22,14 +23,14 @@ class Term:
     weight: float
     kind: Kind
 
-    @property
+    @cached_property
     def weighted(self) -> Tensor:
         """What is summed, ()."""
-        return self.weight * self.value
+        return self.value if self.weight == 1 else self.weight * self.value
 
     def times(self, factor: float) -> "Term":
         """The term at `factor` times its weight."""
-        return replace(self, weight=self.weight * factor)
+        return self if factor == 1 else replace(self, weight=self.weight * factor)
 
 
 Terms = dict[str, Term]

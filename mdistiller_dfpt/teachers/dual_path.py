@@ -160,21 +160,19 @@ class DualPath(Frozen):
         if self.cache is None:
             logits, features = self.run_frozen(self.network, batch.image)
             original = as_output((logits, features))
-            maps = features["feats"]
         else:
-            original = self.original(batch)
-            maps = self._first_maps(batch.image)
-        return Paths({ORIGINAL: lambda: original, PROMPT: lambda: self.prompt_path(batch.image, maps)})
+            original, features = self.original(batch), self._first_maps(batch.image)
+        return Paths({ORIGINAL: lambda: original, PROMPT: lambda: self.prompt_path(batch.image, features)})
 
-    def _first_maps(self, image: Tensor) -> Sequence[Tensor]:
+    def _first_maps(self, image: Tensor) -> Mapping[str, Any]:
         """The original path's maps up to the first prompt; none where the path runs stages of its own."""
         if self.finetune:
-            return ()
+            return {}
         with torch.no_grad(), autocast(self.dtype, image):
-            return self.network.first_maps(image, self.stages[0])
+            return {"feats": self.network.first_maps(image, self.stages[0])}
 
-    def prompt_path(self, image: Tensor, original: Sequence[Tensor]) -> Output:
-        """The prompt path's output; `original`: the original path's maps up to the first prompt, stem first.
+    def prompt_path(self, image: Tensor, original: Mapping[str, Any]) -> Output:
+        """The prompt path's output; `original`: the original path's features up to the first prompt, stem first.
 
         None are needed where the path runs stages of its own.
         """
@@ -182,8 +180,11 @@ class DualPath(Frozen):
             if self.finetune:
                 return as_output(self.own.rerun(image, self.fuse))
             first = self.stages[0]
-            before = [*original[:first], self.fuse(first, original[first])]
-            return as_output(self.own.rerun(image, self.fuse, before))
+            before = [*original["feats"][:first], self.fuse(first, original["feats"][first])]
+            logits, features = self.own.rerun(image, self.fuse, before)
+        # Stages before the first prompt are the original path's, their preactivations too
+        preact_feats = [*original.get("preact_feats", before)[:first], *features["preact_feats"][first:]]
+        return as_output((logits, {**features, "preact_feats": preact_feats}))
 
     def fuse(self, i: int, x: Tensor) -> Tensor:
         """z_i = F_i(x_i + P_i(x_i)) where stage i is prompted, else x_i."""
@@ -202,7 +203,7 @@ class DualPath(Frozen):
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
         logits, features = self.run_frozen(self.network, image)
-        return {ORIGINAL: logits.float(), PROMPT: self.prompt_path(image, features["feats"]).logits}
+        return {ORIGINAL: logits.float(), PROMPT: self.prompt_path(image, features).logits}
 
     def before_step(self) -> None:
         if self.clip_norm > 0:
@@ -223,7 +224,7 @@ class DualPath(Frozen):
         image = dummy_image(self.network, image_shape)
         with probing(self), count_macs(self) as macs:
             _, features = self.network(image)
-            self.prompt_path(image, features["feats"])
+            self.prompt_path(image, features)
         blocks = total(macs, self.prompts) + total(macs, self.fusions)
         share = blocks / total(macs, self.network)
         parameters = sum(p.numel() for m in (self.prompts, self.fusions) for p in m.parameters())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config import keywords
+from ..data import Batch
 from ..distillers import DISTILLERS, Distiller, Method, build_distiller
 from ..distillers.base import TeacherLike
 from ..distillers.build import others_of
@@ -90,10 +91,10 @@ def tiny_teacher(cls: type[Teacher], network: StagedModel | None = None, seed: i
     return cls(network, **arguments)
 
 
-def prepare(method: Method) -> None:
-    """What the loop does before the first step."""
+def prepare(method: Method, batch: Batch | None = None) -> None:
+    """What the loop does before the first step; by default with `tiny_batch()` for a training set."""
     for part in method.hooked():
-        part.prepare([tiny_batch()])
+        part.prepare([tiny_batch() if batch is None else batch])
 
 
 def take_steps(method: Method, steps: int, lr: float = 0.05, epoch: int = 1) -> list[float]:

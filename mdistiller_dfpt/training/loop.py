@@ -1,8 +1,10 @@
 """The loop: an epoch is steps over the training set, a run is epochs. Everything that happens in training is here."""
 
+import functools
 import time
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ..data import Batch
@@ -52,11 +54,12 @@ def take_step(run: Training, batch: Batch) -> None:
             run.backward(terms)
         run.meters.update({**run.take_logged(), **accuracy(logits, micro.target)}, len(micro.target))
         for name, term in terms.items():
-            values[name] = values.get(name, 0) + term.weighted.detach()
+            value = term.weighted.detach()
+            values[name] = values[name] + value if name in values else value
     # Guard: gradients may be clipped, then what is not finite is refused
     for part in distiller.hooked():
         part.before_step()
-    loss = sum(values.values(), start=logits.new_zeros(()))
+    loss = functools.reduce(torch.add, values.values())
     run.guard.check(loss, values, batch)
     # Step: whatever requires grad is updated: student, prompts, embeddings
     optimizer.step()

@@ -5,6 +5,7 @@ import json
 import sys
 from typing import Any
 
+import torch
 from yacs.config import CfgNode as CN
 
 from ..config import dump_cfg, flatten
@@ -46,6 +47,7 @@ class Trainer:
         self.teacher_name = teacher_name or cfg.DISTILLER.TEACHER
         self.requests = Requests()
         self.run: Any = None  # the run directory, once there is one
+        self.saver: Saver | None = None
         self.teacher: Teacher | None = getattr(self.training.distiller, "teacher", None)
         self.teacher_sha256 = None if self.teacher is None else state_hash(self.teacher.network.state_dict())
         self.cache = self._open_cache() if cfg.DISTILLER.LOGITS_CACHE else None
@@ -54,6 +56,21 @@ class Trainer:
     def distiller(self) -> Method:
         """What is trained, on its device."""
         return self.training.distiller
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What updates it."""
+        return self.training.optimizer
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The records of the finished epochs."""
+        return self.training.epochs
+
+    @property
+    def step(self) -> int:
+        """Steps of the epoch under way."""
+        return self.training.step
 
     def fit(self, resume: bool = False) -> dict[str, Any]:
         """Train to SOLVER.EPOCHS and return the contents of results.json.
@@ -64,7 +81,7 @@ class Trainer:
         run = self.training
         self.run = on_first_process(lambda: open_run(self.cfg, resume))
         lock = RunLock(self.run) if rank() == 0 else None
-        saver = Saver(
+        self.saver = saver = Saver(
             self.cfg, self.run, run.distiller, run.optimizer, self.data.num_classes, self.data.num_train,
             self.teacher_sha256,
         )  # fmt: skip

@@ -7,18 +7,17 @@ import time
 
 import pytest
 import torch
-from mdistiller_dfpt.bench.company import Company
-from mdistiller_dfpt.bench.transcription import Transcription
 
+from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.bench import timing
 from mdistiller_dfpt.bench.counts import flops_per_image, operators_per_step
-from mdistiller_dfpt.bench.mdistiller import Peer
+from mdistiller_dfpt.bench.mdistiller import Mdistiller
 from mdistiller_dfpt.bench.timing import Spread, Window, cpu_seconds, in_turns, ratio
-from mdistiller_dfpt.bench.workload import Side
-from mdistiller_dfpt.config.load import load_cfg
+from mdistiller_dfpt.bench.workload import Workload
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.models.complexity import count_macs, total
 from mdistiller_dfpt.models.dummy import dummy_image, probing
+from mdistiller_dfpt.teachers.dual_path import DualPath
 from tools import bench
 
 PAIR = "res32x4_res8x4"
@@ -28,7 +27,7 @@ SMALL = ["DATASET.TYPE", "digits", "DISTILLER.STUDENT", "resnet8", "DISTILLER.TE
 
 @pytest.fixture
 def side_of(tmp_path):
-    def build(method, *words, pair=PAIR, kind=Side):
+    def build(method, *words, pair=PAIR, kind=Workload):
         return kind(load_cfg(f"configs/cifar100/{method}/{pair}.yaml", ["EXPERIMENT.THREADS", "1", *words]), tmp_path)
 
     return build
@@ -54,14 +53,16 @@ def macs(network, image):
 def parts(side):
     """MACs an image: the teacher's stem with its first stage, its rest, prompts with fusions, the student."""
     distiller = side.trainer.distiller
-    image = dummy_image(distiller.teacher, (3, 32, 32))
-    teacher, student = macs(distiller.teacher, image), macs(distiller.student, image)
-    first = total(teacher, distiller.teacher.conv1) + total(teacher, distiller.teacher.layer1)
+    network = distiller.teacher.network
+    image = dummy_image(network, (3, 32, 32))
+    teacher, student = macs(network, image), macs(distiller.student, image)
+    first = total(teacher, network.conv1) + total(teacher, network.layer1)
     prompts = 0
-    if dual := getattr(distiller, "dual", None):
-        both = macs(dual, image)
+    if isinstance(dual := distiller.teacher, DualPath):
+        with probing(dual), count_macs(dual) as both:
+            dual.prompt_path(image, network(image)[1])
         prompts = total(both, dual.prompts) + total(both, dual.fusions)
-    return first, total(teacher, distiller.teacher) - first, prompts, total(student, distiller.student)
+    return first, total(teacher, network) - first, prompts, total(student, distiller.student)
 
 
 FLOORS = {
@@ -114,21 +115,6 @@ def test_the_time_of_workers_counts():
         worker.communicate(b"\n")
     assert spent >= 0.5
     assert timing.window(lambda: time.sleep(0.05) or 1).cpu < 0.05
-
-
-def test_the_transcription_computes_what_the_step_computes(side_of):
-    words = ("DISTILLER.STUDENT", "resnet8", "DISTILLER.TEACHER", "resnet14", "SOLVER.BATCH_SIZE", "8", "DFPTKD.BN",
-             "running")  # fmt: skip
-    ours, plain = side_of("dfptkd", *words), side_of("dfptkd", *words, kind=Transcription)
-    plain.trainer.distiller.load_state_dict(ours.trainer.distiller.state_dict())
-    _, losses = ours.trainer.distiller(**ours.batch.fields())
-    for name, value in plain._losses().items():
-        torch.testing.assert_close(value, losses[name], rtol=1e-4, atol=1e-6)
-    before = plain.trainer.distiller.student.conv1.weight.clone()
-    frozen = plain.trainer.distiller.dual.own.layer1[0].conv1.weight.clone()
-    plain.step(1)
-    assert not torch.equal(plain.trainer.distiller.student.conv1.weight, before)
-    assert torch.equal(plain.trainer.distiller.dual.own.layer1[0].conv1.weight, frozen)
 
 
 CHECKOUT = {
@@ -195,7 +181,7 @@ def checkout(tmp_path, monkeypatch):
 
 def test_a_peer_that_does_the_same_work_is_timed_and_takes_our_keys(checkout, side_of):
     side = side_of("kd", *SMALL, "KD.TEMPERATURE", "3")
-    peer = Peer(checkout(1.0), side)
+    peer = Mdistiller(checkout(1.0), side)
     peer.refuse_other_work()
     assert peer.distiller.t == 3.0
     assert peer.step(2) == 16
@@ -203,16 +189,16 @@ def test_a_peer_that_does_the_same_work_is_timed_and_takes_our_keys(checkout, si
 
 def test_a_peer_that_does_other_work_gets_no_ratio(checkout, side_of):
     with pytest.raises(ConfigError, match="no ratio, as the losses differ"):
-        Peer(checkout(1.5), side_of("kd", *SMALL)).refuse_other_work()
+        Mdistiller(checkout(1.5), side_of("kd", *SMALL)).refuse_other_work()
 
 
 def test_a_peer_without_the_method_or_the_package_is_refused(checkout, tmp_path, side_of):
     with pytest.raises(ConfigError, match="it has no DKD; it has CRD, KD"):
-        Peer(checkout(1.0), side_of("dkd", *SMALL))
+        Mdistiller(checkout(1.0), side_of("dkd", *SMALL))
     with pytest.raises(ConfigError, match="no ratio, as its CRD is fed otherwise"):
-        Peer(checkout(1.0), side_of("crd", *SMALL))
+        Mdistiller(checkout(1.0), side_of("crd", *SMALL))
     with pytest.raises(ConfigError, match="not a checkout of mdistiller"):
-        Peer(tmp_path, side_of("kd", *SMALL))
+        Mdistiller(tmp_path, side_of("kd", *SMALL))
 
 
 def test_the_command_prints_every_measure_and_writes_them(tmp_path, capsys, checkout):
@@ -231,40 +217,7 @@ def test_the_command_prints_every_measure_and_writes_them(tmp_path, capsys, chec
     assert all(r["images_per_second"]["low"] > 0 for r in rows if "images_per_second" in r)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 13
-    step, work = (next(r for r in rows if r["measure"] == m and r["side"] == "this") for m in ("step", "work"))
-    share = step["images_per_second"]["median"] * work["gflop_per_image"] / work["product_gflop_per_second"]
-    assert lines[7].endswith(f"of which a step reaches {share:.0%}")
-
-
-@pytest.mark.parametrize("method", ["kd", "dfptkd"])
-def test_runs_in_company_take_the_same_steps_on_a_third_of_the_passes(method, tmp_path):
-    cfg = load_cfg(f"configs/cifar100/{method}/{PAIR}.yaml", SMALL)
-    apart, together = Company(cfg, tmp_path / "a"), Company(cfg, tmp_path / "b")
-    passes = []
-    for runs in (apart, together):
-        runs.teacher.fc.register_forward_hook(lambda *a, runs=runs: passes.append(runs))
-    assert apart.apart(2) == together.together(2) == 2 * 3 * 8
-    assert (passes.count(apart), passes.count(together)) == (6, 2)
-    for one, other in zip(apart.sides, together.sides, strict=True):
-        for key, value in one.trainer.distiller.state_dict().items():
-            assert torch.equal(other.trainer.distiller.state_dict()[key], value), key
-
-
-def test_a_step_that_looks_ahead_is_timed_with_its_passes(side_of):
-    side = side_of("kd", *SMALL, "DISTILLER.TEACHER_AHEAD", "3")
-    seen = []
-    side.trainer.distiller.teacher.fc.register_forward_hook(lambda module, args, out: seen.append(len(out)))
-    assert side.step(6) == 48
-    assert seen == [24, 24]
-
-
-def test_company_is_timed_and_wants_a_teacher(capsys):
-    words = [*SMALL, "--what", "together", "--windows", "1", "--seconds", "0.01"]
-    assert bench.main(["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", *words]) == 0, capsys.readouterr().err
-    lines = capsys.readouterr().out.splitlines()
-    assert [line[9:24].strip() for line in lines[1:]] == ["3 runs apart", "3 runs together"]
-    assert bench.main(["--cfg", "configs/cifar100/vanilla/resnet8x4.yaml", *words]) == 2
-    assert "NONE has no teacher to share" in capsys.readouterr().err
+    assert lines[7].endswith("0 reads from the device a step")
 
 
 def test_records_are_shown_as_they_stand(tmp_path, capsys):
@@ -296,7 +249,6 @@ def test_files_are_read_by_both_loaders(capsys):
     [
         (["--windows", "0"], "--windows is 0; it must be > 0"),
         (["--show", "results"], "say what to time"),
-        (["--transcription", "--what", "step"], "KD has no dual-path teacher"),
         (["SOLVER.LRR", "1"], "unknown key SOLVER.LRR"),
     ],
 )
@@ -305,3 +257,22 @@ def test_bad_usage_is_one_line(words, message, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_data_set_of_the_users_is_timed_on_its_own_images(tmp_path, capsys):
+    (tmp_path / "colours.py").write_text("""
+import torch
+from mdistiller_dfpt.data import DATASETS, ImageSource
+from mdistiller_dfpt.data.in_memory import ImageSet, Recipe
+
+@DATASETS.register("bench_colours")
+def colours(cfg):
+    labels = torch.arange(64) % 4
+    images = (labels[:, None, None, None] * 60).expand(-1, 8, 8, 3).to(torch.uint8)
+    part = ImageSet(images, labels, tuple("abcd"))
+    return ImageSource(part, part, Recipe(pad=1, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3))
+""")
+    words = [*SMALL, "PLUGINS", f"['{tmp_path}/colours.py']", "DATASET.TYPE", "bench_colours", "--what", "step"]
+    code = bench.main(["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", *words, "--windows", "1", "--seconds", "0.01"])
+    assert code == 0, capsys.readouterr().err
+    assert len(capsys.readouterr().out.splitlines()) == 3

@@ -29,8 +29,7 @@ def test_the_global_random_state_stays():
 
 def test_a_loader_gives_it_on_request_beside_the_same_weak_view():
     loader = tiny_data().train
-    plain = next(loader.epoch(1))
-    both = next(loader.epoch(1, strong=True))
+    plain, both = next(loader.epoch(1)), next(loader.epoch(1, strong=True))
     assert plain.strong is None
     assert torch.equal(both.image, plain.image)
     assert both.strong.shape == both.image.shape

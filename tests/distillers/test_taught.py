@@ -10,7 +10,8 @@ from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.distillers.at import at_loss
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.errors import ConfigError
-from mdistiller_dfpt.losses.term import total
+from mdistiller_dfpt.losses.term import own, total
+from mdistiller_dfpt.teachers import TEACHERS, Frozen
 from mdistiller_dfpt.testing import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
@@ -153,12 +154,29 @@ def test_a_students_terms_over_the_prompt_path_give_it_no_gradient_nor_its_own_t
     distiller = tiny_distiller(name, *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}",
                                "DUAL_PATH.FINETUNE_BACKBONE", "True")  # fmt: skip
     trained = {id(p) for group in distiller.teacher.parameter_groups() for p in group["params"]}
-    for own in (False, True):
+    for teachers in (False, True):
         distiller.zero_grad(set_to_none=True)
         _, terms = distiller(tiny_batch())
-        total({key: term for key, term in terms.items() if (term.kind == "teacher") == own}).backward()
+        total({key: term for key, term in terms.items() if (term.kind == "teacher") == teachers}).backward()
         reached = {id(p) for p in distiller.parameters() if p.grad is not None}
-        assert reached == trained if own else not reached & trained
+        assert reached == trained if teachers else not reached & trained
+
+
+def test_a_teachers_own_term_gives_the_student_no_gradient_whatever_it_computes(registries):
+    @TEACHERS.register("careless")
+    class Careless(Frozen):
+        def __init__(self, network):
+            super().__init__(network)
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def losses(self, student, outputs, batch):
+            return {"careless": own((self.scale * student.logits).square().mean())}
+
+    distiller = tiny_distiller("KD", "DISTILLER.TEACHER_KIND", "careless")
+    _, terms = distiller(tiny_batch())
+    terms["careless"].weighted.backward()
+    assert distiller.teacher.scale.grad is not None
+    assert all(p.grad is None for p in distiller.student.parameters())
 
 
 def test_the_prompt_path_learns_beside_a_method_that_matches_the_original_alone():

@@ -9,15 +9,13 @@ from statistics import mean
 
 import pytest
 
-from mdistiller_dfpt.config.load import load_cfg
-from mdistiller_dfpt.distillers import DISTILLERS
-from mdistiller_dfpt.distillers.build import methods_of
+from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.models.published import TEACHERS, compare_with_record
 from mdistiller_dfpt.report.spec import load_table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TABLE = runpy.run_path(str(ROOT / "tools/table.py"))["main"]
 TABLES = sorted((ROOT / "configs/tables").glob("*.yaml"))
 SPEC = f"""
@@ -157,24 +155,26 @@ def test_missing_cells_are_trained_once_and_a_failing_one_stops_nobody(table, tm
     assert "done" not in capsys.readouterr().err, "nothing was missing"
 
 
-def test_the_published_tables_are_well_formed():
+def test_every_cell_of_every_table_names_a_config_that_loads():
     assert {p.stem for p in TABLES} >= {"cifar100_same_family", "cifar100_different_families", "ablations"}
-    covered = set()
+    faults = []
     for path in TABLES:
         for cell in load_table(path).cells.values():
-            covered |= set(methods_of(load_cfg(cell.config, cell.overrides)))
-    assert covered == set(DISTILLERS)
+            try:
+                load_cfg(cell.config, cell.overrides)
+            except ConfigError as e:
+                faults.append(f"{path.stem} {cell.row} {cell.column}: {e}")
+    assert faults == []
 
 
 ROWS = sorted(p.name for p in (ROOT / "configs/cifar100").iterdir() if (p / "base.yaml").exists())
 
 
-@pytest.mark.parametrize("pair", ["vgg13_mv2", "wrn40_2_shuv1"])
 @pytest.mark.parametrize("row", ROWS)
-def test_methods_take_two_steps_on_pairs_of_different_families(row, pair):
-    """All thirteen pairs: `tools/table.py --table ... --smoke`."""
-    cfg = load_cfg(ROOT / f"configs/cifar100/{row}/{pair}.yaml", ["LOG.TENSORBOARD", "False"])
-    assert smoke(cfg) > 0
+def test_a_method_takes_two_steps_on_a_pair_of_different_families(row):
+    """On all thirteen pairs: `tools/table.py --table ... --smoke`."""
+    pair = "vgg13_mv2" if ROWS.index(row) % 2 else "wrn40_2_shuv1"
+    assert smoke(load_cfg(ROOT / f"configs/cifar100/{row}/{pair}.yaml", ["LOG.TENSORBOARD", "False"])) > 0
 
 
 def test_smoke_of_a_table_reports_each_cell_and_fails_with_one(table, capsys):

@@ -14,7 +14,7 @@ import torch
 
 from mdistiller_dfpt.models import build_model
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TRAIN = runpy.run_path(str(ROOT / "tools/train.py"))["main"]
 EVAL = runpy.run_path(str(ROOT / "tools/eval.py"))["main"]
 QUICK = ["SOLVER.EPOCHS", "1", "LOG.TENSORBOARD", "False", "SOLVER.BATCH_SIZE", "256"]
@@ -120,7 +120,7 @@ def test_bad_configs_exit_with_2(argv, pattern, capsys, cwd):
 
 
 def test_bfloat16_in_software_is_warned_of(capsys, cwd, monkeypatch):
-    import mdistiller_dfpt.launch.run as build
+    import mdistiller_dfpt.launch.build as build
 
     for hardware, warned in ((False, True), (True, False)):
         monkeypatch.setattr(build, "has_bfloat16", lambda hardware=hardware: hardware)

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from mdistiller_dfpt.config.load import load_cfg
+from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
 from mdistiller_dfpt.distillers.build import needs_teacher, others_of
@@ -18,7 +18,7 @@ from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.models.external.adapt import AdaptedModel
 from mdistiller_dfpt.models.external.map_layout import Layout, find_layout, from_map, to_map
-from mdistiller_dfpt.testing import changed, check_network, snapshot
+from mdistiller_dfpt.testing import changed, check_network, prepare, snapshot
 
 FOUND = {
     "torchvision/resnet18": ("layer1", "layer2", "layer3", "layer4"),
@@ -147,8 +147,7 @@ def test_every_method_between_a_transformer_and_a_cnn(name, kinds):
         cfg, student, teacher if needs_teacher(cfg) else None, 8, image_shape=(3, 32, 32), others=assistants
     )
     batch = some_batch()
-    for part in distiller.hooked():
-        part.prepare([batch])
+    prepare(distiller, batch)
     _, terms = distiller.train()(batch)
     total(terms).backward()
     assert all(torch.isfinite(term.weighted) for term in terms.values())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision import models
 
-from mdistiller_dfpt.config.load import load_cfg
+from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.launch.run import teacher_weights
 from mdistiller_dfpt.models import build_model

@@ -13,14 +13,15 @@ import torch
 from safetensors.torch import save_file
 
 from mdistiller_dfpt.errors import CheckpointError
-from mdistiller_dfpt.runs.checkpoint import load_checkpoint, load_pickled_tensors, load_weights
+from mdistiller_dfpt.runs.checkpoint import load_checkpoint
 from mdistiller_dfpt.runs.hashing import file_hash
+from mdistiller_dfpt.runs.weights import load_pickled_tensors, load_weights
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
-from .conftest import tiny_cfg, tiny_data, tiny_distiller
-from .test_trainer import stopped_after, trainer
+from ..training.test_trainer import stopped_after, trainer
 
-FORMAT_1 = Path(__file__).parent / "fixtures" / "checkpoint_format_1"
+FORMAT_1 = Path(__file__).parents[1] / "fixtures" / "checkpoint_format_1"
 
 
 @pytest.fixture
@@ -182,10 +183,10 @@ def test_a_bomb_is_refused_before_it_unpacks(kind, tmp_path, monkeypatch):
         rezipped(path, zipfile.ZIP_DEFLATED)
         assert path.stat().st_size < 2**17
     elif kind == "many entries":
-        monkeypatch.setattr("mdistiller_dfpt.runs.checkpoint.MAX_ENTRIES", 50)
+        monkeypatch.setattr("mdistiller_dfpt.runs.weights.MAX_ENTRIES", 50)
         rezipped(path, zipfile.ZIP_STORED, copies=20)
     else:
-        monkeypatch.setattr("mdistiller_dfpt.runs.checkpoint.MAX_PICKLE_BYTES", 10)
+        monkeypatch.setattr("mdistiller_dfpt.runs.weights.MAX_PICKLE_BYTES", 10)
     with pytest.raises(CheckpointError, match="no checkpoint is like that; refused"):
         load_pickled_tensors(path)
 

@@ -12,9 +12,9 @@ from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.errors import ConfigError, UserError
 from mdistiller_dfpt.runs.directory import check_writable
+from mdistiller_dfpt.testing import tiny_cfg
 
-from .conftest import tiny_cfg
-from .test_crash import WRITING, forked, outcome, resumed, run_of, writes_below
+from ..training.test_crash import WRITING, forked, outcome, resumed, run_of, writes_below
 
 WORDS = ("LOG.SAVE_EVERY", "2 steps")
 

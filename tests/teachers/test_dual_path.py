@@ -13,7 +13,7 @@ from mdistiller_dfpt.models import MODELS, build_model
 from mdistiller_dfpt.models.complexity import count_macs, total
 from mdistiller_dfpt.models.output import as_output
 from mdistiller_dfpt.teachers.dual_path import DualPath
-from mdistiller_dfpt.testing import changed, snapshot, tiny_batch, tiny_networks
+from mdistiller_dfpt.testing import changed, snapshot, tiny_batch, tiny_networks, tiny_teacher
 
 CIFAR = sorted(name.removeprefix("cifar/") for name in MODELS if name.startswith("cifar/"))
 BATCH = tiny_batch(4)
@@ -192,3 +192,15 @@ def test_a_coupled_logit_loss_couples_the_samples(monkeypatch):
     monkeypatch.setitem(LOGIT_LOSSES, "COUPLED", coupled)
     assert tiny_dual(logit_loss="COUPLED").couples_samples
     assert not tiny_dual().couples_samples
+
+
+def test_stages_before_the_first_prompt_have_the_original_paths_preactivations():
+    """Methods over preactivations see the same of both paths where both are the same stages."""
+    teacher = tiny_teacher(DualPath, stages=[2]).train()
+    paths = teacher(tiny_batch())
+    for key in ("feats", "preact_feats"):
+        original, prompt = (paths[path].features[key] for path in ("teacher", "prompt"))
+        assert torch.equal(original[0], prompt[0])
+        assert torch.equal(original[1], prompt[1])
+        assert not torch.equal(original[2], prompt[2])
+    assert not torch.equal(paths["prompt"].features["feats"][1], paths["prompt"].features["preact_feats"][1])

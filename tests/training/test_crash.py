@@ -19,10 +19,8 @@ from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.saving import Saver
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
-
-from .conftest import tiny_cfg, tiny_data, tiny_distiller
-from .test_combined import combined
 
 METHODS = sorted(DISTILLERS)
 STEPS = 6  # two epochs of three
@@ -56,8 +54,7 @@ def run_of(name, folder, *words, make_data=None):
     names = name.split("+")
     kind = name if len(names) == 1 else f"[{', '.join(names)}]"
     cfg = tiny_cfg("DISTILLER.TYPE", kind, "LOG.PREFIX", str(folder), "LOG.SAVE_EVERY", "1 step", *words)
-    distiller = tiny_distiller(name) if len(names) == 1 else combined(*names)
-    return Trainer(cfg, distiller, make_data(cfg) if make_data else tiny_data())
+    return Trainer(cfg, tiny_distiller(kind), make_data(cfg) if make_data else tiny_data())
 
 
 def outcome(trainer, resume=False):
@@ -285,16 +282,16 @@ def test_a_signal_saves_behind_the_step_and_stops(number, code, tmp_path):
 
     _, (kind, exit_code, message, restored, state, epoch, step) = forked(stopped)
     assert (kind, exit_code, restored) == ("Stopped", code, True)
-    assert message == f"stopped by {signal.Signals(number).name} in epoch 1, behind step 2; continue with --resume"
+    assert message == f"stopped by {signal.Signals(number).name} in epoch 1, after step 2; continue with --resume"
     assert (state, epoch, step) == ("stopped", 0, 2)
     assert forked(lambda: resumed("KD", tmp_path / "stopped", "LOG.SAVE_EVERY", "")) == (0, expected)
 
 
 MOMENTS = {
-    "validation": ("mdistiller_dfpt.training.trainer", "evaluate", 2, "behind epoch 1"),
-    "the writing of a checkpoint": ("mdistiller_dfpt.runs.saving", "save_checkpoint", 1, "behind epoch 1"),
-    "the drawing of a batch": ("mdistiller_dfpt.data.in_memory", "crop_flip", 2, "in epoch 1, behind step 2"),
-    "the last validation": ("mdistiller_dfpt.training.trainer", "evaluate", 3, None),
+    "validation": ("mdistiller_dfpt.training.loop", "evaluate_method", 1, "after epoch 1"),
+    "the writing of a checkpoint": ("mdistiller_dfpt.runs.saving", "save_checkpoint", 1, "after epoch 1"),
+    "the drawing of a batch": ("mdistiller_dfpt.data.in_memory", "crop_flip", 2, "in epoch 1, after step 2"),
+    "the last validation": ("mdistiller_dfpt.training.loop", "evaluate_method", 2, None),
 }
 
 
@@ -340,7 +337,7 @@ def test_a_run_of_one_step_an_epoch_is_stopped_too(tmp_path):
         except Exception as e:
             return str(e)
 
-    assert forked(stopped) == (0, "stopped by SIGTERM behind epoch 1; continue with --resume")
+    assert forked(stopped) == (0, "stopped by SIGTERM after epoch 1; continue with --resume")
 
 
 def test_a_second_signal_is_obeyed_at_once(tmp_path):

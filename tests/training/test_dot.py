@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from mdistiller_dfpt.errors import ConfigError
-from mdistiller_dfpt.training.dot import TwoMomentaSGD, split_terms
+from mdistiller_dfpt.losses import distillation, label, own
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.training.dot import TwoMomentaSGD, backward_by_kind
 from mdistiller_dfpt.training.trainer import Trainer
 
-from .conftest import tiny_cfg, tiny_data, tiny_distiller
-from .golden import normal
+from ..golden import normal
 
 
 def run(make, steps=4):
@@ -41,14 +42,16 @@ def test_the_two_momenta_by_definition():
     torch.testing.assert_close(ours, w)
 
 
-def test_the_labels_terms_are_told_by_name():
-    one = torch.tensor(1.0)
-    task, distilled = split_terms(
-        {"ce": one, "KD.ce": 2 * one, "loss_ce": 4 * one, "kd": 8 * one, "prompt_ce": 16 * one}
-    )
-    assert (task, distilled) == (7, 24)
-    assert split_terms({"ce": one}) == (1, None)
-    assert split_terms({"feat": one}) == (None, 1)
+def test_terms_are_told_by_their_kind_and_not_by_their_name():
+    """Two steps of constant gradients: 1 of the labels at momentum 0.25, 8 of all others at momentum 0.75."""
+    w = torch.nn.Parameter(torch.zeros(()))
+    optimizer = TwoMomentaSGD([w], lr=1.0, momentum=0.5, delta=0.25, weight_decay=0.0)
+    for _ in range(2):
+        terms = {"kd": label(w, 1.0), "ce": distillation(w, 3.0), "prompt_ce": own(w, 5.0)}
+        optimizer.zero_grad()
+        backward_by_kind(terms, optimizer, lambda: None, lambda: None)
+        optimizer.step()
+    assert w.item() == pytest.approx(-(1 + 8) - (1 * 1.25 + 8 * 1.75))
 
 
 @pytest.mark.parametrize("method", ["KD", "DFPTKD", "NONE", "SIMKD"])

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mdistiller_dfpt.training.evaluate import correct_at, evaluate, kl_divergence
+from mdistiller_dfpt.testing import tiny_data, tiny_distiller
+from mdistiller_dfpt.training.evaluate import correct_at, evaluate_method, kl_divergence
 
-from .conftest import tiny_data, tiny_distiller
-from .golden import normal
+from ..golden import normal
 
 
 def test_correct_at_counts_and_clips():
@@ -27,7 +27,7 @@ def test_accuracy_is_that_of_the_whole_set_at_any_batch_size():
     for size in (1, 7, 20):
         data = tiny_data(test=20)
         data.test.batch_size = size
-        results.append(evaluate(distiller, data.test))
+        results.append(evaluate_method(distiller, data.test))
     data = tiny_data(test=20)
     data.test.batch_size = 20
     batch = next(data.test.epoch())
@@ -44,6 +44,6 @@ def test_accuracy_is_that_of_the_whole_set_at_any_batch_size():
 def test_evaluation_restores_the_mode_and_moves_no_statistics():
     distiller = tiny_distiller("DFPTKD").train()
     before = {k: v.clone() for k, v in distiller.state_dict().items()}
-    evaluate(distiller, tiny_data().test)
+    evaluate_method(distiller, tiny_data().test)
     assert distiller.training
     assert all(torch.equal(v, before[k]) for k, v in distiller.state_dict().items())

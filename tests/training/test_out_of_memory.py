@@ -5,9 +5,9 @@ import resource
 import pytest
 import torch
 
+from mdistiller_dfpt.testing import tiny_cfg
 from mdistiller_dfpt.training.out_of_memory import OutOfMemory, memory_explained
 
-from .conftest import tiny_cfg
 from .test_crash import forked, outcome, resumed, run_of
 
 

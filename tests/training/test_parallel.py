@@ -11,18 +11,17 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from mdistiller_dfpt.config.load import load_cfg
+from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.distributed import all_gather, all_reduce, on_first_process, rank, world_size
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.runs.saving import Saver
-from mdistiller_dfpt.training.evaluate import evaluate
-from mdistiller_dfpt.training.micro_batches import parts_of, smallest_part
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.training.evaluate import evaluate_method
+from mdistiller_dfpt.training.micro_batches import micro_batches, smallest_micro_batch
 from mdistiller_dfpt.training.signals import Requests
 from mdistiller_dfpt.training.trainer import Trainer
-
-from .conftest import tiny_cfg, tiny_data, tiny_distiller
 
 METHODS = sorted(DISTILLERS)
 WORLD = 2
@@ -77,7 +76,7 @@ def one_epoch(name, *overrides):
     trainer = Trainer(cfg, distiller, data)
     averages = trainer.one_epoch()
     state = {k: v.double().numpy() for k, v in trainer.distiller.state_dict().items()}
-    return state, averages, evaluate(trainer.distiller, data.test)
+    return state, averages, evaluate_method(trainer.distiller, data.test)
 
 
 @pytest.fixture(scope="module")
@@ -194,9 +193,9 @@ def test_a_signal_that_comes_while_processes_agree_is_met_the_next_time(monkeypa
 
     monkeypatch.setattr("mdistiller_dfpt.training.signals.world_size", lambda: 2)
     monkeypatch.setattr("mdistiller_dfpt.training.signals.all_reduce", interrupted)
-    assert requests.take(7) == (0, False), "between two agreements nothing is asked"
-    assert requests.take(8) == (0, False)
-    assert requests.take(16) == (signal.SIGTERM, True)
+    assert requests.poll(7) == (0, False), "between two agreements nothing is asked"
+    assert requests.poll(8) == (0, False)
+    assert requests.poll(16) == (signal.SIGTERM, True)
 
 
 def test_one_process_that_diverges_stops_all(tmp_path):
@@ -215,7 +214,7 @@ def test_one_process_that_diverges_stops_all(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["KD", "DFPTKD"])
-def test_parts_of_a_batch_give_the_gradient_of_the_whole(name):
+def test_micro_batches_give_the_gradient_of_the_whole(name):
     frozen = ["DFPTKD.BN", "running"] if name == "DFPTKD" else []
     states = []
     for parts in (1, 3):
@@ -240,12 +239,12 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(name):
 @pytest.mark.parametrize("total", [1, 5, 16, 17])
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 20])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_parts_hold_every_sample_once_and_every_process_its_share(total, accumulate, world, monkeypatch):
+def test_micro_batches_hold_every_sample_once_and_every_process_its_share(total, accumulate, world, monkeypatch):
     monkeypatch.setattr("mdistiller_dfpt.training.micro_batches.world_size", lambda: world)
     parts = []
     for number in range(world):
         own = torch.arange(total)[number::world]
-        parts.append(parts_of(Batch(own[:, None], own, own, total=total), accumulate))
+        parts.append(micro_batches(Batch(own[:, None], own, own, total=total), accumulate))
     assert len({len(p) for p in parts}) == 1
     assert len(parts[0]) <= accumulate
     for pieces in zip(*parts, strict=True):
@@ -254,7 +253,7 @@ def test_parts_hold_every_sample_once_and_every_process_its_share(total, accumul
         assert positions.max() - positions.min() == len(positions) - 1
         assert [p.index.tolist() for p in pieces] == [positions.sort().values[n::world].tolist() for n in range(world)]
     fewest = min(len(p.index) for pieces in parts for p in pieces)
-    assert smallest_part(total, accumulate) == fewest
+    assert smallest_micro_batch(total, accumulate) == fewest
 
 
 def test_batches_that_leave_a_process_without_a_sample_are_refused(monkeypatch):
@@ -280,3 +279,17 @@ def test_two_momenta_in_two_processes(tmp_path):
 
 def test_the_default_timeout_is_finite():
     assert 0 < load_cfg(None).EXPERIMENT.TIMEOUT < 3600
+
+
+def test_batch_norm_over_processes_leaves_frozen_networks_as_they_are(tmp_path):
+    def kinds(number):
+        trainer = Trainer(cfg_of("DFPTKD"), tiny_distiller("DFPTKD"), tiny_data())
+        teacher = trainer.distiller.teacher
+        return [
+            {type(m).__name__ for m in module.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)}
+            for module in (teacher.network, trainer.distiller.student, teacher.prompts)
+        ]
+
+    for frozen, student, prompts in in_processes(kinds, tmp_path).values():
+        assert frozen == {"BatchNorm2d"}
+        assert student == prompts == {"SummedBatchNorm"}

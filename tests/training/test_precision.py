@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from mdistiller_dfpt.config.load import load_cfg
-from mdistiller_dfpt.launch import run as build
-from mdistiller_dfpt.launch.run import evaluate_checkpoint, run
+from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt.launch.evaluate_checkpoint import evaluate_checkpoint
+from mdistiller_dfpt.launch.run import run
+from mdistiller_dfpt.runs.directory import find_finished_weights
 from mdistiller_dfpt.runs.hashing import state_hash
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_networks
 from mdistiller_dfpt.training import precision
-from mdistiller_dfpt.training.precision import settled
-
-from .conftest import tiny_cfg, tiny_data, tiny_networks
+from mdistiller_dfpt.training.precision import measured_precision
 
 CHOICES = [
     # SOLVER.AMP, SOLVER.AMP_STUDENT, what teacher and student are faster in, what becomes of the two keys
@@ -49,7 +49,7 @@ def faster_in(monkeypatch):
 def test_each_network_gets_what_it_is_faster_in(networks, of_student, teacher, student, expected, faster_in, capsys):
     asked = faster_in(teacher, student)
     cfg = tiny_cfg("SOLVER.AMP", networks, "SOLVER.AMP_STUDENT", of_student)
-    chosen = settled(cfg, *tiny_networks(), tiny_data()).SOLVER
+    chosen = measured_precision(cfg, *tiny_networks(), tiny_data()).SOLVER
     pair = (chosen.AMP, chosen.AMP_STUDENT)
     assert pair == expected
     lines = capsys.readouterr().out.splitlines()
@@ -57,26 +57,26 @@ def test_each_network_gets_what_it_is_faster_in(networks, of_student, teacher, s
     assert all("a batch of 16 here: float32 " in line for line in lines)
 
 
-def test_runs_in_one_process_choose_alike(faster_in, capsys):
+def test_a_case_is_measured_once_in_a_process(faster_in, capsys):
     asked = faster_in("bf16", "none")
     for _ in range(2):
-        settled(tiny_cfg("SOLVER.AMP", "fastest"), *tiny_networks(), tiny_data())
+        measured_precision(tiny_cfg("SOLVER.AMP", "fastest"), *tiny_networks(), tiny_data())
     assert len(asked) == 2 * 2 * (precision.ROUNDS + 1), "once each"
     assert len(capsys.readouterr().out.splitlines()) == 2
-    settled(tiny_cfg("SOLVER.AMP", "fastest", "SOLVER.BATCH_SIZE", "8"), *tiny_networks(), tiny_data())
+    measured_precision(tiny_cfg("SOLVER.AMP", "fastest", "SOLVER.BATCH_SIZE", "8"), *tiny_networks(), tiny_data())
     assert len(asked) == 4 * 2 * (precision.ROUNDS + 1), "another batch is another case"
 
 
 def test_without_a_teacher_the_student_decides(faster_in):
     faster_in("none", "bf16")
-    chosen = settled(tiny_cfg("SOLVER.AMP", "fastest"), tiny_networks()[0], None, tiny_data()).SOLVER
+    chosen = measured_precision(tiny_cfg("SOLVER.AMP", "fastest"), tiny_networks()[0], None, tiny_data()).SOLVER
     assert (chosen.AMP, chosen.AMP_STUDENT) == ("bf16", "")
 
 
 def test_a_cpu_without_bfloat16_is_not_asked(monkeypatch, capsys):
     monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
     monkeypatch.setattr(precision, "_seconds", None)
-    chosen = settled(tiny_cfg("SOLVER.AMP", "fastest"), *tiny_networks(), tiny_data()).SOLVER
+    chosen = measured_precision(tiny_cfg("SOLVER.AMP", "fastest"), *tiny_networks(), tiny_data()).SOLVER
     assert (chosen.AMP, chosen.AMP_STUDENT) == ("none", "")
     assert "as this CPU computes bfloat16 in software" in capsys.readouterr().out
 
@@ -85,7 +85,7 @@ def test_measuring_leaves_networks_and_random_numbers_as_they_were():
     networks = tiny_networks()
     networks[0].train()
     before, state = [state_hash(n.state_dict()) for n in networks], torch.get_rng_state()
-    chosen = settled(tiny_cfg("SOLVER.AMP", "fastest"), *networks, tiny_data()).SOLVER
+    chosen = measured_precision(tiny_cfg("SOLVER.AMP", "fastest"), *networks, tiny_data()).SOLVER
     assert chosen.AMP in ("none", "bf16")
     assert [state_hash(n.state_dict()) for n in networks] == before
     assert torch.equal(torch.get_rng_state(), state)
@@ -113,9 +113,9 @@ def test_a_resumed_run_and_an_evaluation_keep_what_was_chosen(faster_in, tmp_pat
     asked = faster_in("none", "none")
     resumed = run(digits(2), resume=True)
     assert (resumed["protocol"]["precision"], len(resumed["epochs"])) == ("bf16", 2)
-    found = build.find_finished_weights(digits(2))
-    assert evaluate_checkpoint(digits(2), "resnet8", found)["top1"] == resumed["final"]["top1"]["last"]
+    found = find_finished_weights(digits(2))
+    assert evaluate_checkpoint(digits(2), "student", found)["top1"] == resumed["final"]["top1"]["last"]
     assert asked == []
     (tmp_path / "digits/vanilla/res8/seed1/config.yaml").write_text("SOLVER: [", encoding="utf-8")
-    evaluate_checkpoint(digits(2), "resnet8", found)
+    evaluate_checkpoint(digits(2), "student", found)
     assert asked, "a run's file that cannot be read says nothing"

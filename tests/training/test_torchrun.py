@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from .test_house import ROOT
+from ..test_house import ROOT
 
 FAILING = """
 import os, resource, signal, sys, time
@@ -30,10 +30,10 @@ def fail():
 
 @DISTILLERS.register("FAILS")
 class Fails(DISTILLERS["NONE"]):
-    def losses(self, student, teacher, batch):
+    def forward(self, batch):
         if os.environ["RANK"] == os.environ["FAULTY"] and batch.step == 2:
             fail()
-        return super().losses(student, teacher, batch)
+        return super().forward(batch)
 """
 
 

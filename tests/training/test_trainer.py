@@ -6,19 +6,23 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from mdistiller_dfpt.bench.counts import CountOperators
 from mdistiller_dfpt.data import Data
-from mdistiller_dfpt.distillers import DISTILLERS
+from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DivergedError
-from mdistiller_dfpt.runs.checkpoint import load_weights
+from mdistiller_dfpt.launch.run import run as run_config
+from mdistiller_dfpt.losses import distillation
+from mdistiller_dfpt.models.staged import relu_pair
 from mdistiller_dfpt.runs.hashing import state_hash
-from mdistiller_dfpt.runs.saving import Progressed, Saver
-from mdistiller_dfpt.training.meters import Meters
+from mdistiller_dfpt.runs.saving import Progress, Saver
+from mdistiller_dfpt.runs.weights import load_weights
+from mdistiller_dfpt.testing import TinyNet, tiny_cfg, tiny_data, tiny_distiller, tiny_networks
+from mdistiller_dfpt.training.loop import take_step
+from mdistiller_dfpt.training.optim import OPTIMIZERS, SCHEDULES
 from mdistiller_dfpt.training.trainer import Trainer
-
-from .conftest import tiny_cfg, tiny_data, tiny_distiller
 
 METHODS = sorted(DISTILLERS)
 
@@ -38,7 +42,7 @@ def stopped_after(name: str, overrides: list[str], epoch: int, *more: str) -> Tr
     stopped = trainer(name, [*overrides, "SOLVER.EPOCHS", "3"], *more)
     save = Saver.save
 
-    def save_and_stop(self: Saver, done: Progressed) -> None:
+    def save_and_stop(self: Saver, done: Progress) -> None:
         save(self, done)
         if len(done.epochs) == epoch:
             raise RuntimeError("stop here")
@@ -163,7 +167,7 @@ def test_resuming_under_another_teacher_is_refused(overrides):
     stopped_after("KD", overrides, 1)
     other = trainer("KD", [*overrides, "SOLVER.EPOCHS", "3"])
     with torch.no_grad():
-        other.distiller.teacher.fc.bias += 1
+        other.distiller.teacher.network.fc.bias += 1
     changed = Trainer(other.cfg, other.distiller, other.data, "tiny")
     with pytest.raises(CheckpointError, match="was taught by another ResNet50"):
         changed.fit(resume=True)
@@ -206,7 +210,7 @@ def test_two_checkpoints_are_kept_and_leftovers_swept(overrides):
     run.fit()
     folder = run.run / "checkpoints"
     (folder / ".epoch-00009.abc").mkdir()
-    run.saver.save(Progressed([{}] * 5))
+    run.saver.save(Progress([{}] * 5))
     assert sorted(p.name for p in folder.iterdir()) == ["epoch-00004", "epoch-00005"]
 
 
@@ -227,7 +231,7 @@ def test_checkpoints_within_an_epoch_are_due_by_the_clock_too(overrides, monkeyp
     assert not run.saver.is_due(2)
     now[0] += 1
     assert run.saver.is_due(3)
-    run.saver.save(Progressed([{}] * 5))
+    run.saver.save(Progress([{}] * 5))
     assert not run.saver.is_due(4)
 
 
@@ -235,7 +239,7 @@ def test_checkpoints_within_an_epoch_are_due_by_the_clock_too(overrides, monkeyp
 def test_what_is_not_finite_stops_before_the_step(what, overrides):
     run = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "4"])
     weights = []
-    step = run.updater._guarded_step
+    check = run.training.guard.check
 
     def poisoned(loss, losses, batch):
         if (batch.epoch, batch.step) == (2, 2):
@@ -244,9 +248,9 @@ def test_what_is_not_finite_stops_before_the_step(what, overrides):
                 loss = loss * float("nan")
             else:
                 next(run.distiller.student.parameters()).grad[0] = float("inf")
-        step(loss, losses, batch)
+        check(loss, losses, batch)
 
-    run.updater._guarded_step = poisoned
+    run.training.guard.check = poisoned
     with pytest.raises(
         DivergedError, match=rf"{what} is not finite at epoch 2, step 2 \(ce [\d.]+\); lower SOLVER.LR \(now 0.05\)"
     ):
@@ -259,11 +263,14 @@ def test_what_is_not_finite_stops_before_the_step(what, overrides):
 
 @pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.smooth_l1_loss])
 def test_a_loss_that_would_stretch_a_tensor_is_refused_at_the_first_step(loss, overrides, monkeypatch):
-    run = trainer("NONE", overrides)
+    run = trainer("KD", overrides)
     plain = run.distiller.losses
 
     def stretched(student, teacher, batch):
-        return {**plain(student, teacher, batch), "mine": loss(student.logits, student.logits.detach()[:, :1])}
+        return {
+            **plain(student, teacher, batch),
+            "mine": distillation(loss(student.logits, student.logits.detach()[:, :1])),
+        }
 
     monkeypatch.setattr(run.distiller, "losses", stretched)
     with pytest.raises(ConfigError, match=r"different shapes: Using a target size \(.*16, 1.*\) that is different"):
@@ -271,10 +278,10 @@ def test_a_loss_that_would_stretch_a_tensor_is_refused_at_the_first_step(loss, o
     assert run.step == 0
 
 
-def test_a_teacher_that_says_nothing_finite_stops_the_run_at_its_first_step(overrides):
+def test_a_teacher_whose_logits_are_not_finite_stops_the_run_at_its_first_step(overrides):
     run = trainer("KD", overrides)
     with torch.no_grad():
-        run.distiller.teacher.fc.bias[0] = float("nan")
+        run.distiller.teacher.network.fc.bias[0] = float("nan")
     before = state_hash(dict(run.distiller.student.named_parameters()))
     with pytest.raises(DivergedError, match="loss is not finite at epoch 1, step 1"):
         run.fit()
@@ -302,14 +309,14 @@ def test_tensorboard_has_each_epoch_once_after_a_resume(overrides):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_training_step_reads_nothing_from_the_device(name, overrides, monkeypatch):
     run = trainer(name, overrides)
-    batches = list(run.data.train.epoch(1))  # strong views are made on the CPU, and read its random numbers
+    # Strong views are made on the CPU, and read its random numbers
+    batches = list(run.data.train.epoch(1, strong=run.distiller.needs_strong_view))
     # The check of a finite loss is a read on a CPU, where it costs nothing; a GPU's optimiser does it instead
-    monkeypatch.setattr(run.updater, "_guarded_step", lambda *a: run.optimizer.step())
-    meters = Meters(run.device)
+    monkeypatch.setattr(run.training.guard, "check", lambda *a: None)
     run.distiller.train()
     with CountOperators() as counter:
         for batch in batches:
-            run.updater.step(batch, meters)
+            take_step(run.training, batch)
     assert counter.reads == 0
 
 
@@ -327,14 +334,13 @@ def test_every_method_trains_on_a_gpu_and_no_step_waits_for_it(name, overrides):
     more = ["SOLVER.AMP", "bf16", "SOLVER.CHANNELS_LAST", "True"]
     run = Trainer(tiny_cfg("DISTILLER.TYPE", name, *more, *overrides), tiny_distiller(name, *more), gpu_data(), "tiny")
     assert run.fit()["final"]["top1"]["last"] >= 0
-    batches = list(run.data.train.epoch(1))
-    meters = Meters(run.device)
+    batches = list(run.data.train.epoch(1, strong=run.distiller.needs_strong_view))
     run.distiller.train()
-    run.updater.step(batches[0], meters)
+    take_step(run.training, batches[0])
     torch.cuda.set_sync_debug_mode("error")
     try:
-        run.updater.step(batches[1], meters)
-        meters.read()
+        take_step(run.training, batches[1])
+        run.training.meters.read()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -382,3 +388,82 @@ def test_weights_and_biases_is_told_and_never_fatal(fails, overrides, monkeypatc
         assert [step for step, _ in stand_in.logged] == [1, 2]
         assert "test.student.top1" in stand_in.logged[0][1]
         assert stand_in.finished
+
+
+def test_the_size_of_test_batches_may_change_at_a_resume(overrides):
+    """Accuracies do not depend on it."""
+    expected = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "3", "EXPERIMENT.NAME", "whole"]).fit()
+    stopped_after("NONE", overrides, 1)
+    found = trainer("NONE", [*overrides, "SOLVER.EPOCHS", "3", "DATASET.TEST.BATCH_SIZE", "5"]).fit(resume=True)
+    assert found["student_sha256"] == expected["student_sha256"]
+
+
+class Tied(TinyNet):
+    """A network two of whose layers are one and the same weight."""
+
+    def __init__(self, width: int = 4):
+        super().__init__(width)
+        self.extra = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.extra.weight = self.layer1[0].weight
+
+    def stages(self):
+        first, _, third = super().stages()
+        return [first, lambda x: relu_pair(self.layer1(F.relu(self.extra(x)))), third]
+
+
+def test_a_network_with_tied_weights_is_trained_saved_and_resumed(overrides, tmp_path):
+    def run(*more):
+        cfg = tiny_cfg("DISTILLER.TYPE", "KD", *overrides, "SOLVER.EPOCHS", "3", *more)
+        torch.manual_seed(0)
+        student, teacher = Tied(4), tiny_networks()[1]
+        return Trainer(cfg, build_distiller(cfg, student, teacher, 48), tiny_data(), "tiny")
+
+    whole = run("LOG.PREFIX", str(tmp_path / "whole"))
+    expected = whole.fit()["student_sha256"]
+    saved = load_weights(whole.run)
+    assert torch.equal(saved["extra.weight"], saved["layer1.0.weight"])
+    assert state_hash(saved) == expected
+    save = Saver.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Saver, "save", lambda self, done: (save(self, done), _raise(InterruptedError())))
+        with pytest.raises(InterruptedError):
+            run().fit()
+    assert run().fit(resume=True)["student_sha256"] == expected
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize(("key", "message"), [
+    ("SOLVER.SCHEDULE", "unknown schedule 'cosin'; did you mean cosine"),
+    ("SOLVER.TYPE", "unknown optimiser 'cosin'; choose from"),
+])  # fmt: skip
+def test_an_unknown_schedule_or_optimiser_is_refused_before_any_data_is_read(key, message, overrides, tmp_path):
+    cfg = tiny_cfg(key, "cosin", "DATASET.ROOT", str(tmp_path / "nowhere"), *overrides)
+    with pytest.raises(ConfigError, match=message):
+        run_config(cfg)
+
+
+def test_a_schedule_and_an_optimiser_of_the_users_are_used(overrides, registries):
+    @SCHEDULES.register("LINEAR")
+    def linear(progress, plan):
+        return plan.lr * (1 - progress / plan.epochs)
+
+    @OPTIMIZERS.register("RMSPROP")
+    def rmsprop(groups, plan):
+        return torch.optim.RMSprop(groups, lr=plan.lr)
+
+    run = trainer("KD", overrides, "SOLVER.SCHEDULE", "LINEAR", "SOLVER.TYPE", "RMSPROP", "SOLVER.LR", "0.01")
+    results = run.fit()
+    assert isinstance(run.optimizer, torch.optim.RMSprop)
+    rates = [e["lr"] for e in results["epochs"]]
+    assert rates == pytest.approx([0.01 * (1 - 2 / 3 / 2), 0.01 * (1 - (5 / 3) / 2)])
+
+
+def test_early_stopped_distillation_runs_the_teacher_no_more(overrides):
+    run = trainer("ESKD", overrides, "ESKD.STOP_EPOCH", "1")
+    passes = []
+    run.distiller.teacher.network.register_forward_hook(lambda _, args, out: passes.append(len(out[0])))
+    run.fit()
+    assert passes.count(16) == 3, "three steps of the first epoch, none of the second"
