@@ -28,7 +28,7 @@ def server(tmp_path_factory):
             pass
 
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=httpd.serve_forever)
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.02,))
     thread.start()
     yield folder, f"http://127.0.0.1:{httpd.server_port}"
     httpd.shutdown()

@@ -179,22 +179,35 @@ WEIGHT = Limit("a weight > 0", lambda v: v > 0)
 OPEN_NODES: dict[str, Limit] = {"DISTILLER.PATHS": WEIGHT}
 """Sections whose keys are free; each value is a number within the limit."""
 
-REMOVED: dict[str, str] = {
-    "DISTILLER.TEACHER_TABLE": "it is DISTILLER.LOGITS_CACHE now",
-    "DISTILLER.TEACHER_TABLE_FILL": "it is DISTILLER.LOGITS_CACHE_FILL now",
-    "DISTILLER.TEACHER_AHEAD": "it is gone, as it made runs slower: leave it out",
-    "DISTILLER.TEACHER_FOLD_BN": "it is gone: leave it out",
-    "SOLVER.CUDA_GRAPH": "it is gone: leave it out",
+
+class Removed(NamedTuple):
+    """A key of earlier versions: the default that it had, with which a file may still name it, and what it is now."""
+
+    default: Any
+    now: str = ""  # the whole key; empty where it is gone
+
+    def what_to_do(self) -> str:
+        """In words, for the error line."""
+        return f"it is {self.now} now" if self.now else "it is gone: leave it out"
+
+
+REMOVED: dict[str, Removed] = {
+    "DISTILLER.TEACHER_TABLE": Removed("", "DISTILLER.LOGITS_CACHE"),
+    "DISTILLER.TEACHER_TABLE_FILL": Removed("lazily", "DISTILLER.LOGITS_CACHE_FILL"),
+    "DISTILLER.TEACHER_AHEAD": Removed(1),
+    "DISTILLER.TEACHER_FOLD_BN": Removed(False),
+    "SOLVER.CUDA_GRAPH": Removed(False),
 }
-"""Keys of earlier versions, and what to do about them."""
 
 _NODES: dict[str, CN] = {}
 
 
-def declare_node(name: str, node: CN, limits: Mapping[str, Limit], removed: Mapping[str, str] | None = None) -> None:
+def declare_node(
+    name: str, node: CN, limits: Mapping[str, Limit], removed: Mapping[str, Removed] | None = None
+) -> None:
     """Add a section, declared beside its method or kind of teacher, to the tree; limits by path below the section.
 
-    `removed`: keys that it had in earlier versions, and what to do about them.
+    `removed`: keys that it had in earlier versions.
 
     KeyError where the name is taken, or where a limit is for a key that the section does not have.
     """
@@ -206,7 +219,14 @@ def declare_node(name: str, node: CN, limits: Mapping[str, Limit], removed: Mapp
             raise KeyError(f"{name}: a limit is given for {key!r}; {suggest(key, list(known))}")
     _NODES[name] = node
     LIMITS.update({f"{name}.{key}": limit for key, limit in limits.items()})
-    REMOVED.update({f"{name}.{key}": words for key, words in (removed or {}).items()})
+    REMOVED.update({f"{name}.{key}": entry for key, entry in (removed or {}).items()})
+
+
+def by_keys_of_today(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config that an earlier version wrote, by the keys of this one; what is gone is left out."""
+    today = {key: value for key, value in flat.items() if key not in REMOVED}
+    moved = {r.now: flat[key] for key, r in REMOVED.items() if r.now and flat.get(key, r.default) != r.default}
+    return today | moved
 
 
 def default_cfg() -> CN:

@@ -105,7 +105,8 @@ class _Merge:
             if prefix.removesuffix(".") in OPEN_NODES:
                 self.free(node, key, full, value, where(full))
             elif full in REMOVED:
-                self.faults.append(f"{where(full)}: unknown key {full}: {REMOVED[full]}")
+                if value != REMOVED[full].default:  # where an earlier version wrote all keys, most are at their default
+                    self.faults.append(f"{where(full)}: unknown key {full}: {REMOVED[full].what_to_do()}")
             elif key not in node:
                 known = [prefix + k for k in node] + list(flatten(self.cfg))
                 self.faults.append(f"{where(full)}: unknown key {full}; {suggest(full, known)}")
@@ -120,8 +121,8 @@ class _Merge:
     def free(self, node: CN, key: str, full: str, value: Any, where: str) -> None:
         """A key of an open section, which needs no default."""
         limit = OPEN_NODES[full.rpartition(".")[0]]
-        value = float(value) if type(value) is int else value
-        if type(value) is float and math.isfinite(value) and _holds(limit, value):
+        fits, value = _as_type(value, 1.0, None)
+        if key and fits and _holds(limit, value):
             node[key] = value
             self.where[full] = where
         else:
@@ -146,15 +147,14 @@ class _Merge:
                 node = node.get(part) if isinstance(node, CN) else None
             where = "command line"
             section = ".".join(parts[:-1])
-            if full in OPEN_NODES or section in OPEN_NODES:
-                self.open(node, parts[-1], full, text, where)
-            elif full in REMOVED:
-                self.faults.append(f"{where}: unknown key {full}: {REMOVED[full]}")
-            elif not isinstance(node, CN) or parts[-1] not in node:
+            is_open = full in OPEN_NODES or section in OPEN_NODES
+            if full in REMOVED:
+                self.faults.append(f"{where}: unknown key {full}: {REMOVED[full].what_to_do()}")
+            elif not isinstance(node, CN) or (parts[-1] not in node and not is_open):
                 self.faults.append(f"{where}: unknown key {full}; {suggest(full, list(flatten(self.cfg)))}")
-            elif isinstance(node[parts[-1]], CN):
+            elif not is_open and isinstance(node[parts[-1]], CN):
                 self.faults.append(f"{where}: {full} is a section; set a key below it")
-            elif type(node[parts[-1]]) is str and not LIMITS.get(full, POSITIVE).types:
+            elif not is_open and type(node[parts[-1]]) is str and not LIMITS.get(full, POSITIVE).types:
                 self.value(node, parts[-1], full, text, where)
             else:
                 try:
@@ -162,18 +162,20 @@ class _Merge:
                 except ConfigError as e:
                     self.faults.append(f"{where}: {full} is {_show(text)}; {e}")
                     continue
-                self.value(node, parts[-1], full, value, where)
+                if full in OPEN_NODES:
+                    self.replaced(node[parts[-1]], full, value, where)
+                elif is_open:
+                    self.free(node, parts[-1], full, value, where)
+                else:
+                    self.value(node, parts[-1], full, value, where)
 
-    def open(self, node: CN, key: str, full: str, text: str, where: str) -> None:
-        """An open section, or a key of one, from the command line."""
-        value, _ = parse_yaml(text)
-        if full not in OPEN_NODES:
-            self.free(node, key, full, value, where)
-        elif isinstance(value, dict):
-            node[key].clear()
-            self.tree(value, lambda _: where, node[key], full + ".")
+    def replaced(self, node: CN, full: str, value: Any, where: str) -> None:
+        """An open section as a whole."""
+        if isinstance(value, dict):
+            node.clear()
+            self.tree(value, lambda _: where, node, full + ".")
         else:
-            self.faults.append(f"{where}: {full} is {_show(text)}; it must be a mapping, as {{teacher: 1.0}}")
+            self.faults.append(f"{where}: {full} is {_show(value)}; it must be a mapping, as {{teacher: 1.0}}")
 
     def check(self) -> None:
         flat = flatten(self.cfg)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config.keys import NOT_NEGATIVE
+from ..config.keys import NOT_NEGATIVE, Removed
 from ..data.randomness import random_bits
 from ..losses import Terms, distillation, label
 from ..losses.sharded import over_processes
@@ -32,7 +32,7 @@ class DGKD(LogitDistiller):
 
     config = logit_node(4.0, ce=0.1, kd=0.9, DROP=1)
     limits = {**LOGIT_LIMITS, "DROP": NOT_NEGATIVE}
-    removed = {"ASSISTANTS": "it is DISTILLER.ASSISTANTS now"}
+    removed = {"ASSISTANTS": Removed([], "DISTILLER.ASSISTANTS")}
     teacher_kind = "assistants"
     matches_one_path = False
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ..config.keys import Removed
 from .base import DISTILLERS, Batch, Output
 from .kd import kd_loss
 from .logit import LogitDistiller, logit_node
@@ -12,7 +13,7 @@ class TAKD(LogitDistiller):
     """Cross-entropy, and `kd_loss` with the last of DISTILLER.ASSISTANTS; where there is none, with the teacher."""
 
     config = logit_node(4.0, ce=0.1, kd=0.9)
-    removed = {"ASSISTANTS": "it is DISTILLER.ASSISTANTS now"}
+    removed = {"ASSISTANTS": Removed([], "DISTILLER.ASSISTANTS")}
     teacher_kind = "assistants"
 
     def logit_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..data import Data, build_data
@@ -14,8 +13,8 @@ from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
 from ..distillers import build_distiller
 from ..distillers.build import needs_teacher, others_of
 from ..errors import DivergedError
-from ..models import StagedModel
 from ..models.external.names import is_external
+from ..models.statistics import measure_statistics
 from ..training.precision import measured_precision
 from ..training.trainer import Trainer
 from .networks import build_networks
@@ -42,7 +41,7 @@ def smoke(cfg: CN, size: int = 32) -> float:
         cfg.freeze()
         n = build_networks(cfg, data)
         for network in filter(None, (n.teacher, *n.others)):
-            _measure_statistics(network, data)
+            measure_statistics(network, (batch.image for batch in data.train.epoch(0)))
         cfg = measured_precision(cfg, n.student, n.teacher, data)
         distiller = build_distiller(
             cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others
@@ -51,17 +50,6 @@ def smoke(cfg: CN, size: int = 32) -> float:
     if not math.isfinite(loss):
         raise DivergedError(f"the loss is {loss} within {STEPS} steps")
     return loss
-
-
-@torch.no_grad()
-def _measure_statistics(network: StagedModel, data: Data) -> None:
-    """Running statistics of these images: with the initial ones a random network's maps grow with its depth."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = None  # an average over all batches
-    network.train()
-    for batch in data.train.epoch(0):
-        network(batch.image)
 
 
 def _data_in_files(cfg: CN, folder: Path, fixed_size: bool) -> Data:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
-from ..config.keys import REMOVED, default_cfg
+from ..config.keys import by_keys_of_today, default_cfg
 from ..config.load import dump_cfg, flatten, load_yaml_text
 from ..distillers import Method
 from ..distillers.build import method_label
@@ -142,7 +142,7 @@ class Saver:
 
     def _refuse_other_config(self, folder: Path, text: str) -> None:
         # A key that did not exist then had the effect of its default
-        written = {key: v for key, v in flatten(load_yaml_text(text)).items() if key not in REMOVED}
+        written = by_keys_of_today(flatten(load_yaml_text(text)))
         before, now = {**flatten(default_cfg()), **written}, flatten(self.cfg)
         differing = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..models import StagedModel
 from ..models.dummy import probing
+from ..models.statistics import measure_statistics
 from .laws import holds, obey
 from .make import changed, snapshot
 
@@ -17,12 +18,13 @@ CLASSES = 7
 
 
 class Subject:
-    """A network in eval mode, and a batch of two images that it takes."""
+    """A network in eval mode, whose statistics are those of noise, and a batch of two images that it takes."""
 
     def __init__(self, build: Build, image_shape: tuple[int, int, int]):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.network = build(CLASSES).eval()
+            self.network = build(CLASSES)
+            measure_statistics(self.network, [torch.randn(8, *image_shape)])
             self.image = torch.randn(2, *image_shape)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.config import dump_cfg, flatten, keywords
-from mdistiller_dfpt.config.keys import default_cfg
+from mdistiller_dfpt.config.keys import REMOVED, default_cfg
 from mdistiller_dfpt.config.policy import without_effect
 from mdistiller_dfpt.distillers.build import needs_teacher
 from mdistiller_dfpt.errors import ConfigError
@@ -190,7 +190,9 @@ def test_a_nodes_keys_become_keywords():
     assert {"prompt_r1", "prompt_ce_weight", "ce_weight"} <= set(keywords(cfg.DFPTKD))
 
 
-_KEYS = st.sampled_from([*flatten(default_cfg()), "SOLVER", "KD.", "", "X.Y"])
+_KEYS = st.sampled_from(
+    [*flatten(default_cfg()), "DISTILLER.PATHS", "DISTILLER.PATHS.prompt", "SOLVER", "KD.", "", "X.Y"]
+)
 _VALUES = st.one_of(st.text(max_size=20), st.integers().map(str), st.floats().map(str), st.just("[1, {a: b}]"))
 
 
@@ -283,6 +285,16 @@ def test_a_key_of_an_earlier_version_says_what_to_do(key, words, tmp_path):
     assert faults(None, [key, "x"]) == f"command line: unknown key {key}: {words}"
 
 
+def test_a_file_in_which_an_earlier_version_wrote_all_its_defaults_still_loads(tmp_path):
+    sections: dict = {}
+    for key, entry in REMOVED.items():
+        section, name = key.split(".")
+        sections.setdefault(section, {})[name] = entry.default
+    path = write(tmp_path, "config.yaml", json.dumps(sections))
+    assert dump_cfg(load_cfg(path)) == dump_cfg(load_cfg(None, ["EXPERIMENT.NAME", "config"]))
+    assert "it is gone" in faults(None, ["DISTILLER.TEACHER_AHEAD", "1"]), "on the command line somebody means it"
+
+
 def test_paths_and_their_weights_come_from_files_and_from_the_command_line(tmp_path):
     base = write(tmp_path, "base.yaml", "DISTILLER: {PATHS: {teacher: 1, prompt: 2.5}}\n")
     path = write(tmp_path, "c.yaml", f"_BASE_: {base.name}\nDISTILLER: {{PATHS: {{prompt: 4}}}}\n")
@@ -296,5 +308,8 @@ def test_paths_and_their_weights_come_from_files_and_from_the_command_line(tmp_p
         f"{bad}:3: DISTILLER.PATHS.teacher is -1.0; it must be a weight > 0",
         f"{bad}:4: DISTILLER.PATHS.prompt is 'often'; it must be a weight > 0",
         "command line: DISTILLER.PATHS.x is [1]; it must be a weight > 0",
-        "command line: DISTILLER.PATHS is '3'; it must be a mapping, as {teacher: 1.0}",
+        "command line: DISTILLER.PATHS is 3; it must be a mapping, as {teacher: 1.0}",
     ]
+    for key, text in (("", "{teacher: 0}"), (".teacher", "[1"), (".teacher", "1" + 400 * "0"), (".", "1")):
+        assert faults(None, [f"DISTILLER.PATHS{key}", text]).startswith("command line: DISTILLER.PATHS")
+    assert dict(load_cfg(path, ["DISTILLER.PATHS", "{}"]).DISTILLER.PATHS) == {}, "those of its kind again"

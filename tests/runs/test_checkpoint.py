@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from mdistiller_dfpt.errors import CheckpointError
@@ -113,6 +114,24 @@ def test_a_run_of_the_first_format_is_continued(overrides):
     whole = trainer("KD", [*overrides, "SOLVER.EPOCHS", "3", "EXPERIMENT.TAG", "whole"]).fit()
     for a, b in zip(found["epochs"], whole["epochs"], strict=True):
         assert a["train"]["loss"] == pytest.approx(b["train"]["loss"], rel=1e-4), "written by another machine"
+
+
+@pytest.mark.parametrize(
+    ("then", "refused"),
+    [({}, ""), ({"TEACHER_TABLE": "cache"}, "DISTILLER.LOGITS_CACHE was 'cache', is ''"), ({"TEACHER_AHEAD": 4}, "")],
+)
+def test_keys_that_a_run_had_in_an_earlier_version_count_where_they_live_on(then, refused, overrides):
+    folder = stopped_checkpoint(overrides)
+    config = yaml.safe_load(json.loads((folder / "manifest.json").read_text())["config"])
+    config["DISTILLER"].update({"TEACHER_TABLE": "", "TEACHER_AHEAD": 1, **then})
+    for key in ("TEACHER_KIND", "PATHS", "ASSISTANTS", "LOGITS_CACHE"):
+        del config["DISTILLER"][key]
+    config["TAKD"]["ASSISTANTS"], config["SOLVER"]["CUDA_GRAPH"] = [], False
+    vouch(folder, config=yaml.safe_dump(config))
+    if refused:
+        resume_refused(overrides, refused)
+    else:
+        assert len(trainer("KD", [*overrides, "SOLVER.EPOCHS", "3"]).fit(resume=True)["epochs"]) == 3
 
 
 class Calls:
