@@ -25,12 +25,14 @@ def weights_of(cfg: CN) -> Weights:
     """The weights of all networks that teach, each trained first where that was not done and the config says so."""
     if not needs_teacher(cfg):
         return Weights()
-    names = others_of(cfg)
-    if cfg.DISTILLER.OTHER_TEACHERS:
-        paths = [_other_teacher(cfg, i) for i in range(len(names))]
-    else:
-        paths = [assistant_weights(cfg, names, i) for i in range(len(names))]
-    return Weights(teacher_weights(cfg), list(zip(names, paths, strict=True)))
+    names, of_teachers = others_of(cfg), bool(cfg.DISTILLER.OTHER_TEACHERS)
+    if names and of_teachers:
+        _refuse_other_counts(cfg)
+    found = Weights(teacher_weights(cfg))
+    for number, name in enumerate(names):
+        path = other_teacher_weights(cfg, number) if of_teachers else assistant_weights(cfg, name, found)
+        found = Weights(found.teacher, (*found.others, (name, path)))
+    return found
 
 
 def teacher_weights(cfg: CN) -> Path:
@@ -41,39 +43,17 @@ def teacher_weights(cfg: CN) -> Path:
     command that provides them.
     """
     d = cfg.DISTILLER
-    word, _, tag = d.TEACHER_CKPT.partition(":")
-    nowhere = not d.TEACHER_CKPT and not d.TEACHER_CFG
-    if word == PRETRAINED or (nowhere and torchvision_name(d.TEACHER, cfg.MODEL.FAMILY)):
-        return on_first_process(lambda: pretrained_weights(d.TEACHER, cfg.MODEL.FAMILY, tag, cfg.DATASET.DOWNLOAD))
-    if d.TEACHER_CKPT:
-        path = Path(d.TEACHER_CKPT)
-        if not path.exists():
-            raise CheckpointError(f"DISTILLER.TEACHER_CKPT is {d.TEACHER_CKPT}; there is no such file")
-        return path
-    if not d.TEACHER_CFG:
-        raise CheckpointError(
-            f"no weights for the teacher {d.TEACHER}: add `DISTILLER.TEACHER_CKPT PATH` to your command, "
-            "or name the config that trains it as DISTILLER.TEACHER_CFG"
-        )
-    overrides = [
-        "LOG.PREFIX", cfg.LOG.PREFIX, "DATASET.ROOT", cfg.DATASET.ROOT, "DATASET.DOWNLOAD", str(cfg.DATASET.DOWNLOAD),
-        "EXPERIMENT.DEVICE", cfg.EXPERIMENT.DEVICE, "EXPERIMENT.THREADS", str(cfg.EXPERIMENT.THREADS),
-    ]  # fmt: skip
-    teacher_cfg = load_cfg(d.TEACHER_CFG, overrides)
-    found = _finished(teacher_cfg)
-    if found is not None:
-        return found
-    if not d.TEACHER_AUTO_TRAIN:
-        prefix = "" if cfg.LOG.PREFIX == "./output" else f" LOG.PREFIX {cfg.LOG.PREFIX}"
-        raise CheckpointError(
-            f"the teacher {d.TEACHER} is not trained yet: run `python tools/train.py --cfg {d.TEACHER_CFG}{prefix}`, "
-            "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
-        )
-    return _trained(teacher_cfg, f"no teacher {d.TEACHER} yet: training it first from {d.TEACHER_CFG}")
+    return _weights(cfg, d.TEACHER, d.TEACHER_CKPT, d.TEACHER_CFG, ("TEACHER_CKPT", "TEACHER_CFG"))
 
 
-def _other_teacher(cfg: CN, number: int) -> Path:
-    """The weights of the other teacher of that number, found as the first one's are."""
+def other_teacher_weights(cfg: CN, number: int) -> Path:
+    """The same for the other teacher of that number."""
+    d, keys = cfg.DISTILLER, ("OTHER_TEACHER_CKPTS", "OTHER_TEACHER_CFGS")
+    ckpt, config = (d[key][number] if d[key] else "" for key in keys)
+    return _weights(cfg, d.OTHER_TEACHERS[number], ckpt, config, keys)
+
+
+def _refuse_other_counts(cfg: CN) -> None:
     d = cfg.DISTILLER
     for key in ("OTHER_TEACHER_CKPTS", "OTHER_TEACHER_CFGS"):
         if d[key] and len(d[key]) != len(d.OTHER_TEACHERS):
@@ -81,31 +61,60 @@ def _other_teacher(cfg: CN, number: int) -> Path:
                 f"DISTILLER.{key} has {len(d[key])} entries and DISTILLER.OTHER_TEACHERS {len(d.OTHER_TEACHERS)}; "
                 "each network needs one"
             )
-    one = cfg.clone()
-    one.defrost()
-    one.DISTILLER.TEACHER = d.OTHER_TEACHERS[number]
-    one.DISTILLER.TEACHER_CKPT = d.OTHER_TEACHER_CKPTS[number] if d.OTHER_TEACHER_CKPTS else ""
-    one.DISTILLER.TEACHER_CFG = d.OTHER_TEACHER_CFGS[number] if d.OTHER_TEACHER_CFGS else ""
-    return teacher_weights(one)
 
 
-def assistant_weights(cfg: CN, names: list[str], number: int) -> Path:
-    """The weights of assistant `number`; it is trained first where that was not done yet.
+def _weights(cfg: CN, network: str, ckpt: str, config: str, keys: tuple[str, str]) -> Path:
+    """The weights of a network that teaches: the file `ckpt`, or of a run of `config`; `keys` are what names them."""
+    word, _, tag = ckpt.partition(":")
+    nowhere = not ckpt and not config
+    if word == PRETRAINED or (nowhere and torchvision_name(network, cfg.MODEL.FAMILY)):
+        return on_first_process(lambda: pretrained_weights(network, cfg.MODEL.FAMILY, tag, cfg.DATASET.DOWNLOAD))
+    if ckpt:
+        path = Path(ckpt)
+        if not path.exists():
+            raise CheckpointError(f"DISTILLER.{keys[0]} is {ckpt}; there is no such file")
+        return path
+    if not config:
+        raise CheckpointError(
+            f"no weights for the teacher {network}: add `DISTILLER.{keys[0]} PATH` to your command, "
+            f"or name the config that trains it as DISTILLER.{keys[1]}"
+        )
+    overrides = [
+        "LOG.PREFIX", cfg.LOG.PREFIX, "DATASET.ROOT", cfg.DATASET.ROOT, "DATASET.DOWNLOAD", str(cfg.DATASET.DOWNLOAD),
+        "EXPERIMENT.DEVICE", cfg.EXPERIMENT.DEVICE, "EXPERIMENT.THREADS", str(cfg.EXPERIMENT.THREADS),
+    ]  # fmt: skip
+    teacher_cfg = load_cfg(config, overrides)
+    found = _finished(teacher_cfg)
+    if found is not None:
+        return found
+    if not cfg.DISTILLER.TEACHER_AUTO_TRAIN:
+        prefix = "" if cfg.LOG.PREFIX == "./output" else f" LOG.PREFIX {cfg.LOG.PREFIX}"
+        raise CheckpointError(
+            f"the teacher {network} is not trained yet: run `python tools/train.py --cfg {config}{prefix}`, "
+            "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
+        )
+    return _trained(teacher_cfg, f"no teacher {network} yet: training it first from {config}")
 
-    Its run is the student's with this network for the student and the assistants before it for teachers.
+
+def assistant_weights(cfg: CN, name: str, above: Weights) -> Path:
+    """The weights of the assistant behind those `above` it; it is trained first where that was not done yet.
+
+    Its run is the student's with this network for the student, taught by those above.
     """
-    name = names[number]
+    number = len(above.others) + 1
     step = cfg.clone()
     step.defrost()
     step.DISTILLER.STUDENT = name
     step.DISTILLER.STUDENT_STAGES = []
-    step.DISTILLER.ASSISTANTS = list(names[:number])
+    step.DISTILLER.PATHS = CN()  # the student's may name assistants that are not there yet
+    step.DISTILLER.ASSISTANTS = [assistant for assistant, _ in above.others]
     if student_lr(cfg.DISTILLER.STUDENT) == cfg.SOLVER.LR:
         step.SOLVER.LR = student_lr(name)
-    step.EXPERIMENT.NAME = f"{run_name(cfg).rsplit('/', 1)[0]}/assistants/{number + 1}_{name}"
+    step.EXPERIMENT.NAME = f"{run_name(cfg).rsplit('/', 1)[0]}/assistants/{number}_{name}"
     step.EXPERIMENT.TAG = "default"
     step.freeze()
-    return _finished(step) or _trained(step, f"training the assistant {name} first, for {cfg.SOLVER.EPOCHS} epochs")
+    announcement = f"training the assistant {name} first, for {cfg.SOLVER.EPOCHS} epochs"
+    return _finished(step) or _trained(step, announcement, above)
 
 
 def _finished(cfg: CN) -> Path | None:
@@ -113,10 +122,15 @@ def _finished(cfg: CN) -> Path | None:
     return on_first_process(lambda: find_finished_weights(cfg))
 
 
-def _trained(cfg: CN, announcement: str) -> Path:
-    """The weights of a run of this config, which is made now, or continued where it was cut off."""
+def _trained(cfg: CN, announcement: str, taught_by: Weights | None = None) -> Path:
+    """The weights of a run of this config, which is made now, or continued where it was cut off.
+
+    `taught_by`: where what teaches it is known already.
+    """
     print(f"{announcement}; it is kept for later runs", flush=True)
-    run(cfg, resume=on_first_process(lambda: is_resumable(cfg)))
+    device = check_config(cfg)
+    taught_by = weights_of(cfg) if taught_by is None else taught_by
+    train(cfg, device, taught_by, resume=on_first_process(lambda: is_resumable(cfg)))
     path = _finished(cfg)
     assert path is not None, "a run that ended has left its weights"
     return path

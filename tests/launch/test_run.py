@@ -1,0 +1,123 @@
+"""What a run does before its student: it finds or trains all that teaches, each network in its own role."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdistiller_dfpt import build_data, build_model, load_cfg
+from mdistiller_dfpt.errors import CheckpointError, ConfigError
+from mdistiller_dfpt.launch.networks import build_networks
+from mdistiller_dfpt.launch.run import run
+from mdistiller_dfpt.models.external.adapt import AdaptedModel
+
+ROOT = Path(__file__).parents[2]
+EVAL = runpy.run_path(str(ROOT / "tools/eval.py"))["main"]
+DIGITS = ["DATASET.TYPE", "digits", "SOLVER.EPOCHS", "1", "SOLVER.BATCH_SIZE", "256", "LOG.TENSORBOARD", "False",
+          "DISTILLER.TEACHER", "resnet14", "DISTILLER.STUDENT", "resnet8", "EXPERIMENT.NAME", "d/taught"]  # fmt: skip
+
+
+@pytest.fixture
+def cwd(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def checkpoint(name: str, seed: int = 0) -> str:
+    """A file with a network's random weights."""
+    torch.manual_seed(seed)
+    torch.save({"model": build_model(name, num_classes=10).state_dict()}, f"{name}-{seed}.pth")
+    return f"{name}-{seed}.pth"
+
+
+def results_in(folder: Path) -> dict[str, dict]:
+    """What each run below a folder left, by its directory, in the order in which they ended."""
+    found = sorted(folder.rglob("results.json"), key=lambda p: p.stat().st_mtime_ns)
+    return {p.parent.relative_to(folder).as_posix(): json.loads(p.read_text()) for p in found}
+
+
+def test_a_teacher_and_a_student_of_one_name_have_each_their_own_stages():
+    name = "tests.models.test_adapt:own_network"
+    cfg = load_cfg(None, [*DIGITS, "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", name, "DISTILLER.STUDENT", name,
+                          "DISTILLER.TEACHER_STAGES", "['3']", "DISTILLER.STUDENT_STAGES", "['0', '3']"])  # fmt: skip
+    networks = build_networks(cfg, build_data(cfg))
+    assert isinstance(networks.teacher, AdaptedModel)
+    assert isinstance(networks.student, AdaptedModel)
+    assert list(networks.teacher.stage_names) == ["3"]
+    assert list(networks.student.stage_names) == ["0", "3"]
+
+
+def test_the_teacher_is_evaluated_as_it_is_where_the_student_is_of_the_same_name(cwd, capsys):
+    """Under a method that adds to what the student deploys."""
+    path = checkpoint("resnet8")
+    (cwd / "c.yaml").write_text(
+        "DATASET: {TYPE: digits}\n"
+        f"DISTILLER: {{TYPE: SIMKD, TEACHER: resnet8, STUDENT: resnet8, TEACHER_CKPT: {path}}}\n"
+    )
+    assert EVAL(["--cfg", "c.yaml", "--teacher"]) == 0
+    assert EVAL(["-m", "resnet8", "-c", path, "-d", "digits"]) == 0
+    as_teacher, plain = capsys.readouterr().out.splitlines()
+    assert as_teacher == plain
+    assert plain.startswith(f"resnet8 {path}: top-1 ")
+
+
+ENSEMBLE = [*DIGITS, "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS"]
+
+
+@pytest.mark.parametrize("key", ["OTHER_TEACHER_CKPTS", "OTHER_TEACHER_CFGS"])
+def test_each_other_teacher_needs_weights_of_its_own(key, cwd):
+    cfg = load_cfg(None, [*ENSEMBLE, "[resnet8, resnet14]", f"DISTILLER.{key}", "[one]", "DISTILLER.TEACHER_CKPT",
+                          checkpoint("resnet14")])  # fmt: skip
+    with pytest.raises(ConfigError, match=f"DISTILLER.{key} has 1 entries and DISTILLER.OTHER_TEACHERS 2; each"):
+        run(cfg)
+    assert not (cwd / "output").exists()
+
+
+def test_an_other_teacher_without_weights_is_asked_for_by_its_own_key(cwd):
+    words = [*ENSEMBLE, "[resnet8]", "DISTILLER.TEACHER_CKPT", checkpoint("resnet14")]
+    for more, message in (
+        ([], "no weights for the teacher resnet8: add `DISTILLER.OTHER_TEACHER_CKPTS PATH`"),
+        (["DISTILLER.OTHER_TEACHER_CKPTS", "[gone.pth]"], "DISTILLER.OTHER_TEACHER_CKPTS is gone.pth; there is no"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            run(load_cfg(None, [*words, *more]))
+
+
+def test_assistants_are_trained_where_the_paths_name_one(cwd):
+    words = [*DIGITS, "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER_KIND", "assistants", "DISTILLER.TEACHER_CKPT",
+             checkpoint("resnet14"), "DISTILLER.ASSISTANTS", "[resnet8]"]  # fmt: skip
+    done = run(load_cfg(None, [*words, "DISTILLER.PATHS", "{assistant1: 1, teacher: 1}"]))
+    assert {"assistant1.kd", "teacher.kd", "ce"} <= set(done["epochs"][0]["train"])
+
+
+def test_an_ensemble_trains_its_teachers_first_and_keeps_them(cwd, capsys):
+    common = "DATASET: {TYPE: digits}\nSOLVER: {EPOCHS: 1, BATCH_SIZE: 256}\nLOG: {TENSORBOARD: False}\n"
+    for name, network in (("first", "resnet14"), ("second", "resnet8")):
+        (cwd / f"{name}.yaml").write_text(f"{common}DISTILLER: {{STUDENT: {network}}}\n")
+    words = [*ENSEMBLE, "[resnet8]", "DISTILLER.TEACHER_CFG", "first.yaml", "DISTILLER.OTHER_TEACHER_CFGS",
+             "[second.yaml]", "DISTILLER.TEACHER_AUTO_TRAIN", "True"]  # fmt: skip
+    done = run(load_cfg(None, words))
+    assert list(results_in(cwd / "output")) == ["first/seed1", "second/seed1", "d/taught/seed1"]
+    assert done["protocol"]["teacher_kind"] == "ensemble"
+    assert done["epochs"][0]["train"]["kd"] > 0
+    capsys.readouterr()
+    each = run(load_cfg(None, [*words, "DISTILLER.PATHS", "{teacher1: 1, teacher2: 2}", "EXPERIMENT.TAG", "each"]))
+    assert "training it first" not in capsys.readouterr().out
+    assert {"teacher1.kd", "teacher2.kd", "ce"} <= set(each["epochs"][0]["train"])
+
+
+def test_a_chain_of_assistants_is_trained_first_each_by_those_before_it(cwd, capsys):
+    words = [*DIGITS, "DISTILLER.TYPE", "TAKD", "DISTILLER.TEACHER_CKPT", checkpoint("resnet20"), "DISTILLER.TEACHER",
+             "resnet20", "DISTILLER.ASSISTANTS", "[resnet14, resnet8]"]  # fmt: skip
+    run(load_cfg(None, words))
+    found = results_in(cwd / "output")
+    assert list(found) == [f"d/taught/{run}seed1" for run in ("assistants/1_resnet14/", "assistants/2_resnet8/", "")]
+    chains = [r["config"]["DISTILLER.ASSISTANTS"] for r in found.values()]
+    assert chains == [[], ["resnet14"], ["resnet14", "resnet8"]]
+    assert {r["protocol"]["teacher"]["name"] for r in found.values()} == {"resnet20"}
+    assert "training the assistant resnet8 first, for 1 epochs; it is kept" in capsys.readouterr().out
+    # A run that has the assistants already begins with its student
+    run(load_cfg(None, words))
+    assert "training the assistant" not in capsys.readouterr().out
