@@ -11,7 +11,6 @@ from ..config.keywords import keywords
 from ..errors import ConfigError, made
 from ..models import StagedModel
 from ..teachers import ORIGINAL, TEACHERS, Teacher, TeacherPath, build_teacher
-from ..teachers.build import takes_others
 from .base import DISTILLERS, Distiller, Method
 from .combined import Combined, Member
 
@@ -51,10 +50,8 @@ def teacher_kind(cfg: CN) -> str:
 
 def others_of(cfg: CN) -> list[str]:
     """The networks beside the teacher that its kind is made of: assistants, or other teachers."""
-    if not needs_teacher(cfg) or not takes_others(TEACHERS[teacher_kind(cfg)]):
-        return []
-    d = cfg.DISTILLER
-    return list(d.OTHER_TEACHERS or d.ASSISTANTS)
+    key = TEACHERS[teacher_kind(cfg)].others_key if needs_teacher(cfg) else ""
+    return list(cfg.DISTILLER[key]) if key else []
 
 
 def build_distiller(

@@ -17,6 +17,7 @@ from ..distributed import pick_device
 from ..models import StagedModel
 from ..runs.directory import check_writable
 from ..runs.weights import load_into
+from ..teachers import TEACHERS
 from ..training.optim import OPTIMIZERS, SCHEDULES
 from ..training.out_of_memory import memory_explained
 from ..training.precision import has_bfloat16, measured_precision
@@ -45,7 +46,10 @@ def check_config(cfg: CN) -> torch.device:
         print(line)
     SCHEDULES[cfg.SOLVER.SCHEDULE], OPTIMIZERS[cfg.SOLVER.TYPE]
     if needs_teacher(cfg):
-        teacher_kind(cfg)
+        kind = teacher_kind(cfg)
+        for key in {"ASSISTANTS", "OTHER_TEACHERS"} - {TEACHERS[kind].others_key}:
+            if cfg.DISTILLER[key]:
+                print(f"DISTILLER.{key} {cfg.DISTILLER[key]} has no effect here: the teacher is of the kind {kind}")
     check_networks(cfg)
     return device
 

@@ -6,12 +6,13 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from ..config.policy import PRETRAINED, student_lr
-from ..distillers.build import needs_teacher, others_of
+from ..distillers.build import needs_teacher, others_of, teacher_kind
 from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
 from ..interop.plugins import load_cfg
 from ..models.pretrained import pretrained_weights, torchvision_name
 from ..runs.directory import find_finished_weights, is_resumable, run_name
+from ..teachers import TEACHERS
 from .build import Weights, check_config, train
 
 
@@ -25,7 +26,7 @@ def weights_of(cfg: CN) -> Weights:
     """The weights of all networks that teach, each trained first where that was not done and the config says so."""
     if not needs_teacher(cfg):
         return Weights()
-    names, of_teachers = others_of(cfg), bool(cfg.DISTILLER.OTHER_TEACHERS)
+    names, of_teachers = others_of(cfg), TEACHERS[teacher_kind(cfg)].others_key == "OTHER_TEACHERS"
     if names and of_teachers:
         _refuse_other_counts(cfg)
     found = Weights(teacher_weights(cfg))

@@ -1,4 +1,4 @@
-"""The easy-to-hard curve: accuracy of both paths and the student, and the KL between each two, over the epochs."""
+"""The easy-to-hard curve: accuracy of the teacher's paths and of the student, and KL between each two, by epoch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ _COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
 
 
 def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
-    """Draw the test-set curves of runs with a prompt path, the mean over the runs as a line, each run thinly.
+    """Draw the test-set curves of runs whose teacher learns too: the mean over the runs as a line, each run thinly.
 
     ConfigError where matplotlib is not installed, DataError where a run has no second path.
     """
@@ -22,7 +22,7 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
     runs = [[e for e in r.data["epochs"] if "test" in e] for r in results]
     for result, run in zip(results, runs, strict=True):
         if "kl" not in run[-1]["test"]:
-            raise DataError(f"{result.path}: has one path alone; the curve needs a prompt path")
+            raise DataError(f"{result.path}: has one path alone; the curve needs one of the teacher beside the student")
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [e["epoch"] for e in runs[0]]
@@ -32,8 +32,9 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
             axis.plot(epochs, values, alpha=0.3, linewidth=0.8, **style)
         axis.plot(epochs, [sum(v) / len(v) for v in zip(*series, strict=True)], label=label, linewidth=2, **style)
 
-    for path, colour in _COLOURS.items():
-        draw(left, path, [[e["test"][path]["top1"] for e in run] for run in runs], color=colour)
+    for path in (name for name in runs[0][-1]["test"] if name != "kl"):
+        colour = {"color": _COLOURS[path]} if path in _COLOURS else {}
+        draw(left, path, [[e["test"][path]["top1"] for e in run] for run in runs], **colour)
     for number, pair in enumerate(runs[0][-1]["test"]["kl"]):
         label = "KL({} ‖ {})".format(*pair.split("||"))
         draw(right, label, [[e["test"]["kl"][pair] for e in run] for run in runs], color=f"C{number}")

@@ -23,6 +23,8 @@ class Assistants(Teacher):
     Each assistant is a network of DISTILLER.ASSISTANTS, the strongest first, trained in turn before the student.
     """
 
+    others_key = "ASSISTANTS"
+
     def __init__(self, network: StagedModel, others: Sequence[StagedModel] = ()):
         super().__init__(network)
         self.others = nn.ModuleList(others).requires_grad_(False).eval()

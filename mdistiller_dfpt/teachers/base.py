@@ -46,6 +46,7 @@ class Teacher(nn.Module):
 
     config: ClassVar[CN] = CN()  # the kind's node; its keys are the constructor's keyword arguments
     limits: ClassVar[Mapping[str, Limit]] = {}  # what values the node's keys take
+    others_key: ClassVar[str] = ""  # the key of DISTILLER that names the networks which the constructor takes as others
     couples_samples: bool = False  # whether `losses` is more than a mean over samples
 
     def __init__(self, network: StagedModel):

@@ -1,7 +1,6 @@
 """From a config to what teaches, around the trained network."""
 
 from collections.abc import Sequence
-from inspect import signature
 
 from yacs.config import CfgNode as CN
 
@@ -13,7 +12,7 @@ from .base import TEACHERS, Teacher
 
 def takes_others(kind: type[Teacher]) -> bool:
     """Whether a kind of teacher is made of more networks than one."""
-    return "others" in signature(kind.__init__).parameters
+    return bool(kind.others_key)
 
 
 def build_teacher(cfg: CN, network: StagedModel, others: Sequence[StagedModel] = (), kind: str = "") -> Teacher:

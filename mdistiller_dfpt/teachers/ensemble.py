@@ -57,6 +57,7 @@ class Ensemble(Teacher):
     The first is DISTILLER.TEACHER, the others are DISTILLER.OTHER_TEACHERS.
     """
 
+    others_key = "OTHER_TEACHERS"
     config = CN(
         {
             "WEIGHTS": "mean",  # mean, or confidence: for each sample by how sure of its label a teacher is (CA-MKD)

@@ -1,7 +1,6 @@
 """User code and mdistiller, both ways."""
 
 import json
-import runpy
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -208,25 +207,6 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
     assert load_cfg().PLUGINS == [], "a config that does not name it is none the worse"
-
-
-def test_the_example_of_the_documentation_trains(tmp_path, monkeypatch, capsys):
-    text = (ROOT / "docs/add_a_distiller.md").read_text()
-    assert len(text.splitlines()) <= 60, "it fits on a screen"
-    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
-    write(tmp_path, "my_kd.py", blocks[0])
-    yaml = text.split("```yaml\n")[1].split("```")[0]
-    write(tmp_path, "my_kd.yaml", yaml)
-    monkeypatch.chdir(tmp_path)
-    words = ["SOLVER.EPOCHS", "1", "SOLVER.BATCH_SIZE", "256", "DATASET.TYPE", "digits", "DISTILLER.STUDENT", "resnet8"]
-    train = runpy.run_path(str(ROOT / "tools/train.py"))["main"]
-    plain = ["--cfg", str(ROOT / "configs/digits/vanilla/res8.yaml"), "SOLVER.EPOCHS", "1"]
-    assert train(plain) == 0
-    weights = next((tmp_path / "output").rglob("student.safetensors"))
-    words += ["DISTILLER.TEACHER", "resnet8", "DISTILLER.TEACHER_CKPT", str(weights)]
-    assert train(["--cfg", "my_kd.yaml", *words]) == 0
-    results = json.loads(next((tmp_path / "output").rglob("my_kd/**/results.json")).read_text())
-    assert results["method"] == "MYKD"
 
 
 def run_in_mdistiller(tmp_path, *words):

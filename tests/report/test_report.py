@@ -1,6 +1,7 @@
 """Reports: mean and spread from files alone, protocols that differ are flagged."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results, markdown_table
+from mdistiller_dfpt.report.curves import plot_curves
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
@@ -50,7 +52,15 @@ def test_the_tools_print_and_draw(runs, capsys, tmp_path):
     assert plot([str(runs / "dfptkd"), "-o", str(tmp_path / "c.png")]) == 0
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert plot([str(runs / "kd"), "-o", str(tmp_path / "k.png")]) == 3
-    assert "needs a prompt path" in capsys.readouterr().err
+    assert "has one path alone" in capsys.readouterr().err
+
+
+def test_paths_of_any_name_are_drawn(runs, tmp_path):
+    data = json.loads((runs / "dfptkd/seed1/results.json").read_text().replace("prompt", "adapter"))
+    (tmp_path / "seed1").mkdir()
+    (tmp_path / "seed1/results.json").write_text(json.dumps(data))
+    plot_curves(load_results(tmp_path), tmp_path / "c.svg", "adapter")
+    assert {"teacher", "adapter", "student"} <= set(re.findall(r"<!-- (\w+) -->", (tmp_path / "c.svg").read_text()))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", json.dumps({"protocol": {"seed": 1}, "final": {}})])
