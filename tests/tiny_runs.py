@@ -1,8 +1,11 @@
 """Runs of tiny networks that take a second: started, stopped, killed, continued, compared to the last bit."""
 
+import functools
 import os
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.saving import Progress, Saver
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
+
+from .forks import forked
 
 WRITING = ("open", "os.rename", "os.mkdir")
 REMOVING = ("os.remove", "os.rmdir", "shutil.rmtree")
@@ -62,6 +67,13 @@ def outcome(trainer, resume=False):
     trainer.fit(resume)
     metrics = [[e["train"], e["test"], e["lr"]] for e in trainer.epochs]
     return [*final_state(trainer), metrics, (trainer.run / "best.safetensors").stat().st_size]
+
+
+@functools.cache
+def unbroken(name="KD", *words):
+    """The outcome of such a run that nothing happens to."""
+    with tempfile.TemporaryDirectory() as folder:
+        return forked(lambda: outcome(run_of(name, Path(folder), *words)))[1]
 
 
 def continued(name, folder, *words, **more):

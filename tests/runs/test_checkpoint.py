@@ -17,17 +17,12 @@ from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.runs.checkpoint import load_checkpoint
 from mdistiller_dfpt.runs.hashing import file_hash
 from mdistiller_dfpt.runs.weights import load_pickled_tensors, load_weights
-from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
-from mdistiller_dfpt.training.trainer import Trainer
+from mdistiller_dfpt.testing import tiny_data, tiny_distiller
 
-from ..training.test_trainer import stopped_after, trainer
+from ..tiny_runs import run_of, stopped_after
 
 FORMAT_1 = Path(__file__).parents[1] / "fixtures" / "checkpoint_format_1"
-
-
-@pytest.fixture
-def overrides(tmp_path):
-    return ["LOG.PREFIX", str(tmp_path / "out"), "EXPERIMENT.NAME", "tiny"]
+THREE = ("SOLVER.EPOCHS", "3")
 
 
 def rewrite(folder, change):
@@ -45,14 +40,14 @@ def vouch(folder, **header):
     (folder / "manifest.json").write_text(json.dumps({**manifest, **header}))
 
 
-def resume_refused(overrides, match, *more):
+def resume_refused(folder, match, *words):
     with pytest.raises(CheckpointError, match=match) as info:
-        trainer("KD", [*overrides, "SOLVER.EPOCHS", "3"], *more).fit(resume=True)
+        run_of("KD", folder, *THREE, *words).fit(resume=True)
     assert "\n" not in str(info.value)
 
 
-def stopped_checkpoint(overrides):
-    return stopped_after("KD", overrides, 1).run / "checkpoints" / "epoch-00001"
+def stopped_checkpoint(folder):
+    return stopped_after(1, "KD", folder).run / "checkpoints" / "epoch-00001"
 
 
 @pytest.mark.parametrize(
@@ -63,39 +58,37 @@ def stopped_checkpoint(overrides):
         (("KD.TEMPERATURE", "2"), r"another config: KD.TEMPERATURE was 4.0, is 2.0"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused_by_its_header(words, match, overrides):
-    stopped_checkpoint(overrides)
-    resume_refused(overrides, match, *words)
+def test_a_checkpoint_of_another_run_is_refused_by_its_header(words, match, tmp_path):
+    stopped_checkpoint(tmp_path)
+    resume_refused(tmp_path, match, *words)
 
 
-@pytest.mark.parametrize(("data", "match"), [({"train": 52}, r"had 48 images then, has 52 now")])
-def test_a_data_set_that_changed_is_refused(data, match, overrides):
-    stopped_checkpoint(overrides)
-    cfg = tiny_cfg("DISTILLER.TYPE", "KD", *overrides, "SOLVER.EPOCHS", "3")
-    with pytest.raises(CheckpointError, match=match):
-        Trainer(cfg, tiny_distiller("KD"), tiny_data(**data), "tiny").fit(resume=True)
+def test_a_data_set_that_changed_is_refused(tmp_path):
+    stopped_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=r"had 48 images then, has 52 now"):
+        run_of("KD", tmp_path, *THREE, make_data=lambda cfg: tiny_data(train=52)).fit(resume=True)
 
 
-def test_weights_of_another_shape_are_refused_in_one_line(overrides):
-    folder = stopped_checkpoint(overrides)
+def test_weights_of_another_shape_are_refused_in_one_line(tmp_path):
+    folder = stopped_checkpoint(tmp_path)
     rewrite(folder, lambda s: s["distiller"].update({k: v[..., :1] for k, v in s["distiller"].items() if v.dim()}))
-    resume_refused(overrides, "does not fit this config")
+    resume_refused(tmp_path, "does not fit this config")
 
 
-def test_an_optimisers_buffers_of_another_shape_are_refused(overrides):
-    folder = stopped_checkpoint(overrides)
+def test_an_optimisers_buffers_of_another_shape_are_refused(tmp_path):
+    folder = stopped_checkpoint(tmp_path)
 
     def turn(state):
         for entry in state["optimizer"]["state"].values():
             entry["momentum_buffer"] = entry["momentum_buffer"].flatten()
 
     rewrite(folder, turn)
-    resume_refused(overrides, r"momentum_buffer 0 is \(108,\), its parameter \(4, 3, 3, 3\)")
+    resume_refused(tmp_path, r"momentum_buffer 0 is \(108,\), its parameter \(4, 3, 3, 3\)")
 
 
-def test_a_newer_format_is_refused_and_not_taken_for_damage(overrides):
-    vouch(stopped_checkpoint(overrides), format=2)
-    resume_refused(overrides, r"written by a newer version \(format 2\); update mdistiller_dfpt")
+def test_a_newer_format_is_refused_and_not_taken_for_damage(tmp_path):
+    vouch(stopped_checkpoint(tmp_path), format=2)
+    resume_refused(tmp_path, r"written by a newer version \(format 2\); update mdistiller_dfpt")
 
 
 def test_the_first_format_stays_readable():
@@ -105,13 +98,13 @@ def test_the_first_format_stays_readable():
     assert load_weights(FORMAT_1).keys() == tiny_distiller("KD").student.state_dict().keys()
 
 
-def test_a_run_of_the_first_format_is_continued(overrides):
+def test_a_run_of_the_first_format_is_continued(tmp_path):
     """One that was interrupted within its second epoch, and had been written when the format was new."""
-    run = stopped_checkpoint(overrides).parent
+    run = stopped_checkpoint(tmp_path).parent
     shutil.rmtree(run / "epoch-00001")
     shutil.copytree(FORMAT_1, run / "epoch-00001-step-0000002")
-    found = trainer("KD", [*overrides, "SOLVER.EPOCHS", "3"]).fit(resume=True)
-    whole = trainer("KD", [*overrides, "SOLVER.EPOCHS", "3", "EXPERIMENT.TAG", "whole"]).fit()
+    found = run_of("KD", tmp_path, *THREE).fit(resume=True)
+    whole = run_of("KD", tmp_path / "whole", *THREE).fit()
     for a, b in zip(found["epochs"], whole["epochs"], strict=True):
         assert a["train"]["loss"] == pytest.approx(b["train"]["loss"], rel=1e-4), "written by another machine"
 
@@ -120,8 +113,8 @@ def test_a_run_of_the_first_format_is_continued(overrides):
     ("then", "refused"),
     [({}, ""), ({"TEACHER_TABLE": "cache"}, "DISTILLER.LOGITS_CACHE was 'cache', is ''"), ({"TEACHER_AHEAD": 4}, "")],
 )
-def test_keys_that_a_run_had_in_an_earlier_version_count_where_they_live_on(then, refused, overrides):
-    folder = stopped_checkpoint(overrides)
+def test_keys_that_a_run_had_in_an_earlier_version_count_where_they_live_on(then, refused, tmp_path):
+    folder = stopped_checkpoint(tmp_path)
     config = yaml.safe_load(json.loads((folder / "manifest.json").read_text())["config"])
     config["DISTILLER"].update({"TEACHER_TABLE": "", "TEACHER_AHEAD": 1, **then})
     for key in ("TEACHER_KIND", "PATHS", "ASSISTANTS", "LOGITS_CACHE"):
@@ -129,9 +122,9 @@ def test_keys_that_a_run_had_in_an_earlier_version_count_where_they_live_on(then
     config["TAKD"]["ASSISTANTS"], config["SOLVER"]["CUDA_GRAPH"] = [], False
     vouch(folder, config=yaml.safe_dump(config))
     if refused:
-        resume_refused(overrides, refused)
+        resume_refused(tmp_path, refused)
     else:
-        assert len(trainer("KD", [*overrides, "SOLVER.EPOCHS", "3"]).fit(resume=True)["epochs"]) == 3
+        assert len(run_of("KD", tmp_path, *THREE).fit(resume=True)["epochs"]) == 3
 
 
 class Calls:
@@ -173,12 +166,12 @@ def test_a_hostile_pickle_is_never_run_in_any_protocol(kind, protocol, tmp_path)
     assert not mark.exists()
 
 
-def test_a_hostile_state_behind_a_manifest_that_vouches_for_it_is_never_run(overrides, tmp_path, capsys):
-    folder = stopped_checkpoint(overrides)
+def test_a_hostile_state_behind_a_manifest_that_vouches_for_it_is_never_run(tmp_path, capsys):
+    folder = stopped_checkpoint(tmp_path)
     mark = tmp_path / "MARK"
     torch.save(hostile(str(mark))["nested"], folder / "state.pt")
     vouch(folder)
-    resume_refused(overrides, "holds no intact checkpoint")
+    resume_refused(tmp_path, "holds no intact checkpoint")
     assert "nothing in it was run" in capsys.readouterr().err
     assert not mark.exists()
 

@@ -8,7 +8,8 @@ import torch
 from mdistiller_dfpt.testing import tiny_cfg
 from mdistiller_dfpt.training.out_of_memory import OutOfMemory, memory_explained
 
-from .test_crash import forked, outcome, resumed, run_of
+from ..forks import forked
+from ..tiny_runs import after_each_step, continued, run_of, unbroken
 
 
 @pytest.mark.parametrize(
@@ -33,27 +34,21 @@ def test_other_errors_pass_as_they_are():
 
 
 def test_a_run_whose_memory_is_exhausted_can_be_resumed(tmp_path):
-    _, expected = forked(lambda: outcome(run_of("KD", tmp_path / "whole")))
+    def ask_for_too_much(count):
+        if count == 2:
+            with open("/proc/self/statm", encoding="ascii") as f:
+                used = int(f.read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
+            torch.ones(2**28)
 
     def exhausted():
-        trainer = run_of("KD", tmp_path / "small")
-        plain = trainer.optimizer.step
-
-        def step(*args, **kwargs):
-            plain(*args, **kwargs)
-            if trainer.step == 1:
-                with open("/proc/self/statm", encoding="ascii") as f:
-                    used = int(f.read().split()[0]) * resource.getpagesize()
-                resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
-                torch.ones(2**28)
-
-        trainer.optimizer.step = step
         try:
-            trainer.fit()
+            after_each_step(run_of("KD", tmp_path, "LOG.SAVE_EVERY", "1 step"), ask_for_too_much).fit()
         except OutOfMemory as e:
             return [str(e), e.exit_code]
 
     ended, (message, exit_code) = forked(exhausted)
     assert (ended, exit_code) == (0, 1)
     assert "can't allocate memory" in message
-    assert forked(lambda: resumed("KD", tmp_path / "small")) == (0, expected)
+    assert [p.name for p in tmp_path.glob("**/checkpoints/*")] == ["epoch-00000-step-0000001"]
+    assert forked(lambda: continued("KD", tmp_path, "LOG.SAVE_EVERY", "1 step")) == (0, unbroken())
