@@ -12,6 +12,8 @@ from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_networks
 from mdistiller_dfpt.training import precision
 from mdistiller_dfpt.training.precision import measured_precision
 
+from ..test_house import ROOT
+
 CHOICES = [
     # SOLVER.AMP, SOLVER.AMP_STUDENT, what teacher and student are faster in, what becomes of the two keys
     ("fastest", "", "bf16", "none", ("bf16", "none")),
@@ -94,19 +96,11 @@ def test_measuring_leaves_networks_and_random_numbers_as_they_were():
 
 
 def test_a_resumed_run_and_an_evaluation_keep_what_was_chosen(faster_in, tmp_path, capsys):
-    words = [
-        "LOG.PREFIX",
-        str(tmp_path),
-        "LOG.TENSORBOARD",
-        "False",
-        "SOLVER.AMP",
-        "fastest",
-        "EXPERIMENT.DEVICE",
-        "cpu",
-    ]
+    words = ["LOG.PREFIX", str(tmp_path), "LOG.TENSORBOARD", "False", "SOLVER.AMP", "fastest", "EXPERIMENT.DEVICE",
+             "cpu", "SOLVER.BATCH_SIZE", "256"]  # fmt: skip
 
     def digits(epochs):
-        return load_cfg("configs/digits/vanilla/res8.yaml", [*words, "SOLVER.EPOCHS", str(epochs)])
+        return load_cfg(ROOT / "configs/digits/vanilla/res8.yaml", [*words, "SOLVER.EPOCHS", str(epochs)])
 
     faster_in("bf16", "bf16")
     assert run(digits(1))["protocol"]["precision"] == "bf16"
