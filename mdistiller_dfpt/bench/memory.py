@@ -24,7 +24,7 @@ def _peak(cfg: CN, folder: Path, steps: int, answer: "multiprocessing.SimpleQueu
 
 
 def _peak_resident() -> int:
-    """Bytes; Linux alone says it."""
+    """Bytes; Linux alone reports it."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
