@@ -6,10 +6,13 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
+from ..interop.plugins import load_plugins, load_published
 from .workload import Workload
 
 
 def _peak(cfg: CN, folder: Path, steps: int, answer: "multiprocessing.SimpleQueue") -> None:
+    load_published()
+    load_plugins(cfg.PLUGINS)  # a process that was spawned has none of them yet
     side = Workload(cfg, folder)
     on_gpu = side.device.type == "cuda"
     if on_gpu:
