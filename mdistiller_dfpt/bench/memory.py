@@ -12,7 +12,7 @@ from .workload import Workload
 
 def _peak(cfg: CN, folder: Path, steps: int, answer: "multiprocessing.SimpleQueue") -> None:
     load_published()
-    load_plugins(cfg.PLUGINS)  # this process has imported nothing of the user's yet
+    load_plugins(cfg.PLUGINS)  # a process that was spawned has none of them yet
     side = Workload(cfg, folder)
     on_gpu = side.device.type == "cuda"
     if on_gpu:
@@ -24,7 +24,7 @@ def _peak(cfg: CN, folder: Path, steps: int, answer: "multiprocessing.SimpleQueu
 
 
 def _peak_resident() -> int:
-    """Bytes; Linux alone reports it."""
+    """Bytes; Linux alone says it."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
