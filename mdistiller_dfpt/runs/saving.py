@@ -66,6 +66,7 @@ class Saver:
         self.cfg, self.run, self.distiller, self.optimizer = cfg, run, distiller, optimizer
         self.data_set = {"classes": classes, "images": images}
         self.teacher_sha256 = teacher_sha256
+        self.config = dump_cfg(cfg)  # once: it takes longer than to save a small network
         self.last_save = time.monotonic()
 
     def save(self, done: Progress) -> None:
@@ -89,7 +90,7 @@ class Saver:
             "student": self.cfg.DISTILLER.STUDENT,
             **self.data_set,
             "teacher_sha256": self.teacher_sha256,
-            "config": dump_cfg(self.cfg),
+            "config": self.config,
         }
         folder = self.run / CHECKPOINTS
         name = f"epoch-{epoch:05d}" + (f"-step-{done.step:07d}" if done.step else "")

@@ -35,6 +35,10 @@ class TwoMomentaSGD(torch.optim.Optimizer):
         self._distilled = {p: p.grad for p in self.parameters() if p.grad is not None}
         self.zero_grad()
 
+    def distillation_gradients(self) -> list[Tensor]:
+        """Those that the next step takes for the distillation terms'."""
+        return list(self._distilled.values())
+
     @overload
     def step(self, closure: None = None) -> None: ...
 

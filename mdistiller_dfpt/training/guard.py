@@ -26,7 +26,10 @@ class Guard:
 
     def check(self, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> None:
         """DivergedError, or a mark on the device, where the loss () or the gradient is not finite."""
-        gradient = nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        if isinstance(self.optimizer, TwoMomentaSGD):
+            gradients += self.optimizer.distillation_gradients()
+        gradient = nn.utils.get_total_norm(gradients)
         bad = ~(torch.isfinite(loss) & torch.isfinite(gradient))
         if world_size() > 1:  # one process's fault is everybody's
             bad = all_reduce(bad.float()) > 0

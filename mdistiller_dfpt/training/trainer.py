@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode as CN
 
-from ..config import dump_cfg, flatten
+from ..config import flatten
 from ..data import Data
 from ..data.loader import Epoch
 from ..distillers import Distiller, Method
@@ -47,7 +47,6 @@ class Trainer:
         self.teacher_name = teacher_name or cfg.DISTILLER.TEACHER
         self.requests = Requests()
         self.run: Any = None  # the run directory, once there is one
-        self.saver: Saver | None = None
         self.teacher: Teacher | None = getattr(self.training.distiller, "teacher", None)
         self.teacher_sha256 = None if self.teacher is None else state_hash(self.teacher.network.state_dict())
         self.cache = self._open_cache() if cfg.DISTILLER.LOGITS_CACHE else None
@@ -81,7 +80,7 @@ class Trainer:
         run = self.training
         self.run = on_first_process(lambda: open_run(self.cfg, resume))
         lock = RunLock(self.run) if rank() == 0 else None
-        self.saver = saver = Saver(
+        saver = Saver(
             self.cfg, self.run, run.distiller, run.optimizer, self.data.num_classes, self.data.num_train,
             self.teacher_sha256,
         )  # fmt: skip
@@ -93,7 +92,7 @@ class Trainer:
                     return json.loads((self.run / RESULTS).read_text(encoding="utf-8"))
                 self._refuse_to_go_back()
             if rank() == 0:
-                write_text(self.run / CONFIG, dump_cfg(self.cfg))
+                write_text(self.run / CONFIG, saver.config)
             print(f"run directory {self.run}", flush=True)
             saver.status("running", run.progress())
             try:

@@ -1,0 +1,100 @@
+"""Runs of tiny networks that take a second: started, stopped, killed, continued, compared to the last bit."""
+
+import os
+import signal
+import sys
+
+import pytest
+import torch
+
+from mdistiller_dfpt.runs.hashing import state_hash
+from mdistiller_dfpt.runs.saving import Progress, Saver
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.training.trainer import Trainer
+
+WRITING = ("open", "os.rename", "os.mkdir")
+REMOVING = ("os.remove", "os.rmdir", "shutil.rmtree")
+
+
+def run_of(name, folder, *words, make_data=None):
+    """A trainer whose runs lie in `folder`, of two epochs of three steps; `A+B`: of the methods A and B together."""
+    kind = f"[{name.replace('+', ', ')}]" if "+" in name else name
+    cfg = tiny_cfg("DISTILLER.TYPE", kind, "LOG.PREFIX", str(folder), "EXPERIMENT.NAME", "tiny", *words)
+    data = make_data(cfg) if make_data else tiny_data(seed=cfg.SOLVER.SEED)
+    return Trainer(cfg, tiny_distiller(kind, *words), data, "tiny")
+
+
+def stopped_after(epoch, name, folder, *words):
+    """A run of three epochs that an exception ended right after the checkpoint of `epoch`."""
+    stopped = run_of(name, folder, "SOLVER.EPOCHS", "3", *words)
+    end_after(epoch, stopped)
+    return stopped
+
+
+def end_after(epoch, trainer):
+    """Train until right after the checkpoint of `epoch`."""
+    save = Saver.save
+
+    def save_and_stop(self: Saver, done: Progress) -> None:
+        save(self, done)
+        if len(done.epochs) == epoch:
+            raise InterruptedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Saver, "save", save_and_stop)
+        with pytest.raises(InterruptedError):
+            trainer.fit()
+
+
+def final_state(trainer):
+    """Hashes of all weights and of the optimiser's buffers."""
+    optimizer = {
+        f"{key}.{name}": value
+        for key, entry in trainer.optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+        if isinstance(value, torch.Tensor)
+    }
+    return [state_hash(trainer.distiller.state_dict()), state_hash(optimizer)]
+
+
+def outcome(trainer, resume=False):
+    """All that a finished run holds: `final_state`, its metrics without the clock, and the length of its best file."""
+    trainer.fit(resume)
+    metrics = [[e["train"], e["test"], e["lr"]] for e in trainer.epochs]
+    return [*final_state(trainer), metrics, (trainer.run / "best.safetensors").stat().st_size]
+
+
+def continued(name, folder, *words, **more):
+    """The outcome after a run in `folder` was cut off; one that had saved nothing yet is begun again."""
+    begun = any(folder.glob("**/checkpoints/epoch-*"))
+    return outcome(run_of(name, folder if begun else folder / "again", *words, **more), resume=begun)
+
+
+def after_each_step(trainer, act):
+    """Let `act(number)` be called right after each update of the weights, with how many there were."""
+    count, plain = [], trainer.optimizer.step
+
+    def step(*args, **kwargs):
+        plain(*args, **kwargs)
+        count.append(1)
+        act(len(count))
+
+    trainer.optimizer.step = step
+    return trainer
+
+
+def kill_after(trainer, step):
+    """SIGKILL to this process right after the given update."""
+    return after_each_step(trainer, lambda number: number == step and os.kill(os.getpid(), signal.SIGKILL))
+
+
+def writes_below(folder, hear):
+    """`hear(event, args)` before each open for writing, rename, new folder and removal below `folder`, from now on."""
+
+    def audit(event, args):
+        if event not in WRITING + REMOVING or not str(args[0]).startswith(str(folder)):
+            return
+        if event != "open" or (isinstance(args[1], str) and set(args[1]) & set("wax+")):
+            hear(event, args)
+
+    sys.addaudithook(audit)
