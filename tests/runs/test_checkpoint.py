@@ -20,9 +20,21 @@ from mdistiller_dfpt.runs.weights import load_pickled_tensors, load_weights
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
-from ..training.test_trainer import stopped_after, trainer
+from ..tiny_runs import end_after
 
 FORMAT_1 = Path(__file__).parents[1] / "fixtures" / "checkpoint_format_1"
+
+
+def trainer(name, overrides, *more):
+    cfg = tiny_cfg("DISTILLER.TYPE", name, *overrides, *more)
+    return Trainer(cfg, tiny_distiller(name, *overrides, *more), tiny_data(seed=cfg.SOLVER.SEED), "tiny")
+
+
+def stopped_after(name, overrides, epoch, *more):
+    """A run of three epochs that an exception ended right after the checkpoint of `epoch`."""
+    stopped = trainer(name, [*overrides, "SOLVER.EPOCHS", "3"], *more)
+    end_after(epoch, stopped)
+    return stopped
 
 
 @pytest.fixture
