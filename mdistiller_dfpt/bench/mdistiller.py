@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode as CN
 
 from ..config import flatten
-from ..distillers import Distiller
+from ..distillers.build import method_label
 from ..errors import ConfigError
 from ..losses.term import total
 from .workload import Workload
@@ -22,47 +23,37 @@ class Mdistiller:
     """The same method of mdistiller on the batch of a `Workload`; ConfigError where it cannot be the same work."""
 
     def __init__(self, checkout: Path, side: Workload):
-        if not (checkout / "mdistiller").is_dir():
-            raise ConfigError(f"--against {checkout}: not a checkout of mdistiller; it holds no folder mdistiller")
-        sys.path.insert(0, str(checkout.resolve()))
-        if side.device.type == "cpu":  # mdistiller moves everything to a GPU, wherever it stands
-            for cls, method in ((Tensor, "cuda"), (nn.Module, "cuda")):
-                setattr(cls, method, _stay)
+        networks, methods, cfg = _imported(checkout, side)
+        self.side, d, s = side, side.cfg.DISTILLER, side.cfg.SOLVER
+        if s.TRAINER == "dot":
+            raise ConfigError("--against: no ratio, as its trainer for SOLVER.TRAINER dot is not driven here")
+        label = method_label(side.cfg)
+        if label not in methods:
+            raise ConfigError(f"--against {checkout}: it has no {label}; it has {', '.join(sorted(methods))}")
+        ours = {"student": side.trainer.distiller.student}
+        if side.trainer.teacher is not None:
+            ours["teacher"] = side.trainer.teacher.network
+        names = {"student": d.STUDENT, "teacher": d.TEACHER}
+        for name in (names[role] for role in ours):
+            if name not in networks:
+                raise ConfigError(f"--against {checkout}: it has no network {name}")
+        built = {role: networks[names[role]][0](num_classes=side.data.num_classes) for role in ours}
+        # Plain training has no teacher and takes no config there
+        rest = (built["teacher"], _its_config(cfg, side.cfg)) if "teacher" in built else ()
         try:
-            networks = importlib.import_module("mdistiller.models").cifar_model_dict
-            methods = importlib.import_module("mdistiller.distillers").distiller_dict
-            cfg = importlib.import_module("mdistiller.engine.cfg").CFG.clone()
-        except ImportError as e:
-            raise ConfigError(
-                f"--against {checkout}: mdistiller cannot be imported ({e}): install what it needs"
-            ) from None
-        self.side, d = side, side.cfg.DISTILLER
-        if d.TYPE not in methods:
-            raise ConfigError(f"--against {checkout}: it has no {d.TYPE}; it has {', '.join(sorted(methods))}")
-        known, ours = flatten(cfg), flatten(side.cfg)
-        cfg.defrost()
-        for key, default in known.items():
-            if key in ours and ours[key] != []:  # an empty list is inferred from the networks here
-                cfg.merge_from_list([key, _as_its(ours[key], default)])
-        distiller = side.trainer.distiller
-        assert isinstance(distiller, Distiller)
-        student, teacher = (networks[name][0](num_classes=side.data.num_classes) for name in (d.STUDENT, d.TEACHER))
-        student.load_state_dict(distiller.student.state_dict())
-        teacher.load_state_dict(distiller.teacher.network.state_dict())
-        try:
-            self.distiller = methods[d.TYPE](student, teacher, cfg).to(side.device)
+            self.distiller = methods[label](built["student"], *rest).to(side.device)
         except TypeError as e:  # a bank of samples, which it draws from in its loader
-            raise ConfigError(f"--against: no ratio, as its {d.TYPE} is fed otherwise ({e})") from None
-        self.distiller.train()
-        mine = {id(p) for n in (distiller.student, distiller.teacher.network) for p in n.parameters()}
-        its = {id(p) for n in (student, teacher) for p in n.parameters()}
+            raise ConfigError(f"--against: no ratio, as its {label} is fed otherwise ({e})") from None
+        # Behind its constructor, which may run a random image through the networks and move their statistics
+        for role, network in built.items():
+            _load(network, ours[role], names[role])
         _copy_in_order(
-            [p for p in distiller.parameters() if id(p) not in mine],
-            [p for p in self.distiller.parameters() if id(p) not in its],
+            _parameters_beside(side.trainer.distiller, ours.values()),
+            _parameters_beside(self.distiller, built.values()),
         )
-        self.student = student
+        self.distiller.train()
+        self.student = built["student"]
         self.module = nn.DataParallel(self.distiller)  # as its tools/train.py does, with one GPU too
-        s = side.cfg.SOLVER
         self.optimizer = torch.optim.SGD(
             self.distiller.get_learnable_parameters(), lr=s.LR, momentum=s.MOMENTUM, weight_decay=s.WEIGHT_DECAY
         )
@@ -101,8 +92,34 @@ class Mdistiller:
             raise ConfigError(f"--against: no ratio, as the student's gradients differ by {worst:.1e} of themselves")
 
 
+def _imported(checkout: Path, side: Workload) -> tuple[dict[str, Any], dict[str, Any], CN]:
+    """mdistiller's networks, methods and config."""
+    if not (checkout / "mdistiller").is_dir():
+        raise ConfigError(f"--against {checkout}: not a checkout of mdistiller; it holds no folder mdistiller")
+    sys.path.insert(0, str(checkout.resolve()))
+    if side.device.type == "cpu":  # mdistiller moves everything to a GPU, wherever it stands
+        for cls, method in ((Tensor, "cuda"), (nn.Module, "cuda")):
+            setattr(cls, method, _stay)
+    try:
+        networks = importlib.import_module("mdistiller.models").cifar_model_dict
+        methods = importlib.import_module("mdistiller.distillers").distiller_dict
+        return networks, methods, importlib.import_module("mdistiller.engine.cfg").CFG.clone()
+    except ImportError as e:
+        raise ConfigError(f"--against {checkout}: mdistiller cannot be imported ({e}): install what it needs") from None
+
+
 def _stay(self: Any, *args: Any, **kwargs: Any) -> Any:
     return self
+
+
+def _its_config(its: CN, ours: CN) -> CN:
+    """Its config with our values of the keys that it has."""
+    values = flatten(ours)
+    its.defrost()
+    for key, default in flatten(its).items():
+        if key in values and values[key] != []:  # an empty list is inferred from the networks here
+            its.merge_from_list([key, _as_its(values[key], default)])
+    return its
 
 
 def _as_its(value: Any, default: Any) -> Any:
@@ -112,12 +129,28 @@ def _as_its(value: Any, default: Any) -> Any:
     return tuple(value) if isinstance(default, tuple) else value
 
 
+def _load(network: nn.Module, ours: nn.Module, name: str) -> None:
+    try:
+        network.load_state_dict(ours.state_dict())
+    except RuntimeError as e:
+        raise ConfigError(f"--against: no ratio, as its {name} is another ({' '.join(str(e).split())[:160]})") from None
+
+
+def _parameters_beside(method: nn.Module, networks: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """What a method adds to these networks."""
+    known = {id(p) for network in networks for p in network.parameters()}
+    return [p for p in method.parameters() if id(p) not in known]
+
+
 def _copy_in_order(ours: list[nn.Parameter], its: list[nn.Parameter]) -> None:
-    """The method's own modules start alike where they are built alike; where not, parity will say so."""
-    if [p.shape for p in ours] == [p.shape for p in its]:
-        with torch.no_grad():
-            for a, b in zip(ours, its, strict=True):
-                b.copy_(a)
+    """Each of its own parameters starts as the next one here of its shape; where there is none, parity will say so."""
+    left = iter(ours)
+    with torch.no_grad():
+        for parameter in its:
+            for candidate in left:
+                if candidate.shape == parameter.shape:
+                    parameter.copy_(candidate)
+                    break
 
 
 def _gradients(network: nn.Module) -> dict[str, Any]:
@@ -125,9 +158,11 @@ def _gradients(network: nn.Module) -> dict[str, Any]:
 
 
 def _relative(ours: dict[str, Any], its: dict[str, Any]) -> Iterable[float]:
+    """How far each gradient is off, of itself; of those that are next to nothing, of a thousandth of the whole."""
+    least = 1e-3 * torch.cat([b.flatten() for b in its.values() if b is not None]).norm()
     for name, a in ours.items():
         b = its[name]
         if a is None or b is None:
             yield 0.0 if a is b else float("inf")
         else:
-            yield ((a - b).norm() / b.norm().clamp(min=1e-12)).item()
+            yield ((a - b).norm() / b.norm().clamp(min=least)).item()

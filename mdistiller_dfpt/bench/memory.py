@@ -12,7 +12,7 @@ from .workload import Workload
 
 def _peak(cfg: CN, folder: Path, steps: int, answer: "multiprocessing.SimpleQueue") -> None:
     load_published()
-    load_plugins(cfg.PLUGINS)  # this process has imported nothing of the user's yet
+    load_plugins(cfg.PLUGINS)  # a process that was spawned has none of them yet
     side = Workload(cfg, folder)
     on_gpu = side.device.type == "cuda"
     if on_gpu:

@@ -75,7 +75,7 @@ _DEFAULTS = CN(
             "TYPE": "NONE",  # a method, or a list of methods whose terms are summed
             "TEACHER": "ResNet50",
             "STUDENT": "resnet32",
-            "TEACHER_KIND": "frozen",  # what teaches, around the trained network: any name of TEACHERS
+            "TEACHER_KIND": "frozen",  # the kind of teacher around the trained network: any name of TEACHERS
             "PATHS": {},  # the teacher's paths that are matched, and their weights; {}: those of its kind
             # Weights of the teacher; empty: those that TEACHER_CFG's own run left; pretrained, or pretrained:TAG, are
             # torchvision's

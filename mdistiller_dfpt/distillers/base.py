@@ -1,4 +1,4 @@
-"""What holds for every method: the student, what teaches it, precision, named terms, logged values."""
+"""What holds for every method: the student, its teacher, precision, named terms, logged values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -71,12 +71,12 @@ class Method(nn.Module):
     # What the loop asks of it
 
     def forward_student(self, image: Tensor) -> Output:
-        """What the deployed network says of images (B, 3, H, W)."""
+        """The deployed network's output for images (B, 3, H, W)."""
         with autocast(self.student_dtype, image):
             return as_output(self.deployed(image))
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
-        """Logits (B, classes) of everything worth evaluating by name, from what teaches to the student."""
+        """Logits (B, classes) of everything worth evaluating by name, from the teacher to the student."""
         return {"student": self.forward_student(image).logits}
 
     def frozen(self) -> Sequence[StagedModel]:
@@ -147,7 +147,7 @@ class Distiller(Method):
     """Base of the methods that match a student to a teacher. Most write `losses` alone.
 
     A distiller matches one `path` of its teacher; where DISTILLER.PATHS names several, each has a distiller of its own.
-    `teacher`: what teaches, with or without the path that is matched, or a trained network, which is then frozen.
+    `teacher`: a teacher, with or without the path that is matched, or a trained network, which is then frozen.
     """
 
     needs_teacher = True

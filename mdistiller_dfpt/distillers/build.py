@@ -58,7 +58,7 @@ def build_distiller(
     cfg: CN, student: StagedModel, teacher: StagedModel | None, num_data: int, *,
     image_shape: tuple[int, int, int] = (3, 32, 32), others: Sequence[StagedModel] = (),
 ) -> Method:  # fmt: skip
-    """What DISTILLER.TYPE names, over a student and what teaches it.
+    """What DISTILLER.TYPE names, over a student and its teacher.
 
     `teacher` is the trained network, around which the kind of teacher is built; `others` are further trained networks,
     for the kinds that are made of several. `num_data` is the training set's size, for methods with a memory;

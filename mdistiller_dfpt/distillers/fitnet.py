@@ -47,7 +47,7 @@ class FitNet(FeatureDistiller):
     config = CN(
         {
             "HINT_LAYER": 2,
-            "INPUT_SIZE": [],  # mdistiller's; checked against the data, which says the size by itself
+            "INPUT_SIZE": [],  # mdistiller's; checked against the size of the data's images
             "LOSS": weights(1.0, 100.0),
         }
     )

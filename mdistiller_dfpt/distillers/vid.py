@@ -64,7 +64,7 @@ class VID(FeatureDistiller):
         {
             "EPS": 1e-5,
             "INIT_PRED_VAR": 5.0,
-            "INPUT_SIZE": [],  # mdistiller's; checked against the data, which says the size by itself
+            "INPUT_SIZE": [],  # mdistiller's; checked against the size of the data's images
             "LOSS": weights(1.0, 1.0),
         }
     )

@@ -93,7 +93,7 @@ class Foreign(Distiller):
         return Output(self.method.forward_test(image), {})
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the method says it learns, each once."""
+        """The parameters that the method lists as learnable, each once."""
         learned = {id(p): p for p in self.method.get_learnable_parameters() if p.requires_grad}
         return [{"params": list(learned.values()), "lr_factor": 1.0}]
 

@@ -48,7 +48,7 @@ def load_plugins(names: Iterable[str], beside: Path | None = None) -> None:
             path, key = None, name
         if key not in _loaded:
             _loaded[key] = module = _import(name, path)
-            USER_FILES.update(list(getattr(module, "__path__", [])) or [str(module.__file__)])
+            USER_FILES.update([*getattr(module, "__path__", []), *filter(None, [getattr(module, "__file__", None)])])
 
 
 def load_published() -> None:

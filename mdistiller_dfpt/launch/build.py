@@ -27,7 +27,7 @@ from .networks import Role, build_network, check_networks, name_of
 
 @dataclass(frozen=True)
 class Weights:
-    """The trained weights of what teaches: the teacher's, and those of further networks, by name, in order."""
+    """The trained weights of a run's teacher: its network's, and those of further networks, by name, in order."""
 
     teacher: Path | None = None
     others: Sequence[tuple[str, Path]] = field(default_factory=tuple)

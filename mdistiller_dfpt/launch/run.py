@@ -1,4 +1,4 @@
-"""A run of a config: its teacher is found, or trained first where the config says so; then the student is trained."""
+"""A run of a config: its teacher is found, or trained first where the config asks for it; then the student."""
 
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from .build import Weights, check_config, train
 
 
 def run(cfg: CN, resume: bool = False) -> dict[str, Any]:
-    """Train what `cfg` describes and return its results; a missing teacher comes first where the config says so."""
+    """Train what `cfg` describes and return its results; a missing teacher comes first where the config asks for it."""
     device = check_config(cfg)
     return train(cfg, device, weights_of(cfg), resume)
 
 
 def weights_of(cfg: CN) -> Weights:
-    """The weights of all networks that teach, each trained first where that was not done and the config says so."""
+    """The weights of all networks that teach, each trained first where that was not done and the config asks for it."""
     if not needs_teacher(cfg):
         return Weights()
     names, of_teachers = others_of(cfg), TEACHERS[teacher_kind(cfg)].others_key == "OTHER_TEACHERS"
@@ -126,7 +126,7 @@ def _finished(cfg: CN) -> Path | None:
 def _trained(cfg: CN, announcement: str, taught_by: Weights | None = None) -> Path:
     """The weights of a run of this config, which is made now, or continued where it was cut off.
 
-    `taught_by`: where what teaches it is known already.
+    `taught_by`: the teacher's weights, where they are known already.
     """
     print(f"{announcement}; it is kept for later runs", flush=True)
     device = check_config(cfg)

@@ -14,7 +14,7 @@ Kind = Literal["label", "distillation", "teacher"]
 
 @dataclass(frozen=True)
 class Term:
-    """A scalar before its weight. `kind`: from the labels, from what teaches, or the teacher's own training.
+    """A scalar before its weight. `kind`: from the labels, from the teacher, or of the teacher's own training.
 
     Two momenta, the weight of distillation in reports and the like ask for the kind and never guess it from a name.
     """
@@ -43,7 +43,7 @@ def label(value: Tensor, weight: float = 1.0) -> Term:
 
 
 def distillation(value: Tensor, weight: float = 1.0) -> Term:
-    """A term that matches the student to what teaches."""
+    """A term that matches the student to the teacher."""
     return Term(value, weight, "distillation")
 
 

@@ -32,7 +32,7 @@ def probing(network: nn.Module) -> Iterator[None]:
 
 
 def try_image(network: nn.Module, name: str, shape: ImageShape) -> Any:
-    """What the network says to a dummy image; ConfigError, calling it `name`, where it cannot take one of `shape`."""
+    """The network's output for a dummy image; ConfigError, calling it `name`, where it cannot take one of `shape`."""
     try:
         with probing(network):
             return network(dummy_image(network, shape))

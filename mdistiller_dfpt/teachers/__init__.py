@@ -1,4 +1,4 @@
-"""What teaches: importing this package registers every kind of teacher; `build_teacher` makes one."""
+"""Kinds of teacher: importing this package registers them all; `build_teacher` makes one."""
 
 from importlib import import_module
 from pkgutil import iter_modules

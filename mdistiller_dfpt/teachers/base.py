@@ -1,4 +1,4 @@
-"""What every kind of teacher is: a module around a frozen network that says what the student is to match of a batch."""
+"""What every kind of teacher is: a module around a frozen network that gives the outputs a student is to match."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -56,7 +56,7 @@ class Teacher(nn.Module):
         self._logged: dict[str, Tensor] = {}
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
-        """What each path says of a batch; the path `teacher` is always there."""
+        """Each path's output for a batch; the path `teacher` is always there."""
         raise NotImplementedError(f"{type(self).__name__} writes no forward")
 
     def losses(self, student: Output, outputs: Mapping[str, Output], batch: Batch) -> Terms:

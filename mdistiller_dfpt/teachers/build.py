@@ -1,4 +1,4 @@
-"""From a config to what teaches, around the trained network."""
+"""From a config to a teacher around the trained network."""
 
 from collections.abc import Sequence
 

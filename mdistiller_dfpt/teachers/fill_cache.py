@@ -17,7 +17,7 @@ SECONDS_BETWEEN_LINES = 30
 
 
 def open_cache(folder: str, loader: Loader, classes: int, teacher: str) -> LogitsCache:
-    """The cache in `folder` of what a teacher (its hash and precision) says of these images under their augmentation.
+    """The cache in `folder` of a teacher's logits (its hash and precision) for these images under their augmentation.
 
     ConfigError where the images have no end of views, or where the folder has no room.
     """
@@ -42,12 +42,12 @@ def fill_cache(
     world, total = world_size(), loader.num_samples
     # Equal numbers for all, so that they can agree on something between two passes
     own = [min(i, total - 1) for i in range(rank(), total + -total % world, world)]
-    started, said = time.monotonic(), time.monotonic()
+    started, printed = time.monotonic(), time.monotonic()
     for samples in [own] if world == 1 else [own, range(total)]:
         for done in cache.fill(samples, loader.images_in, compute, loader.device):
-            if time.monotonic() - said > SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
-                left = (said - started) * (len(samples) - done) / done / 60
+            if time.monotonic() - printed > SECONDS_BETWEEN_LINES:
+                printed = time.monotonic()
+                left = (printed - started) * (len(samples) - done) / done / 60
                 print(f"logits cache: {done} of {len(samples)} images, {left:.0f} min left", flush=True)
             between()
         on_first_process(lambda: None)  # all wait for the last

@@ -63,7 +63,7 @@ def pointwise(in_channels: int, channels: int, norm: bool) -> list[nn.Module]:
 
 @PROMPT_BLOCKS.register("sequence")
 class SequencePrompt(PromptBlock):
-    """Partial convolutions of rising scale in sequence, a point-wise one after each (as the paper says in words)."""
+    """Partial convolutions of rising scale in sequence, a point-wise one after each (as the paper describes)."""
 
     def build_middle(self, channels: int, r2: float, kernels: Sequence[int], norm: bool) -> nn.Module:
         layers: list[nn.Module] = []

@@ -31,7 +31,7 @@ def the_teacher_never_changes(cls: type[Method]) -> None:
         keys = changed(state, network.state_dict())
         holds(not keys, f"a step changed {keys[:3]} of the frozen network")
         with torch.no_grad():
-            holds(torch.equal(network(tiny_batch().image)[0], logits), "a step changed what the frozen network says")
+            holds(torch.equal(network(tiny_batch().image)[0], logits), "a step changed the frozen network's outputs")
         holds(not network.training, "a step left the frozen network in training mode")
         holds(not any(p.requires_grad for p in network.parameters()), "a parameter of the frozen network requires grad")
 
@@ -153,7 +153,7 @@ def in_eval_mode_what_is_deployed_speaks(cls: type[Method]) -> None:
 
 
 def a_batch_may_be_shared_by_two_processes(cls: type[Method]) -> None:
-    """A loss that is no mean over samples says so by `couples_samples`, or several GPUs would compute another one."""
+    """A loss that is no mean over samples declares `couples_samples`, or several GPUs would compute another one."""
     method = tiny_method(cls)
     if not isinstance(method, Distiller) or method.couples_samples:
         return

@@ -71,14 +71,14 @@ def its_own_terms_train_it_and_not_the_student(cls: type[Teacher]) -> None:
 
 
 def what_it_trains_is_saved(cls: type[Teacher]) -> None:
-    """Another instance with the same state_dict says the same."""
+    """Another instance with the same state_dict gives the same outputs."""
     first, second = tiny_teacher(cls).train(), tiny_teacher(cls).train()
     _train(first, 2)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     batch = tiny_batch(step=3)
     a, b = first(batch), second(batch)
     for path in first.path_names():
-        holds(torch.equal(a[path].logits, b[path].logits), f"the path {path!r} says something else after a resume")
+        holds(torch.equal(a[path].logits, b[path].logits), f"the path {path!r} gives other outputs after a resume")
 
 
 def evaluation_changes_nothing(cls: type[Teacher]) -> None:

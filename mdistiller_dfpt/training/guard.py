@@ -15,7 +15,7 @@ class Guard:
     """Refuses a step that is not finite.
 
     On a GPU nobody waits for the verdict, where the optimiser takes it from the device: it then skips this update and
-    all that follow, and `refuse_divergence` says so when the device is waited for anyway.
+    all that follow, and `refuse_divergence` raises when the device is waited for anyway.
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, lr: float):

@@ -22,7 +22,7 @@ from .state import Training
 
 
 def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """One pass over the training set, from behind the step taken last; averages of all terms and logged values."""
+    """One pass over the training set, from after the last step taken; averages of all terms and logged values."""
     loader = run.data.train
     run.distiller.train()
     batches = loader.epoch(epoch, first=run.step, strong=run.distiller.needs_strong_view)
@@ -71,7 +71,7 @@ def take_step(run: Training, batch: Batch) -> None:
 
 
 def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
-    """Train to the last epoch; raises `Stopped` behind a checkpoint where a signal asks to stop."""
+    """Train to the last epoch; raises `Stopped` after a checkpoint where a signal asks to stop."""
     steps, first, started = len(run.data.train), len(run.epochs) + 1, time.monotonic()
     for epoch in range(first, run.last_epoch + 1):
         # Train
@@ -109,7 +109,7 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
 
 
 def meet_requests(run: Training, saver: Saver, requests: Requests) -> None:
-    """Between two steps: save where it is due or asked for, stop where a signal says so."""
+    """Between two steps: save where it is due or asked for, stop where a signal asks for it."""
     requests.save |= saver.is_due(run.step)
     stop, save = requests.poll(run.step)
     epoch = len(run.epochs) + 1

@@ -19,7 +19,7 @@ class OutOfMemory(UserError):
 
 @contextlib.contextmanager
 def memory_explained(cfg: CN) -> Iterator[None]:
-    """Inside, an allocation that fails is an `OutOfMemory` that says what to turn."""
+    """Inside, an allocation that fails is an `OutOfMemory` that names the keys to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as e:  # PyTorch raises its own kind on a GPU, a plain RuntimeError on a CPU
@@ -29,7 +29,7 @@ def memory_explained(cfg: CN) -> Iterator[None]:
             raise
         solver, test = cfg.SOLVER, cfg.DATASET.TEST
         raise OutOfMemory(
-            f"out of memory ({reason[:160] or 'no more is said'}); add `SOLVER.ACCUMULATE {2 * solver.ACCUMULATE}`, "
+            f"out of memory ({reason[:160] or 'no details'}); add `SOLVER.ACCUMULATE {2 * solver.ACCUMULATE}`, "
             f"which keeps the batch of {solver.BATCH_SIZE}, or lower DATASET.TEST.BATCH_SIZE (now {test.BATCH_SIZE}); "
             "the last checkpoint is untouched, continue with --resume"
         ) from None

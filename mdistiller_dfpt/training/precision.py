@@ -49,7 +49,7 @@ def measured_precision(
 
 
 def _chosen_before(cfg: CN) -> tuple[str, str] | None:
-    """What the newest run's own config says, where there is one that can be read."""
+    """The choice in the newest run's config, where there is one that can be read."""
     for run in existing_runs(cfg)[-1:]:
         try:
             solver = load_yaml_text((run / CONFIG).read_text(encoding="utf-8"))["SOLVER"]
@@ -75,7 +75,7 @@ def _measured(cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data
 
 
 def _faster(cfg: CN, key: str, name: str, network: nn.Module, data: Data, *, learns: bool) -> str:
-    """The precision in which a network takes less time over a batch; a line says so."""
+    """The precision in which a network takes less time over a batch; the choice is printed."""
     device = data.train.device
     if device.type == "cpu" and not has_bfloat16():
         print(f"{key} {FASTEST}: {name} in float32, as this CPU computes bfloat16 in software", flush=True)

@@ -1,6 +1,7 @@
 """The bench: sides take turns, other work gets no ratio; and gates on work that need no clock."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -9,9 +10,9 @@ import pytest
 import torch
 
 from mdistiller_dfpt import load_cfg
-from mdistiller_dfpt.bench import timing
+from mdistiller_dfpt.bench import timing, workload
 from mdistiller_dfpt.bench.counts import flops_per_image, operators_per_step
-from mdistiller_dfpt.bench.mdistiller import Mdistiller
+from mdistiller_dfpt.bench.mdistiller import Mdistiller, _relative
 from mdistiller_dfpt.bench.timing import Spread, Window, cpu_seconds, in_turns, ratio
 from mdistiller_dfpt.bench.workload import Workload
 from mdistiller_dfpt.errors import ConfigError
@@ -26,7 +27,10 @@ SMALL = ["DATASET.TYPE", "digits", "DISTILLER.STUDENT", "resnet8", "DISTILLER.TE
 
 
 @pytest.fixture
-def side_of(tmp_path):
+def side_of(tmp_path, monkeypatch):
+    """Builds the workload of a method's config; no step depends on how many images there are."""
+    monkeypatch.setitem(workload.IMAGES, "cifar100", 20_000)
+
     def build(method, *words, pair=PAIR, kind=Workload):
         return kind(load_cfg(f"configs/cifar100/{method}/{pair}.yaml", ["EXPERIMENT.THREADS", "1", *words]), tmp_path)
 
@@ -135,6 +139,8 @@ class KD(nn.Module):
         super().__init__()
         self.student, self.teacher, self.t = student.cuda(), teacher.eval(), cfg.KD.TEMPERATURE
         self.ce, self.kd = cfg.KD.LOSS.CE_WEIGHT, cfg.KD.LOSS.KD_WEIGHT
+        with torch.no_grad():  # as its methods ask for the shapes of maps
+            teacher.train()(torch.randn(2, 3, 16, 16))
 
     def get_learnable_parameters(self):
         return list(self.student.parameters())
@@ -155,7 +161,19 @@ class CRD(KD):
     def __init__(self, student, teacher, cfg, num_data):
         pass
 
-distiller_dict = {"KD": KD, "CRD": CRD}
+class Vanilla(nn.Module):
+    def __init__(self, student):
+        super().__init__()
+        self.student = student
+
+    def get_learnable_parameters(self):
+        return list(self.student.parameters())
+
+    def forward(self, image, target, epoch):
+        logits, _ = self.student(image)
+        return logits, {"ce": F.cross_entropy(logits, target)}
+
+distiller_dict = {"KD": KD, "CRD": CRD, "NONE": Vanilla}
 """,
 }
 
@@ -192,31 +210,57 @@ def test_a_peer_that_does_other_work_gets_no_ratio(checkout, side_of):
         Mdistiller(checkout(1.5), side_of("kd", *SMALL)).refuse_other_work()
 
 
-def test_a_peer_without_the_method_or_the_package_is_refused(checkout, tmp_path, side_of):
-    with pytest.raises(ConfigError, match="it has no DKD; it has CRD, KD"):
-        Mdistiller(checkout(1.0), side_of("dkd", *SMALL))
-    with pytest.raises(ConfigError, match="no ratio, as its CRD is fed otherwise"):
-        Mdistiller(checkout(1.0), side_of("crd", *SMALL))
+def test_plain_training_has_a_peer_too(checkout, side_of):
+    peer = Mdistiller(checkout(1.0), side_of("vanilla", *SMALL, pair="resnet8x4"))
+    peer.refuse_other_work()
+    assert peer.step(1) == 8
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "message"),
+    [
+        ("dkd", [], "it has no DKD; it has CRD, KD, NONE"),
+        ("crd_kd", [], r"it has no CRD\+KD"),
+        ("crd", [], "no ratio, as its CRD is fed otherwise"),
+        ("kd", ["DISTILLER.STUDENT", "resnet20"], "it has no network resnet20"),
+        ("dot", [], "its trainer for SOLVER.TRAINER dot is not driven here"),
+    ],
+)
+def test_a_peer_that_cannot_do_the_same_is_refused_in_a_line(method, words, message, checkout, side_of):
+    with pytest.raises(ConfigError, match=message) as info:
+        Mdistiller(checkout(1.0), side_of(method, *SMALL, *words))
+    assert "\n" not in str(info.value)
+
+
+def test_a_folder_that_is_no_mdistiller_is_refused(tmp_path, side_of):
     with pytest.raises(ConfigError, match="not a checkout of mdistiller"):
         Mdistiller(tmp_path, side_of("kd", *SMALL))
 
 
-def test_the_command_prints_every_measure_and_writes_them(tmp_path, capsys, checkout):
+def test_gradients_that_are_next_to_nothing_do_not_tell_two_works_apart():
+    """As those of a bias before BatchNorm, which are rounding alone."""
+    ours = {"weight": torch.ones(9), "bias": torch.tensor([1e-9])}
+    assert max(_relative(ours, {"weight": torch.ones(9), "bias": torch.tensor([-1e-9])})) < 1e-5
+    assert max(_relative(ours, {"weight": 1.1 * torch.ones(9), "bias": torch.tensor([1e-9])})) > 0.05
+    assert max(_relative(ours, {"weight": torch.ones(9), "bias": None})) == float("inf")
+
+
+def test_the_command_prints_what_it_timed_and_writes_it(tmp_path, capsys, checkout):
     record = tmp_path / "sub" / "record.json"
     words = ["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", *SMALL, "--windows", "2", "--seconds", "0.01", "--json",
              str(record), "--versus", "SOLVER.CHANNELS_LAST True", "--against", str(checkout(1.0))]  # fmt: skip
-    assert bench.main([*words, "DATASET.NUM_WORKERS", "0"]) == 0, capsys.readouterr().err
+    words += ["DATASET.NUM_WORKERS", "0", "--what", "loader", "step", "both"]
+    assert bench.main(words) == 0, capsys.readouterr().err
     rows = json.loads(record.read_text())["rows"]
     assert [(r["measure"], r["side"]) for r in rows] == [
         ("loader", "DataLoader of PIL images"), ("loader", "this"), ("loader", "SOLVER.CHANNELS_LAST True"),
         ("step", "mdistiller"), ("step", "this"), ("step", "SOLVER.CHANNELS_LAST True"),
         ("work", "this"), ("work", "SOLVER.CHANNELS_LAST True"),
         ("both", "this"), ("both", "SOLVER.CHANNELS_LAST True"),
-        ("memory", "this"), ("memory", "SOLVER.CHANNELS_LAST True"),
     ]  # fmt: skip
     assert all(r["images_per_second"]["low"] > 0 for r in rows if "images_per_second" in r)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 13
+    assert len(lines) == 11
     assert lines[7].endswith("0 reads from the device a step")
 
 
@@ -236,7 +280,8 @@ def test_records_are_shown_as_they_stand(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_files_are_read_by_both_loaders(capsys):
+def test_files_are_read_by_both_loaders(capsys, monkeypatch):
+    monkeypatch.setattr("mdistiller_dfpt.bench.workload.FILES", 32)
     words = ["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", "DATASET.TYPE", "folder", "MODEL.FAMILY", "cifar",
              "DATASET.SIZE", "32", "DATASET.NUM_WORKERS", "0", "SOLVER.BATCH_SIZE", "8", "--what", "loader",
              "--windows", "1", "--seconds", "0.01"]  # fmt: skip
@@ -259,7 +304,8 @@ def test_bad_usage_is_one_line(words, message, capsys):
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_data_set_of_the_users_is_timed_on_its_own_images(tmp_path, capsys):
+def test_a_data_set_of_the_users_is_measured_on_its_own_images(tmp_path, capsys, registries):
+    """In this process, and in the one whose memory is measured."""
     (tmp_path / "colours.py").write_text("""
 import torch
 from mdistiller_dfpt.data import DATASETS, ImageSource
@@ -272,7 +318,10 @@ def colours(cfg):
     part = ImageSet(images, labels, tuple("abcd"))
     return ImageSource(part, part, Recipe(pad=1, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3))
 """)
-    words = [*SMALL, "PLUGINS", f"['{tmp_path}/colours.py']", "DATASET.TYPE", "bench_colours", "--what", "step"]
+    words = [*SMALL, "PLUGINS", f"['{tmp_path}/colours.py']", "DATASET.TYPE", "bench_colours", "--what", "loader",
+             "step", "memory"]  # fmt: skip
     code = bench.main(["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", *words, "--windows", "1", "--seconds", "0.01"])
     assert code == 0, capsys.readouterr().err
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["loader", "loader", "step", "work", "memory"]
+    assert re.search(r"peak [1-9]\d* MiB$", lines[-1].replace(",", ""))

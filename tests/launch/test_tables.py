@@ -179,7 +179,7 @@ def test_a_method_takes_two_steps_on_a_pair_of_different_families(row):
 
 def test_smoke_of_a_table_reports_each_cell_and_fails_with_one(table, capsys):
     table.write_text(SPEC.replace("KD.TEMPERATURE: 1.0", "SOLVER.LR: 1.0e+30"))
-    assert TABLE(["--table", str(table), "--smoke", "--rows", "kd", "cold", "--jobs", "2"]) == 1
+    assert TABLE(["--table", str(table), "--smoke", "--rows", "kd", "cold", "--jobs", "1"]) == 1
     err = capsys.readouterr().err
     assert "kd res20_res8: fine" in err
     assert "1 of 2 cells failed" in err

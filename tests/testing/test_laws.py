@@ -272,7 +272,7 @@ BROKEN_TEACHERS = [
     (MovesItsNetwork, "frozen_networks_never_change", "['bn1.running_mean'] of a frozen network changed"),
     (TrainsTheStudent, "its_own_terms_train_it_and_not_the_student", "write own(value, weight)"),
     (TrainsNotAllOfIt, "its_own_terms_train_it_and_not_the_student", "1 parameters are optimised that no term reaches"),
-    (CountsSteps, "what_it_trains_is_saved", "the path 'head' says something else after a resume"),
+    (CountsSteps, "what_it_trains_is_saved", "the path 'head' gives other outputs after a resume"),
     (CountsEvaluations, "evaluation_changes_nothing", "evaluation changed ['evaluations']"),
     (SpeaksBfloat16, "bfloat16_changes_rounding_alone", "'head' is torch.bfloat16 under bfloat16"),
 ]

@@ -43,7 +43,7 @@ def imagenet(cfg: CN) -> FileSource:
 
 
 def _flat(root: Path, classes: list[str]) -> FileSet:
-    """The validation images in one folder, each with the class that the file of labels says."""
+    """The validation images in one folder, each with its class in the file of labels."""
     paths = sorted(str(p) for p in (root / "val").iterdir() if p.suffix.upper() == ".JPEG")
     if not paths:
         raise DataError(f"{root / 'val'}: neither class folders nor ILSVRC2012_val_*.JPEG in it")

@@ -73,5 +73,6 @@ def _imported(name: str) -> Maker:
         maker = getattr(imported, function)
     except (ImportError, AttributeError, ValueError) as e:
         raise ConfigError(f"{name}: cannot be imported ({e}); write package.module:function") from None
-    USER_FILES.add(str(imported.__file__))
+    if file := getattr(imported, "__file__", None):
+        USER_FILES.add(file)
     return maker
