@@ -48,10 +48,14 @@ def test_a_checkout_has_its_commit_and_says_where_files_differ(repository):
     assert commit(folder) == f"{head}+"
 
 
-@pytest.mark.parametrize("place", ["venv/lib/site-packages", "."], ids=["in a folder of it", "at its top"])
-def test_a_package_inside_somebody_elses_repository_has_no_commit(place, repository):
-    folder, _ = repository
-    assert commit(package_in(folder / place)) == ""
+@pytest.mark.parametrize(("place", "added"), [("venv/lib/site-packages", False), (".", False), ("vendor", True)])
+def test_a_package_inside_somebody_elses_repository_has_no_commit(place, added, repository):
+    folder, git = repository
+    package = package_in(folder / place)
+    if added:
+        git("add", ".")
+        git("commit", "-qm", "a copy of it")
+    assert commit(package) == ""
 
 
 def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
