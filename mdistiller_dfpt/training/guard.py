@@ -11,6 +11,11 @@ from ..errors import DivergedError
 from .dot import TwoMomentaSGD
 
 
+def reads_verdict(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimiser's step reads `found_inf` from the device and leaves the weights alone where it is set."""
+    return isinstance(optimizer, TwoMomentaSGD) or bool(optimizer.defaults.get("fused"))
+
+
 class Guard:
     """Refuses a step that is not finite.
 
@@ -21,8 +26,7 @@ class Guard:
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, lr: float):
         self.module, self.optimizer, self.lr = module, optimizer, lr
         self.diverged = torch.zeros((), device=device)
-        skips_by_itself = isinstance(optimizer, TwoMomentaSGD) or bool(optimizer.defaults.get("fused"))
-        self.waits = device.type != "cuda" or not skips_by_itself
+        self.waits = device.type != "cuda" or not reads_verdict(optimizer)
 
     def check(self, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> None:
         """DivergedError, or a mark on the device, where the loss () or the gradient is not finite."""

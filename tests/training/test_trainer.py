@@ -336,8 +336,12 @@ def test_every_method_trains_on_a_gpu_and_no_step_waits_for_it(name, tmp_path):
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_poisoned_step_changes_no_weight(tmp_path):
-    run = on_a_gpu("NONE", tmp_path)
+@pytest.mark.parametrize("solver", ["SGD", "RMSPROP"])
+def test_on_a_gpu_a_poisoned_step_changes_no_weight(solver, tmp_path, registries):
+    """An optimiser that cannot skip an update by itself is waited for."""
+    OPTIMIZERS.register("RMSPROP")(lambda groups, plan: torch.optim.RMSprop(groups, lr=plan.lr))
+    run = on_a_gpu("NONE", tmp_path, "SOLVER.TYPE", solver)
+    assert run.training.guard.waits == (solver == "RMSPROP")
     before = weights_of(run)
     run.data.train.scale *= float("nan")
     with pytest.raises(DivergedError):

@@ -1,0 +1,85 @@
+"""What is not finite is never applied, whether the loop waits for the device's verdict or the optimiser reads it."""
+
+import copy
+
+import pytest
+import torch
+
+from mdistiller_dfpt.errors import DivergedError
+from mdistiller_dfpt.training.dot import TwoMomentaSGD
+from mdistiller_dfpt.training.guard import reads_verdict
+
+from ..tiny_runs import continued, outcome, run_of
+
+READING = {
+    "fused SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True),
+    "fused AdamW": lambda p: torch.optim.AdamW(p, lr=0.1, fused=True),
+    "two momenta": lambda p: TwoMomentaSGD(p, lr=0.1, momentum=0.9, delta=0.05, weight_decay=0.0),
+}
+OTHERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=False),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.1),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.1),
+}
+
+
+def obeys(optimizer, weight):
+    """Whether a step applies a finite gradient and no other, by what `found_inf` says."""
+    changed = []
+    for found in (0.0, 1.0):
+        before = weight.detach().clone()
+        weight.grad = torch.ones(3)
+        vars(optimizer).update(grad_scale=None, found_inf=torch.tensor(found))
+        try:
+            optimizer.step()
+        except AssertionError:  # some of PyTorch's refuse to be told
+            return False
+        changed.append(not torch.equal(weight, before))
+    return changed == [True, False]
+
+
+@pytest.mark.parametrize("kind", [*READING, *OTHERS])
+def test_an_optimiser_is_trusted_with_the_verdict_exactly_where_it_obeys_one(kind):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = {**READING, **OTHERS}[kind]([weight])
+    assert reads_verdict(optimizer) == obeys(optimizer, weight) == (kind in READING)
+
+
+def without_waiting(trainer):
+    """The trainer as it runs on a GPU: the verdict stays on the device."""
+    trainer.training.guard.waits = False
+    return trainer
+
+
+EVERY_STEP = ("LOG.SAVE_EVERY", "1 step")
+
+
+@pytest.mark.parametrize("solver", ["base", "dot"])
+def test_a_finite_run_is_the_same_where_nobody_waits_for_the_verdict(solver, tmp_path):
+    words = ("SOLVER.TRAINER", solver)
+    expected = outcome(run_of("KD", tmp_path / "waiting", *words))
+    assert outcome(without_waiting(run_of("KD", tmp_path, *words))) == expected
+
+
+@pytest.mark.parametrize("solver", ["base", "dot"])
+@pytest.mark.parametrize("saving", [(), EVERY_STEP], ids=["at the end of the epoch", "at the next checkpoint"])
+def test_where_nobody_waits_no_update_follows_a_poisoned_step(saving, solver, tmp_path):
+    words = ("SOLVER.TRAINER", solver, *saving)
+    expected = outcome(run_of("KD", tmp_path / "whole", *words))
+    run = without_waiting(run_of("KD", tmp_path, *words))
+    losses, before = run.distiller.losses, []
+
+    def poisoned(student, teacher, batch):
+        terms = losses(student, teacher, batch)
+        if (batch.epoch, batch.step) == (2, 2):
+            before.append(copy.deepcopy(dict(run.distiller.student.named_parameters())))
+            terms["kd"] = terms["kd"].times(float("nan"))
+        return terms
+
+    run.distiller.losses = poisoned
+    with pytest.raises(DivergedError, match="the loss is not finite in epoch 2; lower SOLVER.LR"):
+        run.fit()
+    assert all(torch.equal(p, before[0][name]) for name, p in run.distiller.student.named_parameters())
+    newest = max((run.run / "checkpoints").iterdir()).name
+    assert newest == ("epoch-00001-step-0000001" if saving else "epoch-00001")
+    assert continued("KD", tmp_path, *words) == expected
