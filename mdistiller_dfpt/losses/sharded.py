@@ -1,41 +1,20 @@
 """Losses over a batch that several processes share: their mean over the processes is what one process would compute."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..data import Batch
 from ..distributed import all_gather, world_size
-from ..models.output import Output
+from ..models.output import LazyFeatures, Output
 from .term import Terms
-
-
-class _WholeFeatures(Mapping[str, Any]):
-    """Features of all processes' samples; each entry is gathered when a loss asks for it, and only then."""
-
-    def __init__(self, own: Mapping[str, Any], total: int | None):
-        self.own, self.total = own, total
-        self._gathered: dict[str, Any] = {}
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self._gathered:
-            value = self.own[key]
-            many = isinstance(value, list)
-            self._gathered[key] = [all_gather(v, self.total) for v in value] if many else all_gather(value, self.total)
-        return self._gathered[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.own)
-
-    def __len__(self) -> int:
-        return len(self.own)
 
 
 def whole_output(output: Output, total: int | None) -> Output:
     """This process's output as that of all processes; the output itself where there is one process."""
     if world_size() == 1:
         return output
-    return Output(all_gather(output.logits, total), _WholeFeatures(output.features, total))
+    return Output(all_gather(output.logits, total), LazyFeatures(output.features, lambda x: all_gather(x, total)))
 
 
 def whole_batch(batch: Batch) -> Batch:

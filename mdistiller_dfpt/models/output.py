@@ -1,7 +1,7 @@
 """What a network returned, and the precision in which it ran."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,13 +16,13 @@ class Output(NamedTuple):
 
     def detach(self) -> "Output":
         """The same values; no gradient passes through them."""
-        return Output(self.logits.detach(), _Mapped(self.features, lambda x: x.detach()))
+        return Output(self.logits.detach(), LazyFeatures(self.features, lambda x: x.detach()))
 
 
-class _Mapped(Mapping[str, Any]):
+class LazyFeatures(Mapping[str, Any]):
     """Features with a function applied to each tensor, when a loss asks for it, and only then."""
 
-    def __init__(self, features: Mapping[str, Any], function: Any):
+    def __init__(self, features: Mapping[str, Any], function: Callable[[Tensor], Tensor]):
         self.features, self.function = features, function
         self._done: dict[str, Any] = {}
 
@@ -46,7 +46,7 @@ class _Mapped(Mapping[str, Any]):
 def as_output(result: tuple[Tensor, Mapping[str, Any]]) -> Output:
     """A network's (logits, features) as a record in float32; features are cast when a loss asks for them."""
     logits, features = result
-    return Output(logits.float(), _Mapped(features, lambda x: x.float()))
+    return Output(logits.float(), LazyFeatures(features, lambda x: x.float()))
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
