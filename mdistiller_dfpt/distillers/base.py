@@ -1,6 +1,6 @@
 """What holds for every method: the student, its teacher, precision, named terms, logged values."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,12 +17,13 @@ from ..losses.term import checking
 from ..models import StagedModel
 from ..models.output import Output, as_output, autocast
 from ..teachers import ORIGINAL, Frozen, Teacher, TeacherPath
+from ..teachers.hooked import Hooked
 
 TeacherLike = Teacher | TeacherPath | StagedModel
 """What a distiller's constructor takes for its teacher."""
 
 
-class Method(nn.Module):
+class Method(Hooked):
     """Base of all methods, those without a teacher too: trains a student by the terms of `forward`.
 
     `method(batch)` returns `(logits, {name: Term})`; the loop sums the weighted terms. Whatever requires grad is
@@ -42,7 +43,6 @@ class Method(nn.Module):
         self.student = student
         self.student_dtype: torch.dtype | None = None  # the student runs under autocast to it; None: float32
         self.dtype: torch.dtype | None = None  # the same for networks that a method adds
-        self._logged: dict[str, Tensor] = {}
 
     # What a method writes
 
@@ -54,19 +54,6 @@ class Method(nn.Module):
     def deployed(self) -> nn.Module:
         """What predicts after training: the student, or it with what a method adds to it."""
         return self.student
-
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Called once before the first step of a run, with the training set's batches; not when it is resumed."""
-
-    def before_step(self) -> None:
-        """Called between the backward pass and the optimiser's step, for what changes the gradient."""
-
-    def after_step(self, batch: Batch) -> None:
-        """Called after each optimiser step, for what changes beside the gradient (a memory bank, an average)."""
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is optimised: `params`, and `lr_factor` on the schedule's learning rate."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr_factor": 1.0}]
 
     # What the loop asks of it
 
@@ -91,18 +78,9 @@ class Method(nn.Module):
             elif isinstance(module, Teacher):
                 module.dtype = networks
 
-    def hooked(self) -> Sequence["Method | Teacher"]:
+    def hooked(self) -> Sequence[Hooked]:
         """Those whose `prepare`, `before_step`, `after_step` and `take_logged` the loop calls, in this order."""
         return (self,)
-
-    def log(self, name: str, value: Tensor) -> None:
-        """Report a scalar of this step that is not a loss; the loop averages it over the epoch."""
-        self._logged[name] = value.detach()
-
-    def take_logged(self) -> dict[str, Tensor]:
-        """The values reported since the last call."""
-        logged, self._logged = self._logged, {}
-        return logged
 
     def training_state(self) -> dict[str, Tensor]:
         """`state_dict`, each tensor once, less the frozen networks: they are known by their hashes, not saved again."""
@@ -202,7 +180,7 @@ class Distiller(Method):
         mine = [p for p in self.parameters() if p.requires_grad and id(p) not in teachers]
         return [{"params": mine, "lr_factor": 1.0}, *self.teacher.parameter_groups()]
 
-    def hooked(self) -> Sequence["Method | Teacher"]:
+    def hooked(self) -> Sequence[Hooked]:
         return (self, self.teacher)
 
     def overhead(self, image_shape: tuple[int, int, int]) -> str | None:

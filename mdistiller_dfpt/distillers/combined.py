@@ -8,7 +8,7 @@ from torch import nn
 
 from ..losses import Terms
 from ..models.output import Output
-from ..teachers import Teacher
+from ..teachers.hooked import Hooked
 from .base import Batch, Distiller, Method
 
 
@@ -67,7 +67,7 @@ class Combined(Distiller):
             terms.update(member.terms(student, paths, batch))
         return terms
 
-    def hooked(self) -> Sequence[Method | Teacher]:
+    def hooked(self) -> Sequence[Hooked]:
         return (*(member.distiller for member in self.members), self.teacher)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

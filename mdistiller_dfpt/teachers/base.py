@@ -1,6 +1,6 @@
 """What every kind of teacher is: a module around a frozen network that gives the outputs a student is to match."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from ..data import Batch
 from ..losses import Terms
 from ..models import StagedModel
 from ..models.output import Output, as_output, autocast
+from .hooked import Hooked
 
 ORIGINAL = "teacher"
 """The path that every teacher has: the frozen network as it was trained, or what stands in its place."""
@@ -37,7 +38,7 @@ class Paths(Mapping[str, Output]):
         return len(self.compute)
 
 
-class Teacher(nn.Module):
+class Teacher(Hooked):
     """Base of all kinds of teacher: `teacher(batch)` gives the output of each path, by name.
 
     The frozen networks' parameters, buffers and outputs never change. What of a teacher requires grad is trained beside
@@ -53,7 +54,6 @@ class Teacher(nn.Module):
         super().__init__()
         self.network = network.requires_grad_(False).eval()
         self.dtype: torch.dtype | None = None  # frozen networks run under autocast to it; None: their own float32
-        self._logged: dict[str, Tensor] = {}
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
         """Each path's output for a batch; the path `teacher` is always there."""
@@ -101,32 +101,10 @@ class Teacher(nn.Module):
         """Logits (B, classes) of paths worth evaluating at every epoch, as they change; none by default."""
         return {}
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Called once before the first step of a run, with the training set's batches; not when it is resumed."""
-
-    def before_step(self) -> None:
-        """Called between the backward pass and the optimiser's step, for what changes the gradient."""
-
-    def after_step(self, batch: Batch) -> None:
-        """Called after each optimiser step, for what changes beside the gradient."""
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What of the teacher is optimised: `params`, and `lr_factor` on the schedule's learning rate."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr_factor": 1.0}]
-
     def overhead(self, image_shape: tuple[int, int, int]) -> str | None:
         """One line on what the teacher costs beside its frozen network, printed at the start; None for nothing."""
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
         return f"{trained:,} parameters of the teacher's own are trained" if trained else None
-
-    def log(self, name: str, value: Tensor) -> None:
-        """Report a scalar of this step that is not a loss; the loop averages it over the epoch."""
-        self._logged[name] = value.detach()
-
-    def take_logged(self) -> dict[str, Tensor]:
-        """The values reported since the last call."""
-        logged, self._logged = self._logged, {}
-        return logged
 
 
 TEACHERS: NodeRegistry[type[Teacher]] = NodeRegistry("kind of teacher", str.upper)
