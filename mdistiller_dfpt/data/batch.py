@@ -1,6 +1,6 @@
 """What one training step sees."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -41,3 +41,11 @@ class Batch:
     def size(self) -> int:
         """Samples in the whole batch, all processes together."""
         return len(self.target) if self.total is None else self.total
+
+    def rows(self, rows: slice, total: int | None = None) -> "Batch":
+        """Some of this process's samples, as a batch of `total` in all processes."""
+        strong, view = (None if x is None else x[rows] for x in (self.strong, self.view))
+        return replace(
+            self, image=self.image[rows], target=self.target[rows], index=self.index[rows], strong=strong, view=view,
+            total=total,
+        )  # fmt: skip

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from ..data import Batch
 from ..distillers import Distiller, Method
 from ..losses import Terms
 from ..losses.term import total
@@ -165,9 +163,7 @@ def a_batch_may_be_shared_by_two_processes(cls: type[Method]) -> None:
         whole = method.terms(student, paths, batch)
         size = len(batch.target) // 4
         parts = [
-            method.terms(
-                _rows(student, rows), {path: _rows(o, rows) for path, o in paths.items()}, _samples(batch, rows)
-            )
+            method.terms(_rows(student, rows), {path: _rows(o, rows) for path, o in paths.items()}, batch.rows(rows))
             for rows in (slice(0, size), slice(size, None))
         ]
     for name, term in whole.items():
@@ -183,14 +179,6 @@ def _rows(output: Output, rows: slice) -> Output:
         for key, value in output.features.items()
     }
     return Output(output.logits[rows], features)
-
-
-def _samples(batch: Batch, rows: slice) -> Batch:
-    def cut(x: Tensor) -> Tensor:
-        return x[rows]
-
-    strong = None if batch.strong is None else cut(batch.strong)
-    return replace(batch, image=cut(batch.image), target=cut(batch.target), index=cut(batch.index), strong=strong)
 
 
 def _mean(parts: list[Terms], name: str, sizes: list[int]) -> float:

@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from ..data import Batch
 from ..distributed import world_size
 
@@ -27,15 +25,6 @@ def micro_batches(batch: Batch, accumulate: int) -> list[Batch]:
         return [replace(batch, total=total)]
     size = _size(total, accumulate)
     own = size // world_size()
-
-    def cut(x: Tensor, i: int) -> Tensor:
-        return x[i * own : (i + 1) * own]
-
     return [
-        replace(
-            batch, image=cut(batch.image, i), target=cut(batch.target, i), index=cut(batch.index, i),
-            strong=None if batch.strong is None else cut(batch.strong, i),
-            view=None if batch.view is None else cut(batch.view, i), total=min(size, total - i * size),
-        )
-        for i in range(-(-total // size))
-    ]  # fmt: skip
+        batch.rows(slice(i * own, (i + 1) * own), total=min(size, total - i * size)) for i in range(-(-total // size))
+    ]
