@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
+
 
 class Output(NamedTuple):
     """Logits and features in float32, whatever they were computed in."""
@@ -41,6 +43,17 @@ class LazyFeatures(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.features)
+
+
+class NoFeatures(dict[str, Any]):
+    """The features of what has logits alone; asking for one is a ConfigError: `refusal`, with `{!r}` for its name."""
+
+    def __init__(self, refusal: str):
+        super().__init__()
+        self.refusal = refusal
+
+    def __missing__(self, key: str) -> Any:
+        raise ConfigError(self.refusal.format(key))
 
 
 def as_output(result: tuple[Tensor, Mapping[str, Any]]) -> Output:

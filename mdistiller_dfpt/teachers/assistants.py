@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from torch import nn
-
 from ..data import Batch
 from ..models import StagedModel
 from ..models.output import Output
-from .base import ORIGINAL, TEACHERS, Paths, Teacher
+from .base import ORIGINAL, TEACHERS, Paths
+from .several import SeveralNetworks
 
 
 def path_of(number: int) -> str:
@@ -17,7 +16,7 @@ def path_of(number: int) -> str:
 
 
 @TEACHERS.register("assistants")
-class Assistants(Teacher):
+class Assistants(SeveralNetworks):
     """The paths `teacher`, `assistant1`, `assistant2`, ...; a method matches the last, unless it says otherwise.
 
     Each assistant is a network of DISTILLER.ASSISTANTS, the strongest first, trained in turn before the student.
@@ -26,22 +25,10 @@ class Assistants(Teacher):
     others_key = "ASSISTANTS"
 
     def __init__(self, network: StagedModel, others: Sequence[StagedModel] = ()):
-        super().__init__(network)
-        self.others = nn.ModuleList(others).requires_grad_(False).eval()
-        self.networks: dict[str, StagedModel] = {ORIGINAL: network}
-        self.networks |= {path_of(i): assistant for i, assistant in enumerate(others, start=1)}
+        super().__init__(network, others, [ORIGINAL, *(path_of(i) for i in range(1, len(others) + 1))])
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
         return Paths({path: partial(self.output_of, network, batch.image) for path, network in self.networks.items()})
 
-    def path_names(self) -> Sequence[str]:
-        return tuple(self.networks)
-
     def default_paths(self) -> dict[str, float]:
         return {list(self.networks)[-1]: 1.0}
-
-    def network_of(self, path: str) -> StagedModel:
-        return self.networks[path]
-
-    def frozen(self) -> list[StagedModel]:
-        return list(self.networks.values())

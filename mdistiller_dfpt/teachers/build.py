@@ -10,11 +10,6 @@ from ..models import StagedModel
 from .base import TEACHERS, Teacher
 
 
-def takes_others(kind: type[Teacher]) -> bool:
-    """Whether a kind of teacher is made of more networks than one."""
-    return bool(kind.others_key)
-
-
 def build_teacher(cfg: CN, network: StagedModel, others: Sequence[StagedModel] = (), kind: str = "") -> Teacher:
     """The teacher of DISTILLER.TEACHER_KIND (or of `kind`) around a trained network.
 
@@ -25,7 +20,7 @@ def build_teacher(cfg: CN, network: StagedModel, others: Sequence[StagedModel] =
     cls = TEACHERS[kind]
     node = TEACHERS.node_of(kind)
     arguments = keywords(cfg[node]) if cls.config else {}
-    if takes_others(cls):
+    if cls.others_key:
         arguments["others"] = list(others)
     try:
         return made(cls, network, **arguments)

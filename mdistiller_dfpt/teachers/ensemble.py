@@ -5,16 +5,16 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.keys import POSITIVE, Limit, one_of
 from ..data import Batch
-from ..errors import ConfigError
 from ..models import StagedModel
-from ..models.output import Output
-from .base import ORIGINAL, TEACHERS, Paths, Teacher
+from ..models.output import NoFeatures, Output
+from .base import ORIGINAL, TEACHERS, Paths
+from .several import SeveralNetworks
 
 
 def confidence_weights(logits: Tensor, target: Tensor) -> Tensor:
@@ -40,18 +40,14 @@ def mixed_logits(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
     return temperature * (log_probabilities + weights.log()[:, :, None]).logsumexp(0)
 
 
-class NoSharedMaps(dict[str, object]):
-    """The features of a mean of probabilities: there are none."""
-
-    def __missing__(self, key: str) -> object:
-        raise ConfigError(
-            f"an ensemble's path {ORIGINAL!r} has logits alone, and {key!r} of it is asked for; name its members'"
-            " paths, as `DISTILLER.PATHS.teacher1 1.0 DISTILLER.PATHS.teacher2 1.0`"
-        )
+REFUSAL = (
+    f"an ensemble's path {ORIGINAL!r} has logits alone, and {{!r}} of it is asked for; name its members' paths, as"
+    " `DISTILLER.PATHS.teacher1 1.0 DISTILLER.PATHS.teacher2 1.0`"
+)
 
 
 @TEACHERS.register("ensemble")
-class Ensemble(Teacher):
+class Ensemble(SeveralNetworks):
     """The path `teacher` is all of them together, logits alone; `teacher1`, `teacher2`, ... are each, with its maps.
 
     The first is DISTILLER.TEACHER, the others are DISTILLER.OTHER_TEACHERS.
@@ -69,9 +65,7 @@ class Ensemble(Teacher):
     def __init__(
         self, network: StagedModel, others: Sequence[StagedModel] = (), *, weights: str, temperature: float
     ):  # fmt: skip
-        super().__init__(network)
-        self.others = nn.ModuleList(others).requires_grad_(False).eval()
-        self.networks = {f"teacher{i}": member for i, member in enumerate((network, *others), start=1)}
+        super().__init__(network, others, [f"teacher{i}" for i in range(1, len(others) + 2)])
         self.by_confidence, self.temperature = weights == "confidence", temperature
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
@@ -86,13 +80,10 @@ class Ensemble(Teacher):
         weights = logits.new_full(logits.shape[:2], 1 / len(logits))
         if self.by_confidence:
             weights = confidence_weights(logits, batch.target)
-        return Output(mixed_logits(logits, weights, self.temperature), NoSharedMaps())
+        return Output(mixed_logits(logits, weights, self.temperature), NoFeatures(REFUSAL))
 
     def path_names(self) -> Sequence[str]:
-        return (ORIGINAL, *self.networks)
+        return (ORIGINAL, *super().path_names())
 
     def network_of(self, path: str) -> StagedModel:
-        return self.networks.get(path, self.network)
-
-    def frozen(self) -> list[StagedModel]:
-        return list(self.networks.values())
+        return self.network if path == ORIGINAL else super().network_of(path)

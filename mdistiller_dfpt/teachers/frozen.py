@@ -5,20 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..data import Batch
-from ..errors import ConfigError
 from ..models import StagedModel
-from ..models.output import Output
+from ..models.output import NoFeatures, Output
 from .base import ORIGINAL, TEACHERS, Paths, Teacher
 from .logits_cache import Logits
-
-
-class NoMaps(dict[str, object]):
-    """The features of logits that come from a cache: there are none."""
-
-    def __missing__(self, key: str) -> object:
-        raise ConfigError(
-            f"DISTILLER.LOGITS_CACHE keeps the teacher's logits alone, and {key!r} of it is asked for: leave it out"
-        )
 
 
 @TEACHERS.register("frozen")
@@ -36,12 +26,8 @@ class Frozen(Teacher):
         """The frozen network's output; its logits alone where they are cached."""
         if self.cache is None:
             return self.output_of(self.network, batch.image)
-        return Output(self.cached_logits(batch), NoMaps())
-
-    def cached_logits(self, batch: Batch) -> Tensor:
-        """The frozen network's logits (B, classes) from the cache."""
-        assert self.cache is not None
-        return self.cache.logits(batch, self.logits)
+        refusal = "DISTILLER.LOGITS_CACHE keeps the teacher's logits alone, and {!r} of it is asked for: leave it out"
+        return Output(self.cache.logits(batch, self.logits), NoFeatures(refusal))
 
     def logits(self, image: Tensor) -> Tensor:
         """The frozen network's logits (B, classes), computed."""
