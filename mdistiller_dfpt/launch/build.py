@@ -47,8 +47,8 @@ def check_config(cfg: CN) -> torch.device:
     SCHEDULES[cfg.SOLVER.SCHEDULE], OPTIMIZERS[cfg.SOLVER.TYPE]
     if needs_teacher(cfg):
         kind = teacher_kind(cfg)
-        for key in {"ASSISTANTS", "OTHER_TEACHERS"} - {TEACHERS[kind].others_key}:
-            if cfg.DISTILLER[key]:
+        for key in ("ASSISTANTS", "OTHER_TEACHERS"):
+            if cfg.DISTILLER[key] and key != TEACHERS[kind].others_key:
                 print(f"DISTILLER.{key} {cfg.DISTILLER[key]} has no effect here: the teacher is of the kind {kind}")
     check_networks(cfg)
     return device

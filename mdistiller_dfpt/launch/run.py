@@ -16,10 +16,13 @@ from ..teachers import TEACHERS
 from .build import Weights, check_config, train
 
 
-def run(cfg: CN, resume: bool = False) -> dict[str, Any]:
-    """Train what `cfg` describes and return its results; a missing teacher comes first where the config asks for it."""
+def run(cfg: CN, resume: bool = False, taught_by: Weights | None = None) -> dict[str, Any]:
+    """Train what `cfg` describes and return its results; a missing teacher comes first where the config asks for it.
+
+    `taught_by`: the weights that teach, where they are known already.
+    """
     device = check_config(cfg)
-    return train(cfg, device, weights_of(cfg), resume)
+    return train(cfg, device, weights_of(cfg) if taught_by is None else taught_by, resume)
 
 
 def weights_of(cfg: CN) -> Weights:
@@ -124,14 +127,9 @@ def _finished(cfg: CN) -> Path | None:
 
 
 def _trained(cfg: CN, announcement: str, taught_by: Weights | None = None) -> Path:
-    """The weights of a run of this config, which is made now, or continued where it was cut off.
-
-    `taught_by`: the teacher's weights, where they are known already.
-    """
+    """The weights of a run of this config, which is made now, or continued where it was cut off."""
     print(f"{announcement}; it is kept for later runs", flush=True)
-    device = check_config(cfg)
-    taught_by = weights_of(cfg) if taught_by is None else taught_by
-    train(cfg, device, taught_by, resume=on_first_process(lambda: is_resumable(cfg)))
+    run(cfg, resume=on_first_process(lambda: is_resumable(cfg)), taught_by=taught_by)
     path = _finished(cfg)
     assert path is not None, "a run that ended has left its weights"
     return path
