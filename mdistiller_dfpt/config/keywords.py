@@ -1,5 +1,7 @@
 """A node of the config as plain keyword arguments: below this line nothing sees the config."""
 
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 from yacs.config import CfgNode as CN
@@ -20,3 +22,9 @@ def keywords(node: CN) -> dict[str, Any]:
     """A node's values by keyword: a key's path in lower case, `LOSS` dropped (`FEAT.DIM` -> `feat_dim`)."""
     flat = flatten(node)
     return {"_".join(part.lower() for part in key.split(".") if part != "LOSS"): value for key, value in flat.items()}
+
+
+def asked_for(cls: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the offered keyword arguments that a class's constructor names."""
+    named = signature(cls).parameters
+    return {key: value for key, value in offered.items() if key in named}

@@ -1,13 +1,13 @@
 """From a config to a distiller: the last line that sees `cfg`."""
 
 from collections.abc import Mapping, Sequence
-from inspect import signature
+from functools import partial
 from typing import Any, cast
 
 import torch
 from yacs.config import CfgNode as CN
 
-from ..config.keywords import keywords
+from ..config.keywords import asked_for, keywords
 from ..errors import ConfigError, made
 from ..models import StagedModel
 from ..teachers import ORIGINAL, TEACHERS, Teacher, TeacherPath, build_teacher
@@ -100,44 +100,55 @@ def _taught(
         )
     # A method whose node has the keys of its kind of teacher builds it, and the others in a list are taught by it too
     builds = next((n for n, m in methods.items() if getattr(m, "builds_teacher", False)), None)
-    members: dict[str, list[Member]] = {}
     teacher: Teacher | None = None if builds else build_teacher(cfg, network, others, teacher_kind(cfg))
+    members: dict[str, list[Member]] = {}
     for name in sorted(methods, key=lambda n: n != builds):
         cls = cast(type[Distiller], methods[name])
-        arguments = _arguments(cfg, name, cls, beside)
+        make = partial(made, cls, student, **_arguments(cfg, name, cls, beside))
+        prefix = name if len(methods) > 1 else ""
         if teacher is None:
-            distiller = made(cls, student, network, **arguments)
+            distiller = make(network)
             teacher = distiller.teacher
-            members[name] = [Member(distiller)]
+            members[name] = [Member(distiller, prefix)]
         elif not cls.matches_one_path:
-            members[name] = [Member(made(cls, student, teacher, **arguments))]
+            members[name] = [Member(make(teacher), prefix)]
         else:
             # Beside a method that has built the teacher, and matches all its paths, others match the original one
-            paths = dict(cfg.DISTILLER.PATHS) or ({ORIGINAL: 1.0} if builds else teacher.default_paths())
-            _refuse_unknown(paths, teacher, cfg)
-            if not _can_be_summed(cls) and list(paths.values()) != [1.0]:
-                raise ConfigError(f"DISTILLER.PATHS: {name} runs the networks in its own way and matches one path at "
-                                  f"weight 1, not {', '.join(f'{p} {w}' for p, w in paths.items())}")  # fmt: skip
+            paths = _paths(cfg, teacher, {ORIGINAL: 1.0} if builds else teacher.default_paths())
+            _refuse_several(name, cls, paths)
             members[name] = [
-                Member(made(cls, student, TeacherPath(teacher, path), **arguments), "",
-                       path if len(paths) > 1 else "", weight)
+                Member(make(TeacherPath(teacher, path)), prefix, path if len(paths) > 1 else "", weight)
                 for path, weight in paths.items()
-            ]  # fmt: skip
-    summed = [
-        Member(m.distiller, name if len(methods) > 1 else "", m.path, m.weight)
-        for name in methods for m in members[name]
-    ]  # fmt: skip
+            ]
+    summed = [member for name in methods for member in members[name]]
     if len(summed) == 1 and summed[0].weight == 1:
         return summed[0].distiller
     return Combined(summed)
 
 
+def _paths(cfg: CN, teacher: Teacher, default: Mapping[str, float]) -> Mapping[str, float]:
+    """The weight of each matched path: those of DISTILLER.PATHS, or these; ConfigError where the teacher lacks one."""
+    paths = dict(cfg.DISTILLER.PATHS) or default
+    for path in paths:
+        if path not in teacher.path_names():
+            raise ConfigError(
+                f"DISTILLER.PATHS.{path}: a teacher of the kind {teacher_kind(cfg)} has the paths "
+                f"{', '.join(teacher.path_names())}"
+            )
+    return paths
+
+
+def _refuse_several(name: str, cls: type[Method], paths: Mapping[str, float]) -> None:
+    if not _can_be_summed(cls) and list(paths.values()) != [1.0]:
+        raise ConfigError(f"DISTILLER.PATHS: {name} runs the networks in its own way and matches one path at "
+                          f"weight 1, not {', '.join(f'{p} {w}' for p, w in paths.items())}")  # fmt: skip
+
+
 def _arguments(cfg: CN, name: str, cls: type[Method], beside: Mapping[str, Any]) -> dict[str, Any]:
     """The constructor's keywords: those of the method's node, and what else its signature asks for."""
-    parameters = signature(cls.__init__).parameters
-    wanted = {key: value for key, value in beside.items() if key in parameters}
-    if "cfg" in parameters:  # a class written for mdistiller reads its node by itself
-        return {**wanted, "cfg": cfg}
+    wanted = asked_for(cls, {**beside, "cfg": cfg})
+    if "cfg" in wanted:  # a class written for mdistiller reads its node by itself
+        return wanted
     return {**(keywords(cfg[name]) if cls.config else {}), **wanted}
 
 
@@ -147,12 +158,3 @@ def _can_be_summed(cls: type[Method]) -> bool:
 
 def _matches_one_path(cls: type[Method]) -> bool:
     return issubclass(cls, Distiller) and cls.matches_one_path and not cls.builds_teacher
-
-
-def _refuse_unknown(paths: Mapping[str, float], teacher: Teacher, cfg: CN) -> None:
-    for path in paths:
-        if path not in teacher.path_names():
-            raise ConfigError(
-                f"DISTILLER.PATHS.{path}: a teacher of the kind {teacher_kind(cfg)} has the paths "
-                f"{', '.join(teacher.path_names())}"
-            )

@@ -1,9 +1,8 @@
 """Methods written for mdistiller, as they are: `__init__(student, teacher, cfg)` and a `forward_train` of their own."""
 
-import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from importlib.util import find_spec
 from types import ModuleType
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config.keys import declare_node
+from ..config.keywords import asked_for
 from ..distillers.base import DISTILLERS, Batch, Distiller, Method, StagedModel, TeacherLike
 from ..distillers.dkd import dkd_loss
 from ..distillers.feature import feature_shapes
@@ -106,7 +106,7 @@ def _term(name: str, value: Tensor) -> Term:
 def adapt(cls: type[nn.Module]) -> type[Foreign]:
     """A class of this project around one that was written for mdistiller."""
     methods: dict[str, Any] = {"foreign": cls, "__doc__": cls.__doc__}
-    if "num_data" in inspect.signature(cls.__init__).parameters:
+    if asked_for(cls, {"num_data": 0}):
 
         def __init__(self: Foreign, student: StagedModel, teacher: TeacherLike, *, cfg: CN, num_data: int) -> None:
             Foreign.__init__(self, student, teacher, cfg=cfg, num_data=num_data)
@@ -128,31 +128,30 @@ def collect(load: Callable[[], Any]) -> Any:
     That way is `distiller_dict["NAME"] = cls` with `CFG.NAME = CN(...)`. A file that registers nothing has its own
     classes registered under their names in upper case, `CFG.NAME` or the class's `config` for a node.
     """
-    with _mdistiller() as (registry, tree):
-        before, nodes, ours = dict(registry), dict(tree), set(DISTILLERS)
-        module = load()
-        added = {name: cls for name, cls in registry.items() if before.get(name) is not cls}
-        if not added and set(DISTILLERS) == ours:
-            own = [c for c in vars(module).values() if is_foreign(c) and c.__module__ == module.__name__]
-            added = {cls.__name__.upper(): cls for cls in own}
-        for name, cls in added.items():
-            if name in tree and tree[name] is not nodes.get(name):
-                declare_node(name, tree[name].clone(), {})
-            elif isinstance(getattr(cls, "config", None), CN):
-                declare_node(name, cls.config.clone(), {})
-            DISTILLERS.register(name)(adapt(cls) if is_foreign(cls) else cls)
-        return module
+    registry, tree = _mdistiller()
+    before, nodes, ours = dict(registry), dict(tree), set(DISTILLERS)
+    module = load()
+    added = {name: cls for name, cls in registry.items() if before.get(name) is not cls}
+    if not added and set(DISTILLERS) == ours:
+        own = [c for c in vars(module).values() if is_foreign(c) and c.__module__ == module.__name__]
+        added = {cls.__name__.upper(): cls for cls in own}
+    for name, cls in added.items():
+        if name in tree and tree[name] is not nodes.get(name):
+            declare_node(name, tree[name].clone(), {})
+        elif isinstance(getattr(cls, "config", None), CN):
+            declare_node(name, cls.config.clone(), {})
+        DISTILLERS.register(name)(adapt(cls) if is_foreign(cls) else cls)
+    return module
 
 
-@contextlib.contextmanager
-def _mdistiller() -> Iterator[tuple[dict[str, Any], CN]]:
+def _mdistiller() -> tuple[dict[str, Any], CN]:
     """(distiller_dict, CFG) of mdistiller, or of stand-ins of its modules where it is not installed."""
     if "mdistiller" not in sys.modules and find_spec("mdistiller") is None:
         _stand_in()
     from mdistiller.distillers import distiller_dict
     from mdistiller.engine.cfg import CFG
 
-    yield distiller_dict, CFG
+    return distiller_dict, CFG
 
 
 def _stand_in() -> None:

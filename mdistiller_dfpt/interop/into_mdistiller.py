@@ -6,11 +6,9 @@ Nothing in the checkout is edited: its `distiller_dict` and `CFG` are extended i
 and nodes that mdistiller has already stay its own.
 """
 
-import inspect
 import runpy
 import sys
 import weakref
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,13 +18,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from yacs.config import CfgNode as CN
 
 from ..config import keywords
+from ..config.keywords import asked_for
 from ..data import Batch
 from ..distillers import DISTILLERS, Distiller, Method
 from ..errors import ConfigError
 from ..launch.cli import guarded
 from ..models import MODELS, StagedModel, build_model
 from ..teachers import TEACHERS
-from ..teachers.build import takes_others
 
 NUM_DATA = {"cifar100": 50_000, "imagenet": 1_281_167, "tiny_imagenet": 100_000}
 IMAGE_SIZE = {"imagenet": 224, "tiny_imagenet": 64}
@@ -44,11 +42,6 @@ def staged(network: nn.Module, name: str, family: str) -> StagedModel:
     return cast(StagedModel, network)
 
 
-def _asked_for(method: type[Method], keys: Iterable[str]) -> list[str]:
-    """Those of these keywords that the method's constructor takes."""
-    return [key for key in keys if key in inspect.signature(method.__init__).parameters]
-
-
 class Exported(nn.Module):
     """A method of this project behind mdistiller's interface; one subclass is made for each by `export`."""
 
@@ -63,7 +56,7 @@ class Exported(nn.Module):
         self.teacher = staged(teacher, cfg.DISTILLER.TEACHER, family)
         size = IMAGE_SIZE.get(data, 32)
         beside = {"num_data": NUM_DATA.get(data, 0), "image_shape": (3, size, size)}
-        arguments = keywords(cfg[self.name]) | {key: beside[key] for key in _asked_for(self.method, beside)}
+        arguments = keywords(cfg[self.name]) | asked_for(self.method, beside)
         self.inner = self.method(self.student, self.teacher, **arguments)
         self._batch: Batch | None = None
         self._step = 0
@@ -88,7 +81,7 @@ class Exported(nn.Module):
         self._step += 1
         index = kwargs.get("index")
         if index is None:
-            if _asked_for(self.method, ["num_data"]):
+            if asked_for(self.method, {"num_data": 0}):
                 raise ConfigError(f"{self.name} needs the samples' indices: set SOLVER.TRAINER to crd")
             index = torch.arange(len(target), device=target.device)
         # mdistiller's trainer with indices passes no epoch: warm-ups then count as over
@@ -139,7 +132,7 @@ def export(name: str) -> type[Exported]:
 
 def _is_served(method: type[Distiller]) -> bool:
     """Whether mdistiller's loop does all that the method needs."""
-    several = takes_others(TEACHERS[method.teacher_kind or "frozen"])
+    several = TEACHERS[method.teacher_kind or "frozen"].others_key
     return not method.needs_strong_view and method.prepare is Method.prepare and not several
 
 

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config import keywords
+from ..config.keywords import asked_for
 from ..data import Batch
-from ..distillers import DISTILLERS, Distiller, Method, build_distiller
+from ..distillers import Distiller, Method, build_distiller
 from ..distillers.base import TeacherLike
-from ..distillers.build import others_of
+from ..distillers.build import needs_teacher, others_of, teacher_kind
 from ..interop.plugins import load_cfg
 from ..losses.term import total
 from ..models import StagedModel
 from ..teachers import TEACHERS, Teacher
-from ..teachers.build import takes_others
 from .tiny_data import IMAGE_SHAPE, tiny_batch
 from .tiny_networks import TinyNet, fit_batch, tiny_networks
 
@@ -43,9 +43,8 @@ def tiny_distiller(name: str, *overrides: str, seed: int = 0, knowing: bool = Fa
     cfg = tiny_cfg("DISTILLER.TYPE", name, *overrides)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        kinds = [getattr(m, "teacher_kind", "") for n, m in DISTILLERS.items() if n == name]
-        needed = len(others_of(cfg)) or int("assistants" in kinds)
-        others = tiny_others(needed)
+        made_of_several = needs_teacher(cfg) and TEACHERS[teacher_kind(cfg)].others_key
+        others = tiny_others(len(others_of(cfg)) or (1 if made_of_several else 0))
         for network in (teacher, *others) if knowing else ():
             fit_batch(network, tiny_batch())
         distiller = build_distiller(cfg, student, teacher, NUM_DATA, image_shape=IMAGE_SHAPE, others=others)
@@ -61,10 +60,8 @@ def tiny_method(cls: type[Method], *, seed: int = 0, knowing: bool = False, **ch
         others = tiny_others(1)
         for one in (network, *others) if knowing else ():
             fit_batch(one, tiny_batch())
-        arguments = {**keywords(cls.config), **changes}
-        for key, value in {"num_data": NUM_DATA, "image_shape": IMAGE_SHAPE}.items():
-            if key in cls.__init__.__code__.co_varnames:
-                arguments.setdefault(key, value)
+        beside = asked_for(cls, {"num_data": NUM_DATA, "image_shape": IMAGE_SHAPE})
+        arguments = {**keywords(cls.config), **beside, **changes}
         if issubclass(cls, Distiller):
             method: Method = cls(student, _what_teaches(cls, network, others), **arguments)
         else:
@@ -78,7 +75,7 @@ def _what_teaches(cls: type[Distiller], network: StagedModel, others: Sequence[S
     if not cls.teacher_kind or cls.builds_teacher:
         return network
     kind = TEACHERS[cls.teacher_kind]
-    changes: dict[str, Any] = {"others": others} if takes_others(kind) else {}
+    changes: dict[str, Any] = {"others": others} if kind.others_key else {}
     return tiny_teacher(kind, network, **changes)
 
 
@@ -86,7 +83,7 @@ def tiny_teacher(cls: type[Teacher], network: StagedModel | None = None, seed: i
     """A kind of teacher around a tiny network (and one more, where it is made of several), with its node's values."""
     network = tiny_networks(seed)[1] if network is None else network
     arguments = {**keywords(cls.config), **changes}
-    if takes_others(cls):
+    if cls.others_key:
         arguments.setdefault("others", tiny_others(1))
     return cls(network, **arguments)
 
