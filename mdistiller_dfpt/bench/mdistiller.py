@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config import flatten
-from ..distillers.build import method_label
+from ..distillers.choice import choice
 from ..errors import ConfigError
 from ..losses.term import total
 from .workload import Workload
@@ -27,7 +27,7 @@ class Mdistiller:
         self.side, d, s = side, side.cfg.DISTILLER, side.cfg.SOLVER
         if s.TRAINER == "dot":
             raise ConfigError("--against: no ratio, as its trainer for SOLVER.TRAINER dot is not driven here")
-        label = method_label(side.cfg)
+        label = choice(side.cfg).label
         if label not in methods:
             raise ConfigError(f"--against {checkout}: it has no {label}; it has {', '.join(sorted(methods))}")
         ours = {"student": side.trainer.distiller.student}

@@ -10,48 +10,12 @@ from yacs.config import CfgNode as CN
 from ..config.keywords import asked_for, keywords
 from ..errors import ConfigError, made
 from ..models import StagedModel
-from ..teachers import ORIGINAL, TEACHERS, Teacher, TeacherPath, build_teacher
-from .base import DISTILLERS, Distiller, Method
+from ..teachers import ORIGINAL, Teacher, TeacherPath, build_teacher
+from .base import Distiller, Method
+from .choice import Choice, choice
 from .combined import Combined, Member
 
 AMP_DTYPES: dict[str, torch.dtype | None] = {"none": None, "bf16": torch.bfloat16}
-
-
-def methods_of(cfg: CN) -> dict[str, type[Method]]:
-    """The classes that DISTILLER.TYPE names, one or a list; ConfigError for an unknown name."""
-    names = cfg.DISTILLER.TYPE
-    return {name: DISTILLERS[name] for name in ([names] if isinstance(names, str) else names)}
-
-
-def method_label(cfg: CN) -> str:
-    """DISTILLER.TYPE in one word."""
-    return "+".join(methods_of(cfg))
-
-
-def needs_teacher(cfg: CN) -> bool:
-    """Whether any of the methods has a teacher."""
-    return any(method.needs_teacher for method in methods_of(cfg).values())
-
-
-def teacher_kind(cfg: CN) -> str:
-    """The kind of teacher of a run: a method's own, where one is made for a kind, else DISTILLER.TEACHER_KIND.
-
-    ConfigError where two methods, or a method and the key, ask for different kinds.
-    """
-    asked = {"DISTILLER.TEACHER_KIND": cfg.DISTILLER.TEACHER_KIND} if cfg.DISTILLER.TEACHER_KIND != "frozen" else {}
-    asked |= {name: kind for name, m in methods_of(cfg).items() if (kind := getattr(m, "teacher_kind", ""))}
-    if len(set(asked.values())) > 1:
-        raise ConfigError("; ".join(f"{name} has a teacher of the kind {kind}" for name, kind in asked.items())
-                          + "; a run has one kind")  # fmt: skip
-    kind = next(iter(asked.values()), "frozen")
-    TEACHERS[kind]  # ConfigError where there is none of that name
-    return kind
-
-
-def others_of(cfg: CN) -> list[str]:
-    """The networks beside the teacher that its kind is made of: assistants, or other teachers."""
-    key = TEACHERS[teacher_kind(cfg)].others_key if needs_teacher(cfg) else ""
-    return list(cfg.DISTILLER[key]) if key else []
 
 
 def build_distiller(
@@ -66,41 +30,40 @@ def build_distiller(
     unknown or one of its keys does not fit these networks.
     """
     beside = {"num_data": num_data, "image_shape": tuple(image_shape)}
-    methods = methods_of(cfg)
+    chosen = choice(cfg)
     try:
-        if not needs_teacher(cfg):
-            method = _alone(cfg, methods, student)
+        if not chosen.is_taught:
+            method = _alone(cfg, chosen, student)
         elif teacher is None:
-            raise ConfigError(f"DISTILLER.TYPE is {method_label(cfg)}; it needs a teacher: set DISTILLER.TEACHER")
+            raise ConfigError(f"DISTILLER.TYPE is {chosen.label}; it needs a teacher: set DISTILLER.TEACHER")
         else:
-            method = _taught(cfg, methods, student, teacher, others, beside)
+            method = _taught(cfg, chosen, student, teacher, others, beside)
     except ValueError as e:
         raise ConfigError(str(e)) from None
     method.set_precision(AMP_DTYPES[cfg.SOLVER.AMP], AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
     return method
 
 
-def _alone(cfg: CN, methods: Mapping[str, type[Method]], student: StagedModel) -> Method:
-    if len(methods) > 1:
-        raise ConfigError(f"{method_label(cfg)}: none of these has a teacher; name one")
-    (name, cls), *_ = methods.items()
+def _alone(cfg: CN, chosen: Choice, student: StagedModel) -> Method:
+    if len(chosen.methods) > 1:
+        raise ConfigError(f"{chosen.label}: none of these has a teacher; name one")
+    (name, cls), *_ = chosen.methods.items()
     return made(cls, student, **_arguments(cfg, name, cls, {}))
 
 
 def _taught(
-    cfg: CN, methods: Mapping[str, type[Method]], student: StagedModel, network: StagedModel,
-    others: Sequence[StagedModel], beside: Mapping[str, Any],
+    cfg: CN, chosen: Choice, student: StagedModel, network: StagedModel, others: Sequence[StagedModel],
+    beside: Mapping[str, Any],
 ) -> Distiller:  # fmt: skip
+    methods = chosen.methods
     for name, cls in methods.items():
         if len(methods) > 1 and not _can_be_summed(cls):
             raise ConfigError(f"DISTILLER.TYPE: {name} runs the networks in its own way and cannot be in a list")
     if cfg.DISTILLER.PATHS and not any(_matches_one_path(cls) for cls in methods.values()):
-        raise ConfigError(
-            f"DISTILLER.PATHS is set; {method_label(cfg)} weighs the paths by keys of its own: leave it out"
-        )
+        raise ConfigError(f"DISTILLER.PATHS is set; {chosen.label} weighs the paths by keys of its own: leave it out")
     # A method whose node has the keys of its kind of teacher builds it, and the others in a list are taught by it too
     builds = next((n for n, m in methods.items() if getattr(m, "builds_teacher", False)), None)
-    teacher: Teacher | None = None if builds else build_teacher(cfg, network, others, teacher_kind(cfg))
+    teacher: Teacher | None = None if builds else build_teacher(cfg, network, others, chosen.kind)
     members: dict[str, list[Member]] = {}
     for name in sorted(methods, key=lambda n: n != builds):
         cls = cast(type[Distiller], methods[name])
@@ -114,7 +77,8 @@ def _taught(
             members[name] = [Member(make(teacher), prefix)]
         else:
             # Beside a method that has built the teacher, and matches all its paths, others match the original one
-            paths = _paths(cfg, teacher, {ORIGINAL: 1.0} if builds else teacher.default_paths())
+            paths = dict(cfg.DISTILLER.PATHS) or ({ORIGINAL: 1.0} if builds else teacher.default_paths())
+            _refuse_unknown(paths, teacher, chosen.kind)
             _refuse_several(name, cls, paths)
             members[name] = [
                 Member(make(TeacherPath(teacher, path)), prefix, path if len(paths) > 1 else "", weight)
@@ -126,16 +90,12 @@ def _taught(
     return Combined(summed)
 
 
-def _paths(cfg: CN, teacher: Teacher, default: Mapping[str, float]) -> Mapping[str, float]:
-    """The weight of each matched path: those of DISTILLER.PATHS, or these; ConfigError where the teacher lacks one."""
-    paths = dict(cfg.DISTILLER.PATHS) or default
+def _refuse_unknown(paths: Mapping[str, float], teacher: Teacher, kind: str) -> None:
     for path in paths:
         if path not in teacher.path_names():
             raise ConfigError(
-                f"DISTILLER.PATHS.{path}: a teacher of the kind {teacher_kind(cfg)} has the paths "
-                f"{', '.join(teacher.path_names())}"
+                f"DISTILLER.PATHS.{path}: a teacher of the kind {kind} has the paths {', '.join(teacher.path_names())}"
             )
-    return paths
 
 
 def _refuse_several(name: str, cls: type[Method], paths: Mapping[str, float]) -> None:

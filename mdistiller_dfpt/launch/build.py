@@ -12,12 +12,11 @@ from yacs.config import CfgNode as CN
 from ..config.policy import without_effect
 from ..data import Data, build_data
 from ..distillers import build_distiller
-from ..distillers.build import needs_teacher, teacher_kind
+from ..distillers.choice import choice
 from ..distributed import pick_device
 from ..models import StagedModel
 from ..runs.directory import check_writable
 from ..runs.weights import load_into
-from ..teachers import TEACHERS
 from ..training.optim import OPTIMIZERS, SCHEDULES
 from ..training.out_of_memory import memory_explained
 from ..training.precision import has_bfloat16, measured_precision
@@ -45,11 +44,10 @@ def check_config(cfg: CN) -> torch.device:
     for line in without_effect(cfg):
         print(line)
     SCHEDULES[cfg.SOLVER.SCHEDULE], OPTIMIZERS[cfg.SOLVER.TYPE]
-    if needs_teacher(cfg):
-        kind = teacher_kind(cfg)
-        for key in ("ASSISTANTS", "OTHER_TEACHERS"):
-            if cfg.DISTILLER[key] and key != TEACHERS[kind].others_key:
-                print(f"DISTILLER.{key} {cfg.DISTILLER[key]} has no effect here: the teacher is of the kind {kind}")
+    chosen = choice(cfg)
+    for key in ("ASSISTANTS", "OTHER_TEACHERS") if chosen.is_taught else ():
+        if cfg.DISTILLER[key] and key != chosen.others_key:
+            print(f"DISTILLER.{key} {cfg.DISTILLER[key]} has no effect here: the teacher is of the kind {chosen.kind}")
     check_networks(cfg)
     return device
 

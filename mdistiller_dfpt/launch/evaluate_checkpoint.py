@@ -7,7 +7,8 @@ from yacs.config import CfgNode as CN
 
 from ..data import Data, build_data
 from ..distillers import Method, build_distiller
-from ..distillers.build import AMP_DTYPES, methods_of, needs_teacher
+from ..distillers.build import AMP_DTYPES
+from ..distillers.choice import choice
 from ..distributed import pick_device
 from ..errors import CheckpointError
 from ..models.output import as_output, autocast, memory_format
@@ -46,7 +47,8 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path, name: str = "") -> d
 def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:
     """What a run of `cfg` deploys, with these weights: its student, or that with what the method adds to it."""
     network: nn.Module
-    if needs_teacher(cfg) and any(m.deployed is not Method.deployed for m in methods_of(cfg).values()):
+    chosen = choice(cfg)
+    if chosen.is_taught and any(m.deployed is not Method.deployed for m in chosen.methods.values()):
         n = build_networks(cfg, data)
         network = build_distiller(
             cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others

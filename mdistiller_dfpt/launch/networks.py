@@ -9,7 +9,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.policy import PUBLISHED_SIZE
 from ..data import Data
-from ..distillers.build import needs_teacher, others_of
+from ..distillers.choice import choice
 from ..errors import ConfigError
 from ..models import StagedModel, build_model
 from ..models.dummy import try_image
@@ -58,17 +58,18 @@ def _check_output(result: Any, name: str, num_classes: int) -> None:
 
 def build_networks(cfg: CN, data: Data) -> Networks:
     """Untrained networks of a config for this data."""
-    shape = data.num_classes, data.image_shape
+    chosen, shape = choice(cfg), (data.num_classes, data.image_shape)
     student = build_network(cfg, "student", "", *shape)
-    teacher = build_network(cfg, "teacher", "", *shape) if needs_teacher(cfg) else None
-    return Networks(student, teacher, [build_network(cfg, "other", name, *shape) for name in others_of(cfg)])
+    teacher = build_network(cfg, "teacher", "", *shape) if chosen.is_taught else None
+    return Networks(student, teacher, [build_network(cfg, "other", name, *shape) for name in chosen.others])
 
 
 def check_networks(cfg: CN) -> None:
     """ConfigError where there is no network of a name in the config; costs neither time nor memory."""
+    chosen = choice(cfg)
     with torch.device("meta"):
         build_network(cfg, "student")
-        if needs_teacher(cfg):
+        if chosen.is_taught:
             build_network(cfg, "teacher")
-        for name in others_of(cfg):
+        for name in chosen.others:
             build_network(cfg, "other", name)

@@ -6,13 +6,12 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from ..config.policy import PRETRAINED, student_lr
-from ..distillers.build import needs_teacher, others_of, teacher_kind
+from ..distillers.choice import choice
 from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
 from ..interop.plugins import load_cfg
 from ..models.pretrained import pretrained_weights, torchvision_name
 from ..runs.directory import find_finished_weights, is_resumable, run_name
-from ..teachers import TEACHERS
 from .build import Weights, check_config, train
 
 
@@ -27,13 +26,14 @@ def run(cfg: CN, resume: bool = False, taught_by: Weights | None = None) -> dict
 
 def weights_of(cfg: CN) -> Weights:
     """The weights of all networks that teach, each trained first where that was not done and the config asks for it."""
-    if not needs_teacher(cfg):
+    chosen = choice(cfg)
+    if not chosen.is_taught:
         return Weights()
-    names, of_teachers = others_of(cfg), TEACHERS[teacher_kind(cfg)].others_key == "OTHER_TEACHERS"
-    if names and of_teachers:
+    of_teachers = chosen.others_key == "OTHER_TEACHERS"
+    if chosen.others and of_teachers:
         _refuse_other_counts(cfg)
     found = Weights(teacher_weights(cfg))
-    for number, name in enumerate(names):
+    for number, name in enumerate(chosen.others):
         path = other_teacher_weights(cfg, number) if of_teachers else assistant_weights(cfg, name, found)
         found = Weights(found.teacher, (*found.others, (name, path)))
     return found

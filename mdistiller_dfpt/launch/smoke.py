@@ -11,7 +11,7 @@ from ..data import Data, build_data
 from ..data.generated import LAYOUTS, write_data_set
 from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
 from ..distillers import build_distiller
-from ..distillers.build import needs_teacher, others_of
+from ..distillers.choice import choice
 from ..errors import DivergedError
 from ..models.external.names import is_external
 from ..models.statistics import measure_statistics
@@ -31,7 +31,8 @@ def smoke(cfg: CN, size: int = 32) -> float:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.EPOCHS, cfg.SOLVER.ACCUMULATE = BATCH, 1, 1
-    names = [cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if needs_teacher(cfg) else None, *others_of(cfg)]
+    chosen = choice(cfg)
+    names = [chosen.student, chosen.teacher, *chosen.others]
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(cfg.SOLVER.SEED)
         if cfg.DATASET.TYPE in LAYOUTS:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..distillers.build import needs_teacher
+from ..distillers.choice import choice
 from ..errors import UserError
 from ..interop.plugins import load_cfg
 from ..report.spec import Cell
@@ -46,7 +46,7 @@ def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> li
         common = ["LOG.PREFIX", str(prefix), *opts]
         cfg = load_cfg(cell.config, [*cell.overrides, *common])
         path = cfg.DISTILLER.TEACHER_CFG
-        if not needs_teacher(cfg) or cfg.DISTILLER.TEACHER_CKPT or not path or path in jobs:
+        if not choice(cfg).is_taught or cfg.DISTILLER.TEACHER_CKPT or not path or path in jobs:
             continue
         if find_finished_weights(load_cfg(path, common)) is None:
             name = Path(path).stem

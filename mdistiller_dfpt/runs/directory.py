@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode as CN
 
-from ..distillers.build import method_label
+from ..distillers.choice import choice
 from ..errors import CheckpointError, ConfigError
 from .checkpoint import WEIGHTS, checkpoints
 
@@ -19,7 +19,7 @@ CHECKPOINTS = "checkpoints"
 def run_name(cfg: CN) -> str:
     """LOG.PREFIX-relative name of a run's directory, without the number that tells repetitions apart."""
     e, d = cfg.EXPERIMENT, cfg.DISTILLER
-    name = e.NAME or f"{cfg.DATASET.TYPE}/{method_label(cfg).lower()}/{d.TEACHER}_{d.STUDENT}"
+    name = e.NAME or f"{cfg.DATASET.TYPE}/{choice(cfg).label.lower()}/{d.TEACHER}_{d.STUDENT}"
     return "/".join([name, *([e.TAG] if e.TAG not in ("", "default") else []), f"seed{cfg.SOLVER.SEED}"])
 
 

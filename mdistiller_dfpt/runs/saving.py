@@ -15,7 +15,7 @@ from yacs.config import CfgNode as CN
 from ..config.keys import by_keys_of_today, default_cfg
 from ..config.load import dump_cfg, flatten, load_yaml_text
 from ..distillers import Method
-from ..distillers.build import method_label
+from ..distillers.choice import choice
 from ..distributed import rank
 from ..errors import CheckpointError
 from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_checkpoint, save_weights, write_json
@@ -86,7 +86,7 @@ class Saver:
             "step": done.step,
             "count": done.samples,
             "epochs": done.epochs,
-            "distiller": method_label(self.cfg),
+            "distiller": choice(self.cfg).label,
             "student": self.cfg.DISTILLER.STUDENT,
             **self.data_set,
             "teacher_sha256": self.teacher_sha256,

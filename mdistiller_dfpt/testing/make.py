@@ -13,7 +13,7 @@ from ..config.keywords import asked_for
 from ..data import Batch
 from ..distillers import Distiller, Method, build_distiller
 from ..distillers.base import TeacherLike
-from ..distillers.build import needs_teacher, others_of, teacher_kind
+from ..distillers.choice import choice
 from ..interop.plugins import load_cfg
 from ..losses.term import total
 from ..models import StagedModel
@@ -43,8 +43,8 @@ def tiny_distiller(name: str, *overrides: str, seed: int = 0, knowing: bool = Fa
     cfg = tiny_cfg("DISTILLER.TYPE", name, *overrides)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made_of_several = needs_teacher(cfg) and TEACHERS[teacher_kind(cfg)].others_key
-        others = tiny_others(len(others_of(cfg)) or (1 if made_of_several else 0))
+        chosen = choice(cfg)
+        others = tiny_others(len(chosen.others) or (1 if chosen.others_key else 0))
         for network in (teacher, *others) if knowing else ():
             fit_batch(network, tiny_batch())
         distiller = build_distiller(cfg, student, teacher, NUM_DATA, image_shape=IMAGE_SHAPE, others=others)

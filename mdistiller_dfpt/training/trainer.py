@@ -12,7 +12,7 @@ from ..config import flatten
 from ..data import Data
 from ..data.loader import Epoch
 from ..distillers import Distiller, Method
-from ..distillers.build import method_label
+from ..distillers.choice import choice
 from ..distributed import on_first_process, rank, world_size
 from ..errors import CheckpointError, ConfigError, UserError
 from ..models.published import compare_with_record
@@ -144,7 +144,7 @@ class Trainer:
                 many = f" in {world_size()} processes" if world_size() > 1 else ""
                 raise ConfigError(
                     f"SOLVER.BATCH_SIZE is {loader.batch_size}; it leaves a last batch of {loader.last_batch}, of which"
-                    f" {smallest} in one step{many}, and {method_label(self.cfg)} needs at least {needed}"
+                    f" {smallest} in one step{many}, and {choice(self.cfg).label} needs at least {needed}"
                 )
 
     def _refuse_to_go_back(self) -> None:
@@ -161,7 +161,7 @@ class Trainer:
         serves = isinstance(distiller, Distiller) and isinstance(distiller.teacher, Frozen)
         if not serves or distiller.needs_teacher_maps or distiller.needs_strong_view:
             raise ConfigError(
-                f"DISTILLER.LOGITS_CACHE is {d.LOGITS_CACHE}; {method_label(self.cfg)} takes more of the teacher than"
+                f"DISTILLER.LOGITS_CACHE is {d.LOGITS_CACHE}; {choice(self.cfg).label} takes more of the teacher than"
                 " one network's logits on a view, or less: leave it out"
             )
         assert isinstance(self.teacher, Frozen)
@@ -201,7 +201,7 @@ class Trainer:
         saver.save_weights(WEIGHTS)
         results = {
             "format": FORMAT,
-            "method": method_label(self.cfg),
+            "method": choice(self.cfg).label,
             "student": self.cfg.DISTILLER.STUDENT,
             "protocol": used_protocol,
             "final": summarise(run.epochs),

@@ -13,7 +13,7 @@ from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.config import dump_cfg, flatten, keywords
 from mdistiller_dfpt.config.keys import REMOVED, default_cfg
 from mdistiller_dfpt.config.policy import without_effect
-from mdistiller_dfpt.distillers.build import needs_teacher
+from mdistiller_dfpt.distillers.choice import choice
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.networks import check_networks
 from mdistiller_dfpt.launch.smoke import smoke
@@ -51,7 +51,7 @@ def test_every_config_loads_and_names_networks_that_exist():
             if (names := (cfg.MODEL.FAMILY, d.STUDENT, d.TEACHER, *d.ASSISTANTS)) not in checked:
                 check_networks(cfg)
                 checked.add(names)
-            taught = needs_teacher(cfg) and path.name != "base.yaml"
+            taught = choice(cfg).is_taught and path.name != "base.yaml"
             if taught and not cfg.DISTILLER.TEACHER_CKPT.startswith("pretrained"):
                 teacher = load_once(Path(cfg.DISTILLER.TEACHER_CFG).resolve())
                 found = (teacher.DISTILLER.STUDENT, teacher.DATASET.TYPE)

@@ -11,7 +11,7 @@ from torch import nn
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
-from mdistiller_dfpt.distillers.build import needs_teacher, others_of
+from mdistiller_dfpt.distillers.choice import choice
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.losses.term import total
@@ -142,9 +142,9 @@ def some_batch():
 def test_every_method_between_a_transformer_and_a_cnn(name, kinds):
     teacher, student = (AdaptedModel(make(), image_size=32) for make in kinds)
     cfg = load_cfg(None, ["DISTILLER.TYPE", name, "DISTILLER.ASSISTANTS", "[one]"])
-    assistants = [AdaptedModel(tiny_cnn(), image_size=32) for _ in others_of(cfg)]
+    assistants = [AdaptedModel(tiny_cnn(), image_size=32) for _ in choice(cfg).others]
     distiller = build_distiller(
-        cfg, student, teacher if needs_teacher(cfg) else None, 8, image_shape=(3, 32, 32), others=assistants
+        cfg, student, teacher if choice(cfg).is_taught else None, 8, image_shape=(3, 32, 32), others=assistants
     )
     batch = some_batch()
     prepare(distiller, batch)

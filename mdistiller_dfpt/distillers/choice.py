@@ -1,0 +1,53 @@
+"""What a config asks for by name: methods, kind of teacher, networks; worked out once, in one place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from yacs.config import CfgNode as CN
+
+from ..errors import ConfigError
+from ..teachers import TEACHERS
+from .base import DISTILLERS, Method
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The methods of DISTILLER.TYPE, and the names of what they need; `choice` makes one."""
+
+    methods: Mapping[str, type[Method]]
+    student: str
+    teacher: str  # empty, and so is the kind, where no method has one
+    kind: str  # of the teacher
+    others_key: str  # the key of DISTILLER that names the networks beside the teacher; empty where its kind takes none
+    others: tuple[str, ...]  # those networks: assistants, or other teachers
+
+    @property
+    def label(self) -> str:
+        """DISTILLER.TYPE in one word."""
+        return "+".join(self.methods)
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether any of the methods has a teacher."""
+        return bool(self.kind)
+
+
+def choice(cfg: CN) -> Choice:
+    """What a config asks for; ConfigError where a name is unknown, or two methods need different kinds of teacher."""
+    d = cfg.DISTILLER
+    methods = {name: DISTILLERS[name] for name in ([d.TYPE] if isinstance(d.TYPE, str) else d.TYPE)}
+    if not any(method.needs_teacher for method in methods.values()):
+        return Choice(methods, d.STUDENT, "", "", "", ())
+    kind = _kind(methods, d.TEACHER_KIND)
+    key = TEACHERS[kind].others_key
+    return Choice(methods, d.STUDENT, d.TEACHER, kind, key, tuple(d[key]) if key else ())
+
+
+def _kind(methods: Mapping[str, type[Method]], asked_for: str) -> str:
+    """The kind of teacher: a method's own, where one is made for a kind, else DISTILLER.TEACHER_KIND."""
+    asked = {"DISTILLER.TEACHER_KIND": asked_for} if asked_for != "frozen" else {}
+    asked |= {name: kind for name, m in methods.items() if (kind := getattr(m, "teacher_kind", ""))}
+    if len(set(asked.values())) > 1:
+        raise ConfigError("; ".join(f"{name} has a teacher of the kind {kind}" for name, kind in asked.items())
+                          + "; a run has one kind")  # fmt: skip
+    return next(iter(asked.values()), "frozen")
