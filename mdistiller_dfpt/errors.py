@@ -52,6 +52,14 @@ def place_of(written: Any) -> str:
         return str(written.__module__)
 
 
+def is_users(written: Any) -> bool:
+    """Whether a class or function is written in a file of the user's."""
+    try:
+        return users_line_in(inspect.getsourcefile(written) or "")
+    except TypeError:  # it has no file
+        return False
+
+
 def made(cls: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
     """What a class's constructor makes; PluginError where it does not take these keywords."""
     try:

@@ -18,6 +18,7 @@ from ..distillers.dkd import dkd_loss
 from ..distillers.feature import feature_shapes
 from ..distillers.fitnet import Regressor
 from ..distillers.kd import kd_loss
+from ..distributed import world_size
 from ..losses import Term, Terms, distillation, label
 from ..losses.sharded import weighted_by_shard
 from ..models.output import Output, as_output, autocast
@@ -68,6 +69,8 @@ class Foreign(Distiller):
             raise ValueError(f"DISTILLER.TEACHER_KIND: {type(self).__name__} is written for mdistiller and runs the "
                              "teacher's network by itself, so that it takes the kind frozen alone")  # fmt: skip
         self.method = self.foreign(student, self.teacher_network, cfg, **more)
+        if world_size() > 1:
+            print(f"{type(self).__name__} is written for mdistiller: each process computes its loss on its own samples")
         # The method runs the networks by itself; each then runs in its precision, and returns float32
         self._contexts: list[Any] = []
         for network in (student, self.teacher_network):

@@ -13,7 +13,7 @@ from ..config.policy import without_effect
 from ..data import Data, build_data
 from ..distillers import build_distiller
 from ..distillers.choice import choice
-from ..distributed import pick_device
+from ..distributed import pick_device, world_size
 from ..models import StagedModel
 from ..runs.directory import check_writable
 from ..runs.weights import load_into
@@ -21,6 +21,7 @@ from ..training.optim import OPTIMIZERS, SCHEDULES
 from ..training.out_of_memory import memory_explained
 from ..training.precision import has_bfloat16, measured_precision
 from ..training.trainer import Trainer
+from .check_shards import check_shards
 from .networks import Role, build_network, check_networks, name_of
 
 
@@ -65,6 +66,8 @@ def build_trainer(cfg: CN, data: Data, weights: Weights, *, again: bool = False)
         torch.manual_seed(cfg.SOLVER.SEED)
         student = build_network(cfg, "student", "", data.num_classes, data.image_shape)
     teacher = None if weights.teacher is None else load_network(cfg, "teacher", weights.teacher, data)
+    if world_size() > 1:
+        check_shards(cfg)
     cfg = measured_precision(cfg, student, teacher, data, again=again)
     torch.manual_seed(cfg.SOLVER.SEED)
     distiller = build_distiller(

@@ -8,11 +8,10 @@ from dataclasses import replace
 import torch
 
 from ..distillers import Distiller, Method
-from ..losses import Terms
 from ..losses.term import total
-from ..models.output import Output
 from .laws import BrokenLaw, holds, leaves_of, obey, reachable_tensors
 from .make import changed, snapshot, take_steps, tiny_method, tiny_networks
+from .shards import coupling_of
 from .tiny_data import tiny_batch
 
 Law = Callable[[type[Method]], None]
@@ -153,37 +152,9 @@ def in_eval_mode_what_is_deployed_speaks(cls: type[Method]) -> None:
 def a_batch_may_be_shared_by_two_processes(cls: type[Method]) -> None:
     """A loss that is no mean over samples declares `couples_samples`, or several GPUs would compute another one."""
     method = tiny_method(cls)
-    if not isinstance(method, Distiller) or method.couples_samples:
-        return
-    method.eval()
-    batch = tiny_batch()
-    with torch.no_grad():
-        student = method.forward_student(batch.image)
-        paths = dict(method.teacher(batch))
-        whole = method.terms(student, paths, batch)
-        size = len(batch.target) // 4
-        parts = [
-            method.terms(_rows(student, rows), {path: _rows(o, rows) for path, o in paths.items()}, batch.rows(rows))
-            for rows in (slice(0, size), slice(size, None))
-        ]
-    for name, term in whole.items():
-        mean = _mean(parts, name, [size, len(batch.target) - size])
-        message = f"the term {name!r} of two shards is {mean:.6g} on average and {term.value.item():.6g} on the batch: "
-        close = abs(mean - term.value.item()) <= 1e-4 * abs(mean) + 1e-7
-        holds(close, message + "set `couples_samples = True` in the class")
-
-
-def _rows(output: Output, rows: slice) -> Output:
-    features = {
-        key: [v[rows] for v in value] if isinstance(value, list) else value[rows]
-        for key, value in output.features.items()
-    }
-    return Output(output.logits[rows], features)
-
-
-def _mean(parts: list[Terms], name: str, sizes: list[int]) -> float:
-    values = [part[name].value.item() * size for part, size in zip(parts, sizes, strict=True)]
-    return sum(values) / sum(sizes)
+    if isinstance(method, Distiller):
+        difference = coupling_of(method)
+        holds(not difference, difference)
 
 
 def an_unknown_keyword_is_refused(cls: type[Method]) -> None:

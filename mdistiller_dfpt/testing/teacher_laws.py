@@ -12,6 +12,7 @@ from ..models.output import as_output
 from ..teachers import ORIGINAL, Teacher
 from .laws import holds, leaves_of, obey
 from .make import changed, snapshot, tiny_networks, tiny_teacher
+from .shards import coupling_of
 from .tiny_data import IMAGE_SHAPE, tiny_batch
 from .tiny_networks import CLASSES
 
@@ -103,6 +104,12 @@ def bfloat16_changes_rounding_alone(cls: type[Teacher]) -> None:
         holds(loss < 0.05, f"{path!r} under bfloat16 is {loss:.3g} away from float32")
 
 
+def a_batch_may_be_shared_by_two_processes(cls: type[Teacher]) -> None:
+    """Terms that are no mean over samples are declared by `couples_samples`, or several GPUs would compute others."""
+    difference = coupling_of(tiny_teacher(cls))
+    holds(not difference, difference)
+
+
 def _train(teacher: Teacher, steps: int) -> None:
     student, groups = tiny_networks()[0], [g for g in teacher.parameter_groups() if g["params"]]
     teacher.prepare([tiny_batch()])
@@ -121,7 +128,7 @@ def _train(teacher: Teacher, steps: int) -> None:
 TEACHER_LAWS: tuple[Law, ...] = (
     every_path_gives_logits, maps_are_those_of_the_paths_network, frozen_networks_never_change,
     its_own_terms_train_it_and_not_the_student, what_it_trains_is_saved, evaluation_changes_nothing,
-    bfloat16_changes_rounding_alone,
+    bfloat16_changes_rounding_alone, a_batch_may_be_shared_by_two_processes,
 )  # fmt: skip
 
 

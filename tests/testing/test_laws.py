@@ -265,6 +265,11 @@ class SpeaksBfloat16(Learning):
         return Output(super().second(original).logits.to(self.dtype), original.features)
 
 
+class MatchesTheMeanOfTheBatch(Learning):
+    def losses(self, student, outputs, batch):
+        return {"head_mean": own(F.mse_loss(outputs["head"].logits.mean(0), student.logits.mean(0)))}
+
+
 BROKEN_TEACHERS = [
     (NamesAPathThatItHasNot, "every_path_gives_logits", "forward gives"),
     (MatchesNoPathOfIts, "every_path_gives_logits", "the default paths {'heart'} are no paths of it"),
@@ -274,6 +279,7 @@ BROKEN_TEACHERS = [
     (TrainsNotAllOfIt, "its_own_terms_train_it_and_not_the_student", "1 parameters are optimised that no term reaches"),
     (CountsSteps, "what_it_trains_is_saved", "the path 'head' gives other outputs after a resume"),
     (CountsEvaluations, "evaluation_changes_nothing", "evaluation changed ['evaluations']"),
+    (MatchesTheMeanOfTheBatch, "a_batch_may_be_shared_by_two_processes", "set `couples_samples = True` in the class"),
     (SpeaksBfloat16, "bfloat16_changes_rounding_alone", "'head' is torch.bfloat16 under bfloat16"),
 ]
 
