@@ -54,5 +54,5 @@ def test_a_section_has_one_owner(registries):
     class Mine(DISTILLERS["KD"]):
         config = CN({"EPOCHS": 2})
 
-    with pytest.raises(KeyError, match="'SOLVER' is a section of the config already"):
+    with pytest.raises(KeyError, match="'SOLVER' is already a section of the config"):
         DISTILLERS.register("SOLVER")(Mine)

@@ -206,7 +206,7 @@ def test_a_peer_that_does_the_same_work_is_timed_and_takes_our_keys(checkout, si
 
 
 def test_a_peer_that_does_other_work_gets_no_ratio(checkout, side_of):
-    with pytest.raises(ConfigError, match="no ratio, as the losses differ"):
+    with pytest.raises(ConfigError, match="no ratio, because the losses differ"):
         Mdistiller(checkout(1.5), side_of("kd", *SMALL)).refuse_other_work()
 
 
@@ -221,9 +221,9 @@ def test_plain_training_has_a_peer_too(checkout, side_of):
     [
         ("dkd", [], "it has no DKD; it has CRD, KD, NONE"),
         ("crd_kd", [], r"it has no CRD\+KD"),
-        ("crd", [], "no ratio, as its CRD is fed otherwise"),
+        ("crd", [], "no ratio, because its CRD takes other inputs"),
         ("kd", ["DISTILLER.STUDENT", "resnet20"], "it has no network resnet20"),
-        ("dot", [], "its trainer for SOLVER.TRAINER dot is not driven here"),
+        ("dot", [], "trainer of SOLVER.TRAINER dot is unsupported"),
     ],
 )
 def test_a_peer_that_cannot_do_the_same_is_refused_in_a_line(method, words, message, checkout, side_of):
@@ -261,7 +261,7 @@ def test_the_command_prints_what_it_timed_and_writes_it(tmp_path, capsys, checko
     assert all(r["images_per_second"]["low"] > 0 for r in rows if "images_per_second" in r)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 11
-    assert lines[7].endswith("0 reads from the device a step")
+    assert lines[7].endswith("0 device-to-host reads per step")
 
 
 def test_records_are_shown_as_they_stand(tmp_path, capsys):
@@ -274,7 +274,7 @@ def test_records_are_shown_as_they_stand(tmp_path, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("| kd | this | 2,000.0 (1.0 to 3,000.0) | 2,000.0 |")
     assert last.endswith("| 1.50 | 7 | 2 MiB |")
-    for text, message in (("{}", "no record of tools/bench.py"), (None, "no records in it")):
+    for text, message in (("{}", "not a record of tools/bench.py"), (None, "contains no records")):
         (tmp_path / "kd.json").write_text(text) if text else (tmp_path / "kd.json").unlink()
         assert bench.main(["--show", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err

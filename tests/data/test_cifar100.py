@@ -175,8 +175,8 @@ def test_missing_data_names_the_command_and_the_layout(tmp_path):
     [
         (lambda r: (r / "train/bear/00001.png").write_bytes(b"garbage"), "train/bear/00001.png: cannot be read"),
         (lambda r: Image.new("RGB", (8, 9)).save(r / "test/cup/00000.png"), r"cup/00000.png: is 8x9; expected 32x32"),
-        (lambda r: (r / "test/zebra").mkdir(), "the class zebra is in the test set alone"),
-        (lambda r: [p.unlink() for p in (r / "train/cup").iterdir()], "train/cup: no images"),
+        (lambda r: (r / "test/zebra").mkdir(), "the class zebra is only in the test set"),
+        (lambda r: [p.unlink() for p in (r / "train/cup").iterdir()], "train/cup: contains no images"),
     ],
 )
 def test_damaged_folders_are_refused_by_path(folders, damage, message):
@@ -198,7 +198,7 @@ def test_a_tampered_file_is_refused_before_it_is_opened(tmp_path, official):
     (tmp_path / "cifar-100-python" / "train").unlink()
     with pytest.raises(DataError, match="train: No such file"):
         load(tmp_path)
-    with pytest.raises(DataError, match=r"it names (posix|nt)\.mkdir.*not executed"):
+    with pytest.raises(DataError, match=r"it names (posix|nt)\.mkdir.*nothing was executed"):
         load_arrays(pickle.dumps(Evil()), "x")
     assert not (tmp_path / "MARK").exists()
 

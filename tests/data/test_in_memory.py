@@ -140,7 +140,7 @@ def test_a_split_without_images_is_refused(monkeypatch):
 
 
 def test_unknown_data_set_and_device_are_refused():
-    with pytest.raises(ConfigError, match="unknown data set 'cifar10'; did you mean cifar100"):
+    with pytest.raises(ConfigError, match="unknown dataset 'cifar10'; did you mean cifar100"):
         build_data(tiny_cfg("DATASET.TYPE", "cifar10"))
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="EXPERIMENT.DEVICE is cuda; 0 CUDA devices"):

@@ -133,7 +133,7 @@ def test_two_methods_that_add_to_what_is_deployed_are_refused(registries):
 
 @pytest.mark.parametrize("value", ["[]", "[KD, KD]", "[KD, 3]"])
 def test_a_list_names_methods_once_each(value):
-    with pytest.raises(ConfigError, match=r"DISTILLER.TYPE is .*a list of different ones"):
+    with pytest.raises(ConfigError, match=r"DISTILLER.TYPE is .*a list of distinct names"):
         tiny_cfg("DISTILLER.TYPE", value)
 
 

@@ -159,6 +159,6 @@ def test_stated_widths_are_checked_against_the_networks(key):
 def test_a_large_bank_is_announced(capsys):
     with torch.device("meta"):
         Bank(1_281_167, 128, 0.5)
-    assert capsys.readouterr().out == "two banks of 1,281,167 embeddings of 128 take 1.3 GB\n"
+    assert capsys.readouterr().out == "two banks of 1,281,167 embeddings of 128 use 1.3 GB\n"
     Bank(20, 4, 0.5)
     assert capsys.readouterr().out == ""

@@ -75,10 +75,10 @@ def test_any_method_is_taught_by_each_member_of_an_ensemble(name):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("SIMKD", *KINDS["dual_path"]), "SIMKD takes over the classifier of the path 'prompt', which is trained"),
+        (("SIMKD", *KINDS["dual_path"]), "SIMKD reuses the classifier of the path 'prompt', which is trained"),
         (("SIMKD", *KINDS["ensemble"], *MEMBERS),
          "DISTILLER.PATHS: SimKD adds modules of its own to what is deployed, and matches one path: name one"),
-        (("SIMKD", *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}"), "name a path that is frozen"),
+        (("SIMKD", *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}"), "select a frozen path"),
         (("KD", *KINDS["dual_path"], "DISTILLER.PATHS", "{promt: 1}"),
          "DISTILLER.PATHS.promt: a teacher of the kind dual_path has the paths teacher, prompt"),
         (("KD", "DISTILLER.PATHS", "{prompt: 1}"),

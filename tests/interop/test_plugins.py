@@ -180,13 +180,13 @@ def test_a_module_by_name_and_an_entry_point(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == plugins.GROUP else [])
     plugins._published.clear()
     assert load_cfg(None, ["DISTILLER.TYPE", "POINT"]).POINT.WEIGHT == 0.5
-    assert "warning: plugin b of a_package.nothing is left out" in capsys.readouterr().err
+    assert "warning: plugin b of a_package.nothing is skipped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "PLUGINS names mine.py; there is no such file"),
+        (None, "PLUGINS names mine.py; no such file"),
         ("import nowhere_at_all", "PLUGINS names mine.py; importing it raised ModuleNotFoundError"),
         ("1 / 0", "PLUGINS names mine.py; importing it raised ZeroDivisionError"),
         ("def f(:", "PLUGINS names mine.py; importing it raised SyntaxError"),

@@ -55,9 +55,9 @@ class Untaught(Method):
 '''
 FAULTS = [
     ('{"ce": ce.mean()}', "the term 'ce' is a Tensor; write label(value, weight) for a term with the labels"),
-    ('{"ce": label(ce)}', "the term 'ce' is of shape (16,); a term is a scalar, as a mean over the batch"),
-    ('{"ce": label(0.5)}', "the term 'ce' is of shape float; a term is a scalar"),
-    ("label(ce.mean())", "its losses are a Term; they must be a dict of terms by name"),
+    ('{"ce": label(ce)}', "the term 'ce' has shape (16,); a term must be a scalar, such as a mean over the batch"),
+    ('{"ce": label(0.5)}', "the term 'ce' has shape float; a term must be a scalar"),
+    ("label(ce.mean())", "its losses are a Term; they must be a dict from names to terms"),
 ]
 
 

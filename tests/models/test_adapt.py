@@ -167,14 +167,14 @@ def test_named_stages_and_what_cannot_be_one():
     for names, message in (
         (["layer9"], "did you mean layer"),
         (["avgpool.x"], "no module avgpool.x"),
-        (["fc"], "gives no map"),
-        (["layer1.0.relu"], "is passed more than once"),
+        (["fc"], "returns no feature map"),
+        (["layer1.0.relu"], "runs more than once"),
     ):
         with pytest.raises(ConfigError, match=message):
             AdaptedModel(tiny_cnn(), names, image_size=32)
     with pytest.raises(ConfigError, match="VisionTransformer cannot take images of 24x24"):
         AdaptedModel(tiny_vit(32), image_size=24)
-    with pytest.raises(ConfigError, match="no maps found"):
+    with pytest.raises(ConfigError, match="no feature maps found"):
         AdaptedModel(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)), image_size=8)
 
 
@@ -198,7 +198,7 @@ def test_a_users_own_network_by_import_path():
     model = build_model(f"{__name__}:own_network", num_classes=3, image_size=32)
     assert model.stage_names == ("0", "3")
     assert model(torch.randn(1, 3, 32, 32))[0].shape == (1, 3)
-    with pytest.raises(ConfigError, match="stages of its own"):
+    with pytest.raises(ConfigError, match="defines its own stages"):
         build_model("resnet8", stages=["layer1"])
 
 

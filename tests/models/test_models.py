@@ -124,7 +124,7 @@ def test_building_prints_nothing_and_touches_no_global_setting(capfd):
     ("kwargs", "message"),
     [
         ({"name": "resnet8x5"}, "did you mean resnet8x4"),
-        ({"name": "resnet8", "family": "cifra"}, "unknown model family 'cifra'"),
+        ({"name": "resnet8", "family": "cifra"}, "unknown network family 'cifra'"),
         ({"name": "resnet8", "num_classes": 0}, "num_classes is 0"),
     ],
 )

@@ -56,7 +56,7 @@ def test_weights_are_fetched_on_request_and_kept(published):
 def test_damaged_weights_are_refused(published):
     pretrained_weights("ShuffleNetV2", "imagenet", "", download=True)
     published.cached.write_bytes(published.cached.read_bytes()[:-1] + b"x")
-    with pytest.raises(CheckpointError, match="its hash is not the one in its name"):
+    with pytest.raises(CheckpointError, match="it does not match the hash in its name"):
         pretrained_weights("ShuffleNetV2", "imagenet", "", download=True)
     published.cached.unlink()
     published.file.write_bytes(b"an error page")

@@ -104,13 +104,13 @@ def test_filling_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [n for n in TAUGHT if n not in SERVED])
 def test_methods_that_take_more_than_logits_are_refused(name, tmp_path):
-    with pytest.raises(ConfigError, match=rf"{name} takes more of the teacher than one network's logits"):
+    with pytest.raises(ConfigError, match=rf"{name} uses more of the teacher than the logits of one network"):
         run(name, tmp_path)
 
 
 def test_several_teachers_are_refused(tmp_path):
     words = ("DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS", "[resnet20]")
-    with pytest.raises(ConfigError, match=r"KD takes more of the teacher than one network's logits"):
+    with pytest.raises(ConfigError, match=r"KD uses more of the teacher than the logits of one network"):
         run("KD", tmp_path, *words)
 
 

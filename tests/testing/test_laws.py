@@ -330,9 +330,13 @@ class HasAnIdleLayer(TinyNet):
 BROKEN_NETWORKS = [
     (HasNoHeadMap, "it_returns_logits_and_features", "the features lack ['head_map']"),
     (SaysItsWidthsWrong, "it_returns_logits_and_features", "stage_channels says (4, 4, 4)"),
-    (ScalesItsLogitsAfterwards, "running_the_stages_again_gives_the_same", "rerun from stage 0 on gives other logits"),
-    (RunsItsStagesTwice, "an_edit_of_every_map_reaches_the_logits", "an edit of stage 1 does not reach the logits"),
-    (CountsPasses, "in_eval_mode_nothing_changes", "a pass in eval mode changed ['passes']"),
+    (
+        ScalesItsLogitsAfterwards,
+        "running_the_stages_again_gives_the_same",
+        "rerun from stage 0 on returns different logits",
+    ),
+    (RunsItsStagesTwice, "an_edit_of_every_map_reaches_the_logits", "an edit of stage 1 does not affect the logits"),
+    (CountsPasses, "in_eval_mode_nothing_changes", "a forward pass in eval mode changed ['passes']"),
     (ClassifiesElsewhere, "the_classifier_has_the_classes", "classifier_layer has 8 outputs, not 7"),
     (HasAnIdleLayer, "every_parameter_learns", "the logits do not depend on ['idle.weight', 'idle.bias']"),
 ]

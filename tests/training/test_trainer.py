@@ -89,7 +89,7 @@ def test_a_second_run_never_touches_the_first(tmp_path):
 
 def test_a_directory_in_use_is_refused(tmp_path):
     lock = RunLock(stopped_after(1, "NONE", tmp_path).run)
-    with pytest.raises(ConfigError, match="another process trains here"):
+    with pytest.raises(ConfigError, match="another process is training here"):
         run_of("NONE", tmp_path, *THREE).fit(resume=True)
     lock.release()
     run_of("NONE", tmp_path, *THREE).fit(resume=True)
@@ -108,7 +108,7 @@ def test_resuming_a_finished_run_changes_nothing_and_more_epochs_continue_it(tmp
 
 def test_a_run_cannot_be_resumed_to_an_epoch_that_is_behind_it(tmp_path):
     stopped_after(2, "NONE", tmp_path)
-    with pytest.raises(CheckpointError, match="has 2 epochs behind it, and SOLVER.EPOCHS is 1: ask for more"):
+    with pytest.raises(CheckpointError, match="has completed 2 epochs, and SOLVER.EPOCHS is 1: raise it"):
         run_of("NONE", tmp_path, "SOLVER.EPOCHS", "1").fit(resume=True)
 
 
@@ -118,14 +118,14 @@ def test_another_number_of_epochs_under_a_cosine_is_warned_of(tmp_path, capsys):
     run_of("NONE", tmp_path, *THREE, *cosine).fit(resume=True)
     assert "cosine" not in capsys.readouterr().err
     run_of("NONE", tmp_path, "SOLVER.EPOCHS", "4", *cosine).fit(resume=True)
-    assert "SOLVER.EPOCHS was 3, is 4: the cosine schedule is another" in capsys.readouterr().err
+    assert "SOLVER.EPOCHS was 3, is now 4: the cosine schedule differs" in capsys.readouterr().err
 
 
 def test_resume_without_a_run_or_under_another_config_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="nothing to resume in"):
         run_of("NONE", tmp_path).fit(resume=True)
     stopped_after(1, "NONE", tmp_path)
-    with pytest.raises(CheckpointError, match=r"SOLVER.LR was 0.05, is 0.2"):
+    with pytest.raises(CheckpointError, match=r"SOLVER.LR was 0.05, is now 0.2"):
         run_of("NONE", tmp_path, *THREE, "SOLVER.LR", "0.2").fit(resume=True)
 
 
@@ -144,7 +144,7 @@ def test_resuming_under_another_teacher_is_refused(tmp_path):
     with torch.no_grad():
         other.distiller.teacher.network.fc.bias += 1
     changed = Trainer(other.cfg, other.distiller, other.data, "tiny")
-    with pytest.raises(CheckpointError, match="was taught by another ResNet50"):
+    with pytest.raises(CheckpointError, match="its teacher was a different ResNet50"):
         changed.fit(resume=True)
 
 
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(fault, tmp_path, cap
 def test_with_no_intact_checkpoint_left_the_run_is_refused(tmp_path):
     stopped = stopped_after(1, "NONE", tmp_path)
     shutil.rmtree(stopped.run / "checkpoints" / "epoch-00001")
-    with pytest.raises(CheckpointError, match="holds no intact checkpoint"):
+    with pytest.raises(CheckpointError, match="contains no intact checkpoint"):
         run_of("NONE", tmp_path, *THREE).fit(resume=True)
 
 
@@ -375,7 +375,7 @@ def test_weights_and_biases_is_told_and_never_fatal(fails, tmp_path, monkeypatch
     stand_in = _Wandb(fails)
     monkeypatch.setitem(sys.modules, "wandb", None if fails == "absent" else stand_in)
     run_of("NONE", tmp_path, "LOG.WANDB", "True", "EXPERIMENT.PROJECT", "mine").fit()
-    warned = "warning: LOG.WANDB is True, but nothing goes there" in capsys.readouterr().err
+    warned = "warning: LOG.WANDB is True, but logging failed" in capsys.readouterr().err
     assert warned == bool(fails)
     if not fails:
         assert stand_in.words["project"] == "mine"
