@@ -293,7 +293,7 @@ def test_files_are_read_by_both_loaders(capsys, monkeypatch):
     ("words", "message"),
     [
         (["--windows", "0"], "--windows is 0; it must be > 0"),
-        (["--show", "results"], "say what to time"),
+        (["--show", "results"], "nothing to do"),
         (["SOLVER.LRR", "1"], "unknown key SOLVER.LRR"),
     ],
 )

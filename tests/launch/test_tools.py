@@ -191,8 +191,8 @@ def test_bad_checkpoints_exit_with_3_and_never_run(kind, capsys, cwd):
 @pytest.mark.parametrize(
     ("argv", "code", "pattern"),
     [
-        ([], 2, "say what to evaluate"),
-        (["-m", "resnet8"], 2, "say what to evaluate"),
+        ([], 2, "nothing to evaluate"),
+        (["-m", "resnet8"], 2, "nothing to evaluate"),
         (["-m", "resnet8", "-c", "x.pth", "--teacher"], 2, "add --cfg FILE"),
         (["-m", "resnet8", "-c", "gone.pth", "-d", "digits"], 3, "gone.pth: no such checkpoint"),
         (digits("vanilla"), 2, "no finished run of"),

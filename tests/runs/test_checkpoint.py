@@ -111,7 +111,11 @@ def test_a_run_of_the_first_format_is_continued(tmp_path):
 
 @pytest.mark.parametrize(
     ("then", "refused"),
-    [({}, ""), ({"TEACHER_TABLE": "cache"}, "DISTILLER.LOGITS_CACHE was 'cache', is ''"), ({"TEACHER_AHEAD": 4}, "")],
+    [
+        ({}, ""),
+        ({"TEACHER_TABLE": "cache"}, "DISTILLER.LOGITS_CACHE was 'cache', is now ''"),
+        ({"TEACHER_AHEAD": 4}, ""),
+    ],
 )
 def test_keys_that_a_run_had_in_an_earlier_version_count_where_they_live_on(then, refused, tmp_path):
     folder = stopped_checkpoint(tmp_path)
