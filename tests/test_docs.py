@@ -1,4 +1,4 @@
-"""docs/extend.md as it is printed: its files are written, its commands are run; and whose fault is whose."""
+"""docs/extend.md as printed: its files are written and its commands run; errors in user code name the user's file."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def test_every_command_runs_as_it_is_printed(command, root, monkeypatch, capsys,
 
 
 def changed(root, name, old, new):
-    """One of the page's files with a mistake in it, and the yaml that names it."""
+    """One of the page's files with an error in it, and the yaml file that names it."""
     source, stem = FILES[f"mine/{name}.py"], f"{name}_{abs(hash(new)) % 10**8}"
     assert old in source
     (root / "mine" / f"{stem}.py").write_text(source.replace(old, new))

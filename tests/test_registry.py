@@ -1,4 +1,4 @@
-"""The registry refuses a second owner and suggests names; one with nodes declares sections of the config."""
+"""The registry rejects duplicate names and suggests close ones; a registry with nodes declares config sections."""
 
 import pytest
 from yacs.config import CfgNode as CN

@@ -175,7 +175,7 @@ class _Merge:
             node.clear()
             self.tree(value, lambda _: where, node, full + ".")
         else:
-            self.faults.append(f"{where}: {full} is {_show(value)}; it must be a mapping, as {{teacher: 1.0}}")
+            self.faults.append(f"{where}: {full} is {_show(value)}; it must be a mapping such as {{teacher: 1.0}}")
 
     def check(self) -> None:
         flat = flatten(self.cfg)

@@ -158,7 +158,7 @@ class FileLoader(Loader):
 
     def _decoded(self, strong: bool) -> Iterator[Decoded]:
         if strong != self.files.strong:
-            self.files.strong, self._loader = strong, None  # workers only know the settings from when they started
+            self.files.strong, self._loader = strong, None  # workers keep the settings that they started with
         if self._loader is None:  # the first epoch starts the workers
             self._loader = DataLoader(
                 self.files, batch_sampler=self.schedule, collate_fn=collate, num_workers=self.workers,

@@ -38,7 +38,7 @@ def it_returns_logits_and_features(subject: Subject) -> None:
     widths = tuple(m.shape[1] for m in features["feats"])
     expected = tuple(subject.network.stage_channels)
     holds(widths == expected, f"the maps have {widths} channels, stage_channels is {expected}")
-    holds(len(features["preact_feats"]) == len(widths), "there must be one preactivation per map")
+    holds(len(features["preact_feats"]) == len(widths), "there must be one preactivation for each map")
     holds(features["pooled_feat"].dim() == 2, f"pooled_feat is {tuple(features['pooled_feat'].shape)}, not (B, C)")
 
 

@@ -19,8 +19,8 @@ def reads_verdict(optimizer: torch.optim.Optimizer) -> bool:
 class Guard:
     """Rejects steps that are not finite.
 
-    On a GPU, an optimiser that reads the flag on the device is not waited for: it skips this update and all later ones,
-    and `refuse_divergence` raises at the next synchronisation.
+    On a GPU nothing is synchronised if the optimiser reads the flag on the device: it then skips this and all later
+    updates, and `refuse_divergence` raises at the next synchronisation.
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, lr: float):

@@ -1,4 +1,4 @@
-"""The bench: sides take turns, other work gets no ratio; and gates on work that need no clock."""
+"""The benchmark: sides alternate, different computations get no ratio; operation counts are bounded without timing."""
 
 import json
 import re
@@ -28,7 +28,7 @@ SMALL = ["DATASET.TYPE", "digits", "DISTILLER.STUDENT", "resnet8", "DISTILLER.TE
 
 @pytest.fixture
 def side_of(tmp_path, monkeypatch):
-    """Builds the workload of a method's config; no step depends on how many images there are."""
+    """Builds the workload of a method's config; no step depends on the number of images."""
     monkeypatch.setitem(workload.IMAGES, "cifar100", 20_000)
 
     def build(method, *words, pair=PAIR, kind=Workload):
@@ -55,7 +55,7 @@ def macs(network, image):
 
 
 def parts(side):
-    """MACs an image: the teacher's stem with its first stage, its rest, prompts with fusions, the student."""
+    """MACs per image: the teacher's stem and first stage, its remainder, prompt and fusion blocks, the student."""
     distiller = side.trainer.distiller
     network = distiller.teacher.network
     image = dummy_image(network, (3, 32, 32))
@@ -77,7 +77,7 @@ FLOORS = {
 
 
 @pytest.mark.parametrize("method", FLOORS)
-def test_a_step_costs_what_the_method_cannot_do_without(method, side_of):
+def test_a_step_costs_no_more_than_the_method_requires(method, side_of):
     side = side_of(method, "SOLVER.BATCH_SIZE", "2")
     floor = 2 * FLOORS[method](*parts(side))
     assert flops_per_image(side.trainer, side.batch) == pytest.approx(floor, rel=0.01)
@@ -98,14 +98,14 @@ def test_a_step_calls_no_more_operators_than_were_counted_and_reads_nothing_from
 # The tool itself
 
 
-def test_sides_take_turns_and_what_drifts_meets_all_alike():
+def test_sides_alternate_and_drift_affects_all_equally():
     order = []
     done = in_turns({"a": lambda: order.append("a") or 3, "b": lambda: order.append("b") or 3}, 3)
     assert "".join(order) == "abbaab"
     assert [w.images for w in done["b"]] == [3, 3, 3]
 
 
-def test_a_ratio_is_taken_turn_by_turn_and_a_spread_is_median_and_range():
+def test_a_ratio_is_taken_window_by_window_and_a_spread_is_median_and_range():
     first, second = [Window(10, 1, 1), Window(10, 2, 2), Window(10, 4, 4)], [Window(30, 1, 1)] * 3
     assert ratio(first, second) == Spread(6.0, 3.0, 12.0)
 
@@ -180,7 +180,7 @@ distiller_dict = {"KD": KD, "CRD": CRD, "NONE": Vanilla}
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """Writes a stand-in for mdistiller, whose distillation term is `factor` times what it should be."""
+    """Writes a stand-in for mdistiller whose distillation term is multiplied by `factor`."""
 
     def write(factor):
         for name, text in CHECKOUT.items():
@@ -197,7 +197,7 @@ def checkout(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_a_peer_that_does_the_same_work_is_timed_and_takes_our_keys(checkout, side_of):
+def test_mdistiller_with_the_same_computation_is_timed_and_takes_our_keys(checkout, side_of):
     side = side_of("kd", *SMALL, "KD.TEMPERATURE", "3")
     peer = Mdistiller(checkout(1.0), side)
     peer.refuse_other_work()
@@ -205,12 +205,12 @@ def test_a_peer_that_does_the_same_work_is_timed_and_takes_our_keys(checkout, si
     assert peer.step(2) == 16
 
 
-def test_a_peer_that_does_other_work_gets_no_ratio(checkout, side_of):
+def test_a_different_computation_gets_no_ratio(checkout, side_of):
     with pytest.raises(ConfigError, match="no ratio, because the losses differ"):
         Mdistiller(checkout(1.5), side_of("kd", *SMALL)).refuse_other_work()
 
 
-def test_plain_training_has_a_peer_too(checkout, side_of):
+def test_plain_training_is_compared_too(checkout, side_of):
     peer = Mdistiller(checkout(1.0), side_of("vanilla", *SMALL, pair="resnet8x4"))
     peer.refuse_other_work()
     assert peer.step(1) == 8
@@ -226,7 +226,7 @@ def test_plain_training_has_a_peer_too(checkout, side_of):
         ("dot", [], "trainer of SOLVER.TRAINER dot is unsupported"),
     ],
 )
-def test_a_peer_that_cannot_do_the_same_is_refused_in_a_line(method, words, message, checkout, side_of):
+def test_what_mdistiller_cannot_compute_is_refused_in_one_line(method, words, message, checkout, side_of):
     with pytest.raises(ConfigError, match=message) as info:
         Mdistiller(checkout(1.0), side_of(method, *SMALL, *words))
     assert "\n" not in str(info.value)
@@ -237,8 +237,8 @@ def test_a_folder_that_is_no_mdistiller_is_refused(tmp_path, side_of):
         Mdistiller(tmp_path, side_of("kd", *SMALL))
 
 
-def test_gradients_that_are_next_to_nothing_do_not_tell_two_works_apart():
-    """As those of a bias before BatchNorm, which are rounding alone."""
+def test_negligible_gradients_do_not_count_as_a_difference():
+    """For example those of a bias before BatchNorm, which are only rounding errors."""
     ours = {"weight": torch.ones(9), "bias": torch.tensor([1e-9])}
     assert max(_relative(ours, {"weight": torch.ones(9), "bias": torch.tensor([-1e-9])})) < 1e-5
     assert max(_relative(ours, {"weight": 1.1 * torch.ones(9), "bias": torch.tensor([1e-9])})) > 0.05
@@ -264,7 +264,7 @@ def test_the_command_prints_what_it_timed_and_writes_it(tmp_path, capsys, checko
     assert lines[7].endswith("0 device-to-host reads per step")
 
 
-def test_records_are_shown_as_they_stand(tmp_path, capsys):
+def test_records_are_printed_unchanged(tmp_path, capsys):
     spread = {"median": 2000.0, "low": 1.0, "high": 3000.0}
     row = {"side": "this", "images_per_second": spread, "images_per_cpu_second": spread, "times_the_first": spread}
     work = {"measure": "work", "side": "this", "gflop_per_image": 1.5, "operators_per_step": 7}
@@ -304,8 +304,8 @@ def test_bad_usage_is_one_line(words, message, capsys):
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_data_set_of_the_users_is_measured_on_its_own_images(tmp_path, capsys, registries):
-    """In this process, and in the one whose memory is measured."""
+def test_a_users_dataset_is_measured_on_its_own_images(tmp_path, capsys, registries):
+    """In this process and in the process whose memory is measured."""
     (tmp_path / "colours.py").write_text("""
 import torch
 from mdistiller_dfpt.data import DATASETS, ImageSource

@@ -1,4 +1,4 @@
-"""Config: every fault at once and by name, inheritance, nothing in a file ever runs."""
+"""Config: all errors are reported together by key, inheritance, no code in a file is ever run."""
 
 import contextlib
 import functools
@@ -109,7 +109,7 @@ def test_bad_overrides_are_refused_by_name(overrides, message):
     assert message in faults(None, overrides)
 
 
-def test_an_int_is_a_fine_float_and_scientific_notation_is_a_number(tmp_path):
+def test_an_int_is_accepted_as_a_float_and_scientific_notation_is_a_number(tmp_path):
     cfg = load_cfg(write(tmp_path, "c.yaml", "SOLVER: {LR: 1, WEIGHT_DECAY: 5e-4}\n"), ["KD.TEMPERATURE", "3"])
     assert (cfg.SOLVER.LR, cfg.SOLVER.WEIGHT_DECAY, cfg.KD.TEMPERATURE) == (1.0, 0.0005, 3.0)
 
@@ -179,7 +179,7 @@ def test_a_dumped_config_loads_to_itself(tmp_path, monkeypatch):
     assert dump_cfg(again) == dump_cfg(cfg)
 
 
-def test_a_run_is_named_after_its_configs_place(tmp_path):
+def test_a_run_is_named_after_the_path_of_its_config(tmp_path):
     assert load_cfg(ROOT / "configs/digits/kd/res20_res8.yaml").EXPERIMENT.NAME == "digits/kd/res20_res8"
     assert load_cfg(write(tmp_path, "my run é.yaml", "")).EXPERIMENT.NAME == "my_run_é"
 
@@ -216,18 +216,18 @@ def test_only_config_errors_escape(tmp_path, pairs, text):
         (["DISTILLER.STUDENT", "MobileNetV2", "SOLVER.LR", "0.2"], 0.2),
     ],
 )
-def test_the_learning_rate_follows_the_student_wherever_it_is_chosen(words, rate):
+def test_the_default_learning_rate_depends_on_the_student_however_it_is_set(words, rate):
     assert rate == load_cfg("configs/cifar100/kd/res56_res20.yaml", words).SOLVER.LR
 
 
-def test_the_networks_family_follows_the_data_set_unless_it_is_set():
+def test_the_network_family_depends_on_the_dataset_unless_it_is_set():
     assert load_cfg(None, ["DATASET.TYPE", "imagenet"]).MODEL.FAMILY == "imagenet"
     assert load_cfg(None, ["DATASET.TYPE", "cub200"]).MODEL.FAMILY == "cub200"
     assert load_cfg(None, ["DATASET.TYPE", "folder", "MODEL.FAMILY", "cifar"]).MODEL.FAMILY == "cifar"
     assert load_cfg(None).MODEL.FAMILY == "cifar"
 
 
-def test_torchvisions_weights_are_no_path_beside_the_file():
+def test_pretrained_is_not_resolved_as_a_path():
     assert load_cfg("configs/imagenet/kd/r34_r18.yaml").DISTILLER.TEACHER_CKPT == "pretrained:IMAGENET1K_V1"
 
 
@@ -260,7 +260,7 @@ LOG:
 """
 
 
-def test_mdistillers_yaml_runs_as_it_is_and_what_has_no_effect_is_said(tmp_path):
+def test_mdistillers_yaml_runs_unchanged_and_keys_without_effect_are_reported(tmp_path):
     cfg = load_cfg(write(tmp_path, "crd.yaml", IN_CIRCULATION), ["CRD.NCE.K", "64"])
     assert without_effect(cfg) == [
         "SOLVER.TRAINER crd has no effect here: one loop serves all methods",
@@ -308,7 +308,7 @@ def test_paths_and_their_weights_come_from_files_and_from_the_command_line(tmp_p
         f"{bad}:3: DISTILLER.PATHS.teacher is -1.0; it must be a weight > 0",
         f"{bad}:4: DISTILLER.PATHS.prompt is 'often'; it must be a weight > 0",
         "command line: DISTILLER.PATHS.x is [1]; it must be a weight > 0",
-        "command line: DISTILLER.PATHS is 3; it must be a mapping, as {teacher: 1.0}",
+        "command line: DISTILLER.PATHS is 3; it must be a mapping such as {teacher: 1.0}",
     ]
     for key, text in (("", "{teacher: 0}"), (".teacher", "[1"), (".teacher", "1" + 400 * "0"), (".", "1")):
         assert faults(None, [f"DISTILLER.PATHS{key}", text]).startswith("command line: DISTILLER.PATHS")

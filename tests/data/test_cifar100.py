@@ -1,4 +1,4 @@
-"""CIFAR-100 in all its layouts, on tiny stand-ins: real files and archives, damaged and hostile ones."""
+"""CIFAR-100 in all its layouts, on tiny stand-ins: valid, damaged and malicious files and archives."""
 
 import hashlib
 import http.server
@@ -68,7 +68,7 @@ def md5(raw: bytes) -> str:
 
 @pytest.fixture
 def official(monkeypatch):
-    """Members and archive that pass for the official ones."""
+    """Members and archive that are accepted as the official ones."""
     members = pickles()
     raw = archive_of(members)
     monkeypatch.setattr(cifar100, "MEMBER_MD5", {name: md5(m) for name, m in members.items()})
@@ -217,7 +217,7 @@ def test_arrays_pass_the_restricted_unpickler(protocol):
     assert loaded["b"][0] == 1
 
 
-def test_download_happens_on_request_alone_and_is_verified(tmp_path, official, server, monkeypatch):
+def test_download_happens_only_on_request_and_is_verified(tmp_path, official, server, monkeypatch):
     folder, url = server
     (folder / cifar100.ARCHIVE).write_bytes(official[1])
     monkeypatch.setattr(cifar100, "URL", f"{url}/{cifar100.ARCHIVE}")

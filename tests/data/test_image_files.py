@@ -1,4 +1,4 @@
-"""Data sets of image files: their layouts, their faults, and views that depend on (seed, epoch, index) alone."""
+"""Datasets of image files: layouts, errors, and views that depend only on (seed, epoch, index)."""
 
 import hashlib
 import io
@@ -227,7 +227,7 @@ def test_the_archive_is_unpacked_once_and_whole(archive, tmp_path, monkeypatch):
     assert build_data(cub_cfg(tmp_path)).num_train == 12
 
 
-def test_the_archive_is_fetched_on_request_alone(archive, server, tmp_path, monkeypatch):
+def test_the_archive_is_downloaded_only_on_request(archive, server, tmp_path, monkeypatch):
     folder, url = server
     archive().rename(folder / "CUB_200_2011.tgz")
     monkeypatch.setattr(cub_module, "URL", f"{url}/CUB_200_2011.tgz")
@@ -267,7 +267,7 @@ def test_an_archive_that_writes_elsewhere_or_is_not_the_official_one_is_refused(
         build_data(cub_cfg(tmp_path))
 
 
-def test_a_missing_set_names_the_way_to_get_it(tmp_path):
+def test_a_missing_dataset_error_says_how_to_get_it(tmp_path):
     with pytest.raises(DataError, match="DATASET.DOWNLOAD True"):
         build_data(cub_cfg(tmp_path))
 
@@ -285,7 +285,7 @@ def test_check_data_reports_every_fault(tmp_path, capsys):
     assert "val_0.jpg: the same image as" in out
 
 
-def test_skipping_is_refused_where_processes_must_see_equal_batches(tmp_path, monkeypatch):
+def test_skipping_is_refused_if_processes_need_batches_of_equal_size(tmp_path, monkeypatch):
     monkeypatch.setattr("mdistiller_dfpt.data.build.world_size", lambda: 2)
     with pytest.raises(ConfigError, match="DATASET.ON_ERROR is skip"):
         build_data(file_cfg("folder", tmp_path, "DATASET.ON_ERROR", "skip"))

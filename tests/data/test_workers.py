@@ -1,4 +1,4 @@
-"""Workers that decode images and die or hang: the run ends in bounded time and says where."""
+"""Data-loading workers that die or hang: the run ends in bounded time and names the images."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Shapes of features: inferred without a trace, for every method on every pair, small images and large."""
+"""Feature shapes: inferred without side effects, for every method on every pair, small and large images."""
 
 import copy
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_pairs_and_methods_are_found():
     ("pair", "size"), [(p, (32, 64, 224)[i % 3]) for i, p in enumerate(PAIRS)], ids=lambda v: getattr(v, "stem", v)
 )
 def test_every_method_fits_every_pair(pair, size):
-    """On the meta device, which knows shapes alone; smoke runs compute."""
+    """On the meta device, which only tracks shapes; smoke runs compute."""
     cfg = load_cfg(pair)
     with torch.device("meta"):
         student, teacher = (build_model(n) for n in (cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER))

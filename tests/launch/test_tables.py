@@ -1,4 +1,4 @@
-"""Tables as data: what the files say, flagged and tested in pairs; missing cells trained; every cell tried."""
+"""Tables defined by yaml files: values, flags and paired tests; training of missing cells; smoke tests of all cells."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def table(tmp_path):
 
 
 def finished(prefix: Path, folder: str, seed: int, top1: float, **protocol) -> None:
-    """A result file as a run leaves it."""
+    """A result file as a run writes it."""
     target = prefix / folder / f"seed{seed}"
     target.mkdir(parents=True)
     used = {"seed": seed, "epochs": 240, "lr": 0.05, "teacher": {"sha256": "a", "name": "t", "top1": 72.0}, **protocol}
@@ -85,7 +85,7 @@ def test_metrics_are_not_mixed_and_seeds_can_be_chosen(table, prefix, capsys):
     )
 
 
-def test_csv_and_latex_say_the_same(table, prefix, capsys):
+def test_csv_and_latex_contain_the_same_values(table, prefix, capsys):
     rows = list(csv.DictReader(io.StringIO(printed(capsys, "--table", table, "--prefix", prefix, "--format", "csv"))))
     assert [r["method"] for r in rows] == ["kd", "dfptkd", "cold"]
     assert float(rows[1]["mean"]) == pytest.approx(mean([71.0, 71.6, 70.7]))
@@ -138,7 +138,7 @@ def test_bad_usage_exits_with_2(table, argv, message, capsys):
 
 
 @pytest.mark.slow
-def test_missing_cells_are_trained_once_and_a_failing_one_stops_nobody(table, tmp_path, capsys, monkeypatch):
+def test_missing_cells_are_trained_once_and_a_failing_one_stops_no_other(table, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = ["SOLVER.EPOCHS", "1", "LOG.TENSORBOARD", "False", "SOLVER.BATCH_SIZE", "512", "EXPERIMENT.THREADS", "1"]
     argv = ["--table", str(table), "--run", "--jobs", "2", "--seeds", "1", "--prefix", "runs", *quick]

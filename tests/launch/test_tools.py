@@ -1,4 +1,4 @@
-"""The commands as users meet them: what works, and for every bad input one line and the right exit code."""
+"""The commands as used from a shell: what works, and for every bad input one line and the right exit code."""
 
 import json
 import os
@@ -22,7 +22,7 @@ QUICK = ["SOLVER.EPOCHS", "1", "LOG.TENSORBOARD", "False", "SOLVER.BATCH_SIZE", 
 
 @pytest.fixture
 def cwd(tmp_path, monkeypatch):
-    """An empty working directory, so that whatever is written shows."""
+    """An empty working directory, so that every file written is visible."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -78,7 +78,7 @@ def test_a_missing_teacher_is_trained_on_request(cwd, capsys, tmp_path):
     assert len(re.findall(r"top-1 \d+\.\d+ %, top-5 \d+\.\d+ %", capsys.readouterr().out)) == 2
 
 
-def test_an_interrupted_teacher_is_continued_not_begun_again(cwd, capsys):
+def test_an_interrupted_teacher_is_resumed_not_restarted(cwd, capsys):
     teacher = ["--cfg", str(ROOT / "configs/digits/vanilla/res20.yaml"), *QUICK]
     assert TRAIN(teacher) == 0
     for name in ("results.json", "student.safetensors"):
@@ -103,7 +103,7 @@ def test_an_interrupted_teacher_is_continued_not_begun_again(cwd, capsys):
     ("argv", "pattern"),
     [
         (["--cfg", "gone.yaml"], "gone.yaml: no such config file"),
-        (["--cfg", "configs/../x.py"], "a config is a .yaml file"),
+        (["--cfg", "configs/../x.py"], "a config must be a .yaml file"),
         ([*digits("kd"), "SOLVER.EPOCS", "3"], "unknown key SOLVER.EPOCS; did you mean SOLVER.EPOCHS"),
         ([*digits("kd"), "SOLVER.EPOCHS"], "'SOLVER.EPOCHS' has no value"),
         ([*digits("kd"), "DISTILLER.TYPE", "DKDD"], "unknown distiller 'DKDD'; did you mean DKD"),
@@ -119,7 +119,7 @@ def test_bad_configs_exit_with_2(argv, pattern, capsys, cwd):
     refused(TRAIN, argv, 2, pattern, capsys, cwd)
 
 
-def test_bfloat16_in_software_is_warned_of(capsys, cwd, monkeypatch):
+def test_software_bfloat16_triggers_a_warning(capsys, cwd, monkeypatch):
     import mdistiller_dfpt.launch.build as build
 
     for hardware, warned in ((False, True), (True, False)):
@@ -198,7 +198,7 @@ def test_bad_checkpoints_exit_with_3_and_never_run(kind, capsys, cwd):
         (digits("vanilla"), 2, "no finished run of"),
     ],
 )
-def test_eval_says_what_is_missing(argv, code, pattern, capsys, cwd):
+def test_eval_reports_what_is_missing(argv, code, pattern, capsys, cwd):
     refused(EVAL, argv, code, pattern, capsys, cwd)
 
 

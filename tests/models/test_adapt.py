@@ -1,4 +1,4 @@
-"""Networks of other libraries: their stages are found, their maps read, prompted and put back, their keys kept."""
+"""Networks of other libraries: stages are found; feature maps are read, prompted and replaced; keys are kept."""
 
 import copy
 
@@ -58,7 +58,7 @@ MAKERS = [tiny_vit, tiny_cnn]
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_the_network_says_what_it_said_and_keeps_its_keys(make):
+def test_the_network_returns_the_same_logits_and_keeps_its_keys(make):
     plain = make().eval()
     model = AdaptedModel(copy.deepcopy(plain), image_size=32).eval()
     assert list(model.state_dict()) == list(plain.state_dict())
@@ -79,7 +79,7 @@ def test_an_adapted_network_obeys_the_laws_of_networks(name, size):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_map_that_is_put_in_goes_on_from_there(make):
+def test_an_edited_map_is_used_by_the_rest_of_the_network(make):
     model = AdaptedModel(make(), image_size=32).eval()
     a, b = torch.randn(2, 2, 3, 32, 32)
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_a_map_that_is_put_in_goes_on_from_there(make):
 @pytest.mark.parametrize(
     "layout", [Layout("NCHW", 6), Layout("NHWC", 6), Layout("NLC", 6), Layout("NLC", 6, 1), Layout("NLC", 6, 5)]
 )
-def test_layouts_are_told_apart_and_undone(layout):
+def test_layouts_are_recognised_and_inverted(layout):
     grid = torch.randn(2, 6, 4, 4)
     x = from_map(grid, torch.randn(2, 16 + layout.prefix, 6), layout)
     assert find_layout(x) == layout
@@ -189,7 +189,7 @@ def test_named_stages_and_what_cannot_be_one():
         ("builtins:dict", "returned dict"),
     ],
 )
-def test_a_name_that_leads_nowhere_is_refused(name, message):
+def test_an_unknown_name_is_refused(name, message):
     with pytest.raises(ConfigError, match=message):
         build_model(name)
 

@@ -1,4 +1,4 @@
-"""Reports: mean and spread from files alone, protocols that differ are flagged."""
+"""Reports: mean and spread from result files, different protocols are flagged."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Checkpoints of other runs, other versions and other people: refused in one line, and never run."""
+"""Checkpoints of other runs, other versions and unknown origin: rejected in one line, and no code in them is run."""
 
 import json
 import os
@@ -26,7 +26,7 @@ THREE = ("SOLVER.EPOCHS", "3")
 
 
 def rewrite(folder, change):
-    """The state of a checkpoint changed, with a manifest that vouches for it, as whoever owns the disk can do."""
+    """Change the state of a checkpoint and its manifest, as anyone with write access can."""
     state = torch.load(folder / "state.pt", weights_only=True)
     change(state)
     torch.save(state, folder / "state.pt")
@@ -63,7 +63,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_its_header(words, match, tmp_
     resume_refused(tmp_path, match, *words)
 
 
-def test_a_data_set_that_changed_is_refused(tmp_path):
+def test_a_dataset_that_changed_is_refused(tmp_path):
     stopped_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match=r"had 48 images, it now has 52"):
         run_of("KD", tmp_path, *THREE, make_data=lambda cfg: tiny_data(train=52)).fit(resume=True)
@@ -99,7 +99,7 @@ def test_the_first_format_stays_readable():
 
 
 def test_a_run_of_the_first_format_is_continued(tmp_path):
-    """One that was interrupted within its second epoch, and had been written when the format was new."""
+    """A run that was interrupted within its second epoch, written with the first version of the format."""
     run = stopped_checkpoint(tmp_path).parent
     shutil.rmtree(run / "epoch-00001")
     shutil.copytree(FORMAT_1, run / "epoch-00001-step-0000002")
@@ -142,7 +142,7 @@ class Calls:
 
 
 def hostile(mark):
-    """Payloads that make a folder where they are run."""
+    """Payloads that create a folder if they are run."""
     nested = {"model": {"fc.weight": torch.zeros(2), "extra": [({"deep": Calls(os.mkdir, mark)},)]}}
     return {
         "os.mkdir": Calls(os.mkdir, mark),

@@ -1,4 +1,4 @@
-"""What results.json says of a run beside its numbers: the commit of the code."""
+"""What results.json records besides the metrics: the commit of the code."""
 
 import subprocess
 from pathlib import Path
@@ -13,7 +13,7 @@ INIT = "mdistiller_dfpt/__init__.py"
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A git repository with one commit, of a file that is nobody's package; and the command `git` in it."""
+    """A git repository with one commit of an unrelated file, and a function that runs `git` in it."""
     for key in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(key, raising=False)
 

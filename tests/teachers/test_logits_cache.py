@@ -1,4 +1,4 @@
-"""The cache of a teacher's logits: the same training as with the teacher, and never a wrong number."""
+"""The logits cache: training is the same as with the teacher, and no logit is ever wrong."""
 
 import numpy as np
 import pytest
@@ -136,7 +136,7 @@ def filled(folder):
 
 
 @pytest.mark.parametrize("fault", ["flipped", "zeroed", "cut off"])
-def test_a_damaged_row_is_computed_anew(fault, tmp_path):
+def test_a_damaged_row_is_recomputed(fault, tmp_path):
     cache, batch, logits = filled(tmp_path)
     row = cache.rows[2, 2]
     if fault == "flipped":
@@ -179,6 +179,6 @@ def test_a_cache_that_cannot_be_kept_is_refused_before_training(tmp_path, monkey
         LogitsCache(tmp_path, "k", 50_000, 100, 98)
 
 
-def test_results_say_that_the_logits_were_cached(tmp_path):
+def test_results_record_that_the_logits_were_cached(tmp_path):
     assert run("KD", tmp_path).fit()["protocol"]["teacher_logits"] == "cached in float16"
     assert "teacher_logits" not in run("KD", tmp_path, cache="").fit()["protocol"]

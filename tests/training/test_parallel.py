@@ -1,4 +1,4 @@
-"""Several processes of one run: they compute what one would, for every method; only the first writes."""
+"""Several processes of a run compute the same as a single one, for every method; only the first writes."""
 
 import contextlib
 import signal
@@ -58,7 +58,7 @@ def state_of(trainer):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """{run: what two processes made of it}."""
+    """{run: the result of two processes}."""
     folder = tmp_path_factory.mktemp("group")
     return in_processes(lambda number: {run: one_epoch(*arguments) for run, arguments in RUNS.items()}, folder)
 
@@ -99,7 +99,7 @@ def test_gathering_keeps_the_order_and_sums_the_gradients(tmp_path):
         assert (total, first) == (3.0, 0)
 
 
-def test_alone_nothing_is_exchanged():
+def test_a_single_process_exchanges_nothing():
     x = torch.ones(3)
     assert (world_size(), rank()) == (1, 0)
     assert all_gather(x) is x
@@ -131,7 +131,7 @@ def test_only_the_first_process_writes_and_all_resume(tmp_path):
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3)])
 def test_a_run_continues_on_another_number_of_processes(before, after, tmp_path):
-    """The same batches from there on; not the same bits, as sums are taken in another order."""
+    """The same batches from there on; not bit-identical, as sums are taken in a different order."""
 
     def run(folder, resume, stop_behind=0):
         cfg = cfg_of("KD", "LOG.PREFIX", str(folder), "SOLVER.EPOCHS", "3")
@@ -161,7 +161,7 @@ def test_a_run_continues_on_another_number_of_processes(before, after, tmp_path)
             assert accuracy == pytest.approx(other_accuracy, abs=100 / 20 + 1e-3)
 
 
-def test_a_signal_that_comes_while_processes_agree_is_met_the_next_time(monkeypatch):
+def test_a_signal_that_arrives_during_the_exchange_is_handled_the_next_time(monkeypatch):
     requests = Requests()
 
     def interrupted(asked):

@@ -1,4 +1,4 @@
-"""The command of several GPUs, on the CPU: torchrun tools/train.py."""
+"""The multi-GPU command, on the CPU: torchrun tools/train.py."""
 
 import json
 import os

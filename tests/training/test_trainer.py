@@ -1,4 +1,4 @@
-"""A run: its results, resume bit for bit, divergence, no waiting for the device."""
+"""A run: results, bit-exact resume, divergence, no device synchronisation."""
 
 import json
 import shutil
@@ -112,7 +112,7 @@ def test_a_run_cannot_be_resumed_to_an_epoch_that_is_behind_it(tmp_path):
         run_of("NONE", tmp_path, "SOLVER.EPOCHS", "1").fit(resume=True)
 
 
-def test_another_number_of_epochs_under_a_cosine_is_warned_of(tmp_path, capsys):
+def test_a_different_number_of_epochs_with_a_cosine_schedule_triggers_a_warning(tmp_path, capsys):
     cosine = ("SOLVER.SCHEDULE", "cosine")
     stopped_after(1, "NONE", tmp_path, *cosine)
     run_of("NONE", tmp_path, *THREE, *cosine).fit(resume=True)
@@ -253,7 +253,7 @@ def test_what_is_not_finite_stops_before_the_step(what, words, tmp_path):
 
 
 @pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.smooth_l1_loss])
-def test_a_loss_that_would_stretch_a_tensor_is_refused_at_the_first_step(loss, tmp_path, monkeypatch):
+def test_a_loss_that_would_broadcast_is_refused_at_the_first_step(loss, tmp_path, monkeypatch):
     run = run_of("KD", tmp_path)
     plain = run.distiller.losses
 
@@ -338,7 +338,7 @@ def test_every_method_trains_on_a_gpu_and_no_step_waits_for_it(name, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.parametrize("solver", ["SGD", "RMSPROP"])
 def test_on_a_gpu_a_poisoned_step_changes_no_weight(solver, tmp_path, registries):
-    """An optimiser that cannot skip an update by itself is waited for."""
+    """With an optimiser that cannot skip an update itself, the loop synchronises."""
     OPTIMIZERS.register("RMSPROP")(lambda groups, plan: torch.optim.RMSprop(groups, lr=plan.lr))
     run = on_a_gpu("NONE", tmp_path, "SOLVER.TYPE", solver)
     assert run.training.guard.waits == (solver == "RMSPROP")
@@ -350,7 +350,7 @@ def test_on_a_gpu_a_poisoned_step_changes_no_weight(solver, tmp_path, registries
 
 
 class _Wandb:
-    """Stands for the package: remembers what it was told, and fails on demand."""
+    """Stand-in for the package: records its calls, and fails on demand."""
 
     def __init__(self, fails: str = ""):
         self.fails, self.logged, self.finished = fails, [], False
@@ -371,7 +371,7 @@ class _Wandb:
 
 
 @pytest.mark.parametrize("fails", ["", "init", "log", "absent"])
-def test_weights_and_biases_is_told_and_never_fatal(fails, tmp_path, monkeypatch, capsys):
+def test_weights_and_biases_gets_the_metrics_and_is_never_fatal(fails, tmp_path, monkeypatch, capsys):
     stand_in = _Wandb(fails)
     monkeypatch.setitem(sys.modules, "wandb", None if fails == "absent" else stand_in)
     run_of("NONE", tmp_path, "LOG.WANDB", "True", "EXPERIMENT.PROJECT", "mine").fit()
@@ -385,7 +385,7 @@ def test_weights_and_biases_is_told_and_never_fatal(fails, tmp_path, monkeypatch
 
 
 class Tied(TinyNet):
-    """A network two of whose layers are one and the same weight."""
+    """A network with two layers that share a weight."""
 
     def __init__(self, width: int = 4):
         super().__init__(width)
@@ -426,7 +426,7 @@ def test_a_network_with_tied_weights_is_trained_saved_and_resumed(tied, tmp_path
     ],
 )
 def test_an_unknown_schedule_or_optimiser_is_refused_before_any_data_is_read(key, value, message, tmp_path):
-    """The data set is not there, which would be another error."""
+    """The dataset does not exist, which would be a different error."""
     cfg = tiny_cfg(key, value, "DATASET.ROOT", str(tmp_path / "nowhere"), "LOG.PREFIX", str(tmp_path / "out"))
     with pytest.raises(ConfigError, match=f"^{message}$"):
         run_config(cfg)
@@ -458,7 +458,7 @@ def test_a_schedule_and_an_optimiser_of_the_users_are_used(tmp_path, registries)
     assert outcome(run_of("DFPTKD", tmp_path, *THREE, *words), resume=True) == expected, "its state is saved too"
 
 
-def test_early_stopped_distillation_runs_the_teacher_no_more(tmp_path):
+def test_early_stopped_distillation_no_longer_runs_the_teacher(tmp_path):
     run = run_of("ESKD", tmp_path, "ESKD.STOP_EPOCH", "1")
     passes = []
     run.distiller.teacher.network.register_forward_hook(lambda _, args, out: passes.append(len(out[0])))

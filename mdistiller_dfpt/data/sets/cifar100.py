@@ -47,8 +47,8 @@ def cifar100(cfg: CN) -> ImageSource:
     if archive.exists():
         return _source(cached_arrays(archive, file_fingerprint([archive]), lambda: _from_archive(archive)))
     raise DataError(
-        f"no CIFAR-100 in DATASET.ROOT {str(root)!r}: add `DATASET.DOWNLOAD True` to your command to fetch it, or put "
-        f"class folders at {folders}/train/<class>/*.png and {folders}/test/<class>/*.png"
+        f"no CIFAR-100 in DATASET.ROOT {str(root)!r}: add `DATASET.DOWNLOAD True` to your command to download it, or "
+        f"put class folders at {folders}/train/<class>/*.png and {folders}/test/<class>/*.png"
     )
 
 

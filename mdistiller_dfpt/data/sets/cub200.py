@@ -34,7 +34,7 @@ def cub200(cfg: CN) -> FileSource:
         if not archive.is_file():
             if not cfg.DATASET.DOWNLOAD:
                 raise DataError(
-                    f"no CUB-200-2011 at {root}: add `DATASET.DOWNLOAD True` to your command to fetch it (1.1 GB), "
+                    f"no CUB-200-2011 at {root}: add `DATASET.DOWNLOAD True` to your command to download it (1.1 GB), "
                     f"or put {ARCHIVE} into {cfg.DATASET.ROOT}"
                 )
             print(f"downloading {URL} (1.1 GB)", flush=True)
