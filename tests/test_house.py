@@ -51,7 +51,7 @@ def imports_of(module: str, sources: Sources) -> Iterator[tuple[str, bool]]:
             origin = ".".join([*base, *([node.module] if node.module else [])])
             targets = [f"{origin}.{alias.name}" for alias in node.names]
         for target in targets:
-            while target and target not in sources:  # a name inside a module
+            while target and target not in sources:  # a name defined in a module
                 target = target.rpartition(".")[0]
             if target.split(".")[0] == package:
                 yield target, id(node) in inside

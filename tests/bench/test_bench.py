@@ -45,7 +45,7 @@ def _at_the_root(monkeypatch, request):
     torch.set_num_threads(threads)
 
 
-# Gates: what a step costs is counted, not timed
+# Gates: the cost of a step is counted, not timed
 
 
 def macs(network, image):
@@ -84,7 +84,7 @@ def test_a_step_costs_no_more_than_the_method_requires(method, side_of):
 
 
 COUNTED = {"vanilla": 127, "kd": 302, "dfptkd": 742, "dfptkd_plus": 848, "crd": 420, "reviewkd": 514}
-VERSIONS = 1.05  # PyTorch's own versions take a few operators more or less
+VERSIONS = 1.05  # PyTorch versions differ by a few operators
 
 
 @pytest.mark.parametrize("method", COUNTED)
@@ -139,7 +139,7 @@ class KD(nn.Module):
         super().__init__()
         self.student, self.teacher, self.t = student.cuda(), teacher.eval(), cfg.KD.TEMPERATURE
         self.ce, self.kd = cfg.KD.LOSS.CE_WEIGHT, cfg.KD.LOSS.KD_WEIGHT
-        with torch.no_grad():  # as its methods ask for the shapes of maps
+        with torch.no_grad():  # as its methods infer feature shapes
             teacher.train()(torch.randn(2, 3, 16, 16))
 
     def get_learnable_parameters(self):

@@ -231,7 +231,7 @@ def test_pretrained_is_not_resolved_as_a_path():
     assert load_cfg("configs/imagenet/kd/r34_r18.yaml").DISTILLER.TEACHER_CKPT == "pretrained:IMAGENET1K_V1"
 
 
-# As mdistiller's configs/cifar100/crd.yaml and its like: upper-case TYPE, the method's trainer, stated shapes
+# As in mdistiller's configs/cifar100/crd.yaml: upper-case TYPE, the method's trainer, explicit shapes
 IN_CIRCULATION = """
 EXPERIMENT:
   NAME: ""
@@ -292,7 +292,7 @@ def test_a_file_in_which_an_earlier_version_wrote_all_its_defaults_still_loads(t
         sections.setdefault(section, {})[name] = entry.default
     path = write(tmp_path, "config.yaml", json.dumps(sections))
     assert dump_cfg(load_cfg(path)) == dump_cfg(load_cfg(None, ["EXPERIMENT.NAME", "config"]))
-    assert "it was removed" in faults(None, ["DISTILLER.TEACHER_AHEAD", "1"]), "on the command line somebody means it"
+    assert "it was removed" in faults(None, ["DISTILLER.TEACHER_AHEAD", "1"]), "a command-line key is set on purpose"
 
 
 def test_paths_and_their_weights_come_from_files_and_from_the_command_line(tmp_path):
@@ -312,4 +312,4 @@ def test_paths_and_their_weights_come_from_files_and_from_the_command_line(tmp_p
     ]
     for key, text in (("", "{teacher: 0}"), (".teacher", "[1"), (".teacher", "1" + 400 * "0"), (".", "1")):
         assert faults(None, [f"DISTILLER.PATHS{key}", text]).startswith("command line: DISTILLER.PATHS")
-    assert dict(load_cfg(path, ["DISTILLER.PATHS", "{}"]).DISTILLER.PATHS) == {}, "those of its kind again"
+    assert dict(load_cfg(path, ["DISTILLER.PATHS", "{}"]).DISTILLER.PATHS) == {}, "the default of the kind again"

@@ -149,7 +149,7 @@ def test_a_damaged_cache_is_rebuilt(folders):
 def test_a_read_only_folder_is_cached_at_home(folders, monkeypatch, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    # Root may write anywhere, so the refusal is simulated where the cache asks for a file
+    # Root may write anywhere, so the failure is simulated where the cache creates a file
     import mdistiller_dfpt.data.cache as cache
 
     real = cache.tempfile.mkstemp

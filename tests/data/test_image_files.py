@@ -113,7 +113,7 @@ def test_a_deep_image_and_one_of_a_single_pixel_are_read(tmp_path):
 def test_a_decompression_bomb_is_no_image(tmp_path, monkeypatch):
     cfg = file_cfg("folder", tmp_path)
     Image.new("L", (300, 300)).save(tmp_path / "train" / "n00000000" / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)  # Pillow refuses twice as many
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)  # Pillow rejects twice as many
     with pytest.raises(DataError, match=r"bomb.png: cannot be read as an image \(Image size \(90000 pixels\)"):
         batches(cfg)
 

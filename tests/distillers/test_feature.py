@@ -15,11 +15,11 @@ from mdistiller_dfpt.models.output import as_output
 from mdistiller_dfpt.testing import TinyNet, changed, snapshot
 
 PAIRS = sorted((Path(__file__).parents[2] / "configs/cifar100/pairs").glob("*.yaml"))
-# Those whose terms are made of one pass of both networks, so that one forward pass serves all of them
+# Methods that need one forward pass of each network, so that a single pass serves all of them
 PLAIN = [
     name for name, m in sorted(DISTILLERS.items())
     if issubclass(m, Distiller) and m.terms is Distiller.terms and m.deployed is Distiller.deployed
-    and not m.needs_strong_view and name != "CRD"  # which draws numbers, and the meta device does not have any
+    and not m.needs_strong_view and name != "CRD"  # which draws random numbers, and the meta device has none
 ]  # fmt: skip
 
 

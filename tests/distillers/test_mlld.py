@@ -34,7 +34,7 @@ def test_gram_matrices_are_invariant_to_rotations_of_the_columns():
 
 
 def test_the_strong_view_is_a_second_batch_of_its_own():
-    distiller = tiny_distiller("MLLD").eval()  # eval: no statistic makes the views depend on each other
+    distiller = tiny_distiller("MLLD").eval()  # eval: batch statistics would make the views depend on each other
     batch = tiny_batch()
     _, terms = distiller(batch)
     _, swapped = distiller(replace(batch, image=batch.strong, strong=batch.image))

@@ -206,7 +206,7 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, text, message):
         write(tmp_path, "mine.py", text)
     with pytest.raises(ConfigError, match=message):
         load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
-    assert load_cfg().PLUGINS == [], "a config that does not name it is none the worse"
+    assert load_cfg().PLUGINS == [], "a config that does not name it is unaffected"
 
 
 def run_in_mdistiller(tmp_path, *words):
@@ -234,7 +234,7 @@ def test_our_methods_run_in_mdistillers_own_script(tmp_path, words):
     assert len([line for line in lines if line.startswith("loss ")]) == 3
     assert lines[-1] == "logits (8, 100)"
     rates = lines[1].split("lr ")[1]
-    assert set(json.loads(rates)) == {0.05}, "the loop's own rate is untouched between steps"
+    assert set(json.loads(rates)) == {0.05}, "the loop's learning rate is unchanged between steps"
     assert sorted((p, p.read_bytes()) for p in STAND_IN.rglob("*.py")) == before
 
 

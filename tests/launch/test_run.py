@@ -118,6 +118,6 @@ def test_a_chain_of_assistants_is_trained_first_each_distilled_from_those_before
     assert chains == [[], ["resnet14"], ["resnet14", "resnet8"]]
     assert {r["protocol"]["teacher"]["name"] for r in found.values()} == {"resnet20"}
     assert "training the assistant resnet8 first, for 1 epochs; it is kept" in capsys.readouterr().out
-    # A run that has the assistants already begins with its student
+    # A run that finds its assistants starts with the student
     run(load_cfg(None, words))
     assert "training the assistant" not in capsys.readouterr().out

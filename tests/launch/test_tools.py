@@ -125,7 +125,7 @@ def test_software_bfloat16_triggers_a_warning(capsys, cwd, monkeypatch):
     for hardware, warned in ((False, True), (True, False)):
         monkeypatch.setattr(build, "has_bfloat16", lambda hardware=hardware: hardware)
         words = ["SOLVER.AMP", "bf16", "EXPERIMENT.DEVICE", "cpu", "SOLVER.BATCH_SIZE", "9999"]
-        assert TRAIN([*digits("vanilla"), *words]) == 2, "refused for its batch, right after the warning"
+        assert TRAIN([*digits("vanilla"), *words]) == 2, "rejected for its batch size, right after the warning"
         assert ("use SOLVER.AMP none" in capsys.readouterr().err) is warned
 
 

@@ -85,11 +85,11 @@ def test_an_edited_map_is_used_by_the_rest_of_the_network(make):
     with torch.no_grad():
         _, features = model(a)
         edited, _ = model.rerun(b, lambda i, x: features["feats"][i])
-        if make is tiny_cnn:  # all that a stage gives is its map, so the image no longer counts
+        if make is tiny_cnn:  # a stage only returns its map, so the image no longer matters
             assert torch.allclose(edited, model(a)[0], atol=1e-6)
             again, _ = model.rerun(b, lambda i, x: x, features["feats"][:3])
             assert torch.allclose(again, model(a)[0], atol=1e-6)
-        else:  # the class token is no part of the map
+        else:  # the class token is not part of the map
             assert not torch.allclose(edited, model(b)[0])
 
 

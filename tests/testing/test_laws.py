@@ -52,7 +52,7 @@ class MovesTheTeacher(Good):
 
 class LeavesTheTeacherInTrainingMode(Good):
     def before_step(self):
-        self.teacher.network.training = True  # and not its BatchNorm, whose statistics would give it away
+        self.teacher.network.training = True  # but not its BatchNorm, whose statistics would reveal it
 
 
 class RunsTheStudentWhenBuilt(Good):

@@ -248,7 +248,7 @@ def test_a_signal_at_any_moment_stops_at_the_next_step_or_epoch(moment, tmp_path
         return None
 
     message = where and ["Stopped", f"stopped by SIGTERM {where}; continue with --resume"]
-    assert forked(stopped) == (0, message), "a run that is through with its last epoch finishes"
+    assert forked(stopped) == (0, message), "a run that has completed its last epoch finishes"
     assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())
 
 

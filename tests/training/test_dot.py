@@ -60,7 +60,7 @@ def test_with_delta_zero_a_run_equals_the_base_trainers(method, tmp_path, capsys
         words = ["DISTILLER.TYPE", method, "LOG.PREFIX", str(tmp_path / trainer), "SOLVER.TRAINER", trainer]
         words += ["SOLVER.DOT.DELTA", "0.0"]
         if method == "DFPTKD":
-            words += ["DFPTKD.PROMPT.CLIP_NORM", "0"]  # the norm of each part is bounded apart
+            words += ["DFPTKD.PROMPT.CLIP_NORM", "0"]  # the norm of each part is clipped separately
         distiller = tiny_distiller(method, *words)
         Trainer(tiny_cfg(*words), distiller, tiny_data(), "tiny").fit()
         return distiller.student.state_dict()

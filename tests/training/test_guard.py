@@ -32,7 +32,7 @@ def obeys(optimizer, weight):
         vars(optimizer).update(grad_scale=None, found_inf=torch.tensor(found))
         try:
             optimizer.step()
-        except AssertionError:  # some of PyTorch's refuse to be told
+        except AssertionError:  # some of PyTorch's optimisers reject the flag
             return False
         changed.append(not torch.equal(weight, before))
     return changed == [True, False]

@@ -31,7 +31,7 @@ RUNS = {
     "KD with two momenta": ("KD", TWO_MOMENTA),
     "SP by both paths of a prompted teacher": ("SP", PROMPTED),
     "DKD by an ensemble": ("DKD", ENSEMBLE),
-    # Batches that fall into the same micro-batches for any number of processes: BatchNorm sees one at a time
+    # Batches that split into the same micro-batches for any number of processes: BatchNorm sees one at a time
     "KD in micro-batches": ("KD", ("SOLVER.ACCUMULATE", "2"), 48),
     "SP in micro-batches": ("SP", ("SOLVER.ACCUMULATE", "2"), 48),
 }
@@ -170,7 +170,7 @@ def test_a_signal_that_arrives_during_the_exchange_is_handled_the_next_time(monk
 
     monkeypatch.setattr("mdistiller_dfpt.training.signals.world_size", lambda: 2)
     monkeypatch.setattr("mdistiller_dfpt.training.signals.all_reduce", interrupted)
-    assert requests.poll(7) == (0, False), "between two agreements nothing is asked"
+    assert requests.poll(7) == (0, False), "between two exchanges nothing is communicated"
     assert requests.poll(8) == (0, False)
     assert requests.poll(16) == (signal.SIGTERM, True)
 
@@ -200,7 +200,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(name):
         data = tiny_data(train=45, batch=16)
         data.train.scale, data.train.shift = data.train.scale.double(), data.train.shift.double()
         trainer = Trainer(cfg, distiller, data)
-        for module in distiller.modules():  # BatchNorm alone couples the samples of a part
+        for module in distiller.modules():  # only BatchNorm couples the samples of a micro-batch
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.eval()
                 module.train = lambda mode=True: None

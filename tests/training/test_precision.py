@@ -15,7 +15,7 @@ from mdistiller_dfpt.training.precision import measured_precision
 from ..test_house import ROOT
 
 CHOICES = [
-    # SOLVER.AMP, SOLVER.AMP_STUDENT, what teacher and student are faster in, what becomes of the two keys
+    # SOLVER.AMP, SOLVER.AMP_STUDENT, the faster precision of teacher and student, the resulting values of the two keys
     ("fastest", "", "bf16", "none", ("bf16", "none")),
     ("fastest", "", "none", "bf16", ("none", "bf16")),
     ("fastest", "", "bf16", "bf16", ("bf16", "")),
@@ -55,7 +55,7 @@ def test_each_network_gets_its_faster_precision(networks, of_student, teacher, s
     pair = (chosen.AMP, chosen.AMP_STUDENT)
     assert pair == expected
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(set(asked)), "a line for each network that was measured"
+    assert len(lines) == len(set(asked)), "one line per benchmarked network"
     assert all("a batch of 16 here: float32 " in line for line in lines)
 
 
@@ -112,4 +112,4 @@ def test_a_resumed_run_and_an_evaluation_keep_what_was_chosen(faster_in, tmp_pat
     assert asked == []
     (tmp_path / "digits/vanilla/res8/seed1/config.yaml").write_text("SOLVER: [", encoding="utf-8")
     evaluate_checkpoint(digits(2), "student", found)
-    assert asked, "a run's file that cannot be read says nothing"
+    assert asked, "an unreadable file of a run is ignored"

@@ -40,7 +40,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(name, tmp_path):
     whole = run_of(name, tmp_path / "whole", *THREE)
     expected = outcome(whole)
     stopped_after(1, name, tmp_path)
-    torch.manual_seed(99)  # whatever other state there is must not matter
+    torch.manual_seed(99)  # other random state must not matter
     resumed = run_of(name, tmp_path, *THREE)
     assert outcome(resumed, resume=True) == expected
     found, before = (json.loads((t.run / "results.json").read_text()) for t in (resumed, whole))
@@ -63,7 +63,7 @@ def test_results_hold_last_best_and_mean_and_the_protocol(tmp_path):
     for key in ("data", "augmentation", "epochs", "batch", "schedule", "precision", "seed", "world_size", "versions"):
         assert key in protocol
     assert results["config"]["KD.TEMPERATURE"] == 4.0
-    assert results["epochs"][0]["test"]["student"]["top5"] == 100.0, "five of four classes are all"
+    assert results["epochs"][0]["test"]["student"]["top5"] == 100.0, "top-5 of four classes is always correct"
     assert state_hash(load_weights(run.run)) == results["student_sha256"]
     assert (run.run / "best.safetensors").is_file()
 
