@@ -1,4 +1,4 @@
-"""Package metadata; the tools' settings stand in pyproject.toml."""
+"""Package metadata; the settings of tools are in pyproject.toml."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ setup(
     packages=find_packages(include=["mdistiller_dfpt", "mdistiller_dfpt.*"]),
     package_data={"mdistiller_dfpt": ["py.typed"]},
     install_requires=[
-        "torch>=2.10",  # older versions can be made to run code by a checkpoint loaded with weights_only=True
+        "torch>=2.10",  # in older versions, torch.load with weights_only=True could be made to run code by a checkpoint
         "torchvision",
         "numpy",
         "pillow",

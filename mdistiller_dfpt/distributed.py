@@ -1,4 +1,4 @@
-"""The device of a process, and what the processes of one run exchange; alone, each gets its own argument back."""
+"""The device of a process, and communication between the processes of a run; a single process gets its input back."""
 
 import os
 from collections.abc import Callable
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 def pick_device(name: str) -> torch.device:
-    """EXPERIMENT.DEVICE as a device; ConfigError where it asks for a GPU that is not there."""
+    """EXPERIMENT.DEVICE as a device; ConfigError if it names a GPU that does not exist."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun starts a process for each GPU
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun starts one process per GPU
     device = torch.device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise ConfigError(
@@ -28,17 +28,17 @@ def pick_device(name: str) -> torch.device:
 
 
 def world_size() -> int:
-    """How many processes share this run."""
+    """The number of processes of this run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number among them; 0 writes the files."""
+    """This process's rank; only rank 0 writes files."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def all_reduce(x: Tensor) -> Tensor:
-    """The sum of the processes' tensors; no gradient passes."""
+    """The sum of the processes' tensors; no gradient passes through."""
     if world_size() == 1:
         return x
     x = x.detach().clone()
@@ -47,9 +47,9 @@ def all_reduce(x: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes in the order of the whole batch; backward, each gets the sum of what all say of its rows.
+    """Gathers the rows of all processes in the order of the full batch; the backward pass sums their gradients.
 
-    Sample i of a batch lies with process i mod world size, as the loaders share it out.
+    Sample i of a batch is on process i mod world size, as distributed by the loaders.
     """
 
     @staticmethod
@@ -70,10 +70,10 @@ class _Gather(torch.autograd.Function):
 
 
 def all_gather(x: Tensor, total: int | None = None) -> Tensor:
-    """All processes' rows (B_r, ...) as the whole batch (total, ...), in the order that one process would see.
+    """The rows of all processes (B_r, ...) as the full batch (total, ...), in the order a single process would have.
 
-    Where each process then computes the same loss, and gradients are averaged over the processes as usual, every
-    parameter gets the gradient that one process would have computed, those before and those behind the gather.
+    If each process then computes the same loss, and gradients are averaged over processes as usual, every parameter,
+    before or after the gather, gets the gradient that a single process would compute.
     """
     if world_size() == 1:
         return x
@@ -81,7 +81,7 @@ def all_gather(x: Tensor, total: int | None = None) -> Tensor:
 
 
 def on_first_process(value: Callable[[], T]) -> T:
-    """What process 0 computes, for all: they may see the disk at different moments."""
+    """The value computed by process 0, on all processes: they may see different states of the disk."""
     if world_size() == 1:
         return value()
     box: list[Any] = [value() if rank() == 0 else None]

@@ -1,4 +1,4 @@
-"""The errors a user can cause; each says in one line what is wrong and what to do, and carries its exit code."""
+"""Errors that a user can cause: each message says in one line what is wrong and what to do; each has an exit code."""
 
 import inspect
 import os
@@ -10,23 +10,23 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """Base of all errors that are the input's fault, not ours."""
+    """Base of all errors caused by the input, not by this package."""
 
     exit_code = 2
 
 
 class ConfigError(UserError):
-    """A config file, an override or a command line that cannot be run."""
+    """A config file, an override or a command line that is invalid."""
 
 
 class DataError(UserError):
-    """A data set that is missing, damaged or not what the config says."""
+    """A dataset that is missing, damaged or not as the config describes it."""
 
     exit_code = 3
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged or of another network."""
+    """A checkpoint that is missing, damaged or of a different network."""
 
     exit_code = 3
 
@@ -38,14 +38,14 @@ class DivergedError(UserError):
 
 
 class PluginError(UserError):
-    """A fault in a class or function of the user's: names it, its file and line, and what it did."""
+    """An error in a user's class or function: names it, its file and line, and the error."""
 
     def __init__(self, where: Any, what: str):
         super().__init__(f"{place_of(where)}: {where.__name__}: {what}")
 
 
 def place_of(written: Any) -> str:
-    """`file:line` where a class or function is written; its module where there is no file."""
+    """`file:line` where a class or function is defined; its module if there is no file."""
     try:
         return f"{inspect.getsourcefile(written)}:{inspect.getsourcelines(written)[1]}"
     except (OSError, TypeError):
@@ -61,21 +61,21 @@ def is_users(written: Any) -> bool:
 
 
 def made(cls: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
-    """What a class's constructor makes; PluginError where it does not take these keywords."""
+    """An instance of the class; PluginError if its constructor does not accept these keywords."""
     try:
         return cls(*arguments, **keywords)
     except TypeError as e:
         if e.__traceback__ is not None and e.__traceback__.tb_next is None:  # raised by the call itself
-            raise PluginError(cls, f"its constructor and the keys of its node do not fit together ({e})") from None
+            raise PluginError(cls, f"its constructor and the keys of its config section do not match ({e})") from None
         raise
 
 
 USER_FILES: set[str] = set()
-"""Files and folders of user code that a config named: a fault in one of them is not a fault of this package."""
+"""Files and folders of user code named in a config: errors in these files are not errors of this package."""
 
 
 def users_line(error: BaseException) -> tuple[str, int] | None:
-    """(file, line) of the user's code that an exception passed last; None where it passed none."""
+    """(file, line) of the innermost frame of user code in a traceback; None if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     for frame in reversed(frames):
         if users_line_in(frame.filename):
@@ -84,5 +84,5 @@ def users_line(error: BaseException) -> tuple[str, int] | None:
 
 
 def users_line_in(file: str) -> bool:
-    """Whether a file is the user's."""
+    """Whether a file is user code."""
     return any(file == place or file.startswith(place + os.sep) for place in USER_FILES)

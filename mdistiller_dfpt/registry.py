@@ -1,4 +1,4 @@
-"""A registry: a dict with a decorator, that refuses a second owner of a name and suggests the closest known one."""
+"""A registry: a dict with a decorator; rejects duplicate names and suggests the closest known ones."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -7,11 +7,11 @@ from typing import Any, Generic, TypeVar
 from .errors import ConfigError
 
 T = TypeVar("T")
-MOST_SHOWN = 40  # names in an error line
+MOST_SHOWN = 40  # names in an error message
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """The tail of an error line: the closest known names, or all of them."""
+    """The end of an error message: the closest known names, or all of them."""
     by_lower = {str(k).lower(): str(k) for k in known}
     close = get_close_matches(str(name).lower(), list(by_lower), n=3, cutoff=0.5)
     if close:
@@ -22,14 +22,14 @@ def suggest(name: str, known: list[str]) -> str:
 
 
 class Registry(dict[str, T], Generic[T]):
-    """Maps names to classes or functions. `what` names the kind of thing in error messages."""
+    """Maps names to classes or functions. `what` is the kind of entry, for error messages."""
 
     def __init__(self, what: str):
         super().__init__()
         self.what = what
 
     def register(self, name: str) -> Callable[[Any], Any]:
-        """Decorator that files its target under `name`; raises KeyError where the name is taken."""
+        """Decorator that registers its target under `name`; raises KeyError if the name is taken."""
 
         def add(target: Any) -> Any:
             if name in self:

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: one thread, so that forked children may use torch; a local server; registries as they were."""
+"""Fixtures of all tests: one thread, so that forked children can use torch; a local server; restored registries."""
 
 import functools
 import http.server
@@ -20,7 +20,7 @@ def _one_thread():
 
 @pytest.fixture
 def server(tmp_path_factory):
-    """A folder and the address at which a local server hands out its files; `agents` lists who asked."""
+    """A folder and the address at which a local server serves its files; `agents` lists the user agents."""
     folder = tmp_path_factory.mktemp("host")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -41,7 +41,7 @@ REGISTRIES = (DISTILLERS, TEACHERS, MODELS, DATASETS, OPTIMIZERS, SCHEDULES, _NO
 
 @pytest.fixture
 def registries(monkeypatch):
-    """Whatever a test registers or imports as a plugin is gone after it."""
+    """Removes everything that a test registers or imports as a plugin."""
     monkeypatch.setattr(plugins, "_published", [])
     before = [(r, dict(r)) for r in REGISTRIES]
     modules = set(sys.modules)

@@ -1,4 +1,4 @@
-"""Work in forked children: one that may be killed, or several that are the processes of one run."""
+"""Runs functions in forked children: a single one that may be killed, or the processes of one run."""
 
 import json
 import multiprocessing
@@ -12,7 +12,7 @@ WORLD = 2
 
 
 def forked(work):
-    """(signal that ended it, what `work()` returned) of a child of this process; its stdout is dropped."""
+    """(signal that ended it, result of `work()`) of a child process; its stdout is discarded."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -35,7 +35,7 @@ def forked(work):
 
 
 def in_processes(work, folder, world=WORLD):
-    """`work(rank)` in forked processes of one group; {rank: what it returned}, or the first one's traceback."""
+    """Runs `work(rank)` in forked processes of one group; {rank: result}, or the traceback of the first failure."""
     context = multiprocessing.get_context("fork")
     results = context.Queue()
 

@@ -1,4 +1,4 @@
-"""Inputs of the golden loss values, as their README defines them."""
+"""Inputs of the golden loss values, as defined in their README."""
 
 import json
 from pathlib import Path

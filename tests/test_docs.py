@@ -1,4 +1,4 @@
-"""docs/extend.md as it is printed: its files are written, its commands are run; and whose fault is whose."""
+"""docs/extend.md as printed: its files are written and its commands run; errors in user code name the user's file."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def test_every_command_runs_as_it_is_printed(command, root, monkeypatch, capsys,
 
 
 def changed(root, name, old, new):
-    """One of the page's files with a mistake in it, and the yaml that names it."""
+    """One of the page's files with an error in it, and the yaml file that names it."""
     source, stem = FILES[f"mine/{name}.py"], f"{name}_{abs(hash(new)) % 10**8}"
     assert old in source
     (root / "mine" / f"{stem}.py").write_text(source.replace(old, new))
@@ -60,9 +60,10 @@ def changed(root, name, old, new):
 
 
 MISTAKES = [
-    ("my_kd", "F.mse_loss(student, teacher)", "student @ teacher", r":11: RuntimeError: .* \(a fault in this file"),
+    ("my_kd", "F.mse_loss(student, teacher)", "student @ teacher", r":11: RuntimeError: .* \(an error in this file"),
     ("my_kd", "return F.mse_loss(student, teacher)", "raise ValueError('no')", r":11: ValueError: no"),
-    ("my_kd", "*, weight)", "*, wait)", r":14: MyKD: its constructor and the keys of its node do not fit .*'weight'"),
+    ("my_kd", "*, weight)", "*, wait)",
+     r":14: MyKD: its constructor and the keys of its config section do not match .*'weight'"),
     ("my_kd", "F.mse_loss(student, teacher)", "(student - teacher).pow(2)", r":14: MyKD: .*'mine'.*scalar"),
     ("my_kd", "distillation(my_loss(student.logits, teacher.logits), self.weight)", "student.logits.mean()",
      r":14: MyKD: the term 'mine' is a Tensor; write label"),
@@ -76,7 +77,7 @@ MISTAKES = [
      r"my_net returns logits of shape \(1, 7\) for one image; it must be \(logits \(1, 10\), features\)"),
     ("my_data", "pixels[labels == 0, 4:12, 4:12] += 150", "pixels[99, 99, 99, 99, 99] = 1", r":14: IndexError"),
     ("my_solver", "return plan.lr * (1 - progress / plan.epochs)", "return 'slow'",
-     r":14: my_linear: returned 'slow'; a schedule returns a learning rate"),
+     r":14: my_linear: returned 'slow'; a schedule must return a learning rate"),
     ("my_solver", "return torch.optim.RMSprop(", "torch.optim.RMSprop(",
      r":8: my_rmsprop: returned NoneType; it must return a torch.optim.Optimizer"),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: floors, circles, method names, nothing that runs strangers' code."""
+"""Code conventions: import layers and cycles, method names, no loading that could run untrusted code."""
 
 import ast
 import re
@@ -18,7 +18,7 @@ FLOORS = (
     {"errors", "registry", "distributed"}, {"config"}, {"report"}, {"data", "models"}, {"losses"}, {"teachers"},
     {"distillers"}, {"training", "runs"}, {"launch", "interop", "bench", "testing"}, {""},
 )  # fmt: skip
-"""From the ground up; "" is the package's own face. `report` reads files, and knows none of those that write them."""
+"""Import layers, bottom up; "" is the package's __init__. `report` only reads files and imports no writer of them."""
 ALLOWED = {part: set().union(*FLOORS[: i + 1]) for i, floor in enumerate(FLOORS) for part in floor}
 for _part in ALLOWED.keys() - {"report", "launch", "bench", "testing", "interop", ""}:
     ALLOWED[_part].discard("report")
@@ -51,7 +51,7 @@ def imports_of(module: str, sources: Sources) -> Iterator[tuple[str, bool]]:
             origin = ".".join([*base, *([node.module] if node.module else [])])
             targets = [f"{origin}.{alias.name}" for alias in node.names]
         for target in targets:
-            while target and target not in sources:  # a name inside a module
+            while target and target not in sources:  # a name defined in a module
                 target = target.rpartition(".")[0]
             if target.split(".")[0] == package:
                 yield target, id(node) in inside
@@ -62,12 +62,12 @@ def part_of(module: str) -> str:
 
 
 def upward(sources: Sources, allowed: Mapping[str, set[str]]) -> list[str]:
-    """Imports of a higher floor, and imports of the package inside a function."""
+    """Imports from a higher layer, and imports of the package inside a function."""
     faults = []
     for module in sources:
         for target, inside in imports_of(module, sources):
             if part_of(target) not in allowed[part_of(module)]:
-                faults.append(f"{module} imports {target}, which stands above it")
+                faults.append(f"{module} imports {target}, which is in a higher layer")
             if inside:
                 faults.append(f"{module} imports {target} inside a function")
     return faults
@@ -106,21 +106,21 @@ def test_imports_never_go_upward():
     assert upward(sources_of(PACKAGE), ALLOWED) == []
 
 
-def test_there_is_no_circle_of_imports():
+def test_there_is_no_import_cycle():
     assert circles(sources_of(PACKAGE)) == []
 
 
 @pytest.mark.parametrize(
     ("module", "line", "fault"),
     [
-        ("mdistiller_dfpt.registry", "from .training.trainer import Trainer", "stands above"),
-        ("mdistiller_dfpt.registry", "from mdistiller_dfpt.training import trainer", "stands above"),
-        ("mdistiller_dfpt.report.files", "import mdistiller_dfpt.training.trainer", "stands above"),
-        ("mdistiller_dfpt.data.batch", "from .. import Trainer", "stands above"),
+        ("mdistiller_dfpt.registry", "from .training.trainer import Trainer", "in a higher layer"),
+        ("mdistiller_dfpt.registry", "from mdistiller_dfpt.training import trainer", "in a higher layer"),
+        ("mdistiller_dfpt.report.files", "import mdistiller_dfpt.training.trainer", "in a higher layer"),
+        ("mdistiller_dfpt.data.batch", "from .. import Trainer", "in a higher layer"),
         ("mdistiller_dfpt.training.loop", "def f():\n    from ..runs.log import RunLogs", "inside a function"),
     ],
 )
-def test_a_planted_import_of_a_higher_floor_is_found(module, line, fault):
+def test_a_planted_import_of_a_higher_layer_is_found(module, line, fault):
     sources = sources_of(PACKAGE)
     sources[module] += f"\n{line}\n"
     assert [f for f in upward(sources, ALLOWED) if f.startswith(module) and fault in f]
@@ -129,7 +129,7 @@ def test_a_planted_import_of_a_higher_floor_is_found(module, line, fault):
 @pytest.mark.parametrize(
     "line", ["from .trainer import Trainer", "from mdistiller_dfpt.training.trainer import Trainer"]
 )
-def test_a_planted_circle_is_found(line):
+def test_a_planted_import_cycle_is_found(line):
     sources = sources_of(PACKAGE)
     sources["mdistiller_dfpt.training.loop"] += f"\n{line}\n"
     assert any("mdistiller_dfpt.training.loop" in group for group in circles(sources))
@@ -137,7 +137,7 @@ def test_a_planted_circle_is_found(line):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_nothing_of_the_package_is_imported_by_a_string(path):
-    """Packages whose files register themselves import what lies in them; others' code is imported by its own name."""
+    """Packages with self-registering files import all their files; third-party code is imported by its own name."""
     for node in ast.walk(ast.parse(path.read_text())):
         name = getattr(node, "func", None)
         called = getattr(name, "attr", getattr(name, "id", ""))
@@ -153,7 +153,7 @@ def test_no_file_is_too_long_to_read(path):
 
 
 def test_no_two_files_share_a_name_but_for_the_same_thing_in_two_packages():
-    """A data set or an architecture may have a file in each of two packages; everything else has a name of its own."""
+    """A dataset or an architecture may have a file in each of two packages; all other file names are unique."""
     same_thing = {
         "__init__",
         "base",
@@ -173,7 +173,7 @@ def test_no_two_files_share_a_name_but_for_the_same_thing_in_two_packages():
 
 
 def test_no_methods_name_appears_outside_its_own_file():
-    """NONE is the key's default, and `kd` is the field's word for the loss; the class of each is not mentioned."""
+    """NONE is the key's default, and `kd` is the common name of the loss; their classes are not mentioned."""
     for name, cls in DISTILLERS.items():
         home = Path(sys.modules[cls.__module__].__file__)
         for path in FILES:
@@ -203,7 +203,7 @@ def test_nothing_here_runs_what_a_file_says(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_public_functions_and_classes_are_documented_and_typed(path):
     tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree), "a file says in a line what it is"
+    assert ast.get_docstring(tree), "a file has a module docstring"
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), node.name

@@ -1,4 +1,4 @@
-"""The registry refuses a second owner and suggests names; one with nodes declares sections of the config."""
+"""The registry rejects duplicate names and suggests close ones; a registry with nodes declares config sections."""
 
 import pytest
 from yacs.config import CfgNode as CN
@@ -54,5 +54,5 @@ def test_a_section_has_one_owner(registries):
     class Mine(DISTILLERS["KD"]):
         config = CN({"EPOCHS": 2})
 
-    with pytest.raises(KeyError, match="'SOLVER' is a section of the config already"):
+    with pytest.raises(KeyError, match="'SOLVER' is already a section of the config"):
         DISTILLERS.register("SOLVER")(Mine)

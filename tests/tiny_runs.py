@@ -1,4 +1,4 @@
-"""Runs of tiny networks that take a second: started, stopped, killed, continued, compared to the last bit."""
+"""Runs of tiny networks that take a second: started, stopped, killed, resumed, compared bit for bit."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ REMOVING = ("os.remove", "os.rmdir", "shutil.rmtree")
 
 
 def run_of(name, folder, *words, make_data=None):
-    """A trainer whose runs lie in `folder`, of two epochs of three steps; `A+B`: of the methods A and B together."""
+    """A trainer with run directories in `folder`, two epochs of three steps; `A+B`: the methods A and B combined."""
     kind = f"[{name.replace('+', ', ')}]" if "+" in name else name
     cfg = tiny_cfg("DISTILLER.TYPE", kind, "LOG.PREFIX", str(folder), "EXPERIMENT.NAME", "tiny", *words)
     data = make_data(cfg) if make_data else tiny_data(seed=cfg.SOLVER.SEED)
@@ -63,7 +63,7 @@ def final_state(trainer):
 
 
 def outcome(trainer, resume=False):
-    """All that a finished run holds: `final_state`, its metrics without the clock, and the length of its best file."""
+    """The contents of a finished run: `final_state`, its metrics without times, and the length of its best file."""
     trainer.fit(resume)
     metrics = [[e["train"], e["test"], e["lr"]] for e in trainer.epochs]
     return [*final_state(trainer), metrics, (trainer.run / "best.safetensors").stat().st_size]
@@ -71,19 +71,19 @@ def outcome(trainer, resume=False):
 
 @functools.cache
 def unbroken(name="KD", *words):
-    """The outcome of such a run that nothing happens to."""
+    """The outcome of such a run without interruption."""
     with tempfile.TemporaryDirectory() as folder:
         return forked(lambda: outcome(run_of(name, Path(folder), *words)))[1]
 
 
 def continued(name, folder, *words, **more):
-    """The outcome after a run in `folder` was cut off; one that had saved nothing yet is begun again."""
+    """The outcome after a run in `folder` was interrupted; a run without a checkpoint is started again."""
     begun = any(folder.glob("**/checkpoints/epoch-*"))
     return outcome(run_of(name, folder if begun else folder / "again", *words, **more), resume=begun)
 
 
 def after_each_step(trainer, act):
-    """Let `act(number)` be called right after each update of the weights, with how many there were."""
+    """Call `act(number)` right after each update of the weights, with the number of updates so far."""
     count, plain = [], trainer.optimizer.step
 
     def step(*args, **kwargs):
@@ -96,12 +96,12 @@ def after_each_step(trainer, act):
 
 
 def kill_after(trainer, step):
-    """SIGKILL to this process right after the given update."""
+    """Send SIGKILL to this process right after the given update."""
     return after_each_step(trainer, lambda number: number == step and os.kill(os.getpid(), signal.SIGKILL))
 
 
 def writes_below(folder, hear):
-    """`hear(event, args)` before each open for writing, rename, new folder and removal below `folder`, from now on."""
+    """From now on, call `hear(event, args)` before each open for writing, rename, mkdir and removal below `folder`."""
 
     def audit(event, args):
         if event not in WRITING + REMOVING or not str(args[0]).startswith(str(folder)):

@@ -1,7 +1,7 @@
 """Time a config: python tools/bench.py --cfg FILE [KEY VALUE ...] [--versus "KEY VALUE ..."] [--against CHECKOUT].
 
-Images and weights are made up, sizes are real, so no data set and no teacher is needed. Sides take turns (A B, B A,
-...), and medians are printed with the smallest and the largest window.
+Images and weights are generated and sizes are real, so neither a dataset nor a teacher is needed. Sides alternate (A B,
+B A, ...); medians are printed with the range over the windows.
 """
 
 import argparse
@@ -20,22 +20,22 @@ from mdistiller_dfpt.launch.cli import guarded
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.py", description=__doc__)
     parser.add_argument("--cfg", help="yaml file of the run")
-    parser.add_argument("--show", type=Path, metavar="FOLDER", help="print the records in a folder, and time nothing")
+    parser.add_argument("--show", type=Path, metavar="FOLDER", help="print the records in a folder, without timing")
     parser.add_argument(
-        "--versus", action="append", default=[], metavar='"KEY VALUE ..."', help="another side; repeat it"
+        "--versus", action="append", default=[], metavar='"KEY VALUE ..."', help="another side; may be repeated"
     )
-    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="mdistiller's own code for the same step")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="mdistiller's code for the same step")
     parser.add_argument("--what", nargs="+", choices=MEASURES, default=list(MEASURES), help="default: all")
-    parser.add_argument("--windows", type=int, default=5, help="windows of each side")
-    parser.add_argument("--seconds", type=float, default=2.0, help="about how long a window lasts")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the record there")
+    parser.add_argument("--windows", type=int, default=5, help="windows per side")
+    parser.add_argument("--seconds", type=float, default=2.0, help="approximate duration of a window")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the record to this file")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="overrides of all sides")
     args = parser.parse_intermixed_args(argv)
     for option, value in (("--windows", args.windows), ("--seconds", args.seconds)):
         if value <= 0:
             raise ConfigError(f"{option} is {value}; it must be > 0")
     if (args.cfg is None) == (args.show is None):
-        raise ConfigError("say what to time: --cfg FILE; or which records to show: --show FOLDER")
+        raise ConfigError("nothing to do: give --cfg FILE to time a config, or --show FOLDER to print records")
     return args
 
 

@@ -1,4 +1,4 @@
-"""Look at every image of a data set and print all faults: python tools/check_data.py --cfg FILE [KEY VALUE ...]."""
+"""Check every image of a dataset and print all errors: python tools/check_data.py --cfg FILE [KEY VALUE ...]."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from mdistiller_dfpt.launch.cli import guarded
 
 def _main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="check_data.py", description=__doc__)
-    parser.add_argument("--cfg", help="yaml file; default: every key at its default")
+    parser.add_argument("--cfg", help="yaml file; without it, all keys have their defaults")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for example DATASET.TYPE folder DATASET.ROOT DIR")
     args = parser.parse_args(argv)
     cfg = load_cfg(args.cfg, args.opts)
@@ -26,7 +26,7 @@ def _main(argv: list[str]) -> None:
         f"{cfg.DATASET.TYPE}: {len(source.train.labels)} training images, {len(source.test.labels)} test images, "
         f"{len(source.train.classes)} classes"
     )
-    for line in twice:  # published sets have some, too; nobody else's numbers leave them out
+    for line in twice:  # published datasets contain some as well; published results include them
         print(f"note: {line}")
     if faults:
         raise DataError("\n".join(faults))

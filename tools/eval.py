@@ -1,8 +1,8 @@
 """Evaluate a checkpoint: python tools/eval.py -m resnet8x4 -c PATH [-d cifar100] [KEY VALUE ...].
 
-PATH is a run directory, a checkpoint directory, a .safetensors file or a .pth file as they are in circulation
-({"model": state_dict}). With --cfg FILE the network, data and precision are the config's student and its settings;
-with --cfg FILE --teacher its teacher, whose checkpoint is found as in training where -c is not given.
+PATH is a run directory, a checkpoint directory, a .safetensors file or a .pth file as published
+({"model": state_dict}). With --cfg FILE, network, data and precision are those of the config's student; with
+--cfg FILE --teacher those of its teacher, whose checkpoint is found as in training if -c is not given.
 """
 
 import argparse
@@ -27,13 +27,13 @@ def _main(argv: list[str]) -> None:
     parser.add_argument("-c", "--ckpt", type=Path, help="its weights; default: the newest finished run of --cfg")
     parser.add_argument("-d", "--dataset", help="DATASET.TYPE")
     parser.add_argument("-bs", "--batch-size", help="DATASET.TEST.BATCH_SIZE")
-    parser.add_argument("--teacher", action="store_true", help="the config's teacher instead of its student")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, as DATASET.ROOT ./data")
+    parser.add_argument("--teacher", action="store_true", help="evaluate the config's teacher instead of its student")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, for example DATASET.ROOT ./data")
     args = parser.parse_intermixed_args(argv)
     if not args.cfg and not (args.model and args.ckpt):
-        raise ConfigError("say what to evaluate: --cfg FILE, or -m NETWORK -c CHECKPOINT")
+        raise ConfigError("nothing to evaluate: give --cfg FILE, or -m NETWORK -c CHECKPOINT")
     if args.teacher and not args.cfg:
-        raise ConfigError("--teacher means the teacher of a config: add --cfg FILE")
+        raise ConfigError("--teacher evaluates the teacher of a config: add --cfg FILE")
     for key, value in (("DATASET.TYPE", args.dataset), ("DATASET.TEST.BATCH_SIZE", args.batch_size)):
         if value is not None:
             args.opts += [key, value]
@@ -44,7 +44,7 @@ def _main(argv: list[str]) -> None:
     if weights is None:
         weights = teacher_weights(cfg) if args.teacher else find_finished_weights(cfg)
     if weights is None:
-        raise ConfigError(f"no finished run of {args.cfg} in {cfg.LOG.PREFIX}: train it, or name a checkpoint with -c")
+        raise ConfigError(f"no finished run of {args.cfg} in {cfg.LOG.PREFIX}: train it, or give a checkpoint with -c")
     accuracy = evaluate_checkpoint(cfg, role, weights, args.model or "")
     print(f"{name} {weights}: top-1 {accuracy['top1']:.2f} %, top-5 {accuracy['top5']:.2f} %")
 

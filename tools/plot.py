@@ -1,4 +1,4 @@
-"""Draw the easy-to-hard curve of DFPT-KD runs: python tools/plot.py FOLDER -o curve.png."""
+"""Plot the easy-to-hard curve of DFPT-KD runs: python tools/plot.py FOLDER -o curve.png."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from mdistiller_dfpt.report.curves import plot_curves
 
 def _main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="plot.py", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of runs that differ in their seed alone")
+    parser.add_argument("folder", type=Path, help="folder of runs that differ only in their seed")
     parser.add_argument("-o", "--output", type=Path, required=True, help="picture to write (.png, .svg, .pdf)")
     parser.add_argument("--title", help="default: the folder's name")
     args = parser.parse_args(argv)

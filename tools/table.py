@@ -1,8 +1,8 @@
 """Tables of results: python tools/table.py FOLDER, or --table FILE [--run | --smoke].
 
-FOLDER prints mean and spread over seeds of every run below it. --table prints a table that a yaml describes
-(configs/tables) from the result files below --prefix; --run first trains the cells that are missing, --smoke takes two
-steps of every cell on random images instead. KEY VALUE overrides are passed on to every run.
+FOLDER prints mean and spread over seeds of every run below it. --table prints a table defined by a yaml file
+(configs/tables) from the result files below --prefix; --run trains the missing cells first, --smoke runs two steps of
+every cell on random images instead. KEY VALUE overrides are passed on to every run.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from mdistiller_dfpt.report.spec import METRICS, load_table
 
 
 class CellsFailed(UserError):
-    """Some runs of a table failed; the others are done."""
+    """Some runs of a table failed; the others are complete."""
 
     exit_code = 1
 
@@ -32,12 +32,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--prefix", type=Path, default=Path("./output"), help="LOG.PREFIX of the runs")
     parser.add_argument("--metric", choices=METRICS, help="default: the table's")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: the table's")
-    parser.add_argument("--rows", nargs="+", help="only these rows; the reference row stays")
+    parser.add_argument("--rows", nargs="+", help="only these rows, plus the reference row")
     parser.add_argument("--columns", nargs="+", help="only these columns")
     parser.add_argument("--format", choices=sorted(FORMATS), default="markdown")
     parser.add_argument("--run", action="store_true", help="train the missing cells first")
-    parser.add_argument("--smoke", action="store_true", help="two steps of every cell on random images")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--smoke", action="store_true", help="run two steps of every cell on random images")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs")
     parser.add_argument("opts", nargs="*", metavar="FOLDER | KEY VALUE", help="a folder, or overrides for every run")
     return parser.parse_intermixed_args(argv)
 
@@ -50,7 +50,7 @@ def _main(argv: list[str]) -> None:
     args = _arguments(argv)
     if args.table is None:
         if len(args.opts) != 1:
-            raise ConfigError("say what to print: a FOLDER of results, or --table FILE")
+            raise ConfigError("nothing to print: give a FOLDER of results, or --table FILE")
         print(markdown_table(load_results(Path(args.opts[0]))))
         return
     if args.jobs < 1:

@@ -16,7 +16,7 @@ def _main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
     parser.add_argument("--cfg", required=True, help="yaml file of a run")
     parser.add_argument("--resume", action="store_true", help="continue the newest run of this config")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, as SOLVER.EPOCHS 20")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, for example SOLVER.EPOCHS 20")
     args = parser.parse_intermixed_args(argv)
     cfg = load_cfg(args.cfg, args.opts)
     with process_group(cfg):

@@ -1,1 +1,1 @@
-"""What a config costs on this machine: images a second, work, waits, memory; side by side with others."""
+"""Measures the cost of a config on this machine: images per second, operations, device reads, memory; comparisons."""

@@ -1,4 +1,4 @@
-"""Work that does not depend on the machine: FLOPs, operators, reads from the device."""
+"""Costs that do not depend on the machine: FLOPs, operators, device-to-host reads."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _VIEWS = ("view", "reshape", "expand", "transpose", "permute", "slice", "select"
 
 
 class CountOperators(TorchDispatchMode):
-    """Counts operators that do work, and among them reads from the device, for each of which a GPU is waited for."""
+    """Counts operators that compute, and among them device-to-host reads, each of which synchronises a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,10 +28,10 @@ class CountOperators(TorchDispatchMode):
 
 
 def flops_per_image(trainer: Trainer, batch: Batch) -> float:
-    """FLOPs (two a multiply-accumulate) of a training step, forward and backward, an image.
+    """FLOPs (two per multiply-accumulate) of a training step, forward and backward, per image.
 
-    PyTorch's counter counts the backward pass of grouped convolutions too high, so it is an upper bound where a network
-    has some.
+    PyTorch's counter overestimates the backward pass of grouped convolutions; for networks that have them, the count is
+    an upper bound.
     """
     with FlopCounterMode(display=False) as counter:
         take_step(trainer.training, batch)
@@ -39,9 +39,9 @@ def flops_per_image(trainer: Trainer, batch: Batch) -> float:
 
 
 def operators_per_step(trainer: Trainer, batch: Batch) -> tuple[int, int]:
-    """(operators, reads from the device) of a training step behind the first, which also makes the momenta."""
+    """(operators, device-to-host reads) of a training step after the first, which also creates the momentum buffers."""
     take_step(trainer.training, batch)
     with CountOperators() as counter:
         take_step(trainer.training, batch)
-    # Each reads once on a CPU, where it costs nothing, whether the loss is finite; a GPU's optimiser does it instead
+    # On a CPU a step reads once whether the loss is finite, at no cost; on a GPU the optimiser checks it on the device
     return counter.operators, max(0, counter.reads - (trainer.training.device.type == "cpu"))

@@ -1,4 +1,4 @@
-"""mdistiller from a checkout, made to do the same work: same pair, weights, images, batch."""
+"""mdistiller from a checkout, set up for the same computation: same pair, weights, images and batch."""
 
 import importlib
 import sys
@@ -20,13 +20,13 @@ LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4  # relative, in float32
 
 
 class Mdistiller:
-    """The same method of mdistiller on the batch of a `Workload`; ConfigError where it cannot be the same work."""
+    """mdistiller's version of the method on the batch of a `Workload`; ConfigError if the two computations differ."""
 
     def __init__(self, checkout: Path, side: Workload):
         networks, methods, cfg = _imported(checkout, side)
         self.side, d, s = side, side.cfg.DISTILLER, side.cfg.SOLVER
         if s.TRAINER == "dot":
-            raise ConfigError("--against: no ratio, as its trainer for SOLVER.TRAINER dot is not driven here")
+            raise ConfigError("--against: no ratio, because mdistiller's trainer of SOLVER.TRAINER dot is unsupported")
         label = choice(side.cfg).label
         if label not in methods:
             raise ConfigError(f"--against {checkout}: it has no {label}; it has {', '.join(sorted(methods))}")
@@ -38,13 +38,13 @@ class Mdistiller:
             if name not in networks:
                 raise ConfigError(f"--against {checkout}: it has no network {name}")
         built = {role: networks[names[role]][0](num_classes=side.data.num_classes) for role in ours}
-        # Plain training has no teacher and takes no config there
+        # In mdistiller, plain training has no teacher and takes no config
         rest = (built["teacher"], _its_config(cfg, side.cfg)) if "teacher" in built else ()
         try:
             self.distiller = methods[label](built["student"], *rest).to(side.device)
-        except TypeError as e:  # a bank of samples, which it draws from in its loader
-            raise ConfigError(f"--against: no ratio, as its {label} is fed otherwise ({e})") from None
-        # Behind its constructor, which may run a random image through the networks and move their statistics
+        except TypeError as e:  # a memory bank: mdistiller samples from it in its data loader
+            raise ConfigError(f"--against: no ratio, because its {label} takes other inputs ({e})") from None
+        # After its constructor, which may run a random image through the networks and change their running statistics
         for role, network in built.items():
             _load(network, ours[role], names[role])
         _copy_in_order(
@@ -53,19 +53,19 @@ class Mdistiller:
         )
         self.distiller.train()
         self.student = built["student"]
-        self.module = nn.DataParallel(self.distiller)  # as its tools/train.py does, with one GPU too
+        self.module = nn.DataParallel(self.distiller)  # as in mdistiller's tools/train.py, also with a single GPU
         self.optimizer = torch.optim.SGD(
             self.distiller.get_learnable_parameters(), lr=s.LR, momentum=s.MOMENTUM, weight_decay=s.WEIGHT_DECAY
         )
 
     def loss(self) -> Tensor:
-        """The sum of the method's terms on the side's batch."""
+        """The sum of the method's loss terms on the batch of the workload."""
         batch = self.side.batch
         _, losses = self.module(image=batch.image, target=batch.target, epoch=batch.epoch)
         return sum(value.mean() for value in losses.values())
 
     def step(self, steps: int) -> int:
-        """Training steps as its trainer takes them, without its logging."""
+        """Training steps as in mdistiller's trainer, without its logging."""
         self.distiller.train()
         for _ in range(steps):
             self.optimizer.zero_grad()
@@ -74,7 +74,7 @@ class Mdistiller:
         return steps * len(self.side.batch.target)
 
     def refuse_other_work(self) -> None:
-        """ConfigError where losses or the student's gradients differ: then a ratio of times would mean nothing."""
+        """ConfigError if losses or the student's gradients differ: a ratio of times would then be meaningless."""
         trainer = self.side.trainer
         trainer.training.optimizer.zero_grad()
         self.optimizer.zero_grad()
@@ -83,21 +83,21 @@ class Mdistiller:
         off = abs(mine.item() - its.item()) / max(abs(its.item()), 1e-12)
         if off > LOSS_TOLERANCE:
             raise ConfigError(
-                f"--against: no ratio, as the losses differ: {mine.item():.7g} here, {its.item():.7g} there"
+                f"--against: no ratio, because the losses differ: {mine.item():.7g} here, {its.item():.7g} there"
             )
         mine.backward()
         its.backward()
         worst = max(_relative(_gradients(trainer.distiller.student), _gradients(self.student)))
         if worst > GRADIENT_TOLERANCE:
-            raise ConfigError(f"--against: no ratio, as the student's gradients differ by {worst:.1e} of themselves")
+            raise ConfigError(f"--against: no ratio, because the student's gradients differ by {worst:.1e} (relative)")
 
 
 def _imported(checkout: Path, side: Workload) -> tuple[dict[str, Any], dict[str, Any], CN]:
     """mdistiller's networks, methods and config."""
     if not (checkout / "mdistiller").is_dir():
-        raise ConfigError(f"--against {checkout}: not a checkout of mdistiller; it holds no folder mdistiller")
+        raise ConfigError(f"--against {checkout}: not a checkout of mdistiller; it has no folder mdistiller")
     sys.path.insert(0, str(checkout.resolve()))
-    if side.device.type == "cpu":  # mdistiller moves everything to a GPU, wherever it stands
+    if side.device.type == "cpu":  # mdistiller moves everything to a GPU unconditionally
         for cls, method in ((Tensor, "cuda"), (nn.Module, "cuda")):
             setattr(cls, method, _stay)
     try:
@@ -113,17 +113,17 @@ def _stay(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _its_config(its: CN, ours: CN) -> CN:
-    """Its config with our values of the keys that it has."""
+    """mdistiller's config, with our values for the keys that it has."""
     values = flatten(ours)
     its.defrost()
     for key, default in flatten(its).items():
-        if key in values and values[key] != []:  # an empty list is inferred from the networks here
+        if key in values and values[key] != []:  # an empty list means: inferred from the networks
             its.merge_from_list([key, _as_its(values[key], default)])
     return its
 
 
 def _as_its(value: Any, default: Any) -> Any:
-    """A value of ours in the type of mdistiller's default: whole numbers are `int` there."""
+    """One of our values, converted to the type of mdistiller's default: whole numbers are `int` there."""
     if type(default) is int and isinstance(value, float) and value.is_integer():
         return int(value)
     return tuple(value) if isinstance(default, tuple) else value
@@ -133,17 +133,19 @@ def _load(network: nn.Module, ours: nn.Module, name: str) -> None:
     try:
         network.load_state_dict(ours.state_dict())
     except RuntimeError as e:
-        raise ConfigError(f"--against: no ratio, as its {name} is another ({' '.join(str(e).split())[:160]})") from None
+        raise ConfigError(
+            f"--against: no ratio, because its {name} is a different network ({' '.join(str(e).split())[:160]})"
+        ) from None
 
 
 def _parameters_beside(method: nn.Module, networks: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """What a method adds to these networks."""
+    """The parameters that a method adds to these networks."""
     known = {id(p) for network in networks for p in network.parameters()}
     return [p for p in method.parameters() if id(p) not in known]
 
 
 def _copy_in_order(ours: list[nn.Parameter], its: list[nn.Parameter]) -> None:
-    """Each of its own parameters starts as the next one here of its shape; where there is none, parity will say so."""
+    """Initialises each of its parameters with our next one of the same shape; the parity check reports any mismatch."""
     left = iter(ours)
     with torch.no_grad():
         for parameter in its:
@@ -158,7 +160,7 @@ def _gradients(network: nn.Module) -> dict[str, Any]:
 
 
 def _relative(ours: dict[str, Any], its: dict[str, Any]) -> Iterable[float]:
-    """How far each gradient is off, of itself; of those that are next to nothing, of a thousandth of the whole."""
+    """Relative difference of each gradient; tiny gradients are compared with a thousandth of the total norm."""
     least = 1e-3 * torch.cat([b.flatten() for b in its.values() if b is not None]).norm()
     for name, a in ours.items():
         b = its[name]

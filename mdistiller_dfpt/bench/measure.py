@@ -1,4 +1,4 @@
-"""Times the sides of a comparison in turn, and counts their work: one record of it all."""
+"""Times the sides of a comparison alternately and counts their operations; everything goes into one record."""
 
 import functools
 import os
@@ -25,11 +25,11 @@ MEASURES = ("loader", "step", "both", "memory")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured: a config, what it is compared with, which measures, how long."""
+    """What to measure: a config, the sides it is compared with, the measures, the duration."""
 
     cfg: str
     overrides: Sequence[str] = ()
-    versus: Sequence[str] = ()  # overrides of other sides, a text each
+    versus: Sequence[str] = ()  # overrides of further sides, one string each
     against: Path | None = None  # a checkout of mdistiller
     what: Sequence[str] = MEASURES
     windows: int = 5
@@ -37,7 +37,7 @@ class Plan:
 
 
 def measured(plan: Plan, folder: Path) -> dict[str, Any]:
-    """The record of a plan; images of a data set of files are written to `folder`."""
+    """The record of a plan; the images of a file-based dataset are written to `folder`."""
     cfgs = {"this": load_cfg(plan.cfg, plan.overrides)}
     cfgs |= {words: load_cfg(plan.cfg, [*plan.overrides, *words.split()]) for words in plan.versus}
     sides = {name: Workload(cfg, folder / str(i)) for i, (name, cfg) in enumerate(cfgs.items())}
@@ -65,7 +65,7 @@ def measured(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The hardware and software that the numbers were measured on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -77,7 +77,7 @@ def machine() -> dict[str, Any]:
 
 
 def _others(plan: Plan, first: Workload) -> dict[str, Work]:
-    """Steps of those that are no config of this project."""
+    """Training steps of implementations other than this project's."""
     if plan.against is None:
         return {}
     peer = Mdistiller(plan.against, first)
@@ -101,7 +101,7 @@ def _timed(plan: Plan, measure: str, works: dict[str, Work], first: Workload) ->
 
 
 def _sized(work: Work, batch: int, seconds: float) -> Callable[[], int]:
-    """A window's worth of it: as many batches as fill about so many seconds, after a warm-up."""
+    """One window: as many batches as take about that many seconds, after a warm-up."""
     work(2)
     tried = window(functools.partial(work, 2))
     return functools.partial(work, max(2, round(seconds * tried.rate / batch)))

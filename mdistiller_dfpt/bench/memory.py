@@ -1,4 +1,4 @@
-"""Peak memory of a config's steps, in a process of its own."""
+"""Peak memory of the training steps of a config, in a separate process."""
 
 import multiprocessing
 from pathlib import Path
@@ -12,25 +12,25 @@ from .workload import Workload
 
 def _peak(cfg: CN, folder: Path, steps: int, answer: "multiprocessing.SimpleQueue") -> None:
     load_published()
-    load_plugins(cfg.PLUGINS)  # a process that was spawned has none of them yet
+    load_plugins(cfg.PLUGINS)  # a spawned process has not imported them yet
     side = Workload(cfg, folder)
     on_gpu = side.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     else:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of building it does not count
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # do not count the peak during construction
     side.step(steps)
     answer.put(torch.cuda.max_memory_allocated() if on_gpu else _peak_resident())
 
 
 def _peak_resident() -> int:
-    """Bytes; Linux alone says it."""
+    """Peak resident memory in bytes; available on Linux only."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def peak_memory(cfg: CN, folder: Path, steps: int = 3) -> int:
-    """Bytes: on a GPU allocated there, else resident in a process that does nothing else."""
+    """Bytes: memory allocated on a GPU, or else resident memory in a process that does nothing else."""
     context = multiprocessing.get_context("spawn")
     answer = context.SimpleQueue()
     process = context.Process(target=_peak, args=(cfg, folder, steps, answer))

@@ -1,4 +1,4 @@
-"""The usual loader: torchvision's transforms of one PIL image after another, in `DataLoader` workers."""
+"""The usual loader: torchvision's transforms applied to one PIL image at a time, in `DataLoader` workers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from ..data.image_files import FileLoader
 from ..data.in_memory import InMemoryLoader
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
-MOST = 8192  # images of an epoch in memory, as it takes seconds for so many
+MOST = 8192  # images of an in-memory dataset per epoch, since creating PIL images takes seconds for this many
 
 
 class _Samples(Dataset):
-    """Images one after another: arrays in memory, or paths."""
+    """Single images: arrays in memory, or paths."""
 
     def __init__(self, images: Sequence[Any], labels: torch.Tensor, crop: transforms.Compose):
         self.images, self.labels = images, labels.tolist()
@@ -37,7 +37,7 @@ class _Samples(Dataset):
 
 
 class PilLoader:
-    """The training set of a config, read as the field's codebases and torchvision's reference scripts read it."""
+    """The training set of a config, read as in torchvision's reference scripts and in common distillation codebases."""
 
     def __init__(self, data: Data, batch: int, workers: int):
         loader, flip = data.train, transforms.RandomHorizontalFlip()
@@ -57,6 +57,6 @@ class PilLoader:
         )  # fmt: skip
 
     def load(self, batches: int) -> int:
-        """At least so many batches of images, and nothing done with them; whole epochs."""
+        """Load at least that many batches of images and discard them; always whole epochs."""
         epochs = -(-batches // len(self.loader))
         return sum(len(target) for _ in range(epochs) for _, target in self.loader)

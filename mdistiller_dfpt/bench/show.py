@@ -1,4 +1,4 @@
-"""Records of the bench as Markdown, so that a page's numbers are those of its files."""
+"""Formats benchmark records as Markdown, so that the numbers in the docs are those of the record files."""
 
 import json
 from collections.abc import Iterable
@@ -11,21 +11,21 @@ HEAD = ("config", "side", "images/s", "images/CPU-s", "times the first", "GFLOP/
 
 
 def records_in(folder: Path) -> dict[str, dict[str, Any]]:
-    """{name: record} of the JSON files in a folder; ConfigError where there are none or one is something else."""
+    """{name: record} of the JSON files in a folder; ConfigError if there are none or if one is not a record."""
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
             found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
             found[path.stem]["rows"][0]["side"]
         except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
-            raise ConfigError(f"{path}: no record of tools/bench.py ({type(e).__name__})") from None
+            raise ConfigError(f"{path}: not a record of tools/bench.py ({type(e).__name__})") from None
     if not found:
-        raise ConfigError(f"--show {folder}: no records in it; write some with --json")
+        raise ConfigError(f"--show {folder}: contains no records; write some with --json")
     return found
 
 
 def as_markdown(records: dict[str, dict[str, Any]], measure: str) -> str:
-    """A table of one timed measure (loader, step, both), with the work and the memory of each side beside it."""
+    """A table of one timed measure (loader, step, both), with the operations and memory of each side."""
     lines = [HEAD, ("---",) * len(HEAD)]
     for name, record in records.items():
         words = record.get("overrides", [])
@@ -53,7 +53,7 @@ def _cells(row: dict[str, Any], beside: dict[str, dict[str, Any]]) -> Iterable[s
 
 
 def as_lines(record: dict[str, Any]) -> Iterable[str]:
-    """A record as it is printed: the machine, then a line for each row."""
+    """A record in plain text: the machine, then one line per row."""
     m = record["machine"]
     yield (f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, load {m['load']}; {m['gpu'] or 'no GPU'}; "
            f"torch {m['torch']}; commit {m['commit']}")  # fmt: skip
@@ -62,10 +62,10 @@ def as_lines(record: dict[str, Any]) -> Iterable[str]:
         if row["measure"] == "memory":
             yield f"{head} peak {row['bytes'] / 2**20:,.0f} MiB"
         elif row["measure"] == "work":
-            yield (f"{head} {row['gflop_per_image']:.3f} GFLOP an image, {row['operators_per_step']} operators and "
-                   f"{row['reads_per_step']} reads from the device a step")  # fmt: skip
+            yield (f"{head} {row['gflop_per_image']:.3f} GFLOP per image, {row['operators_per_step']} operators and "
+                   f"{row['reads_per_step']} device-to-host reads per step")  # fmt: skip
         else:
             rate, cpu, times = (row[k] for k in ("images_per_second", "images_per_cpu_second", "times_the_first"))
             yield (f"{head} {rate['median']:10,.1f} images/s ({rate['low']:,.1f} to {rate['high']:,.1f}), "
-                   f"{cpu['median']:10,.1f} a CPU-second, x{times['median']:.2f} ({times['low']:.2f} to "
+                   f"{cpu['median']:10,.1f} per CPU-second, x{times['median']:.2f} ({times['low']:.2f} to "
                    f"{times['high']:.2f})")  # fmt: skip

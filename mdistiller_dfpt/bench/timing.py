@@ -1,4 +1,4 @@
-"""Windows of time, in turns between sides, and their medians: machines are noisy, and neighbours come and go."""
+"""Alternating timing windows of several sides, and their medians: machines are noisy, and their load changes."""
 
 import os
 import statistics
@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 
 Work = Callable[[], int]
-"""Does a window's worth of work and returns the number of images."""
+"""Does the work of one window and returns the number of images."""
 
 
 class Window(NamedTuple):
-    """One window: images done, seconds on the wall, seconds of CPU in this process and its workers."""
+    """One window: number of images, wall-clock seconds, CPU seconds of this process and its workers."""
 
     images: int
     seconds: float
@@ -22,17 +22,17 @@ class Window(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.images / self.seconds
 
     @property
     def rate_per_cpu(self) -> float:
-        """Images a second of CPU."""
+        """Images per CPU-second."""
         return self.images / self.cpu if self.cpu else float("nan")
 
 
 class Spread(NamedTuple):
-    """Median, smallest and largest of the windows of a side."""
+    """Median, minimum and maximum over the windows of a side."""
 
     median: float
     low: float
@@ -40,26 +40,26 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """That of these values."""
+        """The spread of these values."""
         return cls(statistics.median(values), min(values), max(values))
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of the workers that it started and that are alive."""
+    """CPU time of this process and of its live worker processes."""
     total, ticks = time.process_time(), os.sysconf("SC_CLK_TCK")
     tasks = Path("/proc/self/task")
     for children in tasks.glob("*/children") if tasks.is_dir() else ():
         for pid in children.read_text(encoding="ascii").split():
             try:
                 fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-            except OSError:  # it ended meanwhile
+            except OSError:  # the worker has just exited
                 continue
             total += (int(fields[11]) + int(fields[12])) / ticks
     return total
 
 
 def window(work: Work) -> Window:
-    """Time one call of `work`; a GPU is waited for at both ends, and nowhere between."""
+    """Times one call of `work`; a GPU is synchronised before and after, but not in between."""
     _settle()
     cpu, start = cpu_seconds(), time.perf_counter()
     images = work()
@@ -73,7 +73,7 @@ def _settle() -> None:
 
 
 def in_turns(sides: Mapping[str, Work], windows: int) -> dict[str, list[Window]]:
-    """`windows` windows of each side, in the order A B, B A, A B, ...: what drifts meets all alike."""
+    """`windows` windows of each side, in the order A B, B A, A B, ...: drift affects all sides equally."""
     names = list(sides)
     done: dict[str, list[Window]] = {name: [] for name in names}
     for turn in range(windows):
@@ -83,5 +83,5 @@ def in_turns(sides: Mapping[str, Work], windows: int) -> dict[str, list[Window]]
 
 
 def ratio(first: Sequence[Window], second: Sequence[Window]) -> Spread:
-    """How much faster the second side is, turn by turn, in images a CPU-second."""
+    """The speed-up of the second side, window by window, in images per CPU-second."""
     return Spread.of([b.rate_per_cpu / a.rate_per_cpu for a, b in zip(first, second, strict=True)])

@@ -1,4 +1,4 @@
-"""A config made ready to be timed: real sizes and real steps, on generated images and random weights."""
+"""A config set up for timing: real sizes and real steps, on generated images and random weights."""
 
 import itertools
 from collections.abc import Iterator
@@ -20,15 +20,15 @@ from ..training.trainer import Trainer
 CLASSES = {"cifar100": 100, "digits": 10}
 IMAGES = {"cifar100": 50_000, "digits": 1433}
 SIZE = {"cifar100": 32, "digits": 16}
-FILES = 512  # images of a generated data set of files, each as large as a usual photograph of ImageNet
+FILES = 512  # images of a generated file-based dataset, each as large as a typical ImageNet photograph
 FILE_SIZE = 440
 
 
 class Workload:
-    """One config. `load`, `step` and `both` do a window's worth of work and return the number of images."""
+    """One config. `load`, `step` and `both` do the work of one window and return the number of images."""
 
     def __init__(self, cfg: CN, folder: Path):
-        """`folder`: where the images of a data set of files are written."""
+        """`folder`: where the images of a file-based dataset are written."""
         cfg = cfg.clone()
         cfg.defrost()
         self.device = pick_device(cfg.EXPERIMENT.DEVICE)
@@ -56,21 +56,21 @@ class Workload:
         return self._kept
 
     def load(self, batches: int) -> int:
-        """At least so many batches from the loader, and nothing done with them.
+        """Load at least that many batches and discard them.
 
-        Whole epochs, so that no worker decodes ahead outside of the window.
+        Always whole epochs, so that no worker prefetches outside the timed window.
         """
         epochs = -(-batches // len(self.data.train))
         return sum(len(b.target) for epoch in range(1, epochs + 1) for b in self.data.train.epoch(epoch))
 
     def step(self, steps: int) -> int:
-        """Training steps on the one batch that stays: no loader, no logging."""
+        """Training steps on one batch that stays on the device: no loader, no logging."""
         for _ in range(steps):
             take_step(self.trainer.training, self.batch)
         return steps * len(self.batch.target)
 
     def both(self, steps: int) -> int:
-        """What a run does: batches from the loader, a step and the averages of each."""
+        """Training as in a run: batches from the loader, and for each a step and the averages."""
         if self._stream is None:
             self._stream = itertools.chain.from_iterable(map(self.data.train.epoch, itertools.count(1)))
         done = 0
@@ -85,7 +85,7 @@ def _generated(cfg: CN, folder: Path, device: torch.device) -> Data:
     if kind in LAYOUTS:
         words = write_data_set(kind, folder, classes=4, per_class=FILES // 4, size=FILE_SIZE)
         cfg.merge_from_list(words)
-    if kind not in IMAGES:  # a data set of the user's: his own images
+    if kind not in IMAGES:  # a user's dataset provides its own images
         return build_data(cfg, device)
     size, classes = SIZE[kind], CLASSES[kind]
     generator = torch.Generator().manual_seed(0)

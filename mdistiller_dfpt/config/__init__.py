@@ -1,4 +1,4 @@
-"""Configs: every key with its default and limit, files that inherit, validation of all faults at once."""
+"""Configs: all keys with defaults and allowed values, inheritance of files, validation that reports all errors."""
 
 from .keywords import flatten, keywords
 from .load import dump_cfg, load_cfg, load_yaml_text

@@ -1,4 +1,4 @@
-"""A node of the config as plain keyword arguments: below this line nothing sees the config."""
+"""Turns a config section into plain keyword arguments: code below this level never sees the config."""
 
 from collections.abc import Callable, Mapping
 from inspect import signature
@@ -19,7 +19,7 @@ def flatten(node: CN | dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def keywords(node: CN) -> dict[str, Any]:
-    """A node's values by keyword: a key's path in lower case, `LOSS` dropped (`FEAT.DIM` -> `feat_dim`)."""
+    """The values of a section by keyword: the key's path in lower case, without `LOSS` (`FEAT.DIM` -> `feat_dim`)."""
     flat = flatten(node)
     return {"_".join(part.lower() for part in key.split(".") if part != "LOSS"): value for key, value in flat.items()}
 

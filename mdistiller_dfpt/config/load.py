@@ -1,4 +1,4 @@
-"""Loading and validation of a config. Files are data: inherited by `_BASE_`, merged, checked all at once."""
+"""Loads and validates configs. Files are data: they inherit through `_BASE_`, are merged and checked as a whole."""
 
 import math
 import os
@@ -18,21 +18,21 @@ from .policy import PRETRAINED, data_family, student_lr
 from .yaml_reader import parse_yaml, read_yaml
 
 Import = Callable[[Sequence[str], Path | None], None]
-"""Imports the code that PLUGINS names, paths beside a file; its methods then have their sections."""
+"""Imports the code named in PLUGINS; paths are relative to the given file. Its methods then have their sections."""
 
 
 def _refuse(names: Sequence[str], beside: Path | None) -> None:
     if names:
-        raise ConfigError(f"PLUGINS names {', '.join(names)}; mdistiller_dfpt.load_cfg imports such code")
+        raise ConfigError(f"PLUGINS names {', '.join(names)}; mdistiller_dfpt.load_cfg imports plugins")
 
 
 def load_cfg(
     path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = (), *, plugins: Import = _refuse
 ) -> CN:
-    """The frozen config of the file `path` (None: the defaults) with `overrides` KEY VALUE KEY VALUE ... on top.
+    """The frozen config of the file `path` (None: the defaults) with the overrides KEY VALUE KEY VALUE ... applied.
 
-    `plugins` imports the user code that is named, so that its sections exist before they are validated. ConfigError
-    with every fault found, a line each: where it stands, key, value, what is allowed.
+    `plugins` imports the user code named in the config, so that its sections exist before validation. ConfigError lists
+    all errors, one per line: location, key, value, allowed values.
     """
     layers = [] if path is None else list(_with_bases(Path(path), ()))
     _import_plugins(layers, overrides, plugins)
@@ -73,7 +73,7 @@ def _import_plugins(layers: Iterable[tuple[Path, dict[str, Any], Any]], override
 
 
 def name_from(path: Path) -> str:
-    """A run's name: the config's path below configs/ (cifar100/kd/res56_res20), elsewhere the file's own name."""
+    """A run's name: the config's path below configs/ (cifar100/kd/res56_res20); for other files, the file name."""
     parts = path.resolve().with_suffix("").parts
     below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
     name = "/".join(below)
@@ -81,17 +81,17 @@ def name_from(path: Path) -> str:
 
 
 def dump_cfg(cfg: CN) -> str:
-    """The config as yaml text that `load_cfg` reads back to the same tree."""
+    """The config as yaml text; `load_cfg` reads it back to the same values."""
     return cfg.dump(default_flow_style=False, sort_keys=False)
 
 
 def load_yaml_text(text: str) -> dict[str, Any]:
-    """The tree of a config that `dump_cfg` wrote, unchecked."""
+    """The values of a config that `dump_cfg` wrote, not validated."""
     return parse_yaml(text)[0] or {}
 
 
 class _Merge:
-    """Merges layers into a config and collects the faults instead of stopping at the first."""
+    """Merges layers into a config and collects all errors instead of stopping at the first."""
 
     def __init__(self, cfg: CN):
         self.cfg = cfg
@@ -105,7 +105,7 @@ class _Merge:
             if prefix.removesuffix(".") in OPEN_NODES:
                 self.free(node, key, full, value, where(full))
             elif full in REMOVED:
-                if value != REMOVED[full].default:  # where an earlier version wrote all keys, most are at their default
+                if value != REMOVED[full].default:  # an earlier version wrote all keys, most of them with their default
                     self.faults.append(f"{where(full)}: unknown key {full}: {REMOVED[full].what_to_do()}")
             elif key not in node:
                 known = [prefix + k for k in node] + list(flatten(self.cfg))
@@ -119,7 +119,7 @@ class _Merge:
                 self.value(node, key, full, value, where(full))
 
     def free(self, node: CN, key: str, full: str, value: Any, where: str) -> None:
-        """A key of an open section, which needs no default."""
+        """Set a key of an open section, which needs no default."""
         limit = OPEN_NODES[full.rpartition(".")[0]]
         fits, value = _as_type(value, 1.0, None)
         if key and fits and _holds(limit, value):
@@ -170,12 +170,12 @@ class _Merge:
                     self.value(node, parts[-1], full, value, where)
 
     def replaced(self, node: CN, full: str, value: Any, where: str) -> None:
-        """An open section as a whole."""
+        """Replace an open section as a whole."""
         if isinstance(value, dict):
             node.clear()
             self.tree(value, lambda _: where, node, full + ".")
         else:
-            self.faults.append(f"{where}: {full} is {_show(value)}; it must be a mapping, as {{teacher: 1.0}}")
+            self.faults.append(f"{where}: {full} is {_show(value)}; it must be a mapping such as {{teacher: 1.0}}")
 
     def check(self) -> None:
         flat = flatten(self.cfg)
@@ -195,7 +195,7 @@ def _holds(limit: Limit, value: Any) -> bool:
 
 
 def _as_type(value: Any, default: Any, limit: Limit | None) -> tuple[bool, Any]:
-    """(fits, value) for a key with this default: an int is a fine float, nothing else changes its type."""
+    """(valid, value) for a key with this default: an int is accepted as a float; no other conversion is made."""
     if limit is not None and type(value) in limit.types:
         return True, value
     if type(default) is float and type(value) is int and abs(value) < 2**53:
@@ -226,25 +226,25 @@ def _article(kind: str) -> str:
         "bool": "True or False",
         "list": "a list",
     }
-    return words.get(kind, kind) + (" of the same kind as its default" if kind == "list" else "")
+    return words.get(kind, kind) + (" with elements of the same type as its default" if kind == "list" else "")
 
 
 def _with_bases(path: Path, chain: tuple[Path, ...]) -> Iterable[tuple[Path, dict[str, Any], dict[str, int]]]:
-    """The file's layers, the most basic first."""
+    """The file's layers, base first."""
     if path.resolve() in chain:
-        raise ConfigError(f"{path}: _BASE_ leads back to itself")
+        raise ConfigError(f"{path}: _BASE_ refers back to this file")
     data, lines = read_yaml(path)
     bases = data.pop("_BASE_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
-        raise ConfigError(f"{path}:{lines['_BASE_']}: _BASE_ names a yaml file or a list of them")
+        raise ConfigError(f"{path}:{lines['_BASE_']}: _BASE_ must be a yaml file or a list of them")
     for base in bases:
         yield from _with_bases(path.parent / base, (*chain, path.resolve()))
     yield path, data, lines
 
 
 def _resolve_paths(data: dict[str, Any], file: Path) -> None:
-    """The teacher's config and weights are relative to the file that names them, or else to the working directory."""
+    """Paths of teacher configs and weights are relative to the file that sets them, else to the working directory."""
     section = data.get("DISTILLER")
     if not isinstance(section, dict):
         return

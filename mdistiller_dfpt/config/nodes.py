@@ -1,4 +1,4 @@
-"""A registry whose entries bring a section of the config: registering a class declares its node."""
+"""A registry whose classes come with a config section: registering a class declares its section."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 class NodeRegistry(Registry[T]):
-    """Registers classes with `config` (a node), `limits` and, where keys have gone, `removed`.
+    """Registers classes with `config` (a section), `limits` and, if keys were removed, `removed`.
 
-    `node_of` turns a registered name into that of its section.
+    `node_of` maps a registered name to the name of its section.
     """
 
     def __init__(self, what: str, node_of: Callable[[str], str] = str):
@@ -20,7 +20,7 @@ class NodeRegistry(Registry[T]):
         self.node_of = node_of
 
     def register(self, name: str) -> Callable[[Any], Any]:
-        """As `Registry.register`; KeyError too where a limit is for a key that the node does not have."""
+        """As `Registry.register`; also raises KeyError if a limit is given for a key that the section does not have."""
         file = super().register(name)
 
         def add(cls: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the literature does where a config does not say, and keys of mdistiller's that change nothing here."""
+"""Defaults of the literature for values that a config leaves open, and mdistiller keys that have no effect here."""
 
 from yacs.config import CfgNode as CN
 
@@ -8,11 +8,11 @@ NO_EFFECT = {
     "SOLVER.TRAINER": ("crd", "one loop serves all methods"),
     "LOG.TENSORBOARD_FREQ": (None, "every epoch is written"),
 }
-"""Keys of mdistiller's files that are accepted and change nothing here: the value meant (None: any), and why."""
+"""Keys of mdistiller's files that are accepted without effect: the value concerned (None: any), and the reason."""
 
 
 def without_effect(cfg: CN) -> list[str]:
-    """A line for each key that somebody set and that has no effect."""
+    """One line for each key that was set but has no effect."""
     lines = []
     for key, (meant, why) in NO_EFFECT.items():
         section, name = key.split(".")
@@ -28,14 +28,14 @@ def student_lr(student: str) -> float:
 
 
 PRETRAINED = "pretrained"
-"""DISTILLER.TEACHER_CKPT for the weights that torchvision publishes; `pretrained:TAG` for one of several."""
+"""Value of DISTILLER.TEACHER_CKPT for torchvision's published weights; `pretrained:TAG` selects one of several."""
 
 PUBLISHED_SIZE = 224
-"""Height and width of the images that networks for large images are built for, unless DATASET.SIZE says another."""
+"""Default height and width of images for networks designed for large images; DATASET.SIZE overrides it."""
 
 
 def data_family(data: str) -> str:
-    """The family of networks that the literature trains on a data set."""
+    """The family of networks that the literature trains on a dataset."""
     return {"imagenet": "imagenet", "tiny_imagenet": "imagenet", "folder": "imagenet", "cub200": "cub200"}.get(
         data, "cifar"
     )

@@ -1,4 +1,4 @@
-"""Reads yaml as plain data: no tags that run code, no duplicate keys, no aliases; remembers the line of each key."""
+"""Reads yaml as plain data: no tags that run code, no duplicate keys, no aliases; records the line of each key."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads `1e-4` as a number, as everyone who writes a learning rate expects."""
+    """SafeLoader that also reads `1e-4` as a number, as users expect of a learning rate."""
 
 
 _Loader.add_implicit_resolver(
@@ -38,7 +38,7 @@ def _convert(loader: yaml.SafeLoader, node: yaml.Node, path: str, lines: dict[st
                 raise ConfigError(f"line {line}: a key must be a word")
             key = key_node.value
             if key in result:
-                raise ConfigError(f"line {line}: {path + key} stands twice")
+                raise ConfigError(f"line {line}: {path + key} is set twice")
             lines[path + key] = line
             result[key] = _convert(loader, value_node, f"{path}{key}.", lines, seen)
         return result
@@ -57,7 +57,7 @@ def _one_line(error: Exception) -> str:
 
 
 def parse_yaml(text: str) -> tuple[Any, dict[str, int]]:
-    """The data of one yaml document, and the line of each dotted key; ConfigError for anything else."""
+    """The data of one yaml document, and the line of each dotted key; ConfigError if it is anything else."""
     try:
         loader = _Loader(text)
         try:
@@ -71,9 +71,9 @@ def parse_yaml(text: str) -> tuple[Any, dict[str, int]]:
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """The mapping in the file `path`; ConfigError naming the file where that cannot be had."""
+    """The mapping in the file `path`; ConfigError naming the file if it cannot be read."""
     if path.resolve().suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{path}: a config is a .yaml file; nothing else is read")
+        raise ConfigError(f"{path}: a config must be a .yaml file")
     try:
         raw = path.read_bytes()[: MAX_BYTES + 1]
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
     if len(raw) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes; that is no config")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes; not a config")
     try:
         data, lines = parse_yaml(raw.decode("utf-8"))
     except UnicodeDecodeError:
@@ -91,5 +91,5 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a config is a mapping of keys to values")
+        raise ConfigError(f"{path}: a config must be a mapping of keys to values")
     return data, lines

@@ -1,4 +1,4 @@
-"""Data sets: `DATASETS` maps a name to its images, `build_data` makes the loaders of a run."""
+"""Datasets: `DATASETS` maps names to datasets, `build_data` creates the loaders of a run."""
 
 from . import sets
 from .batch import Batch, Shard

@@ -1,4 +1,4 @@
-"""What one training step sees."""
+"""The data of one training step."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shard:
-    """What this process takes of one batch: the samples at `index` (B,), of `total` in all processes.
+    """This process's part of a batch: the samples at `index` (B,), out of `total` over all processes.
 
     `epoch` and `step` count from 1, as the methods of the literature do.
     """
@@ -22,10 +22,9 @@ class Shard:
 class Batch:
     """image (B, 3, H, W) float, target (B,) int64, index (B,) the samples' positions in the training set.
 
-    `epoch` and `step` count from 1, as the methods of the literature do. `strong`: a second, strongly augmented view
-    (B, 3, H, W) of the same samples, for the methods that ask for one. `total`: samples in the whole batch, where
-    several processes share it; None: these are all. `view` (B,) int64: which of the recipe's views of its image each
-    sample is, where there are finitely many.
+    `epoch` and `step` count from 1, as in the literature. `strong`: a second, strongly augmented view (B, 3, H, W) of
+    the same samples, for methods that need one. `total`: samples in the full batch, if it is sharded across processes;
+    None: these are all. `view` (B,) int64: the number of the view of each image, if there are finitely many views.
     """
 
     image: Tensor
@@ -39,7 +38,7 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """Samples in the whole batch, all processes together."""
+        """Samples in the full batch, over all processes."""
         return len(self.target) if self.total is None else self.total
 
     def rows(self, rows: slice, total: int | None = None) -> "Batch":

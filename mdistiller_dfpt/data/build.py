@@ -1,4 +1,4 @@
-"""The registry of data sets, and the loaders of a run."""
+"""The registry of datasets, and the loaders of a run."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,12 +13,12 @@ from .image_files import FileLoader, FileRecipe, FileSet
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
 
-DATASETS: "Registry[Callable[[CN], ImageSource | FileSource]]" = Registry("data set")
+DATASETS: "Registry[Callable[[CN], ImageSource | FileSource]]" = Registry("dataset")
 """Maps DATASET.TYPE to a function cfg -> ImageSource or FileSource."""
 
 
 class ImageSource(NamedTuple):
-    """A data set in memory: training set, test set, and how the literature augments it."""
+    """A dataset in memory: training set, test set, and the augmentation used in the literature."""
 
     train: ImageSet
     test: ImageSet
@@ -26,7 +26,7 @@ class ImageSource(NamedTuple):
 
 
 class FileSource(NamedTuple):
-    """A data set of image files: training set, test set, and how the literature augments it."""
+    """A dataset of image files: training set, test set, and the augmentation used in the literature."""
 
     train: FileSet
     test: FileSet
@@ -47,18 +47,18 @@ class Data(NamedTuple):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(3, H, W) of what the loaders yield."""
+        """(3, H, W) of the images that the loaders return."""
         return (3, *self.train.size)
 
 
 def build_data(cfg: CN, device: torch.device | None = None) -> Data:
-    """Load DATASET.TYPE and make its loaders.
+    """Load DATASET.TYPE and create its loaders.
 
-    Raises DataError where the data set is missing or damaged, ConfigError where the batch exceeds it.
+    Raises DataError if the dataset is missing or damaged, ConfigError if the batch is larger than the dataset.
     """
     device = pick_device(cfg.EXPERIMENT.DEVICE) if device is None else device
     load = DATASETS[cfg.DATASET.TYPE]
-    if cfg.DATASET.DOWNLOAD and world_size() > 1:  # one process fetches and unpacks, the others find it there
+    if cfg.DATASET.DOWNLOAD and world_size() > 1:  # one process downloads and unpacks, then the others find the files
         on_first_process(lambda: load(cfg) and None)
     source = load(cfg)
     count = len(source.train.labels)
@@ -78,8 +78,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         skips = cfg.DATASET.ON_ERROR == "skip"
         if skips and world_size() > 1:
             raise ConfigError(
-                "DATASET.ON_ERROR is skip; several processes must see equal batches: "
-                "find such files with tools/check_data.py and take them out"
+                "DATASET.ON_ERROR is skip; all processes need batches of equal size: "
+                "find such files with tools/check_data.py and remove them"
             )
         make = FileLoader
         common |= {"workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips, "timeout": cfg.EXPERIMENT.TIMEOUT}
@@ -90,7 +90,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
 
 
 def _check_labels(labels: torch.Tensor, classes: int, name: str) -> None:
-    """DataError where a label is of no class; cross-entropy would pass over -100 in silence."""
+    """DataError if a label is out of range; cross-entropy would silently ignore -100."""
     if not len(labels):
         raise DataError(f"{name} has a split without images")
     low, high = labels.min().item(), labels.max().item()

@@ -1,4 +1,4 @@
-"""Arrays decoded once and kept on disk, until what they were decoded from changes."""
+"""Decoded arrays, cached on disk until their source changes."""
 
 import os
 import tempfile
@@ -11,14 +11,14 @@ import numpy as np
 
 
 def _candidates(root: Path) -> list[Path]:
-    """In the folder, or beside the archive; where that cannot be written, in the user's cache directory."""
+    """In the folder or next to the archive; if that is not writable, in the user's cache directory."""
     own = root / ".decoded.npz" if root.is_dir() else root.with_name(f".{root.name}.decoded.npz")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mdistiller_dfpt"
     return [own, home / f"{root.resolve().as_posix().strip('/').replace('/', '-')[-150:]}.npz"]
 
 
 def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays of `decode()`, read from a file that carries this fingerprint where there is one."""
+    """The arrays of `decode()`, read from a cache file if one has this fingerprint."""
     for path in _candidates(root):
         try:
             with open(path, "rb") as f, np.load(f, allow_pickle=False) as stored:

@@ -1,4 +1,4 @@
-"""Every fault of a data set that can be found before training: unreadable files, images in both splits."""
+"""Finds errors of a dataset before training: unreadable files, and images that are in both splits."""
 
 import hashlib
 from collections import defaultdict
@@ -10,15 +10,15 @@ import numpy as np
 from .build import FileSource, ImageSource
 from .image_files import Fault, read_image
 
-Look = tuple[str, str, str, str | None]  # split, name, what is wrong with it, a hash of its pixels
+Look = tuple[str, str, str, str | None]  # split, name, what is wrong, hash of the pixels
 
 
 def check_source(
     source: ImageSource | FileSource, workers: int, seen: Callable[[int], None]
 ) -> tuple[list[str], list[str]]:
-    """(unreadable files, images of the test set that the training set holds too), a line each.
+    """(unreadable files, test images that are also in the training set), one line each.
 
-    `seen` is told how many images were looked at so far.
+    `seen` is called with the number of images checked so far.
     """
     looks = _scan_files(source, workers) if isinstance(source, FileSource) else _scan_images(source)
     faults: list[str] = []
@@ -37,7 +37,7 @@ def check_source(
 
 
 def _look(path: str) -> tuple[str, str | None]:
-    """(reason, None) for a file that is no image, else ("", a hash of its pixels)."""
+    """(reason, None) if a file is not an image, else ("", hash of its pixels)."""
     image = read_image(path)
     if isinstance(image, Fault):
         return image.reason, None

@@ -1,4 +1,4 @@
-"""Class folders of images: the labels are the folders' alphabetical order."""
+"""Class folders of images; labels follow the alphabetical order of the folders."""
 
 import hashlib
 import os
@@ -16,12 +16,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 def class_folders(root: Path) -> list[str]:
-    """Names of the class folders in `root`, sorted; DataError where there are none."""
+    """Names of the class folders in `root`, sorted; DataError if there are none."""
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; it must hold one folder of images a class")
+        raise DataError(f"{root}: no such folder; it must contain one folder of images per class")
     names = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
     if not names:
-        raise DataError(f"{root}: no class folders in it")
+        raise DataError(f"{root}: contains no class folders")
     return names
 
 
@@ -30,21 +30,19 @@ def _images_in(folder: Path) -> list[os.DirEntry]:
 
 
 def file_fingerprint(paths: Sequence[Path]) -> str:
-    """A hash of each file's name, size and time of change; DataError where one cannot be read."""
+    """A hash of the name, size and modification time of each file; DataError if one cannot be read."""
     digest = hashlib.sha256()
     for path in paths:
         try:
             stat = path.stat()
         except OSError as e:
-            raise DataError(
-                f"{path}: {e.strerror}; delete what is there and run again with `DATASET.DOWNLOAD True`"
-            ) from None
+            raise DataError(f"{path}: {e.strerror}; delete it and run again with `DATASET.DOWNLOAD True`") from None
         digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
 def folder_fingerprint(root: Path, splits: tuple[str, ...]) -> str:
-    """A hash of every image's name, size and time of change: it differs when the folder was changed."""
+    """A hash of the name, size and modification time of every image; it changes whenever the folder does."""
     digest = hashlib.sha256()
     for split in splits:
         for name in class_folders(root / split):
@@ -55,13 +53,13 @@ def folder_fingerprint(root: Path, splits: tuple[str, ...]) -> str:
 
 
 def list_files(root: Path, classes: Sequence[str], inside: str = "") -> FileSet:
-    """The images of class folders below `root`, in `inside` of each; DataError with every empty class, a line each."""
+    """The images in class folders below `root`, in subfolder `inside` of each; DataError listing all empty classes."""
     paths, labels, faults = [], [], []
     for label, name in enumerate(classes):
         folder = root / name / inside
         entries = _images_in(folder) if folder.is_dir() else []
         if not entries:
-            faults.append(f"{folder}: no images in it")
+            faults.append(f"{folder}: contains no images")
         paths += [e.path for e in entries]
         labels += [label] * len(entries)
     if faults:
@@ -70,10 +68,10 @@ def list_files(root: Path, classes: Sequence[str], inside: str = "") -> FileSet:
 
 
 def check_same_classes(train: Sequence[str], test: Sequence[str], where: Path) -> None:
-    """DataError naming a class that only one of the two splits has."""
+    """DataError naming a class that exists in only one of the two splits."""
     only_train, only_test = sorted(set(train) - set(test)), sorted(set(test) - set(train))
     faults = [
-        f"{where}: the class {names[0]} is in the {split} set alone"
+        f"{where}: the class {names[0]} is only in the {split} set"
         + (f", and {len(names) - 1} more" if len(names) > 1 else "") + "; both need the same classes"
         for names, split in ((only_train, "training"), (only_test, "test")) if names
     ]  # fmt: skip
@@ -82,9 +80,9 @@ def check_same_classes(train: Sequence[str], test: Sequence[str], where: Path) -
 
 
 def read_folders(root: Path, classes: list[str], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """All images below `root` as (N, H, W, 3) uint8 and their labels (N,) int64.
+    """All images below `root` as (N, H, W, 3) uint8, and their labels (N,) int64.
 
-    DataError naming the file where an image is damaged or not of `size`, and naming the folder where one is empty.
+    DataError naming the file if an image is damaged or not of size `size`, or naming the folder if it is empty.
     """
     files = list_files(root, classes)
 

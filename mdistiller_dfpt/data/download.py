@@ -1,4 +1,4 @@
-"""Downloads a file with its checksum; the final name only ever holds a complete, verified file."""
+"""Downloads a file and verifies its checksum; the final name never holds an incomplete or unverified file."""
 
 import hashlib
 import http.client
@@ -12,7 +12,7 @@ _CHUNK = 1 << 20
 
 
 def md5_of(source: Path | bytes) -> str:
-    """MD5 in hex; it tells the official file from others, it is no defence against forgery."""
+    """MD5 in hex; it identifies the official file, but does not protect against forgery."""
     digest = hashlib.md5(usedforsecurity=False)
     if isinstance(source, bytes):
         digest.update(source)
@@ -24,9 +24,9 @@ def md5_of(source: Path | bytes) -> str:
 
 
 def download(url: str, target: Path, md5: str, timeout: float = 30.0) -> None:
-    """Fetch `url` to `target` by way of `target.part`; DataError on any failure, with nothing left at `target`."""
+    """Download `url` to `target` through `target.part`; DataError on any failure, with no file left at `target`."""
     if not url.startswith(("https://", "http://127.0.0.1")):
-        raise DataError(f"{url}: only https downloads")
+        raise DataError(f"{url}: only https downloads are allowed")
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +39,6 @@ def download(url: str, target: Path, md5: str, timeout: float = 30.0) -> None:
             raise DataError(f"{url}: the file has MD5 {found}, expected {md5}; try again later")
         os.replace(part, target)
     except (OSError, http.client.HTTPException) as e:
-        raise DataError(f"{url}: download failed ({e}); fetch it by hand to {target}") from None
+        raise DataError(f"{url}: download failed ({e}); download it manually to {target}") from None
     finally:
         part.unlink(missing_ok=True)

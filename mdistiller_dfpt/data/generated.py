@@ -1,4 +1,4 @@
-"""Small data sets of noise in the layouts of the real ones, to try a config without its data."""
+"""Small datasets of noise in the layouts of the real ones, for trying a config without its data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +9,11 @@ from PIL import Image
 from ..errors import ConfigError
 
 LAYOUTS = ("cub200", "folder", "imagenet", "tiny_imagenet")
-"""The data sets whose layout of files can be written here."""
+"""The file-based datasets whose layout can be generated."""
 
 
 def write_data_set(kind: str, root: Path, classes: int = 4, per_class: int = 3, size: int = 48) -> list[str]:
-    """Write `kind` (a DATASET.TYPE of files) below `root`; the overrides KEY VALUE ... that read it."""
+    """Generate `kind` (a file-based DATASET.TYPE) below `root`; returns the overrides KEY VALUE ... that read it."""
     generator = np.random.default_rng(0)
 
     def image(path: Path) -> None:
@@ -30,7 +30,7 @@ def write_data_set(kind: str, root: Path, classes: int = 4, per_class: int = 3, 
                 for i in range(per_class):
                     image(top / split / name / f"{split}_{i}.jpg")
     else:
-        raise ConfigError(f"there is no layout of files for {kind}")
+        raise ConfigError(f"no generated files are available for {kind}")
     return ["DATASET.TYPE", kind, "DATASET.ROOT", str(root), "DATASET.CLASSES", str(classes)]
 
 

@@ -1,4 +1,4 @@
-"""Data sets of image files: decoded and augmented by `DataLoader` workers, normalised on the device."""
+"""Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ class FileSet(NamedTuple):
 
 
 class FileRecipe(NamedTuple):
-    """How a data set is augmented and tested, torchvision v2 transforms of PIL images, and the same in words."""
+    """Augmentation and test transform of a dataset, torchvision v2 transforms of PIL images, with a description."""
 
     train: Transform
     test: Transform
@@ -40,7 +40,7 @@ class FileRecipe(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """A file that is no image, and why."""
+    """A file that is not an image, and the reason."""
 
     path: str
     reason: str
@@ -50,7 +50,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def imagenet_recipe(size: int) -> FileRecipe:
-    """A random part at a random aspect and a flip; the centre of an image 8/7 as large for testing (torchvision)."""
+    """Random resized crop and flip; for testing, resize to 8/7 of the size and centre crop (as in torchvision)."""
     larger = round(size * 256 / 224)
     return FileRecipe(
         v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]),
@@ -60,11 +60,11 @@ def imagenet_recipe(size: int) -> FileRecipe:
 
 
 def read_image(path: str) -> Image.Image | Fault:
-    """The image as RGB, or what is wrong with it."""
+    """The image as RGB, or the reason why it cannot be read."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except Exception as e:  # Pillow raises many kinds for damaged files
+    except Exception as e:  # Pillow raises many types for damaged files
         return Fault(path, str(e) or type(e).__name__)
 
 
@@ -72,7 +72,7 @@ Sample = tuple[Tensor, Tensor | None, int]
 
 
 class Files(Dataset):
-    """The samples of one split; asked for (epoch, index), it gives uint8 images and the index, or a `Fault`."""
+    """The samples of one split: (epoch, index) -> a uint8 image (or two views) and the index, or a `Fault`."""
 
     def __init__(self, files: FileSet, transform: Transform, seed: int):
         self.paths, self.transform, self.seed = files.paths, transform, seed
@@ -83,7 +83,7 @@ class Files(Dataset):
         image = read_image(self.paths[index])
         if isinstance(image, Fault):
             return image
-        # The view of a sample is a function of (seed, epoch, index), in whichever worker it is made
+        # The view is a function of (seed, epoch, index), independent of the worker
         with seeded(index, self.seed, epoch, stream=3):
             view = tf.pil_to_tensor(self.transform(image))
         return view, strong_view(view, index, self.seed, epoch) if self.strong else None, index
@@ -93,7 +93,7 @@ Decoded = tuple[Tensor | None, Tensor | None, Tensor, list[Fault]]
 
 
 def collate(samples: Sequence[Sample | Fault]) -> Decoded:
-    """Images (B, 3, H, W) uint8, strong views alike or None, indices (B,), and the files that could not be read."""
+    """Images (B, 3, H, W) uint8, strong views in the same form or None, indices (B,), and unreadable files."""
     faults = [s for s in samples if isinstance(s, Fault)]
     good = [s for s in samples if not isinstance(s, Fault)]
     if not good:
@@ -104,7 +104,7 @@ def collate(samples: Sequence[Sample | Fault]) -> Decoded:
 
 
 class _Schedule:
-    """The keys (epoch, index) of each batch; read anew by the workers at every epoch."""
+    """The keys (epoch, index) of each batch; the workers read them again at every epoch."""
 
     def __init__(self) -> None:
         self.batches: list[list[tuple[int, int]]] = []
@@ -117,7 +117,7 @@ class _Schedule:
 
 
 class FileLoader(Loader):
-    """Batches of image files. A file that is no image ends the run by its name, or is skipped and counted."""
+    """Batches of image files. A file that is not an image ends the run, which names it, or is skipped and counted."""
 
     def __init__(
         self, files: FileSet, recipe: FileRecipe, batch_size: int, *, train: bool, seed: int = 0,
@@ -144,7 +144,7 @@ class FileLoader(Loader):
                 fault = faults[0]
                 raise DataError(
                     f"{fault.path}: cannot be read as an image ({fault.reason}); replace it, "
-                    "or add `DATASET.ON_ERROR skip` to leave such files out"
+                    "or add `DATASET.ON_ERROR skip` to skip such files"
                 )
             skipped += faults
             if images is None:
@@ -153,18 +153,18 @@ class FileLoader(Loader):
             second = None if second is None else self._on_device(second)
             yield Batch(self._on_device(images), self.labels[index], index, epoch, shard.step, second, shard.total)
         if skipped:
-            print(f"warning: skipped {len(skipped)} files that are no images, the first {skipped[0].path} "
+            print(f"warning: skipped {len(skipped)} files that are not images, the first is {skipped[0].path} "
                   f"({skipped[0].reason})", file=sys.stderr)  # fmt: skip
 
     def _decoded(self, strong: bool) -> Iterator[Decoded]:
         if strong != self.files.strong:
-            self.files.strong, self._loader = strong, None  # workers know what was asked of them when they started
+            self.files.strong, self._loader = strong, None  # workers keep the settings that they started with
         if self._loader is None:  # the first epoch starts the workers
             self._loader = DataLoader(
                 self.files, batch_sampler=self.schedule, collate_fn=collate, num_workers=self.workers,
                 timeout=self.timeout if self.workers else 0,
                 persistent_workers=self.workers > 0, pin_memory=self.device.type == "cuda",
-                generator=torch.Generator(),  # its own, or each epoch would move the global state
+                generator=torch.Generator(),  # separate, since each epoch would otherwise advance the global state
                 multiprocessing_context="spawn" if self.workers and self.device.type == "cuda" else None,
             )  # fmt: skip
         decoded = iter(self._loader)
@@ -175,7 +175,7 @@ class FileLoader(Loader):
                 if not (isinstance(e, ConnectionError) or str(e).startswith(("DataLoader worker", "DataLoader timed"))):
                     raise
                 raise DataError(
-                    f"a worker that decodes images died or hangs ({str(e).strip().splitlines()[0]}), at {len(keys)}"
+                    f"a data-loading worker died or hangs ({str(e).strip().splitlines()[0]}), at {len(keys)}"
                     f" images from {self.files.paths[keys[0][1]]} on; lower DATASET.NUM_WORKERS (now {self.workers})"
                     f" or raise EXPERIMENT.TIMEOUT (now {self.timeout:g} s), and continue with --resume"
                 ) from None

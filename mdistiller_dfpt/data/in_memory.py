@@ -1,4 +1,4 @@
-"""Data sets that fit in memory: one uint8 tensor on the device; crop, flip and normalise run on the whole batch."""
+"""Datasets that fit in memory: one uint8 tensor on the device; whole batches are cropped, flipped and normalised."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from .randomness import random_bits
 
 
 class Recipe(NamedTuple):
-    """A data set's published augmentation: zero padding before the random crop, flip, and per-channel mean and std."""
+    """The published augmentation of a dataset: zero padding for the random crop, flip, and per-channel mean and std."""
 
     pad: int
     flip: bool
@@ -34,7 +34,7 @@ Views = tuple[Tensor, Tensor, Tensor]
 
 
 def draw_views(index: Tensor, seed: int, epoch: int, pad: int, flip: bool) -> Views:
-    """The view of each sample in this epoch: offsets dy, dx in 0..2*pad, and whether it is mirrored; each (B,)."""
+    """The view of each sample in this epoch: offsets dy, dx in 0..2*pad, and whether it is flipped; each (B,)."""
     bits = random_bits(index, seed, epoch, stream=2)
     positions = 2 * pad + 1
     dy, dx = bits % positions, (bits >> 20) % positions
@@ -43,7 +43,7 @@ def draw_views(index: Tensor, seed: int, epoch: int, pad: int, flip: bool) -> Vi
 
 
 def crop_flip(padded: Tensor, index: Tensor, views: Views, size: tuple[int, int]) -> Tensor:
-    """Views of padded images (N, H', W', 3) -> (B, H, W, 3), one gather for crop and mirror together."""
+    """Views of padded images (N, H', W', 3) -> (B, H, W, 3): crop and flip in a single gather."""
     dy, dx, mirrored = views
     height, width = (torch.arange(s, device=padded.device) for s in size)
     rows = dy[:, None] + height
@@ -52,7 +52,7 @@ def crop_flip(padded: Tensor, index: Tensor, views: Views, size: tuple[int, int]
 
 
 class InMemoryLoader(Loader):
-    """Batches of a data set in memory."""
+    """Batches of an in-memory dataset."""
 
     def __init__(
         self, images: ImageSet, recipe: Recipe, batch_size: int, *, train: bool, seed: int = 0,
@@ -74,7 +74,7 @@ class InMemoryLoader(Loader):
             yield self._batch(shard, views, strong)
 
     def _draw(self, epoch: int) -> Views | None:
-        """All views of an epoch at once: no step copies anything to the device or waits for it."""
+        """All views of an epoch, computed in advance, so that no step copies to the device or synchronises with it."""
         if not self.train:
             return None
         everything = torch.arange(self.num_samples, device=self.device)
@@ -93,14 +93,14 @@ class InMemoryLoader(Loader):
         )
 
     def images_in(self, index: Tensor, view: Tensor) -> Tensor:
-        """Samples (B,) in the views of these numbers (B,); (B, 3, H, W) float."""
+        """The given samples (B,) in the given views (B,); (B, 3, H, W) float."""
         positions = 2 * self.recipe.pad + 1
         place = view // 2
         return self.normalised(self._cropped(index, (place // positions, place % positions, view % 2 == 1)))
 
     @property
     def num_views(self) -> int:
-        """How many views of an image there are."""
+        """The number of views per image."""
         return 2 * (2 * self.recipe.pad + 1) ** 2
 
     def _number(self, views: Views) -> Tensor:
@@ -108,5 +108,5 @@ class InMemoryLoader(Loader):
         return (dy * (2 * self.recipe.pad + 1) + dx) * 2 + mirrored
 
     def _cropped(self, index: Tensor, views: Views | None) -> Tensor:
-        """The samples at `index`, cropped and mirrored where there are views; (B, H, W, 3) uint8."""
+        """The samples at `index`, cropped and flipped if there are views; (B, H, W, 3) uint8."""
         return self.padded[index] if views is None else crop_flip(self.padded, index, views, self.size)

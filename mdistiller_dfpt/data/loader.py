@@ -1,4 +1,4 @@
-"""What every loader shares: the order of an epoch, this process's shard of each batch, normalisation on the device."""
+"""Common to all loaders: the order of an epoch, this process's shard of each batch, normalisation on the device."""
 
 from collections.abc import Iterator
 
@@ -11,14 +11,14 @@ from .randomness import epoch_order
 
 
 class Loader:
-    """Batches of a data set. `epoch(e)` gives the batches of epoch e, the same ones whenever it is asked.
+    """Batches of a dataset. `epoch(e)` returns the batches of epoch e; they are the same on every call.
 
-    `batch_size` counts the samples of all processes together; each yields every `world_size`-th of a batch, so that
-    the order is the same for any number of them.
+    `batch_size` is the global batch size; each process gets every `world_size`-th sample of a batch, so the order is
+    the same for any number of processes.
     """
 
-    augmentation: str  # in words, for the record of a run
-    size: tuple[int, int]  # height and width of the images it yields
+    augmentation: str  # a description, for the protocol of a run
+    size: tuple[int, int]  # height and width of the images it returns
 
     def __init__(
         self, labels: Tensor, batch_size: int, *, train: bool, seed: int, device: torch.device | str,
@@ -27,7 +27,7 @@ class Loader:
         self.labels = labels.to(device)
         self.batch_size, self.train, self.seed = batch_size, train, seed
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        # (image / 255 - mean) / std as one multiply and add
+        # (image / 255 - mean) / std as one multiplication and addition
         deviation = torch.tensor(std, device=device)
         self.scale = 1 / (255 * deviation)
         self.shift = -torch.tensor(mean, device=device) / deviation
@@ -45,22 +45,22 @@ class Loader:
 
     @property
     def last_batch(self) -> int:
-        """Samples in the last batch of an epoch, all processes together."""
+        """Samples in the last batch of an epoch, over all processes."""
         return self.num_samples - (len(self) - 1) * self.batch_size
 
     def epoch(self, epoch: int = 1, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
-        """The batches of an epoch from number `first` on; shuffled and augmented where this is a training set.
+        """The batches of an epoch, starting with number `first`; shuffled and augmented if this is a training set.
 
-        `strong`: with a strongly augmented view of each sample too.
+        `strong`: also return a strongly augmented view of each sample.
         """
         raise NotImplementedError
 
     def order(self, epoch: int) -> Tensor:
-        """The samples (N,) in the order in which an epoch visits them, on the CPU."""
+        """The samples (N,) in the order of an epoch, on the CPU."""
         return epoch_order(self.num_samples, self.seed, epoch) if self.train else torch.arange(self.num_samples)
 
     def shards(self, order: Tensor, epoch: int, first: int) -> Iterator[Shard]:
-        """This process's shard of each batch from number `first` on."""
+        """This process's shard of each batch, starting with number `first`."""
         for number in range(first, len(self)):
             whole = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield Shard(whole[rank() :: world_size()], epoch, number + 1, len(whole))
@@ -72,7 +72,7 @@ class Loader:
 
 
 class Epoch:
-    """The batches of one epoch, as often as they are iterated over."""
+    """The batches of one epoch; can be iterated over repeatedly."""
 
     def __init__(self, loader: Loader, number: int):
         self.loader, self.number = loader, number

@@ -1,4 +1,4 @@
-"""How many classes a published data set must have."""
+"""The number of classes of published datasets."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from ..errors import DataError
 
 
 def check_class_count(cfg: CN, found: int, official: int, where: Path) -> None:
-    """DataError where there are neither the official number of classes nor as many as DATASET.CLASSES says."""
+    """DataError if the number of classes is neither the official one nor DATASET.CLASSES."""
     expected = cfg.DATASET.CLASSES or official
     if found != expected:
         raise DataError(
-            f"{where}: holds {found} classes, expected {expected}; complete it, "
-            f"or set `DATASET.CLASSES {found}` if this part is what you mean"
+            f"{where}: contains {found} classes, expected {expected}; complete it, "
+            f"or set `DATASET.CLASSES {found}` to use this subset"
         )

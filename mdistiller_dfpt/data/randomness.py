@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, epoch, index), not a state: any step of a run can be repeated on its own."""
+"""Randomness as a function of (seed, epoch, index), not a state: any step of a run can be repeated in isolation."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ _ALL, _POSITIVE = 2**64 - 1, 2**63 - 1
 
 
 def _mix(x: int) -> int:
-    """SplitMix64's finaliser (Steele et al., OOPSLA 2014): every bit depends on every bit."""
+    """SplitMix64's finaliser (Steele et al., OOPSLA 2014): every output bit depends on every input bit."""
     for shift, factor in _FACTORS:
         x = (x ^ (x >> shift)) * factor & _ALL
     return x ^ (x >> 31)
 
 
 def _mix_each(x: Tensor) -> Tensor:
-    """The same of int64 tensors, which shift their sign in and have to be masked."""
+    """The same for int64 tensors, whose arithmetic shifts must be masked."""
     for shift, factor in _FACTORS:
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
     return x ^ ((x >> 31) & ((1 << 33) - 1))
@@ -37,26 +37,26 @@ def _key(seed: int, epoch: int, stream: int) -> int:
 
 
 def random_bits(index: Tensor, seed: int, epoch: int, stream: int = 0) -> Tensor:
-    """63 random bits a sample, int64 >= 0 in the shape of `index`; equal arguments give equal bits on any device."""
+    """63 random bits per sample, int64 >= 0 in the shape of `index`; equal arguments give equal bits on any device."""
     key = _signed(_key(seed, epoch, stream))
     return _mix_each((index.to(torch.int64) + 1) * _signed(_GOLDEN) ^ key) & _POSITIVE
 
 
 def random_bits_of(index: int, seed: int, epoch: int, stream: int = 0) -> int:
-    """`random_bits` of one sample, without a tensor."""
+    """`random_bits` of a single sample, without a tensor."""
     return _mix((index + 1) * _GOLDEN & _ALL ^ _key(seed, epoch, stream)) & _POSITIVE
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
-    """The order in which an epoch visits its samples, (size,) int64."""
+    """The order of the samples in an epoch, (size,) int64."""
     generator = torch.Generator().manual_seed(random_bits_of(epoch, seed, epoch, stream=1))
     return torch.randperm(size, generator=generator)
 
 
 @contextlib.contextmanager
 def seeded(index: int, seed: int, epoch: int, stream: int) -> Iterator[None]:
-    """Inside, PyTorch's global generator is a function of these, for transforms that draw from it; then as before."""
-    # PyTorch's own means to this visit every device: half a millisecond, a seventh of decoding an image
+    """Context in which PyTorch's global generator is a function of the arguments, for transforms that use it."""
+    # torch.random.fork_rng visits every device: half a millisecond, a seventh of the time to decode an image
     generator = torch.default_generator
     before = generator.get_state()
     generator.manual_seed(random_bits_of(index, seed, epoch, stream))

@@ -1,4 +1,4 @@
-"""Unpickles numpy arrays and plain containers, nothing else: no other name in a file is ever looked up or called."""
+"""Unpickles only numpy arrays and plain containers: no other name in a file is ever looked up or called."""
 
 import io
 import pickle
@@ -18,7 +18,7 @@ _ALLOWED = {
 }
 
 
-class _ArrayUnpickler(pickle.Unpickler):  # noqa: S301  the one that finds nothing
+class _ArrayUnpickler(pickle.Unpickler):  # noqa: S301  restricted to arrays
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
@@ -27,8 +27,8 @@ class _ArrayUnpickler(pickle.Unpickler):  # noqa: S301  the one that finds nothi
 
 
 def load_arrays(raw: bytes, origin: str) -> Any:
-    """The containers and arrays in `raw`; DataError naming `origin` where it holds anything else."""
+    """The containers and arrays in `raw`; DataError naming `origin` if it contains anything else."""
     try:
         return _ArrayUnpickler(io.BytesIO(raw), encoding="latin1").load()
-    except Exception as e:  # a damaged pickle can raise nearly anything
-        raise DataError(f"{origin}: not a file of arrays ({e}); it was not executed") from None
+    except Exception as e:  # a damaged pickle can raise almost any exception
+        raise DataError(f"{origin}: not a file of arrays ({e}); nothing was executed") from None

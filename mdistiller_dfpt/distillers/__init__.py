@@ -1,4 +1,4 @@
-"""Methods: importing this package registers every file of it; `build_distiller` makes one."""
+"""Methods: importing this package registers all of them; `build_distiller` creates a distiller."""
 
 from importlib import import_module
 from pkgutil import iter_modules

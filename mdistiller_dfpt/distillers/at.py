@@ -1,4 +1,4 @@
-"""AT: match where networks look (Zagoruyko & Komodakis, 2017, arXiv:1612.03928)."""
+"""AT: match spatial attention maps (Zagoruyko & Komodakis, 2017, arXiv:1612.03928)."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,14 +10,14 @@ from .feature import WEIGHT_LIMITS, FeatureDistiller, same_size, stage_pairs, we
 
 
 def attention_map(feature: Tensor, p: float) -> Tensor:
-    """Mean over the channels of |feature|**p, flattened and of unit length; (B, C, H, W) -> (B, H * W)."""
+    """Mean over the channels of |feature|**p, flattened and normalised to unit length; (B, C, H, W) -> (B, H * W)."""
     return F.normalize(feature.abs().pow(p).mean(1).flatten(1))
 
 
 def at_loss(student: list[Tensor], teacher: list[Tensor], p: float) -> Tensor:
-    """Mean squared distance of attention maps, summed over pairs of maps (B, C, H, W); channels may differ.
+    """Mean squared distance of attention maps, summed over pairs of feature maps (B, C, H, W); channels may differ.
 
-    Maps of different size are compared at the smaller one's; equation 2 of the paper with its square outside.
+    Maps of different size are compared at the smaller size; equation 2 of the paper, with the square outside.
     """
     pairs = (same_size(s, t) for s, t in zip(student, teacher, strict=True))
     return sum((F.mse_loss(attention_map(s, p), attention_map(t, p)) for s, t in pairs), student[0].new_zeros(()))

@@ -1,4 +1,4 @@
-"""What holds for every method: the student, its teacher, precision, named terms, logged values."""
+"""Base classes of all methods: student, teacher, precision, named loss terms, logged values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -20,42 +20,42 @@ from ..teachers import ORIGINAL, Frozen, Teacher, TeacherPath
 from ..teachers.hooked import Hooked
 
 TeacherLike = Teacher | TeacherPath | StagedModel
-"""What a distiller's constructor takes for its teacher."""
+"""What a distiller's constructor accepts as its teacher."""
 
 
 class Method(Hooked):
-    """Base of all methods, those without a teacher too: trains a student by the terms of `forward`.
+    """Base of all methods, including those without a teacher: trains a student with the terms of `forward`.
 
-    `method(batch)` returns `(logits, {name: Term})`; the loop sums the weighted terms. Whatever requires grad is
-    optimised, whatever is in `state_dict` is saved.
+    `method(batch)` returns `(logits, {name: Term})`; the loop sums the weighted terms. All parameters that require grad
+    are optimised, and everything in `state_dict` is saved.
     """
 
-    config: ClassVar[CN] = CN()  # the method's node; its keys are the constructor's keyword arguments
-    limits: ClassVar[Mapping[str, Limit]] = {}  # what values the node's keys take
+    config: ClassVar[CN] = CN()  # the method's config section; its keys are the constructor's keywords
+    limits: ClassVar[Mapping[str, Limit]] = {}  # the allowed values of the section's keys
     needs_teacher: ClassVar[bool] = False
-    needs_strong_view: bool = False  # whether a batch must carry a strongly augmented view
-    needs_teacher_maps: bool = True  # False where the teacher's logits on a batch are all that the method takes
-    couples_samples: bool = False  # whether `losses` is more than a mean over samples; `check_distiller` tests it
-    min_batch: int = 1  # the fewest samples that a step can be taken on
+    needs_strong_view: bool = False  # whether batches must include a strongly augmented view
+    needs_teacher_maps: bool = True  # False if the method uses only the teacher's logits
+    couples_samples: bool = False  # whether `losses` is not a mean over samples; `check_distiller` tests it
+    min_batch: int = 1  # the smallest number of samples in a step
 
     def __init__(self, student: StagedModel):
         super().__init__()
         self.student = student
-        self.student_dtype: torch.dtype | None = None  # the student runs under autocast to it; None: float32
-        self.dtype: torch.dtype | None = None  # the same for networks that a method adds
+        self.student_dtype: torch.dtype | None = None  # autocast dtype of the student; None: float32
+        self.dtype: torch.dtype | None = None  # the same for the other networks of the method
 
-    # What a method writes
+    # Implemented by a method
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         """The student's logits (B, classes) and the weighted terms; losses are computed in float32."""
-        raise NotImplementedError(f"{type(self).__name__} writes no forward")
+        raise NotImplementedError(f"{type(self).__name__} does not implement forward")
 
     @property
     def deployed(self) -> nn.Module:
-        """What predicts after training: the student, or it with what a method adds to it."""
+        """The network used for prediction after training: the student, with any modules that the method adds to it."""
         return self.student
 
-    # What the loop asks of it
+    # Used by the training loop
 
     def forward_student(self, image: Tensor) -> Output:
         """The deployed network's output for images (B, 3, H, W)."""
@@ -63,15 +63,15 @@ class Method(Hooked):
             return as_output(self.deployed(image))
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
-        """Logits (B, classes) of everything worth evaluating by name, from the teacher to the student."""
+        """Logits (B, classes) to evaluate, by path, from the teacher to the student."""
         return {"student": self.forward_student(image).logits}
 
     def frozen(self) -> Sequence[StagedModel]:
-        """The networks that never change and that are known by their own files."""
+        """The frozen networks, whose weights are stored in their own files."""
         return ()
 
     def set_precision(self, networks: torch.dtype | None, student: torch.dtype | None) -> None:
-        """What the networks run in, and the student; None is their own float32. Members of a list follow."""
+        """Set the autocast dtype of the networks and of the student, None for float32, in all methods of a list."""
         for module in self.modules():
             if isinstance(module, Method):
                 module.dtype, module.student_dtype = networks, student
@@ -79,11 +79,11 @@ class Method(Hooked):
                 module.dtype = networks
 
     def hooked(self) -> Sequence[Hooked]:
-        """Those whose `prepare`, `before_step`, `after_step` and `take_logged` the loop calls, in this order."""
+        """The objects whose `prepare`, `before_step`, `after_step` and `take_logged` the loop calls, in this order."""
         return (self,)
 
     def training_state(self) -> dict[str, Tensor]:
-        """`state_dict`, each tensor once, less the frozen networks: they are known by their hashes, not saved again."""
+        """`state_dict` without duplicates and without the frozen networks, which are identified by their hashes."""
         seen = {t.data_ptr() for network in self.frozen() for t in network.state_dict().values() if t.numel()}
         state = {}
         for key, value in self.state_dict().items():
@@ -93,26 +93,26 @@ class Method(Hooked):
         return state
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of `training_state`; RuntimeError where a key is missing, unexpected or of another shape."""
+        """Inverse of `training_state`; RuntimeError if a key is missing, unexpected or has a different shape."""
         mine = self.training_state()
         missing, unexpected = sorted(set(mine) - set(state)), sorted(set(state) - set(mine))
         wrong = sorted(k for k in set(mine) & set(state) if mine[k].shape != state[k].shape)
         if missing or unexpected or wrong:
-            raise RuntimeError(f"missing {missing[:5]}, unexpected {unexpected[:5]}, of another shape {wrong[:5]}")
+            raise RuntimeError(f"missing {missing[:5]}, unexpected {unexpected[:5]}, of different shape {wrong[:5]}")
         with torch.no_grad():
             for key, value in mine.items():
                 value.copy_(state[key])
 
     def overhead(self, image_shape: tuple[int, int, int]) -> str | None:
-        """One line on what training costs beside the two networks, printed at the start; None for nothing."""
+        """One line on the training overhead beyond the two networks, printed at the start; None if there is none."""
         extra = sum(p.numel() for p in self.parameters() if p.requires_grad)
         known = [self.student, *(part for part in self.hooked() if isinstance(part, Teacher))]
         extra -= sum(p.numel() for module in known for p in module.parameters() if p.requires_grad)
-        return f"{extra:,} parameters are trained beside the student's" if extra else None
+        return f"{extra:,} parameters are trained in addition to the student's" if extra else None
 
 
 def checked_output(paths: Mapping[str, Output], path: str, where: type[Teacher]) -> Output:
-    """A path's output; PluginError naming the kind of teacher where that is something else."""
+    """The output of a path; PluginError naming the kind of teacher if it is not an `Output`."""
     if not isinstance(paths, Mapping) or path not in paths:
         found = list(paths) if isinstance(paths, Mapping) else type(paths).__name__
         raise PluginError(where, f"`forward` returned {found}; it must return {{path: Output}} with a {path!r}")
@@ -122,16 +122,16 @@ def checked_output(paths: Mapping[str, Output], path: str, where: type[Teacher])
 
 
 class Distiller(Method):
-    """Base of the methods that match a student to a teacher. Most write `losses` alone.
+    """Base of the methods that match a student to a teacher. Most implement only `losses`.
 
-    A distiller matches one `path` of its teacher; where DISTILLER.PATHS names several, each has a distiller of its own.
-    `teacher`: a teacher, with or without the path that is matched, or a trained network, which is then frozen.
+    A distiller matches one `path` of its teacher; if DISTILLER.PATHS names several, each gets its own distiller.
+    `teacher`: a teacher, with or without the matched path, or a trained network, which is then frozen.
     """
 
     needs_teacher = True
-    matches_one_path: ClassVar[bool] = True  # False where `terms` takes the paths that it wants by itself
-    teacher_kind: ClassVar[str] = ""  # the kind that a method is made for, where it is one
-    builds_teacher: ClassVar[bool] = False  # True where its node has that kind's keys, and its constructor builds it
+    matches_one_path: ClassVar[bool] = True  # False if `terms` selects its paths itself
+    teacher_kind: ClassVar[str] = ""  # the kind of teacher that the method requires, if any
+    builds_teacher: ClassVar[bool] = False  # True if its section has that kind's keys and its constructor builds it
 
     def __init__(self, student: StagedModel, teacher: TeacherLike):
         super().__init__(student)
@@ -143,12 +143,12 @@ class Distiller(Method):
 
     @property
     def teacher_network(self) -> StagedModel:
-        """The network whose maps and classifier the matched path has."""
+        """The network that determines the feature maps and the classifier of the matched path."""
         return self.teacher.network_of(self.path)
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        """The method's terms, by the name they are logged under; `teacher` is the matched path's output, detached."""
-        raise NotImplementedError(f"{type(self).__name__} writes no losses")
+        """The method's terms by logged name; `teacher` is the matched path's output, detached."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement losses")
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         student = self.forward_student(batch.image)
@@ -156,13 +156,13 @@ class Distiller(Method):
         return student.logits, {**self.terms(student, paths, batch), **self.teacher_terms(student, paths, batch)}
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
-        """The terms that train the student, such that their mean over processes is what one process would compute."""
+        """The terms that train the student, with a mean over processes equal to the terms of a single process."""
         teacher = checked_output(paths, self.path, type(self.teacher)).detach()
         losses = checking(self.losses, type(self))
         return over_processes(losses, student, teacher, batch, couples_samples=self.couples_samples)
 
     def teacher_terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
-        """The terms by which the teacher trains what it trains of its own."""
+        """The terms that train the teacher's own modules."""
         if type(self.teacher).losses is Teacher.losses:
             return {}
         losses, couples = checking(self.teacher.losses, type(self.teacher)), self.teacher.couples_samples
@@ -175,7 +175,7 @@ class Distiller(Method):
         return self.teacher.frozen()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The student and what the method adds, then what the teacher trains."""
+        """The parameters of the student and of the method, then the trained parameters of the teacher."""
         teachers = {id(p) for p in self.teacher.parameters()}
         mine = [p for p in self.parameters() if p.requires_grad and id(p) not in teachers]
         return [{"params": mine, "lr_factor": 1.0}, *self.teacher.parameter_groups()]
@@ -189,6 +189,6 @@ class Distiller(Method):
 
 
 DISTILLERS: NodeRegistry[type[Method]] = NodeRegistry("distiller")
-"""Maps DISTILLER.TYPE to its class; its node has the same name."""
+"""Maps DISTILLER.TYPE to its class; its config section has the same name."""
 
 __all__ = ["DISTILLERS", "ORIGINAL", "Batch", "Distiller", "Method", "Output", "StagedModel", "TeacherLike"]

@@ -1,4 +1,4 @@
-"""From a config to a distiller: the last line that sees `cfg`."""
+"""Builds a distiller from a config; code below this level never sees `cfg`."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,12 +22,12 @@ def build_distiller(
     cfg: CN, student: StagedModel, teacher: StagedModel | None, num_data: int, *,
     image_shape: tuple[int, int, int] = (3, 32, 32), others: Sequence[StagedModel] = (),
 ) -> Method:  # fmt: skip
-    """What DISTILLER.TYPE names, over a student and its teacher.
+    """The distiller of DISTILLER.TYPE for a student and a teacher.
 
-    `teacher` is the trained network, around which the kind of teacher is built; `others` are further trained networks,
-    for the kinds that are made of several. `num_data` is the training set's size, for methods with a memory;
-    `image_shape` (3, H, W), for methods that must know the size of the networks' maps. ConfigError where a method is
-    unknown or one of its keys does not fit these networks.
+    `teacher` is the trained network, which the kind of teacher wraps; `others` are further trained networks, for kinds
+    that use several. `num_data` is the size of the training set, for methods with a memory bank; `image_shape`
+    (3, H, W) is for methods that need the sizes of feature maps. ConfigError if a method is unknown or one of its keys
+    does not fit these networks.
     """
     beside = {"num_data": num_data, "image_shape": tuple(image_shape)}
     chosen = choice(cfg)
@@ -46,7 +46,7 @@ def build_distiller(
 
 def _alone(cfg: CN, chosen: Choice, student: StagedModel) -> Method:
     if len(chosen.methods) > 1:
-        raise ConfigError(f"{chosen.label}: none of these has a teacher; name one")
+        raise ConfigError(f"{chosen.label}: none of these methods uses a teacher; name a single one")
     (name, cls), *_ = chosen.methods.items()
     return made(cls, student, **_arguments(cfg, name, cls, {}))
 
@@ -58,10 +58,10 @@ def _taught(
     methods = chosen.methods
     for name, cls in methods.items():
         if len(methods) > 1 and not _can_be_summed(cls):
-            raise ConfigError(f"DISTILLER.TYPE: {name} runs the networks in its own way and cannot be in a list")
+            raise ConfigError(f"DISTILLER.TYPE: {name} runs the networks itself and cannot be in a list")
     if cfg.DISTILLER.PATHS and not any(_matches_one_path(cls) for cls in methods.values()):
-        raise ConfigError(f"DISTILLER.PATHS is set; {chosen.label} weighs the paths by keys of its own: leave it out")
-    # A method whose node has the keys of its kind of teacher builds it, and the others in a list are taught by it too
+        raise ConfigError(f"DISTILLER.PATHS is set; {chosen.label} has its own keys for path weights: remove it")
+    # A method whose section has the keys of its kind of teacher builds the teacher, which all methods of a list share
     builds = next((n for n, m in methods.items() if getattr(m, "builds_teacher", False)), None)
     teacher: Teacher | None = None if builds else build_teacher(cfg, network, others, chosen.kind)
     members: dict[str, list[Member]] = {}
@@ -76,7 +76,7 @@ def _taught(
         elif not cls.matches_one_path:
             members[name] = [Member(make(teacher), prefix)]
         else:
-            # Beside a method that has built the teacher, and matches all its paths, others match the original one
+            # If a method of the list built the teacher and matches all its paths, the others match the original path
             paths = dict(cfg.DISTILLER.PATHS) or ({ORIGINAL: 1.0} if builds else teacher.default_paths())
             _refuse_unknown(paths, teacher, chosen.kind)
             _refuse_several(name, cls, paths)
@@ -100,14 +100,14 @@ def _refuse_unknown(paths: Mapping[str, float], teacher: Teacher, kind: str) -> 
 
 def _refuse_several(name: str, cls: type[Method], paths: Mapping[str, float]) -> None:
     if not _can_be_summed(cls) and list(paths.values()) != [1.0]:
-        raise ConfigError(f"DISTILLER.PATHS: {name} runs the networks in its own way and matches one path at "
+        raise ConfigError(f"DISTILLER.PATHS: {name} runs the networks itself and matches one path at "
                           f"weight 1, not {', '.join(f'{p} {w}' for p, w in paths.items())}")  # fmt: skip
 
 
 def _arguments(cfg: CN, name: str, cls: type[Method], beside: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor's keywords: those of the method's node, and what else its signature asks for."""
+    """The constructor's keywords: those of the method's section, and further ones in its signature."""
     wanted = asked_for(cls, {**beside, "cfg": cfg})
-    if "cfg" in wanted:  # a class written for mdistiller reads its node by itself
+    if "cfg" in wanted:  # a class written for mdistiller reads its section itself
         return wanted
     return {**(keywords(cfg[name]) if cls.config else {}), **wanted}
 

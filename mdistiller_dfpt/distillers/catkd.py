@@ -11,15 +11,15 @@ from .feature import WEIGHT_LIMITS, FeatureDistiller, weights
 
 
 def class_activation_map(feature: Tensor, classifier: nn.Linear) -> Tensor:
-    """The classifier's logits at each position of the map it pools; (B, C, H, W) -> (B, classes, H, W).
+    """The classifier's logits at each position of the map that it pools; (B, C, H, W) -> (B, classes, H, W).
 
-    Its mean over the positions is the network's logits.
+    Their mean over the positions is the network's logits.
     """
     return F.conv2d(feature, classifier.weight[:, :, None, None], classifier.bias)
 
 
 def catkd_loss(student: Tensor, teacher: Tensor, resolution: int, normalize: bool) -> Tensor:
-    """Mean squared difference of maps (B, classes, H, W) pooled to `resolution`, each at unit length if `normalize`."""
+    """Mean squared difference of maps (B, classes, H, W) pooled to `resolution`; unit length if `normalize`."""
     s, t = (F.adaptive_avg_pool2d(x, resolution) for x in (student, teacher))
     if normalize:
         s, t = (F.normalize(x.flatten(2), dim=2) for x in (s, t))
@@ -42,6 +42,6 @@ class CATKD(FeatureDistiller):
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         own = class_activation_map(student.features["head_map"], self.student.classifier_layer)
-        with torch.no_grad():  # a teacher may train its classifier, and not by this term
+        with torch.no_grad():  # a teacher may train its classifier, but this term must not
             target = class_activation_map(teacher.features["head_map"], self.teacher_network.classifier_layer)
         return catkd_loss(own, target, *self.arguments)

@@ -1,4 +1,4 @@
-"""CC: match how neighbouring samples differ (Peng et al., 2019, arXiv:1904.01802, as RepDistiller measures it)."""
+"""CC: match differences of neighbouring samples (Peng et al., 2019, arXiv:1904.01802, as in RepDistiller)."""
 
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
@@ -9,9 +9,9 @@ from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes
 
 
 def cc_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Inner product of |student - teacher| of each sample with the next one's, averaged; (B, D), (B, D) -> ().
+    """Inner product of |student - teacher| of each sample with that of the next, averaged; (B, D), (B, D) -> ().
 
-    This is the loss behind the published CC rows of the CIFAR-100 tables; the paper's own compares kernel matrices.
+    The published CC rows of the CIFAR-100 tables use this loss; the paper itself compares kernel matrices.
     """
     delta = (student - teacher).abs()
     return (delta[:-1] * delta[1:]).sum(1).mean()
@@ -19,7 +19,7 @@ def cc_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @DISTILLERS.register("CC")
 class CC(FeatureDistiller):
-    """Cross-entropy and `cc_loss` on the pooled features, each brought to FEAT_DIM by a linear layer."""
+    """Cross-entropy and `cc_loss` on the pooled features, each projected to FEAT_DIM by a linear layer."""
 
     config = CN({"FEAT_DIM": 128, "LOSS": weights(1.0, 0.02)})
     limits = {**WEIGHT_LIMITS, "FEAT_DIM": AT_LEAST_ONE}

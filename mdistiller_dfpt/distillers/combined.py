@@ -1,4 +1,4 @@
-"""Several methods, or one method over several paths of its teacher, on one student: their terms are summed."""
+"""Several methods, or one method on several paths of its teacher, for one student: their terms are summed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from .base import Batch, Distiller, Method
 
 @dataclass(frozen=True)
 class Member:
-    """One distiller of a sum; `name` stands before its terms' names, a dot between."""
+    """One distiller of a sum; `name` and a dot prefix the names of its terms."""
 
     distiller: Distiller
     name: str = ""
-    path: str = ""  # follows `name` for all but the labels' terms, where a method matches several paths
+    path: str = ""  # second prefix of all terms except the labels', if a method matches several paths
     weight: float = 1.0  # of its distillation terms
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
-        """The member's terms as they are summed."""
+        """The member's terms, with the names and weights used in the sum."""
         terms: Terms = {}
         for key, term in self.distiller.terms(student, paths, batch).items():
-            if term.kind == "label":  # the same for each of several paths, and counted once by its name
+            if term.kind == "label":  # equal for all paths of a method, so it is counted once by its name
                 terms[".".join(filter(None, (self.name, key)))] = term
             else:
                 terms[".".join(filter(None, (self.name, self.path, key)))] = term.times(self.weight)
@@ -33,10 +33,10 @@ class Member:
 
 
 class Combined(Distiller):
-    """The members share student and teacher; each brings its own terms and its own modules.
+    """The members share student and teacher; each has its own terms and modules.
 
-    Terms are summed as they are, so cross-entropy counts once for each *method* that has it: set the weights in the
-    yaml. At most one member may add to what is deployed. ValueError where two do.
+    Terms are summed unchanged, so cross-entropy counts once for each *method* that has it: set the weights in the
+    yaml file. At most one member may add modules to the deployed network. ValueError if two do.
     """
 
     def __init__(self, members: Sequence[Member]):
@@ -51,10 +51,10 @@ class Combined(Distiller):
         if len(adding) > 1:
             names = list(dict.fromkeys(type(d).__name__ for d in adding))
             if len(names) == 1:
-                raise ValueError(f"DISTILLER.PATHS: {names[0]} adds modules of its own to what is deployed, and "
-                                 "matches one path: name one, as `DISTILLER.PATHS.teacher 1.0`")  # fmt: skip
+                raise ValueError(f"DISTILLER.PATHS: {names[0]} adds modules to the deployed network, and "
+                                 "matches one path: select one, for example `DISTILLER.PATHS.teacher 1.0`")  # fmt: skip
             both = " and ".join(names)
-            raise ValueError(f"{both} cannot be combined: each adds modules of its own to what is deployed")
+            raise ValueError(f"{both} cannot be combined: each adds modules to the deployed network")
         self.deploying = distillers.index((adding or distillers)[0])
 
     @property

@@ -1,4 +1,4 @@
-"""CRD: an embedding is near its own sample's in the other network (Tian et al., 2020, arXiv:1910.10699)."""
+"""CRD: contrast each embedding with those of the other network (Tian et al., 2020, arXiv:1910.10699)."""
 
 import math
 from typing import Any
@@ -16,11 +16,11 @@ from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shape, f
 
 EPS = 1e-7
 WORTH_SAYING = 2**28  # bytes
-CHUNK = 2**24  # numbers that one temporary tensor may hold: 64 MiB in float32
+CHUNK = 2**24  # elements of a temporary tensor: 64 MiB in float32
 
 
 class _GatheredScores(torch.autograd.Function):
-    """Products with some rows of a large bank, a few samples at a time, forward and backward."""
+    """Products with selected rows of a large bank, a few samples at a time, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, embedding: Tensor, bank: Tensor, index: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ class _GatheredScores(torch.autograd.Function):
 def bank_scores(embedding: Tensor, bank: Tensor, index: Tensor) -> Tensor:
     """Inner products of each embedding with its own rows of a bank; (B, D), (N, D), (B, K) -> (B, K).
 
-    Where K is a good part of N all N products and a gather are an order of magnitude faster than gathering the rows;
-    where N is far larger, the rows are gathered in pieces, so that memory stays bounded.
+    If K is a sizeable fraction of N, computing all N products and gathering them is an order of magnitude faster than
+    gathering rows; if N is far larger, rows are gathered in chunks, so memory stays bounded.
     """
     if 8 * index.shape[1] >= bank.shape[0]:
         return (embedding @ bank.T).gather(1, index)
@@ -48,11 +48,11 @@ def bank_scores(embedding: Tensor, bank: Tensor, index: Tensor) -> Tensor:
 
 
 def nce_loss(probability: Tensor, num_data: int) -> Tensor:
-    """Noise-contrastive loss of unnormalised probabilities (B, 1 + K), the positive first; () (equation 17 ff.)."""
+    """Noise-contrastive loss of unnormalised probabilities (B, 1 + K), positive first; () (equation 17 ff.)."""
     negatives = probability.shape[1] - 1
     noise = negatives / num_data
     positive, others = probability[:, 0], probability[:, 1:]
-    # -log(p / (p + noise)) and -log(noise / (p + noise)), without the quotients
+    # -log(p / (p + noise)) and -log(noise / (p + noise)), without quotients
     costs = ((noise + EPS) / positive).log1p().sum() + ((others + EPS) / noise).log1p().sum()
     return costs / probability.shape[0]
 
@@ -61,11 +61,11 @@ def crd_loss(
     student: Tensor, teacher: Tensor, student_bank: Tensor, teacher_bank: Tensor, index: Tensor, temperature: float,
     normalizers: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Both directions of the contrastive loss, and the normalisers it used.
+    """Both directions of the contrastive loss, and the normalisers used.
 
-    Embeddings (B, D) of unit length, banks (N, D), `index` (B, 1 + K) the positive's row and the negatives'.
-    `normalizers` (2,): the constants Z of the student's and the teacher's scores; where they are not positive they are
-    estimated from this batch, as in the paper. Each network is contrasted with the *other* one's bank.
+    Embeddings (B, D) of unit length, banks (N, D), `index` (B, 1 + K) the rows of the positive and the negatives.
+    `normalizers` (2,): the constants Z of the student's and the teacher's scores; if they are not positive, they are
+    estimated from this batch, as in the paper. Each network is contrasted with the bank of the *other* one.
     """
     scores = [bank_scores(student, teacher_bank, index), bank_scores(teacher, student_bank, index)]
     exps = [(s / temperature).exp() for s in scores]
@@ -77,15 +77,15 @@ def crd_loss(
 
 
 def draw_rows(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) -> Tensor:
-    """For each target (B,) k rows, uniform without replacement over those of another label (`same`: of its own).
+    """For each target (B,) k rows, uniform without replacement among those of other labels (`same`: of the same label).
 
-    `labels` (N,) int64. A row comes twice only where there are fewer than k. (B, k) int64, in bounded memory.
+    `labels` (N,) int64. Rows repeat only if there are fewer than k. (B, k) int64, in bounded memory.
     """
     return (_draw_on_cpu if target.device.type == "cpu" else _draw_on_device)(labels, target, k, seed, same)
 
 
 def _draw_on_cpu(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) -> Tensor:
-    """Row by row with NumPy, which visits k rows and not N; rising, as a gather of neighbours is five times faster."""
+    """Row by row with NumPy, at a cost of k rather than N; sorted, as gathering neighbours is five times faster."""
     generator, known = np.random.Generator(np.random.Philox(seed)), labels.numpy()
     drawn = np.empty((len(target), k), np.int64)
     for row, label in zip(drawn, target.tolist(), strict=True):
@@ -98,36 +98,36 @@ def _draw_on_cpu(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) 
 
 
 def _draw_on_device(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) -> Tensor:
-    """The rows of the largest random keys, a few samples at a time; nothing here waits for the device."""
+    """The rows with the largest random keys, a few samples at a time; never synchronises with the device."""
     generator = torch.Generator(target.device).manual_seed(seed)
     drawn = []
     for part in target.split(max(1, CHUNK // labels.shape[0])):
         allowed = (labels == part[:, None]) == same
         keys = torch.rand(allowed.shape, generator=generator, device=target.device)
         order = keys.masked_fill_(~allowed, -1.0).topk(min(k, keys.shape[1])).indices
-        # Where a sample has fewer rows than k it goes round among them
+        # A sample with fewer than k rows cycles through them
         position = torch.arange(k, device=target.device) % allowed.sum(1, keepdim=True).clamp(1, order.shape[1])
         drawn.append(order.gather(1, position))
     return torch.cat(drawn)
 
 
 class Bank(nn.Module):
-    """The last embeddings of every training sample, by its index; equal in all processes of a run.
+    """The latest embedding of every training sample, by its index; equal in all processes of a run.
 
-    A sample's label is learned with its embedding. Until then its row is a random vector, which is of no class, and a
-    fair negative for all.
+    A sample's label is stored with its first embedding. Until then its row is a random vector without a class, and
+    thus a valid negative for all samples.
     """
 
     student: Tensor  # (N, D)
     teacher: Tensor  # (N, D)
-    labels: Tensor  # (N,) int64; -1: not learned yet
+    labels: Tensor  # (N,) int64; -1: not stored yet
 
     def __init__(self, num_data: int, dim: int, momentum: float):
         super().__init__()
         self.momentum = momentum
         size = 2 * 4 * num_data * dim
         if size > WORTH_SAYING:
-            print(f"two banks of {num_data:,} embeddings of {dim} take {size / 1e9:.1f} GB", flush=True)
+            print(f"two banks of {num_data:,} embeddings of {dim} use {size / 1e9:.1f} GB", flush=True)
         bound = 1 / math.sqrt(dim / 3)
         for name in ("student", "teacher"):
             self.register_buffer(name, torch.empty(num_data, dim).uniform_(-bound, bound))
@@ -135,7 +135,7 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def update(self, index: Tensor, target: Tensor, student: Tensor, teacher: Tensor) -> None:
-        """Move the rows of samples (B,) towards their new embeddings (B, D), at unit length."""
+        """Move the rows of samples (B,) towards their new embeddings (B, D), normalised to unit length."""
         for bank, embedding in ((self.student, student), (self.teacher, teacher)):
             moved = bank[index] * self.momentum + embedding * (1 - self.momentum)
             bank[index] = F.normalize(moved)
@@ -143,7 +143,7 @@ class Bank(nn.Module):
 
 
 class Embedding(nn.Linear):
-    """(B, C) -> (B, D) of unit length."""
+    """(B, C) -> (B, D), normalised to unit length."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(super().forward(x))
@@ -156,7 +156,7 @@ class CRD(FeatureDistiller):
     config = CN(
         {
             "MODE": "exact",  # the positive: exact, the sample itself; relax, any sample of its class
-            # 0: inferred from the networks; checked where a yaml states them
+            # 0: inferred from the networks; other values are checked
             "FEAT": CN({"DIM": 128, "STUDENT_DIM": 0, "TEACHER_DIM": 0}),
             "LOSS": weights(1.0, 0.8),
             "NCE": CN({"K": 16384, "MOMENTUM": 0.5, "TEMPERATURE": 0.07}),
@@ -166,7 +166,7 @@ class CRD(FeatureDistiller):
         **WEIGHT_LIMITS, "MODE": one_of("exact", "relax"), "FEAT.DIM": AT_LEAST_ONE, "NCE.K": AT_LEAST_ONE,
         "NCE.MOMENTUM": FRACTION, "NCE.TEMPERATURE": POSITIVE,
     }  # fmt: skip
-    couples_samples = True  # the bank, which is to be the same in all processes
+    couples_samples = True  # the bank must be equal in all processes
     normalizers: Tensor  # (2,), a buffer
 
     def __init__(
@@ -183,7 +183,7 @@ class CRD(FeatureDistiller):
         self.bank = Bank(num_data, feat_dim, nce_momentum)
         self.register_buffer("normalizers", torch.zeros(2))
         self.seed = int(torch.randint(2**31, (), device="cpu"))
-        self._pending: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # what `Bank.update` takes
+        self._pending: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # arguments of `Bank.update`
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         self._update_bank()
@@ -197,7 +197,7 @@ class CRD(FeatureDistiller):
         return loss
 
     def draw(self, batch: Batch) -> Tensor:
-        """Rows of the positive and the negatives, (B, 1 + K); a function of seed, epoch and step."""
+        """Rows of the positive and the negatives, (B, 1 + K), as a function of seed, epoch and step."""
         seed = crc32(f"{self.seed} {batch.epoch} {batch.step}".encode())
         labels = self.bank.labels
         if self.mode == "exact":
@@ -212,7 +212,7 @@ class CRD(FeatureDistiller):
         self._update_bank()
 
     def _update_bank(self) -> None:
-        """The bank is part of the loss's graph, so it changes after the backward pass: here, or before the next one."""
+        """The bank is part of the loss's graph, so it changes only after the backward pass: here or before the next."""
         if self._pending:
             self.bank.update(*self._pending)
             self._pending = None

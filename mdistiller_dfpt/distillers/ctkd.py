@@ -1,4 +1,4 @@
-"""CTKD: a temperature learned against the student, ever more so (Li et al., 2023, arXiv:2211.16231)."""
+"""CTKD: a temperature learned adversarially, with a curriculum (Li et al., 2023, arXiv:2211.16231)."""
 
 import math
 from typing import Any
@@ -26,24 +26,24 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:
-    """x, whose gradient is multiplied by `scale`; a negative one turns descent into ascent."""
+    """Identity whose gradient is multiplied by `scale`; a negative scale turns descent into ascent."""
     return _ScaleGradient.apply(x, scale)
 
 
 def adversity(epoch: int, loops: int) -> float:
-    """The curriculum: 0 before training, falling along a cosine to -1 at epoch `loops`, and -1 from then on."""
+    """The curriculum: from 0 before training along a cosine to -1 at epoch `loops`, then constant."""
     return -0.5 * (1 - math.cos(math.pi * min(epoch, loops) / loops))
 
 
 @DISTILLERS.register("CTKD")
 class CTKD(Distiller):
-    """Cross-entropy and `kd_loss` at one temperature for all samples, in START to START + RANGE."""
+    """Cross-entropy, and `kd_loss` with one temperature for all samples, between START and START + RANGE."""
 
     config = CN(
         {
             "START": 1.0,
             "RANGE": 20.0,
-            "LOOPS": 10,  # epochs until the temperature's learning is fully adversarial
+            "LOOPS": 10,  # epochs until the temperature is learned fully adversarially
             "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9}),
         }
     )

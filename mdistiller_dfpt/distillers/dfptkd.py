@@ -21,7 +21,7 @@ def student_loss(
     """The terms of L_S for logits (B, C) of student, original path and prompt path, and labels (B,).
 
     L_S = ce_weight CE(p^S, y) + teacher_weight KD(p^S, p^T) + prompt_weight KD(p^S, sg[p^P])
-    Both targets are detached, so that one backward pass serves the student and the prompt path, on the same weights.
+    Both targets are detached, so a single backward pass trains the student and the prompt path at the same weights.
     """
     terms = {}
     if ce_weight > 0:
@@ -35,9 +35,9 @@ def student_loss(
 
 @DISTILLERS.register("DFPTKD")
 class DFPTKD(Distiller):
-    """Trains the student by both paths of a `DualPath` teacher, whose prompt path learns beside it.
+    """Trains the student on both paths of a `DualPath` teacher, whose prompt path is trained jointly.
 
-    The node has the teacher's keys too; with FINETUNE_BACKBONE it is DFPT-KD+.
+    The section also has the teacher's keys; with FINETUNE_BACKBONE this is DFPT-KD+.
     """
 
     config = CN({**DualPath.config, "LOSS": {"CE_WEIGHT": 1.0, "TEACHER_WEIGHT": 4.0, "PROMPT_WEIGHT": 4.0}})
@@ -48,7 +48,7 @@ class DFPTKD(Distiller):
     teacher_kind = "dual_path"
     builds_teacher = True
     matches_one_path = False
-    needs_teacher_maps = False  # but for the first stages', which the teacher computes beside cached logits
+    needs_teacher_maps = False  # except for the first stages', which the teacher computes even if logits are cached
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, temperature: float, logit_loss: str, ce_weight: float,

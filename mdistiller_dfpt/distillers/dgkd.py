@@ -1,4 +1,4 @@
-"""DGKD: taught by the teacher and all assistants at once (Son et al., 2021, arXiv:2009.08825)."""
+"""DGKD: KD from the teacher and all assistants (Son et al., 2021, arXiv:2009.08825)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,14 +21,14 @@ def dgkd_loss(student: Tensor, teachers: Sequence[Tensor], temperature: float) -
 
 
 def draw(count: int, kept: int, epoch: int, step: int) -> list[int]:
-    """`kept` of the numbers 0 .. count - 1, a function of epoch and step, so that a resumed run draws the same."""
+    """`kept` of the numbers 0 .. count - 1, a function of epoch and step, so a resumed run draws the same numbers."""
     keys = random_bits(torch.arange(count), step, epoch, stream=3)
     return keys.argsort()[:kept].tolist()
 
 
 @DISTILLERS.register("DGKD")
 class DGKD(LogitDistiller):
-    """Cross-entropy and `dgkd_loss`; in each step DROP of the teachers, drawn at random, are left out."""
+    """Cross-entropy and `dgkd_loss`; each step leaves out DROP randomly chosen teachers."""
 
     config = logit_node(4.0, ce=0.1, kd=0.9, DROP=1)
     limits = {**LOGIT_LIMITS, "DROP": NOT_NEGATIVE}
@@ -45,7 +45,7 @@ class DGKD(LogitDistiller):
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         names = list(paths)
-        # At least one teacher stays, as with no assistant there is but one
+        # At least one teacher is kept, since without assistants there is only one
         kept = draw(len(names), max(1, len(names) - self.drop), batch.epoch, batch.step)
         teachers = {names[i]: paths[names[i]] for i in kept}
         return over_processes(self._all, student, teachers, batch, couples_samples=False)

@@ -13,8 +13,8 @@ from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 def dist_loss(student: Tensor, teacher: Tensor, inter: float, intra: float, temperature: float) -> Tensor:
     """temperature**2 * (inter * distance over the classes + intra * distance over the samples); (B, C), (B, C) -> ().
 
-    The distance is one minus Pearson's correlation (equations 8 to 10): it asks for the teacher's preferences, not for
-    its exact probabilities, which a student far weaker cannot match.
+    The distance is one minus Pearson's correlation (equations 8 to 10). It matches the teacher's relative preferences,
+    not its exact probabilities, which a much weaker student cannot match.
     """
     s, t = ((logits / temperature).softmax(1) for logits in (student, teacher))
     return temperature**2 * (inter * pearson_distance(s, t) + intra * pearson_distance(s.T, t.T))
@@ -25,7 +25,7 @@ def _dist(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) 
     return dist_loss(student, teacher, 1.0, 1.0, temperature)
 
 
-_dist.couples_samples = True  # the correlation within a class runs over the batch
+_dist.couples_samples = True  # the correlation within a class is taken over the batch
 
 
 @DISTILLERS.register("DIST")

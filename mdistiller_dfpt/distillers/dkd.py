@@ -1,4 +1,4 @@
-"""DKD: the knowledge distillation loss in two parts, weighted apart (Zhao et al., 2022, arXiv:2203.08679)."""
+"""DKD: the KD loss as two separately weighted parts (Zhao et al., 2022, arXiv:2203.08679)."""
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, alpha: float, beta: float, temperature: float) -> Tensor:
     """alpha * TCKD + beta * NCKD (equation 7) for logits (B, C) and labels (B,).
 
-    TCKD is the divergence of (target, all others), NCKD that among the others. With beta = 1 - p_target of the teacher
-    for each sample and alpha = 1 the sum is the KD loss; a constant beta no longer mutes NCKD where the teacher is
-    sure. Everything stays in log space, so that no logit gap overflows.
+    TCKD is the divergence of (target, all other classes), NCKD the divergence among the other classes. With alpha = 1
+    and beta = 1 - p_target of the teacher for each sample, the sum is the KD loss; a constant beta no longer suppresses
+    NCKD where the teacher is confident. The computation stays in log space, so no logit gap overflows.
     """
     log_s, log_t = (_binary(logits / temperature, target) for logits in (student, teacher))
     tckd = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
@@ -26,7 +26,7 @@ def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, alpha: float, bet
 
 
 def _binary(logits: Tensor, target: Tensor) -> Tensor:
-    """Log-probabilities of the target and of all other classes together; (B, C) -> (B, 2)."""
+    """Log-probabilities of the target and of all other classes combined; (B, C) -> (B, 2)."""
     others = without_target(logits, target).logsumexp(1)
     return torch.stack([logits.gather(1, target[:, None])[:, 0], others], 1).log_softmax(1)
 
@@ -38,7 +38,7 @@ def _dkd(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -
 
 @DISTILLERS.register("DKD")
 class DKD(Distiller):
-    """Cross-entropy and `dkd_loss`, warmed up over the first epochs."""
+    """Cross-entropy and `dkd_loss`, with a warm-up over the first epochs."""
 
     config = CN(
         {

@@ -1,7 +1,7 @@
 """ESKD: an early-stopped teacher, and distillation that ends early (Cho & Hariharan, 2019, arXiv:1910.01348).
 
-The early-stopped teacher is a matter of DISTILLER.TEACHER_CFG: a config of fewer epochs. What stands here is the other
-half: the distillation term ends, and the student goes on with the labels alone.
+The early-stopped teacher is set by DISTILLER.TEACHER_CFG: a config with fewer epochs. This file implements the other
+half: the distillation term ends, and the student continues with the labels only.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from .logit import LOGIT_LIMITS, LogitDistiller, logit_node
 
 @DISTILLERS.register("ESKD")
 class ESKD(LogitDistiller):
-    """Cross-entropy, and `kd_loss` up to epoch STOP_EPOCH (0: to the end)."""
+    """Cross-entropy, and `kd_loss` up to epoch STOP_EPOCH (0: for all epochs)."""
 
     config = logit_node(4.0, ce=0.1, kd=0.9, STOP_EPOCH=0)
     limits = {**LOGIT_LIMITS, "STOP_EPOCH": NOT_NEGATIVE}
@@ -34,7 +34,7 @@ class ESKD(LogitDistiller):
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         if not self.stop_epoch or batch.epoch <= self.stop_epoch:
             return super().terms(student, paths, batch)
-        # The labels take over the whole weight, so that the sum keeps its scale; the teacher is not run any more
+        # The labels get the full weight, so the scale of the sum is kept; the teacher is no longer run
         loss = label(F.cross_entropy(student.logits, batch.target), self.ce_weight + self.kd_weight)
         return weighted_by_shard({"ce": loss}, batch)
 

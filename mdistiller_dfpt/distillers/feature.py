@@ -1,4 +1,4 @@
-"""What the methods over feature maps share: shapes before training, pairs of stages, cross-entropy plus one term."""
+"""Common to feature-based methods: shapes inferred before training, pairs of stages, cross-entropy plus one term."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Shapes(NamedTuple):
-    """Shapes of what a network returns, without the batch: (C, H, W) a map, the widths of pooled feature and logits."""
+    """Shapes of a network's outputs without the batch: (C, H, W) per map, the widths of pooled feature and logits."""
 
     feats: list[tuple[int, int, int]]
     preact_feats: list[tuple[int, int, int]]
@@ -25,7 +25,7 @@ class Shapes(NamedTuple):
 
 
 def feature_shapes(network: nn.Module, image_shape: ImageShape) -> Shapes:
-    """Shapes for an image (3, H, W), from one dummy image in eval mode: no statistics and no weights change."""
+    """Shapes for an image (3, H, W), from a dummy image in eval mode; statistics and weights do not change."""
     with probing(network):
         logits, features = network(dummy_image(network, image_shape))
     feats, preact_feats = ([_map_shape(f) for f in features[key]] for key in ("feats", "preact_feats"))
@@ -38,26 +38,26 @@ def _map_shape(x: Tensor) -> ImageShape:
 
 
 def stage_pairs(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
-    """Pairs of what belongs to the stages (stem first in both, left out); counted from the end where depths differ."""
+    """Pairs of items per stage (stem first in both, omitted), counted from the end if the depths differ."""
     count = min(len(student), len(teacher)) - 1
     return list(zip(student[-count:], teacher[-count:], strict=True))
 
 
 def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two maps (B, C, H, W), the larger one average-pooled to the smaller one's height and width."""
+    """Two maps (B, C, H, W), the larger average-pooled to the height and width of the smaller."""
     size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
     a, b = (x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
     return a, b
 
 
 def check_shape(key: str, given: object, inferred: object) -> None:
-    """ValueError where a yaml states a shape that the networks do not have; empty or 0 states none."""
+    """ValueError if a config sets a shape that the networks do not have; empty or 0 means not set."""
     if given not in (0, []) and given != inferred:
-        raise ValueError(f"{key} is {given}; these networks have {inferred}: correct it or leave it out")
+        raise ValueError(f"{key} is {given}; these networks have {inferred}: correct it or remove it")
 
 
 def weights(ce: float, feat: float) -> CN:
-    """The LOSS section of mdistiller's feature methods."""
+    """The LOSS section of mdistiller's feature-based methods."""
     return CN({"CE_WEIGHT": ce, "FEAT_WEIGHT": feat})
 
 
@@ -65,7 +65,7 @@ WEIGHT_LIMITS: Mapping[str, Limit] = {"LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.FEAT
 
 
 class FeatureDistiller(Distiller):
-    """Cross-entropy with the labels and one weighted term over features, which subclasses write as `feature_loss`."""
+    """Cross-entropy with the labels and one weighted term on features, which subclasses implement as `feature_loss`."""
 
     limits = WEIGHT_LIMITS
 

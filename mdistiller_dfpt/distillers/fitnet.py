@@ -1,4 +1,4 @@
-"""FitNet: regress the teacher's middle map from the student's (Romero et al., 2015, arXiv:1412.6550)."""
+"""FitNet: regress an intermediate feature map of the teacher (Romero et al., 2015, arXiv:1412.6550)."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,15 +10,15 @@ from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shape, f
 
 
 def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of two maps of one shape (B, C, H, W) (equation 3)."""
+    """Mean squared difference of two maps of equal shape (B, C, H, W) (equation 3)."""
     return F.mse_loss(student, teacher)
 
 
 class Regressor(nn.Module):
-    """Brings a map of shape `source` (C, H, W) to `target`: a convolution, BatchNorm and ReLU.
+    """Maps shape `source` (C, H, W) to `target`: a convolution, BatchNorm and ReLU.
 
-    Its stride doubles or halves the size where the sizes differ by two, as the reference does; other sizes are pooled
-    or interpolated before a 1x1 convolution.
+    Its stride doubles or halves the size if the sizes differ by a factor of two, as in the reference; for other sizes
+    the map is pooled or interpolated before a 1x1 convolution.
     """
 
     def __init__(self, source: ImageShape, target: ImageShape):
@@ -42,12 +42,12 @@ class Regressor(nn.Module):
 
 @DISTILLERS.register("FITNET")
 class FitNet(FeatureDistiller):
-    """Cross-entropy and `fitnet_loss` on the map number HINT_LAYER (0: the stem)."""
+    """Cross-entropy, and `fitnet_loss` on feature map number HINT_LAYER (0: the stem)."""
 
     config = CN(
         {
             "HINT_LAYER": 2,
-            "INPUT_SIZE": [],  # mdistiller's; checked against the size of the data's images
+            "INPUT_SIZE": [],  # mdistiller's key; checked against the image size of the data
             "LOSS": weights(1.0, 100.0),
         }
     )
@@ -62,7 +62,7 @@ class FitNet(FeatureDistiller):
         shapes = [feature_shapes(network, image_shape).feats for network in (student, self.teacher_network)]
         last = min(map(len, shapes)) - 1
         if hint_layer > last:
-            raise ValueError(f"FITNET.HINT_LAYER is {hint_layer}; both networks have the layers 0 to {last}")
+            raise ValueError(f"FITNET.HINT_LAYER is {hint_layer}; both networks have layers 0 to {last}")
         self.hint_layer = hint_layer
         self.regressor = Regressor(shapes[0][hint_layer], shapes[1][hint_layer])
 

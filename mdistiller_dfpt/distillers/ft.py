@@ -1,4 +1,4 @@
-"""FT: match factors, the teacher's from an autoencoder of its map (Kim et al., 2018, arXiv:1802.04977)."""
+"""FT: match factors; the teacher's come from an autoencoder of its map (Kim et al., 2018, arXiv:1802.04977)."""
 
 import itertools
 
@@ -13,18 +13,18 @@ from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes
 
 
 def factor_map(factor: Tensor) -> Tensor:
-    """Mean square over a factor's channels, at unit length; (B, C, H, W) -> (B, H * W)."""
+    """Mean square over a factor's channels, normalised to unit length; (B, C, H, W) -> (B, H * W)."""
     return F.normalize(factor.pow(2).mean(1).flatten(1))
 
 
 def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean absolute difference of the factor maps of (B, C, H, W), (B, C', H', W'), as RepDistiller measures it."""
+    """Mean absolute difference of the factor maps of (B, C, H, W), (B, C', H', W'), as in RepDistiller."""
     s, t = same_size(student, teacher)
     return F.l1_loss(factor_map(s), factor_map(t))
 
 
 def _layers(channels: list[int]) -> nn.Sequential:
-    """3x3 convolutions through these widths, each with BatchNorm and a leaky ReLU."""
+    """3x3 convolutions with these widths, each with BatchNorm and leaky ReLU."""
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(channels):
         layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.1)]
@@ -33,10 +33,10 @@ def _layers(channels: list[int]) -> nn.Sequential:
 
 @DISTILLERS.register("FT")
 class FT(FeatureDistiller):
-    """Cross-entropy and `ft_loss` on the last maps: translator (student) against paraphraser (teacher).
+    """Cross-entropy, and `ft_loss` on the last maps: translator (student) against paraphraser (teacher).
 
-    The paraphraser learns to reconstruct the teacher's map during the first INIT_EPOCHS epochs, beside the student
-    instead of before it, as a term of its own; its factors are targets, so the student's term never trains it.
+    The paraphraser learns to reconstruct the teacher's map during the first INIT_EPOCHS epochs, jointly with the
+    student instead of before it, by a separate term; its factors are targets, so the student's term never trains it.
     """
 
     config = CN({"RATE": 0.5, "INIT_EPOCHS": 30, "LOSS": weights(1.0, 200.0)})

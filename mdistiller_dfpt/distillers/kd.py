@@ -12,7 +12,7 @@ from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
     """temperature**2 * KL(teacher || student) of the softened logits; (B, C), (B, C) -> ().
 
-    The factor temperature**2 keeps its gradient on the scale of the cross-entropy's.
+    The factor temperature**2 keeps the gradient on the scale of the cross-entropy's.
     """
     log_s, log_t = ((logits / temperature).log_softmax(1) for logits in (student, teacher))
     return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True) * temperature**2
@@ -29,7 +29,7 @@ class KD(Distiller):
 
     config = CN({"TEMPERATURE": 4.0, "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9})})
     limits = {"TEMPERATURE": POSITIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE}
-    needs_teacher_maps = False  # its logits are all that the loss takes
+    needs_teacher_maps = False  # the loss uses only its logits
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, temperature: float, ce_weight: float, kd_weight: float

@@ -1,4 +1,4 @@
-"""KD++: KD, and features along their class's direction with a norm not below the teacher's (arXiv:2305.17007)."""
+"""KD++: KD, and features along their class direction, with norms at least the teacher's (arXiv:2305.17007)."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ from .kd import kd_loss
 def nd_loss(student: Tensor, teacher: Tensor, direction: Tensor) -> Tensor:
     """1 - <s, e> / max(|s|, |t|), averaged; embeddings (B, D), (B, D), unit class directions e (B, D) -> ().
 
-    It falls with the norm of s as long as that is below the teacher's, and with the angle to e always.
+    The loss falls with the norm of s while that is below the teacher's, and always with the angle to e.
     """
     along = (student * direction).sum(1)
     norm = torch.maximum(student.norm(dim=1), teacher.norm(dim=1)).clamp(min=1e-12)
@@ -56,7 +56,7 @@ class KDPP(Distiller):
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Each class's direction: the mean of the teacher's embeddings of its training images, at unit length."""
+        """The direction of each class: the mean of the teacher's embeddings of its training images, at unit length."""
         total = torch.zeros_like(self.directions, dtype=torch.float64)
         for batch in batches:
             features = self.teacher(batch)[self.path].features

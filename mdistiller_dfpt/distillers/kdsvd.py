@@ -1,4 +1,4 @@
-"""KD-SVD: match the relation between stages, each compressed to singular vectors (Lee et al., 2018, ECCV)."""
+"""KD-SVD: match relations between stages, each compressed to singular vectors (Lee et al., 2018, ECCV)."""
 
 import torch
 from torch import Tensor
@@ -9,13 +9,13 @@ from ..config.keys import AT_LEAST_ONE
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, same_size, stage_pairs, weights
 
-EXTRA = 3  # singular vectors of the student beside the k that the teacher keeps, to align with
+EXTRA = 3  # student singular vectors beyond the teacher's k, as candidates for the alignment
 
 
 def singular_vectors(feature: Tensor, k: int, over_channels: bool) -> tuple[Tensor, Tensor]:
-    """The k first singular values, of unit length (B, k), and vectors (B, C or H * W, k) of (B, C, H, W)."""
+    """The first k singular values, of unit length (B, k), and vectors (B, C or H * W, k) of (B, C, H, W)."""
     matrix = feature.flatten(2)  # (B, C, N)
-    # Where two singular values coincide the derivative does not exist; such a sample then passes no gradient
+    # If two singular values coincide, the derivative does not exist; such a sample passes no gradient
     if matrix.requires_grad:
         matrix.register_hook(_finite_samples)
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -29,9 +29,9 @@ def _finite_samples(gradient: Tensor) -> Tensor:
 
 
 def align(student: Tensor, teacher: Tensor) -> Tensor:
-    """For each of the teacher's vectors (B, N, k) the student's nearest (B, N, k'), its sign turned; (B, N, k).
+    """The student's nearest vector (B, N, k'), with matched sign, for each of the teacher's (B, N, k); (B, N, k).
 
-    The order and the sign of singular vectors are arbitrary, so they are matched before they are compared.
+    The order and sign of singular vectors are arbitrary, so the vectors are aligned before they are compared.
     """
     cosine = student.transpose(1, 2) @ teacher
     nearest = cosine.abs().argmax(1, keepdim=True)
@@ -40,15 +40,15 @@ def align(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _relation(a: Tensor, b: Tensor) -> Tensor:
-    """Radial basis function between each two rows of two stages; (B, N, k), (B, N', k) -> (B, N, N', k)."""
+    """Radial basis function between all pairs of vectors of two stages; (B, N, k), (B, N', k) -> (B, N, N', k)."""
     return torch.exp(-(a[:, :, None] - b[:, None]).pow(2) / 8)
 
 
 def kdsvd_loss(student: list[Tensor], teacher: list[Tensor], k: int) -> Tensor:
     """Squared difference of the relations between consecutive stages, summed, over the batch; lists of (B, C, H, W).
 
-    The vectors run over channels, as in the paper, where student and teacher are equally wide in every stage, else
-    over the positions of the smaller map, which both have.
+    The vectors are over channels, as in the paper, if student and teacher are equally wide in every stage; otherwise
+    over the positions of the smaller map, which both networks have.
     """
     over_channels = all(s.shape[1] == t.shape[1] for s, t in zip(student, teacher, strict=True))
     batch, loss, before = student[0].shape[0], student[0].new_zeros(()), None

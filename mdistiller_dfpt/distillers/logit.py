@@ -1,4 +1,4 @@
-"""What the methods over logits share: cross-entropy plus one weighted term at a temperature."""
+"""Common to logit-based methods: cross-entropy plus one weighted term with a temperature."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from .base import Batch, Distiller, Output, StagedModel, TeacherLike
 
 
 def logit_node(temperature: float, ce: float, kd: float, **more: Any) -> CN:
-    """A node with mdistiller's keys of such a method, and `more` beside them."""
+    """A section with mdistiller's keys for such a method, and the keys in `more`."""
     return CN({"TEMPERATURE": temperature, **more, "LOSS": CN({"CE_WEIGHT": ce, "KD_WEIGHT": kd})})
 
 
@@ -20,7 +20,7 @@ LOGIT_LIMITS = {"TEMPERATURE": POSITIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.K
 
 
 class LogitDistiller(Distiller):
-    """Cross-entropy with the labels and one weighted term over logits, which subclasses write as `logit_loss`."""
+    """Cross-entropy with the labels and one weighted term on logits, which subclasses implement as `logit_loss`."""
 
     limits = LOGIT_LIMITS
     needs_teacher_maps = False

@@ -10,7 +10,7 @@ from .logit import LogitDistiller, logit_node
 
 
 def lskd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`kd_loss` of standardised logits; (B, C), (B, C) -> (). It is blind to shift and scale of either side's."""
+    """`kd_loss` of standardised logits; (B, C), (B, C) -> (). Invariant to shift and scale of either argument."""
     return kd_loss(standardized(student), standardized(teacher), temperature)
 
 
@@ -21,7 +21,7 @@ def _lskd(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) 
 
 @DISTILLERS.register("LSKD")
 class LSKD(LogitDistiller):
-    """Cross-entropy and `lskd_loss`; other methods take the standardisation as their own switch or logit loss."""
+    """Cross-entropy and `lskd_loss`; other methods offer the standardisation as a switch or as a logit loss."""
 
     config = logit_node(2.0, ce=0.1, kd=9.0)
 

@@ -1,4 +1,4 @@
-"""MLLD: match predictions by instance, by batch and by class, at several temperatures (Jin et al., 2023, CVPR)."""
+"""MLLD: match predictions at instance, batch and class level, at several temperatures (Jin et al., 2023, CVPR)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from .kd import kd_loss
 
 
 def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance of the Gram matrices of rows (N, M), over N; () (equations 5 and 7)."""
+    """Squared distance of the Gram matrices of rows (N, M), divided by N; () (equations 5 and 7)."""
     return (student @ student.T - teacher @ teacher.T).pow(2).sum() / student.shape[0]
 
 
@@ -52,7 +52,7 @@ class MLLD(Distiller):
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         if batch.strong is None:
-            raise ValueError("MLLD needs batches with a strongly augmented view beside the weak one")
+            raise ValueError("MLLD needs batches with a strongly augmented view in addition to the weak one")
         with torch.no_grad():
             strong_teacher = whole_output(self.teacher(replace(batch, image=batch.strong))[self.path], batch.total)
         strong_student = whole_output(self.forward_student(batch.strong), batch.total)

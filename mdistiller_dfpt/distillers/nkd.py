@@ -1,4 +1,4 @@
-"""NKD: normalise the non-target part of the loss, and soften the target's (Yang et al., 2023, arXiv:2303.13005)."""
+"""NKD: a normalised non-target loss and a soft target loss (Yang et al., 2023, arXiv:2303.13005)."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,10 +11,10 @@ from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 
 def nkd_loss(student: Tensor, teacher: Tensor, target: Tensor, gamma: float, temperature: float) -> Tensor:
-    """-t_y log s_y at temperature 1, and gamma T^2 times the cross-entropy among the other classes, renormalised.
+    """-t_y log s_y at temperature 1, plus gamma T^2 times the cross-entropy among the renormalised other classes.
 
-    (B, C), (B, C), (B,) -> (); equation 7 without its label term. Renormalised over the others, both distributions sum
-    to 1, so that the second part is smallest where they agree.
+    (B, C), (B, C), (B,) -> (); equation 7 without its label term. After renormalisation both distributions sum to 1, so
+    the second part is smallest where they agree.
     """
     own = target[:, None]
     t_y = teacher.softmax(1).gather(1, own)

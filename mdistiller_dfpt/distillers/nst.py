@@ -9,15 +9,15 @@ from .feature import FeatureDistiller, same_size, stage_pairs, weights
 
 
 def _mean_kernel(a: Tensor, b: Tensor) -> Tensor:
-    """Mean over samples and pairs of channels of the kernel <a, b>**2; (B, C, N), (B, C', N) -> ()."""
+    """Mean of the kernel <a, b>**2 over samples and pairs of channels; (B, C, N), (B, C', N) -> ()."""
     return (a @ b.transpose(1, 2)).pow(2).mean()
 
 
 def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy between channels, each a unit vector over positions, polynomial kernel.
+    """Squared maximum mean discrepancy between channels (unit vectors over positions), with a polynomial kernel.
 
-    (B, C, H, W), (B, C', H', W') -> (); equation 6 of the paper. It treats channels as samples of a distribution, so
-    their order and number do not matter.
+    (B, C, H, W), (B, C', H', W') -> (); equation 6 of the paper. Channels are samples of a distribution, so their order
+    and number do not matter.
     """
     s, t = (F.normalize(x.flatten(2), dim=2) for x in same_size(student, teacher))
     return _mean_kernel(t, t) + _mean_kernel(s, s) - 2 * _mean_kernel(s, t)

@@ -1,4 +1,4 @@
-"""OFD: match preactivations where they matter (Heo et al., 2019, arXiv:1904.01866)."""
+"""OFD: match preactivations above a margin (Heo et al., 2019, arXiv:1904.01866)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes
 
 
 def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
-    """Partial L2 of preactivations (B, C, H, W), summed over all but the batch; margin (C,) negative.
+    """Partial L2 distance of preactivations (B, C, H, W), summed over all but the batch; margin (C,) negative.
 
-    The teacher passes a margin ReLU, max(x, m), so that no exact value is asked of responses that its own ReLU drops;
-    where it is at or below zero and the student lower still, nothing is asked (equations 2 and 4).
+    The teacher passes through a margin ReLU, max(x, m), so responses that its own ReLU would drop have no exact target;
+    where the teacher is at or below zero and the student is lower still, the loss is zero (equations 2 and 4).
     """
     target = torch.maximum(teacher, margin[:, None, None])
     asked = (student > target) | (target > 0)
@@ -24,12 +24,12 @@ def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
 class Margin(nn.Module):
     """Each channel's mean over its negative responses, measured over all batches so far.
 
-    The paper's definition; its shortcut through the parameters of the BatchNorm before the ReLU does not exist in
+    This is the paper's definition; its shortcut via the parameters of the BatchNorm before the ReLU does not apply to
     networks whose preactivation is a sum or a concatenation.
     """
 
-    total: Tensor  # (C,) of the negative responses
-    count: Tensor  # (C,) how many they are
+    total: Tensor  # (C,) sum of the negative responses
+    count: Tensor  # (C,) number of negative responses
 
     def __init__(self, channels: int):
         super().__init__()
@@ -43,7 +43,7 @@ class Margin(nn.Module):
         self.count += all_reduce((preactivation < 0).sum((0, 2, 3)))
 
     def forward(self, preactivation: Tensor) -> Tensor:
-        """The margin (C,), this batch (B, C, H, W) of the teacher's preactivations included in training."""
+        """The margin (C,); in training this batch (B, C, H, W) of the teacher's preactivations is included."""
         if self.training:
             self.measure(preactivation)
         return self.value
@@ -56,7 +56,7 @@ class Margin(nn.Module):
 
 @DISTILLERS.register("OFD")
 class OFD(FeatureDistiller):
-    """Cross-entropy and `ofd_loss` over the stages, each stage before the last at half the next one's weight."""
+    """Cross-entropy and `ofd_loss` over the stages; each stage has half the weight of the next."""
 
     config = CN({"LOSS": weights(1.0, 1e-3), "CONNECTOR": CN({"KERNEL_SIZE": 1})})
     limits = {**WEIGHT_LIMITS, "CONNECTOR.KERNEL_SIZE": AT_LEAST_ONE}

@@ -10,14 +10,14 @@ EPS = 1e-7
 
 
 def neighbour_probability(feature: Tensor) -> Tensor:
-    """Cosine similarities brought to [0, 1], each row a distribution over the batch; (B, C) -> (B, B)."""
+    """Cosine similarities scaled to [0, 1], each row a distribution over the batch; (B, C) -> (B, B)."""
     unit = feature / (feature.norm(dim=1, keepdim=True) + EPS)
     affinity = (unit @ unit.T + 1) / 2
     return affinity / affinity.sum(1, keepdim=True)
 
 
 def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over all pairs of t log(t / s) for the two networks' neighbour probabilities; (B, C), (B, C') -> ()."""
+    """Mean of t log(t / s) over all pairs, for the two networks' neighbour probabilities; (B, C), (B, C') -> ()."""
     s, t = neighbour_probability(student), neighbour_probability(teacher)
     return (t * ((t + EPS).log() - (s + EPS).log())).mean()
 

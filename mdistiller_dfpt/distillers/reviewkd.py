@@ -1,4 +1,4 @@
-"""ReviewKD: each stage of the teacher teaches all deeper ones of the student (Chen et al., 2021, arXiv:2104.09044)."""
+"""ReviewKD: each teacher stage supervises all deeper student stages (Chen et al., 2021, arXiv:2104.09044)."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from .feature import ImageShape, check_shape, feature_shapes, stage_pairs
 def hcl_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     """Hierarchical context loss: mean squared difference at full size and pooled to 4, 2 and 1, summed over pairs.
 
-    Each level weighs half of the one before, and the weights of those that exist sum to 1; (B, C, H, W) each.
+    Each level has half the weight of the previous one, and the weights of the existing levels sum to 1; (B, C, H, W).
     """
     loss = student[0].new_zeros(())
     for s, t in zip(student, teacher, strict=True):
@@ -33,7 +33,7 @@ def hcl_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
 
 
 def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps enlarged by repetition, in their own type: under autocast PyTorch would make float32 of them."""
+    """Enlarge maps by repetition, keeping their type: under autocast PyTorch would convert them to float32."""
     size = tuple(size)
     if tuple(x.shape[2:]) == size:
         return x
@@ -44,7 +44,7 @@ def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class AttentionFusion(nn.Module):
-    """Fuses a stage's map with what came from the deeper ones, and brings the result to the teacher's width.
+    """Fuses the map of a stage with the output of the deeper ones, and projects the result to the teacher's width.
 
     (B, C, H, W), (B, mid, h, w) or None -> (for the loss (B, C', H', W'), for the shallower stage (B, mid, H, W)).
     """
@@ -62,7 +62,7 @@ class AttentionFusion(nn.Module):
     def forward(self, x: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         x = self.enter(x)
         if self.attention is not None:
-            assert deeper is not None, "the deepest stage alone has nothing to fuse with"
+            assert deeper is not None, "only the deepest stage has nothing to fuse with"
             deeper = nearest(deeper, x.shape[2:])
             a, b = self.attention(torch.cat([x, deeper], 1)).split(1, dim=1)
             x = torch.addcmul(x * a, deeper, b)
@@ -71,14 +71,14 @@ class AttentionFusion(nn.Module):
 
 @DISTILLERS.register("REVIEWKD")
 class ReviewKD(Distiller):
-    """Cross-entropy and `hcl_loss` between fused student maps and the teacher's preactivations, warmed up by epochs."""
+    """Cross-entropy, and `hcl_loss` between fused student maps and the teacher's preactivations, with a warm-up."""
 
     config = CN(
         {
             "CE_WEIGHT": 1.0,
             "REVIEWKD_WEIGHT": 1.0,
             "WARMUP_EPOCHS": 20,
-            # mdistiller's shape keys: inferred from the networks, and checked where a yaml states them
+            # mdistiller's shape keys: inferred from the networks; values that a config sets are checked
             "SHAPES": [],
             "OUT_SHAPES": [],
             "IN_CHANNELS": [],
@@ -91,7 +91,7 @@ class ReviewKD(Distiller):
         "CE_WEIGHT": NOT_NEGATIVE, "REVIEWKD_WEIGHT": NOT_NEGATIVE, "WARMUP_EPOCHS": NOT_NEGATIVE,
         "MAX_MID_CHANNEL": AT_LEAST_ONE,
     }  # fmt: skip
-    min_batch = 2  # BatchNorm over the pooled feature's one position
+    min_batch = 2  # BatchNorm over the single position of the pooled feature
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, ce_weight: float, reviewkd_weight: float,
@@ -109,7 +109,7 @@ class ReviewKD(Distiller):
         check_shape("REVIEWKD.SHAPES", shapes, [s[1] for s, _ in reversed(pairs)])
         check_shape("REVIEWKD.OUT_SHAPES", out_shapes, [t[1] for _, t in reversed(pairs)])
         mid = min(max_mid_channel, pairs[-1][0][0])
-        # The deepest first, in the order in which they run
+        # Deepest first, in the order of execution
         self.fusions = nn.ModuleList(
             AttentionFusion(s[0], mid, t[0], fuse=i > 0) for i, (s, t) in enumerate(reversed(pairs))
         )
@@ -119,7 +119,7 @@ class ReviewKD(Distiller):
         pooled_s, pooled_t = (x.features["pooled_feat"][:, :, None, None] for x in (student, teacher))
         pairs.append((pooled_s, pooled_t))
         fused, deeper = [], None
-        with autocast(self.dtype, batch.image):  # the fusions are a network of their own
+        with autocast(self.dtype, batch.image):  # the fusion modules are a network of their own
             for fusion, (s, t) in zip(self.fusions, reversed(pairs), strict=True):
                 out, deeper = fusion(s, deeper, tuple(t.shape[2:]))
                 fused.append(out.float())

@@ -23,12 +23,12 @@ def _diagonal(square: Tensor) -> Tensor:
 
 
 def _unit_mean(distance: Tensor) -> Tensor:
-    """Distances over their own mean (the diagonal left out), so that only their ratios count."""
+    """Distances divided by their mean (without the diagonal), so that only their ratios matter."""
     return distance / (distance.sum() / (distance > 0).sum().clamp(min=1)).clamp(min=1e-12)
 
 
 def angles(feature: Tensor) -> Tensor:
-    """Cosines of the angles at each sample between each two others; (B, C) -> (B, B, B)."""
+    """Cosines of the angles at each sample between every two others; (B, C) -> (B, B, B)."""
     towards = F.normalize(feature[None, :] - feature[:, None], dim=2)
     return towards @ towards.transpose(1, 2)
 
@@ -37,7 +37,7 @@ def rkd_loss(
     student: Tensor, teacher: Tensor, distance_weight: float, angle_weight: float, squared: bool = False,
     eps: float = 1e-12,
 ) -> Tensor:  # fmt: skip
-    """Smooth L1 between the two networks' distances over their mean, and between their angles; (B, C), (B, C') -> ().
+    """Smooth L1 between the networks' mean-normalised distances, and between their angles; (B, C), (B, C') -> ().
 
     Both are invariant to rotation, shift and scale of either feature space (equations 5 to 8).
     """

@@ -1,4 +1,4 @@
-"""SimKD: the student takes over the teacher's classifier and learns its input (Chen et al., 2022, arXiv:2203.14001)."""
+"""SimKD: the student reuses the teacher's classifier and learns its input (Chen et al., 2022, arXiv:2203.14001)."""
 
 import copy
 from typing import Any
@@ -19,7 +19,7 @@ def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class ReusedClassifier(nn.Module):
-    """What is deployed: the student up to its pooling, a projector, and the teacher's linear classifier."""
+    """The deployed network: the student up to its pooling, a projector, and the teacher's linear classifier."""
 
     def __init__(self, student: StagedModel, teacher: StagedModel, factor: int):
         super().__init__()
@@ -44,7 +44,7 @@ def _conv(in_channels: int, channels: int, kernel: int) -> list[nn.Module]:
 
 @DISTILLERS.register("SIMKD")
 class SimKD(Distiller):
-    """`simkd_loss` alone, by default; the student's own classifier is not used and not trained."""
+    """By default only `simkd_loss`; the student's own classifier is neither used nor trained."""
 
     config = CN({"FACTOR": 2, "LOSS": CN({"CE_WEIGHT": 0.0, "FEAT_WEIGHT": 1.0})})
     limits = {"FACTOR": AT_LEAST_ONE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.FEAT_WEIGHT": NOT_NEGATIVE}
@@ -54,8 +54,8 @@ class SimKD(Distiller):
     ):
         super().__init__(student, teacher)
         if any(p.requires_grad for p in self.teacher_network.classifier_layer.parameters()):
-            raise ValueError(f"SIMKD takes over the classifier of the path {self.path!r}, which is trained beside the "
-                             "student: name a path that is frozen, as `DISTILLER.PATHS.teacher 1.0`")  # fmt: skip
+            raise ValueError(f"SIMKD reuses the classifier of the path {self.path!r}, which is trained with the "
+                             "student: select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`")  # fmt: skip
         self.ce_weight, self.feat_weight = ce_weight, feat_weight
         student.classifier_layer.requires_grad_(False)
         self.reused = ReusedClassifier(student, self.teacher_network, factor)

@@ -1,4 +1,4 @@
-"""SP: samples that are alike to the teacher are alike to the student (Tung & Mori, 2019, arXiv:1907.09682)."""
+"""SP: match pairwise similarities of samples (Tung & Mori, 2019, arXiv:1907.09682)."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,7 +9,7 @@ from .feature import FeatureDistiller, weights
 
 
 def similarity(feature: Tensor) -> Tensor:
-    """Inner products of the samples' features, each row of unit length; (B, ...) -> (B, B)."""
+    """Inner products of the samples' features, each row normalised to unit length; (B, ...) -> (B, B)."""
     flat = feature.flatten(1)
     return F.normalize(flat @ flat.T)
 

@@ -1,4 +1,4 @@
-"""TAKD: taught by the last of a chain of assistants (Mirzadeh et al., 2020, arXiv:1902.03393)."""
+"""TAKD: KD from the last of a chain of assistants (Mirzadeh et al., 2020, arXiv:1902.03393)."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from .logit import LogitDistiller, logit_node
 
 @DISTILLERS.register("TAKD")
 class TAKD(LogitDistiller):
-    """Cross-entropy, and `kd_loss` with the last of DISTILLER.ASSISTANTS; where there is none, with the teacher."""
+    """Cross-entropy, and `kd_loss` with the last of DISTILLER.ASSISTANTS; without assistants, with the teacher."""
 
     config = logit_node(4.0, ce=0.1, kd=0.9)
     removed = {"ASSISTANTS": Removed([], "DISTILLER.ASSISTANTS")}

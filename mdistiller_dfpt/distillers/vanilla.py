@@ -1,4 +1,4 @@
-"""NONE: plain training of the student with cross-entropy, no teacher."""
+"""NONE: train the student with cross-entropy only, without a teacher."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,7 +10,7 @@ from .base import DISTILLERS, Batch, Method
 
 @DISTILLERS.register("NONE")
 class Vanilla(Method):
-    """The baseline, and how teachers are made."""
+    """The baseline, also used to train teachers."""
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         logits = self.forward_student(batch.image).logits

@@ -22,17 +22,17 @@ from .feature import (
 
 
 def vid_loss(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
-    """Mean negative log-likelihood (less its constant) of the teacher's map under a Gaussian (equation 5).
+    """Mean negative log-likelihood (up to a constant) of the teacher's map under a Gaussian (equation 5).
 
-    `mean` and `teacher` (B, C, H, W), `variance` (C,): one for each channel, learned, so that channels which the
-    student cannot predict weigh little.
+    `mean` and `teacher` (B, C, H, W), `variance` (C,): learned per channel, so channels that the student cannot predict
+    have little weight.
     """
     variance = variance[:, None, None]
     return 0.5 * ((mean - teacher).pow(2) / variance + variance.log()).mean()
 
 
 class Gaussian(nn.Module):
-    """The predicted distribution of a teacher's map: three 1x1 convolutions for the mean, a variance per channel."""
+    """The predicted distribution of a teacher map: three 1x1 convolutions for the mean, and a variance per channel."""
 
     def __init__(self, in_channels: int, channels: int, init_variance: float, eps: float):
         super().__init__()
@@ -42,7 +42,7 @@ class Gaussian(nn.Module):
             nn.Conv2d(channels, channels, 1, bias=False),
         )  # fmt: skip
         self.eps = eps
-        # softplus of it, plus eps, is the variance
+        # the variance is its softplus plus eps
         self.log_scale = nn.Parameter(torch.full((channels,), math.log(math.expm1(init_variance - eps))))
 
     @property
@@ -51,7 +51,7 @@ class Gaussian(nn.Module):
         return F.softplus(self.log_scale) + self.eps
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """`vid_loss` of maps (B, C', H, W) and (B, C, H', W'), at the smaller size of the two."""
+        """`vid_loss` of maps (B, C', H, W) and (B, C, H', W'), at the smaller size."""
         student, teacher = same_size(student, teacher)
         return vid_loss(self.mean(student), teacher, self.variance)
 
@@ -64,7 +64,7 @@ class VID(FeatureDistiller):
         {
             "EPS": 1e-5,
             "INIT_PRED_VAR": 5.0,
-            "INPUT_SIZE": [],  # mdistiller's; checked against the size of the data's images
+            "INPUT_SIZE": [],  # mdistiller's key; checked against the image size of the data
             "LOSS": weights(1.0, 1.0),
         }
     )
@@ -77,7 +77,7 @@ class VID(FeatureDistiller):
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
         check_shape("VID.INPUT_SIZE", input_size, list(image_shape[1:]))
         if init_pred_var <= eps:
-            raise ValueError(f"VID.INIT_PRED_VAR is {init_pred_var}; it must be above VID.EPS, {eps}")
+            raise ValueError(f"VID.INIT_PRED_VAR is {init_pred_var}; it must be greater than VID.EPS, {eps}")
         mine, its = (feature_shapes(network, image_shape).feats for network in (student, self.teacher_network))
         self.gaussians = nn.ModuleList(Gaussian(s[0], t[0], init_pred_var, eps) for s, t in stage_pairs(mine, its))
 

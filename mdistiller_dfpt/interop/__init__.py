@@ -1,1 +1,1 @@
-"""mdistiller both ways, and user code that a config names."""
+"""Compatibility with mdistiller in both directions, and user code named in a config."""

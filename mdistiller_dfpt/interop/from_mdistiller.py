@@ -1,4 +1,4 @@
-"""Methods written for mdistiller, as they are: `__init__(student, teacher, cfg)` and a `forward_train` of their own."""
+"""Runs methods written for mdistiller unchanged: `__init__(student, teacher, cfg)` and their own `forward_train`."""
 
 import inspect
 import sys
@@ -24,13 +24,13 @@ from ..losses.sharded import weighted_by_shard
 from ..models.output import Output, as_output, autocast
 from ..teachers import Frozen
 
-Shape = tuple[int, int, int, int]  # of a map, as mdistiller gives it: (1, C, H, W)
+Shape = tuple[int, int, int, int]  # of a feature map, as in mdistiller: (1, C, H, W)
 
 
 class MdistillerBase(nn.Module):
-    """What such a method inherits where mdistiller itself is not installed: its base class's interface."""
+    """Base class of such methods if mdistiller is not installed: the interface of mdistiller's base class."""
 
-    forward_train: Callable[..., tuple[Tensor, dict[str, Tensor]]]  # what a method writes
+    forward_train: Callable[..., tuple[Tensor, dict[str, Tensor]]]  # implemented by the method
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None):
         super().__init__()
@@ -43,11 +43,11 @@ class MdistillerBase(nn.Module):
         return self
 
     def get_learnable_parameters(self) -> list[nn.Parameter]:
-        """What is optimised."""
+        """The optimised parameters."""
         return list(self.student.parameters())
 
     def get_extra_parameters(self) -> int:
-        """How many parameters the method adds to the student's."""
+        """The number of parameters that the method adds to the student's."""
         return 0
 
     def forward_test(self, image: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class MdistillerBase(nn.Module):
 
 
 class Foreign(Distiller):
-    """Runs a method written for mdistiller in this project's loop: one is made by `adapt` for each such class."""
+    """Runs a method written for mdistiller in this project's loop; `adapt` creates a subclass for each such class."""
 
     foreign: ClassVar[Any]
 
@@ -67,11 +67,11 @@ class Foreign(Distiller):
         super().__init__(student, teacher)
         if type(self.teacher) is not Frozen:
             raise ValueError(f"DISTILLER.TEACHER_KIND: {type(self).__name__} is written for mdistiller and runs the "
-                             "teacher's network by itself, so that it takes the kind frozen alone")  # fmt: skip
+                             "teacher's network itself, so it supports only the kind frozen")  # fmt: skip
         self.method = self.foreign(student, self.teacher_network, cfg, **more)
         if world_size() > 1:
             print(f"{type(self).__name__} is written for mdistiller: each process computes its loss on its own samples")
-        # The method runs the networks by itself; each then runs in its precision, and returns float32
+        # The method runs the networks itself; each runs in its precision and returns float32
         self._contexts: list[Any] = []
         for network in (student, self.teacher_network):
             network.register_forward_pre_hook(self._enter)
@@ -102,12 +102,12 @@ class Foreign(Distiller):
 
 
 def _term(name: str, value: Tensor) -> Term:
-    """mdistiller calls the labels' term `loss_ce`; a vector, as its trainer averages them, becomes its mean."""
+    """mdistiller's name for the label term is `loss_ce`; vectors are averaged, as in its trainer."""
     return (label if name == "loss_ce" else distillation)(value.mean())
 
 
 def adapt(cls: type[nn.Module]) -> type[Foreign]:
-    """A class of this project around one that was written for mdistiller."""
+    """A class of this project that wraps one written for mdistiller."""
     methods: dict[str, Any] = {"foreign": cls, "__doc__": cls.__doc__}
     if asked_for(cls, {"num_data": 0}):
 
@@ -119,17 +119,17 @@ def adapt(cls: type[nn.Module]) -> type[Foreign]:
 
 
 def is_foreign(cls: object) -> bool:
-    """Whether this is a class of mdistiller's making: a module that trains, and not one of this project."""
+    """Whether this is a class written for mdistiller: a module with `forward_train`, not one of this project."""
     return inspect.isclass(cls) and issubclass(cls, nn.Module) and not issubclass(cls, Method) and hasattr(
         cls, "forward_train"
     )  # fmt: skip
 
 
 def collect(load: Callable[[], Any]) -> Any:
-    """Import a plugin, and register the methods that it adds in mdistiller's way.
+    """Import a plugin, and register the methods that it adds as in mdistiller.
 
-    That way is `distiller_dict["NAME"] = cls` with `CFG.NAME = CN(...)`. A file that registers nothing has its own
-    classes registered under their names in upper case, `CFG.NAME` or the class's `config` for a node.
+    mdistiller's way is `distiller_dict["NAME"] = cls` with `CFG.NAME = CN(...)`. If a file registers nothing, its own
+    classes are registered under their names in upper case, with `CFG.NAME` or the class's `config` as config section.
     """
     registry, tree = _mdistiller()
     before, nodes, ours = dict(registry), dict(tree), set(DISTILLERS)
@@ -148,7 +148,7 @@ def collect(load: Callable[[], Any]) -> Any:
 
 
 def _mdistiller() -> tuple[dict[str, Any], CN]:
-    """(distiller_dict, CFG) of mdistiller, or of stand-ins of its modules where it is not installed."""
+    """(distiller_dict, CFG) of mdistiller, or of stand-ins for its modules if it is not installed."""
     if "mdistiller" not in sys.modules and find_spec("mdistiller") is None:
         _stand_in()
     from mdistiller.distillers import distiller_dict
@@ -158,7 +158,7 @@ def _mdistiller() -> tuple[dict[str, Any], CN]:
 
 
 def _stand_in() -> None:
-    """Put the modules that methods import from mdistiller where Python looks; each name does what it does there."""
+    """Add stand-ins for the modules that methods import from mdistiller to sys.modules; each name works as there."""
 
     def shapes(student: nn.Module, teacher: nn.Module, size: tuple[int, int]) -> tuple[list[Shape], list[Shape]]:
         mine, its = (feature_shapes(network, (3, *size)).feats for network in (student, teacher))

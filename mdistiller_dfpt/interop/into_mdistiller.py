@@ -3,7 +3,7 @@
 `python -m mdistiller_dfpt.interop.into_mdistiller CHECKOUT --cfg FILE [KEY VALUE ...]`
 
 Nothing in the checkout is edited: its `distiller_dict` and `CFG` are extended in memory before its script runs. Methods
-and nodes that mdistiller has already stay its own.
+and config sections that mdistiller already has are kept.
 """
 
 import runpy
@@ -31,19 +31,19 @@ IMAGE_SIZE = {"imagenet": 224, "tiny_imagenet": 64}
 
 
 def staged(network: nn.Module, name: str, family: str) -> StagedModel:
-    """This project's network of that name with the same weights, or the given one where there is none with its keys."""
+    """This project's network of that name with the same weights, or the given one if none has the same keys."""
     if not isinstance(network, StagedModel) and f"{family}/{name}" in MODELS:
         classes = [m for m in network.modules() if isinstance(m, nn.Linear)][-1].out_features
         ours = build_model(name, family, classes)
         if ours.state_dict().keys() == network.state_dict().keys():
             ours.load_state_dict(network.state_dict())
             return ours
-    # mdistiller's networks return what ours do, which is all that most methods ask of one
+    # mdistiller's networks have the same outputs as ours, and most methods need nothing else
     return cast(StagedModel, network)
 
 
 class Exported(nn.Module):
-    """A method of this project behind mdistiller's interface; one subclass is made for each by `export`."""
+    """A method of this project behind mdistiller's interface; `export` creates one subclass per method."""
 
     name: str
     method: type[Distiller]
@@ -72,7 +72,7 @@ class Exported(nn.Module):
         return [group for group in self.inner.parameter_groups() if group["params"]]
 
     def get_extra_parameters(self) -> int:
-        """How many parameters are trained beside the student's."""
+        """The number of parameters trained in addition to the student's."""
         mine = {id(p) for p in self.student.parameters()}
         return sum(p.numel() for p in self.inner.parameters() if p.requires_grad and id(p) not in mine)
 
@@ -84,13 +84,13 @@ class Exported(nn.Module):
             if asked_for(self.method, {"num_data": 0}):
                 raise ConfigError(f"{self.name} needs the samples' indices: set SOLVER.TRAINER to crd")
             index = torch.arange(len(target), device=target.device)
-        # mdistiller's trainer with indices passes no epoch: warm-ups then count as over
+        # mdistiller's trainer with indices passes no epoch: warm-ups then count as finished
         self._batch = Batch(image, target, index, kwargs.get("epoch", 10**6), self._step)
         logits, terms = self.inner(self._batch)
         return logits, {name: term.weighted for name, term in terms.items()}
 
     def forward_test(self, image: Tensor) -> Tensor:
-        """The logits (B, classes) of what is deployed."""
+        """The logits (B, classes) of the deployed network."""
         return self.inner.forward_student(image).logits
 
     def forward(self, **kwargs: Any) -> Any:
@@ -98,7 +98,7 @@ class Exported(nn.Module):
 
 
 _exported: weakref.WeakSet[Exported] = weakref.WeakSet()
-_hooks: list[Any] = []  # on every optimiser's step, as mdistiller's loop has no place of its own for them
+_hooks: list[Any] = []  # on every optimiser step, since mdistiller's loop has no hooks
 
 
 def _owners(optimizer: torch.optim.Optimizer) -> list[Exported]:
@@ -125,21 +125,21 @@ def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
 
 
 def export(name: str) -> type[Exported]:
-    """The class that mdistiller registers for our method of that name: `__init__(student, teacher, cfg)`."""
+    """The class that mdistiller registers for our method with this name: `__init__(student, teacher, cfg)`."""
     method = DISTILLERS[name]
     return type(name, (Exported,), {"name": name, "method": method, "__doc__": method.__doc__})
 
 
 def _is_served(method: type[Distiller]) -> bool:
-    """Whether mdistiller's loop does all that the method needs."""
+    """Whether mdistiller's loop supports the method."""
     several = TEACHERS[method.teacher_kind or "frozen"].others_key
     return not method.needs_strong_view and method.prepare is Method.prepare and not several
 
 
 def extend(distiller_dict: dict[str, Any], tree: CN) -> list[str]:
-    """Add every method that mdistiller lacks, with its node; the names that were added.
+    """Add every method that mdistiller lacks, with its config section; returns the names added.
 
-    Left out are methods that mdistiller's loop cannot serve: two views of a batch, a pass before training, assistants.
+    Excludes methods that mdistiller's loop does not support: two views of a batch, a pass before training, assistants.
     """
     added = []
     for name, method in sorted(DISTILLERS.items()):
@@ -162,7 +162,7 @@ def _main(argv: list[str]) -> None:
         )
     script = Path(argv[0]) / "tools" / "train.py"
     if not script.is_file():
-        raise ConfigError(f"{argv[0]} is not a checkout of mdistiller: it holds no tools/train.py")
+        raise ConfigError(f"{argv[0]} is not a checkout of mdistiller: it has no tools/train.py")
     sys.path.insert(0, str(Path(argv[0]).resolve()))
     from mdistiller.distillers import distiller_dict
     from mdistiller.engine.cfg import CFG

@@ -1,6 +1,6 @@
-"""User code that a config names under PLUGINS, or that an installed package publishes: imported before it is validated.
+"""User code that a config names under PLUGINS or an installed package provides; imported before validation.
 
-A config is data and runs nothing by itself; this is the one place where it may name code, and only by path or module.
+A config is data and runs nothing itself; this is the only place where it can name code, and only by path or module.
 """
 
 import importlib
@@ -26,19 +26,19 @@ _published: list[str] = []
 
 
 def load_cfg(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> CN:
-    """The frozen config of the file `path` (None: the defaults) with `overrides` KEY VALUE KEY VALUE ... on top.
+    """The frozen config of the file `path` (None: the defaults) with the overrides KEY VALUE KEY VALUE ... applied.
 
-    Code that it names under PLUGINS, or that an installed package publishes, is imported before it is validated.
-    ConfigError with every fault found, a line each: where it stands, key, value, what is allowed.
+    Code named under PLUGINS, or provided by an installed package, is imported before validation. ConfigError lists all
+    errors, one per line: location, key, value, allowed values.
     """
     load_published()
     return config.load_cfg(path, overrides, plugins=load_plugins)
 
 
 def load_plugins(names: Iterable[str], beside: Path | None = None) -> None:
-    """Import each once: a module's name, or a path ending in .py (`beside` the config that names it, else from here).
+    """Import each plugin once: a module name, or a path ending in .py (relative to the file `beside`, else to the cwd).
 
-    ConfigError where one cannot be found or raises; methods written for mdistiller register themselves on the way.
+    ConfigError if one cannot be found or raises; methods written for mdistiller are registered on import.
     """
     for name in names:
         if name.endswith(".py"):
@@ -52,15 +52,15 @@ def load_plugins(names: Iterable[str], beside: Path | None = None) -> None:
 
 
 def load_published() -> None:
-    """Import what installed packages publish under the entry point group; a broken one is named and left out."""
+    """Import the plugins of installed packages by their entry points; a broken one is reported and skipped."""
     if _published:
         return
     _published.append(GROUP)
     for point in entry_points(group=GROUP):
         try:
             _loaded[point.value] = collect(point.load)
-        except Exception as e:  # somebody else's package must not end a run that does not use it
-            print(f"warning: plugin {point.name} of {point.value} is left out: {e}", file=sys.stderr)
+        except Exception as e:  # another package's error must not end a run that does not use it
+            print(f"warning: plugin {point.name} of {point.value} is skipped: {e}", file=sys.stderr)
 
 
 def _import(name: str, path: Path | None) -> ModuleType:
@@ -68,7 +68,7 @@ def _import(name: str, path: Path | None) -> ModuleType:
         if path is None:
             return collect(lambda: importlib.import_module(name))
         if not path.is_file():
-            raise ConfigError(f"PLUGINS names {name}; there is no such file")
+            raise ConfigError(f"PLUGINS names {name}; no such file")
         return collect(lambda: _from_file(path))
     except ConfigError:
         raise
@@ -79,7 +79,7 @@ def _import(name: str, path: Path | None) -> ModuleType:
 
 
 def _line_of(error: BaseException, path: Path | None) -> str:
-    """` (file:line)`: where in the plugin's file, the last one of its lines on the way to the error."""
+    """` (file:line)`: the last line of the plugin's file in the traceback."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if path and f.filename == str(path.resolve())]
     return f" ({path}:{lines[-1]})" if lines else ""
 

@@ -1,1 +1,1 @@
-"""What a command does: plan a run, find or train its teacher, train tables of runs."""
+"""What the commands do: plan a run, find or train its teacher, train tables of runs."""

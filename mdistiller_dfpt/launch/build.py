@@ -1,4 +1,4 @@
-"""From a config to a trainer: device, data, networks, distiller, in the order in which faults are cheapest."""
+"""Builds a trainer from a config: device, data, networks, distiller; checks that cost least come first."""
 
 import sys
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ from .networks import Role, build_network, check_networks, name_of
 
 @dataclass(frozen=True)
 class Weights:
-    """The trained weights of a run's teacher: its network's, and those of further networks, by name, in order."""
+    """The trained weights of a run's teacher network, and those of its further networks by name, in order."""
 
     teacher: Path | None = None
     others: Sequence[tuple[str, Path]] = field(default_factory=tuple)
 
 
 def check_config(cfg: CN) -> torch.device:
-    """The device of a run, once all that can be refused without data is refused."""
+    """The device of a run, after all checks that need no data."""
     check_writable(cfg)
     device = pick_device(cfg.EXPERIMENT.DEVICE)
     if cfg.EXPERIMENT.THREADS:
@@ -54,14 +54,14 @@ def check_config(cfg: CN) -> torch.device:
 
 
 def train(cfg: CN, device: torch.device, weights: Weights, resume: bool = False) -> dict[str, Any]:
-    """Train what a checked config describes, taught by these weights, and return its results."""
+    """Train with a validated config and these teacher weights, and return the results."""
     with memory_explained(cfg):
         return build_trainer(cfg, build_data(cfg, device), weights, again=resume).fit(resume)
 
 
 def build_trainer(cfg: CN, data: Data, weights: Weights, *, again: bool = False) -> Trainer:
-    """The trainer of a run. `again`: a run of this config was there before."""
-    # Initial weights depend on the seed alone, not on the method or on what was built before
+    """The trainer of a run. `again`: there is an earlier run of this config."""
+    # Initial weights depend only on the seed, not on the method or on what was built before
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SOLVER.SEED)
         student = build_network(cfg, "student", "", data.num_classes, data.image_shape)
@@ -78,7 +78,7 @@ def build_trainer(cfg: CN, data: Data, weights: Weights, *, again: bool = False)
 
 
 def load_network(cfg: CN, role: Role, weights: Path, data: Data, name: str = "") -> StagedModel:
-    """The network for a role with these weights; CheckpointError where they are of another network."""
+    """The network for a role with these weights; CheckpointError if they are of another network."""
     network = build_network(cfg, role, name, data.num_classes, data.image_shape)
     load_into(network, weights, f"{name or name_of(cfg, role)} with {data.num_classes} classes")
     return network

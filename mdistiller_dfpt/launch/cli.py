@@ -1,4 +1,4 @@
-"""What the commands in tools/ share: user errors as one line and an exit code, no traceback."""
+"""Shared by the commands in tools/: user errors are printed as one line with an exit code, without a traceback."""
 
 import os
 import sys
@@ -9,27 +9,27 @@ from ..errors import UserError, users_line, users_line_in
 
 
 def _process() -> str:
-    """Which process of a torchrun job this is; nothing for the only one."""
+    """The rank of this process in a torchrun job; empty for a single process."""
     return f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
 
 
 def _fault_of_the_users(error: Exception, file: str, line: int) -> int:
-    """Print an exception that user code raised, its own lines alone, and return the exit code."""
+    """Print an exception raised by user code, with only the frames in that code, and return the exit code."""
     for frame in traceback.extract_tb(error.__traceback__):
         if users_line_in(frame.filename):
             print(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}", file=sys.stderr)
     reason = " ".join(str(error).split())[:500]
-    print(f"{_process()}error: {file}:{line}: {type(error).__name__}: {reason} (a fault in this file, which a config "
-          "names, and not in mdistiller_dfpt)", file=sys.stderr)  # fmt: skip
+    print(f"{_process()}error: {file}:{line}: {type(error).__name__}: {reason} (an error in this file, which a config "
+          "names, not in mdistiller_dfpt)", file=sys.stderr)  # fmt: skip
     return UserError.exit_code
 
 
 def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
-    """Run a command and return its exit code: 0 fine, 1 our bug, or the code that the error carries."""
+    """Run a command and return its exit code: 0 success, 1 a bug in this package, or the exit code of the error."""
     try:
         main(sys.argv[1:] if argv is None else argv)
         return 0
-    except SystemExit as e:  # argparse: --help, or a usage error that it has printed
+    except SystemExit as e:  # argparse: --help, or a usage error that was already printed
         return e.code if isinstance(e.code, int) else 2
     except UserError as e:
         for line in str(e).splitlines():

@@ -1,4 +1,4 @@
-"""The accuracy of any checkpoint, on the data and in the precision of a config."""
+"""Evaluates the accuracy of any checkpoint, on the data and in the precision of a config."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .networks import Role, build_network, build_networks, check_networks, name_
 def evaluate_checkpoint(cfg: CN, role: Role, weights: Path, name: str = "") -> dict[str, float]:
     """{"top1": %, "top5": %} of a checkpoint on the test set of `cfg`, in its precision.
 
-    `role`: whether it is of the config's student, with what a method adds to it, of its teacher, or of `name`.
+    `role`: the checkpoint is of the config's student, as deployed; of its teacher; or of the network `name`.
     """
     device = pick_device(cfg.EXPERIMENT.DEVICE)
     if not weights.exists():
@@ -45,7 +45,7 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path, name: str = "") -> d
 
 
 def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:
-    """What a run of `cfg` deploys, with these weights: its student, or that with what the method adds to it."""
+    """The network that a run of `cfg` deploys, with these weights: the student, plus what the method adds to it."""
     network: nn.Module
     chosen = choice(cfg)
     if chosen.is_taught and any(m.deployed is not Method.deployed for m in chosen.methods.values()):

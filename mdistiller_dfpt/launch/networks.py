@@ -1,4 +1,4 @@
-"""The networks that a config names, each for its role."""
+"""The networks that a config names, by role."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +19,7 @@ Role = Literal["student", "teacher", "other"]
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of a run: `teacher` where a method has one, `others` where the kind of teacher has more."""
+    """The networks of a run: `teacher` if a method needs one, `others` if the kind of teacher has several."""
 
     student: StagedModel
     teacher: StagedModel | None
@@ -27,16 +27,16 @@ class Networks:
 
 
 def name_of(cfg: CN, role: Role) -> str:
-    """The network that a config names for the student or the teacher."""
+    """The name of the student or teacher network in the config."""
     return cfg.DISTILLER.STUDENT if role == "student" else cfg.DISTILLER.TEACHER
 
 
 def build_network(
     cfg: CN, role: Role, name: str = "", num_classes: int = 100, image_shape: tuple[int, int, int] | None = None
 ) -> StagedModel:
-    """The network for a role with fresh weights, with the stages that the config names for it; `name`: another one.
+    """The network for a role, newly initialised, with the stages set in the config; `name` overrides the network.
 
-    With `image_shape` it is tried on one image; ConfigError where it cannot take that.
+    With `image_shape` it is tried on one image; ConfigError if that fails.
     """
     d = cfg.DISTILLER
     name = name or name_of(cfg, role)
@@ -49,7 +49,7 @@ def build_network(
 
 
 def _check_output(result: Any, name: str, num_classes: int) -> None:
-    """ConfigError where a network does not return (logits (1, num_classes), features)."""
+    """ConfigError if a network does not return (logits (1, num_classes), features)."""
     logits = result[0] if isinstance(result, tuple) and len(result) == 2 else None
     if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, num_classes):
         found = type(result).__name__ if logits is None else f"logits of shape {tuple(getattr(logits, 'shape', ()))}"
@@ -57,7 +57,7 @@ def _check_output(result: Any, name: str, num_classes: int) -> None:
 
 
 def build_networks(cfg: CN, data: Data) -> Networks:
-    """Untrained networks of a config for this data."""
+    """Untrained networks of a config for this dataset."""
     chosen, shape = choice(cfg), (data.num_classes, data.image_shape)
     student = build_network(cfg, "student", "", *shape)
     teacher = build_network(cfg, "teacher", "", *shape) if chosen.is_taught else None
@@ -65,7 +65,7 @@ def build_networks(cfg: CN, data: Data) -> Networks:
 
 
 def check_networks(cfg: CN) -> None:
-    """ConfigError where there is no network of a name in the config; costs neither time nor memory."""
+    """ConfigError if the config names an unknown network; takes neither time nor memory."""
     chosen = choice(cfg)
     with torch.device("meta"):
         build_network(cfg, "student")

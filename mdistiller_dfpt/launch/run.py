@@ -1,4 +1,4 @@
-"""A run of a config: its teacher is found, or trained first where the config asks for it; then the student."""
+"""Runs a config: finds the teacher, or trains it first if the config requests it, and then trains the student."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def run(cfg: CN, resume: bool = False, taught_by: Weights | None = None) -> dict
 
 
 def weights_of(cfg: CN) -> Weights:
-    """The weights of all networks that teach, each trained first where that was not done and the config asks for it."""
+    """The weights of all teacher networks; missing ones are trained first if the config requests it."""
     chosen = choice(cfg)
     if not chosen.is_taught:
         return Weights()
@@ -40,18 +40,18 @@ def weights_of(cfg: CN) -> Weights:
 
 
 def teacher_weights(cfg: CN) -> Path:
-    """Where the teacher's weights lie: TEACHER_CKPT, or what the newest run of TEACHER_CFG left.
+    """The path of the teacher's weights: TEACHER_CKPT, or those of the newest run of TEACHER_CFG.
 
-    `pretrained`, or `pretrained:TAG`, are torchvision's; so is nothing at all, where torchvision has the network.
-    Trains the teacher first where there are none and TEACHER_AUTO_TRAIN is set; otherwise CheckpointError with the
-    command that provides them.
+    `pretrained` and `pretrained:TAG` select torchvision's weights, which are also the default if torchvision has the
+    network. If there are no weights, the teacher is trained first if TEACHER_AUTO_TRAIN is set; otherwise
+    CheckpointError with the command that provides them.
     """
     d = cfg.DISTILLER
     return _weights(cfg, d.TEACHER, d.TEACHER_CKPT, d.TEACHER_CFG, ("TEACHER_CKPT", "TEACHER_CFG"))
 
 
 def other_teacher_weights(cfg: CN, number: int) -> Path:
-    """The same for the other teacher of that number."""
+    """The same for the other teacher with this number."""
     d, keys = cfg.DISTILLER, ("OTHER_TEACHER_CKPTS", "OTHER_TEACHER_CFGS")
     ckpt, config = (d[key][number] if d[key] else "" for key in keys)
     return _weights(cfg, d.OTHER_TEACHERS[number], ckpt, config, keys)
@@ -63,12 +63,12 @@ def _refuse_other_counts(cfg: CN) -> None:
         if d[key] and len(d[key]) != len(d.OTHER_TEACHERS):
             raise ConfigError(
                 f"DISTILLER.{key} has {len(d[key])} entries and DISTILLER.OTHER_TEACHERS {len(d.OTHER_TEACHERS)}; "
-                "each network needs one"
+                "each network needs exactly one"
             )
 
 
 def _weights(cfg: CN, network: str, ckpt: str, config: str, keys: tuple[str, str]) -> Path:
-    """The weights of a network that teaches: the file `ckpt`, or of a run of `config`; `keys` are what names them."""
+    """The weights of a teacher network: the file `ckpt`, or that of a run of `config`; `keys` are their keys."""
     word, _, tag = ckpt.partition(":")
     nowhere = not ckpt and not config
     if word == PRETRAINED or (nowhere and torchvision_name(network, cfg.MODEL.FAMILY)):
@@ -81,7 +81,7 @@ def _weights(cfg: CN, network: str, ckpt: str, config: str, keys: tuple[str, str
     if not config:
         raise CheckpointError(
             f"no weights for the teacher {network}: add `DISTILLER.{keys[0]} PATH` to your command, "
-            f"or name the config that trains it as DISTILLER.{keys[1]}"
+            f"or set DISTILLER.{keys[1]} to the config that trains it"
         )
     overrides = [
         "LOG.PREFIX", cfg.LOG.PREFIX, "DATASET.ROOT", cfg.DATASET.ROOT, "DATASET.DOWNLOAD", str(cfg.DATASET.DOWNLOAD),
@@ -101,16 +101,16 @@ def _weights(cfg: CN, network: str, ckpt: str, config: str, keys: tuple[str, str
 
 
 def assistant_weights(cfg: CN, name: str, above: Weights) -> Path:
-    """The weights of the assistant behind those `above` it; it is trained first where that was not done yet.
+    """The weights of the assistant after those `above` it; it is trained first if needed.
 
-    Its run is the student's with this network for the student, taught by those above.
+    Its run is that of the student, with this network as the student, distilled from those above.
     """
     number = len(above.others) + 1
     step = cfg.clone()
     step.defrost()
     step.DISTILLER.STUDENT = name
     step.DISTILLER.STUDENT_STAGES = []
-    step.DISTILLER.PATHS = CN()  # the student's may name assistants that are not there yet
+    step.DISTILLER.PATHS = CN()  # those of the student may include assistants that do not exist yet
     step.DISTILLER.ASSISTANTS = [assistant for assistant, _ in above.others]
     if student_lr(cfg.DISTILLER.STUDENT) == cfg.SOLVER.LR:
         step.SOLVER.LR = student_lr(name)
@@ -122,14 +122,14 @@ def assistant_weights(cfg: CN, name: str, above: Weights) -> Path:
 
 
 def _finished(cfg: CN) -> Path | None:
-    """The weights that a finished run of this config left, or None; the same answer in all processes."""
+    """The weights of a finished run of this config, or None; the same in all processes."""
     return on_first_process(lambda: find_finished_weights(cfg))
 
 
 def _trained(cfg: CN, announcement: str, taught_by: Weights | None = None) -> Path:
-    """The weights of a run of this config, which is made now, or continued where it was cut off."""
+    """The weights of a run of this config, which is started now, or resumed if it was interrupted."""
     print(f"{announcement}; it is kept for later runs", flush=True)
     run(cfg, resume=on_first_process(lambda: is_resumable(cfg)), taught_by=taught_by)
     path = _finished(cfg)
-    assert path is not None, "a run that ended has left its weights"
+    assert path is not None, "a finished run has weights"
     return path

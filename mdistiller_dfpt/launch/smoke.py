@@ -1,4 +1,4 @@
-"""Two real steps of a config on random images and random weights: does it run at all, for any method on any pair?"""
+"""Two real steps of a config on random images and random weights: a quick test of any method on any pair."""
 
 import math
 import tempfile
@@ -20,13 +20,13 @@ from ..training.trainer import Trainer
 from .networks import build_networks
 
 BATCH, STEPS, CLASSES = 4, 2, 100
-FILE_SIZE = 64  # height and width of images in files, where a network takes any
+FILE_SIZE = 64  # height and width of images in files, if a network accepts any size
 
 
 def smoke(cfg: CN, size: int = 32) -> float:
-    """The mean loss of two steps of the config's method on its networks; raises what a run would raise.
+    """The mean loss of two steps of the config's method on its networks; raises the errors that a run would raise.
 
-    A data set of image files is written, small, in its own layout, and read as in a run.
+    For a file-based dataset, small files are generated in its layout and read as in a run.
     """
     cfg = cfg.clone()
     cfg.defrost()

@@ -1,4 +1,4 @@
-"""Trains, or tries, the cells of a table: one failing cell never stops the others."""
+"""Trains or smoke-tests the cells of a table; a failing cell never stops the others."""
 
 import multiprocessing
 import subprocess
@@ -22,7 +22,7 @@ TRAIN = Path(__file__).parents[2] / "tools" / "train.py"
 
 @dataclass(frozen=True)
 class Job:
-    """One run: the words behind tools/train.py, and where its output goes."""
+    """One training job: the arguments of tools/train.py, and the log file for its output."""
 
     label: str
     words: tuple[str, ...]
@@ -30,7 +30,7 @@ class Job:
 
 
 def cell_job(cell: Cell, seed: int, prefix: Path, opts: Sequence[str]) -> Job:
-    """The run of one seed of a cell; it resumes where an earlier one was cut off."""
+    """The job for one seed of a cell; it resumes an interrupted run."""
     words = [*cell.overrides, "SOLVER.SEED", str(seed), "LOG.PREFIX", str(prefix), *opts]
     cfg = load_cfg(cell.config, words)
     begun = existing_runs(cfg) and is_resumable(cfg)
@@ -40,7 +40,7 @@ def cell_job(cell: Cell, seed: int, prefix: Path, opts: Sequence[str]) -> Job:
 
 
 def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> list[Job]:
-    """A job for each teacher that is not trained yet, once, so that no two cells train it at the same time."""
+    """One job per teacher that is not trained yet, so that no two cells train it at the same time."""
     jobs: dict[str, Job] = {}
     for cell in cells:
         common = ["LOG.PREFIX", str(prefix), *opts]
@@ -58,7 +58,7 @@ def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> li
 
 
 def run_jobs(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) -> list[Job]:
-    """Run all, `parallel` at a time, each in a process of its own; the jobs that failed."""
+    """Run all jobs, `parallel` at a time, each in its own process; returns the failed jobs."""
     failed = []
     with ThreadPoolExecutor(parallel) as pool:
         pending = {pool.submit(_run, job): job for job in jobs}
@@ -80,7 +80,7 @@ def _run(job: Job) -> int:
 
 
 def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]) -> list[Cell]:
-    """Two steps of every cell on random images, without data or teachers; the cells that failed."""
+    """Two steps of every cell on random images, without data or teachers; returns the failed cells."""
     failed = []
     with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn")) as pool:
         pending = {pool.submit(_smoke, cell): cell for cell in cells}
@@ -88,7 +88,7 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
             cell, fault = pending[future], future.result()
             if fault:
                 failed.append(cell)
-            say(f"[{number}/{len(cells)}] {cell.row} {cell.column}: {fault or 'fine'}")
+            say(f"[{number}/{len(cells)}] {cell.row} {cell.column}: {fault or 'ok'}")
     return failed
 
 
@@ -99,5 +99,5 @@ def _smoke(cell: Cell) -> str:
         return ""
     except UserError as e:
         return str(e)
-    except Exception as e:  # any fault of one cell is that cell's result
+    except Exception as e:  # any error of a cell is the result of that cell
         return f"{type(e).__name__}: {e}"

@@ -1,4 +1,4 @@
-"""What a loss is made of: named terms that know their kind, losses between logits, losses over several processes."""
+"""Parts of a loss: named terms with a kind, losses between logits, losses over several processes."""
 
 from .logit_losses import LOGIT_LOSSES, LogitLoss
 from .term import Term, Terms, distillation, label, own

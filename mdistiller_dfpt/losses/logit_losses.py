@@ -1,4 +1,4 @@
-"""Losses between two sets of logits, by name, for methods that leave the choice open; and what such losses share."""
+"""Registered losses between two sets of logits, for methods with a configurable logit loss, and their helpers."""
 
 from collections.abc import Callable
 
@@ -14,15 +14,15 @@ LOGIT_LOSSES: Registry[LogitLoss] = Registry("logit loss")
 
 
 def without_target(logits: Tensor, target: Tensor) -> Tensor:
-    """The logits of all classes but each sample's own; (B, C), (B,) -> (B, C - 1)."""
+    """The logits of all classes except each sample's target; (B, C), (B,) -> (B, C - 1)."""
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
     return logits.gather(1, others + (others >= target[:, None]))
 
 
 def standardized(logits: Tensor) -> Tensor:
-    """Each sample's logits at mean 0 and standard deviation 1 (Sun et al., 2024, arXiv:2403.01427, algorithm 1).
+    """Each sample's logits scaled to mean 0 and standard deviation 1 (Sun et al., 2024, arXiv:2403.01427, algorithm 1).
 
-    (B, C) -> (B, C). The student is then free to have logits of any range; their relation is all that is matched.
+    (B, C) -> (B, C). The student's logits can then have any range; only their relations are matched.
     """
     return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
 

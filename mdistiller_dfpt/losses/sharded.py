@@ -1,4 +1,4 @@
-"""Losses over a batch that several processes share: their mean over the processes is what one process would compute."""
+"""Losses over a batch sharded across processes: their mean over processes equals the loss of a single process."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,14 +11,14 @@ from .term import Terms
 
 
 def whole_output(output: Output, total: int | None) -> Output:
-    """This process's output as that of all processes; the output itself where there is one process."""
+    """The outputs of all processes, gathered; with a single process, the output itself."""
     if world_size() == 1:
         return output
     return Output(all_gather(output.logits, total), LazyFeatures(output.features, lambda x: all_gather(x, total)))
 
 
 def whole_batch(batch: Batch) -> Batch:
-    """The batch with the targets and indices of all processes; images stay this process's own."""
+    """The batch with the targets and indices of all processes; images remain those of this process."""
     return replace(batch, target=all_gather(batch.target, batch.total), index=all_gather(batch.index, batch.total))
 
 
@@ -28,10 +28,10 @@ T = TypeVar("T", Output, Mapping[str, Output])
 def over_processes(
     losses: Callable[[Output, T, Batch], Terms], student: Output, teacher: T, batch: Batch, *, couples_samples: bool
 ) -> Terms:
-    """`losses(student, teacher, batch)`, such that the mean over the processes is what one process would compute.
+    """`losses(student, teacher, batch)`, scaled so that its mean over processes equals the result of a single process.
 
-    `teacher`: one path's output, or a mapping of several. A mean over samples is weighted by this process's share of
-    them. A loss that couples samples sees the outputs, targets and indices of all processes.
+    `teacher`: the output of one path, or a mapping of several. A mean over samples is weighted by the size of this
+    process's shard. A loss that couples samples gets the outputs, targets and indices of all processes.
     """
     if world_size() == 1:
         return losses(student, teacher, batch)
@@ -45,7 +45,7 @@ def over_processes(
 
 
 def weighted_by_shard(terms: Terms, batch: Batch) -> Terms:
-    """Means over this process's samples, weighted such that their mean over the processes is that over all samples."""
+    """Weight means over this process's samples so that their mean over processes is the mean over all samples."""
     if world_size() == 1:
         return terms
     factor = world_size() * len(batch.target) / batch.size

@@ -1,4 +1,4 @@
-"""One summand of a training loss: its value, its weight, and what kind it is."""
+"""A term of the training loss: its value, its weight and its kind."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,9 +14,9 @@ Kind = Literal["label", "distillation", "teacher"]
 
 @dataclass(frozen=True)
 class Term:
-    """A scalar before its weight. `kind`: from the labels, from the teacher, or of the teacher's own training.
+    """A scalar before weighting. `kind`: from the labels, from the teacher, or from the teacher's own training.
 
-    Two momenta, the weight of distillation in reports and the like ask for the kind and never guess it from a name.
+    DOT's two momenta, the distillation weight in reports and the like use the kind and never infer it from a name.
     """
 
     value: Tensor  # ()
@@ -25,16 +25,16 @@ class Term:
 
     @cached_property
     def weighted(self) -> Tensor:
-        """What is summed, ()."""
+        """The value times the weight, ()."""
         return self.value if self.weight == 1 else self.weight * self.value
 
     def times(self, factor: float) -> "Term":
-        """The term at `factor` times its weight."""
+        """The term with its weight multiplied by `factor`."""
         return self if factor == 1 else replace(self, weight=self.weight * factor)
 
 
 Terms = dict[str, Term]
-"""The terms of a step by the names they are logged under."""
+"""The terms of a step, by the names under which they are logged."""
 
 
 def label(value: Tensor, weight: float = 1.0) -> Term:
@@ -48,14 +48,14 @@ def distillation(value: Tensor, weight: float = 1.0) -> Term:
 
 
 def own(value: Tensor, weight: float = 1.0) -> Term:
-    """A term by which the teacher trains modules of its own; the student gets no gradient from it."""
+    """A term that trains the teacher's own modules; the student gets no gradient from it."""
     return Term(value, weight, "teacher")
 
 
 def checked(terms: Mapping[str, Term], where: type) -> Mapping[str, Term]:
-    """The terms, where each is one and is a scalar; PluginError naming the class that returned something else."""
+    """The terms, if each is a scalar `Term`; PluginError naming the class that returned something else."""
     if not isinstance(terms, Mapping):
-        raise PluginError(where, f"its losses are a {type(terms).__name__}; they must be a dict of terms by name")
+        raise PluginError(where, f"its losses are a {type(terms).__name__}; they must be a dict from names to terms")
     for name, term in terms.items():
         if not isinstance(term, Term):
             kind = type(term).__name__
@@ -64,13 +64,13 @@ def checked(terms: Mapping[str, Term], where: type) -> Mapping[str, Term]:
         if not isinstance(term.value, Tensor) or term.value.shape != ():
             shape = tuple(getattr(term.value, "shape", ())) or type(term.value).__name__
             raise PluginError(
-                where, f"the term {name!r} is of shape {shape}; a term is a scalar, as a mean over the batch"
+                where, f"the term {name!r} has shape {shape}; a term must be a scalar, such as a mean over the batch"
             )
     return terms
 
 
 def checking(losses: Callable[..., Mapping[str, Term]], where: type) -> Callable[..., Terms]:
-    """`losses`, whose terms are checked before anybody works with them."""
+    """`losses`, with its terms checked before they are used."""
     return lambda *arguments: dict(checked(losses(*arguments), where))
 
 

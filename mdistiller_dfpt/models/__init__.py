@@ -1,4 +1,4 @@
-"""Networks: `MODELS` maps a family to its registry of builders, `build_model` makes one."""
+"""Networks: `MODELS` maps a family to its registry of builders, `build_model` creates a network."""
 
 from . import cifar, cub200, imagenet
 from .build import MODELS, build_model

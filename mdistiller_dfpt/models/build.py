@@ -1,4 +1,4 @@
-"""The registry of networks and the one function that makes one."""
+"""The registry of networks, and the function that creates them."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,16 +8,16 @@ from .external.names import build_external, is_external
 from .staged import StagedModel
 
 MODELS: Registry[Callable[..., StagedModel]] = Registry("model")
-"""(family, name) is written `family/name`; a builder takes `num_classes`."""
+"""Keys are `family/name`; a builder takes `num_classes`."""
 
 
 def build_model(
     name: str, family: str = "cifar", num_classes: int = 100, *, stages: Sequence[str] = (), image_size: int = 224
 ) -> StagedModel:
-    """A freshly initialised network; ConfigError with the closest names where there is none of that name.
+    """A newly initialised network; ConfigError with the closest names if the name is unknown.
 
-    torchvision/NAME, timm/NAME and package.module:function are other libraries' and users' networks, which belong to no
-    family; `stages` names the modules that end their stages, `image_size` is what they are built for.
+    torchvision/NAME, timm/NAME and package.module:function are networks of other libraries and of users, which have no
+    family; `stages` names the modules that end their stages, `image_size` is the size they are built for.
     """
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}; it must be at least 1")
@@ -26,9 +26,9 @@ def build_model(
     known = sorted(key.removeprefix(f"{family}/") for key in MODELS if key.startswith(f"{family}/"))
     if not known:
         families = sorted({key.split("/")[0] for key in MODELS})
-        raise ConfigError(f"unknown model family {family!r}; choose from {', '.join(families)}")
+        raise ConfigError(f"unknown network family {family!r}; choose from {', '.join(families)}")
     if name not in known:
-        raise ConfigError(f"unknown model {name!r}; {suggest(name, known)}")
+        raise ConfigError(f"unknown network {name!r}; {suggest(name, known)}")
     if stages:
-        raise ConfigError(f"{name} has stages of its own; leave out the names {', '.join(stages)}")
+        raise ConfigError(f"{name} defines its own stages; remove the names {', '.join(stages)}")
     return MODELS[f"{family}/{name}"](num_classes=num_classes)

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of convolutions and linear layers, counted while a network runs."""
+"""Counts multiply-accumulates of convolutions and linear layers while a network runs."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @contextlib.contextmanager
 def count_macs(root: nn.Module) -> Iterator[dict[nn.Module, int]]:
-    """Inside the context, a dict from each convolution or linear layer below `root` to its MACs per image so far."""
+    """Context that yields a dict from each convolution or linear layer below `root` to its MACs per image so far."""
     macs: dict[nn.Module, int] = {}
 
     def hook(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -14,9 +14,9 @@ def _large_conv(small: nn.Conv2d) -> nn.Conv2d:
 
 
 def with_large_stem(build: Callable[..., StagedModel], num_classes: int) -> StagedModel:
-    """The CIFAR network for images of 224: a 7x7 stem, which MobileNetV2 follows with a max-pool; VGG stays as it is.
+    """The CIFAR network for images of 224: a 7x7 stem, followed by max-pooling in MobileNetV2; VGG is unchanged.
 
-    Every network pools globally, so that no fixed pooling size is in the way.
+    Every network uses global pooling, so no fixed pooling size limits the input.
     """
     network = build(num_classes=num_classes)
     stem = getattr(network, "conv1", None)

@@ -1,4 +1,4 @@
-"""One black image through a network that is left as it was."""
+"""Runs a black image through a network without changing it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ ImageShape = tuple[int, int, int]
 
 
 def dummy_image(network: nn.Module, shape: ImageShape) -> Tensor:
-    """One black image of `shape` (3, H, W), on the network's device and in its type."""
+    """A black image of `shape` (3, H, W), on the network's device and in its dtype."""
     like = next(network.parameters())
     return torch.zeros((1, *shape), device=like.device, dtype=like.dtype)
 
 
 @contextlib.contextmanager
 def probing(network: nn.Module) -> Iterator[None]:
-    """Inside, the network is in eval mode and without gradient; then each module has its own mode again."""
+    """Context in which the network is in eval mode and without gradient; afterwards each module's mode is restored."""
     modes = {m: m.training for m in network.modules()}
     network.eval()
     try:
@@ -32,10 +32,10 @@ def probing(network: nn.Module) -> Iterator[None]:
 
 
 def try_image(network: nn.Module, name: str, shape: ImageShape) -> Any:
-    """The network's output for a dummy image; ConfigError, calling it `name`, where it cannot take one of `shape`."""
+    """The network's output for a dummy image; ConfigError naming it `name` if it cannot take one of `shape`."""
     try:
         with probing(network):
             return network(dummy_image(network, shape))
-    except Exception as e:  # whatever a network of another library raises at a size that it cannot take
+    except Exception as e:  # any exception that another library's network raises for a size it cannot take
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ConfigError(f"{name} cannot take images of {shape[1]}x{shape[2]} ({reason}); set DATASET.SIZE") from None

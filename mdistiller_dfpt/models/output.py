@@ -1,4 +1,4 @@
-"""What a network returned, and the precision in which it ran."""
+"""The output of a network, and the precision in which it runs."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -11,18 +11,18 @@ from ..errors import ConfigError
 
 
 class Output(NamedTuple):
-    """Logits and features in float32, whatever they were computed in."""
+    """Logits and features in float32, regardless of the precision in which they were computed."""
 
     logits: Tensor  # (B, classes)
     features: Mapping[str, Any]  # "feats", "preact_feats": lists of (B, C, H, W); "head_map"; "pooled_feat": (B, C)
 
     def detach(self) -> "Output":
-        """The same values; no gradient passes through them."""
+        """The same values, detached."""
         return Output(self.logits.detach(), LazyFeatures(self.features, lambda x: x.detach()))
 
 
 class LazyFeatures(Mapping[str, Any]):
-    """Features with a function applied to each tensor, when a loss asks for it, and only then."""
+    """Features with a function applied to each tensor lazily, when a loss uses it."""
 
     def __init__(self, features: Mapping[str, Any], function: Callable[[Tensor], Tensor]):
         self.features, self.function = features, function
@@ -57,16 +57,16 @@ class NoFeatures(dict[str, Any]):
 
 
 def as_output(result: tuple[Tensor, Mapping[str, Any]]) -> Output:
-    """A network's (logits, features) as a record in float32; features are cast when a loss asks for them."""
+    """A network's (logits, features) as an `Output` in float32; features are cast lazily."""
     logits, features = result
     return Output(logits.float(), LazyFeatures(features, lambda x: x.float()))
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
-    """SOLVER.CHANNELS_LAST as PyTorch names it."""
+    """SOLVER.CHANNELS_LAST as a PyTorch memory format."""
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def autocast(dtype: torch.dtype | None, image: Tensor) -> contextlib.AbstractContextManager:
-    """The context in which a network runs in `dtype`; None is its own float32."""
+    """The autocast context for `dtype`; None means float32."""
     return contextlib.nullcontext() if dtype is None else torch.autocast(image.device.type, dtype)

@@ -1,4 +1,4 @@
-"""The weights that torchvision publishes, for a teacher: from its cache, or fetched on request, checked by hash."""
+"""torchvision's published weights for a teacher: from its cache, or downloaded on request; verified by hash."""
 
 import re
 from hashlib import file_digest
@@ -16,17 +16,17 @@ _NAMES = {
 
 
 def torchvision_name(name: str, family: str) -> str | None:
-    """What torchvision calls this network; None where it has none."""
+    """torchvision's name for this network; None if it has none."""
     return name.removeprefix("torchvision/") if name.startswith("torchvision/") else (
         _NAMES.get(name) if family == "imagenet" else None
     )  # fmt: skip
 
 
 def pretrained_weights(name: str, family: str, tag: str, download: bool) -> Path:
-    """The file with torchvision's weights of a network; `tag` such as IMAGENET1K_V1, by default the oldest.
+    """The file with torchvision's weights of a network; `tag`, for example IMAGENET1K_V1, defaults to the oldest.
 
-    CheckpointError where there are none, where they are neither cached nor may be fetched, or where the hash in the
-    file's name is not the file's own.
+    CheckpointError if there are none, if they are neither cached nor allowed to be downloaded, or if the file does not
+    match the hash in its name.
     """
     known = torchvision_name(name, family)
     if known is None:
@@ -40,18 +40,18 @@ def pretrained_weights(name: str, family: str, tag: str, download: bool) -> Path
     if not path.exists():
         if not download:
             raise CheckpointError(
-                f"no weights of {name} at {path}: add `DATASET.DOWNLOAD True` to your command to fetch them from "
+                f"no weights of {name} at {path}: add `DATASET.DOWNLOAD True` to your command to download them from "
                 f"{url}, or name a file as DISTILLER.TEACHER_CKPT"
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_in(path), progress=False)
         except (OSError, RuntimeError) as e:
-            raise CheckpointError(f"{url}: download failed ({e}); fetch it by hand to {path}") from None
+            raise CheckpointError(f"{url}: download failed ({e}); download it manually to {path}") from None
     with open(path, "rb") as f:
         found = file_digest(f, "sha256").hexdigest()
     if not found.startswith(_hash_in(path)):
-        raise CheckpointError(f"{path}: damaged; its hash is not the one in its name: delete it")
+        raise CheckpointError(f"{path}: damaged; it does not match the hash in its name: delete it")
     return path
 
 

@@ -1,4 +1,4 @@
-"""The contract of every network here: a stem, stages and a head, run by one `forward`."""
+"""The contract of all networks of this package: a stem, stages and a head, run by one `forward`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,13 +12,13 @@ Result = tuple[Tensor, dict[str, Any]]
 
 
 class StagedModel(nn.Module):
-    """A classifier cut into a stem, stages and a head.
+    """A classifier divided into a stem, stages and a head.
 
-    A subclass sets `stage_channels` (width after the stem and after each stage) and `head_modules` (the attribute
-    names of what `head` trains, the linear classifier last), and writes `stages`, and `head_map` where something stands
-    between the last stage and the pooling. `forward` returns, as mdistiller's networks do, `(logits, features)` with
-    `feats` and `preact_feats` (stem first, then one map a stage) and `pooled_feat` (B, C); and beside these `head_map`,
-    the map that is pooled.
+    A subclass sets `stage_channels` (width after the stem and after each stage) and `head_modules` (the attribute names
+    of the modules that `head` trains, the linear classifier last), and implements `stages`, and `head_map` if there are
+    layers between the last stage and the pooling. `forward` returns `(logits, features)` as in mdistiller, with `feats`
+    and `preact_feats` (stem first, then one map per stage) and `pooled_feat` (B, C), and in addition `head_map`, the
+    map that is pooled.
     """
 
     stage_channels: tuple[int, ...]
@@ -27,7 +27,7 @@ class StagedModel(nn.Module):
     def stages(self) -> list[Stage]:
         """The stem and the stages in order, each `x -> (activation, preactivation)`.
 
-        Stage i+1 reads the activation of stage i. Where a stage ends without an activation function the two are equal.
+        Stage i+1 takes the activation of stage i. If a stage ends without an activation function, the two are equal.
         """
         raise NotImplementedError
 
@@ -36,7 +36,7 @@ class StagedModel(nn.Module):
         return x
 
     def classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What `head_map` returned -> (logits (B, classes), pooled feature (B, C'))."""
+        """The output of `head_map` -> (logits (B, classes), pooled feature (B, C'))."""
         pooled = global_pool(x)
         return self.get_submodule(self.head_modules[-1])(pooled), pooled
 
@@ -46,12 +46,12 @@ class StagedModel(nn.Module):
 
     @property
     def classifier_layer(self) -> nn.Linear:
-        """The classifier behind the pooling."""
+        """The linear classifier after the pooling."""
         return [m for m in self.get_submodule(self.head_modules[-1]).modules() if isinstance(m, nn.Linear)][-1]
 
     @property
     def num_classes(self) -> int:
-        """How many logits there are."""
+        """The number of logits."""
         return self.classifier_layer.out_features
 
     def forward(self, image: Tensor) -> Result:
@@ -77,9 +77,9 @@ class StagedModel(nn.Module):
         return maps
 
     def rerun(self, image: Tensor, edit: Edit, before: Sequence[Tensor] = ()) -> Result:
-        """`forward`, where `edit(i, x)` stands in for the activation x of each stage i (0: the stem).
+        """`forward` with `edit(i, x)` in place of the activation x of each stage i (0: the stem).
 
-        `before`: the first maps, stem first, where they are known already; the stages behind them are run on the last.
+        `before`: the first maps, stem first, if they are already known; only the remaining stages are run.
         """
         feats, preact_feats = list(before), list(before)
         stages = self.stages()
@@ -88,7 +88,7 @@ class StagedModel(nn.Module):
             activation, preactivation = stages[i](x)
             x = edit(i, activation)
             feats.append(x)
-            preact_feats.append(preactivation if x is activation else x)  # an edited map has no activation behind it
+            preact_feats.append(preactivation if x is activation else x)  # an edited map has no preactivation
         return self._with_head(x, feats, preact_feats)
 
     def get_stage_channels(self) -> list[int]:
@@ -97,7 +97,7 @@ class StagedModel(nn.Module):
 
 
 class LayeredModel(StagedModel):
-    """The common plan: a stem of conv1, bn1 and ReLU, stages layer1 .. layerN, global pooling and one linear layer."""
+    """The common structure: a stem of conv1, bn1, ReLU; stages layer1 .. layerN; global pooling; one linear layer."""
 
     conv1: nn.Conv2d
     bn1: nn.BatchNorm2d
@@ -116,7 +116,7 @@ def global_pool(x: Tensor) -> Tensor:
 
 
 def relu_pair(preactivation: Tensor) -> tuple[Tensor, Tensor]:
-    """What a stage that ends in a ReLU returns: (activation, preactivation)."""
+    """The output of a stage that ends in a ReLU: (activation, preactivation)."""
     return F.relu(preactivation), preactivation
 
 

@@ -1,4 +1,4 @@
-"""Running statistics of BatchNorm for a network that was never trained."""
+"""BatchNorm running statistics for untrained networks."""
 
 from collections.abc import Iterable
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> None:
-    """Set the running statistics to those of these batches; the network ends in eval mode.
+    """Set the running statistics to those of these batches; leaves the network in eval mode.
 
-    With the initial ones the maps of a random network grow or fade with its depth.
+    With the initial statistics, the feature maps of a random network grow or vanish with depth.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [m.momentum for m in norms]

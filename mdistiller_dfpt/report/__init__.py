@@ -1,4 +1,4 @@
-"""Reads result files, and nothing else of a run: tables with mean and spread, curves."""
+"""Reports from result files only: tables with mean and spread, curves."""
 
 from .files import Result, load_results
 from .table import markdown_table

@@ -1,4 +1,4 @@
-"""What the result files say about the cells of a table: mean, spread, difference, paired test, protocol."""
+"""The values of a table's cells, from result files: mean, spread, difference, paired test, protocol."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,23 +10,23 @@ from .spec import Cell, TableSpec
 
 
 class Value(NamedTuple):
-    """One cell as it stands: accuracies by seed in rising order, the comparison with the reference row, a flag."""
+    """The state of a cell: accuracies by seed in increasing order, comparison with the reference row, a flag."""
 
     cell: Cell
     by_seed: dict[int, float]
-    delta: float | None  # mean over the seeds that both have, this row less the reference
-    p_value: float | None  # two-sided paired t-test over those seeds; None below two
+    delta: float | None  # mean over the common seeds, this row minus the reference
+    p_value: float | None  # two-sided paired t-test over the common seeds; None for fewer than two
     paired: int
-    protocol: str  # how the protocol differs from the reference's; empty where it does not
+    protocol: str  # how the protocol differs from the reference's; empty if it does not
 
     @property
     def mean(self) -> float | None:
-        """Over the seeds; None where there are none."""
+        """Over the seeds; None if there are none."""
         return mean(self.by_seed.values()) if self.by_seed else None
 
     @property
     def deviation(self) -> float | None:
-        """Sample standard deviation; None below two seeds."""
+        """Sample standard deviation; None for fewer than two seeds."""
         return stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
 
@@ -40,7 +40,7 @@ def runs_of(cell: Cell, prefix: Path, seeds: tuple[int, ...]) -> dict[int, Resul
 
 
 def evaluate_table(spec: TableSpec, prefix: Path, metric: str, seeds: tuple[int, ...]) -> list[Value]:
-    """All cells in the order of columns, then rows."""
+    """All cells, ordered by column, then row."""
     values = []
     for column in spec.columns:
         runs = {row: runs_of(cell, prefix, seeds) for (row, pair), cell in spec.cells.items() if pair == column}

@@ -1,4 +1,4 @@
-"""The easy-to-hard curve: accuracy of the teacher's paths and of the student, and KL between each two, by epoch."""
+"""The easy-to-hard curve: accuracies of the teacher's paths and the student, and their pairwise KL, by epoch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ _COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
 
 
 def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
-    """Draw the test-set curves of runs whose teacher learns too: the mean over the runs as a line, each run thinly.
+    """Plot the test-set curves of runs with a trained teacher path: the mean as a thick line, each run as a thin one.
 
-    ConfigError where matplotlib is not installed, DataError where a run has no second path.
+    ConfigError if matplotlib is not installed, DataError if a run has only one path.
     """
     try:
         from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
     runs = [[e for e in r.data["epochs"] if "test" in e] for r in results]
     for result, run in zip(results, runs, strict=True):
         if "kl" not in run[-1]["test"]:
-            raise DataError(f"{result.path}: has one path alone; the curve needs one of the teacher beside the student")
+            raise DataError(f"{result.path}: has only one path; the curve needs a teacher path and the student")
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [e["epoch"] for e in runs[0]]

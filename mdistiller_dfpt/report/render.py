@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX or CSV: our figures, what others published in a column of its own, what is missing."""
+"""Tables as Markdown, LaTeX or CSV: our results, published values in a separate column, missing runs."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ def _head(spec: TableSpec) -> list[str]:
 
 
 def markdown(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence[int]) -> str:
-    """A table for each pair, then the sources, what differs in protocol, and the cells that are missing."""
+    """One table per pair, then sources, differences in protocol and missing cells."""
     marks: dict[str, str] = {}
     lines = [f"# {spec.title}", "", f"Top-1 on the test set, {metric.replace('_', ' ')} epoch(s); mean ± standard "
              "deviation over seeds. Published values are others' runs under their own protocols."]  # fmt: skip
@@ -76,7 +76,7 @@ def _escape(text: str) -> str:
 
 
 def latex(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence[int]) -> str:
-    """A tabular for each pair, with sources, protocols and missing cells as comments."""
+    """One tabular per pair, with sources, protocols and missing cells as comments."""
     marks: dict[str, str] = {}
     lines = [f"% {spec.title}; {metric} epoch(s)"]
     for column, own in _by_column(values).items():
@@ -92,7 +92,7 @@ def latex(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence
 
 
 def as_csv(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence[int]) -> str:
-    """One line a cell, with every seed's accuracy; empty where there is nothing."""
+    """One line per cell, with the accuracy of every seed; empty if missing."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(

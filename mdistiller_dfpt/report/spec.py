@@ -1,4 +1,4 @@
-"""A table as data: rows of methods, columns of pairs, published values with their sources, cells that name runs."""
+"""Tables defined by yaml files: rows of methods, columns of pairs, published values with sources, cells naming runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +12,14 @@ METRICS = ("last", "best", "mean_last_5")
 
 
 class Published(NamedTuple):
-    """A value that others printed, and where."""
+    """A published value and its source."""
 
     value: float
     source: str
 
 
 class Cell(NamedTuple):
-    """One method on one pair: the config that trains it, what is set on top, and where its runs lie."""
+    """A method on a pair: the config that trains it, its overrides, and the folder of its runs."""
 
     row: str
     column: str
@@ -30,7 +30,7 @@ class Cell(NamedTuple):
 
 
 class TableSpec(NamedTuple):
-    """A table's title, titles of rows and columns, cells by (row, column), and what it compares by."""
+    """A table: title, titles of rows and columns, cells by (row, column), metric and reference."""
 
     title: str
     metric: str
@@ -43,12 +43,12 @@ class TableSpec(NamedTuple):
 
 
 def load_table(path: Path) -> TableSpec:
-    """The table that a yaml describes; ConfigError naming file and key for anything that does not fit.
+    """The table defined by a yaml file; ConfigError naming file and key for any error.
 
-    Keys: title; configs (folder of the configs, relative to the file); metric; seeds; reference (the row that the
-    differences are to); sources {key: text}; columns {pair: {title, ...}}; rows {key: {title, config, overrides,
+    Keys: title; configs (folder of the configs, relative to the file); metric; seeds; reference (the row that other
+    rows are compared with); sources {key: text}; columns {pair: {title, ...}}; rows {key: {title, config, overrides,
     published: {pair: [value, source]}}}. `config` is a path below `configs` without .yaml, in which `{row}`, `{pair}`
-    and the column's own entries are filled in; by default `{row}/{pair}`.
+    and the entries of the column are substituted; default: `{row}/{pair}`.
     """
     data, _ = read_yaml(path)
     try:
@@ -69,7 +69,7 @@ def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
     for row, entry in rows.items():
         for pair in entry.get("published", {}):
             if pair not in columns:
-                raise ConfigError(f"{path}: rows.{row}.published names {pair}, which is no column")
+                raise ConfigError(f"{path}: rows.{row}.published names {pair}, which is not a column")
         for pair, column in columns.items():
             if pair in entry.get("without", []):
                 continue
@@ -86,7 +86,7 @@ def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
     if data["metric"] not in METRICS:
         raise ConfigError(f"{path}: metric is {data['metric']}; it must be one of {', '.join(METRICS)}")
     if data["reference"] not in rows:
-        raise ConfigError(f"{path}: reference is {data['reference']}, which is no row")
+        raise ConfigError(f"{path}: reference is {data['reference']}, which is not a row")
     seeds = tuple(int(s) for s in data["seeds"])
     return TableSpec(
         str(data["title"]), data["metric"], data["reference"], seeds, _titles(rows), _titles(columns), dict(sources),

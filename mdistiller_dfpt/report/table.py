@@ -1,4 +1,4 @@
-"""Mean and spread over seeds, a row for each name; protocols that differ are flagged, never mixed in silence."""
+"""Mean and spread over seeds, one row per run name; different protocols are flagged, never mixed silently."""
 
 from collections.abc import Sequence
 from statistics import mean, stdev
@@ -8,15 +8,15 @@ from .spec import METRICS
 
 
 def spread(values: Sequence[float]) -> str:
-    """`52.31 ± 0.24` (sample standard deviation), or the one value there is."""
+    """`52.31 ± 0.24` (sample standard deviation), or the single value."""
     return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
 def markdown_table(results: Sequence[Result]) -> str:
     """Top-1 accuracy by name: seeds, last epoch, best epoch, mean of the last five, as separate columns.
 
-    A row whose protocol is not that of the table's first distilled row carries a letter, explained below the table by
-    what differs.
+    A row whose protocol differs from that of the table's first distilled row is marked; the differences are listed
+    below the table.
     """
     rows: dict[str, list[Result]] = {}
     for result in results:

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: directory, checkpoints, results, logs."""
+"""The files of a run: directory, checkpoints, results, logs."""

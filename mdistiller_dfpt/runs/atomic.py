@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, and writes that fail as one line."""
+"""Atomic file writes: a file appears complete or not at all; a failed write is a one-line error."""
 
 import contextlib
 import json
@@ -14,12 +14,12 @@ from ..errors import CheckpointError
 
 
 def write_json(path: Path, data: Any) -> None:
-    """JSON that appears at `path` complete or not at all."""
+    """Write JSON to `path` atomically."""
     write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Text that appears at `path` complete or not at all."""
+    """Write text to `path` atomically."""
     part = path.with_name(f".{path.name}.part")
     with saving(path):
         part.write_text(text, encoding="utf-8")
@@ -28,12 +28,12 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """A write that fails, as on a full disk, as one line; what was published before stays."""
+    """Turns a failed write, for example on a full disk, into a one-line error; files written before are kept."""
     try:
         yield
     except (OSError, SafetensorError) as e:
         free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
         raise CheckpointError(
             f"{path}: cannot be written ({getattr(e, 'strerror', None) or e}; {free / 1e6:,.0f} MB free); "
-            "what was saved before is untouched: make room and continue with --resume"
+            "what was saved before is untouched: free some space and continue with --resume"
         ) from None

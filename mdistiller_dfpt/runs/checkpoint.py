@@ -21,16 +21,16 @@ STATE, MANIFEST = "state.pt", "manifest.json"
 
 
 class NewerFormat(CheckpointError):
-    """A checkpoint of a version of this package that is to come."""
+    """A checkpoint written by a newer version of this package."""
 
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Weights as a safetensors file that appears at `path` complete or not at all."""
+    """Write weights to a safetensors file atomically."""
     part = path.with_name(f".{path.name}.part")
     tensors, seen = {}, set()
     for key, value in state.items():
         value = value.detach().cpu().contiguous()
-        # The file format holds each tensor once; tied weights stand in it under each of their names
+        # The file format stores each tensor once; tied weights are stored under each of their names
         tensors[key] = value.clone() if value.untyped_storage().data_ptr() in seen else value
         seen.add(value.untyped_storage().data_ptr())
     try:
@@ -42,13 +42,13 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str])
 
 
 def save_checkpoint(folder: Path, weights: dict[str, Tensor], state: dict[str, Any], header: dict[str, Any]) -> None:
-    """Publish `folder`: the student's weights, what resuming needs, and last a manifest with their hashes."""
+    """Publish `folder`: the student's weights, the state for resuming, and finally a manifest with their hashes."""
     with saving(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         save_weights(weights, part / WEIGHTS, {"format": "pt"})
-        with saving(folder), open(part / STATE, "wb") as f:  # by its path, PyTorch hides why a write failed
+        with saving(folder), open(part / STATE, "wb") as f:  # given a path, PyTorch hides why a write failed
             torch.save(state, f)
         files = {
             name: {"sha256": file_hash(part / name), "bytes": (part / name).stat().st_size} for name in (WEIGHTS, STATE)
@@ -65,7 +65,7 @@ def save_checkpoint(folder: Path, weights: dict[str, Tensor], state: dict[str, A
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The verified manifest of a checkpoint; CheckpointError naming what is wrong with it."""
+    """The verified manifest of a checkpoint; CheckpointError stating what is wrong."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = manifest["files"]
@@ -77,7 +77,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name, expected in files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
-            raise CheckpointError(f"{path}: damaged; its hash is not the one in {MANIFEST}")
+            raise CheckpointError(f"{path}: damaged; its hash differs from that in {MANIFEST}")
     return manifest
 
 
@@ -88,11 +88,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The published checkpoints in `folder`, the newest first."""
+    """The published checkpoints in `folder`, newest first."""
     return sorted((p for p in folder.glob("epoch-*") if p.is_dir()), reverse=True)
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints, and what an interrupted save left behind."""
+    """Delete all but the `keep` newest checkpoints, and the remains of interrupted saves."""
     for path in [*checkpoints(folder)[keep:], *folder.glob(".epoch-*")]:
         shutil.rmtree(path, ignore_errors=True)

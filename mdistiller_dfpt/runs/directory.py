@@ -1,4 +1,4 @@
-"""Where a run lies: a directory that belongs to one run, found again by `--resume`, locked while it trains."""
+"""The directory of a run: it belongs to a single run, is found again by `--resume`, and is locked during training."""
 
 import fcntl
 import os
@@ -17,14 +17,14 @@ CHECKPOINTS = "checkpoints"
 
 
 def run_name(cfg: CN) -> str:
-    """LOG.PREFIX-relative name of a run's directory, without the number that tells repetitions apart."""
+    """Name of a run's directory relative to LOG.PREFIX, without the number that distinguishes repetitions."""
     e, d = cfg.EXPERIMENT, cfg.DISTILLER
     name = e.NAME or f"{cfg.DATASET.TYPE}/{choice(cfg).label.lower()}/{d.TEACHER}_{d.STUDENT}"
     return "/".join([name, *([e.TAG] if e.TAG not in ("", "default") else []), f"seed{cfg.SOLVER.SEED}"])
 
 
 def existing_runs(cfg: CN) -> list[Path]:
-    """All directories of this run's name, the first run first: seed1, seed1-2, seed1-3."""
+    """All directories with this run's name, the first run first: seed1, seed1-2, seed1-3."""
     base = Path(cfg.LOG.PREFIX) / run_name(cfg)
     pattern = re.compile(re.escape(base.name) + r"(?:-(\d+))?")
     found = []
@@ -37,26 +37,26 @@ def existing_runs(cfg: CN) -> list[Path]:
 
 
 def find_finished_weights(cfg: CN) -> Path | None:
-    """The student's weights that the newest finished run of this config left, or None."""
+    """The student weights of the newest finished run of this config, or None."""
     finished = [p / WEIGHTS for p in existing_runs(cfg) if (p / WEIGHTS).is_file() and (p / RESULTS).is_file()]
     return finished[-1] if finished else None
 
 
 def is_resumable(cfg: CN) -> bool:
-    """Whether the newest run of this config left a checkpoint."""
+    """Whether the newest run of this config has a checkpoint."""
     runs = existing_runs(cfg)
     return bool(runs) and bool(checkpoints(runs[-1] / CHECKPOINTS))
 
 
 def open_run(cfg: CN, resume: bool) -> Path:
-    """The directory of a new run, made; or with `resume` the newest existing one. Nothing of another run is touched."""
+    """Create the directory of a new run, or with `resume` return the newest existing one; no other run is touched."""
     runs = existing_runs(cfg)
     if resume:
         if not runs:
             raise CheckpointError(f"nothing to resume in {Path(cfg.LOG.PREFIX) / run_name(cfg)}: run without --resume")
         return runs[-1]
     base = Path(cfg.LOG.PREFIX) / run_name(cfg)
-    # The numbers of those that are there may have gaps: seed1, seed1-3
+    # The existing numbers may have gaps: seed1, seed1-3
     last = re.search(r"-(\d+)$", runs[-1].name) if len(runs) > 1 else None
     number = int(last[1]) + 1 if last else len(runs) + 1
     while True:
@@ -73,7 +73,7 @@ def open_run(cfg: CN, resume: bool) -> Path:
 
 
 def check_writable(cfg: CN) -> None:
-    """ConfigError where no run directory can be made; found out before data or networks are loaded."""
+    """ConfigError if no run directory can be created; checked before data or networks are loaded."""
     path = Path(cfg.LOG.PREFIX).absolute()
     while not path.exists() and path != path.parent:
         path = path.parent
@@ -85,12 +85,12 @@ def check_writable(cfg: CN) -> None:
 
 
 class RunLock:
-    """An flock on the run directory, which the kernel frees when the process dies."""
+    """An flock on the run directory; the kernel releases it when the process ends."""
 
     def __init__(self, run: Path):
         self.path = run / "run.lock"
         try:
-            self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115  open for as long as it is held
+            self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115  stays open while the lock is held
         except OSError as e:
             raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
         try:
@@ -99,11 +99,11 @@ class RunLock:
             self._file.seek(0)
             owner = self._file.read().strip()
             self._file.close()
-            raise ConfigError(f"{run}: another process trains here ({owner or 'unknown pid'})") from None
+            raise ConfigError(f"{run}: another process is training here ({owner or 'unknown pid'})") from None
         self._file.truncate(0)
         self._file.write(f"pid {os.getpid()}")
         self._file.flush()
 
     def release(self) -> None:
-        """Let another process train here."""
+        """Release the lock, so that another process can train here."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""Content hashes: of weights, independent of how a file stores them, and of files."""
+"""Content hashes of files, and of weights independently of how a file stores them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over every entry's name, type, shape and bytes, in the order of the names."""
+    """SHA-256 over the name, dtype, shape and bytes of every entry, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()

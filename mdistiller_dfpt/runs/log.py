@@ -1,4 +1,4 @@
-"""What a run shows: a progress bar or plain lines, TensorBoard, a table at the end."""
+"""The output of a run: a progress bar or plain lines, TensorBoard, a table at the end."""
 
 import contextlib
 import sys
@@ -26,14 +26,14 @@ def duration(seconds: float) -> str:
 
 
 class Readable(Protocol):
-    """Averages that can be looked at while they grow."""
+    """Averages that can be read while they are accumulated."""
 
     def read(self) -> dict[str, float]:
-        """What stands in them, by name."""
+        """The current values, by name."""
 
 
 class ProgressBar:
-    """One epoch's bar on a terminal; nothing elsewhere, where the epoch's own line suffices."""
+    """The progress bar of an epoch on a terminal; elsewhere nothing, since each epoch prints a line."""
 
     SECONDS_BETWEEN_READS = 0.5
 
@@ -41,7 +41,7 @@ class ProgressBar:
         self.label, self.steps, self.meters = label, steps, meters
 
     def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, with the bar advancing as they are used; meters are read at most twice a second."""
+        """The batches; the bar advances as they are consumed; meters are read at most twice a second."""
         if rank() > 0 or not sys.stderr.isatty():
             yield from batches
             return
@@ -70,7 +70,7 @@ class EventLog:
                 self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def scalars(self, record: dict[str, Any], step: int) -> None:
-        """Write the numbers of a record, at once."""
+        """Write the numbers of a record and flush."""
         if self.writer is None:
             return
         with self._never_fatal():
@@ -79,7 +79,7 @@ class EventLog:
             self.writer.flush()
 
     def close(self) -> None:
-        """End the events."""
+        """Close the event file."""
         if self.writer is not None:
             with self._never_fatal():
                 self.writer.close()
@@ -89,13 +89,13 @@ class EventLog:
         try:
             yield
         except OSError as e:
-            print(f"warning: TensorBoard's events cannot be written ({e.strerror}); the run goes on without them",
+            print(f"warning: TensorBoard's events cannot be written ({e.strerror}); the run continues without them",
                   file=sys.stderr)  # fmt: skip
             self.writer = None
 
 
 class RunLogs:
-    """TensorBoard and Weights & Biases of one run, where they are asked for."""
+    """TensorBoard and Weights & Biases logging of a run, if enabled."""
 
     def __init__(self, cfg: CN, folder: Path, name: str, purge_step: int):
         first_process = rank() == 0
@@ -108,13 +108,13 @@ class RunLogs:
         self.wandb.scalars(record, epoch)
 
     def close(self) -> None:
-        """End both."""
+        """Close both."""
         self.events.close()
         self.wandb.close()
 
 
 def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a nested record under names joined by slashes."""
+    """The numbers of a nested record, with names joined by slashes."""
     for key, value in record.items():
         if isinstance(value, dict):
             yield from _numbers(value, f"{prefix}{key}/")
@@ -123,17 +123,17 @@ def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
 
 
 def epoch_line(record: dict[str, Any], epochs: int, best: float | None, left: float) -> str:
-    """The line of one epoch."""
+    """The line printed for an epoch."""
     parts = [f"epoch {record['epoch']}/{epochs}", f"lr {record['lr']:.4g}", f"loss {record['train']['loss']:.3f}"]
     parts.append(f"train {record['train']['top1']:.2f}")
     if "test" in record:
         parts += [f"{name} {values['top1']:.2f}" for name, values in record["test"].items() if name != "kl"]
         parts.append(f"(best {best:.2f})")
-    return "  ".join([*parts, f"{record['images_per_second']:.0f} img/s", f"left {duration(left)}"])
+    return "  ".join([*parts, f"{record['images_per_second']:.0f} img/s", f"{duration(left)} left"])
 
 
 def summary_table(results: dict[str, Any]) -> str:
-    """The table at the end of a run."""
+    """The table printed at the end of a run."""
     rows = [("test accuracy", "last", "best", "mean of last 5")]
     for metric, name in (("top1", "top-1 %"), ("top5", "top-5 %")):
         v = results["final"][metric]

@@ -1,4 +1,4 @@
-"""results.json: what a run reached, under which protocol."""
+"""results.json: the results of a run and its protocol."""
 
 import platform
 import subprocess
@@ -15,7 +15,7 @@ FORMAT = 1
 
 
 def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
-    """All that two runs must share before their accuracies can be compared, and where this one ran."""
+    """All settings that must match before two runs' accuracies can be compared, and the environment of this run."""
     s = cfg.SOLVER
     return {
         "data": cfg.DATASET.TYPE,
@@ -46,9 +46,9 @@ def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.
 
 
 def commit(root: Path | None = None) -> str:
-    """The package's git commit, with `+` behind it where files differ from it; empty where it has no checkout.
+    """The package's git commit, followed by `+` if files differ from it; empty if the package is not a checkout.
 
-    A package that is installed inside somebody else's repository has none.
+    A package installed inside another repository has no commit.
     """
     root = Path(__file__).resolve().parents[2] if root is None else root
 
@@ -66,18 +66,18 @@ def commit(root: Path | None = None) -> str:
 
 
 def best_epoch(epochs: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The record with the highest top-1 of the student, the earliest of equals; None where none was evaluated."""
+    """The record with the student's highest top-1, the earliest if tied; None if none was evaluated."""
     tested = [e for e in epochs if "test" in e]
     return max(tested, key=lambda e: e["test"]["student"]["top1"]) if tested else None
 
 
 def summarise(epochs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Last, best and mean of the last five evaluations of the student; the metrics are never mixed."""
+    """Last, best and mean of the last five evaluations of the student, each for its own metric."""
     tested = [e for e in epochs if "test" in e]
     summary: dict[str, Any] = {}
     for metric in ("top1", "top5"):
         values = [e["test"]["student"][metric] for e in tested]
-        best = max(range(len(values)), key=lambda i: values[i])  # the earliest of equals
+        best = max(range(len(values)), key=lambda i: values[i])  # the earliest if tied
         last_five = values[-5:]
         summary[metric] = {
             "last": values[-1],

@@ -1,4 +1,4 @@
-"""What a run keeps on disk: checkpoints of the whole state, the best weights, its status."""
+"""Files that a run saves: checkpoints of the full state, the best weights, its status."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_c
 from .directory import CHECKPOINTS, STATUS
 
 KEEP_CHECKPOINTS = 2
-# What may differ between a run and its continuation, as none of it changes what is computed
+# May differ when a run is resumed, since none of these affects the results
 RESUME_MAY_CHANGE = ("LOG.", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "EXPERIMENT.TIMEOUT", "DATASET.ROOT",
                      "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "DATASET.TEST.BATCH_SIZE", "SOLVER.EPOCHS",
                      "DISTILLER.TEACHER_CKPT", "DISTILLER.TEACHER_CFG", "DISTILLER.TEACHER_AUTO_TRAIN")  # fmt: skip
@@ -32,7 +32,7 @@ BEST = "best.safetensors"
 
 
 def random_states() -> dict[str, Tensor]:
-    """Where PyTorch's random numbers stand, on the CPU and on the GPU in use."""
+    """The state of PyTorch's random generators, on the CPU and on the current GPU."""
     states = {"torch_rng": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         states["cuda_rng"] = torch.cuda.get_rng_state()
@@ -40,7 +40,7 @@ def random_states() -> dict[str, Tensor]:
 
 
 def put_random_states(states: dict[str, Tensor]) -> None:
-    """Let them stand there again."""
+    """Restore that state."""
     torch.set_rng_state(states["torch_rng"])
     if "cuda_rng" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda_rng"])
@@ -48,7 +48,7 @@ def put_random_states(states: dict[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: records of finished epochs; of the next one, steps, sums of averages, and samples."""
+    """The progress of a run: records of finished epochs; steps, sums of averages and samples of the current one."""
 
     epochs: list[dict[str, Any]]
     step: int = 0
@@ -57,7 +57,7 @@ class Progress:
 
 
 class Saver:
-    """Saves and loads the state of one run; only the first process writes."""
+    """Saves and loads the state of a run; only the first process writes."""
 
     def __init__(
         self, cfg: CN, run: Path, distiller: Method, optimizer: torch.optim.Optimizer, classes: int,
@@ -66,11 +66,11 @@ class Saver:
         self.cfg, self.run, self.distiller, self.optimizer = cfg, run, distiller, optimizer
         self.data_set = {"classes": classes, "images": images}
         self.teacher_sha256 = teacher_sha256
-        self.config = dump_cfg(cfg)  # once: it takes longer than to save a small network
+        self.config = dump_cfg(cfg)  # once: it takes longer than saving a small network
         self.last_save = time.monotonic()
 
     def save(self, done: Progress) -> None:
-        """Publish a checkpoint of the whole state and drop the oldest."""
+        """Publish a checkpoint of the full state and delete the oldest."""
         self.last_save = time.monotonic()
         if rank() > 0:
             return
@@ -98,35 +98,35 @@ class Saver:
         prune(folder, KEEP_CHECKPOINTS)
 
     def save_weights(self, name: str) -> None:
-        """What is deployed, as the file `name` of the run."""
+        """Save the deployed network as file `name` of the run."""
         if rank() == 0:
             save_weights(self.distiller.deployed.state_dict(), self.run / name, {"format": "pt"})
 
     def is_due(self, step: int) -> bool:
-        """Whether LOG.SAVE_EVERY asks for a checkpoint behind this step of an epoch."""
+        """Whether LOG.SAVE_EVERY requires a checkpoint after this step of an epoch."""
         number, _, unit = self.cfg.LOG.SAVE_EVERY.partition(" ")
         if unit.startswith("step"):
             return step % int(number) == 0
         return unit.startswith("minute") and time.monotonic() - self.last_save >= 60 * float(number)
 
     def load_newest(self) -> Progress:
-        """Put back the newest state that is intact, with a warning for each that is not."""
+        """Restore the newest intact state, with a warning for each damaged one."""
         for folder in checkpoints(self.run / CHECKPOINTS):
             try:
                 manifest, state = load_checkpoint(folder)
             except NewerFormat:
                 raise
             except CheckpointError as e:
-                print(f"warning: {e}; trying the one before", file=sys.stderr)
+                print(f"warning: {e}; trying the previous one", file=sys.stderr)
                 continue
             self._refuse_other_config(folder, manifest["config"])
             for key, now in self.data_set.items():
                 if manifest.get(key, now) != now:
-                    raise CheckpointError(f"{folder}: the data set had {manifest[key]} {key} then, has {now} now")
+                    raise CheckpointError(f"{folder}: the dataset had {manifest[key]} {key}, it now has {now}")
             if manifest["teacher_sha256"] != self.teacher_sha256:
                 raise CheckpointError(
-                    f"{folder}: was taught by another {self.cfg.DISTILLER.TEACHER}; "
-                    "name its weights as DISTILLER.TEACHER_CKPT"
+                    f"{folder}: its teacher was a different {self.cfg.DISTILLER.TEACHER}; "
+                    "set DISTILLER.TEACHER_CKPT to the weights of that teacher"
                 )
             try:
                 self.distiller.load_training_state(state["distiller"])
@@ -139,26 +139,26 @@ class Saver:
             step = manifest.get("step", 0)
             print(f"resuming after epoch {manifest['epoch']}" + (f", step {step}" if step else ""), flush=True)
             return Progress(manifest["epochs"], step, state.get("sums", {}), manifest.get("count", 0))
-        raise CheckpointError(f"nothing to resume in {self.run}: it holds no intact checkpoint")
+        raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint")
 
     def _refuse_other_config(self, folder: Path, text: str) -> None:
         # A key that did not exist then had the effect of its default
         written = by_keys_of_today(flatten(load_yaml_text(text)))
         before, now = {**flatten(default_cfg()), **written}, flatten(self.cfg)
         differing = [
-            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+            f"{key} was {before.get(key)!r}, is now {now.get(key)!r}"
             for key in sorted(set(before) | set(now))
             if before.get(key) != now.get(key) and not key.startswith(RESUME_MAY_CHANGE)
         ]
         epochs = [flat["SOLVER.EPOCHS"] for flat in (before, now)]
         if epochs[0] != epochs[1] and now["SOLVER.SCHEDULE"] == "cosine":
-            change = f"SOLVER.EPOCHS was {epochs[0]}, is {epochs[1]}"
-            print(f"warning: {change}: the cosine schedule is another from here on", file=sys.stderr)
+            change = f"SOLVER.EPOCHS was {epochs[0]}, is now {epochs[1]}"
+            print(f"warning: {change}: the cosine schedule differs from here on", file=sys.stderr)
         if differing:
-            raise CheckpointError(f"{folder}: written under another config: {'; '.join(differing)}")
+            raise CheckpointError(f"{folder}: written with a different config: {'; '.join(differing)}")
 
     def status(self, state: str, done: Progress, reason: str = "") -> None:
-        """status.json, for schedulers and people: running, finished, stopped or failed, where, and why."""
+        """Write status.json, for schedulers and users: running, finished, stopped or failed, at which step, and why."""
         if rank() == 0:
             write_json(
                 self.run / STATUS,
@@ -170,12 +170,12 @@ class Saver:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """`load_state_dict`, which by itself takes buffers of any shape; ValueError where one is not its parameter's."""
+    """`load_state_dict` with the shape check that PyTorch omits; ValueError if a buffer and its parameter differ."""
     groups = state["param_groups"]
     own = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [n for group in groups for n in group["params"]]
     if [len(g["params"]) for g in groups] != [len(g["params"]) for g in optimizer.param_groups]:
-        raise ValueError(f"its optimiser has {len(numbers)} parameters, this one {len(own)}")
+        raise ValueError(f"its optimiser has {len(numbers)} parameters, this one has {len(own)}")
     for number, parameter in zip(numbers, own, strict=True):
         for name, value in state["state"].get(number, {}).items():
             if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameter.shape:

@@ -1,4 +1,4 @@
-"""Weights & Biases: on where it is asked for and installed, and never a reason for a run to end."""
+"""Weights & Biases logging: active if enabled and installed; its errors never end a run."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from ..config.load import flatten
 
 
 class WandbLog:
-    """One run's figures, epoch by epoch; silent after the first fault, which is printed."""
+    """The metrics of a run, epoch by epoch; disabled after the first error, which is printed."""
 
     def __init__(self, enabled: bool, project: str, name: str, folder: Path, config: dict[str, Any]):
         self.run = None
@@ -23,10 +23,10 @@ class WandbLog:
 
     def _give_up(self, fault: Exception) -> None:
         self.run = None
-        print(f"warning: LOG.WANDB is True, but nothing goes there ({type(fault).__name__}: {fault})", file=sys.stderr)
+        print(f"warning: LOG.WANDB is True, but logging failed ({type(fault).__name__}: {fault})", file=sys.stderr)
 
     def scalars(self, record: dict[str, Any], step: int) -> None:
-        """The numbers of an epoch, nested dicts as `a.b`."""
+        """Log the numbers of an epoch, nested dicts as `a.b`."""
         if self.run is None:
             return
         try:
@@ -35,7 +35,7 @@ class WandbLog:
             self._give_up(e)
 
     def close(self) -> None:
-        """End the run over there."""
+        """Finish the run in Weights & Biases."""
         if self.run is not None:
             try:
                 self.run.finish()

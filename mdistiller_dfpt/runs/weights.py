@@ -1,4 +1,4 @@
-"""Weights of networks from files of any origin; nothing in a file is ever run."""
+"""Network weights from files of any origin; no code in a file is ever run."""
 
 import zipfile
 from pathlib import Path
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-MAX_ENTRIES, MAX_PICKLE_BYTES = 100_000, 64 << 20  # tensors of a checkpoint, and what names them; far above any network
-WEIGHTS = "student.safetensors"  # of a run, and of a checkpoint
+MAX_ENTRIES, MAX_PICKLE_BYTES = 100_000, 64 << 20  # far above those of any network
+WEIGHTS = "student.safetensors"  # in the directory of a run and in a checkpoint
 
 
 def load_pickled_tensors(path: Path) -> Any:
-    """A `torch.save` file of tensors and plain containers. Nothing else is ever unpickled, there is no fallback."""
+    """Load a `torch.save` file of tensors and plain containers. Nothing else is unpickled, and there is no fallback."""
     try:
         if zipfile.is_zipfile(path):
             _refuse_bombs(path)
@@ -25,13 +25,13 @@ def load_pickled_tensors(path: Path) -> Any:
         raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
-    except Exception as e:  # a damaged or hostile file can raise nearly anything
+    except Exception as e:  # a damaged or malicious file can raise almost any exception
         reason = " ".join(str(e).split())[:200]
-        raise CheckpointError(f"{path}: not a checkpoint of tensors; nothing in it was run ({reason})") from None
+        raise CheckpointError(f"{path}: not a checkpoint of tensors; no code in it was run ({reason})") from None
 
 
 def _refuse_bombs(path: Path) -> None:
-    """CheckpointError where the archive unpacks to more than itself: PyTorch stores its tensors as they are."""
+    """CheckpointError if the archive would unpack to more than its own size: PyTorch stores tensors uncompressed."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     inflated, size = sum(e.file_size for e in entries), path.stat().st_size
@@ -39,14 +39,14 @@ def _refuse_bombs(path: Path) -> None:
     if inflated > size or len(entries) > MAX_ENTRIES or named > MAX_PICKLE_BYTES:
         raise CheckpointError(
             f"{path}: {len(entries):,} entries that unpack to {inflated / 1e6:,.1f} MB, from a file of"
-            f" {size / 1e6:,.1f} MB: no checkpoint is like that; refused"
+            f" {size / 1e6:,.1f} MB: not a valid checkpoint; rejected"
         )
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """A network's weights from a run directory, a checkpoint directory, a safetensors file or a `torch.save` file.
 
-    In the last, `{"model": state_dict}` and `{"state_dict": ...}` are opened, and DataParallel's `module.` is dropped.
+    From `torch.save` files, `{"model": state_dict}` and `{"state_dict": ...}` are unwrapped and `module.` is removed.
     """
     path = Path(path)
     if path.is_dir():
@@ -63,12 +63,12 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path}: holds no state_dict; expected {{'model': state_dict}}")
+        raise CheckpointError(f"{path}: contains no state_dict; expected {{'model': state_dict}}")
     return {k.removeprefix("module."): v for k, v in state.items()}
 
 
 def load_into(network: torch.nn.Module, path: Path, name: str) -> None:
-    """Load a checkpoint's weights into `network`, exactly; CheckpointError listing the first keys that do not fit."""
+    """Load a checkpoint's weights into `network`; CheckpointError listing the first keys that do not match exactly."""
     state, own = load_weights(path), network.state_dict()
     faults = [f"{k} is missing" for k in own if k not in state]
     faults += [f"{k} is unexpected" for k in state if k not in own]

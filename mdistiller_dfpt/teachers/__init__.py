@@ -1,4 +1,4 @@
-"""Kinds of teacher: importing this package registers them all; `build_teacher` makes one."""
+"""Kinds of teacher: importing this package registers all of them; `build_teacher` creates a teacher."""
 
 from importlib import import_module
 from pkgutil import iter_modules

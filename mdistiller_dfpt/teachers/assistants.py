@@ -1,4 +1,4 @@
-"""A chain of assistants between teacher and student, each taught by those before it (TAKD, arXiv:1902.03393)."""
+"""A chain of assistants between teacher and student, each distilled from those before it (TAKD, arXiv:1902.03393)."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,9 +17,9 @@ def path_of(number: int) -> str:
 
 @TEACHERS.register("assistants")
 class Assistants(SeveralNetworks):
-    """The paths `teacher`, `assistant1`, `assistant2`, ...; a method matches the last, unless it says otherwise.
+    """The paths `teacher`, `assistant1`, `assistant2`, ...; by default a method matches the last.
 
-    Each assistant is a network of DISTILLER.ASSISTANTS, the strongest first, trained in turn before the student.
+    The assistants are the networks of DISTILLER.ASSISTANTS, strongest first, trained in turn before the student.
     """
 
     others_key = "ASSISTANTS"

@@ -1,4 +1,4 @@
-"""What every kind of teacher is: a module around a frozen network that gives the outputs a student is to match."""
+"""Base of all kinds of teacher: a module around a frozen network that returns the outputs for the student to match."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -16,11 +16,11 @@ from ..models.output import Output, as_output, autocast
 from .hooked import Hooked
 
 ORIGINAL = "teacher"
-"""The path that every teacher has: the frozen network as it was trained, or what stands in its place."""
+"""The path that every teacher has: the frozen network, or its substitute."""
 
 
 class Paths(Mapping[str, Output]):
-    """Outputs by path; each is computed when it is asked for, and only then, so that no path runs for nothing."""
+    """Outputs by path; each is computed lazily, on first access, so that no path runs unnecessarily."""
 
     def __init__(self, compute: Mapping[str, Callable[[], Output]]):
         self.compute = compute
@@ -39,47 +39,47 @@ class Paths(Mapping[str, Output]):
 
 
 class Teacher(Hooked):
-    """Base of all kinds of teacher: `teacher(batch)` gives the output of each path, by name.
+    """Base of all kinds of teacher: `teacher(batch)` returns the output of each path, by name.
 
-    The frozen networks' parameters, buffers and outputs never change. What of a teacher requires grad is trained beside
-    the student, by the terms that `losses` returns.
+    The frozen networks' parameters, buffers and outputs never change. The teacher's parameters that require grad are
+    trained jointly with the student, by the terms that `losses` returns.
     """
 
-    config: ClassVar[CN] = CN()  # the kind's node; its keys are the constructor's keyword arguments
-    limits: ClassVar[Mapping[str, Limit]] = {}  # what values the node's keys take
-    others_key: ClassVar[str] = ""  # the key of DISTILLER that names the networks which the constructor takes as others
-    couples_samples: bool = False  # whether `losses` is more than a mean over samples
+    config: ClassVar[CN] = CN()  # the config section; its keys are the constructor's keywords
+    limits: ClassVar[Mapping[str, Limit]] = {}  # the allowed values of the section's keys
+    others_key: ClassVar[str] = ""  # the key of DISTILLER with the networks passed to the constructor as `others`
+    couples_samples: bool = False  # whether `losses` is not a mean over samples
 
     def __init__(self, network: StagedModel):
         super().__init__()
         self.network = network.requires_grad_(False).eval()
-        self.dtype: torch.dtype | None = None  # frozen networks run under autocast to it; None: their own float32
+        self.dtype: torch.dtype | None = None  # autocast dtype of the frozen networks; None: float32
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
-        """Each path's output for a batch; the path `teacher` is always there."""
-        raise NotImplementedError(f"{type(self).__name__} writes no forward")
+        """The output of each path for a batch; there is always a path `teacher`."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement forward")
 
     def losses(self, student: Output, outputs: Mapping[str, Output], batch: Batch) -> Terms:
-        """The terms by which the teacher trains what it trains of its own; none by default.
+        """The terms that train the teacher's own modules; none by default.
 
-        The student's output comes detached.
+        The student's output is detached.
         """
         return {}
 
     def default_paths(self) -> dict[str, float]:
-        """The paths that a method matches, and their weights, where DISTILLER.PATHS names none."""
+        """The paths that a method matches, and their weights, if DISTILLER.PATHS is empty."""
         return {ORIGINAL: 1.0}
 
     def path_names(self) -> Sequence[str]:
-        """All paths that this teacher has."""
+        """All paths of this teacher."""
         return (ORIGINAL,)
 
     def network_of(self, path: str) -> StagedModel:
-        """The network whose maps and classifier a path has, for methods that must know their shapes."""
+        """The network that determines a path's feature maps and classifier, for methods that need their shapes."""
         return self.network
 
     def frozen(self) -> list[StagedModel]:
-        """The networks that never change, and that are known by their own files."""
+        """The frozen networks, whose weights are stored in their own files."""
         return [self.network]
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -94,25 +94,25 @@ class Teacher(Hooked):
             return network(image)
 
     def output_of(self, network: nn.Module, image: Tensor) -> Output:
-        """The same in float32."""
+        """The output of a frozen network in float32."""
         return as_output(self.run_frozen(network, image))
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
-        """Logits (B, classes) of paths worth evaluating at every epoch, as they change; none by default."""
+        """Logits (B, classes) of the paths to evaluate at every epoch, because they change; none by default."""
         return {}
 
     def overhead(self, image_shape: tuple[int, int, int]) -> str | None:
-        """One line on what the teacher costs beside its frozen network, printed at the start; None for nothing."""
+        """One line on the teacher's overhead beyond its frozen network, printed at the start; None if there is none."""
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
         return f"{trained:,} parameters of the teacher's own are trained" if trained else None
 
 
 TEACHERS: NodeRegistry[type[Teacher]] = NodeRegistry("kind of teacher", str.upper)
-"""Maps DISTILLER.TEACHER_KIND to its class; its node is the name in upper case."""
+"""Maps DISTILLER.TEACHER_KIND to its class; its config section is the name in upper case."""
 
 
 class TeacherPath(NamedTuple):
-    """A teacher, and the path of it that a method matches."""
+    """A teacher, and the one of its paths that a method matches."""
 
     teacher: Teacher
     path: str

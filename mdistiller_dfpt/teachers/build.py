@@ -1,4 +1,4 @@
-"""From a config to a teacher around the trained network."""
+"""Builds a teacher around the trained network from a config."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ from .base import TEACHERS, Teacher
 def build_teacher(cfg: CN, network: StagedModel, others: Sequence[StagedModel] = (), kind: str = "") -> Teacher:
     """The teacher of DISTILLER.TEACHER_KIND (or of `kind`) around a trained network.
 
-    `others`: further trained networks, for the kinds that are made of several. ConfigError where the kind is unknown,
-    or one of its keys does not fit this network.
+    `others`: further trained networks, for kinds that use several. ConfigError if the kind is unknown, or if one of its
+    keys does not fit this network.
     """
     kind = kind or cfg.DISTILLER.TEACHER_KIND
     cls = TEACHERS[kind]

@@ -1,4 +1,4 @@
-"""The dual-forward path teacher of DFPT-KD and DFPT-KD+ (arXiv:2506.18244): a frozen path and a prompted one."""
+"""The dual-forward path teacher of DFPT-KD and DFPT-KD+ (arXiv:2506.18244): a frozen path and a prompt path."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from .frozen import Frozen
 from .prompt import PROMPT_BLOCKS, FusionBlock
 
 PROMPT = "prompt"
-TOO_DENSE = 0.10  # share of the teacher's MACs above which the paper calls the prompt blocks too dense
+TOO_DENSE = 0.10  # fraction of the teacher's MACs above which the paper calls the prompt blocks too dense
 
 
 def prompt_loss(
@@ -31,7 +31,7 @@ def prompt_loss(
     """The terms of L_P for logits (B, C) of prompt path, original path and student, and labels (B,).
 
     L_P = teacher_weight KD(p^P, p^T) + student_weight KD(p^P, sg[p^S]) + ce_weight CE(p^P, y)
-    What the prompt path is matched to is detached, so that one backward pass serves it and the student.
+    The targets of the prompt path are detached, so that a single backward pass trains it and the student.
     """
     terms = {
         "prompt_teacher": (teacher_weight, lambda: loss(prompt, teacher.detach(), target, temperature)),
@@ -49,43 +49,43 @@ def _is_stage_list(value: object) -> bool:
 
 @TEACHERS.register("dual_path")
 class DualPath(Frozen):
-    """Two paths through a trained teacher: `teacher`, which never changes, and `prompt`, which learns.
+    """Two paths through a trained teacher: `teacher`, which never changes, and `prompt`, which is trained.
 
     Original path: the frozen network. Prompt path: z_0 = stem(x), then x_i = A_i(z_{i-1}) and z_i = F_i(x_i + P_i(x_i))
     after each prompted stage, and a head of its own on z_N. Its stages are the teacher's weights, frozen (DFPT-KD), or
     a copy that is trained (DFPT-KD+: FINETUNE_BACKBONE). It learns from the teacher, the student and the labels.
 
-    BN says what the BatchNorm layers of the prompt path's stages normalise with. "running": the teacher's statistics.
-    "batch": the batch's, as the fused maps have other statistics than those the teacher was trained with; running
-    averages of its own serve evaluation. Stages before the first prompt see what the original path sees, so where the
-    stages are frozen they are computed once for both paths, with the teacher's statistics.
+    BN sets the statistics of the BatchNorm layers in the prompt path's stages. "running": the teacher's statistics.
+    "batch": batch statistics, because the fused maps have other statistics than those seen in the teacher's training;
+    evaluation uses separate running averages. Stages before the first prompt have the same input on both paths, so if
+    the stages are frozen they are computed once for both, with the teacher's statistics.
 
-    INIT "teacher": prompts zero, fusions identity, head a copy, so that at first both paths are one function (exactly
-    so with BN "running"). "random": prompts, fusions and head start anew.
+    INIT "teacher": zero prompts, identity fusions and a copied head, so that both paths initially compute the same
+    function (exactly so with BN "running"). "random": prompts, fusions and head are initialised randomly.
 
-    ValueError where STAGES names a stage that the network does not have.
+    ValueError if STAGES names a stage that the network does not have.
     """
 
     config = CN(
         {
             "TEMPERATURE": 4.0,
-            "LOGIT_LOSS": "KD",  # of the prompt path; any name of LOGIT_LOSSES
+            "LOGIT_LOSS": "KD",  # of the prompt path; any name in LOGIT_LOSSES
             "STAGES": "all",  # the prompted stages, counted from 1, or "all"
             "FINETUNE_BACKBONE": False,  # True: DFPT-KD+, the prompt path trains its own copy of the stages
-            "FINETUNE_LR_FACTOR": 0.1,  # of the copied stages' learning rate on the schedule's
+            "FINETUNE_LR_FACTOR": 0.1,  # learning rate of the copied stages relative to the schedule's
             "BN": "batch",  # statistics of the BatchNorm layers on the prompt path: batch or running
-            "INIT": "random",  # the prompt path at step 0: the teacher's function, or random
+            "INIT": "random",  # initialisation of the prompt path: teacher (the same function) or random
             "FUSION": True,  # False: z_i = x_i + P_i(x_i)
             "PROMPT": CN(
                 {
                     "BLOCK": "sequence",  # sequence, parallel (channel groups), conv (one plain convolution)
                     "R1": 2,  # the block's inner width is C / R1
-                    "R2": 0.25,  # fraction of the channels that a partial convolution convolves
+                    "R2": 0.25,  # fraction of the channels processed by a partial convolution
                     "KERNELS": [3, 5, 7],
-                    # Largest norm of the prompt path's gradient; 0: no limit. Usual steps on CIFAR-100 are at 1.5 to 3;
-                    # without a limit the fusions and the head, which nothing normalises, can blow each other up
+                    # Maximum norm of the prompt path's gradient; 0: no clipping. Typical steps on CIFAR-100: 1.5 to 3;
+                    # without clipping, the fusions and the head, which are not normalised, can diverge
                     "CLIP_NORM": 5.0,
-                    "NORM": True,  # BatchNorm and ReLU after the block's point-wise convolutions but the last
+                    "NORM": True,  # BatchNorm and ReLU after each point-wise convolution of the block except the last
                     "LOSS": CN({"TEACHER_WEIGHT": 1.0, "STUDENT_WEIGHT": 1.0, "CE_WEIGHT": 1.0}),  # of L_P
                 }
             ),
@@ -140,7 +140,7 @@ class DualPath(Frozen):
 
     def train(self, mode: bool = True) -> "DualPath":
         super().train(mode)
-        self.own.eval()  # dropout and the like stay off, the path being the teacher's function
+        self.own.eval()  # dropout and similar layers stay off, since the path is the teacher's function
         for module in self.own.modules() if mode and self.batch_statistics else ():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train()
@@ -156,7 +156,7 @@ class DualPath(Frozen):
         return self.own if path == PROMPT else self.network
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
-        # Original path; where its logits are cached, only the maps that the prompt path starts from are computed
+        # Original path; if its logits are cached, only the maps that the prompt path starts from are computed
         if self.cache is None:
             logits, features = self.run_frozen(self.network, batch.image)
             original = as_output((logits, features))
@@ -165,7 +165,7 @@ class DualPath(Frozen):
         return Paths({ORIGINAL: lambda: original, PROMPT: lambda: self.prompt_path(batch.image, features)})
 
     def _first_maps(self, image: Tensor) -> Mapping[str, Any]:
-        """The original path's maps up to the first prompt; none where the path runs stages of its own."""
+        """The original path's maps up to the first prompt; none if the prompt path runs its own stages."""
         if self.finetune:
             return {}
         with torch.no_grad(), autocast(self.dtype, image):
@@ -174,7 +174,7 @@ class DualPath(Frozen):
     def prompt_path(self, image: Tensor, original: Mapping[str, Any]) -> Output:
         """The prompt path's output; `original`: the original path's features up to the first prompt, stem first.
 
-        None are needed where the path runs stages of its own.
+        None are needed if the path runs its own stages.
         """
         with autocast(self.dtype, image):
             if self.finetune:
@@ -182,12 +182,12 @@ class DualPath(Frozen):
             first = self.stages[0]
             before = [*original["feats"][:first], self.fuse(first, original["feats"][first])]
             logits, features = self.own.rerun(image, self.fuse, before)
-        # Stages before the first prompt are the original path's, their preactivations too
+        # Stages before the first prompt are those of the original path, including their preactivations
         preact_feats = [*original.get("preact_feats", before)[:first], *features["preact_feats"][first:]]
         return as_output((logits, {**features, "preact_feats": preact_feats}))
 
     def fuse(self, i: int, x: Tensor) -> Tensor:
-        """z_i = F_i(x_i + P_i(x_i)) where stage i is prompted, else x_i."""
+        """z_i = F_i(x_i + P_i(x_i)) if stage i is prompted, else x_i."""
         if i not in self.stages:
             return x
         return self.fusions[str(i)](x + self.prompts[str(i)](x))
@@ -216,7 +216,7 @@ class DualPath(Frozen):
         return [{"params": fast, "lr_factor": 1.0}, {"params": slow, "lr_factor": self.finetune_lr_factor}]
 
     def _copied_stages(self) -> list[nn.Parameter]:
-        """The copied stages' parameters that are trained; none where the backbone is frozen."""
+        """The trained parameters of the copied stages; none if the backbone is frozen."""
         head = {id(p) for p in _head_parameters(self.own)}
         return [p for p in self.own.parameters() if p.requires_grad and id(p) not in head]
 
@@ -229,7 +229,7 @@ class DualPath(Frozen):
         share = blocks / total(macs, self.network)
         parameters = sum(p.numel() for m in (self.prompts, self.fusions) for p in m.parameters())
         line = (
-            f"prompt and fusion blocks: {parameters:,} parameters, {blocks / 1e6:.1f} MMAC an image, "
+            f"prompt and fusion blocks: {parameters:,} parameters, {blocks / 1e6:.1f} MMAC per image, "
             f"{share:.1%} of the teacher's"
         )
         if share > TOO_DENSE:
@@ -238,7 +238,7 @@ class DualPath(Frozen):
 
 
 def _numbers(stages: str | Sequence[int], network: StagedModel) -> tuple[int, ...]:
-    """The prompted stages in order; ValueError where the network does not have one of them."""
+    """The prompted stages in order; ValueError if the network lacks one of them."""
     count = len(network.stage_channels) - 1
     numbers = range(1, count + 1) if stages == "all" else sorted({int(s) for s in stages})
     if not numbers or not all(1 <= i <= count for i in numbers):

@@ -1,4 +1,4 @@
-"""Several teachers as one: the mean of their probabilities, or weighted for each sample (CA-MKD, arXiv:2201.00007)."""
+"""An ensemble of teachers: the mean of their probabilities, or weighted per sample (CA-MKD, arXiv:2201.00007)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,11 +18,11 @@ from .several import SeveralNetworks
 
 
 def confidence_weights(logits: Tensor, target: Tensor) -> Tensor:
-    """How far each teacher is trusted with each sample; logits (K, B, C), labels (B,) -> (K, B), summing to 1 over K.
+    """The weight of each member for each sample; logits (K, B, C), labels (B,) -> (K, B), summing to 1 over K.
 
-    (1 - softmax over the teachers of their cross-entropies) / (K - 1) (CA-MKD, equation 2): the surer of the label a
-    teacher is, the more it weighs. One teacher weighs 1. The authors' code divides the weighted sum of the losses by K
-    once more; that is a matter of the method's own weight here.
+    (1 - softmax over the members of their cross-entropies) / (K - 1) (CA-MKD, equation 2): the more confident a member
+    is in the label, the larger its weight. A single member has weight 1. The authors' code also divides the weighted
+    sum of the losses by K; here, use the weight of the method for that.
     """
     count = logits.shape[0]
     if count == 1:
@@ -32,9 +32,9 @@ def confidence_weights(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def mixed_logits(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Logits whose softened probabilities are the weighted mean of the teachers'; (K, B, C), (K, B) -> (B, C).
+    """Logits whose softened probabilities are the weighted mean of the members'; (K, B, C), (K, B) -> (B, C).
 
-    At that temperature the gradient of KD with them is the weighted sum of the gradients of KD with each teacher.
+    At that temperature the gradient of KD with them is the weighted sum of the gradients of KD with each member.
     """
     log_probabilities = (logits / temperature).log_softmax(2)
     return temperature * (log_probabilities + weights.log()[:, :, None]).logsumexp(0)
@@ -48,16 +48,16 @@ REFUSAL = (
 
 @TEACHERS.register("ensemble")
 class Ensemble(SeveralNetworks):
-    """The path `teacher` is all of them together, logits alone; `teacher1`, `teacher2`, ... are each, with its maps.
+    """The path `teacher` is the ensemble, with logits only; `teacher1`, `teacher2`, ... are its members, with maps.
 
-    The first is DISTILLER.TEACHER, the others are DISTILLER.OTHER_TEACHERS.
+    The first member is DISTILLER.TEACHER, the others are DISTILLER.OTHER_TEACHERS.
     """
 
     others_key = "OTHER_TEACHERS"
     config = CN(
         {
-            "WEIGHTS": "mean",  # mean, or confidence: for each sample by how sure of its label a teacher is (CA-MKD)
-            "TEMPERATURE": 4.0,  # at which probabilities are averaged; the method's own, to be exact
+            "WEIGHTS": "mean",  # mean, or confidence: per sample, by each member's confidence in the label (CA-MKD)
+            "TEMPERATURE": 4.0,  # at which probabilities are averaged; exact if equal to the method's
         }
     )
     limits: ClassVar[Mapping[str, Limit]] = {"WEIGHTS": one_of("mean", "confidence"), "TEMPERATURE": POSITIVE}

@@ -1,4 +1,4 @@
-"""Opens the logits cache of a teacher and a training set, and computes what is missing of it."""
+"""Opens the logits cache of a teacher and a training set, and fills in missing entries."""
 
 import hashlib
 import time
@@ -19,11 +19,11 @@ SECONDS_BETWEEN_LINES = 30
 def open_cache(folder: str, loader: Loader, classes: int, teacher: str) -> LogitsCache:
     """The cache in `folder` of a teacher's logits (its hash and precision) for these images under their augmentation.
 
-    ConfigError where the images have no end of views, or where the folder has no room.
+    ConfigError if the number of views is unlimited, or if the folder has too little space.
     """
     if not isinstance(loader, InMemoryLoader):
         raise ConfigError(
-            f"DISTILLER.LOGITS_CACHE is {folder}; it is for images in memory, and these are files"
+            f"DISTILLER.LOGITS_CACHE is {folder}; it supports only in-memory datasets, not image files"
             f" ({loader.augmentation})"
         )
     content = hashlib.sha256(loader.padded.cpu().numpy().tobytes())
@@ -34,13 +34,13 @@ def open_cache(folder: str, loader: Loader, classes: int, teacher: str) -> Logit
 def fill_cache(
     cache: LogitsCache, compute: Callable[[Tensor], Tensor], loader: Loader, between: Callable[[], None]
 ) -> None:  # fmt: skip
-    """Compute what is missing, with a line now and then; each process fills its share, then looks at all.
+    """Compute missing entries and print progress; each process fills its shard, then checks all samples.
 
-    `compute`: the teacher, images (B, 3, H, W) -> logits (B, classes). `between` is called between two passes of it.
+    `compute`: the teacher, images (B, 3, H, W) -> logits (B, classes). `between` is called between two forward passes.
     """
     assert isinstance(loader, InMemoryLoader)
     world, total = world_size(), loader.num_samples
-    # Equal numbers for all, so that they can agree on something between two passes
+    # The same number for all processes, so that they can communicate between two passes
     own = [min(i, total - 1) for i in range(rank(), total + -total % world, world)]
     started, printed = time.monotonic(), time.monotonic()
     for samples in [own] if world == 1 else [own, range(total)]:
@@ -50,6 +50,6 @@ def fill_cache(
                 left = (printed - started) * (len(samples) - done) / done / 60
                 print(f"logits cache: {done} of {len(samples)} images, {left:.0f} min left", flush=True)
             between()
-        on_first_process(lambda: None)  # all wait for the last
+        on_first_process(lambda: None)  # a barrier
     if cache.computed:
         print(f"logits cache: {cache.computed:,} views in {time.monotonic() - started:.0f} s", flush=True)

@@ -1,4 +1,4 @@
-"""The trained network as it is, or its logits from a cache."""
+"""The frozen trained network, or its logits from a cache."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ class Frozen(Teacher):
         return Paths({ORIGINAL: lambda: self.original(batch)})
 
     def original(self, batch: Batch) -> Output:
-        """The frozen network's output; its logits alone where they are cached."""
+        """The frozen network's output; only its logits if they are cached."""
         if self.cache is None:
             return self.output_of(self.network, batch.image)
         refusal = "DISTILLER.LOGITS_CACHE keeps the teacher's logits alone, and {!r} of it is asked for: leave it out"

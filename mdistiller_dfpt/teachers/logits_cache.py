@@ -13,23 +13,23 @@ from torch import Tensor
 from ..data import Batch
 from ..errors import ConfigError
 
-CRC_HALVES = 2  # a row ends with its CRC-32, as two float16 numbers' bytes
-PASS = 4096  # views that the teacher sees at once where a cache is filled
+CRC_HALVES = 2  # a row ends with its CRC-32, stored in two float16 elements
+PASS = 4096  # views per forward pass when a cache is filled
 
 
 class Logits(Protocol):
-    """What gives the frozen network's logits of a batch in its place."""
+    """A source of the frozen network's logits for a batch."""
 
     def logits(self, batch: Batch, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """The logits (B, classes) of a batch with views; `compute` is the network, (B, 3, H, W) -> (B, classes)."""
 
 
 class LogitsCache:
-    """Logits (samples, views, classes) as float16 in a file that is mapped into memory; filled as they are asked for.
+    """Logits (samples, views, classes) as float16 in a memory-mapped file; filled lazily.
 
-    Crop and flip of a recipe give few views of an image: 162 at a padding of 4. A row counts once its checksum is
-    right, so that a file that was cut off, or that several runs fill at once, never gives a wrong number. All logits
-    come from the file, those that were computed just now too, so that a step does not depend on who filled it.
+    Crop and flip give few views of an image: 162 at a padding of 4. A row is valid only if its checksum matches, so a
+    truncated file, or one that several runs fill at the same time, never returns wrong values. All logits are read from
+    the file, including those just computed, so that a step does not depend on which run filled it.
     """
 
     def __init__(self, folder: Path, key: str, samples: int, views: int, classes: int):
@@ -41,17 +41,17 @@ class LogitsCache:
             missing = size - (self.path.stat().st_blocks * 512 if self.path.exists() else 0)
             free = shutil.disk_usage(folder).free
             if missing > free:
-                sizes = f"it takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+                sizes = f"it needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
                 raise ConfigError(f"DISTILLER.LOGITS_CACHE is {folder}; {sizes}")
             with open(self.path, "ab") as f:
                 f.truncate(size)
             self.rows = np.memmap(self.path, dtype=np.float16, mode="r+", shape=self.shape)
         except OSError as e:
             raise ConfigError(f"DISTILLER.LOGITS_CACHE is {folder}; it cannot be written ({e.strerror})") from None
-        self.computed = 0  # rows that were not there yet
+        self.computed = 0  # rows computed in this process
 
     def logits(self, batch: Batch, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """The teacher's logits (B, classes) of a batch's views; `compute` is asked for those that are not here yet."""
+        """The teacher's logits (B, classes) for the views of a batch; missing ones are computed by `compute`."""
         image = batch.image
         samples, views = batch.index.cpu().numpy(), _views(batch).cpu().numpy()
         rows = self.rows[samples, views]
@@ -65,7 +65,7 @@ class LogitsCache:
         self, samples: Sequence[int], images_in: Callable[[Tensor, Tensor], Tensor],
         compute: Callable[[Tensor], Tensor], device: torch.device,
     ) -> Iterator[int]:  # fmt: skip
-        """Compute what is missing of these samples; how many of them are behind it, now and then.
+        """Compute the missing rows of these samples; yields the number of samples done.
 
         `images_in(index, view)` are the images (B, 3, H, W) of samples and views (B,).
         """
@@ -79,7 +79,7 @@ class LogitsCache:
             yield start + len(some)
 
     def whole(self, device: torch.device) -> "FilledCache":
-        """This cache, filled, where a step reads it without the host."""
+        """This filled cache on the device, so that a step reads it without the host."""
         return FilledCache(torch.from_numpy(self.rows)[:, :, :-CRC_HALVES].to(device))
 
     def _computed(self, image: Tensor, compute: Callable[[Tensor], Tensor]) -> np.ndarray:
@@ -91,18 +91,18 @@ class LogitsCache:
 
 
 class FilledCache:
-    """Logits (samples, views, classes) float16 on the device, none of them missing."""
+    """A complete cache of logits (samples, views, classes), float16 on the device."""
 
     def __init__(self, rows: Tensor):
         self.rows = rows
 
     def logits(self, batch: Batch, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """The teacher's logits (B, classes) of a batch's views."""
+        """The teacher's logits (B, classes) for the views of a batch."""
         return self.rows[batch.index, _views(batch)].float()
 
 
 def _views(batch: Batch) -> Tensor:
-    assert batch.view is not None, "a loader of images in memory numbers the views"
+    assert batch.view is not None, "in-memory loaders number the views"
     return batch.view
 
 

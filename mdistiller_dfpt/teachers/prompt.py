@@ -1,4 +1,4 @@
-"""Prompt and fusion blocks: what the prompt path puts between the stages of a frozen teacher."""
+"""Prompt and fusion blocks, which the prompt path inserts between the stages of a frozen teacher."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ PROMPT_BLOCKS: "Registry[type[PromptBlock]]" = Registry("prompt block")
 
 
 class PartialConv(nn.Module):
-    """A k x k convolution over the first `ratio` of the channels, at least one; the others pass unchanged.
+    """A k x k convolution over the first `ratio` of the channels, at least one; the others pass through unchanged.
 
     (B, C, H, W) -> (B, C, H, W); from FasterNet (Chen et al., 2023, arXiv:2303.03667).
     """
@@ -50,20 +50,20 @@ class PromptBlock(nn.Module):
         return self.up(self.middle(self.down(x)))
 
     def zero(self) -> None:
-        """Make the block return zeros, and still pass a gradient to its last convolution."""
+        """Make the block return zeros while its last convolution still receives a gradient."""
         for parameter in self.up.parameters():
             nn.init.zeros_(parameter)
 
 
 def pointwise(in_channels: int, channels: int, norm: bool) -> list[nn.Module]:
-    """A 1x1 convolution, with BatchNorm and ReLU behind it where `norm` is set."""
+    """A 1x1 convolution, followed by BatchNorm and ReLU if `norm` is set."""
     conv = nn.Conv2d(in_channels, channels, 1, bias=not norm)
     return [conv, nn.BatchNorm2d(channels), nn.ReLU()] if norm else [conv]
 
 
 @PROMPT_BLOCKS.register("sequence")
 class SequencePrompt(PromptBlock):
-    """Partial convolutions of rising scale in sequence, a point-wise one after each (as the paper describes)."""
+    """Partial convolutions of increasing kernel size, each followed by a point-wise one (as in the paper)."""
 
     def build_middle(self, channels: int, r2: float, kernels: Sequence[int], norm: bool) -> nn.Module:
         layers: list[nn.Module] = []
@@ -73,7 +73,7 @@ class SequencePrompt(PromptBlock):
 
 
 class ParallelConv(nn.Module):
-    """Kernel j convolves its own share of the first `ratio` of the channels; the other channels pass."""
+    """Kernel j convolves its own group within the first `ratio` of the channels; the others pass through."""
 
     def __init__(self, channels: int, ratio: float, kernels: Sequence[int]):
         super().__init__()
@@ -105,14 +105,14 @@ class ConvPrompt(PromptBlock):
 
 
 class FusionBlock(nn.Conv2d):
-    """The 1x1 convolution F_i over the sum of a stage's map and its prompt."""
+    """The 1x1 convolution F_i on the sum of a stage's map and its prompt."""
 
-    bias: nn.Parameter  # it always has one
+    bias: nn.Parameter  # never None here
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, 1)
 
     def identity(self) -> None:
-        """Make the block pass its input on."""
+        """Make the block the identity."""
         nn.init.dirac_(self.weight)
         nn.init.zeros_(self.bias)

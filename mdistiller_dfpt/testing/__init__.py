@@ -1,6 +1,6 @@
-"""For those who extend: the laws that every method, teacher and network must obey, and tiny things to try them on.
+"""A test kit for extensions: laws that every method, teacher and network must obey, and tiny networks and data.
 
-`check_distiller(MyMethod)`, `check_teacher(MyTeacher)` and `check_network(build)` raise `BrokenLaw` with a line for
+`check_distiller(MyMethod)`, `check_teacher(MyTeacher)` and `check_network(build)` raise `BrokenLaw` with one line for
 each law that is broken.
 """
 

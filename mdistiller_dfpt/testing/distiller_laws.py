@@ -1,4 +1,4 @@
-"""The laws of methods: what must hold for each, whatever its loss."""
+"""The laws of methods: properties that every method must have, whatever its loss."""
 
 import copy
 import gc
@@ -18,7 +18,7 @@ Law = Callable[[type[Method]], None]
 
 
 def the_teacher_never_changes(cls: type[Method]) -> None:
-    """Parameters, buffers and outputs of what is frozen are the same bits after three steps."""
+    """Parameters, buffers and outputs of frozen networks are bit-identical after three steps."""
     method = tiny_method(cls)
     before = [snapshot(network) for network in method.frozen()]
     with torch.no_grad():
@@ -43,19 +43,19 @@ def construction_leaves_the_networks_as_they_are(cls: type[Method]) -> None:
 
 
 def every_leaf_of_the_loss_is_optimised(cls: type[Method]) -> None:
-    """What the loss's graph reaches and what `parameter_groups` lists are the same parameters."""
+    """The parameters in the loss's graph are those in `parameter_groups`."""
     method = tiny_method(cls)
     optimised = {id(p) for group in method.parameter_groups() for p in group["params"]}
     leaves = leaves_of(total(method(tiny_batch())[1]))
     names = {id(p): name for name, p in method.named_parameters()}
     idle = sorted(names[i] for i in optimised - leaves)
     lost = sorted(names.get(i, "a parameter outside of the module") for i in leaves - optimised)
-    holds(not idle, f"{idle[:3]} are optimised, but no term depends on them: freeze them with requires_grad_(False)")
-    holds(not lost, f"a term depends on {lost[:3]}, which no parameter group holds: keep modules as attributes")
+    holds(not idle, f"{idle[:3]} are optimised but affect no term: freeze them with requires_grad_(False)")
+    holds(not lost, f"a term depends on {lost[:3]}, which is in no parameter group: store modules as attributes")
 
 
 def every_tensor_that_changes_is_saved(cls: type[Method]) -> None:
-    """What three steps change is in the training state, so that a resumed run has it."""
+    """Everything that three steps change is in the training state, so that a resumed run restores it."""
     method = tiny_method(cls)
     before = {key: (value, value.detach().clone()) for key, value in reachable_tensors(method).items()}
     take_steps(method, 3)
@@ -66,7 +66,7 @@ def every_tensor_that_changes_is_saved(cls: type[Method]) -> None:
 
 
 def a_restored_method_goes_on_as_the_first(cls: type[Method]) -> None:
-    """Another instance with the same training state takes the same next step, in another epoch too."""
+    """Another instance with the same training state takes the same next step, also in another epoch."""
     first, second = tiny_method(cls), tiny_method(cls)
     take_steps(first, 2)
     second.load_training_state(copy.deepcopy(first.training_state()))
@@ -78,13 +78,13 @@ def a_restored_method_goes_on_as_the_first(cls: type[Method]) -> None:
         for name, term in terms.items():
             holds(
                 torch.equal(term.weighted, again[name].weighted),
-                f"the term {name!r} is another after a resume: it depends on something that is not saved, such as a "
+                f"the term {name!r} differs after a resume: it depends on something that is not saved, such as a "
                 "count of calls; `batch.epoch` and `batch.step` are the same after a resume",
             )
 
 
 def one_batch_can_be_overfitted(cls: type[Method]) -> None:
-    """With a teacher that knows the batch: some methods hardly look at the labels."""
+    """With a teacher trained on the batch, since some methods hardly use the labels."""
     method = tiny_method(cls, knowing=True)
     take_steps(method, 120, lr=0.02)
     batch = tiny_batch()
@@ -105,7 +105,7 @@ def terms_are_float32_scalars_under_bfloat16(cls: type[Method]) -> None:
 
 
 def bfloat16_and_channels_last_agree_with_float32(cls: type[Method]) -> None:
-    """They change rounding alone."""
+    """They change only rounding."""
     plain, other = tiny_method(cls), tiny_method(cls)
     other.set_precision(torch.bfloat16, torch.bfloat16)
     other.to(memory_format=torch.channels_last)
@@ -119,7 +119,7 @@ def bfloat16_and_channels_last_agree_with_float32(cls: type[Method]) -> None:
 
 
 def terms_are_finite_at_a_logit_gap_of_a_thousand(cls: type[Method]) -> None:
-    """Losses and gradients stay finite where both networks are very sure: work in log space."""
+    """Losses and gradients stay finite if both networks are very confident: compute in log space."""
     method = tiny_method(cls)
     with torch.no_grad():
         for network in (method.student, *method.frozen()):
@@ -140,7 +140,7 @@ def the_smallest_batch_is_trained_on(cls: type[Method]) -> None:
 
 
 def in_eval_mode_what_is_deployed_speaks(cls: type[Method]) -> None:
-    """What is evaluated as the student is what is saved for use."""
+    """The network evaluated as the student is the one saved for deployment."""
     method = tiny_method(cls).eval()
     image = tiny_batch().image
     with torch.no_grad():
@@ -150,7 +150,7 @@ def in_eval_mode_what_is_deployed_speaks(cls: type[Method]) -> None:
 
 
 def a_batch_may_be_shared_by_two_processes(cls: type[Method]) -> None:
-    """A loss that is no mean over samples declares `couples_samples`, or several GPUs would compute another one."""
+    """A loss that is not a mean over samples sets `couples_samples`; otherwise several GPUs compute another loss."""
     method = tiny_method(cls)
     if isinstance(method, Distiller):
         difference = coupling_of(method)
@@ -158,12 +158,12 @@ def a_batch_may_be_shared_by_two_processes(cls: type[Method]) -> None:
 
 
 def an_unknown_keyword_is_refused(cls: type[Method]) -> None:
-    """The node's keys are the constructor's keywords, and nothing else is taken in silence."""
+    """The section's keys are the constructor's keywords, and no other keyword is silently accepted."""
     try:
         tiny_method(cls, no_such_keyword=1)
     except TypeError:
         return
-    raise BrokenLaw("the constructor takes any keyword; name those of the node")
+    raise BrokenLaw("the constructor accepts any keyword; list those of the config section")
 
 
 DISTILLER_LAWS: tuple[Law, ...] = (
@@ -176,8 +176,8 @@ DISTILLER_LAWS: tuple[Law, ...] = (
 
 
 def check_distiller(cls: type[Method]) -> None:
-    """Check a method's class against all laws, on tiny networks; BrokenLaw with a line for each that it breaks.
+    """Check a method's class against all laws, on tiny networks; BrokenLaw with one line per broken law.
 
-    Its node's default values are the constructor's arguments.
+    The defaults of its config section are the constructor's arguments.
     """
     obey(DISTILLER_LAWS, cls, cls.__name__)

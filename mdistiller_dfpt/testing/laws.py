@@ -1,4 +1,4 @@
-"""A law: a function that raises `BrokenLaw` where what it is given does not obey it."""
+"""A law is a function that raises `BrokenLaw` if its subject violates it."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -9,19 +9,19 @@ T = TypeVar("T")
 
 
 class BrokenLaw(AssertionError):
-    """What was checked breaks a rule that holds for all of its kind; the message says which, and what to do."""
+    """The subject violates a rule that all of its kind must obey; the message says which one, and what to do."""
 
 
 def holds(condition: bool, message: str) -> None:
-    """BrokenLaw with this message where the condition does not hold."""
+    """Raise BrokenLaw with this message unless the condition holds."""
     if not condition:
         raise BrokenLaw(message)
 
 
 def obey(laws: Iterable[Callable[[T], None]], subject: T, name: str) -> None:
-    """Check all laws; BrokenLaw naming the subject, a line for each law that it breaks or that it raises an error at.
+    """Check all laws; BrokenLaw naming the subject, with one line per law that is broken or raises an error.
 
-    The first such error is the cause, with its traceback.
+    The first such error is chained as the cause.
     """
     broken, cause = [], None
     for law in laws:

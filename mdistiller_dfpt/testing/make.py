@@ -1,4 +1,4 @@
-"""Any method and any kind of teacher over tiny networks."""
+"""Builds any method and any kind of teacher on tiny networks."""
 
 import copy
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ def tiny_cfg(*overrides: str) -> CN:
 
 
 def tiny_others(count: int) -> list[StagedModel]:
-    """Further networks that teach, each of another width."""
+    """Further teacher networks, each with a different width."""
     return [TinyNet(5 + i).eval() for i in range(count)]
 
 
 def tiny_distiller(name: str, *overrides: str, seed: int = 0, knowing: bool = False) -> Method:
-    """Any registered method, or a list of them, over tiny networks, in training mode.
+    """Any registered method, or a list of methods, on tiny networks, in training mode.
 
-    `knowing`: all that teaches has learned `tiny_batch()`.
+    `knowing`: all teacher networks have been trained on `tiny_batch()`.
     """
     student, teacher = tiny_networks(seed)
     cfg = tiny_cfg("DISTILLER.TYPE", name, *overrides)
@@ -53,7 +53,7 @@ def tiny_distiller(name: str, *overrides: str, seed: int = 0, knowing: bool = Fa
 
 
 def tiny_method(cls: type[Method], *, seed: int = 0, knowing: bool = False, **changes: Any) -> Method:
-    """A method's class over tiny networks, with the values of its node and these changes, in training mode."""
+    """A method's class on tiny networks, with the defaults of its section and these changes, in training mode."""
     student, network = tiny_networks(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -71,7 +71,7 @@ def tiny_method(cls: type[Method], *, seed: int = 0, knowing: bool = False, **ch
 
 
 def _what_teaches(cls: type[Distiller], network: StagedModel, others: Sequence[StagedModel]) -> TeacherLike:
-    """The trained network, or a teacher of the kind that a method is made for, where the method does not build it."""
+    """The trained network, or a teacher of the kind that a method requires, unless the method builds it."""
     if not cls.teacher_kind or cls.builds_teacher:
         return network
     kind = TEACHERS[cls.teacher_kind]
@@ -80,7 +80,7 @@ def _what_teaches(cls: type[Distiller], network: StagedModel, others: Sequence[S
 
 
 def tiny_teacher(cls: type[Teacher], network: StagedModel | None = None, seed: int = 0, **changes: Any) -> Teacher:
-    """A kind of teacher around a tiny network (and one more, where it is made of several), with its node's values."""
+    """A kind of teacher around a tiny network (and a second one if it uses several), with its section's defaults."""
     network = tiny_networks(seed)[1] if network is None else network
     arguments = {**keywords(cls.config), **changes}
     if cls.others_key:
@@ -89,7 +89,7 @@ def tiny_teacher(cls: type[Teacher], network: StagedModel | None = None, seed: i
 
 
 def prepare(method: Method, batch: Batch | None = None) -> None:
-    """What the loop does before the first step; by default with `tiny_batch()` for a training set."""
+    """The loop's calls before the first step; by default `tiny_batch()` is the training set."""
     for part in method.hooked():
         part.prepare([tiny_batch() if batch is None else batch])
 
@@ -119,5 +119,5 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 
 
 def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> Sequence[str]:
-    """The keys whose values differ in a bit."""
+    """The keys whose values are not bit-identical."""
     return [k for k in before if not torch.equal(before[k], after[k])]

@@ -18,7 +18,7 @@ CLASSES = 7
 
 
 class Subject:
-    """A network in eval mode, whose statistics are those of noise, and a batch of two images that it takes."""
+    """A network in eval mode, with running statistics measured on noise, and a batch of two images."""
 
     def __init__(self, build: Build, image_shape: tuple[int, int, int]):
         with torch.random.fork_rng():
@@ -37,34 +37,34 @@ def it_returns_logits_and_features(subject: Subject) -> None:
     holds(not missing, f"the features lack {sorted(missing)}")
     widths = tuple(m.shape[1] for m in features["feats"])
     expected = tuple(subject.network.stage_channels)
-    holds(widths == expected, f"the maps are {widths} wide, stage_channels says {expected}")
-    holds(len(features["preact_feats"]) == len(widths), "there is not one preactivation a map")
+    holds(widths == expected, f"the maps have {widths} channels, stage_channels is {expected}")
+    holds(len(features["preact_feats"]) == len(widths), "there must be one preactivation for each map")
     holds(features["pooled_feat"].dim() == 2, f"pooled_feat is {tuple(features['pooled_feat'].shape)}, not (B, C)")
 
 
 def running_the_stages_again_gives_the_same(subject: Subject) -> None:
-    """`rerun` with no edit is `forward`, from any stage on."""
+    """`rerun` without an edit equals `forward`, from any stage on."""
     network, image = subject.network, subject.image
     with torch.no_grad():
         logits, features = network(image)
         for known in range(len(features["feats"])):
             again, maps = network.rerun(image, lambda i, x: x, features["feats"][:known])
-            holds(torch.allclose(again, logits, atol=1e-5), f"rerun from stage {known} on gives other logits")
-            holds(len(maps["feats"]) == len(features["feats"]), f"rerun from stage {known} on gives other maps")
+            holds(torch.allclose(again, logits, atol=1e-5), f"rerun from stage {known} on returns different logits")
+            holds(len(maps["feats"]) == len(features["feats"]), f"rerun from stage {known} on returns different maps")
         for last in range(len(features["feats"])):
             first = network.first_maps(image, last)
-            holds(len(first) == last + 1, f"first_maps({last}) gives {len(first)} maps")
+            holds(len(first) == last + 1, f"first_maps({last}) returns {len(first)} maps")
             same = all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first, features["feats"], strict=False))
-            holds(same, f"first_maps({last}) are not the network's")
+            holds(same, f"first_maps({last}) differ from the network's")
 
 
 def an_edit_of_every_map_reaches_the_logits(subject: Subject) -> None:
-    """What stands in for a stage's map is what the next one reads."""
+    """The next stage reads the edited map."""
     with torch.no_grad():
         logits, features = subject.network(subject.image)
         for stage in range(1, len(features["feats"])):
             again, _ = subject.network.rerun(subject.image, partial(_edited_at, stage))
-            holds(not torch.allclose(again, logits), f"an edit of stage {stage} does not reach the logits")
+            holds(not torch.allclose(again, logits), f"an edit of stage {stage} does not affect the logits")
 
 
 def _edited_at(stage: int, i: int, x: Tensor) -> Tensor:
@@ -72,21 +72,21 @@ def _edited_at(stage: int, i: int, x: Tensor) -> Tensor:
 
 
 def in_eval_mode_nothing_changes(subject: Subject) -> None:
-    """A pass in eval mode changes no parameter and no buffer."""
+    """A forward pass in eval mode changes no parameter and no buffer."""
     before = snapshot(subject.network)
     with probing(subject.network):
         subject.network(subject.image)
     keys = changed(before, subject.network.state_dict())
-    holds(not keys, f"a pass in eval mode changed {keys[:3]}")
+    holds(not keys, f"a forward pass in eval mode changed {keys[:3]}")
 
 
 def the_classifier_has_the_classes(subject: Subject) -> None:
-    """`classifier_layer` is the linear layer behind the pooling, where there is one."""
+    """`classifier_layer`, if there is one, is the linear layer after the pooling."""
     try:
         layer = subject.network.classifier_layer
     except ConfigError:
         return
-    holds(layer.out_features == CLASSES, f"classifier_layer has {layer.out_features} outputs, not {CLASSES}")
+    holds(layer.out_features == CLASSES, f"classifier_layer has {layer.out_features} outputs instead of {CLASSES}")
 
 
 def every_parameter_learns(subject: Subject) -> None:
@@ -105,6 +105,6 @@ NETWORK_LAWS: tuple[Callable[[Subject], None], ...] = (
 
 
 def check_network(build: Build, image_shape: tuple[int, int, int] = (3, 32, 32)) -> None:
-    """Check the network of `build(num_classes)` against the contract; BrokenLaw with a line for each broken law."""
+    """Check the network of `build(num_classes)` against the contract; BrokenLaw with one line per broken law."""
     subject = Subject(build, image_shape)
     obey(NETWORK_LAWS, subject, type(subject.network).__name__)

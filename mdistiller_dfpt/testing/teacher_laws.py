@@ -20,13 +20,13 @@ Law = Callable[[type[Teacher]], None]
 
 
 def every_path_gives_logits(cls: type[Teacher]) -> None:
-    """Each path that is named gives (B, classes) logits in float32, and the default paths are among them."""
+    """Each named path returns (B, classes) logits in float32, and the default paths are among the named ones."""
     teacher = tiny_teacher(cls).train()
     paths = teacher(tiny_batch())
     holds(ORIGINAL in teacher.path_names(), f"there is no path {ORIGINAL!r}")
     holds(set(paths) == set(teacher.path_names()), f"forward gives {set(paths)}, path_names {teacher.path_names()}")
     unknown = set(teacher.default_paths()) - set(teacher.path_names())
-    holds(not unknown, f"the default paths {unknown} are no paths of it")
+    holds(not unknown, f"the default paths {unknown} are not in path_names")
     for path in teacher.path_names():
         logits = paths[path].logits
         holds(logits.shape == (8, CLASSES), f"the logits of {path!r} are {tuple(logits.shape)}, not (8, {CLASSES})")
@@ -34,7 +34,7 @@ def every_path_gives_logits(cls: type[Teacher]) -> None:
 
 
 def maps_are_those_of_the_paths_network(cls: type[Teacher]) -> None:
-    """Where a path has maps, they have the shapes of the network that `network_of` names."""
+    """If a path has feature maps, they have the shapes of the network that `network_of` returns."""
     teacher = tiny_teacher(cls).train()
     for path, output in teacher(tiny_batch()).items():
         if "feats" not in output.features:
@@ -48,7 +48,7 @@ def maps_are_those_of_the_paths_network(cls: type[Teacher]) -> None:
 
 
 def frozen_networks_never_change(cls: type[Teacher]) -> None:
-    """Three steps of what it trains change no bit of a frozen network."""
+    """After three training steps of the teacher, its frozen networks are bit-identical."""
     teacher = tiny_teacher(cls).train()
     before = [snapshot(network) for network in teacher.frozen()]
     _train(teacher, 3)
@@ -59,27 +59,27 @@ def frozen_networks_never_change(cls: type[Teacher]) -> None:
 
 
 def its_own_terms_train_it_and_not_the_student(cls: type[Teacher]) -> None:
-    """What the terms' graph reaches is what `parameter_groups` lists; terms are of the kind `teacher`."""
+    """The parameters in the terms' graph are those in `parameter_groups`; terms are of kind `teacher`."""
     teacher, (student, _) = tiny_teacher(cls).train(), tiny_networks()
     batch = tiny_batch()
     terms = teacher.losses(as_output(student(batch.image)).detach(), teacher(batch), batch)
     optimised = {id(p) for group in teacher.parameter_groups() for p in group["params"]}
     leaves = leaves_of(total(terms)) if terms else set()
-    holds(leaves == optimised, f"{len(optimised - leaves)} parameters are optimised that no term reaches, "
-                               f"{len(leaves - optimised)} are reached and not optimised")  # fmt: skip
+    holds(leaves == optimised, f"{len(optimised - leaves)} optimised parameters affect no term, "
+                               f"{len(leaves - optimised)} others affect a term but are not optimised")  # fmt: skip
     wrong = [name for name, term in terms.items() if term.kind != "teacher"]
-    holds(not wrong, f"the terms {wrong} are not of the kind `teacher`: write own(value, weight)")
+    holds(not wrong, f"the terms {wrong} are not of kind `teacher`: use own(value, weight)")
 
 
 def what_it_trains_is_saved(cls: type[Teacher]) -> None:
-    """Another instance with the same state_dict gives the same outputs."""
+    """Another instance with the same state_dict returns the same outputs."""
     first, second = tiny_teacher(cls).train(), tiny_teacher(cls).train()
     _train(first, 2)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     batch = tiny_batch(step=3)
     a, b = first(batch), second(batch)
     for path in first.path_names():
-        holds(torch.equal(a[path].logits, b[path].logits), f"the path {path!r} gives other outputs after a resume")
+        holds(torch.equal(a[path].logits, b[path].logits), f"the path {path!r} has different outputs after a resume")
 
 
 def evaluation_changes_nothing(cls: type[Teacher]) -> None:
@@ -93,7 +93,7 @@ def evaluation_changes_nothing(cls: type[Teacher]) -> None:
 
 
 def bfloat16_changes_rounding_alone(cls: type[Teacher]) -> None:
-    """Its networks run in the precision that is set, and its outputs stay float32."""
+    """Its networks run in the configured precision, and its outputs are float32."""
     plain, other = tiny_teacher(cls).train(), tiny_teacher(cls).train()
     other.load_state_dict(plain.state_dict())
     other.dtype = torch.bfloat16
@@ -101,7 +101,7 @@ def bfloat16_changes_rounding_alone(cls: type[Teacher]) -> None:
     for path in plain.path_names():
         holds(b[path].logits.dtype == torch.float32, f"{path!r} is {b[path].logits.dtype} under bfloat16")
         loss = kd_loss(a[path].logits, b[path].logits, 4.0).item()
-        holds(loss < 0.05, f"{path!r} under bfloat16 is {loss:.3g} away from float32")
+        holds(loss < 0.05, f"{path!r} under bfloat16 differs from float32 by {loss:.3g}")
 
 
 def a_batch_may_be_shared_by_two_processes(cls: type[Teacher]) -> None:
@@ -133,5 +133,5 @@ TEACHER_LAWS: tuple[Law, ...] = (
 
 
 def check_teacher(cls: type[Teacher]) -> None:
-    """Check a kind of teacher against all laws, on tiny networks; BrokenLaw with a line for each that it breaks."""
+    """Check a kind of teacher against all laws, on tiny networks; BrokenLaw with one line per broken law."""
     obey(TEACHER_LAWS, cls, cls.__name__)

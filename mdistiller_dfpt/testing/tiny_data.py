@@ -1,4 +1,4 @@
-"""A batch of noise, and a data set of 8x8 images that a tiny network can learn."""
+"""A batch of noise, and a dataset of 8x8 images that a tiny network can learn."""
 
 import torch
 
@@ -10,7 +10,7 @@ IMAGE_SHAPE = (3, 8, 8)
 
 
 def tiny_batch(size: int = 8, seed: int = 0, step: int = 1, epoch: int = 1) -> Batch:
-    """Images of noise with a strong view each, labels in turn; the same for the same arguments."""
+    """Noise images, each with a strong view, and labels 0, 1, 2, ... in turn; equal arguments give equal batches."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(size, *IMAGE_SHAPE, generator=generator)
     strong = torch.randn(size, *IMAGE_SHAPE, generator=generator)
@@ -18,7 +18,7 @@ def tiny_batch(size: int = 8, seed: int = 0, step: int = 1, epoch: int = 1) -> B
 
 
 def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1) -> Data:
-    """Images whose class is their brightness."""
+    """Images whose brightness encodes the class."""
     generator = torch.Generator().manual_seed(7)
 
     def images(count: int) -> ImageSet:

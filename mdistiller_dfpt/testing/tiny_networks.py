@@ -1,4 +1,4 @@
-"""Tiny networks on which a law is checked in milliseconds."""
+"""Tiny networks, on which a law is checked in milliseconds."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ CLASSES = 4
 
 
 class TinyNet(StagedModel):
-    """Two stages with BatchNorm; `width` tells a teacher from a student."""
+    """Two stages with BatchNorm; teacher and student differ in `width`."""
 
     def __init__(self, width: int = 4, num_classes: int = CLASSES):
         super().__init__()
@@ -30,7 +30,7 @@ class TinyNet(StagedModel):
 
 
 def tiny_networks(seed: int = 0) -> tuple[TinyNet, TinyNet]:
-    """(student, teacher); the teacher's BatchNorm has seen data, so its running statistics are not the initial ones."""
+    """(student, teacher); the teacher has run on data, so its running statistics are not the initial ones."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student, teacher = TinyNet(4), TinyNet(6)
@@ -40,7 +40,7 @@ def tiny_networks(seed: int = 0) -> tuple[TinyNet, TinyNet]:
 
 
 def fit_batch(network: StagedModel, batch: Batch, steps: int = 60) -> None:
-    """Let a network learn a batch's labels."""
+    """Train a network on the labels of a batch."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     network.train()
     for _ in range(steps):

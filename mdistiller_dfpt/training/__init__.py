@@ -1,1 +1,1 @@
-"""The loop and what it stands on: one update, optimisers, precision, evaluation, signals."""
+"""The training loop and its parts: one update, optimisers, precision, evaluation, signals."""

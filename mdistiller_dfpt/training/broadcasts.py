@@ -1,4 +1,4 @@
-"""A loss over tensors of different shapes is refused: PyTorch would stretch one of them, and only warn."""
+"""Rejects a loss between tensors of different shapes: PyTorch would broadcast them and only warn."""
 
 import contextlib
 import warnings
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from ..errors import ConfigError
 
-_PYTORCHS_WORDS = "Using a target size"  # of mse_loss, l1_loss and their like
+_PYTORCHS_WORDS = "Using a target size"  # of mse_loss, l1_loss and similar losses
 
 
 @contextlib.contextmanager
 def broadcasts_refused() -> Iterator[None]:
-    """Inside, PyTorch's warning of such a loss is a ConfigError that names both shapes."""
+    """Context in which PyTorch's warning about such a loss becomes a ConfigError that names both shapes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=_PYTORCHS_WORDS)
         try:

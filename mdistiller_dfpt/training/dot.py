@@ -1,4 +1,4 @@
-"""DOT: distillation with a momentum of its own (Zhao et al., 2023, ICCV, "DOT: A Distillation-Oriented Trainer")."""
+"""DOT: a separate momentum for distillation (Zhao et al., 2023, ICCV, "DOT: A Distillation-Oriented Trainer")."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, overload
@@ -11,10 +11,10 @@ from ..losses.term import total
 
 
 class TwoMomentaSGD(torch.optim.Optimizer):
-    """SGD with one momentum buffer for the labels' gradient and one for the distillation terms' (algorithm 1).
+    """SGD with one momentum buffer for the labels' gradient and one for that of the distillation terms (algorithm 1).
 
     v_ce = g_ce + (momentum - delta) v_ce,  v_kd = g_kd + (momentum + delta) v_kd,  w -= lr (v_ce + v_kd);
-    weight decay belongs to g_ce. With delta 0 it is SGD.
+    weight decay is part of g_ce. With delta 0 this is SGD.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float, delta: float, weight_decay: float):
@@ -26,17 +26,17 @@ class TwoMomentaSGD(torch.optim.Optimizer):
         self._distilled: dict[Tensor, Tensor] = {}
 
     def parameters(self) -> list[Tensor]:
-        """All that is optimised."""
+        """All optimised parameters."""
         return [p for group in self.param_groups for p in group["params"]]
 
     @torch.no_grad()
     def set_distillation_gradient(self) -> None:
-        """Take the gradients that the parameters have now for those of the distillation terms, and clear them."""
+        """Store the parameters' current gradients as those of the distillation terms, and clear them."""
         self._distilled = {p: p.grad for p in self.parameters() if p.grad is not None}
         self.zero_grad()
 
     def distillation_gradients(self) -> list[Tensor]:
-        """Those that the next step takes for the distillation terms'."""
+        """The gradients that the next step uses for the distillation terms."""
         return list(self._distilled.values())
 
     @overload
@@ -47,15 +47,15 @@ class TwoMomentaSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update with the gradients at hand for the labels' and those set before for the distillation terms'.
+        """One update with the current gradients for the labels and the stored ones for the distillation terms.
 
-        `closure`, as PyTorch's optimisers take it, computes the loss, which is returned, and the gradients at hand.
+        `closure`, as in PyTorch's optimisers, computes and returns the loss and sets the current gradients.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        skip = getattr(self, "found_inf", None)  # on a GPU the loop's verdict, which nobody waits for
+        skip = getattr(self, "found_inf", None)  # on a GPU: the guard's flag, read without synchronising
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None and p not in self._distilled:
@@ -80,9 +80,9 @@ class TwoMomentaSGD(torch.optim.Optimizer):
 def backward_by_kind(
     terms: Terms, optimizer: TwoMomentaSGD, exchange: Callable[[], None], clip: Callable[[], None]
 ) -> None:  # fmt: skip
-    """The gradient of the terms that are not the labels', kept by the optimiser, and then that of the labels'.
+    """Compute the gradient of all terms other than the labels', store it in the optimiser, then that of the labels'.
 
-    `exchange` averages gradients over the processes, `clip` is what a method does with one before it is used.
+    `exchange` averages gradients over processes; `clip` is a method's change of a gradient before it is used.
     """
     labels = {name: term for name, term in terms.items() if term.kind == "label"}
     others = {name: term for name, term in terms.items() if term.kind != "label"}

@@ -1,4 +1,4 @@
-"""Accuracy on a whole test set, each sample counted once, with one read from the device at the end."""
+"""Accuracy on the full test set, each sample counted once, with a single device-to-host read at the end."""
 
 from collections.abc import Callable, Mapping
 from itertools import combinations
@@ -14,7 +14,7 @@ from ..errors import DataError
 
 
 def correct_at(logits: Tensor, target: Tensor, k: int) -> Tensor:
-    """How many of the targets (B,) are among the k largest logits (B, C); k is clipped to C. Shape ()."""
+    """The number of targets (B,) among the k largest logits (B, C); k is clipped to C. Shape ()."""
     top = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return (top == target[:, None]).any(1).sum()
 
@@ -25,12 +25,12 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """{"top1": %, "top5": %} of a batch's logits (B, C), labels (B,)."""
+    """{"top1": %, "top5": %} of the logits (B, C) and labels (B,) of a batch."""
     return {f"top{k}": correct_at(logits, target, k) * (100 / len(target)) for k in (1, 5)}
 
 
 def evaluate_method(method: Method, loader: Loader) -> dict[str, dict[str, float]]:
-    """`evaluate` of a method's paths, in eval mode."""
+    """`evaluate` for the paths of a method, in eval mode."""
     was_training = method.training
     method.eval()
     try:
@@ -41,10 +41,10 @@ def evaluate_method(method: Method, loader: Loader) -> dict[str, dict[str, float
 
 @torch.no_grad()
 def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader) -> dict[str, dict[str, float]]:
-    """{path: {"top1": %, "top5": %}} of each path's logits, and {"kl": {"a||b": nats}} between each two.
+    """{path: {"top1": %, "top5": %}} for the logits of each path, and {"kl": {"a||b": nats}} for each pair of paths.
 
-    `paths_of`: images (B, 3, H, W) -> logits (B, C) by name. `a` is the path that it names first: KL(teacher ||
-    student) where the teacher comes first.
+    `paths_of`: images (B, 3, H, W) -> logits (B, C) by name. `a` is the path returned first: KL(teacher || student) if
+    the teacher comes first.
     """
     sums: dict[tuple[str, str], Tensor] = {}
     count = 0
@@ -60,7 +60,7 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
             add((name, "top5"), correct_at(logits, batch.target, 5))
         for a, b in combinations(paths, 2):
             add(("kl", f"{a}||{b}"), kl_divergence(paths[a], paths[b]))
-    # Samples that are there and, with several processes, all of theirs
+    # The samples that could be read, over all processes
     counted = torch.tensor(float(count), dtype=torch.float64, device=loader.device)
     *totals, seen = all_reduce(torch.stack([*(s.double() for s in sums.values()), counted])).tolist()
     if not seen:

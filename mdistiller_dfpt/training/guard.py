@@ -1,4 +1,4 @@
-"""Nothing that is not finite is applied: a step's loss and gradient are looked at before the optimiser's step."""
+"""Checks the loss and the gradient before each optimiser step; values that are not finite are never applied."""
 
 from collections.abc import Mapping
 
@@ -12,15 +12,15 @@ from .dot import TwoMomentaSGD
 
 
 def reads_verdict(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimiser's step reads `found_inf` from the device and leaves the weights alone where it is set."""
+    """Whether an optimiser's step reads `found_inf` on the device and skips the update if it is set."""
     return isinstance(optimizer, TwoMomentaSGD) or bool(optimizer.defaults.get("fused"))
 
 
 class Guard:
-    """Refuses a step that is not finite.
+    """Rejects steps that are not finite.
 
-    On a GPU nobody waits for the verdict, where the optimiser takes it from the device: it then skips this update and
-    all that follow, and `refuse_divergence` raises when the device is waited for anyway.
+    On a GPU nothing is synchronised if the optimiser reads the flag on the device: it then skips this and all later
+    updates, and `refuse_divergence` raises at the next synchronisation.
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, lr: float):
@@ -29,17 +29,17 @@ class Guard:
         self.waits = device.type != "cuda" or not reads_verdict(optimizer)
 
     def check(self, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> None:
-        """DivergedError, or a mark on the device, where the loss () or the gradient is not finite."""
+        """Raise DivergedError, or set the flag on the device, if the loss () or the gradient is not finite."""
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         if isinstance(self.optimizer, TwoMomentaSGD):
             gradients += self.optimizer.distillation_gradients()
         gradient = nn.utils.get_total_norm(gradients)
         bad = ~(torch.isfinite(loss) & torch.isfinite(gradient))
-        if world_size() > 1:  # one process's fault is everybody's
+        if world_size() > 1:  # if one process diverges, all stop
             bad = all_reduce(bad.float()) > 0
         if not self.waits:
             self.diverged.logical_or_(bad)
-            vars(self.optimizer).update(grad_scale=None, found_inf=self.diverged)  # what a fused step reads
+            vars(self.optimizer).update(grad_scale=None, found_inf=self.diverged)  # read by fused optimisers
         elif bad:
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
             what = "gradient" if torch.isfinite(loss) else "loss"
@@ -49,6 +49,6 @@ class Guard:
             )
 
     def refuse_divergence(self, epoch: int) -> None:
-        """Before a checkpoint or an evaluation, where a GPU is waited for anyway."""
+        """Called before a checkpoint or an evaluation, when a GPU is synchronised anyway."""
         if self.diverged:
             raise DivergedError(f"the loss is not finite in epoch {epoch}; lower SOLVER.LR (now {self.lr})")

@@ -1,4 +1,4 @@
-"""The loop: an epoch is steps over the training set, a run is epochs. Everything that happens in training is here."""
+"""The training loop: a run is a number of epochs, an epoch is a number of steps over the training set."""
 
 import functools
 import time
@@ -22,16 +22,16 @@ from .state import Training
 
 
 def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """One pass over the training set, from after the last step taken; averages of all terms and logged values."""
+    """One pass over the training set, continuing after the last step; returns averages of terms and logged values."""
     loader = run.data.train
     run.distiller.train()
     batches = loader.epoch(epoch, first=run.step, strong=run.distiller.needs_strong_view)
     for batch in ProgressBar(f"epoch {epoch}/{run.last_epoch}", len(loader), run.meters).over(batches):
-        # The learning rate follows the progress, a fraction of an epoch included
+        # The learning rate depends on the progress, including the fraction of an epoch
         set_learning_rate(run.optimizer, run.learning_rate(epoch - 1 + (batch.step - 1) / len(loader)))
         take_step(run, batch)
         run.step = batch.step
-        # Checkpoint if due, stop if asked
+        # Save if due, stop if requested
         if run.step < len(loader):
             between_steps()
     run.guard.refuse_divergence(epoch)
@@ -50,28 +50,28 @@ def take_step(run: Training, batch: Batch) -> None:
             logits, terms = run.forward(micro)
             terms = checked(terms, type(distiller))
             terms = {name: term.times(micro.size / batch.size) for name, term in terms.items()}
-            # Backward: the gradients of micro-batches add up to the batch's
+            # Backward: gradients are accumulated over micro-batches
             run.backward(terms)
         run.meters.update({**run.take_logged(), **accuracy(logits, micro.target)}, len(micro.target))
         for name, term in terms.items():
             value = term.weighted.detach()
             values[name] = values[name] + value if name in values else value
-    # Guard: gradients may be clipped, then what is not finite is refused
+    # Guard: methods may clip gradients, then values that are not finite are rejected
     for part in distiller.hooked():
         part.before_step()
     loss = functools.reduce(torch.add, values.values())
     run.guard.check(loss, values, batch)
-    # Step: whatever requires grad is updated: student, prompts, embeddings
+    # Step: update all parameters that require grad: student, prompts, embeddings
     optimizer.step()
     for part in distiller.hooked():
         part.after_step(batch)
-    # Averages are summed on the device, which nobody waits for
+    # Averages are accumulated on the device, without synchronising
     run.meters.update({"loss": loss, **values}, batch.size / world_size())
     run.meters.add_samples(len(batch.index))
 
 
 def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
-    """Train to the last epoch; raises `Stopped` after a checkpoint where a signal asks to stop."""
+    """Train to the last epoch; raises `Stopped` after a checkpoint if a signal requests a stop."""
     steps, first, started = len(run.data.train), len(run.epochs) + 1, time.monotonic()
     for epoch in range(first, run.last_epoch + 1):
         # Train
@@ -96,20 +96,20 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
         left = (time.monotonic() - started) / (epoch - first + 1) * (run.last_epoch - epoch)
         print(epoch_line(record, run.last_epoch, best_top1, left), flush=True)
         logs.scalars(record, epoch)
-        # Save: the best weights, and all that resuming needs
+        # Save: the best weights, and the state for resuming
         if best is record:
             saver.save_weights(BEST)
         saver.save(run.progress())
         if epoch % run.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
             saver.save_weights(f"student-epoch-{epoch:05d}.safetensors")
         saver.status("running", run.progress())
-        # Stop if asked
+        # Stop if requested
         if epoch < run.last_epoch and (stop := requests.poll_stop()):
             raise Stopped(stop, f"after epoch {epoch}")
 
 
 def meet_requests(run: Training, saver: Saver, requests: Requests) -> None:
-    """Between two steps: save where it is due or asked for, stop where a signal asks for it."""
+    """Between two steps: save if due or requested, stop if a signal requests it."""
     requests.save |= saver.is_due(run.step)
     stop, save = requests.poll(run.step)
     epoch = len(run.epochs) + 1

@@ -1,4 +1,4 @@
-"""Averages over an epoch that are summed on the device and read without waiting for it."""
+"""Averages over an epoch, accumulated on the device and read without synchronising."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from ..distributed import all_reduce
 
 
 class Meters:
-    """Sums named scalars on the device; `read` never makes a GPU wait, `totals` does, once an epoch."""
+    """Sums named scalars on the device; `read` never synchronises a GPU, `totals` does so once per epoch."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -26,14 +26,14 @@ class Meters:
                 self.sums[name] = value
 
     def add_samples(self, samples: int) -> None:
-        """Say that so many samples were behind the last updates."""
+        """Count these samples."""
         self.samples += samples
 
     def _stacked(self) -> Tensor:
         return torch.stack(list(self.sums.values()))
 
     def read(self) -> dict[str, float]:
-        """Averages so far; on a GPU those of the last copy that has arrived, while the next one is under way."""
+        """Averages so far; on a GPU from the last completed copy, while the next copy is in progress."""
         if not self.sums:
             return {}
         if self.device.type != "cuda":
@@ -51,7 +51,7 @@ class Meters:
         return self._latest
 
     def totals(self) -> dict[str, float]:
-        """Averages over all updates, of all processes."""
+        """Averages over all updates of all processes."""
         if not self.sums:
             return {}
         count = torch.tensor([self.samples], dtype=torch.float32, device=self.device)

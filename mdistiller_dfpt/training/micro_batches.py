@@ -1,4 +1,4 @@
-"""Gradient accumulation: a batch as micro-batches that run one after another, the same for any number of processes."""
+"""Gradient accumulation: splits a batch into micro-batches, identically for any number of processes."""
 
 from dataclasses import replace
 
@@ -7,19 +7,19 @@ from ..distributed import world_size
 
 
 def _size(total: int, accumulate: int) -> int:
-    """Samples of all processes in a micro-batch: a multiple of their number, so that each has some of every one."""
+    """Samples of a micro-batch over all processes: a multiple of their number, so each gets part of all."""
     world = world_size()
     return -(-total // (accumulate * world)) * world
 
 
 def smallest_micro_batch(total: int, accumulate: int) -> int:
-    """The fewest samples that a process gets in a micro-batch of a batch of `total`."""
+    """The smallest number of samples of a process in a micro-batch of a batch of `total`."""
     last = total % _size(total, accumulate) or _size(total, accumulate)
     return last // world_size()
 
 
 def micro_batches(batch: Batch, accumulate: int) -> list[Batch]:
-    """The batch as at most `accumulate` micro-batches, each with its own `total`; by default it is the only one."""
+    """The batch as at most `accumulate` micro-batches, each with its own `total`; by default a single one."""
     total = batch.size
     if accumulate == 1:
         return [replace(batch, total=total)]

@@ -1,4 +1,4 @@
-"""Optimisers and schedules by name, and what a config makes of them."""
+"""Registries of optimisers and schedules, and their construction from a config."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Groups = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a schedule and an optimiser may ask for: values of SOLVER."""
+    """The values of SOLVER that a schedule or an optimiser can use."""
 
     epochs: int
     lr: float
@@ -38,21 +38,21 @@ class Plan:
 
 
 SCHEDULES: Registry[Callable[[float, Plan], float]] = Registry("schedule")
-"""Maps SOLVER.SCHEDULE to `(progress in epochs, plan) -> learning rate`, before warm-up and any group's factor."""
+"""Maps SOLVER.SCHEDULE to `(progress in epochs, plan) -> learning rate`, before warm-up and per-group factors."""
 
 OPTIMIZERS: Registry[Callable[[Groups, Plan], torch.optim.Optimizer]] = Registry("optimiser")
-"""Maps SOLVER.TYPE to `(parameter groups, plan) -> optimiser`; the loop sets each group's `lr` at every step."""
+"""Maps SOLVER.TYPE to `(parameter groups, plan) -> optimiser`; the loop sets the `lr` of each group at every step."""
 
 
 @SCHEDULES.register("step")
 def step(progress: float, plan: Plan) -> float:
-    """LR_DECAY_RATE after each of LR_DECAY_STAGES; a stage s takes effect with the first step after s whole epochs."""
+    """LR_DECAY_RATE after each of LR_DECAY_STAGES; a stage s takes effect with the first step after s full epochs."""
     return plan.lr * plan.lr_decay_rate ** sum(progress >= stage for stage in plan.lr_decay_stages)
 
 
 @SCHEDULES.register("cosine")
 def cosine(progress: float, plan: Plan) -> float:
-    """Along half a cosine to zero over all epochs (Loshchilov & Hutter, 2017, arXiv:1608.03983), without restarts."""
+    """Half a cosine to zero over all epochs (Loshchilov & Hutter, 2017, arXiv:1608.03983), without restarts."""
     return 0.5 * plan.lr * (1 + math.cos(math.pi * min(progress / plan.epochs, 1.0)))
 
 
@@ -66,23 +66,23 @@ def sgd(groups: Groups, plan: Plan) -> torch.optim.Optimizer:
 
 
 def build_schedule(cfg: CN) -> Callable[[float], float]:
-    """The learning rate as a function of progress in epochs (a step's own fraction included)."""
+    """The learning rate as a function of progress in epochs, which may be fractional."""
     schedule, plan, warmup = SCHEDULES[cfg.SOLVER.SCHEDULE], Plan.of(cfg), cfg.SOLVER.WARMUP_EPOCHS
 
     def rate(progress: float) -> float:
         factor = progress / warmup if progress < warmup else 1.0
         value = schedule(progress, plan)
         if not isinstance(value, int | float):
-            raise PluginError(schedule, f"returned {value!r}; a schedule returns a learning rate")
+            raise PluginError(schedule, f"returned {value!r}; a schedule must return a learning rate")
         return value * factor
 
     return rate
 
 
 def build_optimizer(cfg: CN, distiller: Method) -> torch.optim.Optimizer:
-    """The optimiser of SOLVER.TYPE over the parameter groups, or with two momenta where SOLVER.TRAINER is dot.
+    """The optimiser of SOLVER.TYPE for the parameter groups, or SGD with two momenta if SOLVER.TRAINER is dot.
 
-    Each group keeps its `lr_factor` beside its learning rate.
+    Each group keeps its `lr_factor` in addition to its learning rate.
     """
     groups, plan = [g for g in distiller.parameter_groups() if g["params"]], Plan.of(cfg)
     if cfg.SOLVER.TRAINER == "dot":
@@ -95,6 +95,6 @@ def build_optimizer(cfg: CN, distiller: Method) -> torch.optim.Optimizer:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give each group the schedule's rate times its own factor."""
+    """Set the learning rate of each group to the schedule's value times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_factor"]

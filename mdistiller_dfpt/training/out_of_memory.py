@@ -1,4 +1,4 @@
-"""Exhausted memory as one line that names the keys which need less of it."""
+"""Turns an out-of-memory error into one line that names the keys to lower."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ _SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class OutOfMemory(UserError):
-    """The machine or the device has no room for what the config asks."""
+    """The host or the device has too little memory for this config."""
 
     exit_code = 1
 
 
 @contextlib.contextmanager
 def memory_explained(cfg: CN) -> Iterator[None]:
-    """Inside, an allocation that fails is an `OutOfMemory` that names the keys to lower."""
+    """Context in which a failed allocation raises an `OutOfMemory` that names the keys to lower."""
     try:
         yield
-    except (MemoryError, RuntimeError) as e:  # PyTorch raises its own kind on a GPU, a plain RuntimeError on a CPU
+    except (MemoryError, RuntimeError) as e:  # PyTorch raises its own type on a GPU, a plain RuntimeError on a CPU
         reason = " ".join(str(e).split())
         exhausted = isinstance(e, MemoryError | torch.OutOfMemoryError) or any(s in reason for s in _SIGNS)
         if not exhausted:

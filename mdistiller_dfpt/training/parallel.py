@@ -1,4 +1,4 @@
-"""The processes of one run under torchrun: how they meet, what wraps a distiller."""
+"""The processes of a run under torchrun: initialisation, failures, and the wrapper of a distiller."""
 
 import contextlib
 import datetime
@@ -21,20 +21,20 @@ from ..distillers import Method
 from ..distributed import all_reduce, pick_device, rank, world_size
 from ..errors import UserError
 
-# Of another process's end, in the words of the libraries below, which have no type for it
+# Messages of the libraries below when another process ends; they raise no specific type
 _SIGNS = ("gloo", "NCCL", "Application timeout", "Timed out waiting", "Connection closed", "Connection reset")
-PATIENCE = 3.0  # seconds in which those that are alive say so, where one is missed
+PATIENCE = 3.0  # seconds in which the live processes report, if one is missing
 
 
 class PeerError(UserError):
-    """Another process of the run died or did not answer in time."""
+    """Another process of the run ended or did not respond in time."""
 
     exit_code = 1
 
 
 @contextlib.contextmanager
 def process_group(cfg: CN) -> Iterator[None]:
-    """Inside, this process is one of those that torchrun started, if it did; all but the first are silent."""
+    """Context of a process of the torchrun job, if there is one; only the first process prints."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -42,7 +42,7 @@ def process_group(cfg: CN) -> Iterator[None]:
     timeout = datetime.timedelta(seconds=cfg.EXPERIMENT.TIMEOUT)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # What signals ask for is agreed on by numbers on the host, which NCCL cannot carry
+    # Requests by signals are exchanged as numbers on the host, which NCCL cannot transfer
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, number, world = next(dist.rendezvous("env://", timeout=timeout))
     dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timeout)
@@ -53,17 +53,17 @@ def process_group(cfg: CN) -> Iterator[None]:
     except RuntimeError as e:
         if isinstance(e, dist.DistError) or any(s in str(e) for s in _SIGNS):
             raise PeerError(
-                f"{_silent(store)} ended or did not answer within EXPERIMENT.TIMEOUT {cfg.EXPERIMENT.TIMEOUT:g} s "
+                f"{_silent(store)} ended or did not respond within EXPERIMENT.TIMEOUT {cfg.EXPERIMENT.TIMEOUT:g} s "
                 f"({str(e).splitlines()[0]}); continue with --resume"
             ) from None
         raise
 
 
 def _silent(store: dist.Store) -> str:
-    """Which ranks are gone: those that do not report here, as all do that miss another, within a few seconds."""
+    """The missing ranks: those that do not report within a few seconds, as all processes that miss another do."""
     missing = set(range(world_size())) - {rank()}
     deadline = time.monotonic() + PATIENCE
-    with contextlib.suppress(RuntimeError):  # the store may be gone with its process
+    with contextlib.suppress(RuntimeError):  # the store may have ended with its process
         store.set(f"alive/{rank()}", "")
         while missing and time.monotonic() < deadline:
             missing = {r for r in missing if not store.check([f"alive/{r}"])}
@@ -72,14 +72,14 @@ def _silent(store: dist.Store) -> str:
 
 
 def parallel(distiller: Method) -> nn.Module:
-    """The distiller as the processes run it together: gradients are averaged over them.
+    """The distiller wrapped for several processes: gradients are averaged over them.
 
-    Frozen networks take no part. Buffers are not broadcast in each step; see `share_buffers`.
+    Frozen networks are excluded. Buffers are not broadcast at each step; see `share_buffers`.
     """
     if world_size() == 1:
         return distiller
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-    # A method may leave a module out in some epochs; which ones a step used is found out as it goes
+    # A method may skip a module in some epochs, so DDP detects the unused parameters at each step
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
     options: dict[str, Any] = {buffers: False}
@@ -87,7 +87,7 @@ def parallel(distiller: Method) -> nn.Module:
 
 
 def share_buffers(distiller: Method) -> None:
-    """Give all processes the first one's running statistics, before an evaluation or a checkpoint."""
+    """Copy the running statistics of the first process to all others, before an evaluation or a checkpoint."""
     if world_size() == 1:
         return
     frozen = {id(b) for network in distiller.frozen() for b in network.buffers()}
@@ -97,7 +97,7 @@ def share_buffers(distiller: Method) -> None:
 
 
 def average_gradients(distiller: Method) -> None:
-    """What `parallel` does in a backward pass, for one that it did not see."""
+    """Average gradients as `parallel` does, after a backward pass that bypassed it."""
     for p in distiller.parameters():
         if p.requires_grad and p.grad is not None:
             p.grad.copy_(all_reduce(p.grad) / world_size())

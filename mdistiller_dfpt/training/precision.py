@@ -1,4 +1,4 @@
-"""Which precision a network is faster in here: measured once, before the first step, and kept with the run."""
+"""The faster precision of each network on this machine: benchmarked once before the first step, kept with the run."""
 
 import copy
 import time
@@ -18,12 +18,12 @@ from ..runs.directory import CONFIG, existing_runs
 
 FASTEST = "fastest"
 ROUNDS = 3
-_found: dict[tuple[object, ...], str] = {}  # what was measured in this process
+_found: dict[tuple[object, ...], str] = {}  # benchmark results of this process
 WORDS = {"none": "float32", "bf16": "bfloat16"}
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 instructions; True where PyTorch cannot tell."""
+    """Whether this CPU has bfloat16 instructions; True if PyTorch cannot tell."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if capabilities.get("architecture") != "x86_64":
         return True
@@ -33,9 +33,9 @@ def has_bfloat16() -> bool:
 def measured_precision(
     cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data, *, again: bool = False
 ) -> CN:
-    """The config with what `fastest` stands for in SOLVER.AMP and SOLVER.AMP_STUDENT.
+    """The config with `fastest` in SOLVER.AMP and SOLVER.AMP_STUDENT replaced by the precision chosen.
 
-    `again`: a run of this config was there before, and its choice holds.
+    `again`: there is an earlier run of this config, whose choice is kept.
     """
     s = cfg.SOLVER
     if FASTEST not in (s.AMP, s.AMP_STUDENT):
@@ -49,7 +49,7 @@ def measured_precision(
 
 
 def _chosen_before(cfg: CN) -> tuple[str, str] | None:
-    """The choice in the newest run's config, where there is one that can be read."""
+    """The choice in the newest run's config, if there is one that can be read."""
     for run in existing_runs(cfg)[-1:]:
         try:
             solver = load_yaml_text((run / CONFIG).read_text(encoding="utf-8"))["SOLVER"]
@@ -69,13 +69,13 @@ def _measured(cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data
     if FASTEST in (networks, of_student):
         key = "SOLVER.AMP" if networks == FASTEST else "SOLVER.AMP_STUDENT"
         of_student = _faster(cfg, key, d.STUDENT, student, data, learns=True)
-    if networks == FASTEST:  # nobody teaches
+    if networks == FASTEST:  # no teacher
         networks = of_student
     return networks, "" if of_student == networks else of_student
 
 
 def _faster(cfg: CN, key: str, name: str, network: nn.Module, data: Data, *, learns: bool) -> str:
-    """The precision in which a network takes less time over a batch; the choice is printed."""
+    """The precision in which a network processes a batch faster; prints the choice."""
     device = data.train.device
     if device.type == "cpu" and not has_bfloat16():
         print(f"{key} {FASTEST}: {name} in float32, as this CPU computes bfloat16 in software", flush=True)
@@ -85,14 +85,14 @@ def _faster(cfg: CN, key: str, name: str, network: nn.Module, data: Data, *, lea
     case = (name, learns, batch, data.image_shape, str(device), str(layout), torch.get_num_threads())
     if case in _found:
         return _found[case]
-    with torch.random.fork_rng():  # dropout and the like draw
+    with torch.random.fork_rng():  # dropout and similar layers draw random numbers
         network = copy.deepcopy(network).to(device).to(memory_format=layout).train(learns)
         image = torch.rand((batch, *data.image_shape), device=device).contiguous(memory_format=layout)
         seconds: dict[str, list[float]] = {amp: [] for amp in WORDS}
         for number in range(ROUNDS + 1):
             for amp, times in seconds.items():
                 taken = _seconds(network, image, AMP_DTYPES[amp], learns)
-                if number:  # the first round warms up
+                if number:  # the first round is a warm-up
                     times.append(taken)
     best = {amp: min(times) for amp, times in seconds.items()}
     winner = min(best, key=lambda amp: best[amp])

@@ -1,4 +1,4 @@
-"""Signals are handled between two steps: SIGTERM and SIGINT save and stop, SIGUSR1 saves and goes on."""
+"""Signals are handled between two steps: SIGTERM and SIGINT save and stop, SIGUSR1 saves and continues."""
 
 import contextlib
 import signal
@@ -12,12 +12,12 @@ from ..distributed import all_reduce, world_size
 from ..errors import UserError
 
 _CODES: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130}
-# Processes agree on a request at every so many steps: agreeing costs a message
+# Processes agree on requests every so many steps, because agreeing costs a message
 AGREE_EVERY = 8
 
 
 class Stopped(UserError):
-    """A run that was asked to stop, and did so after a checkpoint."""
+    """A run that was stopped on request, after a checkpoint."""
 
     def __init__(self, number: int, where: str):
         super().__init__(f"stopped by {signal.Signals(number).name} {where}; continue with --resume")
@@ -25,33 +25,33 @@ class Stopped(UserError):
 
 
 class Requests:
-    """What signals have asked for since the last look."""
+    """Requests by signals since they were last polled."""
 
     def __init__(self) -> None:
-        self.stop = 0  # the signal's number
+        self.stop = 0  # the signal number
         self.save = False
 
     def poll(self, step: int) -> tuple[int, bool]:
-        """(number of a stop signal or 0, whether to save), agreed on by all processes; once for each signal."""
+        """(number of a stop signal or 0, whether to save), agreed on by all processes; reported once per signal."""
         if world_size() > 1 and step % AGREE_EVERY:
             return 0, False
         stop, save = self.stop, self.save
         if save:
             self.save = False
         if world_size() > 1:
-            # A signal that comes while the others are asked stays for the next time
+            # A signal that arrives during the exchange is kept for the next one
             asked = all_reduce(torch.tensor([*(float(stop == n) for n in _CODES), float(save)])).tolist()
             stop = next((n for n, count in zip(_CODES, asked, strict=False) if count), 0)
             save = asked[-1] > 0
         return stop, save
 
     def poll_stop(self) -> int:
-        """Number of a stop signal or 0, agreed on by all processes; behind an epoch and its checkpoint."""
+        """Number of a stop signal or 0, agreed on by all processes; called after an epoch and its checkpoint."""
         return self.poll(0)[0]
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, signals are noted; a second one that asks to stop ends the process at once. Handlers are put back."""
+        """Context that records signals; a second stop signal ends the process immediately. Restores the handlers."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -60,7 +60,7 @@ class Requests:
             if self.stop:
                 sys.exit(_CODES[number])
             self.stop = number
-            print(f"{signal.Signals(number).name}: stopping after the next step; send it again to stop at once",
+            print(f"{signal.Signals(number).name}: stopping after the next step; send it again to stop immediately",
                   file=sys.stderr, flush=True)  # fmt: skip
 
         def save(number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""A run while it trains: the distiller, its data, its optimiser, and how far it has come."""
+"""The state of a run during training: distiller, data, optimiser and progress."""
 
 import contextlib
 from typing import Any
@@ -25,13 +25,13 @@ from .sync_batch_norm import with_synchronised_batch_norm
 
 
 class Training:
-    """What the loop works on. `forward` is the distiller, or what exchanges its gradients between processes."""
+    """The state used by the loop. `forward` is the distiller, or its wrapper that exchanges gradients."""
 
     def __init__(self, cfg: CN, distiller: Method, data: Data):
         self.cfg, self.data = cfg, data
         self.device = data.train.device
         if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)  # streams, events and random numbers are those of the current one
+            torch.cuda.set_device(self.device)  # streams, events and random numbers refer to the current device
         if cfg.SOLVER.SYNC_BN and world_size() > 1:
             distiller = with_synchronised_batch_norm(distiller, self.device)
         self.distiller = distiller.to(self.device).to(memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST))
@@ -43,25 +43,25 @@ class Training:
             raise ConfigError(str(e)) from None
         self.two_momenta = isinstance(self.optimizer, TwoMomentaSGD)
         if self.accumulate > 1 and self.two_momenta:
-            raise ConfigError(f"SOLVER.ACCUMULATE is {self.accumulate}; SOLVER.TRAINER dot takes whole batches")
+            raise ConfigError(f"SOLVER.ACCUMULATE is {self.accumulate}; SOLVER.TRAINER dot has no micro-batches")
         self.forward: nn.Module = self.distiller
         self.guard = Guard(self.distiller, self.optimizer, self.device, cfg.SOLVER.LR)
         self.meters = Meters(self.device)
-        self.epochs: list[dict[str, Any]] = []  # records of the finished ones
-        self.step = 0  # steps of the epoch under way
+        self.epochs: list[dict[str, Any]] = []  # records of the finished epochs
+        self.step = 0  # steps taken in the current epoch
 
     def join_processes(self) -> None:
-        """Let the processes of a run average their gradients from here on."""
+        """From now on, average gradients over the processes of the run."""
         self.forward = parallel(self.distiller)
 
     def gradient_exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Processes exchange gradients in the backward pass of a batch's last micro-batch alone."""
+        """Exchange gradients only in the backward pass of the last micro-batch of a batch."""
         if not isinstance(self.forward, DistributedDataParallel) or (last and not self.two_momenta):
             return contextlib.nullcontext()
         return self.forward.no_sync()
 
     def backward(self, terms: Terms) -> None:
-        """The gradient of the weighted sum; where the optimiser keeps two momenta, that of each kind apart."""
+        """The gradient of the weighted sum of terms; with two momenta, a separate gradient for each kind."""
         if not isinstance(self.optimizer, TwoMomentaSGD):
             total(terms).backward()
             return
@@ -76,23 +76,23 @@ class Training:
         backward_by_kind(terms, self.optimizer, exchange, clip)
 
     def take_logged(self) -> dict[str, Tensor]:
-        """What the teacher and the method reported of the last forward pass."""
+        """The values logged by the teacher and the method in the last forward pass."""
         logged: dict[str, Tensor] = {}
         for part in self.distiller.hooked():
             logged.update(part.take_logged())
         return logged
 
     def end_epoch(self, record: dict[str, Any]) -> None:
-        """Keep the record of an epoch, and begin the next one's averages."""
+        """Store the record of an epoch and reset the averages."""
         self.epochs.append(record)
         self.step, self.meters = 0, Meters(self.device)
 
     def progress(self) -> Progress:
-        """How far the run has come, for a checkpoint."""
+        """The progress of the run, for a checkpoint."""
         return Progress(self.epochs, self.step, self.meters.sums, self.meters.samples)
 
     def restore(self, done: Progress) -> None:
-        """Go on from there."""
+        """Continue from this progress."""
         self.epochs, self.step = done.epochs, done.step
         self.meters = Meters(self.device)
         self.meters.sums = {name: value.to(self.device) for name, value in done.sums.items()}

@@ -1,4 +1,4 @@
-"""BatchNorm over the samples of all processes."""
+"""BatchNorm with statistics over the samples of all processes."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ..distributed import all_reduce
 
 
 class _Sum(torch.autograd.Function):
-    """The processes' sum, of values and of gradients."""
+    """Sums values in the forward pass and gradients in the backward pass over all processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -22,10 +22,10 @@ class _Sum(torch.autograd.Function):
 
 
 class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm over the samples of all processes by sums over them, for CPUs, where PyTorch has none."""
+    """Synchronised BatchNorm for CPUs, by sums over the processes; PyTorch has it only for GPUs."""
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any number of positions, as in PyTorch's for GPUs."""
+        """Any number of positions, as in PyTorch's SyncBatchNorm."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -46,7 +46,7 @@ class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics, where there are some; without a momentum they are plain means over the steps."""
+        """Update the running statistics, if there are any; without a momentum they are averages over all steps."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -56,7 +56,7 @@ class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def with_synchronised_batch_norm(distiller: Method, device: torch.device) -> Method:
-    """The distiller with BatchNorm over the samples of all processes; its keys stay, and so do frozen networks."""
+    """The distiller with synchronised BatchNorm; its state_dict keys and its frozen networks do not change."""
     frozen = {id(module) for network in distiller.frozen() for module in network.modules()}
     for parent in list(distiller.modules()):
         for name, child in parent.named_children():

@@ -1,4 +1,4 @@
-"""One run: a distiller, its data and a config become a run directory with weights and results."""
+"""A run: trains a distiller on a dataset and writes weights and results to a run directory."""
 
 import contextlib
 import json
@@ -34,31 +34,31 @@ from .out_of_memory import memory_explained
 from .signals import Requests, Stopped
 from .state import Training
 
-# Where things lie on this machine is no part of a result
+# Locations on this machine are not part of a result
 PLACES = ("LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT", "DISTILLER.OTHER_TEACHER_CKPTS", "DISTILLER.LOGITS_CACHE")
 
 
 class Trainer:
-    """Trains what of a distiller requires grad; `fit` leaves a run directory with weights and results.json."""
+    """Trains all parameters of a distiller that require grad; `fit` writes weights and results to a run directory."""
 
     def __init__(self, cfg: CN, distiller: Method, data: Data, teacher_name: str = ""):
         self.cfg, self.data = cfg, data
         self.training = Training(cfg, distiller, data)
         self.teacher_name = teacher_name or cfg.DISTILLER.TEACHER
         self.requests = Requests()
-        self.run: Any = None  # the run directory, once there is one
+        self.run: Any = None  # the run directory, once it exists
         self.teacher: Teacher | None = getattr(self.training.distiller, "teacher", None)
         self.teacher_sha256 = None if self.teacher is None else state_hash(self.teacher.network.state_dict())
         self.cache = self._open_cache() if cfg.DISTILLER.LOGITS_CACHE else None
 
     @property
     def distiller(self) -> Method:
-        """What is trained, on its device."""
+        """The trained distiller, on its device."""
         return self.training.distiller
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """What updates it."""
+        """The optimiser of its parameters."""
         return self.training.optimizer
 
     @property
@@ -68,14 +68,14 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Steps of the epoch under way."""
+        """Steps taken in the current epoch."""
         return self.training.step
 
     def fit(self, resume: bool = False) -> dict[str, Any]:
         """Train to SOLVER.EPOCHS and return the contents of results.json.
 
-        With `resume`, continue the newest run of this config from its newest intact checkpoint. Raises `Stopped` where
-        a signal asks to stop, after a checkpoint.
+        With `resume`, continue the newest run of this config from its newest intact checkpoint. Raises `Stopped` after
+        a checkpoint if a signal requests a stop.
         """
         run = self.training
         self.run = on_first_process(lambda: open_run(self.cfg, resume))
@@ -88,7 +88,9 @@ class Trainer:
             if resume:
                 run.restore(saver.load_newest())
                 if (self.run / RESULTS).exists() and len(run.epochs) >= run.last_epoch:
-                    print(f"{self.run} is finished; SOLVER.EPOCHS above {len(run.epochs)} continues it", flush=True)
+                    print(
+                        f"{self.run} is finished; raise SOLVER.EPOCHS above {len(run.epochs)} to continue", flush=True
+                    )
                     return json.loads((self.run / RESULTS).read_text(encoding="utf-8"))
                 self._refuse_to_go_back()
             if rank() == 0:
@@ -108,7 +110,7 @@ class Trainer:
                 lock.release()
 
     def _fit(self, saver: Saver) -> dict[str, Any]:
-        # The protocol is taken at the start, while the files on disk are those that run
+        # The protocol is recorded at the start, while the files on disk are those being run
         used_protocol = protocol(self.cfg, self.data, self._teacher_record(), self.training.device)
         self.prepare()
         if overhead := self.distiller.overhead(self.data.image_shape):
@@ -119,13 +121,13 @@ class Trainer:
         return self._finish(saver, used_protocol)
 
     def one_epoch(self, epoch: int = 1) -> dict[str, float]:
-        """Averages of one epoch of steps, with no run directory behind them."""
+        """Averages over an epoch of training, without a run directory."""
         self.prepare()
         with broadcasts_refused():
             return train_epoch(self.training, epoch)
 
     def prepare(self) -> None:
-        """What a method asks for before its first step: large enough batches, a pass over the training set."""
+        """Prepare for the first step: check the batch sizes, and let the method pass over the training set."""
         run, loader = self.training, self.data.train
         self._refuse_small_batches()
         if self.data.test.num_samples < world_size():
@@ -151,18 +153,16 @@ class Trainer:
         run = self.training
         if len(run.epochs) + (run.step > 0) > run.last_epoch:
             where = f"{len(run.epochs)} epochs" + (f" and {run.step} steps" if run.step else "")
-            raise CheckpointError(
-                f"{self.run}: has {where} behind it, and SOLVER.EPOCHS is {run.last_epoch}: ask for more"
-            )
+            raise CheckpointError(f"{self.run}: has completed {where}, and SOLVER.EPOCHS is {run.last_epoch}: raise it")
 
     def _open_cache(self) -> LogitsCache:
-        """The cache of the frozen network's logits; ConfigError where the method takes more of the teacher."""
+        """The cache of the frozen network's logits; ConfigError if the method uses more of the teacher than logits."""
         distiller, d = self.distiller, self.cfg.DISTILLER
         serves = isinstance(distiller, Distiller) and isinstance(distiller.teacher, Frozen)
         if not serves or distiller.needs_teacher_maps or distiller.needs_strong_view:
             raise ConfigError(
-                f"DISTILLER.LOGITS_CACHE is {d.LOGITS_CACHE}; {choice(self.cfg).label} takes more of the teacher than"
-                " one network's logits on a view, or less: leave it out"
+                f"DISTILLER.LOGITS_CACHE is {d.LOGITS_CACHE}; {choice(self.cfg).label} uses more of the teacher than"
+                " the logits of one network per view, or no logits: remove this key"
             )
         assert isinstance(self.teacher, Frozen)
         assert self.teacher_sha256 is not None
@@ -183,7 +183,7 @@ class Trainer:
         self.teacher.cache = cache.whole(self.training.device)
 
     def _teacher_record(self) -> dict[str, Any] | None:
-        """Who teaches: name, hash of the weights, and accuracy as measured here."""
+        """The teacher's name, hash of its weights, and accuracy as measured here."""
         teacher = self.teacher
         if teacher is None:
             return None

@@ -1,4 +1,4 @@
-"""The bench: sides take turns, other work gets no ratio; and gates on work that need no clock."""
+"""The benchmark: sides alternate, different computations get no ratio; operation counts are bounded without timing."""
 
 import json
 import re
@@ -28,7 +28,7 @@ SMALL = ["DATASET.TYPE", "digits", "DISTILLER.STUDENT", "resnet8", "DISTILLER.TE
 
 @pytest.fixture
 def side_of(tmp_path, monkeypatch):
-    """Builds the workload of a method's config; no step depends on how many images there are."""
+    """Builds the workload of a method's config; no step depends on the number of images."""
     monkeypatch.setitem(workload.IMAGES, "cifar100", 20_000)
 
     def build(method, *words, pair=PAIR, kind=Workload):
@@ -45,7 +45,7 @@ def _at_the_root(monkeypatch, request):
     torch.set_num_threads(threads)
 
 
-# Gates: what a step costs is counted, not timed
+# Gates: the cost of a step is counted, not timed
 
 
 def macs(network, image):
@@ -55,7 +55,7 @@ def macs(network, image):
 
 
 def parts(side):
-    """MACs an image: the teacher's stem with its first stage, its rest, prompts with fusions, the student."""
+    """MACs per image: the teacher's stem and first stage, its remainder, prompt and fusion blocks, the student."""
     distiller = side.trainer.distiller
     network = distiller.teacher.network
     image = dummy_image(network, (3, 32, 32))
@@ -77,14 +77,14 @@ FLOORS = {
 
 
 @pytest.mark.parametrize("method", FLOORS)
-def test_a_step_costs_what_the_method_cannot_do_without(method, side_of):
+def test_a_step_costs_no_more_than_the_method_requires(method, side_of):
     side = side_of(method, "SOLVER.BATCH_SIZE", "2")
     floor = 2 * FLOORS[method](*parts(side))
     assert flops_per_image(side.trainer, side.batch) == pytest.approx(floor, rel=0.01)
 
 
 COUNTED = {"vanilla": 127, "kd": 302, "dfptkd": 742, "dfptkd_plus": 848, "crd": 420, "reviewkd": 514}
-VERSIONS = 1.05  # PyTorch's own versions take a few operators more or less
+VERSIONS = 1.05  # PyTorch versions differ by a few operators
 
 
 @pytest.mark.parametrize("method", COUNTED)
@@ -98,14 +98,14 @@ def test_a_step_calls_no_more_operators_than_were_counted_and_reads_nothing_from
 # The tool itself
 
 
-def test_sides_take_turns_and_what_drifts_meets_all_alike():
+def test_sides_alternate_and_drift_affects_all_equally():
     order = []
     done = in_turns({"a": lambda: order.append("a") or 3, "b": lambda: order.append("b") or 3}, 3)
     assert "".join(order) == "abbaab"
     assert [w.images for w in done["b"]] == [3, 3, 3]
 
 
-def test_a_ratio_is_taken_turn_by_turn_and_a_spread_is_median_and_range():
+def test_a_ratio_is_taken_window_by_window_and_a_spread_is_median_and_range():
     first, second = [Window(10, 1, 1), Window(10, 2, 2), Window(10, 4, 4)], [Window(30, 1, 1)] * 3
     assert ratio(first, second) == Spread(6.0, 3.0, 12.0)
 
@@ -139,7 +139,7 @@ class KD(nn.Module):
         super().__init__()
         self.student, self.teacher, self.t = student.cuda(), teacher.eval(), cfg.KD.TEMPERATURE
         self.ce, self.kd = cfg.KD.LOSS.CE_WEIGHT, cfg.KD.LOSS.KD_WEIGHT
-        with torch.no_grad():  # as its methods ask for the shapes of maps
+        with torch.no_grad():  # as its methods infer feature shapes
             teacher.train()(torch.randn(2, 3, 16, 16))
 
     def get_learnable_parameters(self):
@@ -180,7 +180,7 @@ distiller_dict = {"KD": KD, "CRD": CRD, "NONE": Vanilla}
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """Writes a stand-in for mdistiller, whose distillation term is `factor` times what it should be."""
+    """Writes a stand-in for mdistiller whose distillation term is multiplied by `factor`."""
 
     def write(factor):
         for name, text in CHECKOUT.items():
@@ -197,7 +197,7 @@ def checkout(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_a_peer_that_does_the_same_work_is_timed_and_takes_our_keys(checkout, side_of):
+def test_mdistiller_with_the_same_computation_is_timed_and_takes_our_keys(checkout, side_of):
     side = side_of("kd", *SMALL, "KD.TEMPERATURE", "3")
     peer = Mdistiller(checkout(1.0), side)
     peer.refuse_other_work()
@@ -205,12 +205,12 @@ def test_a_peer_that_does_the_same_work_is_timed_and_takes_our_keys(checkout, si
     assert peer.step(2) == 16
 
 
-def test_a_peer_that_does_other_work_gets_no_ratio(checkout, side_of):
-    with pytest.raises(ConfigError, match="no ratio, as the losses differ"):
+def test_a_different_computation_gets_no_ratio(checkout, side_of):
+    with pytest.raises(ConfigError, match="no ratio, because the losses differ"):
         Mdistiller(checkout(1.5), side_of("kd", *SMALL)).refuse_other_work()
 
 
-def test_plain_training_has_a_peer_too(checkout, side_of):
+def test_plain_training_is_compared_too(checkout, side_of):
     peer = Mdistiller(checkout(1.0), side_of("vanilla", *SMALL, pair="resnet8x4"))
     peer.refuse_other_work()
     assert peer.step(1) == 8
@@ -221,12 +221,12 @@ def test_plain_training_has_a_peer_too(checkout, side_of):
     [
         ("dkd", [], "it has no DKD; it has CRD, KD, NONE"),
         ("crd_kd", [], r"it has no CRD\+KD"),
-        ("crd", [], "no ratio, as its CRD is fed otherwise"),
+        ("crd", [], "no ratio, because its CRD takes other inputs"),
         ("kd", ["DISTILLER.STUDENT", "resnet20"], "it has no network resnet20"),
-        ("dot", [], "its trainer for SOLVER.TRAINER dot is not driven here"),
+        ("dot", [], "trainer of SOLVER.TRAINER dot is unsupported"),
     ],
 )
-def test_a_peer_that_cannot_do_the_same_is_refused_in_a_line(method, words, message, checkout, side_of):
+def test_what_mdistiller_cannot_compute_is_refused_in_one_line(method, words, message, checkout, side_of):
     with pytest.raises(ConfigError, match=message) as info:
         Mdistiller(checkout(1.0), side_of(method, *SMALL, *words))
     assert "\n" not in str(info.value)
@@ -237,8 +237,8 @@ def test_a_folder_that_is_no_mdistiller_is_refused(tmp_path, side_of):
         Mdistiller(tmp_path, side_of("kd", *SMALL))
 
 
-def test_gradients_that_are_next_to_nothing_do_not_tell_two_works_apart():
-    """As those of a bias before BatchNorm, which are rounding alone."""
+def test_negligible_gradients_do_not_count_as_a_difference():
+    """For example those of a bias before BatchNorm, which are only rounding errors."""
     ours = {"weight": torch.ones(9), "bias": torch.tensor([1e-9])}
     assert max(_relative(ours, {"weight": torch.ones(9), "bias": torch.tensor([-1e-9])})) < 1e-5
     assert max(_relative(ours, {"weight": 1.1 * torch.ones(9), "bias": torch.tensor([1e-9])})) > 0.05
@@ -261,10 +261,10 @@ def test_the_command_prints_what_it_timed_and_writes_it(tmp_path, capsys, checko
     assert all(r["images_per_second"]["low"] > 0 for r in rows if "images_per_second" in r)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 11
-    assert lines[7].endswith("0 reads from the device a step")
+    assert lines[7].endswith("0 device-to-host reads per step")
 
 
-def test_records_are_shown_as_they_stand(tmp_path, capsys):
+def test_records_are_printed_unchanged(tmp_path, capsys):
     spread = {"median": 2000.0, "low": 1.0, "high": 3000.0}
     row = {"side": "this", "images_per_second": spread, "images_per_cpu_second": spread, "times_the_first": spread}
     work = {"measure": "work", "side": "this", "gflop_per_image": 1.5, "operators_per_step": 7}
@@ -274,7 +274,7 @@ def test_records_are_shown_as_they_stand(tmp_path, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("| kd | this | 2,000.0 (1.0 to 3,000.0) | 2,000.0 |")
     assert last.endswith("| 1.50 | 7 | 2 MiB |")
-    for text, message in (("{}", "no record of tools/bench.py"), (None, "no records in it")):
+    for text, message in (("{}", "not a record of tools/bench.py"), (None, "contains no records")):
         (tmp_path / "kd.json").write_text(text) if text else (tmp_path / "kd.json").unlink()
         assert bench.main(["--show", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
@@ -293,7 +293,7 @@ def test_files_are_read_by_both_loaders(capsys, monkeypatch):
     ("words", "message"),
     [
         (["--windows", "0"], "--windows is 0; it must be > 0"),
-        (["--show", "results"], "say what to time"),
+        (["--show", "results"], "nothing to do"),
         (["SOLVER.LRR", "1"], "unknown key SOLVER.LRR"),
     ],
 )
@@ -304,8 +304,8 @@ def test_bad_usage_is_one_line(words, message, capsys):
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_data_set_of_the_users_is_measured_on_its_own_images(tmp_path, capsys, registries):
-    """In this process, and in the one whose memory is measured."""
+def test_a_users_dataset_is_measured_on_its_own_images(tmp_path, capsys, registries):
+    """In this process and in the process whose memory is measured."""
     (tmp_path / "colours.py").write_text("""
 import torch
 from mdistiller_dfpt.data import DATASETS, ImageSource

@@ -1,4 +1,4 @@
-"""Config: every fault at once and by name, inheritance, nothing in a file ever runs."""
+"""Config: all errors are reported together by key, inheritance, no code in a file is ever run."""
 
 import contextlib
 import functools
@@ -93,7 +93,7 @@ def test_all_faults_are_reported_at_once_with_file_line_and_choice(tmp_path):
         (["SOLVER.LR", "null"], "SOLVER.LR is None"),
         (["SOLVER.EPOCHS", "2.5"], "SOLVER.EPOCHS is 2.5"),
         (["SOLVER.EPOCHS", "'2'"], "SOLVER.EPOCHS is '2'"),
-        (["SOLVER.LR_DECAY_STAGES", "[3, 2]"], "rising whole numbers"),
+        (["SOLVER.LR_DECAY_STAGES", "[3, 2]"], "increasing whole numbers"),
         (["SOLVER.LR_DECAY_STAGES", "[a]"], "SOLVER.LR_DECAY_STAGES is ['a']"),
         (["SOLVER", "1"], "SOLVER is a section"),
         (["A..B", "1"], "unknown key A..B"),
@@ -109,7 +109,7 @@ def test_bad_overrides_are_refused_by_name(overrides, message):
     assert message in faults(None, overrides)
 
 
-def test_an_int_is_a_fine_float_and_scientific_notation_is_a_number(tmp_path):
+def test_an_int_is_accepted_as_a_float_and_scientific_notation_is_a_number(tmp_path):
     cfg = load_cfg(write(tmp_path, "c.yaml", "SOLVER: {LR: 1, WEIGHT_DECAY: 5e-4}\n"), ["KD.TEMPERATURE", "3"])
     assert (cfg.SOLVER.LR, cfg.SOLVER.WEIGHT_DECAY, cfg.KD.TEMPERATURE) == (1.0, 0.0005, 3.0)
 
@@ -123,7 +123,7 @@ def test_bases_are_merged_in_order_and_their_files_are_named(tmp_path):
     write(tmp_path, "a.yaml", "SOLVER: {EPOCH: 1}\n")
     assert f"{tmp_path / 'a.yaml'}:1: unknown key SOLVER.EPOCH" in faults(path)
     write(tmp_path, "a.yaml", "_BASE_: c.yaml\n")
-    assert "_BASE_ leads back to itself" in faults(path)
+    assert "_BASE_ refers back to this file" in faults(path)
 
 
 def test_teacher_cfg_is_relative_to_the_file_that_names_it(tmp_path):
@@ -139,13 +139,13 @@ def test_teacher_cfg_is_relative_to_the_file_that_names_it(tmp_path):
     [
         ("SOLVER: !!python/object/apply:os.system ['touch MARK']\n", "not plain data"),
         ("SOLVER: {LR: !!python/name:os.system }\n", "not plain data"),
-        ("SOLVER: {LR: 1}\nSOLVER: {LR: 2}\n", "line 2: SOLVER stands twice"),
+        ("SOLVER: {LR: 1}\nSOLVER: {LR: 2}\n", "line 2: SOLVER is set twice"),
         ("A: &a [1]\nB: *a\n", "aliases"),
         ("- 1\n- 2\n", "a mapping of keys"),
         ("SOLVER: {LR: [", "not valid yaml"),
         ("SOLVER: {LR: 1}\n---\nB: 2\n", "not valid yaml"),
         ("? [a]\n: 1\n", "a key must be a word"),
-        ("_BASE_: 3\n", "_BASE_ names a yaml file"),
+        ("_BASE_: 3\n", "_BASE_ must be a yaml file"),
         ("_BASE_: gone.yaml\n", "no such config file"),
     ],
 )
@@ -157,10 +157,10 @@ def test_files_are_data(tmp_path, text, message, monkeypatch):
 
 def test_python_configs_are_not_read(tmp_path):
     path = write(tmp_path, "c.py", f"open({str(tmp_path / 'MARK')!r}, 'w')\n")
-    assert "a config is a .yaml file" in faults(path)
+    assert "a config must be a .yaml file" in faults(path)
     link = tmp_path / "c.yaml"
     link.symlink_to(path)
-    assert "a config is a .yaml file" in faults(link)
+    assert "a config must be a .yaml file" in faults(link)
     assert not (tmp_path / "MARK").exists()
 
 
@@ -179,7 +179,7 @@ def test_a_dumped_config_loads_to_itself(tmp_path, monkeypatch):
     assert dump_cfg(again) == dump_cfg(cfg)
 
 
-def test_a_run_is_named_after_its_configs_place(tmp_path):
+def test_a_run_is_named_after_the_path_of_its_config(tmp_path):
     assert load_cfg(ROOT / "configs/digits/kd/res20_res8.yaml").EXPERIMENT.NAME == "digits/kd/res20_res8"
     assert load_cfg(write(tmp_path, "my run é.yaml", "")).EXPERIMENT.NAME == "my_run_é"
 
@@ -216,22 +216,22 @@ def test_only_config_errors_escape(tmp_path, pairs, text):
         (["DISTILLER.STUDENT", "MobileNetV2", "SOLVER.LR", "0.2"], 0.2),
     ],
 )
-def test_the_learning_rate_follows_the_student_wherever_it_is_chosen(words, rate):
+def test_the_default_learning_rate_depends_on_the_student_however_it_is_set(words, rate):
     assert rate == load_cfg("configs/cifar100/kd/res56_res20.yaml", words).SOLVER.LR
 
 
-def test_the_networks_family_follows_the_data_set_unless_it_is_set():
+def test_the_network_family_depends_on_the_dataset_unless_it_is_set():
     assert load_cfg(None, ["DATASET.TYPE", "imagenet"]).MODEL.FAMILY == "imagenet"
     assert load_cfg(None, ["DATASET.TYPE", "cub200"]).MODEL.FAMILY == "cub200"
     assert load_cfg(None, ["DATASET.TYPE", "folder", "MODEL.FAMILY", "cifar"]).MODEL.FAMILY == "cifar"
     assert load_cfg(None).MODEL.FAMILY == "cifar"
 
 
-def test_torchvisions_weights_are_no_path_beside_the_file():
+def test_pretrained_is_not_resolved_as_a_path():
     assert load_cfg("configs/imagenet/kd/r34_r18.yaml").DISTILLER.TEACHER_CKPT == "pretrained:IMAGENET1K_V1"
 
 
-# As mdistiller's configs/cifar100/crd.yaml and its like: upper-case TYPE, the method's trainer, stated shapes
+# As in mdistiller's configs/cifar100/crd.yaml: upper-case TYPE, the method's trainer, explicit shapes
 IN_CIRCULATION = """
 EXPERIMENT:
   NAME: ""
@@ -260,7 +260,7 @@ LOG:
 """
 
 
-def test_mdistillers_yaml_runs_as_it_is_and_what_has_no_effect_is_said(tmp_path):
+def test_mdistillers_yaml_runs_unchanged_and_keys_without_effect_are_reported(tmp_path):
     cfg = load_cfg(write(tmp_path, "crd.yaml", IN_CIRCULATION), ["CRD.NCE.K", "64"])
     assert without_effect(cfg) == [
         "SOLVER.TRAINER crd has no effect here: one loop serves all methods",
@@ -274,9 +274,9 @@ def test_mdistillers_yaml_runs_as_it_is_and_what_has_no_effect_is_said(tmp_path)
 
 
 @pytest.mark.parametrize(("key", "words"), [
-    ("DISTILLER.TEACHER_TABLE", "it is DISTILLER.LOGITS_CACHE now"),
-    ("SOLVER.CUDA_GRAPH", "it is gone: leave it out"),
-    ("TAKD.ASSISTANTS", "it is DISTILLER.ASSISTANTS now"),
+    ("DISTILLER.TEACHER_TABLE", "it was renamed to DISTILLER.LOGITS_CACHE"),
+    ("SOLVER.CUDA_GRAPH", "it was removed: delete it"),
+    ("TAKD.ASSISTANTS", "it was renamed to DISTILLER.ASSISTANTS"),
 ])  # fmt: skip
 def test_a_key_of_an_earlier_version_says_what_to_do(key, words, tmp_path):
     section, name = key.split(".")
@@ -292,7 +292,7 @@ def test_a_file_in_which_an_earlier_version_wrote_all_its_defaults_still_loads(t
         sections.setdefault(section, {})[name] = entry.default
     path = write(tmp_path, "config.yaml", json.dumps(sections))
     assert dump_cfg(load_cfg(path)) == dump_cfg(load_cfg(None, ["EXPERIMENT.NAME", "config"]))
-    assert "it is gone" in faults(None, ["DISTILLER.TEACHER_AHEAD", "1"]), "on the command line somebody means it"
+    assert "it was removed" in faults(None, ["DISTILLER.TEACHER_AHEAD", "1"]), "a command-line key is set on purpose"
 
 
 def test_paths_and_their_weights_come_from_files_and_from_the_command_line(tmp_path):
@@ -308,8 +308,8 @@ def test_paths_and_their_weights_come_from_files_and_from_the_command_line(tmp_p
         f"{bad}:3: DISTILLER.PATHS.teacher is -1.0; it must be a weight > 0",
         f"{bad}:4: DISTILLER.PATHS.prompt is 'often'; it must be a weight > 0",
         "command line: DISTILLER.PATHS.x is [1]; it must be a weight > 0",
-        "command line: DISTILLER.PATHS is 3; it must be a mapping, as {teacher: 1.0}",
+        "command line: DISTILLER.PATHS is 3; it must be a mapping such as {teacher: 1.0}",
     ]
     for key, text in (("", "{teacher: 0}"), (".teacher", "[1"), (".teacher", "1" + 400 * "0"), (".", "1")):
         assert faults(None, [f"DISTILLER.PATHS{key}", text]).startswith("command line: DISTILLER.PATHS")
-    assert dict(load_cfg(path, ["DISTILLER.PATHS", "{}"]).DISTILLER.PATHS) == {}, "those of its kind again"
+    assert dict(load_cfg(path, ["DISTILLER.PATHS", "{}"]).DISTILLER.PATHS) == {}, "the default of the kind again"

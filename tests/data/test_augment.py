@@ -21,13 +21,13 @@ def test_a_view_is_a_function_of_seed_epoch_and_index():
     assert not torch.equal(strong_views(x, index, 2, 1), first)
 
 
-def test_the_global_random_state_stays():
+def test_the_global_random_state_does_not_change():
     state = torch.get_rng_state()
     strong_views(images(), torch.arange(6), 1, 1)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_loader_gives_it_on_request_beside_the_same_weak_view():
+def test_a_loader_returns_it_on_request_together_with_the_same_weak_view():
     loader = tiny_data().train
     plain, both = next(loader.epoch(1)), next(loader.epoch(1, strong=True))
     assert plain.strong is None

@@ -1,4 +1,4 @@
-"""Data sets of image files: their layouts, their faults, and views that depend on (seed, epoch, index) alone."""
+"""Datasets of image files: layouts, errors, and views that depend only on (seed, epoch, index)."""
 
 import hashlib
 import io
@@ -113,7 +113,7 @@ def test_a_deep_image_and_one_of_a_single_pixel_are_read(tmp_path):
 def test_a_decompression_bomb_is_no_image(tmp_path, monkeypatch):
     cfg = file_cfg("folder", tmp_path)
     Image.new("L", (300, 300)).save(tmp_path / "train" / "n00000000" / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)  # Pillow refuses twice as many
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)  # Pillow rejects twice as many
     with pytest.raises(DataError, match=r"bomb.png: cannot be read as an image \(Image size \(90000 pixels\)"):
         batches(cfg)
 
@@ -133,21 +133,21 @@ def edit(path, change):
 
 
 FAULTS = [
-    ("folder", lambda r: (r / "val/extra").mkdir(), "the class extra is in the test set alone"),
-    ("folder", lambda r: [p.unlink() for p in (r / "train/n00000002").iterdir()], "train/n00000002: no images in it"),
-    ("folder", lambda r: (r / "train").rename(r / "elsewhere"), "no data set in DATASET.ROOT"),
-    ("folder", lambda r: (r / "train.csv").write_text("a,b\nmissing.jpg,3\n"), r"train.csv:2: there is no file"),
-    ("folder", lambda r: (r / "train.csv").write_text("path,label\n"), r"train.csv: no images in it"),
+    ("folder", lambda r: (r / "val/extra").mkdir(), "the class extra is only in the test set"),
+    ("folder", lambda r: [p.unlink() for p in (r / "train/n00000002").iterdir()], "n00000002: contains no images"),
+    ("folder", lambda r: (r / "train").rename(r / "elsewhere"), "no dataset in DATASET.ROOT"),
+    ("folder", lambda r: (r / "train.csv").write_text("a,b\nmissing.jpg,3\n"), r"train.csv:2: no such file"),
+    ("folder", lambda r: (r / "train.csv").write_text("path,label\n"), r"train.csv: contains no images"),
     ("folder", lambda r: (r / "train.csv").write_text("x\n"), r"train.csv:1: is 'x'; expected path,label"),
     ("imagenet", lambda r: (r / "imagenet/val").rename(r / "imagenet/validation"), "no ImageNet at"),
-    ("imagenet", lambda r: (r / "imagenet/train/n00000003").rename(r / "x"), "holds 3 classes, expected 4"),
+    ("imagenet", lambda r: (r / "imagenet/train/n00000003").rename(r / "x"), "contains 3 classes, expected 4"),
     ("tiny_imagenet", lambda r: (r / "tiny-imagenet-200").rename(r / "x"), "no Tiny ImageNet at"),
     ("cub200", lambda r: (r / "CUB_200_2011/classes.txt").unlink(), r"classes.txt: cannot be read \(No such file"),
     ("cub200", lambda r: edit(r / "CUB_200_2011/images.txt", lambda t: "1 a\n" + t), r"images.txt:2: is '1 001"),
     ("cub200", lambda r: edit(r / "CUB_200_2011/images.txt", lambda t: t.replace("001.B", "../001.B", 1)), "outside"),
     ("cub200", lambda r: edit(r / "CUB_200_2011/train_test_split.txt", lambda t: t[4:]), "has no image 1"),
     ("cub200", lambda r: edit(r / "CUB_200_2011/image_class_labels.txt", lambda t: t.replace("1 1", "1 9", 1)),
-     "image 1 is of class 9, which is none"),
+     "image 1 has class 9, which does not exist"),
     ("cub200", lambda r: edit(r / "CUB_200_2011/train_test_split.txt", lambda t: t.replace(" 1\n", " 0\n")),
      "001.Bird_1 has no training images"),
     ("cub200", lambda r: next((r / "CUB_200_2011/images").glob("*/*_0001.jpg")).unlink(), "_0001.jpg: no such file"),
@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused_before_training(kind, damage, message, tmp
 
 def test_class_counts_are_the_official_ones_unless_the_config_says_another(tmp_path):
     cfg = file_cfg("cub200", tmp_path, "DATASET.CLASSES", "0")
-    with pytest.raises(DataError, match="holds 4 classes, expected 200"):
+    with pytest.raises(DataError, match="contains 4 classes, expected 200"):
         build_data(cfg)
 
 
@@ -178,7 +178,7 @@ def test_imagenets_validation_images_as_shipped(tmp_path, labels):
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
-    with pytest.raises(DataError, match="that says their classes"):
+    with pytest.raises(DataError, match="that gives their classes"):
         build_data(cfg)
     if labels == "solution":
         rows = [f"ILSVRC2012_val_{i:08d},n{w:08d} 1 2 3 4" for i, w in enumerate(wnids, start=1)]
@@ -227,7 +227,7 @@ def test_the_archive_is_unpacked_once_and_whole(archive, tmp_path, monkeypatch):
     assert build_data(cub_cfg(tmp_path)).num_train == 12
 
 
-def test_the_archive_is_fetched_on_request_alone(archive, server, tmp_path, monkeypatch):
+def test_the_archive_is_downloaded_only_on_request(archive, server, tmp_path, monkeypatch):
     folder, url = server
     archive().rename(folder / "CUB_200_2011.tgz")
     monkeypatch.setattr(cub_module, "URL", f"{url}/CUB_200_2011.tgz")
@@ -267,7 +267,7 @@ def test_an_archive_that_writes_elsewhere_or_is_not_the_official_one_is_refused(
         build_data(cub_cfg(tmp_path))
 
 
-def test_a_missing_set_names_the_way_to_get_it(tmp_path):
+def test_a_missing_dataset_error_says_how_to_get_it(tmp_path):
     with pytest.raises(DataError, match="DATASET.DOWNLOAD True"):
         build_data(cub_cfg(tmp_path))
 
@@ -285,7 +285,7 @@ def test_check_data_reports_every_fault(tmp_path, capsys):
     assert "val_0.jpg: the same image as" in out
 
 
-def test_skipping_is_refused_where_processes_must_see_equal_batches(tmp_path, monkeypatch):
+def test_skipping_is_refused_if_processes_need_batches_of_equal_size(tmp_path, monkeypatch):
     monkeypatch.setattr("mdistiller_dfpt.data.build.world_size", lambda: 2)
     with pytest.raises(ConfigError, match="DATASET.ON_ERROR is skip"):
         build_data(file_cfg("folder", tmp_path, "DATASET.ON_ERROR", "skip"))

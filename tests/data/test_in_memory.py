@@ -1,4 +1,4 @@
-"""Data: the view of a sample is a function of (seed, epoch, index); batched augmentation equals the plain one."""
+"""In-memory data: views are a function of (seed, epoch, index); batched augmentation equals that of single images."""
 
 import numpy as np
 import pytest
@@ -32,8 +32,8 @@ def test_one_samples_bits_are_those_of_a_tensor(seed):
         assert bits.tolist() == [random_bits_of(i, seed, epoch, stream) for i in index.tolist()]
 
 
-def test_the_bits_stay_what_they_were():
-    """Every run on record hangs on them."""
+def test_the_bits_do_not_change_between_versions():
+    """Every recorded run depends on them."""
     assert random_bits(torch.arange(3), seed=1, epoch=2, stream=3).tolist() == KNOWN_BITS
 
 
@@ -76,7 +76,7 @@ def test_batched_augmentation_equals_one_image_at_a_time():
     assert seen == 10
 
 
-def test_an_epoch_can_be_entered_in_its_middle():
+def test_an_epoch_can_start_in_the_middle():
     loader = tiny_data().train
     whole, tail = list(loader.epoch(2)), list(loader.epoch(2, first=2))
     assert len(whole) == len(loader) == 3
@@ -139,8 +139,8 @@ def test_a_split_without_images_is_refused(monkeypatch):
         build_data(tiny_cfg("DATASET.TYPE", "digits"))
 
 
-def test_unknown_data_set_and_device_are_refused():
-    with pytest.raises(ConfigError, match="unknown data set 'cifar10'; did you mean cifar100"):
+def test_unknown_dataset_and_device_are_refused():
+    with pytest.raises(ConfigError, match="unknown dataset 'cifar10'; did you mean cifar100"):
         build_data(tiny_cfg("DATASET.TYPE", "cifar10"))
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="EXPERIMENT.DEVICE is cuda; 0 CUDA devices"):

@@ -1,4 +1,4 @@
-"""Workers that decode images and die or hang: the run ends in bounded time and says where."""
+"""Data-loading workers that die or hang: the run ends in bounded time and names the images."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def loader_whose_worker(does, tmp_path, timeout="60"):
     def failing(image):
         calls.append(1)
         if len(calls) == 6:
-            time.sleep(0.5)  # the first batch is on its way
+            time.sleep(0.5)  # the first batch is being sent
             does()
         return transform(image)
 

@@ -16,14 +16,14 @@ def test_at_equals_the_reference_implementation():
     check("at_p2", at_loss(student, teacher, 2.0), student)
 
 
-def test_at_is_blind_to_the_order_of_channels_and_to_scale():
+def test_at_is_invariant_to_the_order_of_channels_and_to_scale():
     a, b = normal(1, (4, 6, 5, 5)), normal(2, (4, 6, 5, 5))
     expected = at_loss([a], [b], 2.0)
     torch.testing.assert_close(at_loss([a[:, torch.randperm(6)] * 3], [b * 0.1], 2.0), expected)
     assert at_loss([a], [a * 7], 2.0) < 1e-15
 
 
-def test_maps_of_different_size_meet_at_the_smaller_one():
+def test_maps_of_different_size_are_compared_at_the_smaller_size():
     a, b = normal(1, (4, 6, 8, 8)), normal(2, (4, 3, 4, 4))
     pooled = torch.nn.functional.avg_pool2d(a, 2)
     torch.testing.assert_close(at_loss([a], [b], 2.0), at_loss([pooled], [b], 2.0))

@@ -18,7 +18,7 @@ def test_the_mean_of_a_class_activation_map_is_the_logit(name):
     torch.testing.assert_close(maps.mean((2, 3)), logits, rtol=1e-4, atol=1e-4)
 
 
-def test_normalised_maps_are_compared_by_direction_alone():
+def test_normalised_maps_are_compared_only_by_direction():
     a, b = normal(1, (2, 5, 4, 4)), normal(2, (2, 5, 4, 4))
     torch.testing.assert_close(catkd_loss(3 * a, b, 2, True), catkd_loss(a, b, 2, True))
     assert catkd_loss(3 * a, a, 2, True) < 1e-12

@@ -48,7 +48,7 @@ def test_the_networks_run_once():
      ("AT", "DFPTKD"), ("DFPTKD", "SIMKD")],
     ids="+".join,
 )  # fmt: skip
-def test_methods_train_together_and_the_teacher_stays(names):
+def test_methods_train_together_and_the_teacher_does_not_change(names):
     distiller = listed(*names)
     before = [snapshot(network) for network in distiller.frozen()]
     take_steps(distiller, 3)
@@ -74,7 +74,7 @@ def test_beside_a_method_that_builds_the_teacher_others_match_the_original_path_
     assert terms["KD.prompt.kd"].weight == 2 * terms["KD.teacher.kd"].weight
 
 
-def test_with_assistants_the_last_teaches_every_member():
+def test_with_assistants_every_method_matches_the_last():
     distiller = listed("TAKD", "SP", words=ASSISTANTS)
     assert len(distiller.frozen()) == 3
     *_, last = distiller.frozen()
@@ -133,7 +133,7 @@ def test_two_methods_that_add_to_what_is_deployed_are_refused(registries):
 
 @pytest.mark.parametrize("value", ["[]", "[KD, KD]", "[KD, 3]"])
 def test_a_list_names_methods_once_each(value):
-    with pytest.raises(ConfigError, match=r"DISTILLER.TYPE is .*a list of different ones"):
+    with pytest.raises(ConfigError, match=r"DISTILLER.TYPE is .*a list of distinct names"):
         tiny_cfg("DISTILLER.TYPE", value)
 
 

@@ -97,7 +97,7 @@ def test_too_few_rows_are_drawn_more_than_once(draw):
     assert rows.shape == (2, 50)
     assert (rows == 2).all()
     only = draw(torch.zeros(3, dtype=torch.int64), torch.tensor([0]), 5, 0, same=False)
-    assert only.shape == (1, 5), "a set of one class has no negatives, and any row has to do"
+    assert only.shape == (1, 5), "a dataset of one class has no negatives, so any row is drawn"
 
 
 def test_memory_for_the_draw_is_bounded(monkeypatch):
@@ -159,6 +159,6 @@ def test_stated_widths_are_checked_against_the_networks(key):
 def test_a_large_bank_is_announced(capsys):
     with torch.device("meta"):
         Bank(1_281_167, 128, 0.5)
-    assert capsys.readouterr().out == "two banks of 1,281,167 embeddings of 128 take 1.3 GB\n"
+    assert capsys.readouterr().out == "two banks of 1,281,167 embeddings of 128 use 1.3 GB\n"
     Bank(20, 4, 0.5)
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""DFPT-KD and DFPT-KD+: which terms reach which networks, every switch, what changes and what does not."""
+"""DFPT-KD and DFPT-KD+: which terms train which networks, every switch, what changes and what does not."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_the_terms_are_the_papers():
         torch.testing.assert_close(found[name].weighted, value)
 
 
-def test_a_step_has_the_terms_of_both_and_each_knows_its_kind():
+def test_a_step_has_the_terms_of_both_paths_each_with_its_kind():
     _, terms = tiny_distiller("DFPTKD")(tiny_batch())
     kinds = {name: term.kind for name, term in terms.items()}
     assert kinds == {
@@ -90,7 +90,7 @@ def test_without_prompt_terms_the_student_sees_plain_kd():
 
 
 def test_a_dual_path_teacher_and_kd_from_both_paths_are_the_method_itself():
-    """What the paper describes is a composition: the same steps, bit for bit."""
+    """The method of the paper is a composition: the same steps, bit for bit."""
     whole = tiny_distiller("DFPTKD", "DFPTKD.LOSS.CE_WEIGHT", "0.1", "DFPTKD.LOSS.TEACHER_WEIGHT", "3.6",
                            "DFPTKD.LOSS.PROMPT_WEIGHT", "4.5")  # fmt: skip
     composed = tiny_distiller("KD", "DISTILLER.TEACHER_KIND", "dual_path", "DISTILLER.PATHS", "{teacher: 4, prompt: 5}")
@@ -101,7 +101,7 @@ def test_a_dual_path_teacher_and_kd_from_both_paths_are_the_method_itself():
         torch.testing.assert_close(a, b)
 
 
-def test_at_the_teacher_start_with_running_statistics_both_kd_terms_are_equal():
+def test_with_teacher_init_and_running_statistics_both_kd_terms_are_equal():
     distiller = tiny_distiller("DFPTKD", "DFPTKD.BN", "running", "DFPTKD.INIT", "teacher")
     _, terms = distiller(tiny_batch())
     torch.testing.assert_close(terms["kd_teacher"].value, terms["kd_prompt"].value)
@@ -167,7 +167,7 @@ def test_the_prompt_paths_gradient_is_bounded_and_the_students_is_not(clip):
 
 @pytest.mark.parametrize("init", ["teacher", "random"])
 def test_a_run_at_four_times_the_usual_rate_is_stable(init):
-    """With PROMPT.CLIP_NORM 0 the random start reaches 1e24 here, as fusions and head blow each other up."""
+    """With PROMPT.CLIP_NORM 0 the random initialisation reaches 1e24 here, as fusions and head amplify each other."""
     distiller = tiny_distiller("DFPTKD", "DFPTKD.INIT", init)
     with torch.no_grad():
         distiller.teacher.network.fc.weight *= 3  # a confident teacher, as after long training
@@ -195,7 +195,7 @@ def test_bad_values_are_named(key, value, message):
     assert message in str(info.value)
 
 
-def test_both_paths_are_evaluated_and_the_overhead_is_said():
+def test_both_paths_are_evaluated_and_the_overhead_is_reported():
     distiller = tiny_distiller("DFPTKD").eval()
     paths = distiller.evaluated_paths(tiny_batch().image)
     assert set(paths) == {"student", "teacher", "prompt"}
@@ -204,7 +204,7 @@ def test_both_paths_are_evaluated_and_the_overhead_is_said():
     assert "warning: above 10%" in line, "a teacher this thin is cheaper than its prompts"
 
 
-def test_memory_of_a_resume_holds_the_prompt_path_but_not_the_teacher():
+def test_the_training_state_holds_the_prompt_path_but_not_the_teacher():
     state = tiny_distiller("DFPTKD").training_state()
     assert not [k for k in state if k.startswith("teacher.network.")]
     assert "teacher.own.conv1.weight" not in state, "frozen stages are the teacher's own storage"
@@ -212,6 +212,6 @@ def test_memory_of_a_resume_holds_the_prompt_path_but_not_the_teacher():
     assert "teacher.own.conv1.weight" in tiny_distiller("DFPTKD", *PLUS).training_state()
 
 
-def test_the_paths_weights_are_keys_of_its_own():
+def test_the_weights_of_the_paths_are_its_own_keys():
     with pytest.raises(ConfigError, match="DISTILLER.PATHS is set; DFPTKD weighs the paths by keys of its own"):
         tiny_distiller("DFPTKD", "DISTILLER.PATHS", "{prompt: 1.0}")

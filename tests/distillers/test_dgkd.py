@@ -22,7 +22,7 @@ def test_the_draw_is_a_function_of_the_step_and_leaves_each_out_in_turn():
     assert set(draws) == {(0, 1), (0, 2), (1, 2)}
 
 
-def test_without_dropping_all_teach():
+def test_without_dropping_all_teachers_are_matched():
     distiller = tiny_distiller("DGKD", "DGKD.DROP", "0")
     batch = tiny_batch()
     logits, terms = distiller(batch)

@@ -8,7 +8,7 @@ from mdistiller_dfpt.losses.logit_losses import pearson_distance
 from ..golden import normal
 
 
-def test_the_distance_is_blind_to_positive_scale_and_shift_and_lies_in_zero_to_two():
+def test_the_distance_is_invariant_to_positive_scale_and_shift_and_lies_in_zero_to_two():
     a, b = normal(1), normal(2)
     torch.testing.assert_close(pearson_distance(3 * a + 7, b), pearson_distance(a, b))
     assert pearson_distance(a, a.clone()) < 1e-12

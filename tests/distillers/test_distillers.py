@@ -1,4 +1,4 @@
-"""The laws of all methods; registering one enrols it here."""
+"""The laws of all methods; every registered method is tested here."""
 
 import copy
 

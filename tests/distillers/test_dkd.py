@@ -28,7 +28,7 @@ def test_dkd_with_the_teachers_own_weight_is_kd():
     torch.testing.assert_close(sum(parts) / 8, kd_loss(student, teacher, 3.0))
 
 
-def test_the_others_part_is_blind_to_the_targets_logit():
+def test_the_others_part_is_invariant_to_the_targets_logit():
     student, teacher, target = normal(1), normal(2), labels()
     moved = student.scatter_add(1, target[:, None], torch.full((8, 1), 5.0).double())
     torch.testing.assert_close(dkd_loss(moved, teacher, target, 0, 1, 4), dkd_loss(student, teacher, target, 0, 1, 4))

@@ -25,7 +25,7 @@ def test_up_to_the_stop_it_is_kd():
         torch.testing.assert_close(total(terms), 0.1 * ce + 0.9 * kd)
 
 
-def test_after_the_stop_the_labels_alone_teach_at_the_whole_weight():
+def test_after_the_stop_only_the_labels_remain_at_the_full_weight():
     terms, ce, _ = losses(3, 4)
     assert list(terms) == ["ce"]
     torch.testing.assert_close(terms["ce"].weighted, ce)

@@ -1,4 +1,4 @@
-"""Shapes of features: inferred without a trace, for every method on every pair, small images and large."""
+"""Feature shapes: inferred without side effects, for every method on every pair, small and large images."""
 
 import copy
 from pathlib import Path
@@ -15,11 +15,11 @@ from mdistiller_dfpt.models.output import as_output
 from mdistiller_dfpt.testing import TinyNet, changed, snapshot
 
 PAIRS = sorted((Path(__file__).parents[2] / "configs/cifar100/pairs").glob("*.yaml"))
-# Those whose terms are made of one pass of both networks, so that one forward pass serves all of them
+# Methods that need one forward pass of each network, so that a single pass serves all of them
 PLAIN = [
     name for name, m in sorted(DISTILLERS.items())
     if issubclass(m, Distiller) and m.terms is Distiller.terms and m.deployed is Distiller.deployed
-    and not m.needs_strong_view and name != "CRD"  # which draws numbers, and the meta device does not have any
+    and not m.needs_strong_view and name != "CRD"  # which draws random numbers, and the meta device has none
 ]  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def test_pairs_and_methods_are_found():
     ("pair", "size"), [(p, (32, 64, 224)[i % 3]) for i, p in enumerate(PAIRS)], ids=lambda v: getattr(v, "stem", v)
 )
 def test_every_method_fits_every_pair(pair, size):
-    """On the meta device, which knows shapes alone; smoke runs compute."""
+    """On the meta device, which only tracks shapes; smoke runs compute."""
     cfg = load_cfg(pair)
     with torch.device("meta"):
         student, teacher = (build_model(n) for n in (cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER))

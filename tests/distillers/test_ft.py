@@ -10,7 +10,7 @@ from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 from ..golden import normal
 
 
-def test_ft_is_blind_to_scale_sign_and_order_of_channels():
+def test_ft_is_invariant_to_scale_sign_and_order_of_channels():
     a, b = normal(1, (4, 6, 5, 5)), normal(2, (4, 3, 5, 5))
     torch.testing.assert_close(ft_loss(-4 * a[:, torch.randperm(6)], b), ft_loss(a, b))
     assert ft_loss(2 * a, a) < 1e-12

@@ -22,7 +22,7 @@ def test_kd_is_zero_with_zero_gradient_when_logits_agree():
     assert torch.autograd.grad(loss, logits)[0].abs().max() < 1e-12
 
 
-def test_kd_is_blind_to_shifts_of_either_sides_logits():
+def test_kd_is_invariant_to_shifts_of_either_sides_logits():
     student, teacher = normal(1), normal(2)
     shift = normal(4, (8, 1))
     torch.testing.assert_close(kd_loss(student + shift, teacher - 3 * shift, 4.0), kd_loss(student, teacher, 4.0))

@@ -9,7 +9,7 @@ from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 from ..golden import normal
 
 
-def test_the_norm_counts_up_to_the_teachers_and_the_direction_always():
+def test_the_norm_matters_up_to_the_teachers_and_the_direction_always():
     teacher, direction = 3 * F.normalize(normal(1, (4, 6))), F.normalize(normal(2, (4, 6)))
     losses = [nd_loss(k * direction, teacher, direction) for k in (1.0, 2.0, 3.0, 9.0)]
     torch.testing.assert_close(torch.stack(losses), torch.tensor([2 / 3, 1 / 3, 0.0, 0.0]).double())

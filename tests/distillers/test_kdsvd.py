@@ -19,7 +19,7 @@ def test_kdsvd_is_zero_for_equal_maps_whatever_their_scale():
 
 
 def test_the_sign_of_a_map_does_not_matter():
-    """Singular vectors come with an arbitrary sign, which the alignment undoes."""
+    """The sign of singular vectors is arbitrary; the alignment removes it."""
     a, b = maps(1), maps(9)
     torch.testing.assert_close(kdsvd_loss([-x for x in a], b, 1), kdsvd_loss(a, b, 1))
 

@@ -11,7 +11,7 @@ from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 from ..golden import normal
 
 
-def test_lskd_is_blind_to_shift_and_positive_scale_of_each_sample():
+def test_lskd_is_invariant_to_shift_and_positive_scale_of_each_sample():
     student, teacher = normal(1), normal(2)
     scale = torch.rand(8, 1).double() + 0.5
     moved = lskd_loss(scale * student + normal(4, (8, 1)), 9 * teacher - 1, 2.0)

@@ -27,14 +27,14 @@ def test_every_temperature_and_level_counts():
     torch.testing.assert_close(mlld_loss(a, b, [4.0]), kd_loss(a, b, 4.0) + gram_loss(s, t) + gram_loss(s.T, t.T))
 
 
-def test_gram_matrices_forget_rotations_of_the_columns():
+def test_gram_matrices_are_invariant_to_rotations_of_the_columns():
     a, b = normal(1, (5, 4)), normal(2, (5, 4))
     rotation = torch.linalg.qr(normal(3, (4, 4)))[0]
     torch.testing.assert_close(gram_loss(a @ rotation, b), gram_loss(a, b))
 
 
 def test_the_strong_view_is_a_second_batch_of_its_own():
-    distiller = tiny_distiller("MLLD").eval()  # eval: no statistic makes the views depend on each other
+    distiller = tiny_distiller("MLLD").eval()  # eval: batch statistics would make the views depend on each other
     batch = tiny_batch()
     _, terms = distiller(batch)
     _, swapped = distiller(replace(batch, image=batch.strong, strong=batch.image))
@@ -45,7 +45,7 @@ def test_the_strong_view_is_a_second_batch_of_its_own():
 
 
 def test_under_two_momenta_the_labels_of_both_views_are_the_labels():
-    """SOLVER.TRAINER dot: what is no label's gradient is kept apart, and ce_strong is a label's."""
+    """SOLVER.TRAINER dot: gradients of label and other terms are kept separate, and ce_strong is a label term."""
     distiller = tiny_distiller("MLLD")
     parameters = list(distiller.student.parameters())
     _, terms = distiller(tiny_batch())

@@ -20,14 +20,14 @@ def test_nkd_by_definition():
     torch.testing.assert_close(nkd_loss(student, teacher, target, 1.5, 2.0), own + 1.5 * 4 * cross)
 
 
-def test_the_others_part_is_least_where_the_distributions_agree():
+def test_the_non_target_part_is_smallest_where_the_distributions_agree():
     teacher, target = normal(2), labels()
     student = teacher.clone().requires_grad_()
     gap = nkd_loss(student, teacher, target, 1.0, 2.0) - nkd_loss(student, teacher, target, 0.0, 2.0)
     assert torch.autograd.grad(gap, student)[0].abs().max() < 1e-12
 
 
-def test_nkd_is_blind_to_shifts_of_either_sides_logits():
+def test_nkd_is_invariant_to_shifts_of_either_sides_logits():
     student, teacher, target = normal(1), normal(2), labels()
     shifted = nkd_loss(student + 3, teacher - 5, target, 1.5, 1.0)
     torch.testing.assert_close(shifted, nkd_loss(student, teacher, target, 1.5, 1.0))

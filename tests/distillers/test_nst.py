@@ -13,7 +13,7 @@ def test_nst_is_zero_for_equal_maps_and_positive_elsewhere():
     assert nst_loss(a, b) > 0
 
 
-def test_nst_sees_channels_as_a_set_of_directions():
+def test_nst_treats_channels_as_a_set_of_directions():
     a, b = normal(1, (4, 6, 5, 5)), normal(2, (4, 9, 5, 5))
     expected = nst_loss(a, b)
     torch.testing.assert_close(

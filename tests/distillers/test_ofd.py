@@ -10,7 +10,7 @@ from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 from ..golden import normal
 
 
-def test_nothing_is_asked_where_the_teacher_is_off_and_the_student_lower():
+def test_the_loss_is_zero_where_the_teacher_is_off_and_the_student_lower():
     teacher = torch.tensor([-2.0, -0.1, 1.0]).reshape(1, 3, 1, 1)
     margin = torch.full((3,), -0.5)
     assert ofd_loss(torch.tensor([-0.5, -0.1, 1.0]).reshape(1, 3, 1, 1), teacher, margin) == 0
@@ -19,7 +19,7 @@ def test_nothing_is_asked_where_the_teacher_is_off_and_the_student_lower():
     torch.testing.assert_close(above, torch.tensor(1.0))  # (0.5 - (-0.5))**2
 
 
-def test_a_positive_response_is_asked_for_exactly():
+def test_a_positive_response_is_matched_exactly():
     teacher = normal(1, (2, 3, 4, 4)).abs() + 0.1
     student = normal(2, (2, 3, 4, 4))
     expected = (student - teacher).pow(2).sum() / 2
@@ -38,7 +38,7 @@ def test_the_margin_is_each_channels_mean_negative_response():
     torch.testing.assert_close(margin.value, torch.stack([*expected, torch.tensor(0.0)]))
 
 
-def test_margins_are_measured_in_training_alone():
+def test_margins_are_measured_only_in_training():
     distiller = tiny_distiller("OFD")
     batch = tiny_batch()
     distiller(batch)

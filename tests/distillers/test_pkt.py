@@ -12,7 +12,7 @@ def test_pkt_equals_the_reference_implementation():
     check("pkt", pkt_loss(student, normal(41, (8, 96), 1)), [student])
 
 
-def test_pkt_is_blind_to_each_samples_scale():
+def test_pkt_is_invariant_to_each_samples_scale():
     a, b = normal(1, (8, 12)), normal(2, (8, 20))
     scale = torch.rand(8, 1).double() + 0.5
     torch.testing.assert_close(pkt_loss(a * scale, b), pkt_loss(a, b), rtol=1e-5, atol=1e-12)

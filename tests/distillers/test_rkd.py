@@ -7,7 +7,7 @@ from mdistiller_dfpt.distillers.rkd import angles, pairwise_distance, rkd_loss
 from ..golden import normal
 
 
-def test_rkd_is_blind_to_rotation_shift_and_scale_of_either_space():
+def test_rkd_is_invariant_to_rotation_shift_and_scale_of_either_space():
     a, b = normal(1, (6, 5)), normal(2, (6, 9))
     rotation = torch.linalg.qr(normal(3, (5, 5)))[0]
     torch.testing.assert_close(rkd_loss(3 * a @ rotation + normal(4, (1, 5)), b, 25, 50), rkd_loss(a, b, 25, 50))

@@ -12,7 +12,7 @@ def test_sp_equals_the_reference_implementation():
     check("sp", sp_loss(student, normal(22, (8, 96, 4, 4), 1)), [student])
 
 
-def test_sp_is_blind_to_scale_and_to_rotations_of_the_feature_space():
+def test_sp_is_invariant_to_scale_and_to_rotations_of_the_feature_space():
     a, b = normal(1, (8, 12)), normal(2, (8, 20))
     rotation = torch.linalg.qr(normal(3, (12, 12)))[0]
     torch.testing.assert_close(sp_loss(5 * a @ rotation, b), sp_loss(a, b))

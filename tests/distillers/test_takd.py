@@ -7,7 +7,7 @@ from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.testing import tiny_batch, tiny_cfg, tiny_distiller, tiny_networks
 
 
-def test_the_last_assistant_teaches_and_the_teacher_is_kept_out():
+def test_the_last_assistant_is_matched_and_the_teacher_is_not_used():
     distiller = tiny_distiller("TAKD")
     batch = tiny_batch()
     logits, terms = distiller(batch)

@@ -1,4 +1,4 @@
-"""Two axes: every method is taught by every kind of teacher, over the paths that DISTILLER.PATHS names."""
+"""Every method works with every kind of teacher, on the paths set by DISTILLER.PATHS."""
 
 import math
 
@@ -29,7 +29,7 @@ def own_kind(name):
 
 
 def refused(*words):
-    """The one line that this is refused with, before or at the first step."""
+    """The one-line error with which this is rejected, before or at the first step."""
     with pytest.raises(ConfigError) as info:
         take_steps(tiny_distiller(*words), 1)
     message = str(info.value)
@@ -39,7 +39,7 @@ def refused(*words):
 
 
 def trains(*words, steps=3):
-    """Steps change the student and keep what is frozen, and the loss is finite; the terms of the first one."""
+    """Steps change the student but no frozen network, and the loss is finite; returns the terms of the first step."""
     distiller = tiny_distiller(*words)
     student, frozen = snapshot(distiller.student), [snapshot(network) for network in distiller.frozen()]
     _, terms = distiller(tiny_batch())
@@ -52,7 +52,7 @@ def trains(*words, steps=3):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", TAUGHT)
-def test_any_method_is_taught_by_any_kind_of_teacher(name, kind):
+def test_any_method_works_with_any_kind_of_teacher(name, kind):
     if own_kind(name) not in ("", kind):
         message = refused(name, *KINDS[kind])
         assert f"{name} has a teacher of the kind {own_kind(name)}" in message
@@ -66,7 +66,7 @@ def test_any_method_is_taught_by_any_kind_of_teacher(name, kind):
 
 
 @pytest.mark.parametrize("name", [n for n in TAUGHT if not own_kind(n) and n != "SIMKD"])
-def test_any_method_is_taught_by_each_member_of_an_ensemble(name):
+def test_any_method_can_match_each_member_of_an_ensemble(name):
     terms = trains(name, *KINDS["ensemble"], *MEMBERS)
     distilled = {key.split(".")[0] for key, term in terms.items() if term.kind == "distillation"}
     assert distilled == {"teacher1", "teacher2", "teacher3"}
@@ -75,10 +75,10 @@ def test_any_method_is_taught_by_each_member_of_an_ensemble(name):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("SIMKD", *KINDS["dual_path"]), "SIMKD takes over the classifier of the path 'prompt', which is trained"),
+        (("SIMKD", *KINDS["dual_path"]), "SIMKD reuses the classifier of the path 'prompt', which is trained"),
         (("SIMKD", *KINDS["ensemble"], *MEMBERS),
          "DISTILLER.PATHS: SimKD adds modules of its own to what is deployed, and matches one path: name one"),
-        (("SIMKD", *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}"), "name a path that is frozen"),
+        (("SIMKD", *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}"), "select a frozen path"),
         (("KD", *KINDS["dual_path"], "DISTILLER.PATHS", "{promt: 1}"),
          "DISTILLER.PATHS.promt: a teacher of the kind dual_path has the paths teacher, prompt"),
         (("KD", "DISTILLER.PATHS", "{prompt: 1}"),
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused_in_one_line(words, message):
     assert message in refused(*words)
 
 
-def test_paths_weigh_the_distillation_terms_and_labels_count_once():
+def test_path_weights_scale_the_distillation_terms_and_labels_count_once():
     plain = tiny_distiller("KD", *KINDS["dual_path"])(tiny_batch())[1]
     heavy = tiny_distiller("KD", *KINDS["dual_path"], "DISTILLER.PATHS", "{teacher: 2, prompt: 0.5}")(tiny_batch())[1]
     labels = [name for name, term in heavy.items() if term.kind == "label"]
@@ -105,7 +105,7 @@ def test_paths_weigh_the_distillation_terms_and_labels_count_once():
         torch.testing.assert_close(heavy[name].weighted, factor * plain[name].weighted)
 
 
-def test_one_path_has_the_methods_plain_names_and_a_weight_of_its_own():
+def test_a_single_path_keeps_the_methods_term_names_and_has_a_weight():
     expected = tiny_distiller("KD")(tiny_batch())[1]
     found = tiny_distiller("KD", "DISTILLER.PATHS", "{teacher: 3}")(tiny_batch())[1]
     assert list(found) == list(expected) == ["ce", "kd"]
@@ -130,7 +130,7 @@ def test_paths_are_read_from_yaml_and_from_the_command_line(tmp_path):
 
 
 def test_a_method_over_maps_sees_each_paths_own():
-    """The paths' maps differ, and each path's term is of its own."""
+    """The paths' maps differ, and each path has its own term."""
     distiller = tiny_distiller("AT", *KINDS["dual_path"], "DUAL_PATH.BN", "running")
     batch = tiny_batch()
     _, terms = distiller(batch)
@@ -144,13 +144,13 @@ def test_a_method_over_maps_sees_each_paths_own():
 
 @pytest.mark.parametrize("name", ["FITNET", "VID", "OFD", "REVIEWKD", "CRD", "CC", "FT", "KDPP"])
 def test_adapters_fit_the_width_of_the_path_that_they_serve(name):
-    """The assistants are of other widths than the teacher."""
+    """The assistants have other widths than the teacher."""
     terms = trains(name, *KINDS["assistants"], "DISTILLER.PATHS", "{teacher: 1, assistant1: 1, assistant2: 1}")
     assert {"teacher", "assistant1", "assistant2"} <= {key.split(".")[0] for key in terms}
 
 
 @pytest.mark.parametrize("name", [n for n in TAUGHT if not own_kind(n) and n != "SIMKD"])
-def test_a_students_terms_over_the_prompt_path_give_it_no_gradient_nor_its_own_terms_the_student(name):
+def test_student_terms_give_the_prompt_path_no_gradient_nor_its_own_terms_the_student(name):
     distiller = tiny_distiller(name, *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}",
                                "DUAL_PATH.FINETUNE_BACKBONE", "True")  # fmt: skip
     trained = {id(p) for group in distiller.teacher.parameter_groups() for p in group["params"]}
@@ -195,7 +195,7 @@ def test_the_teachers_own_terms_count_once_however_many_methods_it_teaches():
         torch.testing.assert_close(many[name].weighted, alone[name].weighted)
 
 
-def test_paths_that_nobody_matches_are_not_run():
+def test_unmatched_paths_are_not_run():
     distiller = tiny_distiller("KD", *KINDS["assistants"], "DISTILLER.PATHS", "{assistant1: 1}")
     calls = []
     for number, network in enumerate(distiller.frozen()):
@@ -208,7 +208,7 @@ def test_paths_that_nobody_matches_are_not_run():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_is_taught_by_it_resumes_to_the_last_bit(kind, tmp_path):
+def test_a_run_with_any_kind_of_teacher_resumes_bit_for_bit(kind, tmp_path):
     words = ("DISTILLER.TYPE", "KD", *KINDS[kind], "LOG.PREFIX", str(tmp_path))
 
     def run(*more, **how):

@@ -39,5 +39,5 @@ def test_the_variances_are_trained_and_saved():
 
 
 def test_an_initial_variance_below_eps_is_refused():
-    with pytest.raises(ConfigError, match=r"VID.INIT_PRED_VAR is 1e-06; it must be above VID.EPS"):
+    with pytest.raises(ConfigError, match=r"VID.INIT_PRED_VAR is 1e-06; it must be greater than VID.EPS"):
         tiny_distiller("VID", "VID.INIT_PRED_VAR", "0.000001")

@@ -1,4 +1,4 @@
-"""User code and mdistiller, both ways."""
+"""User code, and mdistiller in both directions."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ from mdistiller_dfpt.training.trainer import Trainer
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests/fixtures/mdistiller_standin"
 FOR_MDISTILLER = '''
-"""A method as it is written for mdistiller: with an adapter of its own, and its node beside it."""
+"""A method as written for mdistiller: with its own adapter and config section."""
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -69,7 +69,7 @@ class Mine(Distiller):
 
 @pytest.fixture(autouse=True)
 def _registries(registries):
-    """Whatever a test registers or imports is gone after it."""
+    """Removes everything that a test registers or imports."""
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -78,7 +78,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 
 @pytest.mark.parametrize("registered", [True, False])
-def test_a_method_written_for_mdistiller_runs_as_it_is(tmp_path, registered):
+def test_a_method_written_for_mdistiller_runs_unchanged(tmp_path, registered):
     text = FOR_MDISTILLER.format(name="MINE") + ('\ndistiller_dict["MINE"] = Mine\n' if registered else "")
     write(tmp_path, "mine.py", text)
     path = write(tmp_path, "c.yaml", "PLUGINS: [./mine.py]\nDISTILLER: {TYPE: MINE}\nMINE: {LOSS: {T: 3}}\n")
@@ -123,7 +123,7 @@ def test_its_networks_run_in_bfloat16_and_its_losses_in_float32(tmp_path):
         ),
     ],
 )
-def test_what_it_cannot_do_is_refused_by_name_in_one_line(words, message, tmp_path):
+def test_unsupported_settings_are_refused_by_name_in_one_line(words, message, tmp_path):
     write(tmp_path, "mine.py", FOR_MDISTILLER.format(name="MINE"))
     load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
     with pytest.raises(ConfigError) as info:
@@ -180,13 +180,13 @@ def test_a_module_by_name_and_an_entry_point(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == plugins.GROUP else [])
     plugins._published.clear()
     assert load_cfg(None, ["DISTILLER.TYPE", "POINT"]).POINT.WEIGHT == 0.5
-    assert "warning: plugin b of a_package.nothing is left out" in capsys.readouterr().err
+    assert "warning: plugin b of a_package.nothing is skipped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "PLUGINS names mine.py; there is no such file"),
+        (None, "PLUGINS names mine.py; no such file"),
         ("import nowhere_at_all", "PLUGINS names mine.py; importing it raised ModuleNotFoundError"),
         ("1 / 0", "PLUGINS names mine.py; importing it raised ZeroDivisionError"),
         ("def f(:", "PLUGINS names mine.py; importing it raised SyntaxError"),
@@ -206,7 +206,7 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, text, message):
         write(tmp_path, "mine.py", text)
     with pytest.raises(ConfigError, match=message):
         load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
-    assert load_cfg().PLUGINS == [], "a config that does not name it is none the worse"
+    assert load_cfg().PLUGINS == [], "a config that does not name it is unaffected"
 
 
 def run_in_mdistiller(tmp_path, *words):
@@ -234,7 +234,7 @@ def test_our_methods_run_in_mdistillers_own_script(tmp_path, words):
     assert len([line for line in lines if line.startswith("loss ")]) == 3
     assert lines[-1] == "logits (8, 100)"
     rates = lines[1].split("lr ")[1]
-    assert set(json.loads(rates)) == {0.05}, "the loop's own rate is untouched between steps"
+    assert set(json.loads(rates)) == {0.05}, "the loop's learning rate is unchanged between steps"
     assert sorted((p, p.read_bytes()) for p in STAND_IN.rglob("*.py")) == before
 
 
@@ -249,7 +249,7 @@ def test_what_mdistiller_has_stays_its_own_and_the_rest_is_added():
     assert NUM_DATA["cifar100"] == 50_000
 
 
-def test_a_factor_on_the_learning_rate_holds_in_mdistillers_loop():
+def test_a_learning_rate_factor_is_applied_in_mdistillers_loop():
     registry, tree = {}, tiny_cfg("DFPTKD.FINETUNE_BACKBONE", "True", "DFPTKD.PROMPT.CLIP_NORM", "0").clone()
     tree.defrost()
     extend(registry, tree)
@@ -279,6 +279,6 @@ def test_a_wrong_checkout_is_refused(words):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_foreign_classes_are_told_from_ours():
+def test_foreign_classes_are_distinguished_from_ours():
     assert foreign.is_foreign(type("X", (foreign.MdistillerBase,), {"forward_train": None}))
     assert not foreign.is_foreign(DISTILLERS["KD"])

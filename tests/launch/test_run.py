@@ -1,4 +1,4 @@
-"""What a run does before its student: it finds or trains all that teaches, each network in its own role."""
+"""Before training the student, a run finds or trains all its teachers, each network in its role."""
 
 import json
 import runpy
@@ -33,7 +33,7 @@ def checkpoint(name: str, seed: int = 0) -> str:
 
 
 def results_in(folder: Path) -> dict[str, dict]:
-    """What each run below a folder left, by its directory, in the order in which they ended."""
+    """The results of each run below a folder, by directory, in the order in which they ended."""
     found = sorted(folder.rglob("results.json"), key=lambda p: p.stat().st_mtime_ns)
     return {p.parent.relative_to(folder).as_posix(): json.loads(p.read_text()) for p in found}
 
@@ -50,7 +50,7 @@ def test_a_teacher_and_a_student_of_one_name_have_each_their_own_stages():
 
 
 def test_the_teacher_is_evaluated_as_it_is_where_the_student_is_of_the_same_name(cwd, capsys):
-    """Under a method that adds to what the student deploys."""
+    """With a method that adds modules to the deployed student."""
     path = checkpoint("resnet8")
     (cwd / "c.yaml").write_text(
         "DATASET: {TYPE: digits}\n"
@@ -67,7 +67,7 @@ ENSEMBLE = [*DIGITS, "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER_KIND", "ensemble
 
 
 @pytest.mark.parametrize("key", ["OTHER_TEACHER_CKPTS", "OTHER_TEACHER_CFGS"])
-def test_each_other_teacher_needs_weights_of_its_own(key, cwd):
+def test_each_other_teacher_needs_its_own_weights(key, cwd):
     cfg = load_cfg(None, [*ENSEMBLE, "[resnet8, resnet14]", f"DISTILLER.{key}", "[one]", "DISTILLER.TEACHER_CKPT",
                           checkpoint("resnet14")])  # fmt: skip
     with pytest.raises(ConfigError, match=f"DISTILLER.{key} has 1 entries and DISTILLER.OTHER_TEACHERS 2; each"):
@@ -75,7 +75,7 @@ def test_each_other_teacher_needs_weights_of_its_own(key, cwd):
     assert not (cwd / "output").exists()
 
 
-def test_an_other_teacher_without_weights_is_asked_for_by_its_own_key(cwd):
+def test_the_error_for_an_other_teacher_without_weights_names_its_key(cwd):
     words = [*ENSEMBLE, "[resnet8]", "DISTILLER.TEACHER_CKPT", checkpoint("resnet14")]
     for more, message in (
         ([], "no weights for the teacher resnet8: add `DISTILLER.OTHER_TEACHER_CKPTS PATH`"),
@@ -108,7 +108,7 @@ def test_an_ensemble_trains_its_teachers_first_and_keeps_them(cwd, capsys):
     assert {"teacher1.kd", "teacher2.kd", "ce"} <= set(each["epochs"][0]["train"])
 
 
-def test_a_chain_of_assistants_is_trained_first_each_by_those_before_it(cwd, capsys):
+def test_a_chain_of_assistants_is_trained_first_each_distilled_from_those_before_it(cwd, capsys):
     words = [*DIGITS, "DISTILLER.TYPE", "TAKD", "DISTILLER.TEACHER_CKPT", checkpoint("resnet20"), "DISTILLER.TEACHER",
              "resnet20", "DISTILLER.ASSISTANTS", "[resnet14, resnet8]"]  # fmt: skip
     run(load_cfg(None, words))
@@ -118,6 +118,6 @@ def test_a_chain_of_assistants_is_trained_first_each_by_those_before_it(cwd, cap
     assert chains == [[], ["resnet14"], ["resnet14", "resnet8"]]
     assert {r["protocol"]["teacher"]["name"] for r in found.values()} == {"resnet20"}
     assert "training the assistant resnet8 first, for 1 epochs; it is kept" in capsys.readouterr().out
-    # A run that has the assistants already begins with its student
+    # A run that finds its assistants starts with the student
     run(load_cfg(None, words))
     assert "training the assistant" not in capsys.readouterr().out

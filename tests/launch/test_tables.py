@@ -1,4 +1,4 @@
-"""Tables as data: what the files say, flagged and tested in pairs; missing cells trained; every cell tried."""
+"""Tables defined by yaml files: values, flags and paired tests; training of missing cells; smoke tests of all cells."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def table(tmp_path):
 
 
 def finished(prefix: Path, folder: str, seed: int, top1: float, **protocol) -> None:
-    """A result file as a run leaves it."""
+    """A result file as a run writes it."""
     target = prefix / folder / f"seed{seed}"
     target.mkdir(parents=True)
     used = {"seed": seed, "epochs": 240, "lr": 0.05, "teacher": {"sha256": "a", "name": "t", "top1": 72.0}, **protocol}
@@ -75,7 +75,7 @@ def test_a_table_has_mean_spread_difference_test_and_published_value(table, pref
 def test_another_protocol_is_flagged_and_missing_seeds_are_listed(table, prefix, capsys):
     out = printed(capsys, "--table", table, "--prefix", prefix)
     assert "| KD at T 1 | 1 | 60.00 | -10.00 |  |  |  | [1] |" in out
-    assert "[1] differs in protocol: epochs 480 (elsewhere 240)" in out
+    assert "[1] differs in protocol: epochs 480 (reference 240)" in out
     assert "Missing (1 of 3 cells):\n- KD at T 1, ResNet20 -> ResNet8: seeds 2, 3" in out
 
 
@@ -85,12 +85,12 @@ def test_metrics_are_not_mixed_and_seeds_can_be_chosen(table, prefix, capsys):
     )
 
 
-def test_csv_and_latex_say_the_same(table, prefix, capsys):
+def test_csv_and_latex_contain_the_same_values(table, prefix, capsys):
     rows = list(csv.DictReader(io.StringIO(printed(capsys, "--table", table, "--prefix", prefix, "--format", "csv"))))
     assert [r["method"] for r in rows] == ["kd", "dfptkd", "cold"]
     assert float(rows[1]["mean"]) == pytest.approx(mean([71.0, 71.6, 70.7]))
     assert (rows[0]["published"], rows[0]["source"]) == ("71.5", "a paper & its table 1")
-    assert (rows[2]["seed2"], rows[2]["protocol_differs"]) == ("", "epochs 480 (elsewhere 240)")
+    assert (rows[2]["seed2"], rows[2]["protocol_differs"]) == ("", "epochs 480 (reference 240)")
     latex = printed(capsys, "--table", table, "--prefix", prefix, "--format", "latex")
     assert r"DFPT-KD & 1, 2, 3 & 71.10 $\pm$ 0.46 & +1.10" in latex
     assert r"\multicolumn{8}{l}{ResNet20 $\to$ ResNet8}" in latex
@@ -106,13 +106,13 @@ def test_the_newest_run_of_a_seed_counts(table, prefix, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("reference: kd", "reference: ofd"), "reference is ofd, which is no row"),
+        (("reference: kd", "reference: ofd"), "reference is ofd, which is not a row"),
         (("metric: last", "metric: top"), "metric is top; it must be one of last, best"),
         (("[71.5, X]", "[71.5, Y]"), "rows.kd.published.res20_res8 has the source Y, which `sources` does not name"),
         (("{title: DFPT-KD}", "{title: D, config: nowhere}"), "rows.dfptkd names .*nowhere.yaml, which does not exist"),
         (("title: Digits", "tittle: Digits"), "unknown key tittle"),
         (("seeds: [1, 2, 3]", ""), "seeds is missing"),
-        (("res20_res8: [71.5, X]", "other: [71.5, X]"), "published names other, which is no column"),
+        (("res20_res8: [71.5, X]", "other: [71.5, X]"), "published names other, which is not a column"),
         (("seeds: [1, 2, 3]", "seeds: 3"), "not a table"),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_table_that_does_not_fit_is_refused_by_file_and_key(table, change, mes
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "say what to print"),
+        ([], "nothing to print"),
         (["--table", "no.yaml"], "no.yaml"),
         (["--rows", "ofd"], "--rows names ofd"),
         (["--jobs", "0"], "--jobs is 0"),
@@ -138,7 +138,7 @@ def test_bad_usage_exits_with_2(table, argv, message, capsys):
 
 
 @pytest.mark.slow
-def test_missing_cells_are_trained_once_and_a_failing_one_stops_nobody(table, tmp_path, capsys, monkeypatch):
+def test_missing_cells_are_trained_once_and_a_failing_one_stops_no_other(table, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = ["SOLVER.EPOCHS", "1", "LOG.TENSORBOARD", "False", "SOLVER.BATCH_SIZE", "512", "EXPERIMENT.THREADS", "1"]
     argv = ["--table", str(table), "--run", "--jobs", "2", "--seeds", "1", "--prefix", "runs", *quick]
@@ -181,12 +181,12 @@ def test_smoke_of_a_table_reports_each_cell_and_fails_with_one(table, capsys):
     table.write_text(SPEC.replace("KD.TEMPERATURE: 1.0", "SOLVER.LR: 1.0e+30"))
     assert TABLE(["--table", str(table), "--smoke", "--rows", "kd", "cold", "--jobs", "1"]) == 1
     err = capsys.readouterr().err
-    assert "kd res20_res8: fine" in err
+    assert "kd res20_res8: ok" in err
     assert "1 of 2 cells failed" in err
 
 
 def test_a_teacher_is_compared_with_what_is_on_record():
-    assert compare_with_record("cifar100", "resnet56", 72.40, "x").startswith("on record: 72.34 %")
+    assert compare_with_record("cifar100", "resnet56", 72.40, "x").startswith("published: 72.34 %")
     assert compare_with_record("cifar100", "resnet56", 70.0, "x").startswith("warning: not a teacher of the published")
     assert compare_with_record("digits", "resnet56", 70.0, "x") == ""
     for (data, network), known in TEACHERS.items():

@@ -1,4 +1,4 @@
-"""The commands as users meet them: what works, and for every bad input one line and the right exit code."""
+"""The commands as used from a shell: what works, and for every bad input one line and the right exit code."""
 
 import json
 import os
@@ -22,7 +22,7 @@ QUICK = ["SOLVER.EPOCHS", "1", "LOG.TENSORBOARD", "False", "SOLVER.BATCH_SIZE", 
 
 @pytest.fixture
 def cwd(tmp_path, monkeypatch):
-    """An empty working directory, so that whatever is written shows."""
+    """An empty working directory, so that every file written is visible."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -78,7 +78,7 @@ def test_a_missing_teacher_is_trained_on_request(cwd, capsys, tmp_path):
     assert len(re.findall(r"top-1 \d+\.\d+ %, top-5 \d+\.\d+ %", capsys.readouterr().out)) == 2
 
 
-def test_an_interrupted_teacher_is_continued_not_begun_again(cwd, capsys):
+def test_an_interrupted_teacher_is_resumed_not_restarted(cwd, capsys):
     teacher = ["--cfg", str(ROOT / "configs/digits/vanilla/res20.yaml"), *QUICK]
     assert TRAIN(teacher) == 0
     for name in ("results.json", "student.safetensors"):
@@ -103,15 +103,15 @@ def test_an_interrupted_teacher_is_continued_not_begun_again(cwd, capsys):
     ("argv", "pattern"),
     [
         (["--cfg", "gone.yaml"], "gone.yaml: no such config file"),
-        (["--cfg", "configs/../x.py"], "a config is a .yaml file"),
+        (["--cfg", "configs/../x.py"], "a config must be a .yaml file"),
         ([*digits("kd"), "SOLVER.EPOCS", "3"], "unknown key SOLVER.EPOCS; did you mean SOLVER.EPOCHS"),
         ([*digits("kd"), "SOLVER.EPOCHS"], "'SOLVER.EPOCHS' has no value"),
         ([*digits("kd"), "DISTILLER.TYPE", "DKDD"], "unknown distiller 'DKDD'; did you mean DKD"),
-        ([*digits("kd"), "DISTILLER.STUDENT", "resnet9"], "unknown model 'resnet9'; did you mean resnet"),
-        ([*digits("vanilla"), "DATASET.TYPE", "cifar"], "unknown data set 'cifar'; did you mean cifar100"),
+        ([*digits("kd"), "DISTILLER.STUDENT", "resnet9"], "unknown network 'resnet9'; did you mean resnet"),
+        ([*digits("vanilla"), "DATASET.TYPE", "cifar"], "unknown dataset 'cifar'; did you mean cifar100"),
         ([*digits("kd"), "KD.TEMPERATURE", "-1"], "KD.TEMPERATURE is -1.0; it must be > 0"),
         ([*digits("vanilla"), "SOLVER.BATCH_SIZE", "9999"], "SOLVER.BATCH_SIZE is 9999; digits has 1433"),
-        ([*digits("vanilla"), "MODEL.FAMILY", "imagnet"], "unknown model family 'imagnet'"),
+        ([*digits("vanilla"), "MODEL.FAMILY", "imagnet"], "unknown network family 'imagnet'"),
         ([*digits("vanilla"), "EXPERIMENT.NAME", "../up"], "EXPERIMENT.NAME is '../up'"),
     ],
 )
@@ -119,13 +119,13 @@ def test_bad_configs_exit_with_2(argv, pattern, capsys, cwd):
     refused(TRAIN, argv, 2, pattern, capsys, cwd)
 
 
-def test_bfloat16_in_software_is_warned_of(capsys, cwd, monkeypatch):
+def test_software_bfloat16_triggers_a_warning(capsys, cwd, monkeypatch):
     import mdistiller_dfpt.launch.build as build
 
     for hardware, warned in ((False, True), (True, False)):
         monkeypatch.setattr(build, "has_bfloat16", lambda hardware=hardware: hardware)
         words = ["SOLVER.AMP", "bf16", "EXPERIMENT.DEVICE", "cpu", "SOLVER.BATCH_SIZE", "9999"]
-        assert TRAIN([*digits("vanilla"), *words]) == 2, "refused for its batch, right after the warning"
+        assert TRAIN([*digits("vanilla"), *words]) == 2, "rejected for its batch size, right after the warning"
         assert ("use SOLVER.AMP none" in capsys.readouterr().err) is warned
 
 
@@ -158,12 +158,12 @@ def _checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
         "missing": (folder / "gone.pth", "there is no such file"),
         "another network": (folder / "other.pth", r"not a checkpoint of resnet20 with 10 classes: \S+ is missing"),
         "another class count": (folder / "classes.pth", r"fc.weight is \(100, 64\), not \(10, 64\)"),
-        "garbage": (folder / "garbage.pth", "not a checkpoint of tensors; nothing in it was run"),
+        "garbage": (folder / "garbage.pth", "not a checkpoint of tensors; no code in it was run"),
         "html": (folder / "page.safetensors", "not a safetensors file"),
         "empty": (folder / "empty.pth", "not a checkpoint of tensors"),
-        "malicious": (folder / "evil.pth", "nothing in it was run"),
-        "malicious zip": (folder / "evil2.pth", "nothing in it was run"),
-        "no state": (folder / "list.pth", "holds no state_dict"),
+        "malicious": (folder / "evil.pth", "no code in it was run"),
+        "malicious zip": (folder / "evil2.pth", "no code in it was run"),
+        "no state": (folder / "list.pth", "contains no state_dict"),
         "directory": (folder / "dir", "no such checkpoint"),
     }
     torch.save({"model": build_model("vgg8", num_classes=10).state_dict()}, files["another network"][0])
@@ -191,14 +191,14 @@ def test_bad_checkpoints_exit_with_3_and_never_run(kind, capsys, cwd):
 @pytest.mark.parametrize(
     ("argv", "code", "pattern"),
     [
-        ([], 2, "say what to evaluate"),
-        (["-m", "resnet8"], 2, "say what to evaluate"),
+        ([], 2, "nothing to evaluate"),
+        (["-m", "resnet8"], 2, "nothing to evaluate"),
         (["-m", "resnet8", "-c", "x.pth", "--teacher"], 2, "add --cfg FILE"),
         (["-m", "resnet8", "-c", "gone.pth", "-d", "digits"], 3, "gone.pth: no such checkpoint"),
         (digits("vanilla"), 2, "no finished run of"),
     ],
 )
-def test_eval_says_what_is_missing(argv, code, pattern, capsys, cwd):
+def test_eval_reports_what_is_missing(argv, code, pattern, capsys, cwd):
     refused(EVAL, argv, code, pattern, capsys, cwd)
 
 

@@ -1,4 +1,4 @@
-"""Terms of a loss: value, weight, kind; and what a class that returns something else is told."""
+"""Terms of a loss: value, weight, kind; and the error for a class that returns something else."""
 
 import re
 
@@ -39,7 +39,7 @@ def losses(student, target):
 
 @DISTILLERS.register("TAUGHT")
 class Taught(Distiller):
-    """Its losses are at fault."""
+    """A class with invalid losses."""
 
     def losses(self, student, teacher, batch):
         return losses(student.logits, batch.target)
@@ -55,9 +55,9 @@ class Untaught(Method):
 '''
 FAULTS = [
     ('{"ce": ce.mean()}', "the term 'ce' is a Tensor; write label(value, weight) for a term with the labels"),
-    ('{"ce": label(ce)}', "the term 'ce' is of shape (16,); a term is a scalar, as a mean over the batch"),
-    ('{"ce": label(0.5)}', "the term 'ce' is of shape float; a term is a scalar"),
-    ("label(ce.mean())", "its losses are a Term; they must be a dict of terms by name"),
+    ('{"ce": label(ce)}', "the term 'ce' has shape (16,); a term must be a scalar, such as a mean over the batch"),
+    ('{"ce": label(0.5)}', "the term 'ce' has shape float; a term must be a scalar"),
+    ("label(ce.mean())", "its losses are a Term; they must be a dict from names to terms"),
 ]
 
 
@@ -92,7 +92,7 @@ def test_a_kind_of_teacher_that_returns_no_terms_is_named(registries):
         distiller(tiny_batch())
 
 
-def test_shares_of_several_processes_are_checked_before_they_are_weighed(monkeypatch):
+def test_terms_of_several_processes_are_checked_before_they_are_weighted(monkeypatch):
     class Mine(Distiller):
         def losses(self, student, teacher, batch):
             return {"ce": F.cross_entropy(student.logits, batch.target)}
@@ -102,7 +102,7 @@ def test_shares_of_several_processes_are_checked_before_they_are_weighed(monkeyp
         Mine(tiny_distiller("KD").student, tiny_distiller("KD").teacher)(tiny_batch())
 
 
-def test_every_term_of_ours_knows_its_kind():
+def test_every_built_in_term_has_its_kind():
     for name, cls in DISTILLERS.items():
         _, terms = tiny_distiller(name)(tiny_batch())
         kinds = {term.kind for term in terms.values()}

@@ -1,4 +1,4 @@
-"""Networks of other libraries: their stages are found, their maps read, prompted and put back, their keys kept."""
+"""Networks of other libraries: stages are found; feature maps are read, prompted and replaced; keys are kept."""
 
 import copy
 
@@ -58,7 +58,7 @@ MAKERS = [tiny_vit, tiny_cnn]
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_the_network_says_what_it_said_and_keeps_its_keys(make):
+def test_the_network_returns_the_same_logits_and_keeps_its_keys(make):
     plain = make().eval()
     model = AdaptedModel(copy.deepcopy(plain), image_size=32).eval()
     assert list(model.state_dict()) == list(plain.state_dict())
@@ -79,24 +79,24 @@ def test_an_adapted_network_obeys_the_laws_of_networks(name, size):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_map_that_is_put_in_goes_on_from_there(make):
+def test_an_edited_map_is_used_by_the_rest_of_the_network(make):
     model = AdaptedModel(make(), image_size=32).eval()
     a, b = torch.randn(2, 2, 3, 32, 32)
     with torch.no_grad():
         _, features = model(a)
         edited, _ = model.rerun(b, lambda i, x: features["feats"][i])
-        if make is tiny_cnn:  # all that a stage gives is its map, so the image no longer counts
+        if make is tiny_cnn:  # a stage only returns its map, so the image no longer matters
             assert torch.allclose(edited, model(a)[0], atol=1e-6)
             again, _ = model.rerun(b, lambda i, x: x, features["feats"][:3])
             assert torch.allclose(again, model(a)[0], atol=1e-6)
-        else:  # the class token is no part of the map
+        else:  # the class token is not part of the map
             assert not torch.allclose(edited, model(b)[0])
 
 
 @pytest.mark.parametrize(
     "layout", [Layout("NCHW", 6), Layout("NHWC", 6), Layout("NLC", 6), Layout("NLC", 6, 1), Layout("NLC", 6, 5)]
 )
-def test_layouts_are_told_apart_and_undone(layout):
+def test_layouts_are_recognised_and_inverted(layout):
     grid = torch.randn(2, 6, 4, 4)
     x = from_map(grid, torch.randn(2, 16 + layout.prefix, 6), layout)
     assert find_layout(x) == layout
@@ -167,14 +167,14 @@ def test_named_stages_and_what_cannot_be_one():
     for names, message in (
         (["layer9"], "did you mean layer"),
         (["avgpool.x"], "no module avgpool.x"),
-        (["fc"], "gives no map"),
-        (["layer1.0.relu"], "is passed more than once"),
+        (["fc"], "returns no feature map"),
+        (["layer1.0.relu"], "runs more than once"),
     ):
         with pytest.raises(ConfigError, match=message):
             AdaptedModel(tiny_cnn(), names, image_size=32)
     with pytest.raises(ConfigError, match="VisionTransformer cannot take images of 24x24"):
         AdaptedModel(tiny_vit(32), image_size=24)
-    with pytest.raises(ConfigError, match="no maps found"):
+    with pytest.raises(ConfigError, match="no feature maps found"):
         AdaptedModel(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)), image_size=8)
 
 
@@ -189,7 +189,7 @@ def test_named_stages_and_what_cannot_be_one():
         ("builtins:dict", "returned dict"),
     ],
 )
-def test_a_name_that_leads_nowhere_is_refused(name, message):
+def test_an_unknown_name_is_refused(name, message):
     with pytest.raises(ConfigError, match=message):
         build_model(name)
 
@@ -198,7 +198,7 @@ def test_a_users_own_network_by_import_path():
     model = build_model(f"{__name__}:own_network", num_classes=3, image_size=32)
     assert model.stage_names == ("0", "3")
     assert model(torch.randn(1, 3, 32, 32))[0].shape == (1, 3)
-    with pytest.raises(ConfigError, match="stages of its own"):
+    with pytest.raises(ConfigError, match="defines its own stages"):
         build_model("resnet8", stages=["layer1"])
 
 

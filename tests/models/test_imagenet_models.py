@@ -1,4 +1,4 @@
-"""Networks for large images and for CUB-200: torchvision's keys and outputs; stages that add up to the network."""
+"""Networks for large images and for CUB-200: torchvision's keys and outputs; the stages compose to the network."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_torchvisions_weights_give_torchvisions_logits(name):
 
 
 @pytest.mark.parametrize("name", ["ResNet18", "ResNet50", "MobileNetV1"])
-def test_the_activation_is_the_preactivation_behind_a_relu(name):
+def test_the_activation_is_the_preactivation_after_a_relu(name):
     model = build_model(name, "imagenet", 3).eval()
     with torch.no_grad():
         _, features = model(torch.randn(1, 3, 64, 64))
@@ -37,7 +37,7 @@ def test_the_activation_is_the_preactivation_behind_a_relu(name):
 
 
 @pytest.mark.parametrize("key", LARGE)
-def test_maps_have_the_widths_that_the_network_says_at_its_size(key):
+def test_maps_have_the_declared_widths_at_the_networks_image_size(key):
     family, name = key.split("/")
     with torch.device("meta"):
         model = build_model(name, family, 5)

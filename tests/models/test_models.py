@@ -19,7 +19,7 @@ CIFAR = sorted(KEYS)
 
 
 def golden_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that the golden outputs were computed with; each entry depends on its own name alone."""
+    """The weights behind the golden outputs; each entry depends only on its name."""
     state = {}
     for key, value in model.state_dict().items():
         a = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(tuple(value.shape))
@@ -88,7 +88,7 @@ def test_every_network_obeys_the_laws_of_networks(key):
 
 
 @pytest.mark.parametrize("name", CIFAR)
-def test_the_head_says_what_it_trains(name):
+def test_the_head_lists_its_trainable_modules(name):
     model = build_model(name, num_classes=7)
     assert model.num_classes == 7
     assert any(p.requires_grad for n in model.head_modules for p in getattr(model, n).parameters())
@@ -124,7 +124,7 @@ def test_building_prints_nothing_and_touches_no_global_setting(capfd):
     ("kwargs", "message"),
     [
         ({"name": "resnet8x5"}, "did you mean resnet8x4"),
-        ({"name": "resnet8", "family": "cifra"}, "unknown model family 'cifra'"),
+        ({"name": "resnet8", "family": "cifra"}, "unknown network family 'cifra'"),
         ({"name": "resnet8", "num_classes": 0}, "num_classes is 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""torchvision's weights: fetched on request alone, checked by the hash in their name, then loaded like any file."""
+"""torchvision's weights: downloaded only on request, verified by the hash in their name, then loaded like any file."""
 
 import hashlib
 from types import SimpleNamespace
@@ -39,7 +39,7 @@ def published(tmp_path, server, monkeypatch):
     return SimpleNamespace(file=folder / name, cached=tmp_path / "hub/checkpoints" / name, network=network)
 
 
-def test_weights_are_fetched_on_request_and_kept(published):
+def test_weights_are_downloaded_on_request_and_kept(published):
     with pytest.raises(CheckpointError, match="DATASET.DOWNLOAD True"):
         pretrained_weights("ShuffleNetV2", "imagenet", "", download=False)
     path = pretrained_weights("ShuffleNetV2", "imagenet", "", download=True)
@@ -56,7 +56,7 @@ def test_weights_are_fetched_on_request_and_kept(published):
 def test_damaged_weights_are_refused(published):
     pretrained_weights("ShuffleNetV2", "imagenet", "", download=True)
     published.cached.write_bytes(published.cached.read_bytes()[:-1] + b"x")
-    with pytest.raises(CheckpointError, match="its hash is not the one in its name"):
+    with pytest.raises(CheckpointError, match="it does not match the hash in its name"):
         pretrained_weights("ShuffleNetV2", "imagenet", "", download=True)
     published.cached.unlink()
     published.file.write_bytes(b"an error page")
@@ -65,7 +65,7 @@ def test_damaged_weights_are_refused(published):
     assert not published.cached.exists()
 
 
-def test_what_is_not_published_is_said(published):
+def test_missing_published_weights_are_reported(published):
     with pytest.raises(CheckpointError, match="has no weights 'V9'; choose from V1"):
         pretrained_weights("ShuffleNetV2", "imagenet", "V9", download=False)
     for name, family in (("MobileNetV1", "imagenet"), ("resnet8", "cifar")):

@@ -1,4 +1,4 @@
-"""Statistics for networks that were never trained."""
+"""Running statistics for untrained networks."""
 
 import torch
 
@@ -15,7 +15,7 @@ def test_the_running_statistics_are_those_of_all_batches():
     torch.testing.assert_close(network.bn1.running_var, maps.var((0, 2, 3)), rtol=1e-2, atol=0)
 
 
-def test_what_it_leaves_is_a_network_in_eval_mode_that_trains_as_before():
+def test_it_leaves_the_network_in_eval_mode_and_trainable_as_before():
     network = TinyNet()
     measure_statistics(network, [torch.randn(4, 3, 8, 8)])
     assert not any(m.training for m in network.modules())

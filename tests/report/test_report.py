@@ -1,4 +1,4 @@
-"""Reports: mean and spread from files alone, protocols that differ are flagged."""
+"""Reports: mean and spread from result files, different protocols are flagged."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_a_row_has_mean_and_sample_deviation(runs):
 def test_another_protocol_is_flagged_and_explained(runs):
     lines = markdown_table(load_results(runs)).splitlines()
     assert next(line for line in lines if line.startswith("| odd |")).endswith("| [1] |")
-    assert lines[-1] == "[1] lr 0.01 (elsewhere 0.05)"
+    assert lines[-1] == "[1] lr 0.01 (reference 0.05)"
     assert next(line for line in lines if line.startswith("| kd |")).endswith("|  |")
 
 
@@ -52,7 +52,7 @@ def test_the_tools_print_and_draw(runs, capsys, tmp_path):
     assert plot([str(runs / "dfptkd"), "-o", str(tmp_path / "c.png")]) == 0
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert plot([str(runs / "kd"), "-o", str(tmp_path / "k.png")]) == 3
-    assert "has one path alone" in capsys.readouterr().err
+    assert "has only one path" in capsys.readouterr().err
 
 
 def test_paths_of_any_name_are_drawn(runs, tmp_path):
@@ -65,7 +65,7 @@ def test_paths_of_any_name_are_drawn(runs, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", json.dumps({"protocol": {"seed": 1}, "final": {}})])
 def test_files_that_are_no_results_are_named(tmp_path, text):
-    with pytest.raises(DataError, match="no results.json below it"):
+    with pytest.raises(DataError, match="contains no results.json"):
         load_results(tmp_path)
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(DataError, match=r"results.json: not a results file"):

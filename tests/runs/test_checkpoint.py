@@ -1,4 +1,4 @@
-"""Checkpoints of other runs, other versions and other people: refused in one line, and never run."""
+"""Checkpoints of other runs, other versions and unknown origin: rejected in one line, and no code in them is run."""
 
 import json
 import os
@@ -26,7 +26,7 @@ THREE = ("SOLVER.EPOCHS", "3")
 
 
 def rewrite(folder, change):
-    """The state of a checkpoint changed, with a manifest that vouches for it, as whoever owns the disk can do."""
+    """Change the state of a checkpoint and its manifest, as anyone with write access can."""
     state = torch.load(folder / "state.pt", weights_only=True)
     change(state)
     torch.save(state, folder / "state.pt")
@@ -53,9 +53,9 @@ def stopped_checkpoint(folder):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (("DISTILLER.STUDENT", "vgg8"), r"another config: DISTILLER.STUDENT was 'resnet32', is 'vgg8'"),
-        (("DATASET.TYPE", "digits"), r"another config: DATASET.TYPE was 'cifar100', is 'digits'"),
-        (("KD.TEMPERATURE", "2"), r"another config: KD.TEMPERATURE was 4.0, is 2.0"),
+        (("DISTILLER.STUDENT", "vgg8"), r"different config: DISTILLER.STUDENT was 'resnet32', is now 'vgg8'"),
+        (("DATASET.TYPE", "digits"), r"different config: DATASET.TYPE was 'cifar100', is now 'digits'"),
+        (("KD.TEMPERATURE", "2"), r"different config: KD.TEMPERATURE was 4.0, is now 2.0"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_by_its_header(words, match, tmp_path):
@@ -63,9 +63,9 @@ def test_a_checkpoint_of_another_run_is_refused_by_its_header(words, match, tmp_
     resume_refused(tmp_path, match, *words)
 
 
-def test_a_data_set_that_changed_is_refused(tmp_path):
+def test_a_dataset_that_changed_is_refused(tmp_path):
     stopped_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match=r"had 48 images then, has 52 now"):
+    with pytest.raises(CheckpointError, match=r"had 48 images, it now has 52"):
         run_of("KD", tmp_path, *THREE, make_data=lambda cfg: tiny_data(train=52)).fit(resume=True)
 
 
@@ -99,7 +99,7 @@ def test_the_first_format_stays_readable():
 
 
 def test_a_run_of_the_first_format_is_continued(tmp_path):
-    """One that was interrupted within its second epoch, and had been written when the format was new."""
+    """A run that was interrupted within its second epoch, written with the first version of the format."""
     run = stopped_checkpoint(tmp_path).parent
     shutil.rmtree(run / "epoch-00001")
     shutil.copytree(FORMAT_1, run / "epoch-00001-step-0000002")
@@ -111,7 +111,11 @@ def test_a_run_of_the_first_format_is_continued(tmp_path):
 
 @pytest.mark.parametrize(
     ("then", "refused"),
-    [({}, ""), ({"TEACHER_TABLE": "cache"}, "DISTILLER.LOGITS_CACHE was 'cache', is ''"), ({"TEACHER_AHEAD": 4}, "")],
+    [
+        ({}, ""),
+        ({"TEACHER_TABLE": "cache"}, "DISTILLER.LOGITS_CACHE was 'cache', is now ''"),
+        ({"TEACHER_AHEAD": 4}, ""),
+    ],
 )
 def test_keys_that_a_run_had_in_an_earlier_version_count_where_they_live_on(then, refused, tmp_path):
     folder = stopped_checkpoint(tmp_path)
@@ -138,7 +142,7 @@ class Calls:
 
 
 def hostile(mark):
-    """Payloads that make a folder where they are run."""
+    """Payloads that create a folder if they are run."""
     nested = {"model": {"fc.weight": torch.zeros(2), "extra": [({"deep": Calls(os.mkdir, mark)},)]}}
     return {
         "os.mkdir": Calls(os.mkdir, mark),
@@ -161,7 +165,7 @@ def test_a_hostile_pickle_is_never_run_in_any_protocol(kind, protocol, tmp_path)
         for name in ("storages", "tensors", "pickle", "sys_info"):
             tar.add(tmp_path / "pickle", arcname=name)
     for name in ("plain", "zip", "old", "tar"):
-        with pytest.raises(CheckpointError, match="nothing in it was run"):
+        with pytest.raises(CheckpointError, match="no code in it was run"):
             load_weights(tmp_path / f"{name}.pth")
     assert not mark.exists()
 
@@ -171,8 +175,8 @@ def test_a_hostile_state_behind_a_manifest_that_vouches_for_it_is_never_run(tmp_
     mark = tmp_path / "MARK"
     torch.save(hostile(str(mark))["nested"], folder / "state.pt")
     vouch(folder)
-    resume_refused(tmp_path, "holds no intact checkpoint")
-    assert "nothing in it was run" in capsys.readouterr().err
+    resume_refused(tmp_path, "contains no intact checkpoint")
+    assert "no code in it was run" in capsys.readouterr().err
     assert not mark.exists()
 
 
@@ -199,7 +203,7 @@ def test_a_bomb_is_refused_before_it_unpacks(kind, tmp_path, monkeypatch):
         rezipped(path, zipfile.ZIP_STORED, copies=20)
     else:
         monkeypatch.setattr("mdistiller_dfpt.runs.weights.MAX_PICKLE_BYTES", 10)
-    with pytest.raises(CheckpointError, match="no checkpoint is like that; refused"):
+    with pytest.raises(CheckpointError, match="not a valid checkpoint; rejected"):
         load_pickled_tensors(path)
 
 

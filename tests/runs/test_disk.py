@@ -1,4 +1,4 @@
-"""A disk that is full, out of inodes, read-only or odd: one line, and the checkpoint before stays good."""
+"""A disk that is full, out of inodes or read-only: a one-line error, and the previous checkpoint stays intact."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ WORDS = ("LOG.SAVE_EVERY", "2 steps")
 
 
 def fail_from_write(number, folder, code):
-    """From the given one on, every open for writing, rename and removal below `folder` fails as a full disk does."""
+    """From the given operation on, every open for writing, rename and removal in `folder` fails as on a full disk."""
     count = []
 
     def fail(event, args):
@@ -66,7 +66,7 @@ def test_a_file_system_that_takes_no_files_is_refused_before_any_work(place):
         check_writable(tiny_cfg("LOG.PREFIX", f"{place}/out"))
 
 
-def test_a_data_set_is_only_read(tmp_path):
+def test_a_dataset_is_only_read(tmp_path):
     words = [*write_data_set("folder", tmp_path / "data"), "DATASET.SIZE", "8", "MODEL.FAMILY", "cifar",
              "SOLVER.BATCH_SIZE", "4", "DATASET.NUM_WORKERS", "0"]  # fmt: skip
 

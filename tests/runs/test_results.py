@@ -1,4 +1,4 @@
-"""What results.json says of a run beside its numbers: the commit of the code."""
+"""What results.json records besides the metrics: the commit of the code."""
 
 import subprocess
 from pathlib import Path
@@ -13,7 +13,7 @@ INIT = "mdistiller_dfpt/__init__.py"
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A git repository with one commit, of a file that is nobody's package; and the command `git` in it."""
+    """A git repository with one commit of an unrelated file, and a function that runs `git` in it."""
     for key in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(key, raising=False)
 
@@ -43,7 +43,7 @@ def test_a_checkout_has_its_commit_and_says_where_files_differ(repository):
     head = git("rev-parse", "--short=12", "HEAD")
     assert commit(folder) == head
     (folder / "theirs.py").write_text("changed\n")
-    assert commit(folder) == head, "a file that is not the package's changes no run"
+    assert commit(folder) == head, "a file outside the package affects no run"
     (folder / INIT).write_text("changed\n")
     assert commit(folder) == f"{head}+"
 
@@ -59,7 +59,7 @@ def test_a_package_inside_somebody_elses_repository_has_no_commit(place, added, 
 
 
 def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
-    assert commit() == commit(ROOT), "the package is asked of where it lies"
+    assert commit() == commit(ROOT), "the commit is that of the package's own location"
     assert commit(package_in(tmp_path / "alone")) == ""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert commit(ROOT) == ""
@@ -75,5 +75,5 @@ def test_last_best_and_mean_are_each_of_its_own_metric():
     assert summary["top1"] == {"last": 20.0, "best": 40.0, "best_epoch": 3, "mean_last_5": 28.0, "averaged": 5}
     assert (summary["top5"]["best"], summary["top5"]["best_epoch"]) == (90.0, 1)
     assert summarise(epochs[:2])["top1"]["averaged"] == 1
-    assert best_epoch(epochs)["epoch"] == 3, "the earliest of equals"
+    assert best_epoch(epochs)["epoch"] == 3, "the earliest if tied"
     assert best_epoch([{"epoch": 1}]) is None

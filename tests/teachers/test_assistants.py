@@ -1,4 +1,4 @@
-"""A chain of assistants: which network each path is, and which one a method matches."""
+"""A chain of assistants: which network is behind each path, and which one a method matches."""
 
 import torch
 

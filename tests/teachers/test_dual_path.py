@@ -29,14 +29,14 @@ def tiny_dual(**changes) -> DualPath:
 
 
 def logits(dual, image=BATCH.image):
-    """Those of the original path and of the prompt path."""
+    """The logits of the original path and of the prompt path."""
     paths = dual(Batch(image, BATCH.target, BATCH.index))
     return paths["teacher"].logits, paths["prompt"].logits
 
 
 @pytest.mark.parametrize("finetune", [False, True])
 @pytest.mark.parametrize("stages", [(1,), (2,), (1, 2)])
-def test_with_running_statistics_and_teacher_start_both_paths_are_one_function(stages, finetune):
+def test_with_running_statistics_and_teacher_init_both_paths_are_the_same_function(stages, finetune):
     dual = tiny_dual(stages=stages, finetune_backbone=finetune, bn="running", init="teacher").train()
     original, prompt = logits(dual)
     assert torch.equal(original, prompt)
@@ -94,7 +94,7 @@ def test_plus_trains_its_own_copy_of_all_stages():
     assert len(slow) == len(list(dual.own.parameters())) - 2
 
 
-def test_batch_statistics_are_used_behind_the_first_prompt_alone():
+def test_batch_statistics_are_used_only_after_the_first_prompt():
     dual = tiny_dual(stages=(1,), bn="batch").train()
     before = snapshot(dual.own)
     logits(dual)
@@ -109,7 +109,7 @@ def test_running_statistics_stay_the_teachers():
     assert changed(before, dual.own.state_dict()) == []
 
 
-def test_evaluation_is_deterministic_and_moves_nothing():
+def test_evaluation_is_deterministic_and_changes_nothing():
     dual = tiny_dual(bn="batch", init="random").eval()
     before = snapshot(dual)
     first, second = logits(dual)[1], logits(dual)[1]
@@ -126,7 +126,7 @@ def test_stages_that_do_not_exist_are_refused(stages):
 
 @pytest.mark.parametrize("name", CIFAR)
 def test_every_network_can_be_prompted_after_any_subset_of_its_stages(name):
-    """The two paths agree at the start, and a gradient reaches each prompt and no weight of the teacher."""
+    """The two paths agree at initialisation, and a gradient reaches every prompt and no weight of the teacher."""
     teacher = build_model(name, num_classes=5).eval()
     count = len(teacher.stage_channels) - 1
     image = torch.randn(2, 3, 16, 16)
@@ -142,7 +142,7 @@ def test_every_network_can_be_prompted_after_any_subset_of_its_stages(name):
 
 @pytest.mark.parametrize("stages", [(1, 2, 3), (3,)])
 def test_frozen_stages_before_the_first_prompt_are_computed_once(stages):
-    """Counted work, in MACs an image: the original path once, the prompt path only behind its first prompt."""
+    """MACs per image: the original path once, the prompt path only after its first prompt."""
     teacher = build_model("resnet8", num_classes=10).eval()
     dual = dual_path(teacher, stages=stages)
     image = torch.zeros(1, 3, 32, 32)
@@ -159,8 +159,8 @@ def test_frozen_stages_before_the_first_prompt_are_computed_once(stages):
     assert sum(macs.values()) == total(alone, teacher) + behind + blocks
 
 
-def test_the_prompt_path_runs_when_it_is_asked_for_and_once():
-    """A method over the original path alone does not pay for it, but for its own terms."""
+def test_the_prompt_path_runs_only_when_used_and_once():
+    """A method on the original path does not run it, except for the teacher's own terms."""
     dual, calls = tiny_dual().train(), []
     dual.own.fc.register_forward_hook(lambda *a: calls.append(1))
     paths = dual(BATCH)
@@ -195,7 +195,7 @@ def test_a_coupled_logit_loss_couples_the_samples(monkeypatch):
 
 
 def test_stages_before_the_first_prompt_have_the_original_paths_preactivations():
-    """Methods over preactivations see the same of both paths where both are the same stages."""
+    """Methods on preactivations see the same values on both paths where the paths share stages."""
     teacher = tiny_teacher(DualPath, stages=[2]).train()
     paths = teacher(tiny_batch())
     for key in ("feats", "preact_feats"):

@@ -1,4 +1,4 @@
-"""Several teachers as one: the mean, the weights of CA-MKD, and what the gradient of KD with them is."""
+"""Ensembles of teachers: the mean, the weights of CA-MKD, and the gradient of KD with them."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_confidence_weights_are_those_of_the_paper():
     torch.testing.assert_close(found.sum(0), torch.ones(8).double())
 
 
-def test_the_surer_of_the_label_a_teacher_is_the_more_it_weighs_and_one_alone_weighs_one():
+def test_a_more_confident_teacher_has_more_weight_and_a_single_one_has_weight_one():
     target = torch.tensor([1])
     logits = torch.tensor([[[0.0, 3.0, 0.0]], [[0.0, 1.0, 0.0]], [[5.0, 0.0, 0.0]]])
     sure, unsure, wrong = confidence_weights(logits, target)[:, 0]
@@ -47,7 +47,7 @@ def test_the_surer_of_the_label_a_teacher_is_the_more_it_weighs_and_one_alone_we
     assert confidence_weights(logits[:1], target).tolist() == [[1.0]]
 
 
-def test_weights_are_finite_where_a_teacher_is_surely_wrong():
+def test_weights_are_finite_if_a_teacher_is_confidently_wrong():
     logits = torch.tensor([[[1e4, 0.0]], [[0.0, 1e4]]])
     weights = confidence_weights(logits, torch.tensor([0]))
     assert weights.tolist() == [[1.0], [0.0]]
@@ -74,7 +74,7 @@ def test_the_gradient_of_kd_with_mixed_logits_is_the_weighted_sum_of_gradients()
 
 
 @pytest.mark.parametrize("weights", ["mean", "confidence"])
-def test_the_path_teacher_is_all_members_and_each_has_a_path_of_its_own(weights):
+def test_the_path_teacher_is_the_ensemble_and_each_member_has_a_path(weights):
     teacher, batch = tiny_ensemble(weights=weights), tiny_batch()
     paths = teacher(batch)
     assert list(teacher.path_names()) == ["teacher", "teacher1", "teacher2", "teacher3"]
@@ -87,7 +87,7 @@ def test_the_path_teacher_is_all_members_and_each_has_a_path_of_its_own(weights)
     torch.testing.assert_close((paths["teacher"].logits / 4).softmax(1), expected)
 
 
-def test_an_ensemble_of_one_is_that_one():
+def test_an_ensemble_of_one_equals_its_member():
     for weights in ("mean", "confidence"):
         teacher, batch = tiny_ensemble(0, weights), tiny_batch()
         found, alone = (teacher(batch)[path].logits for path in ("teacher", "teacher1"))

@@ -1,4 +1,4 @@
-"""The cache of a teacher's logits: the same training as with the teacher, and never a wrong number."""
+"""The logits cache: training is the same as with the teacher, and no logit is ever wrong."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ TAUGHT = sorted(n for n, m in DISTILLERS.items() if m.needs_teacher)
 SERVED = [
     n for n in TAUGHT
     if not DISTILLERS[n].needs_teacher_maps and not DISTILLERS[n].needs_strong_view
-    and DISTILLERS[n].teacher_kind != "assistants"  # whose last one teaches in the teacher's place
+    and DISTILLERS[n].teacher_kind != "assistants"  # the last assistant is matched in place of the teacher
 ]  # fmt: skip
 
 
@@ -104,13 +104,13 @@ def test_filling_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [n for n in TAUGHT if n not in SERVED])
 def test_methods_that_take_more_than_logits_are_refused(name, tmp_path):
-    with pytest.raises(ConfigError, match=rf"{name} takes more of the teacher than one network's logits"):
+    with pytest.raises(ConfigError, match=rf"{name} uses more of the teacher than the logits of one network"):
         run(name, tmp_path)
 
 
 def test_several_teachers_are_refused(tmp_path):
     words = ("DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS", "[resnet20]")
-    with pytest.raises(ConfigError, match=r"KD takes more of the teacher than one network's logits"):
+    with pytest.raises(ConfigError, match=r"KD uses more of the teacher than the logits of one network"):
         run("KD", tmp_path, *words)
 
 
@@ -136,7 +136,7 @@ def filled(folder):
 
 
 @pytest.mark.parametrize("fault", ["flipped", "zeroed", "cut off"])
-def test_a_damaged_row_is_computed_anew(fault, tmp_path):
+def test_a_damaged_row_is_recomputed(fault, tmp_path):
     cache, batch, logits = filled(tmp_path)
     row = cache.rows[2, 2]
     if fault == "flipped":
@@ -179,6 +179,6 @@ def test_a_cache_that_cannot_be_kept_is_refused_before_training(tmp_path, monkey
         LogitsCache(tmp_path, "k", 50_000, 100, 98)
 
 
-def test_results_say_that_the_logits_were_cached(tmp_path):
+def test_results_record_that_the_logits_were_cached(tmp_path):
     assert run("KD", tmp_path).fit()["protocol"]["teacher_logits"] == "cached in float16"
     assert "teacher_logits" not in run("KD", tmp_path, cache="").fit()["protocol"]

@@ -1,4 +1,4 @@
-"""Prompt and fusion blocks: shapes, what passes untouched, the identity start."""
+"""Prompt and fusion blocks: shapes, unchanged channels, identity initialisation."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_a_zeroed_block_returns_zero_and_still_learns(name):
     assert block.up.weight.grad.abs().sum() > 0
 
 
-def test_partial_conv_touches_the_first_channels_alone():
+def test_partial_conv_changes_only_the_first_channels():
     conv = PartialConv(8, kernel=3, ratio=0.25)
     x = torch.randn(2, 8, 5, 5)
     out = conv(x)
@@ -34,7 +34,7 @@ def test_partial_conv_touches_the_first_channels_alone():
     assert not torch.allclose(out[:, :2], x[:, :2])
 
 
-def test_the_whole_ratio_is_a_plain_convolution():
+def test_ratio_one_is_a_plain_convolution():
     conv = PartialConv(4, kernel=3, ratio=1.0)
     x = torch.randn(1, 4, 5, 5)
     assert torch.equal(conv(x), conv.conv(x))

@@ -1,4 +1,4 @@
-"""The laws of all kinds of teacher; registering one enrols it here."""
+"""The laws of all kinds of teacher; every registered kind is tested here."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_its_node_is_its_name_and_its_keys_its_keywords(kind):
         tiny_teacher(TEACHERS[kind], no_such_key=1)
 
 
-def test_the_maps_of_logits_from_a_cache_are_asked_for_in_vain():
+def test_feature_maps_of_cached_logits_are_refused():
     teacher = tiny_teacher(Frozen)
     teacher.cache = type("Cache", (), {"logits": lambda self, batch, compute: compute(batch.image)})()
     output = teacher(tiny_batch())["teacher"]

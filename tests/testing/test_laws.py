@@ -1,4 +1,4 @@
-"""The test kit itself: each law is broken by a class that is at fault in that alone, and says so."""
+"""The test kit itself: each law is broken by a class that violates only that law, and reports it."""
 
 import copy
 
@@ -31,7 +31,7 @@ IMAGE_SHAPE = (3, 8, 8)
 
 
 class Good(Distiller):
-    """Obeys all laws; those below differ in one thing."""
+    """Obeys all laws; each class below violates one."""
 
     config = CN({"WEIGHT": 1.0})
 
@@ -52,7 +52,7 @@ class MovesTheTeacher(Good):
 
 class LeavesTheTeacherInTrainingMode(Good):
     def before_step(self):
-        self.teacher.network.training = True  # and not its BatchNorm, whose statistics would give it away
+        self.teacher.network.training = True  # but not its BatchNorm, whose statistics would reveal it
 
 
 class RunsTheStudentWhenBuilt(Good):
@@ -183,7 +183,7 @@ BROKEN_DISTILLERS = [
 
 
 class Learning(Frozen):
-    """A teacher with a second path, a linear layer that it trains; those below differ in one thing."""
+    """A teacher with a second path, a trained linear layer; each class below violates one law."""
 
     def __init__(self, network):
         super().__init__(network)
@@ -335,11 +335,15 @@ class HasAnIdleLayer(TinyNet):
 
 BROKEN_NETWORKS = [
     (HasNoHeadMap, "it_returns_logits_and_features", "the features lack ['head_map']"),
-    (SaysItsWidthsWrong, "it_returns_logits_and_features", "stage_channels says (4, 4, 4)"),
-    (ScalesItsLogitsAfterwards, "running_the_stages_again_gives_the_same", "rerun from stage 0 on gives other logits"),
-    (RunsItsStagesTwice, "an_edit_of_every_map_reaches_the_logits", "an edit of stage 1 does not reach the logits"),
-    (CountsPasses, "in_eval_mode_nothing_changes", "a pass in eval mode changed ['passes']"),
-    (ClassifiesElsewhere, "the_classifier_has_the_classes", "classifier_layer has 8 outputs, not 7"),
+    (SaysItsWidthsWrong, "it_returns_logits_and_features", "stage_channels is (4, 4, 4)"),
+    (
+        ScalesItsLogitsAfterwards,
+        "running_the_stages_again_gives_the_same",
+        "rerun from stage 0 on returns different logits",
+    ),
+    (RunsItsStagesTwice, "an_edit_of_every_map_reaches_the_logits", "an edit of stage 1 does not affect the logits"),
+    (CountsPasses, "in_eval_mode_nothing_changes", "a forward pass in eval mode changed ['passes']"),
+    (ClassifiesElsewhere, "the_classifier_has_the_classes", "classifier_layer has 8 outputs instead of 7"),
     (HasAnIdleLayer, "every_parameter_learns", "the logits do not depend on ['idle.weight', 'idle.bias']"),
 ]
 
@@ -356,7 +360,7 @@ def lines_of(check, *arguments):
 
 
 def law_of(line):
-    """The name of the law that a line of a report says is broken."""
+    """The name of the broken law in a line of a report."""
     return line.split(": ")[1].replace(" ", "_")
 
 
@@ -393,15 +397,15 @@ def test_every_law_has_a_class_that_breaks_it():
         assert {law.__name__ for law in laws} == {law for _, law, _ in broken}
 
 
-def test_those_that_are_not_at_fault_pass():
+def test_correct_classes_pass():
     check_distiller(Good)
     check_teacher(Learning)
     check_network(network_of(TinyNet), IMAGE_SHAPE)
 
 
-def test_all_that_is_broken_is_said_at_once():
+def test_all_broken_laws_are_reported_together():
     class Both(MatchesTheBatchesMean, CountsCalls):
-        """At fault twice."""
+        """Violates two laws."""
 
     lines = lines_of(check_distiller, Both)
     laws = [law_of(line) for line in lines]
@@ -423,7 +427,7 @@ def test_a_class_need_not_be_registered():
     assert "Good" not in {cls.__name__ for cls in (*DISTILLERS.values(), *TEACHERS.values())}
 
 
-def test_tiny_things_are_the_same_each_time():
+def test_tiny_networks_and_data_are_deterministic():
     for a, b in zip(tiny_networks(), tiny_networks(), strict=True):
         assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
     assert torch.equal(tiny_batch(seed=3).image, tiny_batch(seed=3).image)

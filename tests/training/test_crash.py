@@ -1,4 +1,4 @@
-"""Killed anywhere, a run that is resumed ends as if nothing had happened, to the last bit."""
+"""A run that is killed at any point and resumed ends bit-identical to an uninterrupted one."""
 
 import json
 import os
@@ -126,7 +126,7 @@ def test_killed_in_the_middle_of_writing_a_checkpoint(part, tmp_path):
 
 
 def damage_newest(folder, kind):
-    """The newest checkpoint as a bad disk leaves it, unless it is the only one."""
+    """Damage the newest checkpoint as a faulty disk might, unless it is the only one."""
     saved = sorted(folder.glob("**/checkpoints/epoch-*"))
     state = saved[-1] / "state.pt" if len(saved) > 1 else folder
     if not state.is_file():
@@ -248,7 +248,7 @@ def test_a_signal_at_any_moment_stops_at_the_next_step_or_epoch(moment, tmp_path
         return None
 
     message = where and ["Stopped", f"stopped by SIGTERM {where}; continue with --resume"]
-    assert forked(stopped) == (0, message), "a run that is through with its last epoch finishes"
+    assert forked(stopped) == (0, message), "a run that has completed its last epoch finishes"
     assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())
 
 
@@ -263,7 +263,7 @@ def test_a_run_of_one_step_an_epoch_is_stopped_too(tmp_path):
     assert forked(stopped) == (0, "stopped by SIGTERM after epoch 1; continue with --resume")
 
 
-def test_a_second_signal_is_obeyed_at_once(tmp_path):
+def test_a_second_signal_ends_the_run_immediately(tmp_path):
     def twice(count):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)

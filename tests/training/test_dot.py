@@ -42,7 +42,7 @@ def test_the_two_momenta_by_definition():
     torch.testing.assert_close(ours, w)
 
 
-def test_terms_are_told_by_their_kind_and_not_by_their_name():
+def test_terms_are_split_by_kind_and_not_by_name():
     """Two steps of constant gradients: 1 of the labels at momentum 0.25, 8 of all others at momentum 0.75."""
     w = torch.nn.Parameter(torch.zeros(()))
     optimizer = TwoMomentaSGD([w], lr=1.0, momentum=0.5, delta=0.25, weight_decay=0.0)
@@ -60,7 +60,7 @@ def test_with_delta_zero_a_run_equals_the_base_trainers(method, tmp_path, capsys
         words = ["DISTILLER.TYPE", method, "LOG.PREFIX", str(tmp_path / trainer), "SOLVER.TRAINER", trainer]
         words += ["SOLVER.DOT.DELTA", "0.0"]
         if method == "DFPTKD":
-            words += ["DFPTKD.PROMPT.CLIP_NORM", "0"]  # the norm of each part is bounded apart
+            words += ["DFPTKD.PROMPT.CLIP_NORM", "0"]  # the norm of each part is clipped separately
         distiller = tiny_distiller(method, *words)
         Trainer(tiny_cfg(*words), distiller, tiny_data(), "tiny").fit()
         return distiller.student.state_dict()

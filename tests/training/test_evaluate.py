@@ -1,4 +1,4 @@
-"""Evaluation: every sample once, top-k as defined, KL between the paths."""
+"""Evaluation: every sample is counted once, top-k as defined, KL between the paths."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is not finite is never applied, whether the loop waits for the device's verdict or the optimiser reads it."""
+"""Values that are not finite are never applied, whether the loop synchronises or the optimiser reads the flag."""
 
 import copy
 
@@ -24,7 +24,7 @@ OTHERS = {
 
 
 def obeys(optimizer, weight):
-    """Whether a step applies a finite gradient and no other, by what `found_inf` says."""
+    """Whether a step applies a finite gradient and skips others, according to `found_inf`."""
     changed = []
     for found in (0.0, 1.0):
         before = weight.detach().clone()
@@ -32,21 +32,21 @@ def obeys(optimizer, weight):
         vars(optimizer).update(grad_scale=None, found_inf=torch.tensor(found))
         try:
             optimizer.step()
-        except AssertionError:  # some of PyTorch's refuse to be told
+        except AssertionError:  # some of PyTorch's optimisers reject the flag
             return False
         changed.append(not torch.equal(weight, before))
     return changed == [True, False]
 
 
 @pytest.mark.parametrize("kind", [*READING, *OTHERS])
-def test_an_optimiser_is_trusted_with_the_verdict_exactly_where_it_obeys_one(kind):
+def test_an_optimiser_is_said_to_read_the_flag_exactly_if_it_skips_the_update(kind):
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = {**READING, **OTHERS}[kind]([weight])
     assert reads_verdict(optimizer) == obeys(optimizer, weight) == (kind in READING)
 
 
 def without_waiting(trainer):
-    """The trainer as it runs on a GPU: the verdict stays on the device."""
+    """The trainer as it runs on a GPU: the flag stays on the device."""
     trainer.training.guard.waits = False
     return trainer
 
@@ -55,7 +55,7 @@ EVERY_STEP = ("LOG.SAVE_EVERY", "1 step")
 
 
 @pytest.mark.parametrize("solver", ["base", "dot"])
-def test_a_finite_run_is_the_same_where_nobody_waits_for_the_verdict(solver, tmp_path):
+def test_a_finite_run_is_the_same_without_synchronisation(solver, tmp_path):
     words = ("SOLVER.TRAINER", solver)
     expected = outcome(run_of("KD", tmp_path / "waiting", *words))
     assert outcome(without_waiting(run_of("KD", tmp_path, *words))) == expected
@@ -63,7 +63,7 @@ def test_a_finite_run_is_the_same_where_nobody_waits_for_the_verdict(solver, tmp
 
 @pytest.mark.parametrize("solver", ["base", "dot"])
 @pytest.mark.parametrize("saving", [(), EVERY_STEP], ids=["at the end of the epoch", "at the next checkpoint"])
-def test_where_nobody_waits_no_update_follows_a_poisoned_step(saving, solver, tmp_path):
+def test_without_synchronisation_no_update_follows_a_poisoned_step(saving, solver, tmp_path):
     words = ("SOLVER.TRAINER", solver, *saving)
     expected = outcome(run_of("KD", tmp_path / "whole", *words))
     run = without_waiting(run_of("KD", tmp_path, *words))

@@ -14,7 +14,7 @@ def test_step_schedule_is_the_literatures():
         assert build_schedule(cfg)(progress) == pytest.approx(rate)
 
 
-def test_cosine_falls_from_the_whole_rate_to_zero():
+def test_cosine_falls_from_the_full_rate_to_zero():
     cfg = tiny_cfg("SOLVER.SCHEDULE", "cosine", "SOLVER.EPOCHS", "10", "SOLVER.LR", "0.1")
     rates = [build_schedule(cfg)(e / 10) for e in range(101)]
     assert rates[0] == pytest.approx(0.1)

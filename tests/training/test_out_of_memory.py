@@ -1,4 +1,4 @@
-"""Exhausted memory: a line with the keys to turn, and the last checkpoint stays."""
+"""Out of memory: a one-line error with the keys to lower, and the last checkpoint is kept."""
 
 import resource
 
@@ -27,7 +27,7 @@ def test_every_kind_of_exhausted_memory_names_the_keys_that_need_less(error):
         raise error
 
 
-def test_other_errors_pass_as_they_are():
+def test_other_errors_pass_unchanged():
     with pytest.raises(RuntimeError, match="shapes") as info, memory_explained(tiny_cfg()):
         raise RuntimeError("shapes differ")
     assert not isinstance(info.value, OutOfMemory)

@@ -1,4 +1,4 @@
-"""Several processes of one run: they compute what one would, for every method; only the first writes."""
+"""Several processes of a run compute the same as a single one, for every method; only the first writes."""
 
 import contextlib
 import signal
@@ -31,7 +31,7 @@ RUNS = {
     "KD with two momenta": ("KD", TWO_MOMENTA),
     "SP by both paths of a prompted teacher": ("SP", PROMPTED),
     "DKD by an ensemble": ("DKD", ENSEMBLE),
-    # Batches that fall into the same micro-batches for any number of processes: BatchNorm sees one at a time
+    # Batches that split into the same micro-batches for any number of processes: BatchNorm sees one at a time
     "KD in micro-batches": ("KD", ("SOLVER.ACCUMULATE", "2"), 48),
     "SP in micro-batches": ("SP", ("SOLVER.ACCUMULATE", "2"), 48),
 }
@@ -58,7 +58,7 @@ def state_of(trainer):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """{run: what two processes made of it}."""
+    """{run: the result of two processes}."""
     folder = tmp_path_factory.mktemp("group")
     return in_processes(lambda number: {run: one_epoch(*arguments) for run, arguments in RUNS.items()}, folder)
 
@@ -99,7 +99,7 @@ def test_gathering_keeps_the_order_and_sums_the_gradients(tmp_path):
         assert (total, first) == (3.0, 0)
 
 
-def test_alone_nothing_is_exchanged():
+def test_a_single_process_exchanges_nothing():
     x = torch.ones(3)
     assert (world_size(), rank()) == (1, 0)
     assert all_gather(x) is x
@@ -131,7 +131,7 @@ def test_only_the_first_process_writes_and_all_resume(tmp_path):
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3)])
 def test_a_run_continues_on_another_number_of_processes(before, after, tmp_path):
-    """The same batches from there on; not the same bits, as sums are taken in another order."""
+    """The same batches from there on; not bit-identical, as sums are taken in a different order."""
 
     def run(folder, resume, stop_behind=0):
         cfg = cfg_of("KD", "LOG.PREFIX", str(folder), "SOLVER.EPOCHS", "3")
@@ -161,7 +161,7 @@ def test_a_run_continues_on_another_number_of_processes(before, after, tmp_path)
             assert accuracy == pytest.approx(other_accuracy, abs=100 / 20 + 1e-3)
 
 
-def test_a_signal_that_comes_while_processes_agree_is_met_the_next_time(monkeypatch):
+def test_a_signal_that_arrives_during_the_exchange_is_handled_the_next_time(monkeypatch):
     requests = Requests()
 
     def interrupted(asked):
@@ -170,7 +170,7 @@ def test_a_signal_that_comes_while_processes_agree_is_met_the_next_time(monkeypa
 
     monkeypatch.setattr("mdistiller_dfpt.training.signals.world_size", lambda: 2)
     monkeypatch.setattr("mdistiller_dfpt.training.signals.all_reduce", interrupted)
-    assert requests.poll(7) == (0, False), "between two agreements nothing is asked"
+    assert requests.poll(7) == (0, False), "between two exchanges nothing is communicated"
     assert requests.poll(8) == (0, False)
     assert requests.poll(16) == (signal.SIGTERM, True)
 
@@ -200,7 +200,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(name):
         data = tiny_data(train=45, batch=16)
         data.train.scale, data.train.shift = data.train.scale.double(), data.train.shift.double()
         trainer = Trainer(cfg, distiller, data)
-        for module in distiller.modules():  # BatchNorm alone couples the samples of a part
+        for module in distiller.modules():  # only BatchNorm couples the samples of a micro-batch
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.eval()
                 module.train = lambda mode=True: None

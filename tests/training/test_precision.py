@@ -1,4 +1,4 @@
-"""SOLVER.AMP fastest: each network in what it is faster in, chosen once, said, and kept with the run."""
+"""SOLVER.AMP fastest: each network runs in its faster precision, chosen once, printed, and kept with the run."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from mdistiller_dfpt.training.precision import measured_precision
 from ..test_house import ROOT
 
 CHOICES = [
-    # SOLVER.AMP, SOLVER.AMP_STUDENT, what teacher and student are faster in, what becomes of the two keys
+    # SOLVER.AMP, SOLVER.AMP_STUDENT, the faster precision of teacher and student, the resulting values of the two keys
     ("fastest", "", "bf16", "none", ("bf16", "none")),
     ("fastest", "", "none", "bf16", ("none", "bf16")),
     ("fastest", "", "bf16", "bf16", ("bf16", "")),
@@ -29,7 +29,7 @@ CHOICES = [
 
 @pytest.fixture
 def faster_in(monkeypatch):
-    """Says what each network, told by whether it learns, takes less time in."""
+    """Sets the faster precision of each network, identified by whether it is trained."""
     monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
     monkeypatch.setattr(precision, "_found", {})
 
@@ -48,14 +48,14 @@ def faster_in(monkeypatch):
 
 
 @pytest.mark.parametrize(("networks", "of_student", "teacher", "student", "expected"), CHOICES)
-def test_each_network_gets_what_it_is_faster_in(networks, of_student, teacher, student, expected, faster_in, capsys):
+def test_each_network_gets_its_faster_precision(networks, of_student, teacher, student, expected, faster_in, capsys):
     asked = faster_in(teacher, student)
     cfg = tiny_cfg("SOLVER.AMP", networks, "SOLVER.AMP_STUDENT", of_student)
     chosen = measured_precision(cfg, *tiny_networks(), tiny_data()).SOLVER
     pair = (chosen.AMP, chosen.AMP_STUDENT)
     assert pair == expected
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(set(asked)), "a line for each network that was measured"
+    assert len(lines) == len(set(asked)), "one line per benchmarked network"
     assert all("a batch of 16 here: float32 " in line for line in lines)
 
 
@@ -75,7 +75,7 @@ def test_without_a_teacher_the_student_decides(faster_in):
     assert (chosen.AMP, chosen.AMP_STUDENT) == ("bf16", "")
 
 
-def test_a_cpu_without_bfloat16_is_not_asked(monkeypatch, capsys):
+def test_a_cpu_without_bfloat16_is_not_benchmarked(monkeypatch, capsys):
     monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
     monkeypatch.setattr(precision, "_seconds", None)
     chosen = measured_precision(tiny_cfg("SOLVER.AMP", "fastest"), *tiny_networks(), tiny_data()).SOLVER
@@ -112,4 +112,4 @@ def test_a_resumed_run_and_an_evaluation_keep_what_was_chosen(faster_in, tmp_pat
     assert asked == []
     (tmp_path / "digits/vanilla/res8/seed1/config.yaml").write_text("SOLVER: [", encoding="utf-8")
     evaluate_checkpoint(digits(2), "student", found)
-    assert asked, "a run's file that cannot be read says nothing"
+    assert asked, "an unreadable file of a run is ignored"

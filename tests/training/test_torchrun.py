@@ -1,4 +1,4 @@
-"""The command of several GPUs, on the CPU: torchrun tools/train.py."""
+"""The multi-GPU command, on the CPU: torchrun tools/train.py."""
 
 import json
 import os
@@ -69,8 +69,8 @@ def test_two_processes_train_one_run(tmp_path):
 FAULTS = {
     "raises": ("1", "rank 1: error: broken.png: cannot be read as an image"),
     "is killed": ("1", r"rank +: 1 \(local_rank: 1\)\s+exitcode +: -9"),  # torchrun's words
-    "hangs": ("1", "rank 1 ended or did not answer within EXPERIMENT.TIMEOUT 5 s"),
-    "leaves": ("1", "rank 1 ended or did not answer"),
+    "hangs": ("1", "rank 1 ended or did not respond within EXPERIMENT.TIMEOUT 5 s"),
+    "leaves": ("1", "rank 1 ended or did not respond"),
     "cannot save": ("0", r"rank 0: error: \S+ cannot be written \(.*File too large"),
 }
 

@@ -1,4 +1,4 @@
-"""A run: its results, resume bit for bit, divergence, no waiting for the device."""
+"""A run: results, bit-exact resume, divergence, no device synchronisation."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(name, tmp_path):
     whole = run_of(name, tmp_path / "whole", *THREE)
     expected = outcome(whole)
     stopped_after(1, name, tmp_path)
-    torch.manual_seed(99)  # whatever other state there is must not matter
+    torch.manual_seed(99)  # other random state must not matter
     resumed = run_of(name, tmp_path, *THREE)
     assert outcome(resumed, resume=True) == expected
     found, before = (json.loads((t.run / "results.json").read_text()) for t in (resumed, whole))
@@ -63,7 +63,7 @@ def test_results_hold_last_best_and_mean_and_the_protocol(tmp_path):
     for key in ("data", "augmentation", "epochs", "batch", "schedule", "precision", "seed", "world_size", "versions"):
         assert key in protocol
     assert results["config"]["KD.TEMPERATURE"] == 4.0
-    assert results["epochs"][0]["test"]["student"]["top5"] == 100.0, "five of four classes are all"
+    assert results["epochs"][0]["test"]["student"]["top5"] == 100.0, "top-5 of four classes is always correct"
     assert state_hash(load_weights(run.run)) == results["student_sha256"]
     assert (run.run / "best.safetensors").is_file()
 
@@ -89,7 +89,7 @@ def test_a_second_run_never_touches_the_first(tmp_path):
 
 def test_a_directory_in_use_is_refused(tmp_path):
     lock = RunLock(stopped_after(1, "NONE", tmp_path).run)
-    with pytest.raises(ConfigError, match="another process trains here"):
+    with pytest.raises(ConfigError, match="another process is training here"):
         run_of("NONE", tmp_path, *THREE).fit(resume=True)
     lock.release()
     run_of("NONE", tmp_path, *THREE).fit(resume=True)
@@ -108,24 +108,24 @@ def test_resuming_a_finished_run_changes_nothing_and_more_epochs_continue_it(tmp
 
 def test_a_run_cannot_be_resumed_to_an_epoch_that_is_behind_it(tmp_path):
     stopped_after(2, "NONE", tmp_path)
-    with pytest.raises(CheckpointError, match="has 2 epochs behind it, and SOLVER.EPOCHS is 1: ask for more"):
+    with pytest.raises(CheckpointError, match="has completed 2 epochs, and SOLVER.EPOCHS is 1: raise it"):
         run_of("NONE", tmp_path, "SOLVER.EPOCHS", "1").fit(resume=True)
 
 
-def test_another_number_of_epochs_under_a_cosine_is_warned_of(tmp_path, capsys):
+def test_a_different_number_of_epochs_with_a_cosine_schedule_triggers_a_warning(tmp_path, capsys):
     cosine = ("SOLVER.SCHEDULE", "cosine")
     stopped_after(1, "NONE", tmp_path, *cosine)
     run_of("NONE", tmp_path, *THREE, *cosine).fit(resume=True)
     assert "cosine" not in capsys.readouterr().err
     run_of("NONE", tmp_path, "SOLVER.EPOCHS", "4", *cosine).fit(resume=True)
-    assert "SOLVER.EPOCHS was 3, is 4: the cosine schedule is another" in capsys.readouterr().err
+    assert "SOLVER.EPOCHS was 3, is now 4: the cosine schedule differs" in capsys.readouterr().err
 
 
 def test_resume_without_a_run_or_under_another_config_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="nothing to resume in"):
         run_of("NONE", tmp_path).fit(resume=True)
     stopped_after(1, "NONE", tmp_path)
-    with pytest.raises(CheckpointError, match=r"SOLVER.LR was 0.05, is 0.2"):
+    with pytest.raises(CheckpointError, match=r"SOLVER.LR was 0.05, is now 0.2"):
         run_of("NONE", tmp_path, *THREE, "SOLVER.LR", "0.2").fit(resume=True)
 
 
@@ -144,7 +144,7 @@ def test_resuming_under_another_teacher_is_refused(tmp_path):
     with torch.no_grad():
         other.distiller.teacher.network.fc.bias += 1
     changed = Trainer(other.cfg, other.distiller, other.data, "tiny")
-    with pytest.raises(CheckpointError, match="was taught by another ResNet50"):
+    with pytest.raises(CheckpointError, match="its teacher was a different ResNet50"):
         changed.fit(resume=True)
 
 
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(fault, tmp_path, cap
 def test_with_no_intact_checkpoint_left_the_run_is_refused(tmp_path):
     stopped = stopped_after(1, "NONE", tmp_path)
     shutil.rmtree(stopped.run / "checkpoints" / "epoch-00001")
-    with pytest.raises(CheckpointError, match="holds no intact checkpoint"):
+    with pytest.raises(CheckpointError, match="contains no intact checkpoint"):
         run_of("NONE", tmp_path, *THREE).fit(resume=True)
 
 
@@ -253,7 +253,7 @@ def test_what_is_not_finite_stops_before_the_step(what, words, tmp_path):
 
 
 @pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.smooth_l1_loss])
-def test_a_loss_that_would_stretch_a_tensor_is_refused_at_the_first_step(loss, tmp_path, monkeypatch):
+def test_a_loss_that_would_broadcast_is_refused_at_the_first_step(loss, tmp_path, monkeypatch):
     run = run_of("KD", tmp_path)
     plain = run.distiller.losses
 
@@ -338,7 +338,7 @@ def test_every_method_trains_on_a_gpu_and_no_step_waits_for_it(name, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.parametrize("solver", ["SGD", "RMSPROP"])
 def test_on_a_gpu_a_poisoned_step_changes_no_weight(solver, tmp_path, registries):
-    """An optimiser that cannot skip an update by itself is waited for."""
+    """With an optimiser that cannot skip an update itself, the loop synchronises."""
     OPTIMIZERS.register("RMSPROP")(lambda groups, plan: torch.optim.RMSprop(groups, lr=plan.lr))
     run = on_a_gpu("NONE", tmp_path, "SOLVER.TYPE", solver)
     assert run.training.guard.waits == (solver == "RMSPROP")
@@ -350,7 +350,7 @@ def test_on_a_gpu_a_poisoned_step_changes_no_weight(solver, tmp_path, registries
 
 
 class _Wandb:
-    """Stands for the package: remembers what it was told, and fails on demand."""
+    """Stand-in for the package: records its calls, and fails on demand."""
 
     def __init__(self, fails: str = ""):
         self.fails, self.logged, self.finished = fails, [], False
@@ -371,11 +371,11 @@ class _Wandb:
 
 
 @pytest.mark.parametrize("fails", ["", "init", "log", "absent"])
-def test_weights_and_biases_is_told_and_never_fatal(fails, tmp_path, monkeypatch, capsys):
+def test_weights_and_biases_gets_the_metrics_and_is_never_fatal(fails, tmp_path, monkeypatch, capsys):
     stand_in = _Wandb(fails)
     monkeypatch.setitem(sys.modules, "wandb", None if fails == "absent" else stand_in)
     run_of("NONE", tmp_path, "LOG.WANDB", "True", "EXPERIMENT.PROJECT", "mine").fit()
-    warned = "warning: LOG.WANDB is True, but nothing goes there" in capsys.readouterr().err
+    warned = "warning: LOG.WANDB is True, but logging failed" in capsys.readouterr().err
     assert warned == bool(fails)
     if not fails:
         assert stand_in.words["project"] == "mine"
@@ -385,7 +385,7 @@ def test_weights_and_biases_is_told_and_never_fatal(fails, tmp_path, monkeypatch
 
 
 class Tied(TinyNet):
-    """A network two of whose layers are one and the same weight."""
+    """A network with two layers that share a weight."""
 
     def __init__(self, width: int = 4):
         super().__init__(width)
@@ -426,7 +426,7 @@ def test_a_network_with_tied_weights_is_trained_saved_and_resumed(tied, tmp_path
     ],
 )
 def test_an_unknown_schedule_or_optimiser_is_refused_before_any_data_is_read(key, value, message, tmp_path):
-    """The data set is not there, which would be another error."""
+    """The dataset does not exist, which would be a different error."""
     cfg = tiny_cfg(key, value, "DATASET.ROOT", str(tmp_path / "nowhere"), "LOG.PREFIX", str(tmp_path / "out"))
     with pytest.raises(ConfigError, match=f"^{message}$"):
         run_config(cfg)
@@ -458,7 +458,7 @@ def test_a_schedule_and_an_optimiser_of_the_users_are_used(tmp_path, registries)
     assert outcome(run_of("DFPTKD", tmp_path, *THREE, *words), resume=True) == expected, "its state is saved too"
 
 
-def test_early_stopped_distillation_runs_the_teacher_no_more(tmp_path):
+def test_early_stopped_distillation_no_longer_runs_the_teacher(tmp_path):
     run = run_of("ESKD", tmp_path, "ESKD.STOP_EPOCH", "1")
     passes = []
     run.distiller.teacher.network.register_forward_hook(lambda _, args, out: passes.append(len(out[0])))

@@ -1,4 +1,4 @@
-"""One file a data set: importing this package registers them all."""
+"""One file per dataset; importing this package registers all of them."""
 
 from . import cifar100, cub200, digits, folder, imagenet, tiny_imagenet
 

@@ -21,7 +21,7 @@ RECIPE = Recipe(pad=4, flip=True, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.
 ARCHIVE = "cifar-100-python.tar.gz"
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 ARCHIVE_MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
-# MD5 of the three members, as torchvision lists them: a set that was unpacked earlier is checked file by file
+# MD5 of the three members, from torchvision: in a dataset that is already unpacked, each file is checked
 MEMBER_MD5 = {
     "train": "16019d7e3df5f24257cddd939b257f8d",
     "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
@@ -31,9 +31,9 @@ MEMBER_MD5 = {
 
 @DATASETS.register("cifar100")
 def cifar100(cfg: CN) -> ImageSource:
-    """Looks in DATASET.ROOT for cifar100/{train,test}/<class>/*.png, cifar-100-python/ and the archive, in this order.
+    """Searches DATASET.ROOT for cifar100/{train,test}/<class>/*.png, cifar-100-python/ and the archive, in this order.
 
-    Downloads the archive where none is there and DATASET.DOWNLOAD is True. DataError where nothing can be read.
+    Downloads the archive if none exists and DATASET.DOWNLOAD is True. DataError if no data can be read.
     """
     root = Path(cfg.DATASET.ROOT)
     folders, unpacked, archive = root / "cifar100", root / "cifar-100-python", root / ARCHIVE
@@ -47,8 +47,8 @@ def cifar100(cfg: CN) -> ImageSource:
     if archive.exists():
         return _source(cached_arrays(archive, file_fingerprint([archive]), lambda: _from_archive(archive)))
     raise DataError(
-        f"no CIFAR-100 in DATASET.ROOT {str(root)!r}: add `DATASET.DOWNLOAD True` to your command to fetch it, or put "
-        f"class folders at {folders}/train/<class>/*.png and {folders}/test/<class>/*.png"
+        f"no CIFAR-100 in DATASET.ROOT {str(root)!r}: add `DATASET.DOWNLOAD True` to your command to download it, or "
+        f"put class folders at {folders}/train/<class>/*.png and {folders}/test/<class>/*.png"
     )
 
 
@@ -90,14 +90,14 @@ def _from_archive(archive: Path) -> dict[str, np.ndarray]:
             f"{archive}: not the official archive (its MD5 differs from {ARCHIVE_MD5}); "
             "delete it and run again with `DATASET.DOWNLOAD True`"
         )
-    with tarfile.open(archive, "r:gz") as tar:  # read in memory; nothing is unpacked to disk
+    with tarfile.open(archive, "r:gz") as tar:  # in memory, without unpacking to disk
         members = {name: _member(tar, f"cifar-100-python/{name}") for name in MEMBER_MD5}
     return _from_pickles(members, str(archive))
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
-    assert file is not None, "the official archive, which this is by its MD5, has a file of this name"
+    assert file is not None, "the MD5 matched the official archive, which contains this file"
     return file.read()
 
 

@@ -1,4 +1,4 @@
-"""CUB-200-2011 (Wah et al., 2011) in its official layout; its lists are joined by the images' numbers."""
+"""CUB-200-2011 (Wah et al., 2011) in its official layout; its lists are joined by image number."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ ARCHIVE_MD5 = "97eceeb196236b17998738112f37df78"
 
 @DATASETS.register("cub200")
 def cub200(cfg: CN) -> FileSource:
-    """DATASET.ROOT/CUB_200_2011, or the archive beside it, which is unpacked once; fetched with DATASET.DOWNLOAD True.
+    """DATASET.ROOT/CUB_200_2011, or the archive next to it, which is unpacked once; DATASET.DOWNLOAD True downloads it.
 
     The split is the official train_test_split.txt.
     """
@@ -34,10 +34,10 @@ def cub200(cfg: CN) -> FileSource:
         if not archive.is_file():
             if not cfg.DATASET.DOWNLOAD:
                 raise DataError(
-                    f"no CUB-200-2011 at {root}: add `DATASET.DOWNLOAD True` to your command to fetch it (1.1 GB), "
+                    f"no CUB-200-2011 at {root}: add `DATASET.DOWNLOAD True` to your command to download it (1.1 GB), "
                     f"or put {ARCHIVE} into {cfg.DATASET.ROOT}"
                 )
-            print(f"fetching {URL} (1.1 GB)", flush=True)
+            print(f"downloading {URL} (1.1 GB)", flush=True)
             download(URL, archive, md5=ARCHIVE_MD5)
         unpack(archive, root)
     train, test = read_lists(root)
@@ -46,7 +46,7 @@ def cub200(cfg: CN) -> FileSource:
 
 
 def recipe(size: int) -> FileRecipe:
-    """All of the image at 8/7 of the size, of which a random part is taken, and a flip (SDD, CVPR 2024)."""
+    """Resize to 8/7 of the size without cropping, then random crop and flip (SDD, CVPR 2024)."""
     larger = (round(size * 256 / 224),) * 2
     return FileRecipe(
         v2.Compose([v2.Resize(larger), v2.RandomCrop(size), v2.RandomHorizontalFlip()]),
@@ -56,7 +56,7 @@ def recipe(size: int) -> FileRecipe:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack the official archive; `target` appears only when all of it is there. DataError for any other archive."""
+    """Unpack the official archive; `target` appears only when complete. DataError for any other archive."""
     if md5_of(archive) != ARCHIVE_MD5:
         raise DataError(
             f"{archive}: not the official archive (its MD5 differs from {ARCHIVE_MD5}); "
@@ -66,7 +66,7 @@ def unpack(archive: Path, target: Path) -> None:
     part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{FOLDER}-"))
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            tar.extractall(part, filter="data")  # refuses members that leave the folder
+            tar.extractall(part, filter="data")  # rejects members outside the folder
         os.rename(part / FOLDER, target)
     except (OSError, tarfile.TarError) as e:
         raise DataError(f"{archive}: cannot be unpacked ({e})") from None
@@ -75,7 +75,7 @@ def unpack(archive: Path, target: Path) -> None:
 
 
 def read_lists(root: Path) -> tuple[FileSet, FileSet]:
-    """Training and test set; DataError naming list and line for whatever does not fit, a line each."""
+    """Training and test set; DataError listing all errors with their list and line."""
     names, split = _table(root / "images.txt"), _table(root / "train_test_split.txt")
     labels, classes = _table(root / "image_class_labels.txt"), _table(root / "classes.txt")
     faults = []
@@ -90,11 +90,11 @@ def read_lists(root: Path) -> tuple[FileSet, FileSet]:
         name, label, part = PurePosixPath(names[image]), labels[image], split[image]
         path = root / "images" / name
         if name.is_absolute() or ".." in name.parts:
-            faults.append(f"{root / 'images.txt'}: image {image} lies outside, at {name}")
+            faults.append(f"{root / 'images.txt'}: image {image} is outside the folder, at {name}")
         elif not path.is_file():
             faults.append(f"{path}: no such file")
         elif label not in number:
-            faults.append(f"{root / 'image_class_labels.txt'}: image {image} is of class {label}, which is none")
+            faults.append(f"{root / 'image_class_labels.txt'}: image {image} has class {label}, which does not exist")
         elif part not in sets:
             faults.append(f"{root / 'train_test_split.txt'}: image {image} has {part}; it must be 0 or 1")
         else:
@@ -105,7 +105,7 @@ def read_lists(root: Path) -> tuple[FileSet, FileSet]:
             split_name = "training" if part == "1" else "test"
             faults.append(f"{root}: the class {classes[order[missing]]} has no {split_name} images")
     if faults:
-        more = f"; {len(faults) - 10} more faults: tools/check_data.py lists them" if len(faults) > 10 else ""
+        more = f"; {len(faults) - 10} more errors: tools/check_data.py lists them" if len(faults) > 10 else ""
         raise DataError("\n".join(faults[:10]) + more)
     titles = tuple(classes[one] for one in order)
     train, test = (FileSet(paths, torch.tensor(found), titles) for paths, found in sets.values())

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits (UCI, 1797 images of 8x8): real data that comes with the installation."""
+"""scikit-learn's handwritten digits (UCI, 1797 images of 8x8): real data included in the installation."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from ..in_memory import ImageSet, Recipe
 
 @DATASETS.register("digits")
 def digits(cfg: CN) -> ImageSource:
-    """Ten classes at 16x16, each pixel doubled; every fifth image of a class is a test image."""
+    """Ten classes at 16x16 (each pixel doubled); every fifth image of a class is a test image."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -22,5 +22,5 @@ def digits(cfg: CN) -> ImageSource:
         is_test[torch.nonzero(labels == c)[::5]] = True
     classes = tuple(str(c) for c in range(10))
     train, test = (ImageSet(images[m], labels[m], classes) for m in (~is_test, is_test))
-    # A mirrored digit is another sign, so no flips
+    # No flips: a mirrored digit is not the same digit
     return ImageSource(train, test, Recipe(pad=1, flip=False, mean=(0.305,) * 3, std=(0.376,) * 3))

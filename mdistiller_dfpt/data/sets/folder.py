@@ -1,4 +1,4 @@
-"""Any data set of image files: class folders, or tables of paths and labels."""
+"""Any dataset of image files: class folders, or tables of paths and labels."""
 
 import csv
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ SIZE = 224
 
 @DATASETS.register("folder")
 def folder(cfg: CN) -> FileSource:
-    """DATASET.ROOT holds train/<class>/* and val/<class>/* (or test/), or train.csv and val.csv (or test.csv).
+    """DATASET.ROOT contains train/<class>/* and val/<class>/* (or test/), or train.csv and val.csv (or test.csv).
 
-    A table has a row `path,label` an image, paths relative to the table; a first row without an image is its header.
-    Labels are names, in alphabetical order, or in that of numbers where all are. Augmented as ImageNet is.
+    A table has one row `path,label` per image; paths are relative to it; a first row without an image is a header.
+    Labels are names, in alphabetical order, or in numerical order if all are numbers. Augmented like ImageNet.
     """
     root = Path(cfg.DATASET.ROOT)
     second = "val" if (root / "val").is_dir() or (root / "val.csv").is_file() else "test"
@@ -36,14 +36,14 @@ def folder(cfg: CN) -> FileSource:
         train, test = (list_files(root / split, classes) for split in ("train", second))
     else:
         raise DataError(
-            f"no data set in DATASET.ROOT {str(root)!r}: it must hold train/<class>/* and val/<class>/*, "
+            f"no dataset in DATASET.ROOT {str(root)!r}: it must contain train/<class>/* and val/<class>/*, "
             "or train.csv and val.csv with rows path,label"
         )
     return FileSource(train, test, imagenet_recipe(cfg.DATASET.SIZE or SIZE))
 
 
 def _rows(table: Path) -> Iterator[tuple[str, str]]:
-    """(path, label) of each row; DataError naming the line that is none."""
+    """(path, label) of each row; DataError naming the line of an invalid row."""
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
@@ -59,11 +59,11 @@ def _rows(table: Path) -> Iterator[tuple[str, str]]:
         if not path.is_file():
             if number == 1:
                 continue  # the header
-            raise DataError(f"{table}:{number}: there is no file {path}")
+            raise DataError(f"{table}:{number}: no such file: {path}")
         seen = True
         yield str(path), label
     if not seen:
-        raise DataError(f"{table}: no images in it")
+        raise DataError(f"{table}: contains no images")
 
 
 def _from_rows(rows: list[tuple[str, str]], classes: list[str]) -> FileSet:

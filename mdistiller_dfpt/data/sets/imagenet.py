@@ -1,4 +1,4 @@
-"""ImageNet-1k (ILSVRC2012): class folders, or the validation images as they are shipped, with a file of labels."""
+"""ImageNet-1k (ILSVRC2012): class folders, or the validation images as distributed, with a file of labels."""
 
 import csv
 from pathlib import Path
@@ -20,16 +20,16 @@ SOLUTION = "LOC_val_solution.csv"
 
 @DATASETS.register("imagenet")
 def imagenet(cfg: CN) -> FileSource:
-    """DATASET.ROOT/imagenet/train/<wnid>/*.JPEG, and val either alike or flat, beside the devkit or Kaggle's solution.
+    """DATASET.ROOT/imagenet/train/<wnid>/*.JPEG; val in class folders, or flat next to the devkit or Kaggle's solution.
 
-    The flat layout holds val/ILSVRC2012_val_*.JPEG; its labels are read from the devkit's ground truth and meta.mat,
+    The flat layout is val/ILSVRC2012_val_*.JPEG; its labels are read from the devkit's ground truth and meta.mat,
     or from LOC_val_solution.csv.
     """
     root = Path(cfg.DATASET.ROOT) / "imagenet"
     if not (root / "train").is_dir() or not (root / "val").is_dir():
         raise DataError(
             f"no ImageNet at {root}: put (or link) its images at {root}/train/<wnid>/ and {root}/val/; "
-            "they can be had on request from image-net.org"
+            "access is granted by image-net.org"
         )
     classes = class_folders(root / "train")
     check_class_count(cfg, len(classes), CLASSES, root / "train")
@@ -43,10 +43,10 @@ def imagenet(cfg: CN) -> FileSource:
 
 
 def _flat(root: Path, classes: list[str]) -> FileSet:
-    """The validation images in one folder, each with its class in the file of labels."""
+    """The validation images in a single folder; their classes are read from the file of labels."""
     paths = sorted(str(p) for p in (root / "val").iterdir() if p.suffix.upper() == ".JPEG")
     if not paths:
-        raise DataError(f"{root / 'val'}: neither class folders nor ILSVRC2012_val_*.JPEG in it")
+        raise DataError(f"{root / 'val'}: contains neither class folders nor ILSVRC2012_val_*.JPEG")
     wnids = _labels(root)
     number = {name: i for i, name in enumerate(classes)}
     labels = []
@@ -71,9 +71,9 @@ def _labels(root: Path) -> dict[str, str]:
             wnid = {int(s.ILSVRC2012_ID): str(s.WNID) for s in synsets}
             ids = [int(line) for line in (root / TRUTH).read_text(encoding="ascii").split()]
             return {f"ILSVRC2012_val_{i:08d}": wnid[one] for i, one in enumerate(ids, start=1)}
-    except Exception as e:  # scipy and csv raise many kinds for damaged files
+    except Exception as e:  # scipy and csv raise many types for damaged files
         raise DataError(f"{root}: the labels of the validation images cannot be read ({e!r})") from None
     raise DataError(
-        f"{root}/val: holds images without class folders, and there is no {TRUTH} (with meta.mat) and no {SOLUTION} "
-        f"in {root} that says their classes"
+        f"{root}/val: contains images without class folders, and there is no {TRUTH} (with meta.mat) and no {SOLUTION} "
+        f"in {root} that gives their classes"
     )

@@ -35,7 +35,7 @@ def tiny_imagenet(cfg: CN) -> FileSource:
 
 
 def recipe(size: int) -> FileRecipe:
-    """A rotation by up to 20 degrees and a flip, as mdistiller augments it."""
+    """A rotation by up to 20 degrees and a flip, as in mdistiller."""
     resize = [] if size == SIZE else [v2.Resize((size, size))]
     return FileRecipe(
         v2.Compose([*resize, v2.RandomRotation(20), v2.RandomHorizontalFlip()]), v2.Compose([*resize, v2.Identity()]),
@@ -50,7 +50,7 @@ def _annotated(val: Path, classes: list[str]) -> FileSet:
         name, wnid, *_ = [*row.split("\t"), "", ""]
         path = val / "images" / name
         if wnid not in number or not path.is_file():
-            raise DataError(f"{table}:{line}: {name} {wnid}: no such image or no such class")
+            raise DataError(f"{table}:{line}: {name} {wnid}: no such image or class")
         paths.append(str(path))
         labels.append(number[wnid])
     if set(labels) != set(range(len(classes))):

@@ -18,7 +18,7 @@ def _conv_bn(in_channels: int, channels: int, kernel: int, stride: int, groups: 
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expand, 3x3 depthwise, linear 1x1; with a shortcut where the shape stays."""
+    """1x1 expansion, 3x3 depthwise, linear 1x1; with a shortcut if the shape does not change."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, expansion: int):
         super().__init__()
@@ -35,7 +35,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(StagedModel):
-    """Stages end after the blocks 1, 2, 4 and 6, where the map's size is about to change."""
+    """Stages end after blocks 1, 2, 4 and 6, before each change of resolution."""
 
     head_modules = ("conv2", "classifier")
     _ends = ((0, 1), (2,), (3, 4), (5, 6))

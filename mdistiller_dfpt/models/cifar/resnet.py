@@ -10,7 +10,7 @@ from ..staged import LayeredModel, init_kaiming
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; returns the sum before its ReLU."""
+    """Two 3x3 convolutions and a shortcut; returns the sum before the ReLU."""
 
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
 
 
 class BlockStage(nn.Sequential):
-    """Residual blocks with a ReLU after each; returns (activation, preactivation) of the last."""
+    """Residual blocks, each followed by a ReLU; returns (activation, preactivation) of the last."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         for block in self:

@@ -1,4 +1,4 @@
-"""The wide four-stage ResNet18 and ResNet50 for 32x32 images (He et al., 2015, with a 3x3 stem and no max-pool)."""
+"""The wide four-stage ResNet18 and ResNet50 for 32x32 images (He et al., 2015, with a 3x3 stem and no max-pooling)."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential:
 
 
 class Basic(nn.Module):
-    """Two 3x3 convolutions; returns the sum before its ReLU."""
+    """Two 3x3 convolutions; returns the sum before the ReLU."""
 
     expansion = 1
 
@@ -35,7 +35,7 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with four times the width at its end; returns the sum before its ReLU."""
+    """1x1, 3x3, 1x1 with four times the width at the end; returns the sum before the ReLU."""
 
     expansion = 4
 

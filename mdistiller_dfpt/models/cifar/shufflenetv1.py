@@ -10,12 +10,12 @@ from .resnet import BlockStage
 
 
 class Bottleneck(nn.Module):
-    """Grouped 1x1, channel shuffle, depthwise 3x3, grouped 1x1; returns what comes before the last ReLU."""
+    """Grouped 1x1, channel shuffle, depthwise 3x3, grouped 1x1; returns the map before the last ReLU."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, groups: int):
         super().__init__()
         mid = channels // 4
-        first_groups = 1 if in_channels == 24 else groups  # the stem is too narrow to be grouped
+        first_groups = 1 if in_channels == 24 else groups  # the stem has too few channels for groups
         self.stride = stride
         self.conv1 = nn.Conv2d(in_channels, mid, 1, groups=first_groups, bias=False)
         self.bn1 = nn.BatchNorm2d(mid)
@@ -35,7 +35,7 @@ class Bottleneck(nn.Module):
 
 
 class ShuffleNetV1(LayeredModel):
-    """A 1x1 stem and three stages of 4, 8 and 4 blocks, each at half the size of the one before."""
+    """A 1x1 stem and three stages of 4, 8 and 4 blocks, each at half the resolution of the previous one."""
 
     head_modules = ("linear",)
 
@@ -46,7 +46,7 @@ class ShuffleNetV1(LayeredModel):
         self.bn1 = nn.BatchNorm2d(24)
         in_channels = 24
         for i, (width, count) in enumerate(zip(widths, (4, 8, 4), strict=True)):
-            # The first block concatenates its input, so its own convolutions make the rest of the width
+            # The first block concatenates its input, so its own convolutions produce only the remaining channels
             first = Bottleneck(in_channels, width - in_channels, 2, groups)
             rest = (Bottleneck(width, width, 1, groups) for _ in range(count - 1))
             setattr(self, f"layer{i + 1}", BlockStage(first, *rest))

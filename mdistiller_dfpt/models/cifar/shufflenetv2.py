@@ -9,7 +9,7 @@ from ..staged import LayeredModel
 
 
 class ShuffleBlock(nn.Module):
-    """Half of the channels pass, the other half is convolved; returns (activation, preactivation)."""
+    """Half of the channels pass through, the other half is convolved; returns (activation, preactivation)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -28,7 +28,7 @@ class ShuffleBlock(nn.Module):
         out = self.bn2(self.conv2(out))
         preactivation = self.bn3(self.conv3(out))
         activation = self.shuffle(torch.cat([passed, F.relu(preactivation)], 1))
-        # Unshuffled, as the feature maps of the reference networks are
+        # Not shuffled, like the feature maps of the reference networks
         return activation, torch.cat([passed, preactivation], 1)
 
 

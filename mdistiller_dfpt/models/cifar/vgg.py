@@ -13,7 +13,7 @@ _BLOCKS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2,
 
 
 def _block(in_channels: int, channels: int, convs: int) -> nn.Sequential:
-    """`convs` times conv-BN with a ReLU between; the last ReLU is the stage's."""
+    """`convs` times conv-BN with a ReLU in between; the stage applies the last ReLU."""
     layers: list[nn.Module] = []
     for _ in range(convs):
         layers += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
@@ -36,7 +36,7 @@ class VGG(StagedModel):
         self.classifier = nn.Linear(widths[-1], num_classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
-                assert m.bias is not None  # `_block` makes them with one
+                assert m.bias is not None  # `_block` sets a bias
                 nn.init.normal_(m.weight, 0, math.sqrt(2.0 / (9 * m.out_channels)))
                 nn.init.zeros_(m.bias)
             elif isinstance(m, nn.Linear):
@@ -48,7 +48,7 @@ class VGG(StagedModel):
         return out, out
 
     def _stage(self, number: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Before the last block the networks in circulation pool only images of 64 pixels, whose map is 8 high here
+        # The published networks pool before the last block only for images of 64 pixels, whose map has height 8 here
         if number < 4 or x.shape[-2] == 8:
             x = F.max_pool2d(x, 2)
         return relu_pair(getattr(self, f"block{number}")(x))

@@ -1,4 +1,4 @@
-"""Wide residual networks (Zagoruyko & Komodakis, 2016, arXiv:1605.07146): BatchNorm and ReLU stand before the convs."""
+"""Wide residual networks (Zagoruyko & Komodakis, 2016, arXiv:1605.07146): BatchNorm and ReLU before convolutions."""
 
 import math
 from functools import partial
@@ -11,7 +11,7 @@ from ..staged import Stage, StagedModel
 
 
 class PreactBlock(nn.Module):
-    """BN-ReLU-conv twice; where the width changes, the shortcut reads the normalised input too."""
+    """BN-ReLU-conv twice; if the width changes, the shortcut also takes the normalised input."""
 
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
@@ -39,7 +39,7 @@ class Block(nn.Module):
 
     @property
     def first_bn(self) -> nn.BatchNorm2d:
-        """The BatchNorm that a map meets first in this stage."""
+        """The first BatchNorm that a map passes in this stage."""
         first = self.layer[0]
         assert isinstance(first, PreactBlock)
         return first.bn1
@@ -49,14 +49,14 @@ class Block(nn.Module):
 
 
 def peek(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """What `bn` returns for x, without a second update of its running statistics in this step."""
+    """The output of `bn` for x, without updating its running statistics a second time in this step."""
     if bn.training:
         return F.batch_norm(x, None, None, bn.weight, bn.bias, True, 0.0, bn.eps)
     return bn(x)
 
 
 class WideResNet(StagedModel):
-    """Depth 6n + 4 and width factor k. A stage's preactivation is its output as the next block's BatchNorm sees it."""
+    """Depth 6n + 4, width factor k. A stage's preactivation is its output after the BatchNorm of the next block."""
 
     def __init__(self, depth: int, width: int, num_classes: int):
         super().__init__()

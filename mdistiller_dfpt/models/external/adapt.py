@@ -1,4 +1,4 @@
-"""Any network as a `StagedModel`: its stages are modules of its own, found or named, and read by hooks."""
+"""Adapts any network to `StagedModel`: its stages are its own modules, found or named, and read by hooks."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +15,10 @@ from .map_layout import Layout, find_layout, from_map, to_map
 
 def _checked(title: str, name: str, calls: dict[str, Call]) -> Layout:
     if name not in calls:
-        raise ConfigError(f"{title} has no module {name} that an image passes through; {suggest(name, list(calls))}")
+        raise ConfigError(f"{title} has no module {name} that processes an image; {suggest(name, list(calls))}")
     layout = find_layout(calls[name].output) if calls[name].count == 1 else None
     if layout is None:
-        reason = "is passed more than once" if calls[name].count > 1 else "gives no map"
+        reason = "runs more than once" if calls[name].count > 1 else "returns no feature map"
         raise ConfigError(f"{title}: the module {name} {reason}, so it cannot end a stage")
     return layout
 
@@ -39,17 +39,17 @@ def _from_own_keys(module: nn.Module, state: dict[str, Tensor], prefix: str, *re
 
 
 def _classifier(network: nn.Module, names: Sequence[str]) -> str:
-    """The last linear layer, or 1x1 convolution, among these; empty for none."""
+    """The last linear layer or 1x1 convolution among these; empty if there is none."""
     layers = [n for n in names if isinstance(network.get_submodule(n), nn.Linear | nn.Conv2d)]
     return layers[-1] if layers else ""
 
 
 class AdaptedModel(StagedModel):
-    """A network as it is, read and edited through hooks while its own forward runs.
+    """An unmodified network whose feature maps are read and edited through hooks while its own forward runs.
 
-    `stages` names the modules whose outputs end a stage, in order; by default they are found from one image of
-    `image_size`. Tokens are read as maps of their 2-D grid. The keys of its state_dict are the network's own.
-    ConfigError where a name is none, or where no maps are found.
+    `stages` names the modules whose outputs end a stage, in order; by default they are found by running one image of
+    `image_size`. Tokens are treated as maps on their 2-D grid. The state_dict keys are those of the network.
+    ConfigError if a name is unknown, or if no feature maps are found.
     """
 
     def __init__(self, network: nn.Module, stages: Sequence[str] = (), image_size: int = 224):
@@ -58,7 +58,7 @@ class AdaptedModel(StagedModel):
         calls = watch_calls(network, image_size)
         names = tuple(stages) or find_stages(network, calls)
         if not names:
-            raise ConfigError(f"{title}: no maps found in it; name the modules that end its stages")
+            raise ConfigError(f"{title}: no feature maps found; name the modules that end its stages")
         layouts = [_checked(title, name, calls) for name in names]
         stem = find_layout(calls[names[0]].inputs)
         self.network, self.stage_names, self.has_stem = network, names, stem is not None
@@ -75,11 +75,11 @@ class AdaptedModel(StagedModel):
         return self.rerun(image, lambda i, x: x)
 
     def first_maps(self, image: Tensor, last: int) -> list[Tensor]:
-        """As in `StagedModel`; the whole network runs for them."""
+        """As in `StagedModel`, but runs the full network."""
         return self(image)[1]["feats"][: last + 1]
 
     def rerun(self, image: Tensor, edit: Edit, before: Sequence[Tensor] = ()) -> Result:
-        """As in `StagedModel`; the stages that gave the maps `before` are run, too, and what they give is dropped."""
+        """As in `StagedModel`, but the stages of the maps `before` also run again, and their outputs are discarded."""
         aspect = image.shape[2] / image.shape[3]
         maps: dict[int, Tensor] = dict(enumerate(before))
 
@@ -102,14 +102,14 @@ class AdaptedModel(StagedModel):
         return logits, {"feats": feats, "preact_feats": feats, "head_map": feats[-1], "pooled_feat": vector}
 
     def _plain(self, image: Tensor) -> Tensor:
-        """Logits of the network's own forward, whichever container it returns them in."""
+        """Logits of the network's own forward, extracted from any container it returns."""
         result = self.network(image)
         result = getattr(result, "logits", result)
         return result[0] if isinstance(result, tuple) else result
 
     @contextlib.contextmanager
     def _hooked(self, change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-        """Inside, `change(i, x)` is what stage i gives instead of x; 0 is what the first stage reads."""
+        """Context in which `change(i, x)` replaces the output x of stage i; 0 is the input of the first stage."""
         handles = []
         if self.has_stem:
             first = self.network.get_submodule(self.stage_names[0])
@@ -144,8 +144,8 @@ class AdaptedModel(StagedModel):
     def classifier_layer(self) -> nn.Linear:
         layer = self.network.get_submodule(self.classifier_name) if self.classifier_name else None
         if not isinstance(layer, nn.Linear):
-            raise ConfigError(f"{type(self.network).__name__} ends in no linear layer, which this method takes over")
+            raise ConfigError(f"{type(self.network).__name__} has no linear classifier, which this method reuses")
         return layer
 
     def classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        raise ConfigError(f"{type(self.network).__name__} is one piece; its head does not run by itself")
+        raise ConfigError(f"{type(self.network).__name__} is not split into stages; its head cannot run separately")

@@ -1,4 +1,4 @@
-"""Where the stages of a network end, as one image shows it."""
+"""Finds where the stages of a network end, from one image."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from ..dummy import try_image
 from .map_layout import find_layout, side_of
 
-MOST = 4  # stages; where a network has more resolutions the last ones, what is before them being the stem
+MOST = 4  # stages; if a network has more resolutions, the last ones are used and everything before them is the stem
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a module read and gave on one image, and how often it ran."""
+    """Input and output of a module for one image, and how often it ran."""
 
     inputs: Tensor
     output: Tensor
@@ -22,7 +22,7 @@ class Call:
 
 
 def watch_calls(network: nn.Module, size: int) -> dict[str, Call]:
-    """{module: call} of all modules that an image of `size` passes in eval mode, in the order in which they end."""
+    """{module: call} for all modules that run on an image of `size` in eval mode, in the order in which they finish."""
     calls: dict[str, Call] = {}
     names = {module: name for name, module in network.named_modules() if name}
 
@@ -44,14 +44,14 @@ def watch_calls(network: nn.Module, size: int) -> dict[str, Call]:
 
 
 def find_stages(network: nn.Module, calls: dict[str, Call]) -> tuple[str, ...]:
-    """The modules that end a stage: the last of each resolution, or every fourth part of a chain of equal ones."""
+    """The modules that end a stage: the last of each resolution, or each quarter of a chain of equal blocks."""
     chain = _chain(network, calls)
     if not chain:
         return ()
     groups = [
         [name for name, _ in group] for _, group in groupby(((n, _side(n, calls)) for n in chain), lambda p: p[1])
     ]
-    # Pooling between two stages is neither's; one convolution is a stem
+    # Pooling between two stages belongs to neither; a single convolution is a stem
     groups = [g for g in groups if any(_size(network, name) for name in g)]
     if len(groups) > 1 and _is_one_convolution(network, groups[0]):
         del groups[0]
@@ -64,7 +64,7 @@ def find_stages(network: nn.Module, calls: dict[str, Call]) -> tuple[str, ...]:
 def _side(name: str, calls: dict[str, Call]) -> int:
     output = calls[name].output
     layout = find_layout(output)
-    assert layout is not None, "a chain is made of modules that give maps"
+    assert layout is not None, "a chain consists of modules that return feature maps"
     return side_of(output, layout)
 
 
@@ -79,7 +79,7 @@ def _is_one_convolution(network: nn.Module, names: list[str]) -> bool:
 
 
 def _children(network: nn.Module, name: str) -> list[str]:
-    """Names of the modules directly inside, lists of modules being none themselves."""
+    """Names of the direct children; a ModuleList is replaced by its own children."""
     names = []
     for child, module in network.get_submodule(name).named_children():
         full = f"{name}.{child}" if name else child
@@ -88,7 +88,7 @@ def _children(network: nn.Module, name: str) -> list[str]:
 
 
 def _chain(network: nn.Module, calls: dict[str, Call]) -> list[str]:
-    """The children, one behind another, that make up the network: inside whatever holds nearly all of it."""
+    """The sequential children that form the network, inside the module that contains nearly all of it."""
     inside = ""
     chain: list[str] = []
     while True:
@@ -105,7 +105,7 @@ def _chain(network: nn.Module, calls: dict[str, Call]) -> list[str]:
 
 
 def _is_map(call: Call) -> bool:
-    """Whether a module gave a map; one position is a map where a small image shrank to it, not where it was pooled."""
+    """Whether a module returned a feature map; a single position only counts if a small image shrank to it."""
     layout, before = find_layout(call.output), find_layout(call.inputs)
     if layout is None:
         return False

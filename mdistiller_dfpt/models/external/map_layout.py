@@ -1,4 +1,4 @@
-"""Maps of a network as (B, C, H, W), however it holds them: channels first, channels last, or tokens of a grid."""
+"""Converts feature maps to (B, C, H, W) and back: channels first, channels last, or tokens of a grid."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Layout(NamedTuple):
-    """How a tensor holds a map: `NCHW`, `NHWC`, or `NLC` with `prefix` tokens (class, registers) before the grid's."""
+    """The layout of a map in a tensor: `NCHW`, `NHWC`, or `NLC` with `prefix` tokens (class, registers) in front."""
 
     kind: str
     channels: int
@@ -16,7 +16,7 @@ class Layout(NamedTuple):
 
 
 def find_layout(x: Tensor) -> Layout | None:
-    """The layout of what a square image became, (1, ...); None where that is no map."""
+    """The layout of the output for a square image, (1, ...); None if it is not a feature map."""
     shape = tuple(x.shape)
     if len(shape) == 4 and min(shape[1:]) > 0:
         if shape[2] == shape[3]:
@@ -25,7 +25,7 @@ def find_layout(x: Tensor) -> Layout | None:
             return Layout("NHWC", shape[3])
     if len(shape) == 3 and shape[1] >= 4:
         side = math.isqrt(shape[1])
-        # More tokens before the grid than any network has: a sequence of something else
+        # With more prefix tokens than any network has, it is some other sequence
         return Layout("NLC", shape[2], shape[1] - side * side) if shape[1] - side * side <= 16 else None
     return None
 
@@ -38,7 +38,7 @@ def side_of(x: Tensor, layout: Layout) -> int:
 
 
 def to_map(x: Tensor, layout: Layout, aspect: float) -> Tensor:
-    """`x` as (B, C, H, W); `aspect` is the image's height over its width."""
+    """`x` as (B, C, H, W); `aspect` is the height of the image divided by its width."""
     if layout.kind == "NCHW":
         return x
     if layout.kind == "NHWC":
@@ -49,7 +49,7 @@ def to_map(x: Tensor, layout: Layout, aspect: float) -> Tensor:
 
 
 def from_map(changed: Tensor, x: Tensor, layout: Layout) -> Tensor:
-    """A map (B, C, H, W) in the layout of `x`, whose tokens before the grid stay as they are."""
+    """A map (B, C, H, W) in the layout of `x`, whose prefix tokens are kept."""
     if layout.kind == "NCHW":
         return changed
     if layout.kind == "NHWC":

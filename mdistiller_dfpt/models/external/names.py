@@ -15,14 +15,14 @@ Maker = Callable[..., nn.Module]
 
 
 def is_external(name: str) -> bool:
-    """Whether a network's name leads out of this package."""
+    """Whether a network's name refers to something outside this package."""
     return name.startswith(("torchvision/", "timm/")) or ":" in name
 
 
 def build_external(name: str, num_classes: int, stages: Sequence[str], image_size: int) -> StagedModel:
-    """The network `name` with fresh weights; ConfigError where there is none, or where its library is missing.
+    """The network `name`, newly initialised; ConfigError if it does not exist or its library is not installed.
 
-    A user's own `module:function` takes `num_classes` and returns a module; one that is a `StagedModel` stays as it is.
+    A user's `module:function` takes `num_classes` and returns a module; a `StagedModel` is returned unchanged.
     """
     library, _, rest = name.partition("/") if ":" not in name else ("", "", name)
     make = {"torchvision": _torchvision, "timm": _timm, "": _imported}[library](rest)
@@ -35,7 +35,7 @@ def build_external(name: str, num_classes: int, stages: Sequence[str], image_siz
 
 
 def _made(make: Maker, name: str, num_classes: int, image_size: int) -> nn.Module:
-    """Transformers are built for one image size, under one of two names; most networks take none."""
+    """Transformers are built for one image size, passed under one of two names; most networks take none."""
     for size in ({"img_size": image_size}, {"image_size": image_size}, {}):
         try:
             return make(num_classes=num_classes, **size)

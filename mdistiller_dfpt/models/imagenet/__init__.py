@@ -1,4 +1,4 @@
-"""Networks for 224x224 images, a file each; where torchvision has one, its weights load as they are."""
+"""Networks for 224x224 images, one file each; those of torchvision load its weights unchanged."""
 
 from . import mobilenetv1, mobilenetv2, resnet, shufflenetv2
 

@@ -1,6 +1,6 @@
-"""MobileNetV1 (Howard et al., 2017, arXiv:1704.04861), the student that the literature trains under ResNet50.
+"""MobileNetV1 (Howard et al., 2017, arXiv:1704.04861), the usual student of ResNet50 in the literature.
 
-Its keys, `model.<layer>.<part>` and `fc`, are those of the weights in circulation; torchvision has no such network.
+Its keys, `model.<layer>.<part>` and `fc`, are those of the published weights; torchvision has no such network.
 """
 
 from functools import partial
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..build import MODELS
 from ..staged import Stage, StagedModel, init_kaiming
 
-# (channels, stride) of the layers behind the stem
+# (channels, stride) of the layers after the stem
 _LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *(((512, 1),) * 5), (1024, 2), (1024, 1))
 
 
@@ -24,9 +24,9 @@ def _separable(in_channels: int, channels: int, stride: int) -> nn.Sequential:
 
 
 class MobileNetV1(StagedModel):
-    """A stem and a layer at 1/2 of the input's size, then four stages, down to 1/32."""
+    """A stem and a layer at 1/2 of the input resolution, then four stages, down to 1/32."""
 
-    _starts = (2, 4, 6, 12, 14)  # the layers at which the map shrinks, and the end
+    _starts = (2, 4, 6, 12, 14)  # the layers at which the resolution changes, and the end
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -41,7 +41,7 @@ class MobileNetV1(StagedModel):
     def _part(self, first: int, last: int, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.model[first : last - 1](x)
         layer = self.model[last - 1]
-        assert isinstance(layer, nn.Sequential)  # as all of them are
+        assert isinstance(layer, nn.Sequential)  # true for all layers
         preactivation = layer[:-1](x)
         return layer[-1](preactivation), preactivation
 

@@ -1,4 +1,4 @@
-"""MobileNetV2 at width 1 (Sandler et al., 2018, arXiv:1801.04381): torchvision's, cut into stages."""
+"""MobileNetV2 at width 1 (Sandler et al., 2018, arXiv:1801.04381): torchvision's network, divided into stages."""
 
 from functools import partial
 from itertools import pairwise
@@ -11,10 +11,10 @@ from ..staged import Stage, StagedModel
 
 
 class MobileNetV2(StagedModel, tv.MobileNetV2):
-    """A stem at 1/2 of the input's size, then four stages, down to 1/32; a 1x1 convolution to 1280 in the head."""
+    """A stem at 1/2 of the input resolution, then four stages, down to 1/32; a 1x1 convolution to 1280 in the head."""
 
     head_modules = ("features.18", "classifier")
-    _ends = (2, 4, 7, 14, 18)  # features behind which the map shrinks, and the last before the head
+    _ends = (2, 4, 7, 14, 18)  # features after which the resolution changes, and the last before the head
     features: nn.Sequential
 
     def __init__(self, num_classes: int):

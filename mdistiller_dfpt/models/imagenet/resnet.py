@@ -1,4 +1,4 @@
-"""ResNet18, 34 and 50 (He et al., 2015, arXiv:1512.03385) over torchvision's modules, with its keys."""
+"""ResNet18, 34 and 50 (He et al., 2015, arXiv:1512.03385) built from torchvision's modules, with its keys."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from ..staged import Stage, StagedModel
 
 
 def run_stage(stage: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A stage of torchvision's blocks, (activation, preactivation): they return the first alone."""
+    """A stage of torchvision's blocks, returning (activation, preactivation); the blocks return only the former."""
     *before, last = stage
     assert isinstance(last, (tv.BasicBlock, tv.Bottleneck))
     for block in before:
@@ -25,7 +25,7 @@ def run_stage(stage: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ResNet(StagedModel, tv.ResNet):
-    """A 7x7 stem at 1/4 of the input's size and four stages, down to 1/32."""
+    """A 7x7 stem at 1/4 of the input resolution and four stages, down to 1/32."""
 
     conv1: nn.Conv2d
     bn1: nn.BatchNorm2d

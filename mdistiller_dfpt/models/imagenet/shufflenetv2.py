@@ -1,4 +1,4 @@
-"""ShuffleNetV2 at width 1 (Ma et al., 2018, arXiv:1807.11164): torchvision's, cut into stages."""
+"""ShuffleNetV2 at width 1 (Ma et al., 2018, arXiv:1807.11164): torchvision's network, divided into stages."""
 
 from functools import partial
 
@@ -11,11 +11,11 @@ from ..staged import Stage, StagedModel
 
 def _doubled(stage: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     out = stage(x)
-    return out, out  # each half ends in a ReLU of its own before the channels are shuffled
+    return out, out  # each half ends with its own ReLU before the channels are shuffled
 
 
 class ShuffleNetV2(StagedModel, tv.ShuffleNetV2):
-    """A stem at 1/4 of the input's size, then three stages, down to 1/32; a 1x1 convolution to 1024 in the head."""
+    """A stem at 1/4 of the input resolution, three stages, down to 1/32; a 1x1 convolution to 1024 in the head."""
 
     head_modules = ("conv5", "fc")
     conv1: nn.Sequential
