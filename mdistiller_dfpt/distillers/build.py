@@ -94,7 +94,7 @@ def _refuse_unknown(paths: Mapping[str, float], teacher: Teacher, kind: str) -> 
     for path in paths:
         if path not in teacher.path_names():
             raise ConfigError(
-                f"DISTILLER.PATHS.{path}: a teacher of the kind {kind} has the paths {', '.join(teacher.path_names())}"
+                f"DISTILLER.PATHS.{path}: a teacher of kind {kind} has the paths {', '.join(teacher.path_names())}"
             )
 
 

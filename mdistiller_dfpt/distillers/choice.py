@@ -23,12 +23,12 @@ class Choice:
 
     @property
     def label(self) -> str:
-        """DISTILLER.TYPE in one word."""
+        """DISTILLER.TYPE as a single string."""
         return "+".join(self.methods)
 
     @property
     def is_taught(self) -> bool:
-        """Whether any of the methods has a teacher."""
+        """Whether any of the methods needs a teacher."""
         return bool(self.kind)
 
 
@@ -48,6 +48,6 @@ def _kind(methods: Mapping[str, type[Method]], asked_for: str) -> str:
     asked = {"DISTILLER.TEACHER_KIND": asked_for} if asked_for != "frozen" else {}
     asked |= {name: kind for name, m in methods.items() if (kind := getattr(m, "teacher_kind", ""))}
     if len(set(asked.values())) > 1:
-        raise ConfigError("; ".join(f"{name} has a teacher of the kind {kind}" for name, kind in asked.items())
+        raise ConfigError("; ".join(f"{name} requires a teacher of kind {kind}" for name, kind in asked.items())
                           + "; a run has one kind")  # fmt: skip
     return next(iter(asked.values()), "frozen")

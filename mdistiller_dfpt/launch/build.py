@@ -48,7 +48,7 @@ def check_config(cfg: CN) -> torch.device:
     chosen = choice(cfg)
     for key in ("ASSISTANTS", "OTHER_TEACHERS") if chosen.is_taught else ():
         if cfg.DISTILLER[key] and key != chosen.others_key:
-            print(f"DISTILLER.{key} {cfg.DISTILLER[key]} has no effect here: the teacher is of the kind {chosen.kind}")
+            print(f"DISTILLER.{key} {cfg.DISTILLER[key]} has no effect here: the teacher is of kind {chosen.kind}")
     check_networks(cfg)
     return device
 

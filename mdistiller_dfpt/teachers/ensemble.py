@@ -41,7 +41,7 @@ def mixed_logits(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
 
 
 REFUSAL = (
-    f"an ensemble's path {ORIGINAL!r} has logits alone, and {{!r}} of it is asked for; name its members' paths, as"
+    f"an ensemble's path {ORIGINAL!r} has only logits, but the method uses {{!r}}; match its members' paths, for example"
     " `DISTILLER.PATHS.teacher1 1.0 DISTILLER.PATHS.teacher2 1.0`"
 )
 

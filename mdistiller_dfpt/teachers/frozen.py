@@ -26,7 +26,7 @@ class Frozen(Teacher):
         """The frozen network's output; only its logits if they are cached."""
         if self.cache is None:
             return self.output_of(self.network, batch.image)
-        refusal = "DISTILLER.LOGITS_CACHE keeps the teacher's logits alone, and {!r} of it is asked for: leave it out"
+        refusal = "DISTILLER.LOGITS_CACHE stores only the teacher's logits, but the method uses {!r}: remove it"
         return Output(self.cache.logits(batch, self.logits), NoFeatures(refusal))
 
     def logits(self, image: Tensor) -> Tensor:

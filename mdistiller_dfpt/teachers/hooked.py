@@ -16,23 +16,23 @@ class Hooked(nn.Module):
         self._logged: dict[str, Tensor] = {}
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Called once before the first step of a run, with the training set's batches; not when it is resumed."""
+        """Called once before the first step of a run, with the batches of the training set; not called on resume."""
 
     def before_step(self) -> None:
-        """Called between the backward pass and the optimiser's step, for what changes the gradient."""
+        """Called between the backward pass and the optimiser step, for example to clip gradients."""
 
     def after_step(self, batch: Batch) -> None:
-        """Called after each optimiser step, for what changes beside the gradient (a memory bank, an average)."""
+        """Called after each optimiser step, to update state that has no gradient (a memory bank, an average)."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is optimised: `params`, and `lr_factor` on the schedule's learning rate."""
+        """Parameter groups: `params`, and `lr_factor`, a factor on the schedule's learning rate."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr_factor": 1.0}]
 
     def log(self, name: str, value: Tensor) -> None:
-        """Report a scalar of this step that is not a loss; the loop averages it over the epoch."""
+        """Log a scalar of this step that is not a loss; the loop averages it over the epoch."""
         self._logged[name] = value.detach()
 
     def take_logged(self) -> dict[str, Tensor]:
-        """The values reported since the last call."""
+        """The values logged since the last call."""
         logged, self._logged = self._logged, {}
         return logged

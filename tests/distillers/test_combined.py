@@ -127,7 +127,9 @@ def test_two_methods_that_add_to_what_is_deployed_are_refused(registries):
     class Other(DISTILLERS["SIMKD"]):
         config = CN(DISTILLERS["SIMKD"].config)
 
-    with pytest.raises(ConfigError, match="SimKD and Other cannot be combined: each adds modules of its own"):
+    with pytest.raises(
+        ConfigError, match="SimKD and Other cannot be combined: each adds modules to the deployed network"
+    ):
         listed("SIMKD", "OTHER")
 
 

@@ -213,5 +213,5 @@ def test_the_training_state_holds_the_prompt_path_but_not_the_teacher():
 
 
 def test_the_weights_of_the_paths_are_its_own_keys():
-    with pytest.raises(ConfigError, match="DISTILLER.PATHS is set; DFPTKD weighs the paths by keys of its own"):
+    with pytest.raises(ConfigError, match="DISTILLER.PATHS is set; DFPTKD has its own keys for path weights"):
         tiny_distiller("DFPTKD", "DISTILLER.PATHS", "{prompt: 1.0}")

@@ -16,7 +16,7 @@ def test_every_method_obeys_the_laws(name, law):
     law(DISTILLERS[name])
 
 
-@pytest.mark.parametrize("change", ["missing", "unexpected", "of another shape"])
+@pytest.mark.parametrize("change", ["missing", "unexpected", "of different shape"])
 def test_a_training_state_of_something_else_is_refused(change):
     distiller = tiny_distiller("KD")
     take_steps(distiller, 1)

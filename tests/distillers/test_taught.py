@@ -55,7 +55,7 @@ def trains(*words, steps=3):
 def test_any_method_works_with_any_kind_of_teacher(name, kind):
     if own_kind(name) not in ("", kind):
         message = refused(name, *KINDS[kind])
-        assert f"{name} has a teacher of the kind {own_kind(name)}" in message
+        assert f"{name} requires a teacher of kind {own_kind(name)}" in message
         assert kind in message
     elif kind == "ensemble" and DISTILLERS[name].needs_teacher_maps:
         assert "name its members' paths, as `DISTILLER.PATHS.teacher1 1.0" in refused(name, *KINDS[kind])
@@ -77,15 +77,15 @@ def test_any_method_can_match_each_member_of_an_ensemble(name):
     [
         (("SIMKD", *KINDS["dual_path"]), "SIMKD reuses the classifier of the path 'prompt', which is trained"),
         (("SIMKD", *KINDS["ensemble"], *MEMBERS),
-         "DISTILLER.PATHS: SimKD adds modules of its own to what is deployed, and matches one path: name one"),
+         "DISTILLER.PATHS: SimKD adds modules to the deployed network, and matches one path: select one"),
         (("SIMKD", *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}"), "select a frozen path"),
         (("KD", *KINDS["dual_path"], "DISTILLER.PATHS", "{promt: 1}"),
-         "DISTILLER.PATHS.promt: a teacher of the kind dual_path has the paths teacher, prompt"),
+         "DISTILLER.PATHS.promt: a teacher of kind dual_path has the paths teacher, prompt"),
         (("KD", "DISTILLER.PATHS", "{prompt: 1}"),
-         "DISTILLER.PATHS.prompt: a teacher of the kind frozen has the paths teacher"),
+         "DISTILLER.PATHS.prompt: a teacher of kind frozen has the paths teacher"),
         (("DGKD", "DISTILLER.PATHS", "{teacher: 1}"),
-         "DISTILLER.PATHS is set; DGKD weighs the paths by keys of its own"),
-        (("[TAKD, DFPTKD]",), "TAKD has a teacher of the kind assistants; DFPTKD has a teacher of the kind dual_path"),
+         "DISTILLER.PATHS is set; DGKD has its own keys for path weights"),
+        (("[TAKD, DFPTKD]",), "TAKD requires a teacher of kind assistants; DFPTKD requires a teacher of kind dual_path"),
         (("KD", "DISTILLER.TEACHER_KIND", "dualpath"), "unknown kind of teacher 'dualpath'; did you mean dual_path"),
         (("KD", *KINDS["dual_path"], "DUAL_PATH.STAGES", "[9]"), "DUAL_PATH.STAGES is [9]; TinyNet has stages 1..2"),
         (("KD", "DISTILLER.PATHS", "{teacher: 0}"), "DISTILLER.PATHS.teacher is 0.0; it must be a weight > 0"),

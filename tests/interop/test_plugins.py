@@ -114,9 +114,9 @@ def test_its_networks_run_in_bfloat16_and_its_losses_in_float32(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("[KD, MINE]",), "DISTILLER.TYPE: MINE runs the networks in its own way and cannot be in a list"),
-        (("MINE", "DISTILLER.PATHS", "{teacher: 2}"), "DISTILLER.PATHS: MINE runs the networks in its own way"),
-        (("MINE", "DISTILLER.TEACHER_KIND", "dual_path"), "DISTILLER.PATHS: MINE runs the networks in its own way"),
+        (("[KD, MINE]",), "DISTILLER.TYPE: MINE runs the networks itself and cannot be in a list"),
+        (("MINE", "DISTILLER.PATHS", "{teacher: 2}"), "DISTILLER.PATHS: MINE runs the networks itself"),
+        (("MINE", "DISTILLER.TEACHER_KIND", "dual_path"), "DISTILLER.PATHS: MINE runs the networks itself"),
         (
             ("MINE", "DISTILLER.TEACHER_KIND", "ensemble"),
             "Mine is written for mdistiller and runs the teacher's network",

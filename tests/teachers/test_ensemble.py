@@ -106,5 +106,5 @@ def test_members_run_once_for_all_paths():
 
 def test_the_mean_has_no_maps_and_says_where_they_are():
     output = tiny_ensemble()(tiny_batch())["teacher"].detach()
-    with pytest.raises(ConfigError, match=r"has logits alone, and 'feats' of it is asked for; name its members' paths"):
+    with pytest.raises(ConfigError, match=r"has only logits, but the method uses 'feats'; match its members' paths"):
         output.features["feats"]

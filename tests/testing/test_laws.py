@@ -165,10 +165,14 @@ BROKEN_DISTILLERS = [
     (MovesTheTeacher, "the_teacher_never_changes", "a step changed ['bn1.running_mean'] of the frozen network"),
     (LeavesTheTeacherInTrainingMode, "the_teacher_never_changes", "training mode"),
     (RunsTheStudentWhenBuilt, "construction_leaves_the_networks_as_they_are", "the constructor changed ['bn1.running_"),
-    (TrainsNothingWithIt, "every_leaf_of_the_loss_is_optimised", "['idle.bias', 'idle.weight'] are optimised, but no"),
-    (HidesAModuleInAList, "every_leaf_of_the_loss_is_optimised", "which no parameter group holds: keep modules as"),
+    (
+        TrainsNothingWithIt,
+        "every_leaf_of_the_loss_is_optimised",
+        "['idle.bias', 'idle.weight'] are optimised but affect no",
+    ),
+    (HidesAModuleInAList, "every_leaf_of_the_loss_is_optimised", "which is in no parameter group: store modules as"),
     (KeepsAnAverageOutOfItsState, "every_tensor_that_changes_is_saved", "1 tensors that a step changes are not in"),
-    (CountsCalls, "a_restored_method_goes_on_as_the_first", "the term 'ce' is another after a resume"),
+    (CountsCalls, "a_restored_method_goes_on_as_the_first", "the term 'ce' differs after a resume"),
     (ClimbsItsLoss, "one_batch_can_be_overfitted", "it does not learn"),
     (ComputesInDouble, "terms_are_float32_scalars_under_bfloat16", "the term 'ce' is torch.float64, not float32"),
     (ReadsMemoryInItsOrder, "bfloat16_and_channels_last_agree_with_float32", "the term 'mine' is"),
@@ -178,7 +182,7 @@ BROKEN_DISTILLERS = [
     (DividesByADeviation, "the_smallest_batch_is_trained_on", "the term 'spread' is nan on a batch of 1"),
     (DeploysSomethingElse, "in_eval_mode_what_is_deployed_speaks", "not those of `deployed`"),
     (MatchesTheBatchesMean, "a_batch_may_be_shared_by_two_processes", "set `couples_samples = True` in the class"),
-    (TakesAnyKeyword, "an_unknown_keyword_is_refused", "the constructor takes any keyword"),
+    (TakesAnyKeyword, "an_unknown_keyword_is_refused", "the constructor accepts any keyword"),
 ]
 
 
@@ -272,12 +276,12 @@ class MatchesTheMeanOfTheBatch(Learning):
 
 BROKEN_TEACHERS = [
     (NamesAPathThatItHasNot, "every_path_gives_logits", "forward gives"),
-    (MatchesNoPathOfIts, "every_path_gives_logits", "the default paths {'heart'} are no paths of it"),
+    (MatchesNoPathOfIts, "every_path_gives_logits", "the default paths {'heart'} are not in path_names"),
     (HasTheMapsOfAnother, "maps_are_those_of_the_paths_network", "feats of the path 'teacher' are"),
     (MovesItsNetwork, "frozen_networks_never_change", "['bn1.running_mean'] of a frozen network changed"),
-    (TrainsTheStudent, "its_own_terms_train_it_and_not_the_student", "write own(value, weight)"),
-    (TrainsNotAllOfIt, "its_own_terms_train_it_and_not_the_student", "1 parameters are optimised that no term reaches"),
-    (CountsSteps, "what_it_trains_is_saved", "the path 'head' gives other outputs after a resume"),
+    (TrainsTheStudent, "its_own_terms_train_it_and_not_the_student", "use own(value, weight)"),
+    (TrainsNotAllOfIt, "its_own_terms_train_it_and_not_the_student", "1 optimised parameters affect no term"),
+    (CountsSteps, "what_it_trains_is_saved", "the path 'head' has different outputs after a resume"),
     (CountsEvaluations, "evaluation_changes_nothing", "evaluation changed ['evaluations']"),
     (MatchesTheMeanOfTheBatch, "a_batch_may_be_shared_by_two_processes", "set `couples_samples = True` in the class"),
     (SpeaksBfloat16, "bfloat16_changes_rounding_alone", "'head' is torch.bfloat16 under bfloat16"),
