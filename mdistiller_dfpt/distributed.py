@@ -46,6 +46,24 @@ def all_reduce(x: Tensor) -> Tensor:
     return x
 
 
+def names_of_all(names: list[str]) -> list[str]:
+    """The names that any process has, in the same order on all."""
+    if world_size() == 1:
+        return names
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, names)
+    return list(dict.fromkeys(name for part in gathered for name in part))
+
+
+def of_all_processes(x: Tensor) -> list[Tensor]:
+    """The tensor of each process, by rank, on the CPU; their shapes may differ."""
+    if world_size() == 1:
+        return [x]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, x.cpu())
+    return gathered
+
+
 class _Gather(torch.autograd.Function):
     """Gathers the rows of all processes in the order of the full batch; the backward pass sums their gradients.
 

@@ -153,7 +153,12 @@ class Distiller(Method):
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         student = self.forward_student(batch.image)
         paths = self.teacher(batch)
-        return student.logits, {**self.terms(student, paths, batch), **self.teacher_terms(student, paths, batch)}
+        mine, its = self.terms(student, paths, batch), self.teacher_terms(student, paths, batch)
+        if both := sorted(mine.keys() & its.keys()):
+            raise PluginError(
+                type(self.teacher), f"its terms {both} have the names of terms of the method: rename them"
+            )
+        return student.logits, {**mine, **its}
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         """The terms that train the student, with a mean over processes equal to the terms of a single process."""

@@ -13,9 +13,10 @@ from ..config.policy import without_effect
 from ..data import Data, build_data
 from ..distillers import build_distiller
 from ..distillers.choice import choice
-from ..distributed import pick_device, world_size
+from ..distributed import pick_device, rank, world_size
 from ..models import StagedModel
 from ..runs.directory import check_writable
+from ..runs.saving import seed_process
 from ..runs.weights import load_into
 from ..training.optim import OPTIMIZERS, SCHEDULES
 from ..training.out_of_memory import memory_explained
@@ -74,6 +75,8 @@ def build_trainer(cfg: CN, data: Data, weights: Weights, *, again: bool = False)
         cfg, student, teacher, data.num_train, image_shape=data.image_shape,
         others=[load_network(cfg, "other", path, data, name) for name, path in weights.others],
     )  # fmt: skip
+    if rank() > 0:  # dropout and the like are to differ from the first process's
+        seed_process(cfg.SOLVER.SEED)
     return Trainer(cfg, distiller, data)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..errors import PluginError
+from ..errors import ConfigError, PluginError
 
 Kind = Literal["label", "distillation", "teacher"]
 
@@ -37,6 +37,10 @@ Terms = dict[str, Term]
 """The terms of a step, by the names under which they are logged."""
 
 
+RESERVED = ("loss", "top1", "top5")
+"""Names that the loop logs itself."""
+
+
 def label(value: Tensor, weight: float = 1.0) -> Term:
     """A term that matches the student to the labels."""
     return Term(value, weight, "label")
@@ -57,15 +61,29 @@ def checked(terms: Mapping[str, Term], where: type) -> Mapping[str, Term]:
     if not isinstance(terms, Mapping):
         raise PluginError(where, f"its losses are a {type(terms).__name__}; they must be a dict from names to terms")
     for name, term in terms.items():
+        if name in RESERVED:
+            raise PluginError(where, f"the term {name!r} has a name that the loop logs itself: rename it")
         if not isinstance(term, Term):
             kind = type(term).__name__
             raise PluginError(where, f"the term {name!r} is a {kind}; write label(value, weight) for a term with the "
                                      "labels, distillation(value, weight) for one with the teacher")  # fmt: skip
+        if not isinstance(term.weight, int | float):
+            raise PluginError(where, f"the weight of the term {name!r} is {term.weight!r}; it must be a number")
         if not isinstance(term.value, Tensor) or term.value.shape != ():
             shape = tuple(getattr(term.value, "shape", ())) or type(term.value).__name__
             raise PluginError(
                 where, f"the term {name!r} has shape {shape}; a term must be a scalar, such as a mean over the batch"
             )
+    return terms
+
+
+def trainable(terms: Mapping[str, Term], where: type) -> Mapping[str, Term]:
+    """The terms of a step, checked; ConfigError if there is none that a parameter can learn from."""
+    if not any(term.value.requires_grad for term in checked(terms, where).values()):
+        raise ConfigError(
+            f"{where.__name__}: no term of the loss depends on a trained parameter ({', '.join(terms) or 'no terms'}):"
+            " are all weights 0?"
+        )
     return terms
 
 

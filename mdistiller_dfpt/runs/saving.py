@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ..config.keys import by_keys_of_today, default_cfg
 from ..config.load import dump_cfg, flatten, load_yaml_text
 from ..distillers import Method
 from ..distillers.choice import choice
-from ..distributed import rank
+from ..distributed import of_all_processes, rank
 from ..errors import CheckpointError
 from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_checkpoint, save_weights, write_json
 from .directory import CHECKPOINTS, STATUS
@@ -32,28 +33,42 @@ BEST = "best.safetensors"
 
 
 def random_states() -> dict[str, Tensor]:
-    """The state of PyTorch's random generators, on the CPU and on the current GPU."""
-    states = {"torch_rng": torch.get_rng_state()}
+    """The states of PyTorch's random generators of all processes, on the CPU and on the current GPU; all take part."""
+    states = {f"torch_rng{_of(number)}": state for number, state in enumerate(of_all_processes(torch.get_rng_state()))}
     if torch.cuda.is_initialized():
-        states["cuda_rng"] = torch.cuda.get_rng_state()
+        for number, state in enumerate(of_all_processes(torch.cuda.get_rng_state())):
+            states[f"cuda_rng{_of(number)}"] = state
     return states
 
 
-def put_random_states(states: dict[str, Tensor]) -> None:
-    """Restore that state."""
-    torch.set_rng_state(states["torch_rng"])
-    if "cuda_rng" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda_rng"])
+def put_random_states(states: Mapping[str, Tensor]) -> None:
+    """Restore this process's state; a process that did not exist then starts from its rank and the first one's."""
+    mine = states.get(f"torch_rng{_of(rank())}")
+    torch.set_rng_state(states["torch_rng"] if mine is None else mine)
+    if mine is None:
+        seed_process(int(torch.randint(2**31, ())))
+    cuda = states.get(f"cuda_rng{_of(rank())}")
+    if cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda)
+
+
+def seed_process(seed: int) -> None:
+    """Seed the random generators, differently in each process: dropout is not to repeat itself over their samples."""
+    torch.manual_seed(seed + 1_000_003 * rank())
+
+
+def _of(number: int) -> str:
+    return f".{number}" if number else ""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a run: records of finished epochs; steps, sums of averages and samples of the current one."""
+    """The progress of a run: records of finished epochs; steps, sums and samples of the averages of the current one."""
 
     epochs: list[dict[str, Any]]
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
-    samples: int = 0
+    counts: dict[str, float] = field(default_factory=dict)  # samples that each average is over
 
 
 class Saver:
@@ -72,19 +87,20 @@ class Saver:
     def save(self, done: Progress) -> None:
         """Publish a checkpoint of the full state and delete the oldest."""
         self.last_save = time.monotonic()
+        random = random_states()
         if rank() > 0:
             return
         state = {
             "distiller": self.distiller.training_state(),
             "optimizer": self.optimizer.state_dict(),
-            **random_states(),
+            **random,
             "sums": done.sums,
         }
         epoch = len(done.epochs)
         header = {
             "epoch": epoch,
             "step": done.step,
-            "count": done.samples,
+            "counts": done.counts,
             "epochs": done.epochs,
             "distiller": choice(self.cfg).label,
             "student": self.cfg.DISTILLER.STUDENT,
@@ -138,7 +154,9 @@ class Saver:
             put_random_states(state)
             step = manifest.get("step", 0)
             print(f"resuming after epoch {manifest['epoch']}" + (f", step {step}" if step else ""), flush=True)
-            return Progress(manifest["epochs"], step, state.get("sums", {}), manifest.get("count", 0))
+            sums = state.get("sums", {})
+            counts = manifest.get("counts") or dict.fromkeys(sums, manifest.get("count", 0))
+            return Progress(manifest["epochs"], step, sums, counts)
         raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint")
 
     def _refuse_other_config(self, folder: Path, text: str) -> None:

@@ -41,8 +41,8 @@ def mixed_logits(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
 
 
 REFUSAL = (
-    f"an ensemble's path {ORIGINAL!r} has only logits, but the method uses {{!r}}; match its members' paths, for example"
-    " `DISTILLER.PATHS.teacher1 1.0 DISTILLER.PATHS.teacher2 1.0`"
+    f"an ensemble's path {ORIGINAL!r} has only logits, but the method uses {{!r}}; match its members' paths, for"
+    " example `DISTILLER.PATHS.teacher1 1.0 DISTILLER.PATHS.teacher2 1.0`"
 )
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..data import Batch
+from ..errors import PluginError
+from ..losses.term import RESERVED
 
 
 class Hooked(nn.Module):
@@ -30,6 +32,10 @@ class Hooked(nn.Module):
 
     def log(self, name: str, value: Tensor) -> None:
         """Log a scalar of this step that is not a loss; the loop averages it over the epoch."""
+        if name in RESERVED:
+            raise PluginError(type(self), f"it logs {name!r}, a name that the loop logs itself: rename it")
+        if not isinstance(value, Tensor) or value.shape != ():
+            raise PluginError(type(self), f"it logs {name!r} as {type(value).__name__}; it must be a scalar tensor")
         self._logged[name] = value.detach()
 
     def take_logged(self) -> dict[str, Tensor]:

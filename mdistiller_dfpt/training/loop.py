@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data import Batch
 from ..distributed import world_size
-from ..losses.term import checked
+from ..losses.term import trainable
 from ..runs.log import ProgressBar, RunLogs, epoch_line
 from ..runs.results import best_epoch
 from ..runs.saving import BEST, Saver
@@ -48,7 +48,7 @@ def take_step(run: Training, batch: Batch) -> None:
         with run.gradient_exchange(last=micro is micros[-1]):
             # Forward: student and teacher, and the terms of the loss
             logits, terms = run.forward(micro)
-            terms = checked(terms, type(distiller))
+            terms = trainable(terms, type(distiller))
             terms = {name: term.times(micro.size / batch.size) for name, term in terms.items()}
             # Backward: gradients are accumulated over micro-batches
             run.backward(terms)
@@ -67,7 +67,6 @@ def take_step(run: Training, batch: Batch) -> None:
         part.after_step(batch)
     # Averages are accumulated on the device, without synchronising
     run.meters.update({"loss": loss, **values}, batch.size / world_size())
-    run.meters.add_samples(len(batch.index))
 
 
 def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..distributed import all_reduce
+from ..distributed import all_reduce, names_of_all
 
 
 class Meters:
@@ -12,22 +12,19 @@ class Meters:
     def __init__(self, device: torch.device):
         self.device = device
         self.sums: dict[str, Tensor] = {}
-        self.samples = 0
-        self._pending: tuple[Tensor, list[str], int, torch.cuda.Event] | None = None
+        self.counts: dict[str, float] = {}  # samples that each average is over; a value may be missing in some steps
+        self._pending: tuple[Tensor, dict[str, float], torch.cuda.Event] | None = None
         self._latest: dict[str, float] = {}
 
     def update(self, values: dict[str, Tensor], samples: float) -> None:
         """Add a batch's mean values, weighted by its number of samples."""
         for name, value in values.items():
+            self.counts[name] = self.counts.get(name, 0) + samples
             value = value.detach().float() * samples
             if name in self.sums:
                 self.sums[name].add_(value)
             else:
                 self.sums[name] = value
-
-    def add_samples(self, samples: int) -> None:
-        """Count these samples."""
-        self.samples += samples
 
     def _stacked(self) -> Tensor:
         return torch.stack(list(self.sums.values()))
@@ -37,23 +34,26 @@ class Meters:
         if not self.sums:
             return {}
         if self.device.type != "cuda":
-            return {n: v / self.samples for n, v in zip(self.sums, self._stacked().tolist(), strict=True)}
-        if self._pending is not None and self._pending[3].query():
-            values, names, count, _ = self._pending
-            self._latest = {n: v / count for n, v in zip(names, values.tolist(), strict=True)}
+            return {n: v / self.counts[n] for n, v in zip(self.sums, self._stacked().tolist(), strict=True)}
+        if self._pending is not None and self._pending[2].query():
+            values, counts, _ = self._pending
+            self._latest = {n: v / c for (n, c), v in zip(counts.items(), values.tolist(), strict=True)}
             self._pending = None
         if self._pending is None:
             host = torch.empty(len(self.sums), pin_memory=True)
             host.copy_(self._stacked(), non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-            self._pending = (host, list(self.sums), self.samples, event)
+            self._pending = (host, {name: self.counts[name] for name in self.sums}, event)
         return self._latest
 
     def totals(self) -> dict[str, float]:
         """Averages over all updates of all processes."""
-        if not self.sums:
+        names = names_of_all(list(self.sums))
+        if not names:
             return {}
-        count = torch.tensor([self.samples], dtype=torch.float32, device=self.device)
-        *sums, count = all_reduce(torch.cat([self._stacked(), count])).tolist()
-        return {n: v / count for n, v in zip(self.sums, sums, strict=True)}
+        zero = torch.zeros((), device=self.device)
+        sums = torch.stack([self.sums.get(name, zero) for name in names])
+        counts = torch.tensor([self.counts.get(name, 0) for name in names], dtype=torch.float64, device=self.device)
+        totals, samples = all_reduce(sums).tolist(), all_reduce(counts).tolist()
+        return {name: total / count for name, total, count in zip(names, totals, samples, strict=True)}

@@ -89,11 +89,11 @@ class Training:
 
     def progress(self) -> Progress:
         """The progress of the run, for a checkpoint."""
-        return Progress(self.epochs, self.step, self.meters.sums, self.meters.samples)
+        return Progress(self.epochs, self.step, self.meters.sums, self.meters.counts)
 
     def restore(self, done: Progress) -> None:
         """Continue from this progress."""
         self.epochs, self.step = done.epochs, done.step
         self.meters = Meters(self.device)
         self.meters.sums = {name: value.to(self.device) for name, value in done.sums.items()}
-        self.meters.samples = done.samples
+        self.meters.counts = dict(done.counts)

@@ -58,7 +58,7 @@ def test_any_method_works_with_any_kind_of_teacher(name, kind):
         assert f"{name} requires a teacher of kind {own_kind(name)}" in message
         assert kind in message
     elif kind == "ensemble" and DISTILLERS[name].needs_teacher_maps:
-        assert "name its members' paths, as `DISTILLER.PATHS.teacher1 1.0" in refused(name, *KINDS[kind])
+        assert "match its members' paths, for example `DISTILLER.PATHS.teacher1 1.0" in refused(name, *KINDS[kind])
     elif name == "SIMKD" and kind == "dual_path":
         trains(name, *KINDS[kind], "DISTILLER.PATHS", "{teacher: 1.0}")
     else:
@@ -85,7 +85,8 @@ def test_any_method_can_match_each_member_of_an_ensemble(name):
          "DISTILLER.PATHS.prompt: a teacher of kind frozen has the paths teacher"),
         (("DGKD", "DISTILLER.PATHS", "{teacher: 1}"),
          "DISTILLER.PATHS is set; DGKD has its own keys for path weights"),
-        (("[TAKD, DFPTKD]",), "TAKD requires a teacher of kind assistants; DFPTKD requires a teacher of kind dual_path"),
+        (("[TAKD, DFPTKD]",),
+         "TAKD requires a teacher of kind assistants; DFPTKD requires a teacher of kind dual_path"),
         (("KD", "DISTILLER.TEACHER_KIND", "dualpath"), "unknown kind of teacher 'dualpath'; did you mean dual_path"),
         (("KD", *KINDS["dual_path"], "DUAL_PATH.STAGES", "[9]"), "DUAL_PATH.STAGES is [9]; TinyNet has stages 1..2"),
         (("KD", "DISTILLER.PATHS", "{teacher: 0}"), "DISTILLER.PATHS.teacher is 0.0; it must be a weight > 0"),

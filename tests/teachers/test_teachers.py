@@ -28,5 +28,7 @@ def test_feature_maps_of_cached_logits_are_refused():
     teacher.cache = type("Cache", (), {"logits": lambda self, batch, compute: compute(batch.image)})()
     output = teacher(tiny_batch())["teacher"]
     assert output.logits.shape == (8, 4)
-    with pytest.raises(ConfigError, match="DISTILLER.LOGITS_CACHE stores only the teacher's logits, but the method uses 'feats'"):
+    with pytest.raises(
+        ConfigError, match="DISTILLER.LOGITS_CACHE stores only the teacher's logits, but the method uses 'feats'"
+    ):
         output.detach().features["feats"]
