@@ -3,7 +3,7 @@
 from .data import DATASETS, Batch, build_data
 from .distillers import DISTILLERS, Distiller, Method, Output, build_distiller
 from .interop.plugins import load_cfg
-from .losses import LOGIT_LOSSES, Term, Terms, distillation, label
+from .losses import LOGIT_LOSSES, Term, Terms, distillation, label, own
 from .models import MODELS, StagedModel, build_model
 from .teachers import TEACHERS, Teacher, build_teacher
 from .training.optim import OPTIMIZERS, SCHEDULES
@@ -13,5 +13,5 @@ __version__ = "0.1.0"
 __all__ = [
     "DATASETS", "DISTILLERS", "LOGIT_LOSSES", "MODELS", "OPTIMIZERS", "SCHEDULES", "TEACHERS", "Batch", "Distiller",
     "Method", "Output", "StagedModel", "Teacher", "Term", "Terms", "Trainer", "build_data", "build_distiller",
-    "build_model", "build_teacher", "distillation", "label", "load_cfg",
+    "build_model", "build_teacher", "distillation", "label", "load_cfg", "own",
 ]  # fmt: skip

@@ -22,22 +22,23 @@ def suggest(name: str, known: list[str]) -> str:
 
 
 class Registry(dict[str, T], Generic[T]):
-    """Maps names to classes or functions. `what` is the kind of entry, for error messages."""
+    """Maps names to classes or functions. `what` is the kind of entry and `key` names it, for error messages."""
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, key: str = ""):
         super().__init__()
-        self.what = what
+        self.what, self.key = what, key
 
     def register(self, name: str) -> Callable[[Any], Any]:
         """Decorator that registers its target under `name`; raises KeyError if the name is taken."""
 
         def add(target: Any) -> Any:
             if name in self:
-                raise KeyError(f"{self.what} {name!r} is already {self[name]}")
+                raise KeyError(f"there is a {self.what} {name!r} already ({self[name]}): choose another name")
             self[name] = target
             return target
 
         return add
 
     def __missing__(self, name: str) -> T:
-        raise ConfigError(f"unknown {self.what} {name!r}; {suggest(name, list(self))}")
+        where = f"{self.key}: " if self.key else ""
+        raise ConfigError(f"{where}unknown {self.what} {name!r}; {suggest(name, list(self))}")

@@ -77,7 +77,7 @@ MISTAKES = [
      r"my_net returns logits of shape \(1, 7\) for one image; it must be \(logits \(1, 10\), features\)"),
     ("my_data", "pixels[labels == 0, 4:12, 4:12] += 150", "pixels[99, 99, 99, 99, 99] = 1", r":14: IndexError"),
     ("my_solver", "return plan.lr * (1 - progress / plan.epochs)", "return 'slow'",
-     r":14: my_linear: returned 'slow'; a schedule must return a learning rate"),
+     r":14: my_linear: returned 'slow' after 0 epochs; a schedule must return a learning rate"),
     ("my_solver", "return torch.optim.RMSprop(", "torch.optim.RMSprop(",
      r":8: my_rmsprop: returned NoneType; it must return a torch.optim.Optimizer"),
 ]  # fmt: skip

@@ -102,6 +102,43 @@ def circles(sources: Sources) -> list[list[str]]:
     return found
 
 
+IMPORTERS = ("import_module", "__import__", "resolve_name", "run_path", "run_module")
+MAY_IMPORT_BY_NAME = {
+    "mdistiller_dfpt.distillers", "mdistiller_dfpt.teachers", "mdistiller_dfpt.interop.plugins",
+    "mdistiller_dfpt.interop.into_mdistiller", "mdistiller_dfpt.models.external.names",
+    "mdistiller_dfpt.bench.mdistiller",
+}  # fmt: skip
+"""Packages that import all files of their own folder, and those that import what a user names."""
+
+
+def imports_by_name(sources: Sources) -> list[str]:
+    """Modules that can import by a string, whatever they call the function, less those that may."""
+    faults = []
+    for module in sources.keys() - MAY_IMPORT_BY_NAME:
+        for node in ast.walk(ast.parse(sources[module])):
+            name = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "name", None)
+            if name in IMPORTERS:
+                faults.append(f"{module} uses {name}")
+    return sorted(faults)
+
+
+def test_nothing_is_imported_by_a_string():
+    assert imports_by_name(sources_of(PACKAGE)) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import importlib\nimportlib.import_module(NAME)", "from importlib import import_module as load",
+        "import pkgutil\npkgutil.resolve_name('mdistiller_dfpt.training')", "__import__(NAME)",
+    ],
+)  # fmt: skip
+def test_a_planted_import_by_a_string_is_found(line):
+    sources = sources_of(PACKAGE)
+    sources["mdistiller_dfpt.report.files"] += f"\n{line}\n"
+    assert imports_by_name(sources)[0].startswith("mdistiller_dfpt.report.files uses ")
+
+
 def test_imports_never_go_upward():
     assert upward(sources_of(PACKAGE), ALLOWED) == []
 

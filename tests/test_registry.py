@@ -13,7 +13,7 @@ from mdistiller_dfpt.registry import Registry
 def test_a_name_has_one_owner():
     things = Registry("thing")
     things.register("A")(int)
-    with pytest.raises(KeyError, match="'A' is already"):
+    with pytest.raises(KeyError, match="there is a thing 'A' already"):
         things.register("A")(float)
     assert things["A"] is int
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -72,7 +73,8 @@ class Workload:
     def both(self, steps: int) -> int:
         """Training as in a run: batches from the loader, and for each a step and the averages."""
         if self._stream is None:
-            self._stream = itertools.chain.from_iterable(map(self.data.train.epoch, itertools.count(1)))
+            epoch = partial(self.data.train.epoch, strong=self.trainer.distiller.needs_strong_view)
+            self._stream = itertools.chain.from_iterable(map(epoch, itertools.count(1)))
         done = 0
         for batch in itertools.islice(self._stream, steps):
             take_step(self.trainer.training, batch)

@@ -15,8 +15,8 @@ class NodeRegistry(Registry[T]):
     `node_of` maps a registered name to the name of its section.
     """
 
-    def __init__(self, what: str, node_of: Callable[[str], str] = str):
-        super().__init__(what)
+    def __init__(self, what: str, key: str, node_of: Callable[[str], str] = str):
+        super().__init__(what, key)
         self.node_of = node_of
 
     def register(self, name: str) -> Callable[[Any], Any]:
@@ -24,7 +24,7 @@ class NodeRegistry(Registry[T]):
         file = super().register(name)
 
         def add(cls: Any) -> Any:
-            if cls.config:
+            if cls.config and name not in self:
                 declare_node(self.node_of(name), cls.config, cls.limits, getattr(cls, "removed", None))
             return file(cls)
 

@@ -13,7 +13,7 @@ from .image_files import FileLoader, FileRecipe, FileSet
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
 
-DATASETS: "Registry[Callable[[CN], ImageSource | FileSource]]" = Registry("dataset")
+DATASETS: "Registry[Callable[[CN], ImageSource | FileSource]]" = Registry("dataset", "DATASET.TYPE")
 """Maps DATASET.TYPE to a function cfg -> ImageSource or FileSource."""
 
 
@@ -69,6 +69,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         )
     classes = len(source.train.classes)
     for split in (source.train, source.test):
+        if isinstance(split, ImageSet):
+            _check_images(split.images, cfg.DATASET.TYPE)
         _check_labels(split.labels, classes, cfg.DATASET.TYPE)
     if cfg.DATASET.CLASSES not in (0, classes):
         raise DataError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here")
@@ -87,6 +89,13 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     train = make(source.train, source.recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, source.recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
     return Data(train, test, classes)
+
+
+def _check_images(images: torch.Tensor, name: str) -> None:
+    """DataError unless images are as `ImageSet` says; a crop of floats or of channels first is another image."""
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[-1] != 3:
+        kind = str(images.dtype).removeprefix("torch.")
+        raise DataError(f"{name} has images {kind} {tuple(images.shape)}; they must be uint8 (N, H, W, 3)")
 
 
 def _check_labels(labels: torch.Tensor, classes: int, name: str) -> None:

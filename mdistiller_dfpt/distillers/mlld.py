@@ -1,6 +1,6 @@
 """MLLD: match predictions at instance, batch and class level, at several temperatures (Jin et al., 2023, CVPR)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,8 +10,8 @@ from yacs.config import CfgNode as CN
 
 from ..config.keys import NOT_NEGATIVE, Limit
 from ..losses import Terms, distillation, label
-from ..losses.sharded import whole_output
-from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
+from ..losses.sharded import over_processes
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike, checked_output
 from .kd import kd_loss
 
 
@@ -50,14 +50,21 @@ class MLLD(Distiller):
         super().__init__(student, teacher)
         self.temperatures, self.ce_weight, self.kd_weight = tuple(temperatures), ce_weight, kd_weight
 
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+    def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         if batch.strong is None:
             raise ValueError("MLLD needs batches with a strongly augmented view in addition to the weak one")
         with torch.no_grad():
-            strong_teacher = whole_output(self.teacher(replace(batch, image=batch.strong))[self.path], batch.total)
-        strong_student = whole_output(self.forward_student(batch.strong), batch.total)
+            strong_teacher = self.teacher(replace(batch, image=batch.strong))[self.path].detach()
+        views = {
+            "teacher": checked_output(paths, self.path, type(self.teacher)).detach(),
+            "student_strong": self.forward_student(batch.strong), "teacher_strong": strong_teacher,
+        }  # fmt: skip
+        return over_processes(self._both_views, student, views, batch, couples_samples=True)
+
+    def _both_views(self, student: Output, views: Mapping[str, Output], batch: Batch) -> Terms:
         terms: Terms = {}
-        for name, s, t in (("", student, teacher), ("_strong", strong_student, strong_teacher)):
+        for name, s in (("", student), ("_strong", views["student_strong"])):
+            t = views["teacher" + name]
             terms["ce" + name] = label(F.cross_entropy(s.logits, batch.target), self.ce_weight)
             terms["kd" + name] = distillation(mlld_loss(s.logits, t.logits, self.temperatures), self.kd_weight)
         return terms

@@ -46,7 +46,7 @@ class LazyFeatures(Mapping[str, Any]):
 
 
 class NoFeatures(dict[str, Any]):
-    """The features of an output with only logits; access to one is a ConfigError, `refusal` with its name for `{!r}`."""
+    """Features of an output with only logits; access to one is a ConfigError: `refusal`, with its name for `{!r}`."""
 
     def __init__(self, refusal: str):
         super().__init__()

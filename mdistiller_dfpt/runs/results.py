@@ -14,7 +14,9 @@ from ..distributed import world_size
 FORMAT = 1
 
 
-def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
+def protocol(
+    cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.device, optimizer: str
+) -> dict[str, Any]:  # fmt: skip
     """All settings that must match before two runs' accuracies can be compared, and the environment of this run."""
     s = cfg.SOLVER
     return {
@@ -25,10 +27,9 @@ def protocol(cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.
         "augmentation": data.train.augmentation,
         "epochs": s.EPOCHS,
         "batch": s.BATCH_SIZE,
-        "optimizer": f"{s.TYPE}, momentum {s.MOMENTUM}, weight decay {s.WEIGHT_DECAY}"
-        + (", Nesterov" if s.NESTEROV else ""),
+        "optimizer": optimizer,
         "lr": s.LR,
-        "schedule": "cosine" if s.SCHEDULE == "cosine" else f"x{s.LR_DECAY_RATE} after {s.LR_DECAY_STAGES}",
+        "schedule": f"x{s.LR_DECAY_RATE} after {s.LR_DECAY_STAGES}" if s.SCHEDULE == "step" else s.SCHEDULE,
         "warmup_epochs": s.WARMUP_EPOCHS,
         "precision": s.AMP + (f", student {s.AMP_STUDENT}" if s.AMP_STUDENT else ""),
         "teacher": teacher,

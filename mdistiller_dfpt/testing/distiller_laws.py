@@ -9,6 +9,7 @@ import torch
 
 from ..distillers import Distiller, Method
 from ..losses.term import total
+from ..models.output import Output
 from .laws import BrokenLaw, holds, leaves_of, obey, reachable_tensors
 from .make import changed, snapshot, take_steps, tiny_method, tiny_networks
 from .shards import coupling_of
@@ -20,11 +21,14 @@ Law = Callable[[type[Method]], None]
 def the_teacher_never_changes(cls: type[Method]) -> None:
     """Parameters, buffers and outputs of frozen networks are bit-identical after three steps."""
     method = tiny_method(cls)
-    before = [snapshot(network) for network in method.frozen()]
+    networks = list(method.frozen())
+    if isinstance(method, Distiller) and method.teacher.network not in networks:
+        networks.append(method.teacher.network)
+    before = [snapshot(network) for network in networks]
     with torch.no_grad():
-        said = [network(tiny_batch().image)[0] for network in method.frozen()]
+        outputs = [network(tiny_batch().image)[0] for network in networks]
     take_steps(method, 3)
-    for network, state, logits in zip(method.frozen(), before, said, strict=True):
+    for network, state, logits in zip(networks, before, outputs, strict=True):
         keys = changed(state, network.state_dict())
         holds(not keys, f"a step changed {keys[:3]} of the frozen network")
         with torch.no_grad():
@@ -157,6 +161,37 @@ def a_batch_may_be_shared_by_two_processes(cls: type[Method]) -> None:
         holds(not difference, difference)
 
 
+def label_terms_do_not_depend_on_the_teacher(cls: type[Method]) -> None:
+    """A term that changes with the teacher's output is of kind `distillation`: DOT and reports go by the kind."""
+    method = tiny_method(cls)
+    if not isinstance(method, Distiller):
+        return
+    method.eval()
+    batch = tiny_batch()
+    with torch.no_grad():
+        student, paths = method.forward_student(batch.image), dict(method.teacher(batch))
+        others = {path: Output(out.logits.flip(1) * 3, out.features) for path, out in paths.items()}
+        before, after = method.terms(student, paths, batch), method.terms(student, others, batch)
+    moved = [n for n, t in before.items() if t.kind == "label" and not torch.equal(t.value, after[n].value)]
+    holds(not moved, f"the terms {moved} change with the teacher's logits: use distillation(value, weight) for them")
+
+
+def inputs_are_left_as_they_are(cls: type[Method]) -> None:
+    """Losses change no output in place: other methods of a list, and other paths, read the same ones."""
+    method = tiny_method(cls)
+    if not isinstance(method, Distiller):
+        return
+    batch = tiny_batch()
+    student, paths = method.forward_student(batch.image), dict(method.teacher(batch))
+    tensors = [batch.image, student.logits, *(out.logits for out in paths.values())]
+    for output in (student, *paths.values()):
+        tensors += [m for value in output.features.values() for m in (value if isinstance(value, list) else [value])]
+    before = [t.detach().clone() for t in tensors]
+    method.terms(student, paths, batch)
+    changed_ones = sum(not torch.equal(t, old) for t, old in zip(tensors, before, strict=True))
+    holds(not changed_ones, f"{changed_ones} outputs are changed in place: write x = x + y instead of x += y")
+
+
 def an_unknown_keyword_is_refused(cls: type[Method]) -> None:
     """The section's keys are the constructor's keywords, and no other keyword is silently accepted."""
     try:
@@ -171,7 +206,8 @@ DISTILLER_LAWS: tuple[Law, ...] = (
     every_tensor_that_changes_is_saved, a_restored_method_goes_on_as_the_first, one_batch_can_be_overfitted,
     terms_are_float32_scalars_under_bfloat16, bfloat16_and_channels_last_agree_with_float32,
     terms_are_finite_at_a_logit_gap_of_a_thousand, the_smallest_batch_is_trained_on,
-    in_eval_mode_what_is_deployed_speaks, a_batch_may_be_shared_by_two_processes, an_unknown_keyword_is_refused,
+    in_eval_mode_what_is_deployed_speaks, a_batch_may_be_shared_by_two_processes,
+    label_terms_do_not_depend_on_the_teacher, inputs_are_left_as_they_are, an_unknown_keyword_is_refused,
 )  # fmt: skip
 
 

@@ -43,10 +43,10 @@ class Guard:
         elif bad:
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
             what = "gradient" if torch.isfinite(loss) else "loss"
-            raise DivergedError(
-                f"the {what} is not finite at epoch {batch.epoch}, step {batch.step} ({values}); "
-                f"lower SOLVER.LR (now {self.lr}); the last checkpoint is untouched"
-            )
+            where = f"the {what} is not finite at epoch {batch.epoch}, step {batch.step} ({values})"
+            if (batch.epoch, batch.step) == (1, 1):
+                raise DivergedError(f"{where}, before the first update: check this term, the data and the teacher")
+            raise DivergedError(f"{where}; lower SOLVER.LR (now {self.lr}); the last checkpoint is untouched")
 
     def refuse_divergence(self, epoch: int) -> None:
         """Called before a checkpoint or an evaluation, when a GPU is synchronised anyway."""

@@ -1,8 +1,10 @@
 """Registries of optimisers and schedules, and their construction from a config."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -37,10 +39,10 @@ class Plan:
         return cls(**{name: values[name] for name in cls.__dataclass_fields__})
 
 
-SCHEDULES: Registry[Callable[[float, Plan], float]] = Registry("schedule")
+SCHEDULES: Registry[Callable[[float, Plan], float]] = Registry("schedule", "SOLVER.SCHEDULE")
 """Maps SOLVER.SCHEDULE to `(progress in epochs, plan) -> learning rate`, before warm-up and per-group factors."""
 
-OPTIMIZERS: Registry[Callable[[Groups, Plan], torch.optim.Optimizer]] = Registry("optimiser")
+OPTIMIZERS: Registry[Callable[[Groups, Plan], torch.optim.Optimizer]] = Registry("optimiser", "SOLVER.TYPE")
 """Maps SOLVER.TYPE to `(parameter groups, plan) -> optimiser`; the loop sets the `lr` of each group at every step."""
 
 
@@ -72,9 +74,11 @@ def build_schedule(cfg: CN) -> Callable[[float], float]:
     def rate(progress: float) -> float:
         factor = progress / warmup if progress < warmup else 1.0
         value = schedule(progress, plan)
-        if not isinstance(value, int | float):
-            raise PluginError(schedule, f"returned {value!r}; a schedule must return a learning rate")
-        return value * factor
+        if not isinstance(value, Real) or not (math.isfinite(value) and value >= 0):
+            raise PluginError(
+                schedule, f"returned {value!r} after {progress:.4g} epochs; a schedule must return a learning rate >= 0"
+            )
+        return float(value) * factor
 
     return rate
 
@@ -91,6 +95,8 @@ def build_optimizer(cfg: CN, distiller: Method) -> torch.optim.Optimizer:
     optimizer = make(groups, plan)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise PluginError(make, f"returned {type(optimizer).__name__}; it must return a torch.optim.Optimizer")
+    if not all("lr_factor" in group for group in optimizer.param_groups):
+        raise PluginError(make, "its groups lack the `lr_factor` of those it was given; pass `groups` to the optimiser")
     return optimizer
 
 
@@ -98,3 +104,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of each group to the schedule's value times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_factor"]
+
+
+_NOT_SHOWN = ("params", "lr", "lr_factor", "initial_lr")
+
+
+def in_words(optimizer: torch.optim.Optimizer) -> str:
+    """An optimiser and the values that it runs with, where they are not its own defaults, for the record of a run."""
+    group = optimizer.param_groups[0]
+    known = {name: p.default for name, p in inspect.signature(type(optimizer).__init__).parameters.items()}
+    values = [
+        f"{key.replace('_', ' ')} {value}" for key, value in group.items()
+        if key not in (*_NOT_SHOWN, "fused", "foreach") and value != known.get(key)
+    ]  # fmt: skip
+    return ", ".join([type(optimizer).__name__, *values])

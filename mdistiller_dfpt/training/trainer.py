@@ -30,6 +30,7 @@ from .broadcasts import broadcasts_refused
 from .evaluate import evaluate
 from .loop import fit, train_epoch
 from .micro_batches import smallest_micro_batch
+from .optim import in_words
 from .out_of_memory import memory_explained
 from .signals import Requests, Stopped
 from .state import Training
@@ -111,7 +112,9 @@ class Trainer:
 
     def _fit(self, saver: Saver) -> dict[str, Any]:
         # The protocol is recorded at the start, while the files on disk are those being run
-        used_protocol = protocol(self.cfg, self.data, self._teacher_record(), self.training.device)
+        used_protocol = protocol(
+            self.cfg, self.data, self._teacher_record(), self.training.device, in_words(self.optimizer)
+        )
         self.prepare()
         if overhead := self.distiller.overhead(self.data.image_shape):
             print(overhead, flush=True)
@@ -194,7 +197,8 @@ class Trainer:
         print(f"teacher {self.teacher_name}: top-1 {measured['top1']:.2f} %" + (record and f"; {record}"), flush=True)
         if measured["top1"] < 200 / self.data.num_classes:
             print(f"warning: the teacher is near chance ({100 / self.data.num_classes:.1f} %)", file=sys.stderr)
-        return {"name": self.teacher_name, "sha256": self.teacher_sha256, **measured}
+        kind = choice(self.cfg).kind
+        return {"name": self.teacher_name, "kind": kind, "sha256": self.teacher_sha256, **measured}
 
     def _finish(self, saver: Saver, used_protocol: dict[str, Any]) -> dict[str, Any]:
         run = self.training

@@ -48,7 +48,7 @@ def test_the_student_has_a_precision_of_its_own(words, expected):
 
 
 def test_an_unknown_method_names_the_closest():
-    with pytest.raises(ConfigError, match="unknown distiller 'DFTPKD'; did you mean DFPTKD"):
+    with pytest.raises(ConfigError, match="unknown method 'DFTPKD'; did you mean DFPTKD"):
         DISTILLERS["DFTPKD"]
 
 

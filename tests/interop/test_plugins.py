@@ -192,7 +192,7 @@ def test_a_module_by_name_and_an_entry_point(tmp_path, monkeypatch, capsys):
         ("def f(:", "PLUGINS names mine.py; importing it raised SyntaxError"),
         (
             "from mdistiller_dfpt import DISTILLERS, Distiller\nDISTILLERS.register('KD')(Distiller)",
-            "importing it raised KeyError: \"distiller 'KD' is already",
+            "importing it raised KeyError: \"there is a method 'KD' already",
         ),
         (
             "from mdistiller_dfpt import DISTILLERS\nfrom mdistiller_dfpt.config.keys import POSITIVE\n"

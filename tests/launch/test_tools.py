@@ -106,7 +106,7 @@ def test_an_interrupted_teacher_is_resumed_not_restarted(cwd, capsys):
         (["--cfg", "configs/../x.py"], "a config must be a .yaml file"),
         ([*digits("kd"), "SOLVER.EPOCS", "3"], "unknown key SOLVER.EPOCS; did you mean SOLVER.EPOCHS"),
         ([*digits("kd"), "SOLVER.EPOCHS"], "'SOLVER.EPOCHS' has no value"),
-        ([*digits("kd"), "DISTILLER.TYPE", "DKDD"], "unknown distiller 'DKDD'; did you mean DKD"),
+        ([*digits("kd"), "DISTILLER.TYPE", "DKDD"], "DISTILLER.TYPE: unknown method 'DKDD'; did you mean DKD"),
         ([*digits("kd"), "DISTILLER.STUDENT", "resnet9"], "unknown network 'resnet9'; did you mean resnet"),
         ([*digits("vanilla"), "DATASET.TYPE", "cifar"], "unknown dataset 'cifar'; did you mean cifar100"),
         ([*digits("kd"), "KD.TEMPERATURE", "-1"], "KD.TEMPERATURE is -1.0; it must be > 0"),

@@ -156,6 +156,32 @@ class MatchesTheBatchesMean(Good):
         return {**super().losses(student, teacher, batch), "mean": distillation(gap)}
 
 
+class CallsDistillationALabelTerm(Good):
+    def losses(self, student, teacher, batch):
+        return {"ce": label(F.cross_entropy(student.logits, batch.target)),
+                "kd": label(F.mse_loss(student.logits, teacher.logits))}  # fmt: skip
+
+
+class ChangesAMapInPlace(Good):
+    def losses(self, student, teacher, batch):
+        teacher.features["feats"][-1].mul_(2)
+        return super().losses(student, teacher, batch)
+
+
+class CouplesFromTheSecondEpochOn(Good):
+    def losses(self, student, teacher, batch):
+        gap = student.logits - teacher.logits
+        gap = (gap.mean(0) if batch.epoch > 1 else gap).square().mean()
+        return {**super().losses(student, teacher, batch), "mean": distillation(gap)}
+
+
+class WeighsBySharesOfTheBatch(Good):
+    def losses(self, student, teacher, batch):
+        sure = teacher.logits.softmax(1).max(1).values
+        gap = F.cross_entropy(student.logits, batch.target, reduction="none")
+        return {**super().losses(student, teacher, batch), "sure": distillation((sure / sure.sum() * gap).sum())}
+
+
 class TakesAnyKeyword(Good):
     def __init__(self, student, teacher, **anything):
         super().__init__(student, teacher, weight=anything["weight"])
@@ -181,6 +207,10 @@ BROKEN_DISTILLERS = [
     (HasAGradientThatIsNotFinite, "terms_are_finite_at_a_logit_gap_of_a_thousand", "are not finite"),
     (DividesByADeviation, "the_smallest_batch_is_trained_on", "the term 'spread' is nan on a batch of 1"),
     (DeploysSomethingElse, "in_eval_mode_what_is_deployed_speaks", "not those of `deployed`"),
+    (CallsDistillationALabelTerm, "label_terms_do_not_depend_on_the_teacher", "the terms ['kd'] change with the"),
+    (ChangesAMapInPlace, "inputs_are_left_as_they_are", "outputs are changed in place: write x = x + y"),
+    (CouplesFromTheSecondEpochOn, "a_batch_may_be_shared_by_two_processes", "the term 'mean' of two shards"),
+    (WeighsBySharesOfTheBatch, "a_batch_may_be_shared_by_two_processes", "the term 'sure' of two shards"),
     (MatchesTheBatchesMean, "a_batch_may_be_shared_by_two_processes", "set `couples_samples = True` in the class"),
     (TakesAnyKeyword, "an_unknown_keyword_is_refused", "the constructor accepts any keyword"),
 ]
@@ -233,6 +263,15 @@ class MovesItsNetwork(Learning):
         return super().losses(student, outputs, batch)
 
 
+class HidesItsFrozenNetwork(Learning):
+    def frozen(self):
+        return []
+
+    def losses(self, student, outputs, batch):
+        self.network.bn1.running_mean += 1
+        return super().losses(student, outputs, batch)
+
+
 class TrainsTheStudent(Learning):
     def losses(self, student, outputs, batch):
         return {"head_ce": label(F.cross_entropy(outputs["head"].logits, batch.target))}
@@ -279,6 +318,7 @@ BROKEN_TEACHERS = [
     (MatchesNoPathOfIts, "every_path_gives_logits", "the default paths {'heart'} are not in path_names"),
     (HasTheMapsOfAnother, "maps_are_those_of_the_paths_network", "feats of the path 'teacher' are"),
     (MovesItsNetwork, "frozen_networks_never_change", "['bn1.running_mean'] of a frozen network changed"),
+    (HidesItsFrozenNetwork, "frozen_networks_never_change", "of a frozen network changed"),
     (TrainsTheStudent, "its_own_terms_train_it_and_not_the_student", "use own(value, weight)"),
     (TrainsNotAllOfIt, "its_own_terms_train_it_and_not_the_student", "1 optimised parameters affect no term"),
     (CountsSteps, "what_it_trains_is_saved", "the path 'head' has different outputs after a resume"),

@@ -59,7 +59,7 @@ def test_results_hold_last_best_and_mean_and_the_protocol(tmp_path):
     assert top1["best_epoch"] == accuracies.index(max(accuracies)) + 1
     assert top1["mean_last_5"] == pytest.approx(sum(accuracies[-5:]) / 5)
     protocol = results["protocol"]
-    assert protocol["teacher"].keys() == {"name", "sha256", "top1", "top5"}
+    assert protocol["teacher"].keys() == {"name", "kind", "sha256", "top1", "top5"}
     for key in ("data", "augmentation", "epochs", "batch", "schedule", "precision", "seed", "world_size", "versions"):
         assert key in protocol
     assert results["config"]["KD.TEMPERATURE"] == 4.0
@@ -421,8 +421,8 @@ def test_a_network_with_tied_weights_is_trained_saved_and_resumed(tied, tmp_path
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("SOLVER.SCHEDULE", "cosin", r"unknown schedule 'cosin'; did you mean cosine\?"),
-        ("SOLVER.TYPE", "SDG", r"unknown optimiser 'SDG'; did you mean SGD\?"),
+        ("SOLVER.SCHEDULE", "cosin", r"SOLVER.SCHEDULE: unknown schedule 'cosin'; did you mean cosine\?"),
+        ("SOLVER.TYPE", "SDG", r"SOLVER.TYPE: unknown optimiser 'SDG'; did you mean SGD\?"),
     ],
 )
 def test_an_unknown_schedule_or_optimiser_is_refused_before_any_data_is_read(key, value, message, tmp_path):

@@ -1,0 +1,47 @@
+"""What a user's schedule or optimiser returns is checked, and a record says what a run really used."""
+
+import numpy as np
+import pytest
+import torch
+
+from mdistiller_dfpt.errors import PluginError
+from mdistiller_dfpt.testing import tiny_cfg, tiny_distiller
+from mdistiller_dfpt.training.optim import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule
+
+from ..tiny_runs import run_of
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "slow", None])
+def test_a_schedule_that_returns_no_learning_rate_is_named(value, registries):
+    SCHEDULES.register("mine")(lambda progress, plan: value)
+    with pytest.raises(PluginError, match="test_user_solver.py.* after 0.5 epochs; a schedule must return a learning"):
+        build_schedule(tiny_cfg("SOLVER.SCHEDULE", "mine"))(0.5)
+
+
+def test_numbers_of_numpy_are_learning_rates(registries):
+    SCHEDULES.register("mine")(lambda progress, plan: np.float32(0.25))
+    assert build_schedule(tiny_cfg("SOLVER.SCHEDULE", "mine"))(0.5) == 0.25
+
+
+def test_an_optimiser_that_drops_the_groups_is_named(registries):
+    @OPTIMIZERS.register("flat")
+    def flat(groups, plan):
+        return torch.optim.SGD([p for group in groups for p in group["params"]], lr=plan.lr)
+
+    with pytest.raises(PluginError, match="flat: its groups lack the `lr_factor`"):
+        build_optimizer(tiny_cfg("SOLVER.TYPE", "flat"), tiny_distiller("KD"))
+
+
+def test_the_protocol_says_what_a_users_schedule_and_optimiser_are(tmp_path, registries):
+    SCHEDULES.register("mine")(lambda progress, plan: plan.lr / (1 + progress))
+    OPTIMIZERS.register("adamw")(lambda groups, plan: torch.optim.AdamW(groups, lr=plan.lr, weight_decay=0.05))
+    words = ("SOLVER.EPOCHS", "1", "SOLVER.SCHEDULE", "mine", "SOLVER.TYPE", "adamw")
+    found = run_of("KD", tmp_path, *words).fit()["protocol"]
+    assert found["schedule"] == "mine"
+    assert found["optimizer"].startswith("AdamW, weight decay 0.05")
+
+
+def test_the_protocol_of_sgd_has_its_momentum_and_weight_decay(tmp_path):
+    found = run_of("KD", tmp_path, "SOLVER.EPOCHS", "1").fit()["protocol"]
+    assert found["schedule"] == "x0.1 after [150, 180, 210]"
+    assert found["optimizer"] == "SGD, momentum 0.9, weight decay 0.0001"
