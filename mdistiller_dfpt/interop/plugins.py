@@ -23,6 +23,7 @@ from .from_mdistiller import collect
 GROUP = "mdistiller_dfpt.plugins"
 _loaded: dict[str, ModuleType] = {}
 _published: list[str] = []
+OURS = str(Path(__file__).parents[1])
 
 
 def load_cfg(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> CN:
@@ -47,8 +48,19 @@ def load_plugins(names: Iterable[str], beside: Path | None = None) -> None:
         else:
             path, key = None, name
         if key not in _loaded:
+            before = set(sys.modules)
             _loaded[key] = module = _import(name, path)
-            USER_FILES.update([*getattr(module, "__path__", []), *filter(None, [getattr(module, "__file__", None)])])
+            _note_files(module, set(sys.modules) - before)
+
+
+def _note_files(module: ModuleType, imported: Iterable[str]) -> None:
+    """Take note of the user's files: the plugin's, and those of the modules it imported from its own folder."""
+    places = [*getattr(module, "__path__", []), *filter(None, [getattr(module, "__file__", None)])]
+    USER_FILES.update(places)
+    for name in imported:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and any(Path(place).parent in Path(file).parents for place in places):
+            USER_FILES.add(file)
 
 
 def load_published() -> None:
@@ -58,7 +70,9 @@ def load_published() -> None:
     _published.append(GROUP)
     for point in entry_points(group=GROUP):
         try:
-            _loaded[point.value] = collect(point.load)
+            loaded = collect(point.load)
+            _loaded[point.value] = loaded
+            _note_files(sys.modules[getattr(loaded, "__module__", None) or loaded.__name__], set())
         except Exception as e:  # another package's error must not end a run that does not use it
             print(f"warning: plugin {point.name} of {point.value} is skipped: {e}", file=sys.stderr)
 
@@ -72,15 +86,19 @@ def _import(name: str, path: Path | None) -> ModuleType:
         return collect(lambda: _from_file(path))
     except ConfigError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise ConfigError(
             f"PLUGINS names {name}; importing it raised {type(e).__name__}: {e}{_line_of(e, path)}"
         ) from None
 
 
 def _line_of(error: BaseException, path: Path | None) -> str:
-    """` (file:line)`: the last line of the plugin's file in the traceback."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if path and f.filename == str(path.resolve())]
+    """` (file:line)`: the last line of the plugin's file in the traceback, or of the module that was named."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if path is None:
+        outside = [f for f in frames if not f.filename.startswith(("<", OURS)) and "importlib" not in f.filename]
+        return f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
+    lines = [f.lineno for f in frames if f.filename == str(path.resolve())]
     return f" ({path}:{lines[-1]})" if lines else ""
 
 
