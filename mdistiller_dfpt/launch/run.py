@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from yacs.config import CfgNode as CN
 
 from ..config.policy import PRETRAINED, student_lr
+from ..data import build_data
 from ..distillers.choice import choice
 from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
@@ -97,7 +99,21 @@ def _weights(cfg: CN, network: str, ckpt: str, config: str, keys: tuple[str, str
             f"the teacher {network} is not trained yet: run `python tools/train.py --cfg {config}{prefix}`, "
             "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
         )
+    _refuse_other_classes(cfg, teacher_cfg, config, keys[1])
     return _trained(teacher_cfg, f"no teacher {network} yet: training it first from {config}")
+
+
+def _refuse_other_classes(cfg: CN, teacher_cfg: CN, config: str, key: str) -> None:
+    """ConfigError where a teacher would be trained on classes that this run does not have; found before hours of it."""
+    if teacher_cfg.DATASET == cfg.DATASET:
+        return
+    cpu = torch.device("cpu")
+    theirs, ours = (build_data(c, cpu).num_classes for c in (teacher_cfg, cfg))
+    if theirs != ours:
+        raise ConfigError(
+            f"DISTILLER.{key} is {config}, which trains on {teacher_cfg.DATASET.TYPE} with {theirs} classes; this run's"
+            f" {cfg.DATASET.TYPE} has {ours}: name a config that trains a teacher on it"
+        )
 
 
 def assistant_weights(cfg: CN, name: str, above: Weights) -> Path:

@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
-from ..errors import ConfigError
+from ..errors import ConfigError, users_line
 
 _PYTORCHS_WORDS = "Using a target size"  # of mse_loss, l1_loss and similar losses
 
@@ -20,4 +20,7 @@ def broadcasts_refused() -> Iterator[None]:
             if not str(e).startswith(_PYTORCHS_WORDS):
                 raise
             reason = " ".join(str(e).split()).split(". ")[0]
-            raise ConfigError(f"a loss compares tensors of different shapes: {reason}; align them first") from None
+            where = "{}:{}: ".format(*place) if (place := users_line(e)) else ""
+            raise ConfigError(
+                f"{where}a loss compares tensors of different shapes: {reason}; align them first"
+            ) from None

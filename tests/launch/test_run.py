@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdistiller_dfpt import build_data, build_model, load_cfg
+from mdistiller_dfpt import DATASETS, build_data, build_model, load_cfg
 from mdistiller_dfpt.errors import CheckpointError, ConfigError
 from mdistiller_dfpt.launch.networks import build_networks
 from mdistiller_dfpt.launch.run import run
@@ -121,3 +121,26 @@ def test_a_chain_of_assistants_is_trained_first_each_distilled_from_those_before
     # A run that finds its assistants starts with the student
     run(load_cfg(None, words))
     assert "training the assistant" not in capsys.readouterr().out
+
+
+def test_a_teacher_of_other_classes_is_refused_before_it_is_trained(tmp_path, registries):
+    three = DATASETS["digits"]
+
+    @DATASETS.register("three")
+    def first_three(cfg):
+        source = three(cfg)
+
+        def kept(part):
+            rows = part.labels < 3
+            return part._replace(images=part.images[rows], labels=part.labels[rows], classes=part.classes[:3])
+
+        return source._replace(train=kept(source.train), test=kept(source.test))
+
+    cfg = load_cfg(
+        ROOT / "configs/digits/kd/res20_res8.yaml",
+        ["DATASET.TYPE", "three", "MODEL.FAMILY", "cifar", "LOG.PREFIX", str(tmp_path), "EXPERIMENT.DEVICE", "cpu"],
+    )
+    message = "res20.yaml, which trains on digits with 10 classes; this run's three has 3: name a config"
+    with pytest.raises(ConfigError, match=message):
+        run(cfg)
+    assert list(tmp_path.rglob("checkpoints")) == []
