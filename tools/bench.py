@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import fields
 from pathlib import Path
 
-from mdistiller_dfpt.bench.measure import MEASURES, Plan, measured
+from mdistiller_dfpt.bench.measure import MEASURES, BenchPlan, measured
 from mdistiller_dfpt.bench.show import as_lines, as_markdown, records_in
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.cli import guarded
@@ -22,7 +22,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--cfg", help="yaml file of the run")
     parser.add_argument("--show", type=Path, metavar="FOLDER", help="print the records in a folder, without timing")
     parser.add_argument(
-        "--versus", action="append", default=[], metavar='"KEY VALUE ..."', help="another side; may be repeated"
+        "--versus", action="append", default=[], metavar='"KEY VALUE ..."', help="another variant; may be repeated"
     )
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="mdistiller's code for the same step")
     parser.add_argument("--what", nargs="+", choices=MEASURES, default=list(MEASURES), help="default: all")
@@ -44,7 +44,7 @@ def _main(argv: list[str]) -> None:
     if args.show is not None:
         print(as_markdown(records_in(args.show), args.what[0] if len(args.what) == 1 else "step"))
         return
-    plan = Plan(**{field.name: getattr(args, field.name) for field in fields(Plan)})
+    plan = BenchPlan(**{field.name: getattr(args, field.name) for field in fields(BenchPlan)})
     with tempfile.TemporaryDirectory() as folder:
         record = measured(plan, Path(folder))
     print("\n".join(as_lines(record)))

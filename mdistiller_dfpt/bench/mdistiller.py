@@ -22,33 +22,33 @@ LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4  # relative, in float32
 class Mdistiller:
     """mdistiller's version of the method on the batch of a `Workload`; ConfigError if the two computations differ."""
 
-    def __init__(self, checkout: Path, side: Workload):
-        networks, methods, cfg = _imported(checkout, side)
-        self.side, d, s = side, side.cfg.DISTILLER, side.cfg.SOLVER
+    def __init__(self, checkout: Path, variant: Workload):
+        networks, methods, cfg = _imported(checkout, variant)
+        self.variant, d, s = variant, variant.cfg.DISTILLER, variant.cfg.SOLVER
         if s.TRAINER == "dot":
             raise ConfigError("--against: no ratio, because mdistiller's trainer of SOLVER.TRAINER dot is unsupported")
-        label = choice(side.cfg).label
+        label = choice(variant.cfg).label
         if label not in methods:
             raise ConfigError(f"--against {checkout}: it has no {label}; it has {', '.join(sorted(methods))}")
-        ours = {"student": side.trainer.distiller.student}
-        if side.trainer.teacher is not None:
-            ours["teacher"] = side.trainer.teacher.network
+        ours = {"student": variant.trainer.distiller.student}
+        if variant.trainer.teacher is not None:
+            ours["teacher"] = variant.trainer.teacher.network
         names = {"student": d.STUDENT, "teacher": d.TEACHER}
         for name in (names[role] for role in ours):
             if name not in networks:
                 raise ConfigError(f"--against {checkout}: it has no network {name}")
-        built = {role: networks[names[role]][0](num_classes=side.data.num_classes) for role in ours}
+        built = {role: networks[names[role]][0](num_classes=variant.data.num_classes) for role in ours}
         # In mdistiller, plain training has no teacher and takes no config
-        rest = (built["teacher"], _its_config(cfg, side.cfg)) if "teacher" in built else ()
+        rest = (built["teacher"], _its_config(cfg, variant.cfg)) if "teacher" in built else ()
         try:
-            self.distiller = methods[label](built["student"], *rest).to(side.device)
+            self.distiller = methods[label](built["student"], *rest).to(variant.device)
         except TypeError as e:  # a memory bank: mdistiller samples from it in its data loader
             raise ConfigError(f"--against: no ratio, because its {label} takes other inputs ({e})") from None
         # After its constructor, which may run a random image through the networks and change their running statistics
         for role, network in built.items():
             _load(network, ours[role], names[role])
         _copy_in_order(
-            _parameters_beside(side.trainer.distiller, ours.values()),
+            _parameters_beside(variant.trainer.distiller, ours.values()),
             _parameters_beside(self.distiller, built.values()),
         )
         self.distiller.train()
@@ -60,7 +60,7 @@ class Mdistiller:
 
     def loss(self) -> Tensor:
         """The sum of the method's loss terms on the batch of the workload."""
-        batch = self.side.batch
+        batch = self.variant.batch
         _, losses = self.module(image=batch.image, target=batch.target, epoch=batch.epoch)
         return sum(value.mean() for value in losses.values())
 
@@ -71,14 +71,14 @@ class Mdistiller:
             self.optimizer.zero_grad()
             self.loss().backward()
             self.optimizer.step()
-        return steps * len(self.side.batch.target)
+        return steps * len(self.variant.batch.target)
 
-    def refuse_other_work(self) -> None:
+    def refuse_unlike(self) -> None:
         """ConfigError if losses or the student's gradients differ: a ratio of times would then be meaningless."""
-        trainer = self.side.trainer
+        trainer = self.variant.trainer
         trainer.training.optimizer.zero_grad()
         self.optimizer.zero_grad()
-        _, terms = trainer.distiller(self.side.batch)
+        _, terms = trainer.distiller(self.variant.batch)
         mine, its = total(terms), self.loss()
         off = abs(mine.item() - its.item()) / max(abs(its.item()), 1e-12)
         if off > LOSS_TOLERANCE:
@@ -92,12 +92,12 @@ class Mdistiller:
             raise ConfigError(f"--against: no ratio, because the student's gradients differ by {worst:.1e} (relative)")
 
 
-def _imported(checkout: Path, side: Workload) -> tuple[dict[str, Any], dict[str, Any], CN]:
+def _imported(checkout: Path, variant: Workload) -> tuple[dict[str, Any], dict[str, Any], CN]:
     """mdistiller's networks, methods and config."""
     if not (checkout / "mdistiller").is_dir():
         raise ConfigError(f"--against {checkout}: not a checkout of mdistiller; it has no folder mdistiller")
     sys.path.insert(0, str(checkout.resolve()))
-    if side.device.type == "cpu":  # mdistiller moves everything to a GPU unconditionally
+    if variant.device.type == "cpu":  # mdistiller moves everything to a GPU unconditionally
         for cls, method in ((Tensor, "cuda"), (nn.Module, "cuda")):
             setattr(cls, method, _stay)
     try:

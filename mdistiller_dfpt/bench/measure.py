@@ -1,4 +1,4 @@
-"""Times the sides of a comparison alternately and counts their operations; everything goes into one record."""
+"""Times the variants of a comparison alternately and counts their operations; everything goes into one record."""
 
 import functools
 import os
@@ -19,43 +19,44 @@ from .pil_loader import PilLoader
 from .timing import Spread, in_turns, ratio, window
 from .workload import Workload
 
-Work = Callable[[int], int]
+Steps = Callable[[int], int]
+"""Takes so many steps and returns the number of images."""
 MEASURES = ("loader", "step", "both", "memory")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to measure: a config, the sides it is compared with, the measures, the duration."""
+class BenchPlan:
+    """What to measure: a config, the variants it is compared with, the measures, the duration."""
 
     cfg: str
     overrides: Sequence[str] = ()
-    versus: Sequence[str] = ()  # overrides of further sides, one string each
+    versus: Sequence[str] = ()  # overrides of further variants, one string each
     against: Path | None = None  # a checkout of mdistiller
     what: Sequence[str] = MEASURES
     windows: int = 5
     seconds: float = 2.0
 
 
-def measured(plan: Plan, folder: Path) -> dict[str, Any]:
+def measured(plan: BenchPlan, folder: Path) -> dict[str, Any]:
     """The record of a plan; the images of a file-based dataset are written to `folder`."""
     cfgs = {"this": load_cfg(plan.cfg, plan.overrides)}
     cfgs |= {words: load_cfg(plan.cfg, [*plan.overrides, *words.split()]) for words in plan.versus}
-    sides = {name: Workload(cfg, folder / str(i)) for i, (name, cfg) in enumerate(cfgs.items())}
-    first = sides["this"]
+    variants = {name: Workload(cfg, folder / str(i)) for i, (name, cfg) in enumerate(cfgs.items())}
+    first = variants["this"]
     rows: list[dict[str, Any]] = []
     if "loader" in plan.what:
         usual = PilLoader(first.data, first.cfg.SOLVER.BATCH_SIZE, first.cfg.DATASET.NUM_WORKERS)
-        works: dict[str, Work] = {
+        timed: dict[str, Steps] = {
             "DataLoader of PIL images": usual.load,
-            **{name: side.load for name, side in sides.items()},
+            **{name: variant.load for name, variant in variants.items()},
         }
-        rows += _timed(plan, "loader", works, first)
+        rows += _timed(plan, "loader", timed, first)
     if "step" in plan.what:
-        works = {**_others(plan, first), **{name: side.step for name, side in sides.items()}}
-        rows += _timed(plan, "step", works, first)
-        rows += [_work(name, side) for name, side in sides.items()]
+        timed = {**_others(plan, first), **{name: variant.step for name, variant in variants.items()}}
+        rows += _timed(plan, "step", timed, first)
+        rows += [_counted(name, variant) for name, variant in variants.items()]
     if "both" in plan.what:
-        rows += _timed(plan, "both", {name: side.both for name, side in sides.items()}, first)
+        rows += _timed(plan, "both", {name: variant.both for name, variant in variants.items()}, first)
     if "memory" in plan.what:
         rows += [
             {"measure": "memory", "side": name, "bytes": peak_memory(cfg, folder / "memory")}
@@ -76,18 +77,18 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _others(plan: Plan, first: Workload) -> dict[str, Work]:
+def _others(plan: BenchPlan, first: Workload) -> dict[str, Steps]:
     """Training steps of implementations other than this project's."""
     if plan.against is None:
         return {}
     peer = Mdistiller(plan.against, first)
-    peer.refuse_other_work()
+    peer.refuse_unlike()
     return {"mdistiller": peer.step}
 
 
-def _timed(plan: Plan, measure: str, works: dict[str, Work], first: Workload) -> list[dict[str, Any]]:
+def _timed(plan: BenchPlan, measure: str, timed: dict[str, Steps], first: Workload) -> list[dict[str, Any]]:
     batch = first.cfg.SOLVER.BATCH_SIZE
-    done = in_turns({name: _sized(work, batch, plan.seconds) for name, work in works.items()}, plan.windows)
+    done = in_turns({name: _sized(steps, batch, plan.seconds) for name, steps in timed.items()}, plan.windows)
     reference = next(iter(done.values()))
     return [
         {
@@ -100,17 +101,17 @@ def _timed(plan: Plan, measure: str, works: dict[str, Work], first: Workload) ->
     ]  # fmt: skip
 
 
-def _sized(work: Work, batch: int, seconds: float) -> Callable[[], int]:
+def _sized(steps: Steps, batch: int, seconds: float) -> Callable[[], int]:
     """One window: as many batches as take about that many seconds, after a warm-up."""
-    work(2)
-    tried = window(functools.partial(work, 2))
-    return functools.partial(work, max(2, round(seconds * tried.rate / batch)))
+    steps(2)
+    tried = window(functools.partial(steps, 2))
+    return functools.partial(steps, max(2, round(seconds * tried.rate / batch)))
 
 
-def _work(name: str, side: Workload) -> dict[str, Any]:
-    trainer = side.trainer
-    operators, reads = operators_per_step(trainer, side.batch)
+def _counted(name: str, variant: Workload) -> dict[str, Any]:
+    trainer = variant.trainer
+    operators, reads = operators_per_step(trainer, variant.batch)
     return {
-        "measure": "work", "side": name, "gflop_per_image": flops_per_image(trainer, side.batch) / 1e9,
+        "measure": "work", "side": name, "gflop_per_image": flops_per_image(trainer, variant.batch) / 1e9,
         "operators_per_step": operators, "reads_per_step": reads,
     }  # fmt: skip

@@ -13,13 +13,13 @@ from .workload import Workload
 def _peak(cfg: CN, folder: Path, steps: int, answer: "multiprocessing.SimpleQueue") -> None:
     load_published()
     load_plugins(cfg.PLUGINS)  # a spawned process has not imported them yet
-    side = Workload(cfg, folder)
-    on_gpu = side.device.type == "cuda"
+    variant = Workload(cfg, folder)
+    on_gpu = variant.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # do not count the peak during construction
-    side.step(steps)
+    variant.step(steps)
     answer.put(torch.cuda.max_memory_allocated() if on_gpu else _peak_resident())
 
 

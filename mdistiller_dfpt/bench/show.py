@@ -25,7 +25,7 @@ def records_in(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def as_markdown(records: dict[str, dict[str, Any]], measure: str) -> str:
-    """A table of one timed measure (loader, step, both), with the operations and memory of each side."""
+    """A table of one timed measure (loader, step, both), with the operations and memory of each variant."""
     lines = [HEAD, ("---",) * len(HEAD)]
     for name, record in records.items():
         words = record.get("overrides", [])
@@ -34,8 +34,8 @@ def as_markdown(records: dict[str, dict[str, Any]], measure: str) -> str:
         timed = [r for r in record["rows"] if r["measure"] == measure]
         for row in timed:
             beside = {r["measure"]: r for r in record["rows"] if r["side"] == row["side"]}
-            side = f"{row['side']}{common}" if row["side"] == "this" else row["side"]
-            lines.append((name, side, *_cells(row, beside if measure == "step" else {})))
+            variant = f"{row['side']}{common}" if row["side"] == "this" else row["side"]
+            lines.append((name, variant, *_cells(row, beside if measure == "step" else {})))
     if len(lines) == 2:
         raise ConfigError(f"no record has the measure {measure}")
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

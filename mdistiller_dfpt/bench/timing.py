@@ -1,4 +1,4 @@
-"""Alternating timing windows of several sides, and their medians: machines are noisy, and their load changes."""
+"""Alternating timing windows of several variants, and their medians: machines are noisy, and their load changes."""
 
 import os
 import statistics
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-Work = Callable[[], int]
+Timed = Callable[[], int]
 """Does the work of one window and returns the number of images."""
 
 
@@ -32,7 +32,7 @@ class Window(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Median, minimum and maximum over the windows of a side."""
+    """Median, minimum and maximum over the windows of a variant."""
 
     median: float
     low: float
@@ -58,7 +58,7 @@ def cpu_seconds() -> float:
     return total
 
 
-def window(work: Work) -> Window:
+def window(work: Timed) -> Window:
     """Times one call of `work`; a GPU is synchronised before and after, but not in between."""
     _settle()
     cpu, start = cpu_seconds(), time.perf_counter()
@@ -72,16 +72,16 @@ def _settle() -> None:
         torch.cuda.synchronize()
 
 
-def in_turns(sides: Mapping[str, Work], windows: int) -> dict[str, list[Window]]:
-    """`windows` windows of each side, in the order A B, B A, A B, ...: drift affects all sides equally."""
-    names = list(sides)
+def in_turns(variants: Mapping[str, Timed], windows: int) -> dict[str, list[Window]]:
+    """`windows` windows of each variant, in the order A B, B A, A B, ...: drift affects all variants equally."""
+    names = list(variants)
     done: dict[str, list[Window]] = {name: [] for name in names}
     for turn in range(windows):
         for name in names if turn % 2 == 0 else reversed(names):
-            done[name].append(window(sides[name]))
+            done[name].append(window(variants[name]))
     return done
 
 
 def ratio(first: Sequence[Window], second: Sequence[Window]) -> Spread:
-    """The speed-up of the second side, window by window, in images per CPU-second."""
+    """The speed-up of the second variant, window by window, in images per CPU-second."""
     return Spread.of([b.rate_per_cpu / a.rate_per_cpu for a, b in zip(first, second, strict=True)])

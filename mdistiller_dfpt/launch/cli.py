@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from ..errors import UserError, users_line, users_line_in
+from ..errors import USER_FILES, UserError, users_line, users_line_in
 
 
 def _process() -> str:
@@ -22,6 +22,17 @@ def _fault_of_the_users(error: Exception, file: str, line: int) -> int:
     print(f"{_process()}error: {file}:{line}: {type(error).__name__}: {reason} (an error in this file, which a config "
           "names, not in mdistiller_dfpt)", file=sys.stderr)  # fmt: skip
     return UserError.exit_code
+
+
+def _whose_bug() -> str:
+    """Who is to look at an exception that passed no line of the user's; what a user's class returned may cause it."""
+    if not USER_FILES:
+        return "this is a bug in mdistiller_dfpt; please report the lines above"
+    return (
+        f"raised in mdistiller_dfpt, while it ran code of {', '.join(sorted(USER_FILES))}: check what the methods there"
+        " take and return (docs/extend.md; mdistiller_dfpt.testing checks it); if that is right, please report the"
+        " lines above"
+    )
 
 
 def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
@@ -45,5 +56,5 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
         if (place := users_line(e)) is not None:
             return _fault_of_the_users(e, *place)
         traceback.print_exc()
-        print(f"{_process()}error: this is a bug in mdistiller_dfpt; please report the lines above", file=sys.stderr)
+        print(f"{_process()}error: {_whose_bug()}", file=sys.stderr)
         return 1

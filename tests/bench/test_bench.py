@@ -1,4 +1,4 @@
-"""The benchmark: sides alternate, different computations get no ratio; operation counts are bounded without timing."""
+"""Benchmark: windows that alternate, variants that do the same work, and counts of operations."""
 
 import json
 import re
@@ -27,7 +27,7 @@ SMALL = ["DATASET.TYPE", "digits", "DISTILLER.STUDENT", "resnet8", "DISTILLER.TE
 
 
 @pytest.fixture
-def side_of(tmp_path, monkeypatch):
+def variant_of(tmp_path, monkeypatch):
     """Builds the workload of a method's config; no step depends on the number of images."""
     monkeypatch.setitem(workload.IMAGES, "cifar100", 20_000)
 
@@ -54,9 +54,9 @@ def macs(network, image):
     return counts
 
 
-def parts(side):
+def parts(variant):
     """MACs per image: the teacher's stem and first stage, its remainder, prompt and fusion blocks, the student."""
-    distiller = side.trainer.distiller
+    distiller = variant.trainer.distiller
     network = distiller.teacher.network
     image = dummy_image(network, (3, 32, 32))
     teacher, student = macs(network, image), macs(distiller.student, image)
@@ -77,10 +77,10 @@ FLOORS = {
 
 
 @pytest.mark.parametrize("method", FLOORS)
-def test_a_step_costs_no_more_than_the_method_requires(method, side_of):
-    side = side_of(method, "SOLVER.BATCH_SIZE", "2")
-    floor = 2 * FLOORS[method](*parts(side))
-    assert flops_per_image(side.trainer, side.batch) == pytest.approx(floor, rel=0.01)
+def test_a_step_costs_no_more_than_the_method_requires(method, variant_of):
+    variant = variant_of(method, "SOLVER.BATCH_SIZE", "2")
+    floor = 2 * FLOORS[method](*parts(variant))
+    assert flops_per_image(variant.trainer, variant.batch) == pytest.approx(floor, rel=0.01)
 
 
 COUNTED = {"vanilla": 127, "kd": 302, "dfptkd": 742, "dfptkd_plus": 848, "crd": 420, "reviewkd": 514}
@@ -88,9 +88,9 @@ VERSIONS = 1.05  # PyTorch versions differ by a few operators
 
 
 @pytest.mark.parametrize("method", COUNTED)
-def test_a_step_calls_no_more_operators_than_were_counted_and_reads_nothing_from_the_device(method, side_of):
-    side = side_of(method, "SOLVER.BATCH_SIZE", "2", pair="resnet8x4" if method == "vanilla" else PAIR)
-    operators, reads = operators_per_step(side.trainer, side.batch)
+def test_a_step_calls_no_more_operators_than_were_counted_and_reads_nothing_from_the_device(method, variant_of):
+    variant = variant_of(method, "SOLVER.BATCH_SIZE", "2", pair="resnet8x4" if method == "vanilla" else PAIR)
+    operators, reads = operators_per_step(variant.trainer, variant.batch)
     assert reads == 0
     assert operators <= VERSIONS * COUNTED[method]
 
@@ -197,22 +197,22 @@ def checkout(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_mdistiller_with_the_same_computation_is_timed_and_takes_our_keys(checkout, side_of):
-    side = side_of("kd", *SMALL, "KD.TEMPERATURE", "3")
-    peer = Mdistiller(checkout(1.0), side)
-    peer.refuse_other_work()
+def test_mdistiller_with_the_same_computation_is_timed_and_takes_our_keys(checkout, variant_of):
+    variant = variant_of("kd", *SMALL, "KD.TEMPERATURE", "3")
+    peer = Mdistiller(checkout(1.0), variant)
+    peer.refuse_unlike()
     assert peer.distiller.t == 3.0
     assert peer.step(2) == 16
 
 
-def test_a_different_computation_gets_no_ratio(checkout, side_of):
+def test_a_different_computation_gets_no_ratio(checkout, variant_of):
     with pytest.raises(ConfigError, match="no ratio, because the losses differ"):
-        Mdistiller(checkout(1.5), side_of("kd", *SMALL)).refuse_other_work()
+        Mdistiller(checkout(1.5), variant_of("kd", *SMALL)).refuse_unlike()
 
 
-def test_plain_training_is_compared_too(checkout, side_of):
-    peer = Mdistiller(checkout(1.0), side_of("vanilla", *SMALL, pair="resnet8x4"))
-    peer.refuse_other_work()
+def test_plain_training_is_compared_too(checkout, variant_of):
+    peer = Mdistiller(checkout(1.0), variant_of("vanilla", *SMALL, pair="resnet8x4"))
+    peer.refuse_unlike()
     assert peer.step(1) == 8
 
 
@@ -226,15 +226,15 @@ def test_plain_training_is_compared_too(checkout, side_of):
         ("dot", [], "trainer of SOLVER.TRAINER dot is unsupported"),
     ],
 )
-def test_what_mdistiller_cannot_compute_is_refused_in_one_line(method, words, message, checkout, side_of):
+def test_what_mdistiller_cannot_compute_is_refused_in_one_line(method, words, message, checkout, variant_of):
     with pytest.raises(ConfigError, match=message) as info:
-        Mdistiller(checkout(1.0), side_of(method, *SMALL, *words))
+        Mdistiller(checkout(1.0), variant_of(method, *SMALL, *words))
     assert "\n" not in str(info.value)
 
 
-def test_a_folder_that_is_no_mdistiller_is_refused(tmp_path, side_of):
+def test_a_folder_that_is_no_mdistiller_is_refused(tmp_path, variant_of):
     with pytest.raises(ConfigError, match="not a checkout of mdistiller"):
-        Mdistiller(tmp_path, side_of("kd", *SMALL))
+        Mdistiller(tmp_path, variant_of("kd", *SMALL))
 
 
 def test_negligible_gradients_do_not_count_as_a_difference():

@@ -227,15 +227,19 @@ def test_usage_is_an_exit_code_too(argv, code, capsys):
 
 
 def test_a_bug_exits_with_1_and_a_traceback(capsys, monkeypatch):
-    from mdistiller_dfpt.launch.cli import guarded
+    from mdistiller_dfpt.launch import cli
 
     def broken(argv):
         raise AttributeError("ours")
 
-    assert guarded(broken, []) == 1
+    monkeypatch.setattr(cli, "USER_FILES", set())
+    assert cli.guarded(broken, []) == 1
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert "a bug in mdistiller_dfpt" in err
+    monkeypatch.setattr(cli, "USER_FILES", {"/of/mine.py"})  # it may be what a class there returned
+    assert cli.guarded(broken, []) == 1
+    assert "error: raised in mdistiller_dfpt, while it ran code of /of/mine.py: check" in capsys.readouterr().err
 
 
 def test_the_command_runs_as_a_process_in_any_locale_time_zone_and_folder(cwd):
