@@ -148,12 +148,14 @@ class _Merge:
             where = "command line"
             section = ".".join(parts[:-1])
             is_open = full in OPEN_NODES or section in OPEN_NODES
+            # Does the key exist?
             if full in REMOVED:
                 self.faults.append(f"{where}: unknown key {full}: {REMOVED[full].what_to_do()}")
             elif not isinstance(node, CN) or (parts[-1] not in node and not is_open):
                 self.faults.append(f"{where}: unknown key {full}; {suggest(full, list(flatten(self.cfg)))}")
             elif not is_open and isinstance(node[parts[-1]], CN):
                 self.faults.append(f"{where}: {full} is a section; set a key below it")
+            # Text is taken as it stands, all else is read as yaml
             elif not is_open and type(node[parts[-1]]) is str and not LIMITS.get(full, POSITIVE).types:
                 self.value(node, parts[-1], full, text, where)
             else:

@@ -53,10 +53,13 @@ def kdsvd_loss(student: list[Tensor], teacher: list[Tensor], k: int) -> Tensor:
     over_channels = all(s.shape[1] == t.shape[1] for s, t in zip(student, teacher, strict=True))
     batch, loss, before = student[0].shape[0], student[0].new_zeros(()), None
     for s, t in zip(student, teacher, strict=True):
+        # Compress: the leading singular vectors of each stage; spare ones let the student's match in another order
         s, t = same_size(s, t)
         scale, vectors_t = singular_vectors(t.detach(), k, over_channels)
         _, vectors_s = singular_vectors(s, k + EXTRA, over_channels)
+        # Align: the student's vectors take the order and the signs of the teacher's
         now = align(vectors_s, vectors_t) * scale[:, None], vectors_t * scale[:, None]
+        # Compare: the relation to the previous stage, not the vectors themselves
         if before is not None:
             difference = _relation(now[0], before[0]) - _relation(now[1], before[1])
             loss = loss + difference.pow(2).sum() / batch

@@ -21,6 +21,7 @@ def hcl_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     """
     loss = student[0].new_zeros(())
     for s, t in zip(student, teacher, strict=True):
+        # At full size, then pooled: the smaller a level, the more it is about the whole image
         levels, weight = [(1.0, F.mse_loss(s, t))], 1.0
         for size in (4, 2, 1):
             if size >= s.shape[2]:
@@ -28,6 +29,7 @@ def hcl_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
             weight /= 2
             pooled_s, pooled_t = (F.adaptive_avg_pool2d(x, size) for x in (s, t))
             levels.append((weight, F.mse_loss(pooled_s, pooled_t)))
+        # A small map lacks levels, so the weights of those it has are normalised
         loss = loss + sum(w * value for w, value in levels) / sum(w for w, _ in levels)
     return loss
 

@@ -34,15 +34,18 @@ def smoke(cfg: CN, size: int = 32) -> float:
     chosen = choice(cfg)
     names = [chosen.student, chosen.teacher, *chosen.others]
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        # Data: few and random, but of the real shape and read in the real way
         torch.manual_seed(cfg.SOLVER.SEED)
         if cfg.DATASET.TYPE in LAYOUTS:
             data = _data_in_files(cfg, Path(folder), any(is_external(n) for n in names if n))
         else:
             data = _random_data(BATCH * STEPS, size)
         cfg.freeze()
+        # Networks: untrained statistics would blow up deep teachers, so they are measured first
         n = build_networks(cfg, data)
         for network in filter(None, (n.teacher, *n.others)):
             measure_statistics(network, (batch.image for batch in data.train.epoch(0)))
+        # Train: the trainer of a run, without its directory
         cfg = measured_precision(cfg, n.student, n.teacher, data)
         distiller = build_distiller(
             cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others

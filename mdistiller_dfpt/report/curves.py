@@ -32,6 +32,7 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
             axis.plot(epochs, values, alpha=0.3, linewidth=0.8, **style)
         axis.plot(epochs, [sum(v) / len(v) for v in zip(*series, strict=True)], label=label, linewidth=2, **style)
 
+    # Left: is the prompt path a better teacher? Right: is it an easier one to match?
     for path in (name for name in runs[0][-1]["test"] if name != "kl"):
         colour = {"color": _COLOURS[path]} if path in _COLOURS else {}
         draw(left, path, [[e["test"][path]["top1"] for e in run] for run in runs], **colour)

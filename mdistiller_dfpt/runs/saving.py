@@ -128,6 +128,7 @@ class Saver:
     def load_newest(self) -> Progress:
         """Restore the newest intact state, with a warning for each damaged one."""
         for folder in checkpoints(self.run / CHECKPOINTS):
+            # Read: a damaged checkpoint costs the steps since the previous one, not the run
             try:
                 manifest, state = load_checkpoint(folder)
             except NewerFormat:
@@ -135,6 +136,7 @@ class Saver:
             except CheckpointError as e:
                 print(f"warning: {e}; trying the previous one", file=sys.stderr)
                 continue
+            # Refuse a state of another run before anything is overwritten
             self._refuse_other_config(folder, manifest["config"])
             for key, now in self.data_set.items():
                 if manifest.get(key, now) != now:
@@ -144,6 +146,7 @@ class Saver:
                     f"{folder}: its teacher was a different {self.cfg.DISTILLER.TEACHER}; "
                     "set DISTILLER.TEACHER_CKPT to the weights of that teacher"
                 )
+            # Restore: weights, optimiser, and random numbers last, as loading may draw some
             try:
                 self.distiller.load_training_state(state["distiller"])
                 _load_optimizer(self.optimizer, state["optimizer"])

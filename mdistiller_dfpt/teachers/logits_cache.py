@@ -71,6 +71,7 @@ class LogitsCache:
         """
         many = max(1, PASS // self.shape[1])
         for start in range(0, len(samples), many):
+            # Rows with a wrong checksum count as missing: a write that was cut off leaves such
             some = samples[start : start + many]
             missing = [(s, v) for s in some for v, row in enumerate(self.rows[s]) if not _is_whole(row)]
             if missing:
