@@ -1,5 +1,7 @@
 """Loads and validates configs. Files are data: they inherit through `_BASE_`, are merged and checked as a whole."""
 
+import ast
+import contextlib
 import math
 import os
 import re
@@ -200,6 +202,8 @@ def _as_type(value: Any, default: Any, limit: Limit | None) -> tuple[bool, Any]:
     """(valid, value) for a key with this default: an int is accepted as a float; no other conversion is made."""
     if limit is not None and type(value) in limit.types:
         return True, value
+    if isinstance(default, tuple):  # of a method written for mdistiller: yaml has lists alone, and yacs reads (a, b)
+        value = _as_tuple(value)
     if type(default) is float and type(value) is int and abs(value) < 2**53:
         value = float(value)
     if type(value) is not type(default):
@@ -213,6 +217,14 @@ def _as_type(value: Any, default: Any, limit: Limit | None) -> tuple[bool, Any]:
         if not all(type(v) in kinds for v in value):
             return False, value
     return True, value
+
+
+def _as_tuple(value: Any) -> Any:
+    """A list, or text as `(16, 16)`, as a tuple; anything else as it is."""
+    if isinstance(value, str) and value.startswith("("):
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _show(value: Any) -> str:

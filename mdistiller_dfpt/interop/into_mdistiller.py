@@ -21,7 +21,7 @@ from ..config import keywords
 from ..config.keywords import asked_for
 from ..data import Batch
 from ..distillers import DISTILLERS, Distiller, Method
-from ..errors import ConfigError
+from ..errors import USER_FILES, ConfigError
 from ..launch.cli import guarded
 from ..models import MODELS, StagedModel, build_model
 from ..teachers import TEACHERS
@@ -163,6 +163,7 @@ def _main(argv: list[str]) -> None:
     script = Path(argv[0]) / "tools" / "train.py"
     if not script.is_file():
         raise ConfigError(f"{argv[0]} is not a checkout of mdistiller: it has no tools/train.py")
+    USER_FILES.add(str(Path(argv[0]).resolve()))  # an error in the checkout is not an error of this package
     sys.path.insert(0, str(Path(argv[0]).resolve()))
     from mdistiller.distillers import distiller_dict
     from mdistiller.engine.cfg import CFG
