@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from ..models import StagedModel
 from ..models.dummy import probing
 from ..models.statistics import measure_statistics
-from .laws import holds, obey
+from .laws import BrokenLaw, holds, obey
 from .make import changed, snapshot
 
 Build = Callable[[int], StagedModel]
@@ -24,6 +24,14 @@ class Subject:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.network = build(CLASSES)
+            if not isinstance(self.network, StagedModel):
+                raise BrokenLaw(
+                    f"{type(self.network).__name__} is no StagedModel: write one (docs/extend.md), or name it"
+                    " as DISTILLER.STUDENT package.module:function, where a plain module is adapted"
+                )
+            with torch.no_grad():  # layers that are initialised to zero would hide what reaches the logits
+                for parameter in self.network.parameters():
+                    parameter.add_(torch.randn_like(parameter), alpha=0.02)
             measure_statistics(self.network, [torch.randn(8, *image_shape)])
             self.image = torch.randn(2, *image_shape)
 
@@ -68,7 +76,8 @@ def an_edit_of_every_map_reaches_the_logits(subject: Subject) -> None:
 
 
 def _edited_at(stage: int, i: int, x: Tensor) -> Tensor:
-    return x * 0.5 + 1 if i == stage else x
+    # No normalisation removes this, as it would remove a scale and a shift
+    return x.flip(1) * 0.5 + x.roll(1, 0) if i == stage else x
 
 
 def in_eval_mode_nothing_changes(subject: Subject) -> None:
