@@ -325,3 +325,7 @@ def colours(cfg):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["loader", "loader", "step", "work", "memory"]
     assert re.search(r"peak [1-9]\d* MiB$", lines[-1].replace(",", ""))
+
+
+def test_what_a_run_does_is_timed_for_a_method_of_two_views(variant_of):
+    assert variant_of("mlld", *SMALL).both(2) == 16

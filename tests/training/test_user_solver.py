@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdistiller_dfpt.errors import PluginError
+from mdistiller_dfpt.errors import DivergedError, PluginError
 from mdistiller_dfpt.testing import tiny_cfg, tiny_distiller
 from mdistiller_dfpt.training.optim import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule
 
@@ -45,3 +45,17 @@ def test_the_protocol_of_sgd_has_its_momentum_and_weight_decay(tmp_path):
     found = run_of("KD", tmp_path, "SOLVER.EPOCHS", "1").fit()["protocol"]
     assert found["schedule"] == "x0.1 after [150, 180, 210]"
     assert found["optimizer"] == "SGD, momentum 0.9, weight decay 0.0001"
+
+
+@pytest.mark.parametrize(("step", "words"), [(1, "before the first update: check this term"), (2, "lower SOLVER.LR")])
+def test_a_loss_that_is_not_finite_says_what_it_can_be(step, words, tmp_path):
+    run = run_of("KD", tmp_path)
+    plain = run.distiller.losses
+
+    def losses(student, teacher, batch):
+        terms = plain(student, teacher, batch)
+        return {name: term.times(float("nan")) for name, term in terms.items()} if batch.step == step else terms
+
+    run.distiller.losses = losses
+    with pytest.raises(DivergedError, match=f"not finite at epoch 1, step {step} .*{words}"):
+        run.fit()
