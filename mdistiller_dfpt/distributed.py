@@ -46,21 +46,12 @@ def all_reduce(x: Tensor) -> Tensor:
     return x
 
 
-def names_of_all(names: list[str]) -> list[str]:
-    """The names that any process has, in the same order on all."""
+def of_all_processes(value: T) -> list[T]:
+    """The value of each process, by rank, on all processes."""
     if world_size() == 1:
-        return names
+        return [value]
     gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, names)
-    return list(dict.fromkeys(name for part in gathered for name in part))
-
-
-def of_all_processes(x: Tensor) -> list[Tensor]:
-    """The tensor of each process, by rank, on the CPU; their shapes may differ."""
-    if world_size() == 1:
-        return [x]
-    gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, x.cpu())
+    dist.all_gather_object(gathered, value)
     return gathered
 
 

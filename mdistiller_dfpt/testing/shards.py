@@ -8,7 +8,7 @@ import torch
 from ..data import Batch
 from ..distillers import Distiller
 from ..losses import Terms
-from ..models.output import Output, as_output
+from ..models.output import LazyFeatures, Output, as_output
 from ..teachers import Teacher
 from .tiny_data import tiny_batch
 from .tiny_networks import tiny_networks
@@ -61,8 +61,4 @@ def _difference(terms_of: Callable[[Output, Paths, Batch], Terms], student: Outp
 
 
 def _rows(output: Output, rows: slice) -> Output:
-    features = {
-        key: [v[rows] for v in value] if isinstance(value, list) else value[rows]
-        for key, value in output.features.items()
-    }
-    return Output(output.logits[rows], features)
+    return Output(output.logits[rows], LazyFeatures(output.features, lambda x: x[rows]))

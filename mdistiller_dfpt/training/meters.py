@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..distributed import all_reduce, names_of_all
+from ..distributed import all_reduce, of_all_processes
 
 
 class Meters:
@@ -49,7 +49,8 @@ class Meters:
 
     def totals(self) -> dict[str, float]:
         """Averages over all updates of all processes."""
-        names = names_of_all(list(self.sums))
+        # Processes may log in another order, and not the same names
+        names = list(dict.fromkeys(name for part in of_all_processes(list(self.sums)) for name in part))
         if not names:
             return {}
         zero = torch.zeros((), device=self.device)

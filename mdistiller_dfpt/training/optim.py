@@ -106,7 +106,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_factor"]
 
 
-_NOT_SHOWN = ("params", "lr", "lr_factor", "initial_lr")
+_NOT_SHOWN = ("params", "lr", "lr_factor", "initial_lr", "fused", "foreach")
 
 
 def in_words(optimizer: torch.optim.Optimizer) -> str:
@@ -115,6 +115,6 @@ def in_words(optimizer: torch.optim.Optimizer) -> str:
     known = {name: p.default for name, p in inspect.signature(type(optimizer).__init__).parameters.items()}
     values = [
         f"{key.replace('_', ' ')} {value}" for key, value in group.items()
-        if key not in (*_NOT_SHOWN, "fused", "foreach") and value != known.get(key)
+        if key not in _NOT_SHOWN and value != known.get(key)
     ]  # fmt: skip
     return ", ".join([type(optimizer).__name__, *values])
