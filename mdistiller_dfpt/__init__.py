@@ -3,9 +3,10 @@
 from .data import DATASETS, Batch, build_data
 from .distillers import DISTILLERS, Distiller, Method, Output, build_distiller
 from .interop.plugins import load_cfg
+from .launch.run import build_teacher, run
 from .losses import LOGIT_LOSSES, Term, Terms, distillation, label, own
 from .models import MODELS, StagedModel, build_model
-from .teachers import TEACHERS, Teacher, build_teacher
+from .teachers import TEACHERS, Teacher
 from .training.optim import OPTIMIZERS, SCHEDULES
 from .training.trainer import Trainer
 
@@ -13,5 +14,5 @@ __version__ = "0.1.0"
 __all__ = [
     "DATASETS", "DISTILLERS", "LOGIT_LOSSES", "MODELS", "OPTIMIZERS", "SCHEDULES", "TEACHERS", "Batch", "Distiller",
     "Method", "Output", "StagedModel", "Teacher", "Term", "Terms", "Trainer", "build_data", "build_distiller",
-    "build_model", "build_teacher", "distillation", "label", "load_cfg", "own",
+    "build_model", "build_teacher", "distillation", "label", "load_cfg", "own", "run",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 from yacs.config import CfgNode as CN
 
 from mdistiller_dfpt.config import load_cfg
-from mdistiller_dfpt.config.keys import POSITIVE
+from mdistiller_dfpt.config.limits import POSITIVE
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.registry import Registry

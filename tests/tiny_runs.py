@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mdistiller_dfpt.runs.directory import existing_runs, new_run
 from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.saving import Progress, Saver
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
@@ -26,7 +27,13 @@ def run_of(name, folder, *words, make_data=None):
     kind = f"[{name.replace('+', ', ')}]" if "+" in name else name
     cfg = tiny_cfg("DISTILLER.TYPE", kind, "LOG.PREFIX", str(folder), "EXPERIMENT.NAME", "tiny", *words)
     data = make_data(cfg) if make_data else tiny_data(seed=cfg.SOLVER.SEED)
-    return Trainer(cfg, tiny_distiller(kind, *words), data, "tiny")
+    return Trainer(cfg, tiny_distiller(kind, *words), data)
+
+
+def fit(trainer, resume=False):
+    """Train in the directory that a run of this config has, as `launch.run` does."""
+    earlier = existing_runs(trainer.cfg)
+    return trainer.fit(earlier[-1] if resume and earlier else new_run(trainer.cfg), resume=resume)
 
 
 def stopped_after(epoch, name, folder, *words):
@@ -48,7 +55,7 @@ def end_after(epoch, trainer):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Saver, "save", save_and_stop)
         with pytest.raises(InterruptedError):
-            trainer.fit()
+            fit(trainer)
 
 
 def final_state(trainer):
@@ -64,7 +71,7 @@ def final_state(trainer):
 
 def outcome(trainer, resume=False):
     """The contents of a finished run: `final_state`, its metrics without times, and the length of its best file."""
-    trainer.fit(resume)
+    fit(trainer, resume)
     metrics = [[e["train"], e["test"], e["lr"]] for e in trainer.epochs]
     return [*final_state(trainer), metrics, (trainer.run / "best.safetensors").stat().st_size]
 

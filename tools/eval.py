@@ -14,8 +14,6 @@ from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.cli import guarded
 from mdistiller_dfpt.launch.evaluate_checkpoint import evaluate_checkpoint
 from mdistiller_dfpt.launch.networks import Role, name_of
-from mdistiller_dfpt.launch.run import teacher_weights
-from mdistiller_dfpt.runs.directory import find_finished_weights
 
 
 def _main(argv: list[str]) -> None:
@@ -24,7 +22,7 @@ def _main(argv: list[str]) -> None:
     )
     parser.add_argument("--cfg", help="yaml file of a run")
     parser.add_argument("-m", "--model", help="name of the network; default: the config's student")
-    parser.add_argument("-c", "--ckpt", type=Path, help="its weights; default: the newest finished run of --cfg")
+    parser.add_argument("-c", "--ckpt", type=Path, help="its weights; default: those of the finished run of --cfg")
     parser.add_argument("-d", "--dataset", help="DATASET.TYPE")
     parser.add_argument("-bs", "--batch-size", help="DATASET.TEST.BATCH_SIZE")
     parser.add_argument("--teacher", action="store_true", help="evaluate the config's teacher instead of its student")
@@ -40,13 +38,8 @@ def _main(argv: list[str]) -> None:
     cfg = load_cfg(args.cfg, args.opts)
     role: Role = "other" if args.model else "teacher" if args.teacher else "student"
     name = args.model or name_of(cfg, role)
-    weights = args.ckpt
-    if weights is None:
-        weights = teacher_weights(cfg) if args.teacher else find_finished_weights(cfg)
-    if weights is None:
-        raise ConfigError(f"no finished run of {args.cfg} in {cfg.LOG.PREFIX}: train it, or give a checkpoint with -c")
-    accuracy = evaluate_checkpoint(cfg, role, weights, args.model or "")
-    print(f"{name} {weights}: top-1 {accuracy['top1']:.2f} %, top-5 {accuracy['top5']:.2f} %")
+    found = evaluate_checkpoint(cfg, role, args.ckpt, args.model or "")
+    print(f"{name} {found.weights}: top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from mdistiller_dfpt.errors import ConfigError, UserError
 from mdistiller_dfpt.launch.cli import guarded
-from mdistiller_dfpt.launch.table_jobs import cell_job, run_jobs, smoke_cells, teacher_jobs
+from mdistiller_dfpt.launch.table_jobs import Job, cell_config, cell_job, run_jobs, smoke_cells, teacher_jobs
 from mdistiller_dfpt.report import load_results, markdown_table
 from mdistiller_dfpt.report.cells import evaluate_table, runs_of
+from mdistiller_dfpt.report.files import unfinished
 from mdistiller_dfpt.report.render import FORMATS
-from mdistiller_dfpt.report.spec import METRICS, load_table
+from mdistiller_dfpt.report.spec import METRICS, Cell, load_table
 
 
 class CellsFailed(UserError):
@@ -51,7 +52,8 @@ def _main(argv: list[str]) -> None:
     if args.table is None:
         if len(args.opts) != 1:
             raise ConfigError("nothing to print: give a FOLDER of results, or --table FILE")
-        print(markdown_table(load_results(Path(args.opts[0]))))
+        folder = Path(args.opts[0])
+        print(markdown_table(load_results(folder), unfinished(folder)))
         return
     if args.jobs < 1:
         raise ConfigError(f"--jobs is {args.jobs}; it must be at least 1")
@@ -70,16 +72,20 @@ def _main(argv: list[str]) -> None:
         if failed:
             raise CellsFailed(f"{len(failed)} of {len(cells)} cells failed")
         return
-    failures = []
+    failures: list[Job] = []
+
+    def expected(cell: Cell) -> dict[str, object]:
+        return cell_config(cell, args.opts)
+
     if args.run:
         missing = [
             (cell, seed) for cell in cells.values() for seed in seeds
-            if seed not in runs_of(cell, args.prefix, seeds)
+            if seed not in runs_of(cell, args.prefix, seeds, expected(cell)).by_seed
         ]  # fmt: skip
         failures = run_jobs(teacher_jobs([cell for cell, _ in missing], args.prefix, args.opts), args.jobs, _say)
         jobs = [cell_job(cell, seed, args.prefix, args.opts) for cell, seed in missing]
         failures += run_jobs(jobs, args.jobs, _say)
-    print(FORMATS[args.format](spec, evaluate_table(spec, args.prefix, metric, seeds), metric, seeds))
+    print(FORMATS[args.format](spec, evaluate_table(spec, args.prefix, metric, seeds, expected), metric, seeds))
     if failures:
         raise CellsFailed(f"{len(failures)} runs failed: {', '.join(job.label for job in failures)}")
 

@@ -1,26 +1,69 @@
-"""Train a network, or distil one from a teacher: python tools/train.py --cfg FILE [KEY VALUE ...] [--resume].
+"""Train a network, or distil one from a teacher: python tools/train.py --cfg FILE [KEY VALUE ...] [--resume [RUN]].
 
-On several GPUs: torchrun --nproc_per_node N tools/train.py --cfg FILE ...
+FILE is a path, or a name below configs/: cifar100/kd/res56_res20. --list prints all of them. On several GPUs:
+torchrun --nproc_per_node N tools/train.py --cfg FILE ...
 """
 
 import argparse
+import re
 import sys
+from pathlib import Path
 
-from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt import load_cfg, run
+from mdistiller_dfpt.config.compose import CONFIGS, composed_runs
+from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.cli import guarded
-from mdistiller_dfpt.launch.run import run
+from mdistiller_dfpt.launch.run import Resume
 from mdistiller_dfpt.training.parallel import process_group
+
+KEY = re.compile(r"PLUGINS|[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", re.IGNORECASE)
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cfg", help="yaml file of a run; default with --resume RUN: that of the run")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="continue the unfinished run of this config; the run in directory RUN, also for"
+        " more epochs; auto: continue it if there is one, else start it",
+    )  # fmt: skip
+    parser.add_argument("--list", metavar="PATTERN", help="print the names of all runs that contain or match PATTERN")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, for example SOLVER.EPOCHS 20")
+    return parser.parse_intermixed_args(_with_values(argv))
+
+
+def _with_values(argv: list[str]) -> list[str]:
+    """The arguments with `--resume` and `--list` as `--resume=VALUE`, empty where an option or a key follows."""
+    words: list[str] = []
+    waits = False
+    for word in argv:
+        if waits and not word.startswith("-") and not KEY.fullmatch(word):
+            words[-1] += word
+            waits = False
+            continue
+        waits = word in ("--resume", "--list")
+        words.append(f"{word}=" if waits else word)
+    return words
+
+
+def _resume(text: str | None) -> Resume:
+    if text in (None, "", "auto"):
+        return "auto" if text else text is not None
+    return Path(text)
 
 
 def _main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
-    parser.add_argument("--cfg", required=True, help="yaml file of a run")
-    parser.add_argument("--resume", action="store_true", help="continue the newest run of this config")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, for example SOLVER.EPOCHS 20")
-    args = parser.parse_intermixed_args(argv)
-    cfg = load_cfg(args.cfg, args.opts)
+    args = _arguments(argv)
+    if args.list is not None:
+        print("\n".join(composed_runs(CONFIGS, args.list or "*")))
+        return
+    resume = _resume(args.resume)
+    if args.cfg is None and not isinstance(resume, Path):
+        raise ConfigError("nothing to train: give --cfg FILE, or --resume RUN; --list prints the configs")
+    cfg = load_cfg(args.cfg or resume / "config.yaml", args.opts)
     with process_group(cfg):
-        run(cfg, resume=args.resume)
+        run(cfg, resume)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,186 +1,160 @@
-"""All config keys with their defaults and allowed values; methods declare their own sections, which are added here."""
+"""All config keys: default, meaning, limit, when a key has an effect, whether it decides a run's result."""
 
-import re
-from collections.abc import Callable, Mapping
-from itertools import pairwise
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from yacs.config import CfgNode as CN
 
 from ..registry import suggest
 from .keywords import flatten
+from .limits import (
+    A_SEED,
+    ALWAYS,
+    AT_LEAST_ONE,
+    FRACTION,
+    HAS_ASSISTANTS,
+    HAS_OTHER_TEACHERS,
+    IN_FILES,
+    INCREASING,
+    IS_DEVICE,
+    IS_INTERVAL,
+    IS_NAME,
+    METHODS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    TAUGHT,
+    WEIGHT,
+    Limit,
+    Situation,
+    When,
+    names,
+    one_of,
+)  # fmt: skip
 
 
-class Limit(NamedTuple):
-    """The allowed values of a key: a description for error messages, the check, and other accepted types."""
+@dataclass(frozen=True)
+class Key:
+    """A key of the config. If the default is None, which means `not set`, `kind` is the type of its other values."""
 
-    words: str
-    test: Callable[[Any], bool]
-    types: tuple[type, ...] = ()
-
-
-POSITIVE = Limit("> 0", lambda v: v > 0)
-NOT_NEGATIVE = Limit(">= 0", lambda v: v >= 0)
-A_SEED = Limit("in 0 .. 2**31 - 1", lambda v: 0 <= v < 2**31)
-AT_LEAST_ONE = Limit(">= 1", lambda v: v >= 1)
-FRACTION = Limit("in [0, 1)", lambda v: 0 <= v < 1)
+    default: Any
+    meaning: str = ""
+    limit: Limit | None = None
+    when: When = ALWAYS  # the condition under which it has an effect
+    decides: bool = True  # whether it changes a run's result; such keys identify a run
+    kind: type | None = None
+    entries: Limit | None = None  # of a section with arbitrary keys: the limit of its numbers
 
 
-def one_of(*choices: str) -> Limit:
-    """The limit of a key that takes one of these strings."""
-    return Limit(f"one of {', '.join(choices)}", lambda v: v in choices)
-
-
-_NAME = re.compile(r"[\w.,=+-]{1,128}(/[\w.,=+-]{1,128}){0,7}")
-
-
-def is_name(value: str) -> bool:
-    """Whether this is a valid run name: components that cannot leave the output directory; empty for a derived name."""
-    return value == "" or (_NAME.fullmatch(value) is not None and ".." not in value)
-
-
-IS_NAME = Limit("letters, digits and . , = + - _ in components of up to 128, separated by /", is_name)
-
-_INTERVAL = re.compile(r"|[1-9]\d*( steps?| minutes?)")
-_NETWORKS = Limit("a list of network names", lambda v: all(type(n) is str and n for n in v))
-_MODULE_NAMES = Limit("a list of module names", lambda v: all(type(n) is str and n for n in v))
-
-# ---------------------------------------------------------------------------------------------------------------
-# All keys with their defaults; mdistiller's keys keep their names and meanings.
-# ---------------------------------------------------------------------------------------------------------------
-_DEFAULTS = CN(
-    {
-        "PLUGINS": [],  # user code to import first: module names or paths to .py files
-        "EXPERIMENT": {
-            "PROJECT": "distill",  # the project name in Weights & Biases
-            "NAME": "",  # directory of the run below LOG.PREFIX; empty: the config's path below configs/
-            "TAG": "default",  # appended to NAME unless "default", so that variants do not share a directory
-            "DEVICE": "auto",  # auto: cuda if available; cpu; cuda; cuda:1
-            "THREADS": 0,  # CPU threads; 0: PyTorch's choice
-            "TIMEOUT": 600.0,  # seconds to wait for a data-loading worker, or for the other processes of a torchrun job
-        },
-        "DATASET": {
-            "TYPE": "cifar100",
-            "ROOT": "./data",  # folder that contains the datasets
-            "DOWNLOAD": False,  # download a missing dataset from its official host
-            "NUM_WORKERS": 2,  # worker processes that decode image files; in-memory datasets need none
-            "SIZE": 0,  # height and width of images decoded from files; 0: the size of the published recipe
-            "CLASSES": 0,  # expected number of classes, if you use a subset; 0: the official number
-            "SEED": 0,  # seed of the sample order and the views; 0: SOLVER.SEED
-            "ON_ERROR": "stop",  # if a file is not an image: stop and name it; skip: skip and count such files
-            "TEST": {"BATCH_SIZE": 64},
-        },
-        "MODEL": {"FAMILY": "cifar"},  # cifar, imagenet, cub200; default: depends on the dataset
-        "DISTILLER": {
-            "TYPE": "NONE",  # a method, or a list of methods whose terms are summed
-            "TEACHER": "ResNet50",
-            "STUDENT": "resnet32",
-            "TEACHER_KIND": "frozen",  # the kind of teacher, any name in TEACHERS
-            "PATHS": {},  # the matched paths of the teacher and their weights; {}: the default of the kind
-            # Weights of the teacher; empty: of the newest finished run of TEACHER_CFG; pretrained or pretrained:TAG: of
-            # torchvision
-            "TEACHER_CKPT": "",
-            "TEACHER_CFG": "",  # config that trains the teacher, relative to the file that sets this key
-            "ASSISTANTS": [],  # networks of intermediate size, strongest first, trained one after another
-            "OTHER_TEACHERS": [],  # further teacher networks, for kinds of teacher that use several
-            "OTHER_TEACHER_CKPTS": [],  # their weights, one file per network; or
-            "OTHER_TEACHER_CFGS": [],  # the configs that train them, one per network
-            "LOGITS_CACHE": "",  # folder for a cache of the teacher's logits for all views, for logit-based methods
-            "LOGITS_CACHE_FILL": "lazily",  # lazily: as views are sampled; first: all before the first step
-            "TEACHER_STAGES": [],  # modules that end the stages of a torchvision/, timm/ or custom network; []: found
-            "STUDENT_STAGES": [],
-            "TEACHER_AUTO_TRAIN": False,  # if there is no teacher yet, train it first from TEACHER_CFG
-        },
-        "SOLVER": {
-            "TRAINER": "base",  # base; dot: two momenta, SOLVER.MOMENTUM -+ DOT.DELTA; crd is accepted and means base
-            "BATCH_SIZE": 64,  # global batch size, over all processes
-            "ACCUMULATE": 1,  # micro-batches per batch (gradient accumulation), if a batch does not fit in memory
-            "SYNC_BN": False,  # synchronise BatchNorm statistics over all processes
-            "EPOCHS": 240,
-            "LR": 0.05,  # default: depends on the student, 0.01 for MobileNet and ShuffleNet
-            # step: times LR_DECAY_RATE after each of LR_DECAY_STAGES; cosine: to 0 in all epochs; any name in SCHEDULES
-            "SCHEDULE": "step",
-            "LR_DECAY_STAGES": [150, 180, 210],
-            "LR_DECAY_RATE": 0.1,
-            "WARMUP_EPOCHS": 0.0,  # linear, updated at every step
-            "WEIGHT_DECAY": 0.0001,
-            "MOMENTUM": 0.9,
-            "NESTEROV": False,
-            "TYPE": "SGD",  # any name in OPTIMIZERS
-            # none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: the faster of the two
-            # for each network, benchmarked once before the first step
-            "AMP": "none",
-            "AMP_STUDENT": "",  # of the student; empty: as AMP. On a CPU, depthwise convolutions are slower in bfloat16
-            "CHANNELS_LAST": False,
-            "SEED": 1,
-            "DOT": {"DELTA": 0.075},
-        },
-        "LOG": {
-            "TENSORBOARD": True,
-            "TENSORBOARD_FREQ": 500,  # accepted for mdistiller's files; unused there as well
-            "SAVE_CHECKPOINT_FREQ": 40,  # epochs between student weights that are kept; checkpoints are every epoch
-            "SAVE_EVERY": "",  # checkpoints within an epoch as well: "500 steps" or "10 minutes"
-            "PREFIX": "./output",
-            "WANDB": False,  # log to Weights & Biases as well, if it is installed
-            "EVAL_FREQ": 1,  # epochs between evaluations; the last epoch is always evaluated
-        },
-    }
+_STEP = When("SOLVER.SCHEDULE is not step", lambda s: s.cfg.SOLVER.SCHEDULE == "step")
+_DOT = When("SOLVER.TRAINER is not dot", lambda s: s.cfg.SOLVER.TRAINER == "dot")
+_NOT_DOT = When("SOLVER.TRAINER dot has its own optimiser", lambda s: s.cfg.SOLVER.TRAINER != "dot")
+_MOMENTUM = When(
+    "it is for SGD with momentum",
+    lambda s: s.cfg.SOLVER.TRAINER != "dot" and (s.cfg.SOLVER.TYPE != "SGD" or s.cfg.SOLVER.MOMENTUM > 0),
 )
+_CACHED = When("DISTILLER.LOGITS_CACHE is not set", lambda s: bool(s.cfg.DISTILLER.LOGITS_CACHE))
+_SEVERAL = When("there is one process", lambda s: s.processes > 1)
+_NOT_CRD = When("one loop serves all methods", lambda s: s.cfg.SOLVER.TRAINER != "crd")
+_NEVER = When("every epoch is written", lambda s: False)
+
+# ---------------------------------------------------------------------------------------------------------------
+# mdistiller's keys keep their names, types and meanings.
+# ---------------------------------------------------------------------------------------------------------------
+KEYS: dict[str, Key] = {
+    "PLUGINS": Key([], "user code to import first: module names or paths to .py files", names("names or paths"),
+                   decides=False),
+    "EXPERIMENT.PROJECT": Key("distill", "the project name in Weights & Biases", decides=False),
+    "EXPERIMENT.NAME": Key("", "directory of the run below LOG.PREFIX; empty: the config's path below configs/",
+                           IS_NAME, decides=False),
+    "EXPERIMENT.TAG": Key("default", 'appended to NAME unless "default", so that variants have their own directories',
+                          IS_NAME, decides=False),
+    "EXPERIMENT.DEVICE": Key("auto", "auto: cuda if available; cpu; cuda; cuda:1", IS_DEVICE, decides=False),
+    "EXPERIMENT.THREADS": Key(None, "CPU threads; default: PyTorch's choice", AT_LEAST_ONE, decides=False, kind=int),
+    "EXPERIMENT.TIMEOUT": Key(600.0, "seconds to wait for a data-loading worker, or for the other processes of a"
+                              " torchrun job", POSITIVE, decides=False),
+    "DATASET.TYPE": Key("cifar100", "any name in DATASETS"),
+    "DATASET.ROOT": Key("./data", "folder that contains the datasets", decides=False),
+    "DATASET.DOWNLOAD": Key(False, "download a missing dataset from its official host", decides=False),
+    "DATASET.NUM_WORKERS": Key(2, "worker processes that decode image files; in-memory datasets need none",
+                               NOT_NEGATIVE, IN_FILES, decides=False),
+    "DATASET.SIZE": Key(None, "height and width of images decoded from files; default: the published recipe's",
+                        Limit(">= 8", lambda v: v >= 8), IN_FILES, kind=int),
+    "DATASET.CLASSES": Key(None, "expected number of classes, which is checked; default: not checked", AT_LEAST_ONE,
+                           decides=False, kind=int),
+    "DATASET.SEED": Key(None, "seed of the sample order and the views; default: SOLVER.SEED", A_SEED, kind=int),
+    "DATASET.ON_ERROR": Key("stop", "if a file is not an image: stop and name it; skip: skip and count such files",
+                            one_of("stop", "skip"), IN_FILES),
+    "DATASET.TEST.BATCH_SIZE": Key(64, "images of a batch of the evaluation", AT_LEAST_ONE, decides=False),
+    "MODEL.FAMILY": Key("cifar", "cifar, imagenet, cub200; default: depends on the dataset"),
+    "DISTILLER.TYPE": Key("NONE", "a method, or a list of methods whose terms are summed", METHODS),
+    "DISTILLER.TEACHER": Key("ResNet50", "the teacher's network", when=TAUGHT),
+    "DISTILLER.STUDENT": Key("resnet32", "the student's network"),
+    "DISTILLER.TEACHER_KIND": Key("frozen", "the kind of teacher, any name in TEACHERS", when=TAUGHT),
+    "DISTILLER.PATHS": Key({}, "the matched paths of the teacher and their weights; {}: the default of the kind",
+                           when=TAUGHT, entries=WEIGHT),
+    "DISTILLER.TEACHER_CKPT": Key(None, "weights of the teacher; default: of the finished run of TEACHER_CFG;"
+                                  " pretrained or pretrained:TAG: of torchvision", None, TAUGHT, False, str),
+    "DISTILLER.TEACHER_CFG": Key(None, "config that trains the teacher, relative to the file that sets this key",
+                                 None, TAUGHT, False, str),
+    "DISTILLER.ASSISTANTS": Key([], "networks of intermediate size, strongest first, trained one after another",
+                                names("network names"), HAS_ASSISTANTS),
+    "DISTILLER.OTHER_TEACHERS": Key([], "further teacher networks, for kinds of teacher that use several",
+                                    names("network names"), HAS_OTHER_TEACHERS),
+    "DISTILLER.OTHER_TEACHER_CKPTS": Key([], "their weights, one file per network; or", None, HAS_OTHER_TEACHERS,
+                                         False),
+    "DISTILLER.OTHER_TEACHER_CFGS": Key([], "the configs that train them, one per network", None, HAS_OTHER_TEACHERS,
+                                        False),
+    "DISTILLER.LOGITS_CACHE": Key(None, "folder for a cache of the teacher's logits (float16) for all views, for"
+                                  " logit-based methods", None, TAUGHT, kind=str),
+    "DISTILLER.LOGITS_CACHE_FILL": Key("lazily", "lazily: as views are sampled; first: all before the first step",
+                                       one_of("lazily", "first"), _CACHED, decides=False),
+    "DISTILLER.TEACHER_STAGES": Key([], "modules that end the stages of a torchvision/, timm/ or custom network; []:"
+                                    " found", names("module names"), TAUGHT),
+    "DISTILLER.STUDENT_STAGES": Key([], "the same for the student", names("module names")),
+    "DISTILLER.TEACHER_AUTO_TRAIN": Key(False, "if there is no teacher yet, train it first from TEACHER_CFG",
+                                        None, TAUGHT, False),
+    "SOLVER.TRAINER": Key("base", "base; dot: two momenta, SOLVER.MOMENTUM -+ DOT.DELTA; crd is accepted and means"
+                          " base", one_of("base", "crd", "dot"), _NOT_CRD),
+    "SOLVER.BATCH_SIZE": Key(64, "global batch size, over all processes", AT_LEAST_ONE),
+    "SOLVER.ACCUMULATE": Key(1, "micro-batches per batch (gradient accumulation), if a batch does not fit in memory",
+                             AT_LEAST_ONE),
+    "SOLVER.SYNC_BN": Key(False, "synchronise BatchNorm statistics over all processes", None, _SEVERAL),
+    "SOLVER.EPOCHS": Key(240, "epochs of training", AT_LEAST_ONE),
+    "SOLVER.LR": Key(0.05, "learning rate; default: depends on the student, 0.01 for MobileNet and ShuffleNet",
+                     POSITIVE),
+    "SOLVER.SCHEDULE": Key("step", "step: times LR_DECAY_RATE after each of LR_DECAY_STAGES; cosine: to 0 in all"
+                           " epochs; any name in SCHEDULES"),
+    "SOLVER.LR_DECAY_STAGES": Key([150, 180, 210], "the last epochs before each decay", INCREASING, _STEP),
+    "SOLVER.LR_DECAY_RATE": Key(0.1, "the factor of each decay", Limit("in (0, 1]", lambda v: 0 < v <= 1), _STEP),
+    "SOLVER.WARMUP_EPOCHS": Key(0.0, "epochs of a linear warm-up, updated at every step", NOT_NEGATIVE),
+    "SOLVER.WEIGHT_DECAY": Key(0.0001, "weight decay", NOT_NEGATIVE),
+    "SOLVER.MOMENTUM": Key(0.9, "momentum of SGD", FRACTION),
+    "SOLVER.NESTEROV": Key(False, "Nesterov momentum", None, _MOMENTUM),
+    "SOLVER.TYPE": Key("SGD", "the optimiser, any name in OPTIMIZERS", None, _NOT_DOT),
+    "SOLVER.AMP": Key("none", "none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: the"
+                      " faster of the two for each network, benchmarked once before the first step",
+                      one_of("none", "bf16", "fastest")),
+    "SOLVER.AMP_STUDENT": Key(None, "of the student; default: as AMP. On a CPU, depthwise convolutions are slower in"
+                              " bfloat16", one_of("none", "bf16", "fastest"), kind=str),
+    "SOLVER.CHANNELS_LAST": Key(False, "memory format of images and weights"),
+    "SOLVER.SEED": Key(1, "seed of the initial weights, and of the data unless DATASET.SEED is set", A_SEED),
+    "SOLVER.DOT.DELTA": Key(0.075, "the difference of the two momenta from SOLVER.MOMENTUM", FRACTION, _DOT),
+    "LOG.TENSORBOARD": Key(True, "write events for TensorBoard", decides=False),
+    "LOG.TENSORBOARD_FREQ": Key(500, "accepted for mdistiller's files; unused there as well", None, _NEVER, False),
+    "LOG.SAVE_CHECKPOINT_FREQ": Key(40, "epochs between student weights that are kept; checkpoints are every epoch",
+                                    AT_LEAST_ONE, decides=False),
+    "LOG.SAVE_EVERY": Key(None, 'checkpoints within an epoch as well: "500 steps" or "10 minutes"', IS_INTERVAL,
+                          decides=False, kind=str),
+    "LOG.PREFIX": Key("./output", "folder of all runs", decides=False),
+    "LOG.WANDB": Key(False, "log to Weights & Biases as well, if it is installed", decides=False),
+    "LOG.EVAL_FREQ": Key(1, "epochs between evaluations; the last epoch is always evaluated", AT_LEAST_ONE,
+                         decides=False),
+}  # fmt: skip
 
 
-LIMITS: dict[str, Limit] = {
-    "EXPERIMENT.NAME": IS_NAME,
-    "EXPERIMENT.TAG": IS_NAME,
-    "EXPERIMENT.DEVICE": Limit(
-        "auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None
-    ),
-    "EXPERIMENT.THREADS": NOT_NEGATIVE,
-    "EXPERIMENT.TIMEOUT": POSITIVE,
-    "PLUGINS": Limit("a list of names or paths", lambda v: all(type(n) is str and n for n in v)),
-    "DISTILLER.TYPE": Limit(
-        "the name of a method, or a list of distinct names",
-        lambda v: isinstance(v, str) or (len(v) > 0 and all(type(n) is str for n in v) and len(set(v)) == len(v)),
-        types=(list,),
-    ),
-    "DATASET.NUM_WORKERS": NOT_NEGATIVE,
-    "DATASET.TEST.BATCH_SIZE": AT_LEAST_ONE,
-    "DATASET.SIZE": Limit("0, or at least 8", lambda v: v == 0 or v >= 8),
-    "DATASET.CLASSES": NOT_NEGATIVE,
-    "DATASET.ON_ERROR": one_of("stop", "skip"),
-    "SOLVER.TRAINER": one_of("base", "crd", "dot"),
-    "SOLVER.DOT.DELTA": FRACTION,
-    "SOLVER.BATCH_SIZE": AT_LEAST_ONE,
-    "SOLVER.EPOCHS": AT_LEAST_ONE,
-    "SOLVER.ACCUMULATE": AT_LEAST_ONE,
-    "DISTILLER.TEACHER_STAGES": _MODULE_NAMES,
-    "DISTILLER.STUDENT_STAGES": _MODULE_NAMES,
-    "SOLVER.LR": POSITIVE,
-    "SOLVER.LR_DECAY_STAGES": Limit(
-        "increasing whole numbers >= 1",
-        lambda v: all(type(e) is int and e >= 1 for e in v) and all(a < b for a, b in pairwise(v)),
-    ),
-    "SOLVER.LR_DECAY_RATE": Limit("in (0, 1]", lambda v: 0 < v <= 1),
-    "SOLVER.WARMUP_EPOCHS": NOT_NEGATIVE,
-    "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
-    "SOLVER.MOMENTUM": FRACTION,
-    "SOLVER.AMP": one_of("none", "bf16", "fastest"),
-    "SOLVER.AMP_STUDENT": one_of("", "none", "bf16", "fastest"),
-    "DISTILLER.LOGITS_CACHE_FILL": one_of("lazily", "first"),
-    "DISTILLER.ASSISTANTS": _NETWORKS,
-    "DISTILLER.OTHER_TEACHERS": _NETWORKS,
-    "DATASET.SEED": A_SEED,
-    "SOLVER.SEED": A_SEED,
-    "LOG.SAVE_CHECKPOINT_FREQ": AT_LEAST_ONE,
-    "LOG.EVAL_FREQ": AT_LEAST_ONE,
-    "LOG.SAVE_EVERY": Limit('empty, "N steps" or "N minutes"', lambda v: _INTERVAL.fullmatch(v) is not None),
-}
-
-WEIGHT = Limit("a weight > 0", lambda v: v > 0)
-OPEN_NODES: dict[str, Limit] = {"DISTILLER.PATHS": WEIGHT}
-"""Sections with arbitrary keys; each value is a number within the limit."""
-
-
-class Removed(NamedTuple):
+@dataclass(frozen=True)
+class Removed:
     """A key of an earlier version: its default, with which a file may still set it, and the key that replaces it."""
 
     default: Any
@@ -203,35 +177,52 @@ _NODES: dict[str, CN] = {}
 
 
 def declare_node(
-    name: str, node: CN, limits: Mapping[str, Limit], removed: Mapping[str, Removed] | None = None
-) -> None:
+    name: str, node: CN, limits: Mapping[str, Limit], removed: Mapping[str, Removed] | None = None,
+    when: Mapping[str, When] | None = None,
+) -> None:  # fmt: skip
     """Add a section, declared in the file of its method or kind of teacher; limits by path below the section.
 
-    `removed`: keys of earlier versions.
+    `removed`: keys of earlier versions. `when`: conditions on the section for its keys to have an effect.
 
-    KeyError if the name is taken, or if a limit is given for a key that the section does not have.
+    KeyError if the name is taken, or if a limit or a condition is given for a key that the section does not have.
     """
-    if name in _DEFAULTS or name in _NODES:
+    if name in _NODES or any(full.partition(".")[0] == name for full in KEYS):
         raise KeyError(f"{name!r} is already a section of the config")
-    known = flatten(node)
-    for key in limits:
-        if key not in known:
-            raise KeyError(f"{name}: a limit is given for {key!r}; {suggest(key, list(known))}")
+    known, when = flatten(node), when or {}
+    for what, keys in (("a limit", limits), ("a condition", when)):
+        for key in keys:
+            if key not in known:
+                raise KeyError(f"{name}: {what} is given for {key!r}; {suggest(key, list(known))}")
     _NODES[name] = node
-    LIMITS.update({f"{name}.{key}": limit for key, limit in limits.items()})
+    used = When("its method or kind of teacher is not part of this run", lambda s: name in s.sections)
+    for key, default in known.items():
+        KEYS[f"{name}.{key}"] = Key(default, "", limits.get(key), _both(name, used, when.get(key)))
     REMOVED.update({f"{name}.{key}": entry for key, entry in (removed or {}).items()})
 
 
-def by_keys_of_today(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a config written by an earlier version, under the current keys; removed keys are dropped."""
-    today = {key: value for key, value in flat.items() if key not in REMOVED}
-    moved = {r.now: flat[key] for key, r in REMOVED.items() if r.now and flat.get(key, r.default) != r.default}
-    return today | moved
+def _both(name: str, used: When, of_section: When | None) -> When:
+    """The condition that a section is used, and the one of its key."""
+    if of_section is None:
+        return used
+    return When(of_section.otherwise, lambda s: used.test(s) and of_section.test(s.cfg[name]))
 
 
 def default_cfg() -> CN:
     """A fresh copy of all keys with their defaults, including the sections of all methods and kinds of teacher."""
-    cfg = _DEFAULTS.clone()
+    cfg = CN()
+    for full, key in KEYS.items():
+        if full.partition(".")[0] not in _NODES:
+            _put(cfg, full, CN() if key.entries else list(key.default) if type(key.default) is list else key.default)
     for name, node in _NODES.items():
         cfg[name] = node.clone()
     return cfg
+
+
+def _put(cfg: CN, full: str, value: Any) -> None:
+    *sections, last = full.split(".")
+    for section in sections:
+        cfg = cfg.setdefault(section, CN())
+    cfg[last] = value
+
+
+__all__ = ["KEYS", "REMOVED", "Key", "Limit", "Removed", "Situation", "When", "declare_node", "default_cfg"]

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class NodeRegistry(Registry[T]):
-    """Registers classes with `config` (a section), `limits` and, if keys were removed, `removed`.
+    """Registers classes with `config` (a section), `limits`, and optionally `when` (conditions) and `removed` (keys).
 
     `node_of` maps a registered name to the name of its section.
     """
@@ -25,7 +25,13 @@ class NodeRegistry(Registry[T]):
 
         def add(cls: Any) -> Any:
             if cls.config and name not in self:
-                declare_node(self.node_of(name), cls.config, cls.limits, getattr(cls, "removed", None))
+                declare_node(
+                    self.node_of(name),
+                    cls.config,
+                    cls.limits,
+                    getattr(cls, "removed", None),
+                    getattr(cls, "when", None),
+                )
             return file(cls)
 
         return add

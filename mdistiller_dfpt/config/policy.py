@@ -1,25 +1,4 @@
-"""Defaults of the literature for values that a config leaves open, and mdistiller keys that have no effect here."""
-
-from yacs.config import CfgNode as CN
-
-from .keys import default_cfg
-
-NO_EFFECT = {
-    "SOLVER.TRAINER": ("crd", "one loop serves all methods"),
-    "LOG.TENSORBOARD_FREQ": (None, "every epoch is written"),
-}
-"""Keys of mdistiller's files that are accepted without effect: the value concerned (None: any), and the reason."""
-
-
-def without_effect(cfg: CN) -> list[str]:
-    """One line for each key that was set but has no effect."""
-    lines = []
-    for key, (meant, why) in NO_EFFECT.items():
-        section, name = key.split(".")
-        value = cfg[section][name]
-        if value != default_cfg()[section][name] and meant in (None, value):
-            lines.append(f"{key} {value} has no effect here: {why}")
-    return lines
+"""Defaults of the literature for values that a config leaves open."""
 
 
 def student_lr(student: str) -> float:

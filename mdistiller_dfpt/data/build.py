@@ -9,6 +9,7 @@ from yacs.config import CfgNode as CN
 from ..distributed import on_first_process, pick_device, world_size
 from ..errors import ConfigError, DataError
 from ..registry import Registry
+from .content import Content, content_of
 from .image_files import FileLoader, FileRecipe, FileSet
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
@@ -39,6 +40,12 @@ class Data(NamedTuple):
     train: Loader
     test: Loader
     num_classes: int
+    content: Content | None = None  # of the dataset, if it was loaded by `build_data`
+
+    @property
+    def in_files(self) -> bool:
+        """Whether the images are decoded from files in every epoch."""
+        return isinstance(self.train, FileLoader)
 
     @property
     def num_train(self) -> int:
@@ -72,7 +79,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         if isinstance(split, ImageSet):
             _check_images(split.images, cfg.DATASET.TYPE)
         _check_labels(split.labels, classes, cfg.DATASET.TYPE)
-    if cfg.DATASET.CLASSES not in (0, classes):
+    if cfg.DATASET.CLASSES not in (None, classes):
         raise DataError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here")
     make: Callable[..., Loader] = InMemoryLoader
     common: dict[str, Any] = {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
@@ -85,10 +92,10 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
             )
         make = FileLoader
         common |= {"workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips, "timeout": cfg.EXPERIMENT.TIMEOUT}
-    seed = cfg.DATASET.SEED or cfg.SOLVER.SEED
+    seed = cfg.SOLVER.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
     train = make(source.train, source.recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, source.recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
-    return Data(train, test, classes)
+    return Data(train, test, classes, content_of(source.train, source.test))
 
 
 def _check_images(images: torch.Tensor, name: str) -> None:

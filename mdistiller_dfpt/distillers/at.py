@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import POSITIVE
+from ..config.limits import POSITIVE
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, same_size, stage_pairs, weights
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from ..config.keys import Limit
+from ..config.limits import Limit, When
 from ..config.nodes import NodeRegistry
 from ..data import Batch
 from ..errors import PluginError
@@ -32,6 +32,7 @@ class Method(Hooked):
 
     config: ClassVar[CN] = CN()  # the method's config section; its keys are the constructor's keywords
     limits: ClassVar[Mapping[str, Limit]] = {}  # the allowed values of the section's keys
+    when: ClassVar[Mapping[str, When]] = {}  # the conditions, on the section, under which its keys have an effect
     needs_teacher: ClassVar[bool] = False
     needs_strong_view: bool = False  # whether batches must include a strongly augmented view
     needs_teacher_maps: bool = True  # False if the method uses only the teacher's logits

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from yacs.config import CfgNode as CN
 
+from ..config.limits import Situation
+from ..distributed import world_size
 from ..errors import ConfigError
 from ..teachers import TEACHERS
 from .base import DISTILLERS, Method
@@ -27,6 +29,14 @@ class Choice:
         return "+".join(self.methods)
 
     @property
+    def sections(self) -> frozenset[str]:
+        """The config sections of the methods and of the kind of teacher, unless a method's has that kind's keys."""
+        of_methods = {name for name, cls in self.methods.items() if cls.config}
+        builds = any(getattr(cls, "builds_teacher", False) for cls in self.methods.values())
+        of_kind = {TEACHERS.node_of(self.kind)} if self.is_taught and not builds else set()
+        return frozenset(of_methods | of_kind)
+
+    @property
     def is_taught(self) -> bool:
         """Whether any of the methods needs a teacher."""
         return bool(self.kind)
@@ -41,6 +51,15 @@ def choice(cfg: CN) -> Choice:
     kind = _kind(methods, d.TEACHER_KIND)
     key = TEACHERS[kind].others_key
     return Choice(methods, d.STUDENT, d.TEACHER, kind, key, tuple(d[key]) if key else ())
+
+
+def situation(cfg: CN, *, in_files: bool) -> Situation:
+    """What decides which keys have an effect; `in_files`: the images are decoded from files."""
+    chosen = choice(cfg)
+    return Situation(
+        cfg, chosen.sections, chosen.is_taught, chosen.others_key == "ASSISTANTS",
+        chosen.others_key == "OTHER_TEACHERS", in_files, world_size(),
+    )  # fmt: skip
 
 
 def _kind(methods: Mapping[str, type[Method]], asked_for: str) -> str:

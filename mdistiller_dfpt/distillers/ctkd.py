@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
+from ..config.limits import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from ..losses import Terms, distillation, label
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .kd import kd_loss

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import NOT_NEGATIVE
+from ..config.limits import NOT_NEGATIVE
 from ..losses import LOGIT_LOSSES, LogitLoss, Terms, distillation, label
 from ..losses.sharded import over_processes
 from ..teachers.dual_path import ORIGINAL, PROMPT, DualPath
@@ -45,6 +45,7 @@ class DFPTKD(Distiller):
         **DualPath.limits,
         "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.TEACHER_WEIGHT": NOT_NEGATIVE, "LOSS.PROMPT_WEIGHT": NOT_NEGATIVE,
     }  # fmt: skip
+    when = DualPath.when
     teacher_kind = "dual_path"
     builds_teacher = True
     matches_one_path = False

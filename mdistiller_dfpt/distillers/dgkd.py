@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config.keys import NOT_NEGATIVE, Removed
+from ..config.keys import Removed
+from ..config.limits import NOT_NEGATIVE
 from ..data.randomness import random_bits
 from ..losses import Terms, distillation, label
 from ..losses.sharded import over_processes

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config.keys import NOT_NEGATIVE
+from ..config.limits import NOT_NEGATIVE
 from ..losses import Terms, label
 from ..losses.sharded import weighted_by_shard
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import NOT_NEGATIVE, Limit
+from ..config.limits import NOT_NEGATIVE, Limit
 from ..losses import Terms, distillation, label
 from ..models.dummy import ImageShape, dummy_image, probing
 from .base import Batch, Distiller, Output, StagedModel, TeacherLike

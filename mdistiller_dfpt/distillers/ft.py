@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import AT_LEAST_ONE, Limit
+from ..config.limits import AT_LEAST_ONE, Limit
 from ..losses import Terms, distillation
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, weights

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import NOT_NEGATIVE, POSITIVE
+from ..config.limits import NOT_NEGATIVE, POSITIVE
 from ..losses import LOGIT_LOSSES, Terms, distillation, label
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import NOT_NEGATIVE, POSITIVE
+from ..config.limits import NOT_NEGATIVE, POSITIVE
 from ..distributed import all_reduce
 from ..losses import Terms, distillation, label
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import AT_LEAST_ONE
+from ..config.limits import AT_LEAST_ONE
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, same_size, stage_pairs, weights
 

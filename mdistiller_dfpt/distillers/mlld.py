@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import NOT_NEGATIVE, Limit
+from ..config.limits import NOT_NEGATIVE, Limit
 from ..losses import Terms, distillation, label
 from ..losses.sharded import over_processes
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike, checked_output

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from ..config.keys import AT_LEAST_ONE
+from ..config.limits import AT_LEAST_ONE
 from ..distributed import all_reduce
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, stage_pairs, weights

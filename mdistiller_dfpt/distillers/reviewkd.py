@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import AT_LEAST_ONE, NOT_NEGATIVE
+from ..config.limits import AT_LEAST_ONE, NOT_NEGATIVE
 from ..losses import Terms, distillation, label
 from ..models.output import autocast
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import POSITIVE
+from ..config.limits import POSITIVE
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import (
     WEIGHT_LIMITS,

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,8 +26,8 @@ _published: list[str] = []
 OURS = str(Path(__file__).parents[1])
 
 
-def load_cfg(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> CN:
-    """The frozen config of the file `path` (None: the defaults) with the overrides KEY VALUE KEY VALUE ... applied.
+def load_cfg(path: str | os.PathLike[str] | None = None, overrides: config.Overrides = ()) -> CN:
+    """The frozen config of the file `path` (None: the defaults) with overrides: [KEY, VALUE, ...] or {KEY: value}.
 
     Code named under PLUGINS, or provided by an installed package, is imported before validation. ConfigError lists all
     errors, one per line: location, key, value, allowed values.

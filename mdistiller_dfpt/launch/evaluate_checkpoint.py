@@ -1,6 +1,7 @@
 """Evaluates the accuracy of any checkpoint, on the data and in the precision of a config."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
@@ -10,30 +11,45 @@ from ..distillers import Method, build_distiller
 from ..distillers.build import AMP_DTYPES
 from ..distillers.choice import choice
 from ..distributed import pick_device
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..models.output import as_output, autocast, memory_format
-from ..runs.weights import load_into
+from ..runs.directory import find_finished, other_runs
+from ..runs.identity import identity_of
+from ..runs.weights import WEIGHTS, load_into
 from ..training.evaluate import evaluate
 from ..training.precision import measured_precision
 from .build import load_network
 from .networks import Role, build_network, build_networks, check_networks, name_of
+from .run import train
+from .trained import trained_networks
 
 
-def evaluate_checkpoint(cfg: CN, role: Role, weights: Path, name: str = "") -> dict[str, float]:
-    """{"top1": %, "top5": %} of a checkpoint on the test set of `cfg`, in its precision.
+class Evaluated(NamedTuple):
+    """A checkpoint, and its accuracies on the test set in per cent."""
 
-    `role`: the checkpoint is of the config's student, as deployed; of its teacher; or of the network `name`.
+    weights: Path
+    top1: float
+    top5: float
+
+
+def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: str = "") -> Evaluated:
+    """The accuracy of a checkpoint on the test set of `cfg`, in its precision.
+
+    `role`: the checkpoint is of the config's student, as deployed; of its teacher; or of the network `name`. If
+    `weights` is None, they are those of the finished run of the config, or of its teacher.
     """
     device = pick_device(cfg.EXPERIMENT.DEVICE)
-    if not weights.exists():
+    if weights is not None and not weights.exists():
         raise CheckpointError(f"{weights}: no such checkpoint")
     if role == "other":
         build_network(cfg, role, name)
     else:
         check_networks(cfg)
     data = build_data(cfg, device)
+    if weights is None:
+        weights = _found(cfg, role, data)
     network = load_deployed(cfg, weights, data) if role == "student" else load_network(cfg, role, weights, data, name)
-    cfg = measured_precision(cfg, network, None, data, again=True)
+    cfg = measured_precision(cfg, network, None, data, before=weights if weights.is_dir() else weights.parent)
     network = network.to(device).to(memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST)).eval()
     dtype = AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP]
 
@@ -41,7 +57,25 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path, name: str = "") -> d
         with autocast(dtype, image):
             return {role: as_output(network(image)).logits}
 
-    return evaluate(logits_of, data.test)[role]
+    measured = evaluate(logits_of, data.test)[role]
+    return Evaluated(weights, measured["top1"], measured["top5"])
+
+
+def _found(cfg: CN, role: Role, data: Data) -> Path:
+    """The weights of the config's teacher, or of its own finished run; CheckpointError if there are none."""
+    trained = trained_networks(cfg, data, train)
+    if role == "teacher":
+        if not trained:
+            raise ConfigError(f"DISTILLER.TYPE is {choice(cfg).label}, which has no teacher: leave out --teacher")
+        return trained[0].weights
+    identity = identity_of(cfg, data, [(t.name, t.sha256) for t in trained])
+    if (run := find_finished(cfg, identity)) is None:
+        lines = [
+            f"no finished run of this config in {cfg.LOG.PREFIX}: train it, or give a checkpoint with -c",
+            *other_runs(cfg, identity).values(),
+        ]
+        raise CheckpointError("\n".join(lines))
+    return run / WEIGHTS
 
 
 def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:

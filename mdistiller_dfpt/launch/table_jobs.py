@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..distillers.choice import choice
+from ..config.effect import deciding_values, value_of
+from ..distillers.choice import choice, situation
 from ..errors import UserError
 from ..interop.plugins import load_cfg
 from ..report.spec import Cell
-from ..runs.directory import existing_runs, find_finished_weights, is_resumable
 from .smoke import smoke
+from .trained import OF_PLACE
 
 TRAIN = Path(__file__).parents[2] / "tools" / "train.py"
 
@@ -29,31 +31,36 @@ class Job:
     log: Path
 
 
+def cell_config(cell: Cell, opts: Sequence[str]) -> dict[str, Any]:
+    """The keys that decide the result of a cell and differ from their defaults, without the seed."""
+    values = deciding_values(situation(load_cfg(cell.config, [*cell.overrides, *opts]), in_files=True))
+    values.pop("SOLVER.SEED", None)
+    return values
+
+
 def cell_job(cell: Cell, seed: int, prefix: Path, opts: Sequence[str]) -> Job:
     """The job for one seed of a cell; it resumes an interrupted run."""
-    words = [*cell.overrides, "SOLVER.SEED", str(seed), "LOG.PREFIX", str(prefix), *opts]
-    cfg = load_cfg(cell.config, words)
-    begun = existing_runs(cfg) and is_resumable(cfg)
-    resume = ["--resume"] if begun else []
+    words = (*cell.overrides, "SOLVER.SEED", str(seed), "LOG.PREFIX", str(prefix), *opts)
     log = prefix / "table_logs" / f"{cell.folder.replace('/', '_')}_seed{seed}.txt"
-    return Job(f"{cell.row} {cell.column} seed {seed}", ("--cfg", str(cell.config), *resume, *words), log)
+    return Job(f"{cell.row} {cell.column} seed {seed}", ("--cfg", str(cell.config), "--resume", "auto", *words), log)
 
 
 def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> list[Job]:
-    """One job per teacher that is not trained yet, so that no two cells train it at the same time."""
+    """One job per config that trains a teacher, so that no two cells train it at the same time.
+
+    The overrides of the cells are not passed on to it: a teacher is what its own config says, as in a single run.
+    """
     jobs: dict[str, Job] = {}
     for cell in cells:
-        common = ["LOG.PREFIX", str(prefix), *opts]
-        cfg = load_cfg(cell.config, [*cell.overrides, *common])
+        cfg = load_cfg(cell.config, [*cell.overrides, *opts])
         path = cfg.DISTILLER.TEACHER_CFG
         if not choice(cfg).is_taught or cfg.DISTILLER.TEACHER_CKPT or not path or path in jobs:
             continue
-        if find_finished_weights(load_cfg(path, common)) is None:
-            name = Path(path).stem
-            resume = ["--resume"] if is_resumable(load_cfg(path, common)) else []
-            jobs[path] = Job(
-                f"teacher {name}", ("--cfg", path, *resume, *common), prefix / "table_logs" / f"teacher_{name}.txt"
-            )
+        given = {key: value for key in OF_PLACE if (value := value_of(cfg, key)) is not None}
+        place = [word for key, value in given.items() for word in (key, str(value))]
+        name, words = Path(path).stem, ("LOG.PREFIX", str(prefix), *place)
+        log = prefix / "table_logs" / f"teacher_{name}.txt"
+        jobs[path] = Job(f"teacher {name}", ("--cfg", path, "--resume", "auto", *words), log)
     return list(jobs.values())
 
 

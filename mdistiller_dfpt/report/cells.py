@@ -1,12 +1,17 @@
 """The values of a table's cells, from result files: mean, spread, difference, paired test, protocol."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .files import Result, difference, load_results
+from ..config.effect import differing
+from .difference import difference
+from .files import Result, load_results, repetitions, unfinished
 from .spec import Cell, TableSpec
+
+Expected = Callable[[Cell], Mapping[str, Any]]
+"""The keys that decide the result of a cell's config and differ from their defaults, without the seed."""
 
 
 class Value(NamedTuple):
@@ -18,6 +23,7 @@ class Value(NamedTuple):
     p_value: float | None  # two-sided paired t-test over the common seeds; None for fewer than two
     paired: int
     protocol: str  # how the protocol differs from the reference's; empty if it does not
+    others: tuple[str, ...]  # runs in the cell's folder that are not in it, and why
 
     @property
     def mean(self) -> float | None:
@@ -30,29 +36,55 @@ class Value(NamedTuple):
         return stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
 
-def runs_of(cell: Cell, prefix: Path, seeds: tuple[int, ...]) -> dict[int, Result]:
-    """The newest finished run of each seed."""
+class Found(NamedTuple):
+    """The finished runs of a cell by seed, alike in all else, and a line for each other run in its folder."""
+
+    by_seed: dict[int, Result]
+    others: list[str]
+
+
+def runs_of(cell: Cell, prefix: Path, seeds: tuple[int, ...], expected: Mapping[str, Any]) -> Found:
+    """The runs of a cell's config: of several kinds (other data, other teachers), the one with most of the seeds."""
     folder = prefix / cell.folder
-    found = load_results(folder, deep=False) if folder.is_dir() else []
-    ordered = sorted(found, key=lambda r: (r.path.parent.name.count("-"), r.path.stat().st_mtime))
-    by_seed = {r.data["protocol"]["seed"]: r for r in ordered}
-    return {seed: by_seed[seed] for seed in seeds if seed in by_seed}
+    results = load_results(folder, deep=False) if folder.is_dir() else []
+    groups = []
+    others = []
+    for group in repetitions(results):
+        first = next(iter(group.values()))
+        if not (differs := differing(first.config, expected, "", "in the table")):
+            groups.append({seed: run for seed, run in group.items() if seed in seeds})
+        else:
+            others.append(f"seeds {', '.join(map(str, group))}: {'; '.join(differs)}")
+    best = max(groups, key=len, default={})  # of equally many, the oldest
+    for group in groups:
+        if group is not best and group:
+            why = difference(next(iter(group.values())), next(iter(best.values())))
+            others.append(f"seeds {', '.join(map(str, group))}: {why}")
+    return Found(best, others + unfinished(folder, deep=False) if folder.is_dir() else [])
 
 
-def evaluate_table(spec: TableSpec, prefix: Path, metric: str, seeds: tuple[int, ...]) -> list[Value]:
-    """All cells, ordered by column, then row."""
+def evaluate_table(
+    spec: TableSpec, prefix: Path, metric: str, seeds: tuple[int, ...], expected: Expected
+) -> list[Value]:
+    """All cells, ordered by column, then row; `expected` tells which runs are a cell's."""
     values = []
     for column in spec.columns:
-        runs = {row: runs_of(cell, prefix, seeds) for (row, pair), cell in spec.cells.items() if pair == column}
-        reference = runs.get(spec.reference, {})
+        runs = {
+            row: runs_of(cell, prefix, seeds, expected(cell))
+            for (row, pair), cell in spec.cells.items() if pair == column
+        }  # fmt: skip
+        reference = runs[spec.reference].by_seed if spec.reference in runs else {}
         values += [_value(spec.cells[row, column], own, reference, metric) for row, own in runs.items()]
     return values
 
 
-def _value(cell: Cell, own: Mapping[int, Result], reference: Mapping[int, Result], metric: str) -> Value:
+def _value(cell: Cell, found: Found, reference: Mapping[int, Result], metric: str) -> Value:
     def top1(runs: Mapping[int, Result]) -> dict[int, float]:
-        return {seed: run.data["final"]["top1"][metric] for seed, run in sorted(runs.items())}
+        """The accuracies of the runs that have this metric: a mean of five epochs needs five."""
+        known = {seed: run.data["final"]["top1"].get(metric) for seed, run in sorted(runs.items())}
+        return {seed: value for seed, value in known.items() if value is not None}
 
+    own = found.by_seed
     mine, other = top1(own), top1(reference)
     both = [seed for seed in mine if seed in other]
     runs = [*reference.values(), *own.values()]
@@ -62,7 +94,7 @@ def _value(cell: Cell, own: Mapping[int, Result], reference: Mapping[int, Result
         gaps = [mine[seed] - other[seed] for seed in both]
         delta = mean(gaps)
         p_value = _paired_test(gaps)
-    return Value(cell, mine, delta, p_value, len(both), "; ".join(differences))
+    return Value(cell, mine, delta, p_value, len(both), "; ".join(differences), tuple(found.others))
 
 
 def _paired_test(gaps: list[float]) -> float | None:

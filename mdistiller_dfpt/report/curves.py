@@ -44,6 +44,6 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
     for axis in (left, right):
         axis.legend(frameon=False)
         axis.grid(alpha=0.3)
-    seeds = ", ".join(str(r.data["protocol"]["seed"]) for r in results)
+    seeds = ", ".join(str(r.seed) for r in results)
     figure.suptitle(f"{title} (seeds {seeds}; thin: each seed)")
     figure.savefig(target, dpi=110)

@@ -1,22 +1,62 @@
-"""Finds and reads results.json files."""
+"""Finds and reads the result files of runs; a run is known by what it computed, not by its folder."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from ..config.effect import of_earlier_version
+from ..config.keys import KEYS
 from ..errors import DataError
 
-RESULTS = "results.json"
-# What may differ between repetitions of a run
-OF_THE_RUN = ("seed", "device", "threads", "versions", "commit")
+RESULTS, STATUS = "results.json", "status.json"
+SEED = "SOLVER.SEED"
 
 
-class Result(NamedTuple):
-    """One run: its path below the searched folder without the seed's directory, and its results.json."""
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its path below the searched folder without the seed's directory, and its results.json."""
 
     name: str
     path: Path
     data: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """SOLVER.SEED of the run."""
+        return self.data["protocol"]["seed"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The keys that decide the result and differ from their defaults, without the seed."""
+        if "identity" in self.data:
+            values = dict(self.data["identity"]["config"])
+        else:  # an earlier version recorded all keys
+            written = of_earlier_version(self.data.get("config", {}))
+            known = {full: value for full, value in written.items() if full in KEYS and KEYS[full].decides}
+            values = {full: value for full, value in known.items() if value != KEYS[full].default}
+        values.pop(SEED, None)
+        return values
+
+    @property
+    def content(self) -> dict[str, Any] | None:
+        """The content of the dataset; None if an earlier version did not record it."""
+        return self.data["identity"]["data"] if "identity" in self.data else None
+
+    @property
+    def teachers(self) -> list[dict[str, str]]:
+        """Name and hash of each network that taught; an earlier version recorded the first alone."""
+        if "identity" in self.data:
+            return self.data["identity"]["teachers"] or []
+        teacher = self.data["protocol"].get("teacher")
+        return [{"name": teacher["name"], "sha256": teacher["sha256"]}] if teacher else []
+
+    @property
+    def what(self) -> str:
+        """What the run computed, apart from its seed, as a key for comparisons; runs of one value are repetitions."""
+        facts = [self.data["protocol"].get("world_size", 1)]
+        return json.dumps([self.config, self.content, self.teachers, facts], sort_keys=True)
 
 
 def load_results(folder: Path, deep: bool = True) -> list[Result]:
@@ -26,12 +66,14 @@ def load_results(folder: Path, deep: bool = True) -> list[Result]:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             data["protocol"]["seed"], data["final"]["top1"]["last"], data["epochs"][-1]["epoch"]
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as e:
+            result = Result(_name(path, folder), path, data)
+            result.what  # noqa: B018  an identity that cannot be read is found here
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
             raise DataError(f"{path}: not a results file of a finished run ({type(e).__name__}: {e})") from None
-        found.append(Result(_name(path, folder), path, data))
+        found.append(result)
     if not found and deep:
         raise DataError(f"{folder}: contains no {RESULTS}")
-    return sorted(found, key=lambda r: (r.name, r.data["protocol"]["seed"], str(r.path)))
+    return sorted(found, key=lambda r: (r.name, r.seed, str(r.path)))
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -40,17 +82,25 @@ def _name(path: Path, folder: Path) -> str:
     return relative.parent.as_posix() if len(relative.parts) > 1 else folder.name
 
 
-def difference(result: Result, reference: Result) -> str:
-    """How a result's protocol differs from the reference's; teachers are compared only if both runs have one."""
-    mine, other = dict(result.data["protocol"]), dict(reference.data["protocol"])
-    parts = []
-    for key in sorted(set(mine) | set(other)):
-        if key in OF_THE_RUN:
+def repetitions(results: Sequence[Result]) -> list[dict[int, Result]]:
+    """The results by what they computed, each group as {seed: result}, of two with one seed the newer."""
+    groups: dict[str, dict[int, Result]] = {}
+    for result in sorted(results, key=lambda r: r.path.stat().st_mtime):
+        groups.setdefault(result.what, {})[result.seed] = result
+    return [dict(sorted(group.items())) for group in groups.values()]
+
+
+def unfinished(folder: Path, deep: bool = True) -> list[str]:
+    """One line for each run below `folder` that has not finished: its state, its epoch and why."""
+    lines = []
+    for path in sorted(folder.rglob(STATUS) if deep else folder.glob(f"seed*/{STATUS}")):
+        try:
+            status = json.loads(path.read_text(encoding="utf-8"))
+            state, epoch, reason = status["state"], status["epoch"], status.get("reason", "")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            lines.append(f"{path.parent.relative_to(folder)}: its {STATUS} cannot be read ({type(e).__name__})")
             continue
-        a, b = mine.get(key), other.get(key)
-        if key == "teacher":
-            if a and b and a["sha256"] != b["sha256"]:
-                parts.append(f"teacher {a['name']} at {a['top1']:.2f}")
-        elif a != b:
-            parts.append(f"{key} {a} (reference {b})")
-    return "; ".join(parts)
+        if state != "finished":
+            why = f": {reason}" if reason else ""
+            lines.append(f"{path.parent.relative_to(folder)}: {state} after epoch {epoch}{why}")
+    return lines

@@ -38,6 +38,11 @@ def _missing(spec: TableSpec, values: Sequence[Value], seeds: Sequence[int]) -> 
     return lines
 
 
+def _others(spec: TableSpec, values: Sequence[Value]) -> list[str]:
+    """The runs in the folders of the cells that are not of the cells' configs, or have not finished."""
+    return [f"{spec.rows[v.cell.row]}, {spec.columns[v.cell.column]}: {line}" for v in values for line in v.others]
+
+
 def _by_column(values: Sequence[Value]) -> dict[str, list[Value]]:
     columns: dict[str, list[Value]] = {}
     for v in values:
@@ -60,6 +65,9 @@ def markdown(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Seque
         lines += [f"| {' | '.join(row)} |" for row in _rows(spec, own, marks)]
     lines += ["", *(f"{key}: {text}  " for key, text in spec.sources.items())]
     lines += [f"{mark} differs in protocol: {text}  " for text, mark in marks.items()]
+    others = _others(spec, values)
+    if others:
+        lines += ["", "Also found, and not in the table:", *(f"- {line}" for line in others)]
     missing = _missing(spec, values, seeds)
     if missing:
         lines += ["", f"Missing ({len(missing)} of {len(values)} cells):", *(f"- {line}" for line in missing)]
@@ -87,6 +95,7 @@ def latex(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence
         lines += [r"\bottomrule", r"\end{tabular}", ""]
     lines += [f"% {key}: {text}" for key, text in spec.sources.items()]
     lines += [f"% {mark} differs in protocol: {text}" for text, mark in marks.items()]
+    lines += [f"% also found: {line}" for line in _others(spec, values)]
     lines += [f"% missing: {line}" for line in _missing(spec, values, seeds)]
     return "\n".join(lines)
 

@@ -1,33 +1,40 @@
-"""Mean and spread over seeds, one row per run name; different protocols are flagged, never mixed silently."""
+"""Mean and spread over seeds, one row for each different run; different protocols are flagged, never mixed."""
 
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-from .files import Result, difference
+from .difference import difference
+from .files import Result, repetitions
 from .spec import METRICS
 
 
-def spread(values: Sequence[float]) -> str:
-    """`52.31 ± 0.24` (sample standard deviation), or the single value."""
-    return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+def spread(values: Sequence[float | None]) -> str:
+    """`52.31 ± 0.24` (sample standard deviation), or the single value; empty if a run lacks it."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return ""
+    return f"{mean(known):.2f} ± {stdev(known):.2f}" if len(known) > 1 else f"{known[0]:.2f}"
 
 
-def markdown_table(results: Sequence[Result]) -> str:
-    """Top-1 accuracy by name: seeds, last epoch, best epoch, mean of the last five, as separate columns.
+def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) -> str:
+    """Top-1 accuracy of each different run: seeds, last epoch, best epoch, mean of the last five, as separate columns.
 
-    A row whose protocol differs from that of the table's first distilled row is marked; the differences are listed
-    below the table.
+    Runs are repetitions only if they computed the same but for the seed, whatever their names. A row that differs from
+    the first distilled row of the table, or from the first row of its name, is marked, and the differences are listed.
     """
-    rows: dict[str, list[Result]] = {}
-    for result in results:
-        rows.setdefault(result.name, []).append(result)
-    reference = next((r for r in results if r.data["protocol"]["teacher"]), results[0])
+    groups = sorted(repetitions(results), key=lambda g: (next(iter(g.values())).name, -len(g)))
+    reference = next((r for g in groups for r in g.values() if r.teachers), next(iter(groups[0].values())))
     lines = ["| run | seeds | top-1 last | top-1 best | top-1 mean of last 5 | protocol |", "|---|---|---|---|---|---|"]
     notes: dict[str, str] = {}
-    for name, runs in rows.items():
-        values = [spread([r.data["final"]["top1"][m] for r in runs]) for m in METRICS]
-        seeds = ", ".join(str(r.data["protocol"]["seed"]) for r in runs)
-        marks = sorted({notes.setdefault(d, f"[{len(notes) + 1}]") for r in runs if (d := difference(r, reference))})
-        lines.append(f"| {name} | {seeds} | {' | '.join(values)} | {' '.join(marks)} |")
+    first_of_name: dict[str, Result] = {}
+    for group in groups:
+        first = next(iter(group.values()))
+        against = first_of_name.setdefault(first.name, first)
+        texts = [difference(first, reference), difference(first, against) if against is not first else ""]
+        marks = [notes.setdefault(text, f"[{len(notes) + 1}]") for text in dict.fromkeys(filter(None, texts))]
+        values = [spread([r.data["final"]["top1"].get(m) for r in group.values()]) for m in METRICS]
+        seeds = ", ".join(map(str, group))
+        lines.append(f"| {first.name} | {seeds} | {' | '.join(values)} | {' '.join(marks)} |")
     lines += ["", *(f"{mark} {text}" for text, mark in notes.items())] if notes else []
+    lines += ["", f"Not finished ({len(unfinished)}):", *(f"- {line}" for line in unfinished)] if unfinished else []
     return "\n".join(lines)

@@ -1,6 +1,7 @@
-"""The directory of a run: it belongs to a single run, is found again by `--resume`, and is locked during training."""
+"""The directory of a run: found again by what the run computes, locked during training."""
 
 import fcntl
+import json
 import os
 import re
 import tempfile
@@ -11,6 +12,7 @@ from yacs.config import CfgNode as CN
 from ..distillers.choice import choice
 from ..errors import CheckpointError, ConfigError
 from .checkpoint import WEIGHTS, checkpoints
+from .identity import Identity, differences, fingerprint, read_identity
 
 CONFIG, RESULTS, STATUS = "config.yaml", "results.json", "status.json"
 CHECKPOINTS = "checkpoints"
@@ -36,25 +38,60 @@ def existing_runs(cfg: CN) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def find_finished_weights(cfg: CN) -> Path | None:
-    """The student weights of the newest finished run of this config, or None."""
-    finished = [p / WEIGHTS for p in existing_runs(cfg) if (p / WEIGHTS).is_file() and (p / RESULTS).is_file()]
-    return finished[-1] if finished else None
+def is_begun(run: Path) -> bool:
+    """Whether a run has a checkpoint."""
+    return bool(checkpoints(run / CHECKPOINTS))
 
 
-def is_resumable(cfg: CN) -> bool:
-    """Whether the newest run of this config has a checkpoint."""
+def is_finished(run: Path) -> bool:
+    """Whether a run has reached its last epoch: its results are of what it computes, and its weights are there."""
+    identity = read_identity(run)
+    try:
+        of_results = json.loads((run / RESULTS).read_text(encoding="utf-8")).get("fingerprint")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return identity is not None and of_results == fingerprint(identity) and (run / WEIGHTS).is_file()
+
+
+def find_finished(cfg: CN, identity: Identity) -> Path | None:
+    """The newest finished run that computed the same, or None."""
+    return next((run for run in same_runs(cfg, identity) if is_finished(run)), None)
+
+
+def find_resumable(cfg: CN, identity: Identity) -> Path:
+    """The newest unfinished run that computes the same and has a checkpoint; CheckpointError if there is none."""
+    same = same_runs(cfg, identity)
+    found = next((run for run in same if is_begun(run) and not is_finished(run)), None)
+    if found is None:
+        place = Path(cfg.LOG.PREFIX) / run_name(cfg)
+        finished = [f"{run} is finished: name it, `--resume {run}`, with a larger SOLVER.EPOCHS to continue it"
+                    for run in same if is_finished(run)]  # fmt: skip
+        why = finished or other_runs(cfg, identity).values() or ["run without --resume"]
+        raise CheckpointError("\n".join(f"nothing to resume in {place}: {line}" for line in why))
+    return found
+
+
+def same_runs(cfg: CN, identity: Identity) -> list[Path]:
+    """The runs of this name that compute the same, newest first."""
+    return [run for run in reversed(existing_runs(cfg)) if read_identity(run) == identity]
+
+
+def other_runs(cfg: CN, identity: Identity) -> dict[Path, str]:
+    """The runs of this name that compute something else, each with a line that says how it differs."""
+    lines = {}
+    for run in existing_runs(cfg):
+        other = read_identity(run)
+        if other is None:
+            if (run / CONFIG).is_file():
+                lines[run] = f"{run} is of an earlier version, which did not record what it computed"
+        elif differing := differences(identity, other):
+            lines[run] = f"{run} is another run: {'; '.join(differing)}"
+    return lines
+
+
+def new_run(cfg: CN) -> Path:
+    """Create the directory of a new run; no other run is touched."""
     runs = existing_runs(cfg)
-    return bool(runs) and bool(checkpoints(runs[-1] / CHECKPOINTS))
-
-
-def open_run(cfg: CN, resume: bool) -> Path:
-    """Create the directory of a new run, or with `resume` return the newest existing one; no other run is touched."""
-    runs = existing_runs(cfg)
-    if resume:
-        if not runs:
-            raise CheckpointError(f"nothing to resume in {Path(cfg.LOG.PREFIX) / run_name(cfg)}: run without --resume")
-        return runs[-1]
     base = Path(cfg.LOG.PREFIX) / run_name(cfg)
     # The existing numbers may have gaps: seed1, seed1-3
     last = re.search(r"-(\d+)$", runs[-1].name) if len(runs) > 1 else None

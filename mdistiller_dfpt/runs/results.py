@@ -8,16 +8,21 @@ from typing import Any
 import torch
 from yacs.config import CfgNode as CN
 
+from ..config.effect import deciding_values
 from ..data import Data
+from ..distillers.choice import situation
 from ..distributed import world_size
 
-FORMAT = 1
+FORMAT = 2  # 2: with the identity of the run; in format 1 it is unknown
 
 
 def protocol(
     cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.device, optimizer: str
 ) -> dict[str, Any]:  # fmt: skip
-    """All settings that must match before two runs' accuracies can be compared, and the environment of this run."""
+    """The settings of a run in words, what was measured, and its environment.
+
+    `settings` has every key that decides the result and differs from its default.
+    """
     s = cfg.SOLVER
     return {
         "data": cfg.DATASET.TYPE,
@@ -33,11 +38,8 @@ def protocol(
         "warmup_epochs": s.WARMUP_EPOCHS,
         "precision": s.AMP + (f", student {s.AMP_STUDENT}" if s.AMP_STUDENT else ""),
         "teacher": teacher,
-        **({"teacher_kind": kind} if (kind := cfg.DISTILLER.TEACHER_KIND) != "frozen" else {}),
-        **({"paths": dict(cfg.DISTILLER.PATHS)} if cfg.DISTILLER.PATHS else {}),
-        **({"teacher_logits": "cached in float16"} if cfg.DISTILLER.LOGITS_CACHE else {}),
+        "settings": deciding_values(situation(cfg, in_files=data.in_files)),
         "seed": s.SEED,
-        **({"data_seed": cfg.DATASET.SEED} if cfg.DATASET.SEED else {}),
         "world_size": world_size(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -73,18 +75,16 @@ def best_epoch(epochs: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def summarise(epochs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Last, best and mean of the last five evaluations of the student, each for its own metric."""
+    """Last, best and mean of the last five evaluations of the student, None if there are fewer, each for its metric."""
     tested = [e for e in epochs if "test" in e]
     summary: dict[str, Any] = {}
     for metric in ("top1", "top5"):
         values = [e["test"]["student"][metric] for e in tested]
         best = max(range(len(values)), key=lambda i: values[i])  # the earliest if tied
-        last_five = values[-5:]
         summary[metric] = {
             "last": values[-1],
             "best": values[best],
             "best_epoch": tested[best]["epoch"],
-            "mean_last_5": sum(last_five) / len(last_five),
-            "averaged": len(last_five),
+            "mean_last_5": sum(values[-5:]) / 5 if len(values) >= 5 else None,
         }
     return summary

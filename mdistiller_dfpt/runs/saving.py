@@ -13,22 +13,17 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
-from ..config.keys import by_keys_of_today, default_cfg
-from ..config.load import dump_cfg, flatten, load_yaml_text
+from ..config.load import dump_cfg
 from ..distillers import Method
 from ..distillers.choice import choice
 from ..distributed import of_all_processes, rank
 from ..errors import CheckpointError
 from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_checkpoint, save_weights, write_json
+from .continuing import refuse_other_run
 from .directory import CHECKPOINTS, STATUS
+from .identity import Identity
 
 KEEP_CHECKPOINTS = 2
-# May differ when a run is resumed, since none of these affects the results
-RESUME_MAY_CHANGE = ("LOG.", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "EXPERIMENT.TIMEOUT", "DATASET.ROOT",
-                     "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "DATASET.TEST.BATCH_SIZE", "SOLVER.EPOCHS",
-                     "DISTILLER.TEACHER_CKPT", "DISTILLER.TEACHER_CFG", "DISTILLER.TEACHER_AUTO_TRAIN")  # fmt: skip
-
-
 BEST = "best.safetensors"
 
 
@@ -74,13 +69,9 @@ class Progress:
 class Saver:
     """Saves and loads the state of a run; only the first process writes."""
 
-    def __init__(
-        self, cfg: CN, run: Path, distiller: Method, optimizer: torch.optim.Optimizer, classes: int,
-        images: int, teacher_sha256: str | None,
-    ):  # fmt: skip
+    def __init__(self, cfg: CN, run: Path, distiller: Method, optimizer: torch.optim.Optimizer, identity: Identity):
         self.cfg, self.run, self.distiller, self.optimizer = cfg, run, distiller, optimizer
-        self.data_set = {"classes": classes, "images": images}
-        self.teacher_sha256 = teacher_sha256
+        self.identity = identity
         self.config = dump_cfg(cfg)  # once: it takes longer than saving a small network
         self.last_save = time.monotonic()
 
@@ -104,8 +95,7 @@ class Saver:
             "epochs": done.epochs,
             "distiller": choice(self.cfg).label,
             "student": self.cfg.DISTILLER.STUDENT,
-            **self.data_set,
-            "teacher_sha256": self.teacher_sha256,
+            "identity": self.identity,
             "config": self.config,
         }
         folder = self.run / CHECKPOINTS
@@ -120,7 +110,7 @@ class Saver:
 
     def is_due(self, step: int) -> bool:
         """Whether LOG.SAVE_EVERY requires a checkpoint after this step of an epoch."""
-        number, _, unit = self.cfg.LOG.SAVE_EVERY.partition(" ")
+        number, _, unit = (self.cfg.LOG.SAVE_EVERY or "").partition(" ")
         if unit.startswith("step"):
             return step % int(number) == 0
         return unit.startswith("minute") and time.monotonic() - self.last_save >= 60 * float(number)
@@ -137,15 +127,7 @@ class Saver:
                 print(f"warning: {e}; trying the previous one", file=sys.stderr)
                 continue
             # Refuse a state of another run before anything is overwritten
-            self._refuse_other_config(folder, manifest["config"])
-            for key, now in self.data_set.items():
-                if manifest.get(key, now) != now:
-                    raise CheckpointError(f"{folder}: the dataset had {manifest[key]} {key}, it now has {now}")
-            if manifest["teacher_sha256"] != self.teacher_sha256:
-                raise CheckpointError(
-                    f"{folder}: its teacher was a different {self.cfg.DISTILLER.TEACHER}; "
-                    "set DISTILLER.TEACHER_CKPT to the weights of that teacher"
-                )
+            refuse_other_run(folder, manifest, self.identity, self.cfg)
             # Restore: weights, optimiser, and random numbers last, as loading may draw some
             try:
                 self.distiller.load_training_state(state["distiller"])
@@ -161,22 +143,6 @@ class Saver:
             counts = manifest.get("counts") or dict.fromkeys(sums, manifest.get("count", 0))
             return Progress(manifest["epochs"], step, sums, counts)
         raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint")
-
-    def _refuse_other_config(self, folder: Path, text: str) -> None:
-        # A key that did not exist then had the effect of its default
-        written = by_keys_of_today(flatten(load_yaml_text(text)))
-        before, now = {**flatten(default_cfg()), **written}, flatten(self.cfg)
-        differing = [
-            f"{key} was {before.get(key)!r}, is now {now.get(key)!r}"
-            for key in sorted(set(before) | set(now))
-            if before.get(key) != now.get(key) and not key.startswith(RESUME_MAY_CHANGE)
-        ]
-        epochs = [flat["SOLVER.EPOCHS"] for flat in (before, now)]
-        if epochs[0] != epochs[1] and now["SOLVER.SCHEDULE"] == "cosine":
-            change = f"SOLVER.EPOCHS was {epochs[0]}, is now {epochs[1]}"
-            print(f"warning: {change}: the cosine schedule differs from here on", file=sys.stderr)
-        if differing:
-            raise CheckpointError(f"{folder}: written with a different config: {'; '.join(differing)}")
 
     def status(self, state: str, done: Progress, reason: str = "") -> None:
         """Write status.json, for schedulers and users: running, finished, stopped or failed, at which step, and why."""

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..config.load import flatten
+from ..config import flatten
 
 
 class WandbLog:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from ..config.keys import Limit
+from ..config.limits import Limit, When
 from ..config.nodes import NodeRegistry
 from ..data import Batch
 from ..losses import Terms
@@ -47,6 +47,7 @@ class Teacher(Hooked):
 
     config: ClassVar[CN] = CN()  # the config section; its keys are the constructor's keywords
     limits: ClassVar[Mapping[str, Limit]] = {}  # the allowed values of the section's keys
+    when: ClassVar[Mapping[str, When]] = {}  # the conditions, on the section, under which its keys have an effect
     others_key: ClassVar[str] = ""  # the key of DISTILLER with the networks passed to the constructor as `others`
     couples_samples: bool = False  # whether `losses` is not a mean over samples
 

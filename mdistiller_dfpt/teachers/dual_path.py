@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import NOT_NEGATIVE, POSITIVE, Limit, one_of
+from ..config.limits import NOT_NEGATIVE, POSITIVE, Limit, When, one_of
 from ..data import Batch
 from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own
 from ..models import StagedModel
@@ -106,6 +106,11 @@ class DualPath(Frozen):
             ("PROMPT.CLIP_NORM", "PROMPT.LOSS.TEACHER_WEIGHT", "PROMPT.LOSS.STUDENT_WEIGHT", "PROMPT.LOSS.CE_WEIGHT"),
             NOT_NEGATIVE,
         ),
+    }
+
+    when: ClassVar[Mapping[str, When]] = {
+        "FINETUNE_LR_FACTOR": When("FINETUNE_BACKBONE is False", lambda s: s.FINETUNE_BACKBONE),
+        "PROMPT.R2": When("PROMPT.BLOCK is conv", lambda s: s.PROMPT.BLOCK != "conv"),
     }
 
     def __init__(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.keys import POSITIVE, Limit, one_of
+from ..config.limits import POSITIVE, Limit, one_of
 from ..data import Batch
 from ..models import StagedModel
 from ..models.output import NoFeatures, Output

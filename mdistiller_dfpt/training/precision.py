@@ -2,6 +2,7 @@
 
 import copy
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ..distillers.build import AMP_DTYPES
 from ..distributed import on_first_process, world_size
 from ..errors import ConfigError
 from ..models.output import autocast, memory_format
-from ..runs.directory import CONFIG, existing_runs
+from ..runs.directory import CONFIG
 
 FASTEST = "fastest"
 ROUNDS = 3
@@ -31,16 +32,16 @@ def has_bfloat16() -> bool:
 
 
 def measured_precision(
-    cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data, *, again: bool = False
+    cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data, *, before: Path | None = None
 ) -> CN:
     """The config with `fastest` in SOLVER.AMP and SOLVER.AMP_STUDENT replaced by the precision chosen.
 
-    `again`: there is an earlier run of this config, whose choice is kept.
+    `before`: the directory of the run that is continued or evaluated, whose choice is kept.
     """
     s = cfg.SOLVER
     if FASTEST not in (s.AMP, s.AMP_STUDENT):
         return cfg
-    choice = on_first_process(lambda: (again and _chosen_before(cfg)) or _measured(cfg, student, teacher, data))
+    choice = on_first_process(lambda: (before and _chosen_before(before)) or _measured(cfg, student, teacher, data))
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT = choice
@@ -48,19 +49,17 @@ def measured_precision(
     return cfg
 
 
-def _chosen_before(cfg: CN) -> tuple[str, str] | None:
-    """The choice in the newest run's config, if there is one that can be read."""
-    for run in existing_runs(cfg)[-1:]:
-        try:
-            solver = load_yaml_text((run / CONFIG).read_text(encoding="utf-8"))["SOLVER"]
-            choice = solver["AMP"], solver["AMP_STUDENT"]
-        except (OSError, ConfigError, KeyError, TypeError, UnicodeDecodeError):
-            return None
-        return choice if FASTEST not in choice else None
-    return None
+def _chosen_before(run: Path) -> tuple[str, str | None] | None:
+    """The choice in a run's config, if it can be read."""
+    try:
+        solver = load_yaml_text((run / CONFIG).read_text(encoding="utf-8"))["SOLVER"]
+        choice = solver["AMP"], solver["AMP_STUDENT"] or None
+    except (OSError, ConfigError, KeyError, TypeError, UnicodeDecodeError):
+        return None
+    return choice if FASTEST not in choice else None
 
 
-def _measured(cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data) -> tuple[str, str]:
+def _measured(cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data) -> tuple[str, str | None]:
     s, d = cfg.SOLVER, cfg.DISTILLER
     networks, of_student = s.AMP, s.AMP_STUDENT
     if networks == FASTEST and teacher is not None:
@@ -71,7 +70,7 @@ def _measured(cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data
         of_student = _faster(cfg, key, d.STUDENT, student, data, learns=True)
     if networks == FASTEST:  # no teacher
         networks = of_student
-    return networks, "" if of_student == networks else of_student
+    return networks, None if of_student == networks else of_student
 
 
 def _faster(cfg: CN, key: str, name: str, network: nn.Module, data: Data, *, learns: bool) -> str:

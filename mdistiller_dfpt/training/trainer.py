@@ -2,13 +2,15 @@
 
 import contextlib
 import json
+import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
 from yacs.config import CfgNode as CN
 
-from ..config import flatten
 from ..data import Data
 from ..data.loader import Epoch
 from ..distillers import Distiller, Method
@@ -18,8 +20,9 @@ from ..errors import CheckpointError, ConfigError, UserError
 from ..models.published import compare_with_record
 from ..runs.atomic import write_json, write_text
 from ..runs.checkpoint import WEIGHTS
-from ..runs.directory import CONFIG, RESULTS, RunLock, open_run, run_name
+from ..runs.directory import CONFIG, RESULTS, RunLock, is_finished, run_name
 from ..runs.hashing import state_hash
+from ..runs.identity import Identity, fingerprint, identity_of, write_identity
 from ..runs.log import RunLogs, duration, summary_table
 from ..runs.results import FORMAT, protocol, summarise
 from ..runs.saving import Saver
@@ -35,22 +38,32 @@ from .out_of_memory import memory_explained
 from .signals import Requests, Stopped
 from .state import Training
 
-# Locations on this machine are not part of a result
-PLACES = ("LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT", "DISTILLER.OTHER_TEACHER_CKPTS", "DISTILLER.LOGITS_CACHE")
-
 
 class Trainer:
-    """Trains all parameters of a distiller that require grad; `fit` writes weights and results to a run directory."""
+    """Trains all parameters of a distiller that require grad; `fit` writes weights and results to a run directory.
 
-    def __init__(self, cfg: CN, distiller: Method, data: Data, teacher_name: str = ""):
+    `identity`: what the run computes, if it is known already.
+    """
+
+    def __init__(self, cfg: CN, distiller: Method, data: Data, identity: Identity | None = None):
         self.cfg, self.data = cfg, data
         self.training = Training(cfg, distiller, data)
-        self.teacher_name = teacher_name or cfg.DISTILLER.TEACHER
         self.requests = Requests()
-        self.run: Any = None  # the run directory, once it exists
+        self.run: Path | None = None  # the run directory, during and after `fit`
         self.teacher: Teacher | None = getattr(self.training.distiller, "teacher", None)
-        self.teacher_sha256 = None if self.teacher is None else state_hash(self.teacher.network.state_dict())
+        self.identity = identity_of(cfg, data, self._frozen_networks()) if identity is None else identity
         self.cache = self._open_cache() if cfg.DISTILLER.LOGITS_CACHE else None
+
+    def _frozen_networks(self) -> list[tuple[str, str]]:
+        """(name, hash) of the networks that teach."""
+        chosen, frozen = choice(self.cfg), self.distiller.frozen()
+        names = [chosen.teacher, *chosen.others, *(f"network {n}" for n in range(len(frozen)))]
+        return [(name, state_hash(n.state_dict())) for name, n in zip(names, frozen, strict=False)]
+
+    @property
+    def teacher_sha256(self) -> str | None:
+        """The hash of the teacher network's weights."""
+        return None if self.teacher is None else state_hash(self.teacher.network.state_dict())
 
     @property
     def distiller(self) -> Method:
@@ -72,39 +85,46 @@ class Trainer:
         """Steps taken in the current epoch."""
         return self.training.step
 
-    def fit(self, resume: bool = False) -> dict[str, Any]:
+    def fit(self, run: str | os.PathLike[str] | None = None, *, resume: bool = False) -> dict[str, Any]:
         """Train to SOLVER.EPOCHS and return the contents of results.json.
 
-        With `resume`, continue the newest run of this config from its newest intact checkpoint. Raises `Stopped` after
-        a checkpoint if a signal requests a stop.
+        `run`: the directory for checkpoints, weights and results; None: nothing is kept but what is returned and the
+        distiller itself. With `resume`, continue the run in it from its newest intact checkpoint; CheckpointError if
+        it is of another run. Raises `Stopped` after a checkpoint if a signal requests a stop.
         """
-        run = self.training
-        self.run = on_first_process(lambda: open_run(self.cfg, resume))
-        lock = RunLock(self.run) if rank() == 0 else None
-        saver = Saver(
-            self.cfg, self.run, run.distiller, run.optimizer, self.data.num_classes, self.data.num_train,
-            self.teacher_sha256,
-        )  # fmt: skip
+        if run is None:
+            with tempfile.TemporaryDirectory() as folder:
+                return self._fit_in(Path(folder), resume=False)
+        self.run = Path(run)
+        results = self._fit_in(self.run, resume)
+        print(f"weights {self.run / WEIGHTS}, results {self.run / RESULTS}", flush=True)
+        return results
+
+    def _fit_in(self, run: Path, resume: bool) -> dict[str, Any]:
+        on_first_process(lambda: _make_folder(run, empty=not resume))
+        lock = RunLock(run) if rank() == 0 else None
+        training = self.training
+        saver = Saver(self.cfg, run, training.distiller, training.optimizer, self.identity)
         try:
             if resume:
-                run.restore(saver.load_newest())
-                if (self.run / RESULTS).exists() and len(run.epochs) >= run.last_epoch:
-                    print(
-                        f"{self.run} is finished; raise SOLVER.EPOCHS above {len(run.epochs)} to continue", flush=True
-                    )
-                    return json.loads((self.run / RESULTS).read_text(encoding="utf-8"))
-                self._refuse_to_go_back()
+                training.restore(saver.load_newest())
+                if is_finished(run) and len(training.epochs) >= training.last_epoch:
+                    print(f"{run} is finished; raise SOLVER.EPOCHS above {len(training.epochs)} to continue",
+                          flush=True)  # fmt: skip
+                    return json.loads((run / RESULTS).read_text(encoding="utf-8"))
+                self._refuse_to_go_back(saver)
             if rank() == 0:
-                write_text(self.run / CONFIG, saver.config)
-            print(f"run directory {self.run}", flush=True)
-            saver.status("running", run.progress())
+                write_text(run / CONFIG, saver.config)
+                write_identity(run, self.identity)
+            print(f"run directory {run}", flush=True)
+            saver.status("running", training.progress())
             try:
                 with self.requests.listening(), broadcasts_refused(), memory_explained(self.cfg):
                     results = self._fit(saver)
             except BaseException as e:
-                saver.status("stopped" if isinstance(e, Stopped) else "failed", run.progress(), _reason(e))
+                saver.status("stopped" if isinstance(e, Stopped) else "failed", training.progress(), _reason(e))
                 raise
-            saver.status("finished", run.progress())
+            saver.status("finished", training.progress())
             return results
         finally:
             if lock is not None:
@@ -118,7 +138,7 @@ class Trainer:
         self.prepare()
         if overhead := self.distiller.overhead(self.data.image_shape):
             print(overhead, flush=True)
-        logs = RunLogs(self.cfg, self.run, run_name(self.cfg), purge_step=len(self.training.epochs) + 1)
+        logs = RunLogs(self.cfg, saver.run, run_name(self.cfg), purge_step=len(self.training.epochs) + 1)
         with contextlib.closing(logs):
             fit(self.training, saver, self.requests, logs)
         return self._finish(saver, used_protocol)
@@ -152,11 +172,13 @@ class Trainer:
                     f" {smallest} in one step{many}, and {choice(self.cfg).label} needs at least {needed}"
                 )
 
-    def _refuse_to_go_back(self) -> None:
+    def _refuse_to_go_back(self, saver: Saver) -> None:
         run = self.training
         if len(run.epochs) + (run.step > 0) > run.last_epoch:
             where = f"{len(run.epochs)} epochs" + (f" and {run.step} steps" if run.step else "")
-            raise CheckpointError(f"{self.run}: has completed {where}, and SOLVER.EPOCHS is {run.last_epoch}: raise it")
+            raise CheckpointError(
+                f"{saver.run}: has completed {where}, and SOLVER.EPOCHS is {run.last_epoch}: raise it"
+            )
 
     def _open_cache(self) -> LogitsCache:
         """The cache of the frozen network's logits; ConfigError if the method uses more of the teacher than logits."""
@@ -168,7 +190,6 @@ class Trainer:
                 " the logits of one network per view, or no logits: remove this key"
             )
         assert isinstance(self.teacher, Frozen)
-        assert self.teacher_sha256 is not None
         cache = open_cache(
             d.LOGITS_CACHE, self.data.train, self.data.num_classes, f"{self.teacher_sha256} {self.cfg.SOLVER.AMP}"
         )
@@ -191,14 +212,13 @@ class Trainer:
         if teacher is None:
             return None
         paths = evaluate(lambda image: {"teacher": teacher.output_of(teacher.network, image).logits}, self.data.test)
-        measured = paths["teacher"]
-        assert self.teacher_sha256 is not None
-        record = compare_with_record(self.cfg.DATASET.TYPE, self.teacher_name, measured["top1"], self.teacher_sha256)
-        print(f"teacher {self.teacher_name}: top-1 {measured['top1']:.2f} %" + (record and f"; {record}"), flush=True)
+        measured, name, sha256 = paths["teacher"], choice(self.cfg).teacher, state_hash(teacher.network.state_dict())
+        record = compare_with_record(self.cfg.DATASET.TYPE, name, measured["top1"], sha256)
+        print(f"teacher {name}: top-1 {measured['top1']:.2f} %" + (record and f"; {record}"), flush=True)
         if measured["top1"] < 200 / self.data.num_classes:
             print(f"warning: the teacher is near chance ({100 / self.data.num_classes:.1f} %)", file=sys.stderr)
         kind = choice(self.cfg).kind
-        return {"name": self.teacher_name, "kind": kind, "sha256": self.teacher_sha256, **measured}
+        return {"name": name, "kind": kind, "sha256": sha256, **measured}
 
     def _finish(self, saver: Saver, used_protocol: dict[str, Any]) -> dict[str, Any]:
         run = self.training
@@ -212,13 +232,24 @@ class Trainer:
             "student_sha256": state_hash(self.distiller.deployed.state_dict()),
             "seconds": round(sum(e["seconds"] for e in run.epochs), 1),
             "epochs": run.epochs,
-            "config": {k: v for k, v in flatten(self.cfg).items() if not k.startswith(PLACES)},
+            "fingerprint": fingerprint(self.identity),
+            "identity": self.identity,
         }
         if rank() == 0:
-            write_json(self.run / RESULTS, results)
+            write_json(saver.run / RESULTS, results)
         print(summary_table(results))
-        print(f"trained for {duration(results['seconds'])}; weights {self.run / WEIGHTS}, results {self.run / RESULTS}")
+        print(f"trained for {duration(results['seconds'])}")
         return results
+
+
+def _make_folder(run: Path, *, empty: bool) -> None:
+    """Create a run directory; ConfigError if it cannot be, or if another run is in it."""
+    if empty and (run / CONFIG).exists():
+        raise ConfigError(f"{run} is the directory of a run: resume it, or name another directory")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
 
 
 def _reason(error: BaseException) -> str:

@@ -195,7 +195,7 @@ def test_a_module_by_name_and_an_entry_point(tmp_path, monkeypatch, capsys):
             "importing it raised KeyError: \"there is a method 'KD' already",
         ),
         (
-            "from mdistiller_dfpt import DISTILLERS\nfrom mdistiller_dfpt.config.keys import POSITIVE\n"
+            "from mdistiller_dfpt import DISTILLERS\nfrom mdistiller_dfpt.config.limits import POSITIVE\n"
             "@DISTILLERS.register('MINE')\nclass Mine(DISTILLERS['KD']):\n    limits = {'TEMPERATUR': POSITIVE}\n",
             r"importing it raised KeyError: \"MINE: a limit is given for 'TEMPERATUR'; did you mean .*mine.py:3",
         ),

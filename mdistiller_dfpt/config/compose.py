@@ -1,0 +1,102 @@
+"""The layers of a config: the file, those that it inherits from, and runs that are composed of a method and a pair.
+
+`configs/cifar100/dkd/res32x4_res8x4.yaml` is that file if it exists; else it is composed of `dkd/base.yaml`,
+`pairs/res32x4_res8x4.yaml` and what `dkd/base.yaml` says of this pair under `_PAIRS_`.
+"""
+
+import fnmatch
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import ConfigError
+from ..registry import suggest
+from .yaml_reader import read_yaml
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BASE, PAIRS = "base.yaml", "pairs"
+
+
+class Layer(NamedTuple):
+    """The values of one file, and the line of each dotted key."""
+
+    file: Path
+    values: dict[str, Any]
+    lines: dict[str, int]
+
+
+def find_config(name: Path) -> Path:
+    """The path of a config that is given as a path, or as its name below configs/ (`cifar100/kd/res56_res20`)."""
+    if name.suffix or _exists(name):
+        return name
+    named = name.with_name(name.name + ".yaml")
+    for place in (named, "configs" / named, CONFIGS / named):
+        if _exists(place):
+            return place
+    known = composed_runs(CONFIGS)
+    near = suggest(name.as_posix(), known) if known else "give the path of a .yaml file"
+    raise ConfigError(f"--cfg {name}: no such config; {near}")
+
+
+def _exists(path: Path) -> bool:
+    return path.is_file() or _composed_of(path) is not None
+
+
+def _composed_of(path: Path) -> tuple[Path, Path] | None:
+    """The files of the method and of the pair that a run without a file of its own is composed of."""
+    method, pair = path.parent / BASE, path.parent.parent / PAIRS / path.name
+    return (method, pair) if path.name != BASE and method.is_file() and pair.is_file() else None
+
+
+def layers_of(path: Path, chain: tuple[Path, ...] = ()) -> Iterator[Layer]:
+    """The layers of a config, those that it inherits from first."""
+    if path.resolve() in chain:
+        raise ConfigError(f"{path}: _BASE_ refers back to this file")
+    chain = (*chain, path.resolve())
+    if not path.is_file() and (parts := _composed_of(path)) is not None:
+        for part in parts:
+            yield from layers_of(part, chain)
+        yield from _of_pair(*parts)
+        return
+    values, lines = read_yaml(path)
+    _pairs_in(path, values, lines)
+    bases = values.pop("_BASE_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
+        raise ConfigError(f"{path}:{lines['_BASE_']}: _BASE_ must be a yaml file or a list of them")
+    for base in bases:
+        yield from layers_of(path.parent / base, chain)
+    yield Layer(path, values, lines)
+
+
+def _pairs_in(path: Path, values: dict[str, Any], lines: dict[str, int]) -> dict[str, Any]:
+    """Take `_PAIRS_` out of a file's values: {pair: values}."""
+    pairs = values.pop("_PAIRS_", {})
+    if not isinstance(pairs, dict) or not all(isinstance(of_pair, dict) for of_pair in pairs.values()):
+        raise ConfigError(f"{path}:{lines['_PAIRS_']}: _PAIRS_ must be a mapping of pairs to values of keys")
+    for pair in pairs:
+        if not (path.parent.parent / PAIRS / f"{pair}.yaml").is_file():
+            raise ConfigError(f"{path}:{lines[f'_PAIRS_.{pair}']}: _PAIRS_ names {pair}, which is not in {PAIRS}/")
+    return pairs
+
+
+def _of_pair(method: Path, pair: Path) -> Iterator[Layer]:
+    """What a method's file says of one pair, if anything."""
+    values, lines = read_yaml(method)
+    own = _pairs_in(method, values, lines).get(pair.stem)
+    if own:
+        prefix = f"_PAIRS_.{pair.stem}."
+        yield Layer(method, own, {key.removeprefix(prefix): line for key, line in lines.items() if prefix in key})
+
+
+def composed_runs(root: Path, pattern: str = "*") -> list[str]:
+    """The names below `root` of all runs, with or without a file of their own, that match a pattern with wildcards."""
+    found = set()
+    for file in root.rglob("*.yaml"):
+        name = file.relative_to(root).with_suffix("").as_posix()
+        if file.name == BASE:
+            pairs = (file.parent.parent / PAIRS).glob("*.yaml") if file.parent.parent != root else ()
+            found |= {f"{file.parent.relative_to(root).as_posix()}/{pair.stem}" for pair in pairs}
+        elif file.parent.name not in (PAIRS, "tables"):
+            found.add(name)
+    return sorted(name for name in found if fnmatch.fnmatch(name, pattern) or pattern in name)

@@ -1,0 +1,58 @@
+"""Which keys have an effect in a run, and which of those decide its result."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from yacs.config import CfgNode as CN
+
+from .keys import KEYS, REMOVED, Situation
+from .keywords import flatten
+
+
+def value_of(cfg: CN, full: str) -> Any:
+    """The value of a key by its full name; a plain mapping for a section with arbitrary keys."""
+    value: Any = cfg
+    for part in full.split("."):
+        value = value[part]
+    return dict(value) if isinstance(value, CN) else value
+
+
+def without_effect(s: Situation) -> list[str]:
+    """One line for each key whose value differs from its default and has no effect in this run."""
+    lines = []
+    for full, key in KEYS.items():
+        value = value_of(s.cfg, full)
+        if value != key.default and not key.when.test(s):
+            lines.append(f"{full} {value} has no effect here: {key.when.otherwise}")
+    return lines
+
+
+def deciding_values(s: Situation) -> dict[str, Any]:
+    """The keys that decide a run's result and differ from their defaults; yacs values as plain ones."""
+    values = {}
+    for full, key in KEYS.items():
+        if key.decides and key.when.test(s) and (value := value_of(s.cfg, full)) != key.default:
+            values[full] = list(value) if isinstance(value, tuple) else value
+    if s.cfg.DISTILLER.LOGITS_CACHE:  # the folder decides nothing, the rounding does
+        values["DISTILLER.LOGITS_CACHE"] = "float16"
+    return values
+
+
+def differing(mine: Mapping[str, Any], other: Mapping[str, Any], of_mine: str, of_other: str) -> list[str]:
+    """One phrase for each key of `deciding_values` that differs; a missing one has its default."""
+    lines = []
+    for full in sorted(set(mine) | set(other)):
+        default = KEYS[full].default if full in KEYS else None
+        here, there = mine.get(full, default), other.get(full, default)
+        if here != there:
+            lines.append(f"{full} {here} {of_mine}, {there} {of_other}".replace("  ", " "))
+    return lines
+
+
+def of_earlier_version(written: CN | Mapping[str, Any]) -> dict[str, Any]:
+    """The flat values of a config of an earlier version, under the current keys and with None for `not set`."""
+    flat = flatten(dict(written))
+    today = {key: value for key, value in flat.items() if key not in REMOVED}
+    today |= {r.now: flat[key] for key, r in REMOVED.items() if r.now and flat.get(key, r.default) != r.default}
+    unset = [key for key, value in today.items() if key in KEYS and KEYS[key].kind and value in (0, "")]
+    return today | dict.fromkeys(unset)

@@ -1,0 +1,83 @@
+"""The allowed values of a key, and the condition under which a key has an effect in a run."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from yacs.config import CfgNode as CN
+
+
+class Limit(NamedTuple):
+    """The allowed values of a key: a description for error messages, the check, and other accepted types."""
+
+    words: str
+    test: Callable[[Any], bool]
+    types: tuple[type, ...] = ()
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What decides which keys have an effect in a run."""
+
+    cfg: CN
+    sections: frozenset[str]  # those of the run's methods and of its kind of teacher
+    is_taught: bool
+    has_assistants: bool
+    has_other_teachers: bool
+    in_files: bool  # whether the dataset's images are decoded from files
+    processes: int
+
+
+class When(NamedTuple):
+    """The condition under which a key has an effect: in words that follow `because`, if it does not hold; the check."""
+
+    otherwise: str
+    test: Callable[[Any], bool]  # of a `Situation`; for a key of a method, of its section
+
+
+ALWAYS = When("", lambda s: True)
+TAUGHT = When("no method of the run has a teacher", lambda s: s.is_taught)
+IN_FILES = When("the images of this dataset are in memory", lambda s: s.in_files)
+HAS_ASSISTANTS = When("the kind of teacher has no assistants", lambda s: s.has_assistants)
+HAS_OTHER_TEACHERS = When("the kind of teacher has a single network", lambda s: s.has_other_teachers)
+
+POSITIVE = Limit("> 0", lambda v: v > 0)
+NOT_NEGATIVE = Limit(">= 0", lambda v: v >= 0)
+AT_LEAST_ONE = Limit(">= 1", lambda v: v >= 1)
+FRACTION = Limit("in [0, 1)", lambda v: 0 <= v < 1)
+A_SEED = Limit("in 0 .. 2**31 - 1", lambda v: 0 <= v < 2**31)
+WEIGHT = Limit("a weight > 0", lambda v: v > 0)
+
+
+def one_of(*choices: str) -> Limit:
+    """The limit of a key that takes one of these strings."""
+    return Limit(f"one of {', '.join(choices)}", lambda v: v in choices)
+
+
+def names(what: str) -> Limit:
+    """The limit of a key that takes a list of names."""
+    return Limit(f"a list of {what}", lambda v: all(type(n) is str and n for n in v))
+
+
+_NAME = re.compile(r"[\w.,=+-]{1,128}(/[\w.,=+-]{1,128}){0,7}")
+
+
+def is_name(value: str) -> bool:
+    """Whether this is a valid run name: components that cannot leave the output directory; empty for a derived name."""
+    return value == "" or (_NAME.fullmatch(value) is not None and ".." not in value)
+
+
+IS_NAME = Limit("letters, digits and . , = + - _ in components of up to 128, separated by /", is_name)
+IS_DEVICE = Limit("auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None)
+IS_INTERVAL = Limit('"N steps" or "N minutes"', lambda v: re.fullmatch(r"[1-9]\d*( steps?| minutes?)", v) is not None)
+METHODS = Limit(
+    "the name of a method, or a list of distinct names",
+    lambda v: isinstance(v, str) or (len(v) > 0 and all(type(n) is str for n in v) and len(set(v)) == len(v)),
+    types=(list,),
+)
+INCREASING = Limit(
+    "increasing whole numbers >= 1",
+    lambda v: all(type(e) is int and e >= 1 for e in v) and all(a < b for a, b in pairwise(v)),
+)

@@ -1,0 +1,45 @@
+"""What a dataset holds: its classes, its sizes, and a hash over all images in memory, or over the list of files."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+
+from .image_files import FileSet
+from .in_memory import ImageSet
+
+
+class Content(TypedDict):
+    """A dataset, as recorded in the identity of a run."""
+
+    classes: int
+    train_images: int
+    test_images: int
+    sha256: str
+
+
+def content_of(train: ImageSet | FileSet, test: ImageSet | FileSet) -> Content:
+    """The content of a dataset; the hash includes the labels and the names of the classes.
+
+    Of files, the paths relative to their common folder and their sizes are hashed, not their bytes.
+    """
+    digest = hashlib.sha256("\0".join(train.classes).encode())
+    for split in (train, test):
+        digest.update(split.labels.cpu().to(torch.int64).numpy().tobytes())
+        if isinstance(split, ImageSet):
+            digest.update(f"{tuple(split.images.shape)}".encode())
+            digest.update(split.images.cpu().contiguous().numpy().data)
+        else:
+            digest.update("\0".join(_listed(split.paths)).encode())
+    return Content(
+        classes=len(train.classes), train_images=len(train.labels), test_images=len(test.labels),
+        sha256=digest.hexdigest(),
+    )  # fmt: skip
+
+
+def _listed(paths: list[str]) -> list[str]:
+    """Each file's path relative to the folder that they share, and its size in bytes."""
+    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [f"{Path(path).relative_to(root)} {os.path.getsize(path)}" for path in paths]

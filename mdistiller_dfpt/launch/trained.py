@@ -1,0 +1,164 @@
+"""The trained networks that teach: from a file, from torchvision, or from the run of their config."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from yacs.config import CfgNode as CN
+
+from ..config.effect import value_of
+from ..config.policy import PRETRAINED, student_lr
+from ..data import Data, build_data
+from ..distillers.choice import choice
+from ..distributed import on_first_process
+from ..errors import CheckpointError, ConfigError
+from ..interop.plugins import load_cfg
+from ..models.pretrained import pretrained_weights, torchvision_name
+from ..runs.checkpoint import WEIGHTS
+from ..runs.directory import find_finished, other_runs, run_name
+from ..runs.identity import Identity, identity_of
+from .build import Trained, check_config, load_trained
+
+OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
+"""Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
+
+OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR")
+"""Keys of DATASET that decide what a dataset holds."""
+
+
+class Train(Protocol):
+    """Trains a config on data that is loaded, taught by these networks: `launch.run.train`."""
+
+    def __call__(self, cfg: CN, data: Data, trained: Sequence[Trained], resume: Any) -> Any: ...
+
+
+def trained_networks(cfg: CN, data: Data, train: Train) -> list[Trained]:
+    """The teacher, then the other teachers or assistants of a run; empty if no method has a teacher.
+
+    CheckpointError, with the command that provides it, if one is not trained and the config does not ask to train it.
+    """
+    chosen, d = choice(cfg), cfg.DISTILLER
+    if not chosen.is_taught:
+        return []
+    of_teachers = chosen.others_key == "OTHER_TEACHERS"
+    if of_teachers:
+        _refuse_other_counts(cfg)
+    path = _weights(cfg, data, train, d.TEACHER, d.TEACHER_CKPT, d.TEACHER_CFG, ("TEACHER_CKPT", "TEACHER_CFG"))
+    found = [load_trained(cfg, "teacher", path, data)]
+    keys = ("OTHER_TEACHER_CKPTS", "OTHER_TEACHER_CFGS")
+    for number, name in enumerate(chosen.others):
+        if of_teachers:
+            ckpt, config = (d[key][number] if d[key] else None for key in keys)
+            path = _weights(cfg, data, train, name, ckpt, config, keys)
+        else:
+            path = _assistant(cfg, data, train, name, found)
+        found.append(load_trained(cfg, "other", path, data, name))
+    return found
+
+
+def _refuse_other_counts(cfg: CN) -> None:
+    d = cfg.DISTILLER
+    for key in ("OTHER_TEACHER_CKPTS", "OTHER_TEACHER_CFGS"):
+        if d[key] and len(d[key]) != len(d.OTHER_TEACHERS):
+            raise ConfigError(
+                f"DISTILLER.{key} has {len(d[key])} entries and DISTILLER.OTHER_TEACHERS {len(d.OTHER_TEACHERS)}; "
+                "each network needs exactly one"
+            )
+
+
+def _weights(
+    cfg: CN, data: Data, train: Train, network: str, ckpt: str | None, config: str | None, keys: tuple[str, str]
+) -> Path:
+    """The weights of a teacher network: the file `ckpt`, or those of the run of `config`; `keys` are their keys.
+
+    `pretrained` and `pretrained:TAG` select torchvision's weights, which are also the default if torchvision has the
+    network.
+    """
+    word, _, tag = (ckpt or "").partition(":")
+    if word == PRETRAINED or (not ckpt and not config and torchvision_name(network, cfg.MODEL.FAMILY)):
+        return on_first_process(lambda: pretrained_weights(network, cfg.MODEL.FAMILY, tag, cfg.DATASET.DOWNLOAD))
+    if ckpt:
+        if not Path(ckpt).exists():
+            raise CheckpointError(f"DISTILLER.{keys[0]} is {ckpt}; there is no such file")
+        return Path(ckpt)
+    if not config:
+        raise CheckpointError(
+            f"no weights for the teacher {network}: add `DISTILLER.{keys[0]} PATH` to your command, "
+            f"or set DISTILLER.{keys[1]} to the config that trains it"
+        )
+    return _of_config(cfg, data, train, network, config, keys)
+
+
+def _of_config(cfg: CN, data: Data, train: Train, network: str, config: str, keys: tuple[str, str]) -> Path:
+    """The weights of the finished run of a teacher's config; it is trained now if TEACHER_AUTO_TRAIN is set."""
+    teacher_cfg = load_cfg(config, {key: value_of(cfg, key) for key in ("LOG.PREFIX", *OF_PLACE)})
+    its_data = data
+    if any(teacher_cfg.DATASET[key] != cfg.DATASET[key] for key in OF_THE_DATA):
+        its_data = build_data(teacher_cfg, torch.device("cpu"))
+    # A teacher of other classes is found before it is trained for hours
+    if its_data.num_classes != data.num_classes:
+        raise ConfigError(
+            f"DISTILLER.{keys[1]} is {config}, which trains on {teacher_cfg.DATASET.TYPE} with {its_data.num_classes}"
+            f" classes; this run's {cfg.DATASET.TYPE} has {data.num_classes}: name a config that trains a teacher on it"
+        )
+    above = trained_networks(teacher_cfg, its_data, train)
+    identity = identity_of(teacher_cfg, its_data, [(t.name, t.sha256) for t in above])
+    found = _finished(teacher_cfg, identity)
+    if found is not None:
+        return found
+    if not cfg.DISTILLER.TEACHER_AUTO_TRAIN:
+        prefix = "" if cfg.LOG.PREFIX == "./output" else f" LOG.PREFIX {cfg.LOG.PREFIX}"
+        lines = [
+            f"the teacher {network} is not trained yet: run `python tools/train.py --cfg {config}{prefix}`, "
+            "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
+        ]
+        for run, line in other_runs(teacher_cfg, identity).items():
+            lines.append(f"{line}; to be taught by it nevertheless, add `DISTILLER.{keys[0]} {run}`")
+        raise CheckpointError("\n".join(lines))
+    for line in other_runs(teacher_cfg, identity).values():
+        print(f"note: {line}", flush=True)
+    print(f"no teacher {network} yet: training it first from {config}; it is kept for later runs", flush=True)
+    check_config(teacher_cfg)
+    if its_data is data:
+        its_data = build_data(teacher_cfg, data.train.device)  # in its own batches and order
+    train(teacher_cfg, its_data, above, "auto")
+    return _just_trained(teacher_cfg, identity)
+
+
+def _assistant(cfg: CN, data: Data, train: Train, name: str, above: Sequence[Trained]) -> Path:
+    """The weights of the assistant after those `above` it; it is trained first if needed.
+
+    Its run is that of the student, with this network as the student, distilled from those above.
+    """
+    step = cfg.clone()
+    step.defrost()
+    step.DISTILLER.STUDENT = name
+    step.DISTILLER.STUDENT_STAGES = []
+    step.DISTILLER.PATHS = CN()  # those of the student may include assistants that do not exist yet
+    step.DISTILLER.ASSISTANTS = [network.name for network in above[1:]]
+    if student_lr(cfg.DISTILLER.STUDENT) == cfg.SOLVER.LR:
+        step.SOLVER.LR = student_lr(name)
+    step.EXPERIMENT.NAME = f"{run_name(cfg).rsplit('/', 1)[0]}/assistants/{len(above)}_{name}"
+    step.EXPERIMENT.TAG = "default"
+    step.freeze()
+    identity = identity_of(step, data, [(t.name, t.sha256) for t in above])
+    found = _finished(step, identity)
+    if found is None:
+        print(f"training the assistant {name} first, for {cfg.SOLVER.EPOCHS} epochs; it is kept for later runs",
+              flush=True)  # fmt: skip
+        train(step, data, above, "auto")
+        found = _just_trained(step, identity)
+    return found
+
+
+def _finished(cfg: CN, identity: Identity) -> Path | None:
+    """The weights of a finished run that computed the same, or None; the same in all processes."""
+    run = on_first_process(lambda: find_finished(cfg, identity))
+    return None if run is None else run / WEIGHTS
+
+
+def _just_trained(cfg: CN, identity: Identity) -> Path:
+    path = _finished(cfg, identity)
+    assert path is not None, "a finished run has weights"
+    return path

@@ -1,0 +1,30 @@
+"""How two runs differ in what must be equal before their accuracies can be compared."""
+
+from ..config.effect import differing
+from .files import Result
+
+COMMON = ("DATASET.", "MODEL.", "SOLVER.", "DISTILLER.LOGITS_CACHE")
+"""Keys that are not of a method: two methods are compared under equal values of these."""
+FACTS = ("augmentation", "world_size")
+
+
+def difference(result: Result, reference: Result) -> str:
+    """How a result differs from the reference: keys, dataset, teacher; between two methods, without keys of methods."""
+    mine, other = result.config, reference.config
+    if result.name != reference.name:
+        mine, other = ({k: v for k, v in values.items() if k.startswith(COMMON)} for values in (mine, other))
+    parts = differing(mine, other, "", "in the reference")
+    mine, other = result.data["protocol"], reference.data["protocol"]
+    parts += [
+        f"{f} {mine[f]}, {other[f]} in the reference" for f in FACTS if f in mine and f in other and mine[f] != other[f]
+    ]
+    # Dataset: what an earlier version did not record is unknown
+    if result.content is None:
+        parts.append("the content of the dataset is unknown: an earlier version did not record it")
+    elif reference.content is not None and result.content != reference.content:
+        parts.append("another dataset, or other images or labels")
+    # Teachers are compared only if both runs have one
+    if result.teachers and reference.teachers and result.teachers != reference.teachers:
+        teacher = mine["teacher"]
+        parts.append(f"taught by {teacher['name']} at {teacher['top1']:.2f}, of other weights")
+    return "; ".join(parts)

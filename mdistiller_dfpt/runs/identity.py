@@ -1,0 +1,92 @@
+"""The identity of a run: what it computed. Runs are found, resumed and compared by it, never by their names.
+
+It holds the keys that decide a result and differ from their defaults, the content of the dataset, and the hashes of the
+networks that teach; its hash is the run's fingerprint.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from yacs.config import CfgNode as CN
+
+from ..config.effect import deciding_values, differing
+from ..data import Data
+from ..data.content import Content
+from ..distillers.choice import situation
+from .atomic import write_json
+
+IDENTITY = "identity.json"
+
+
+class Identity(TypedDict):
+    """What a run computes; None for what an earlier version did not record."""
+
+    config: dict[str, Any]
+    data: Content | None
+    teachers: list[dict[str, str]] | None  # name and sha256 of each frozen network, the teacher first
+
+
+def identity_of(cfg: CN, data: Data, teachers: Sequence[tuple[str, str]]) -> Identity:
+    """The identity of a run of `cfg` on this dataset, taught by networks with these (name, hash)."""
+    return {
+        "config": deciding_values(situation(cfg, in_files=data.in_files)),
+        "data": data.content,
+        "teachers": [{"name": name, "sha256": sha256} for name, sha256 in teachers],
+    }
+
+
+def fingerprint(identity: Identity) -> str:
+    """SHA-256 of an identity, as 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def differences(mine: Identity, other: Identity, of_mine: str = "here", of_other: str = "there") -> list[str]:
+    """One phrase for each way in which two runs differ; empty if they computed the same.
+
+    What an earlier version did not record is a difference, as it is unknown.
+    """
+    found = differing(mine["config"], other["config"], of_mine, of_other)
+    a, b = mine["data"], other["data"]
+    if a is None or b is None:
+        found += [] if a is b else ["the content of one dataset is unknown"]
+    elif a != b:
+        sizes = [
+            f"the dataset has {dict(a)[key]} {key.replace('_', ' ')} {of_mine}, {dict(b)[key]} {of_other}"
+            for key in ("classes", "train_images", "test_images") if dict(a)[key] != dict(b)[key]
+        ]  # fmt: skip
+        found += sizes or ["the dataset has other images or labels"]
+    return found + _of_teachers(mine["teachers"], other["teachers"])
+
+
+def _of_teachers(mine: list[dict[str, str]] | None, other: list[dict[str, str]] | None) -> list[str]:
+    if mine is None or other is None:
+        return [] if mine is other else ["the weights of one teacher are unknown"]
+    if [t["name"] for t in mine] != [t["name"] for t in other]:
+        return []  # keys of the config say so
+    return [
+        f"{'the teacher' if number == 0 else 'the network'} {a['name']} has other weights"
+        for number, (a, b) in enumerate(zip(mine, other, strict=True)) if a["sha256"] != b["sha256"]
+    ]  # fmt: skip
+
+
+def write_identity(run: Path, identity: Identity) -> None:
+    """Record the identity of a run in its directory."""
+    write_json(run / IDENTITY, {"fingerprint": fingerprint(identity), **identity})
+
+
+def read_identity(run: Path) -> Identity | None:
+    """The identity of the run in a directory; None if an earlier version wrote it or it cannot be read."""
+    try:
+        return as_identity(json.loads((run / IDENTITY).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def as_identity(record: Any) -> Identity | None:
+    """The identity in a record of a run; None if there is none."""
+    if not isinstance(record, Mapping) or not isinstance(record.get("config"), Mapping):
+        return None
+    return {"config": dict(record["config"]), "data": record.get("data"), "teachers": record.get("teachers")}
