@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mdistiller_dfpt.distributed import on_first_process
 from mdistiller_dfpt.runs.directory import existing_runs, new_run
 from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.saving import Progress, Saver
@@ -32,8 +33,12 @@ def run_of(name, folder, *words, make_data=None):
 
 def fit(trainer, resume=False):
     """Train in the directory that a run of this config has, as `launch.run` does."""
-    earlier = existing_runs(trainer.cfg)
-    return trainer.fit(earlier[-1] if resume and earlier else new_run(trainer.cfg), resume=resume)
+    cfg = trainer.cfg
+
+    def place():
+        return existing_runs(cfg)[-1] if resume and existing_runs(cfg) else new_run(cfg)
+
+    return trainer.fit(on_first_process(place), resume=resume)
 
 
 def stopped_after(epoch, name, folder, *words):

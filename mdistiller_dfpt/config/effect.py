@@ -1,6 +1,7 @@
 """Which keys have an effect in a run, and which of those decide its result."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from yacs.config import CfgNode as CN
@@ -30,12 +31,18 @@ def without_effect(s: Situation) -> list[str]:
 def deciding_values(s: Situation) -> dict[str, Any]:
     """The keys that decide a run's result and differ from their defaults; yacs values as plain ones."""
     values = {}
+    s = replace(s, processes=2)  # a run may go on with another number of processes
     for full, key in KEYS.items():
         if key.decides and key.when.test(s) and (value := value_of(s.cfg, full)) != key.default:
-            values[full] = list(value) if isinstance(value, tuple) else value
-    if s.cfg.DISTILLER.LOGITS_CACHE:  # the folder decides nothing, the rounding does
-        values["DISTILLER.LOGITS_CACHE"] = "float16"
+            values[full] = deciding(full, value)
     return values
+
+
+def deciding(full: str, value: Any) -> Any:
+    """What decides of a key's value, as a plain value: of LOGITS_CACHE, not the folder but its rounding."""
+    if full == "DISTILLER.LOGITS_CACHE":
+        return "float16" if value else None
+    return list(value) if isinstance(value, tuple) else value
 
 
 def differing(mine: Mapping[str, Any], other: Mapping[str, Any], of_mine: str, of_other: str) -> list[str]:
@@ -45,7 +52,7 @@ def differing(mine: Mapping[str, Any], other: Mapping[str, Any], of_mine: str, o
         default = KEYS[full].default if full in KEYS else None
         here, there = mine.get(full, default), other.get(full, default)
         if here != there:
-            lines.append(f"{full} {here} {of_mine}, {there} {of_other}".replace("  ", " "))
+            lines.append(f"{full} {here}{' ' if of_mine else ''}{of_mine}, {there} {of_other}")
     return lines
 
 

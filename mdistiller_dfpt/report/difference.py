@@ -15,9 +15,9 @@ def difference(result: Result, reference: Result) -> str:
         mine, other = ({k: v for k, v in values.items() if k.startswith(COMMON)} for values in (mine, other))
     parts = differing(mine, other, "", "in the reference")
     mine, other = result.data["protocol"], reference.data["protocol"]
-    parts += [
-        f"{f} {mine[f]}, {other[f]} in the reference" for f in FACTS if f in mine and f in other and mine[f] != other[f]
-    ]
+    for fact in FACTS:
+        if fact in mine and fact in other and mine[fact] != other[fact]:
+            parts.append(f"{fact} {mine[fact]}, {other[fact]} in the reference")
     # Dataset: what an earlier version did not record is unknown
     if result.content is None:
         parts.append("the content of the dataset is unknown: an earlier version did not record it")

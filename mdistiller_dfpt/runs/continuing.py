@@ -7,7 +7,7 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from ..config.effect import of_earlier_version, value_of
+from ..config.effect import deciding, of_earlier_version, value_of
 from ..config.keys import KEYS
 from ..config.load import load_yaml_text
 from ..errors import CheckpointError
@@ -36,7 +36,7 @@ def _refuse_other_of_earlier_version(folder: Path, manifest: Mapping[str, Any], 
     then = of_earlier_version(load_yaml_text(manifest["config"]))
     other = [
         f"{key} {value_of(cfg, key)} now, {then[key]} then" for key in sorted(then.keys() & KEYS.keys())
-        if KEYS[key].decides and key not in (EPOCHS, "DISTILLER.LOGITS_CACHE") and then[key] != value_of(cfg, key)
+        if KEYS[key].decides and key != EPOCHS and deciding(key, then[key]) != deciding(key, value_of(cfg, key))
     ]  # fmt: skip
     data, teachers = identity["data"], identity["teachers"] or []
     for key, was in (("classes", manifest.get("classes")), ("train_images", manifest.get("images"))):

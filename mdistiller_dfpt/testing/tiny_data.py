@@ -3,6 +3,7 @@
 import torch
 
 from ..data import Batch, Data
+from ..data.content import content_of
 from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
 from .tiny_networks import CLASSES
 
@@ -27,7 +28,8 @@ def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1) -
         return ImageSet((noise + 48 * labels[:, None, None, None]).to(torch.uint8), labels, tuple("abcd"))
 
     recipe = Recipe(pad=1, flip=True, mean=(0.4,) * 3, std=(0.3,) * 3)
+    of_train, of_test = images(train), images(test)
     return Data(
-        InMemoryLoader(images(train), recipe, batch, train=True, seed=seed),
-        InMemoryLoader(images(test), recipe, 7, train=False), CLASSES,
+        InMemoryLoader(of_train, recipe, batch, train=True, seed=seed),
+        InMemoryLoader(of_test, recipe, 7, train=False), CLASSES, content_of(of_train, of_test),
     )  # fmt: skip

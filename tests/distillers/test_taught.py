@@ -15,6 +15,8 @@ from mdistiller_dfpt.teachers import TEACHERS, Frozen
 from mdistiller_dfpt.testing import changed, snapshot, take_steps, tiny_batch, tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
+from ..tiny_runs import fit
+
 KINDS = {
     "dual_path": ("DISTILLER.TEACHER_KIND", "dual_path"),
     "assistants": ("DISTILLER.TEACHER_KIND", "assistants", "DISTILLER.ASSISTANTS", "[resnet20, resnet14]"),
@@ -214,7 +216,7 @@ def test_a_run_with_any_kind_of_teacher_resumes_bit_for_bit(kind, tmp_path):
 
     def run(*more, **how):
         cfg = tiny_cfg(*words, *more)
-        return Trainer(cfg, tiny_distiller("KD", *words, *more), tiny_data()).fit(**how)
+        return fit(Trainer(cfg, tiny_distiller("KD", *words, *more), tiny_data()), **how)
 
     whole = run("EXPERIMENT.TAG", "whole")
     run("SOLVER.EPOCHS", "1")

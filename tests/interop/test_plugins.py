@@ -28,6 +28,8 @@ from mdistiller_dfpt.testing import (
 )  # fmt: skip
 from mdistiller_dfpt.training.trainer import Trainer
 
+from ..tiny_runs import fit
+
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests/fixtures/mdistiller_standin"
 FOR_MDISTILLER = '''
@@ -41,6 +43,8 @@ from mdistiller.distillers import distiller_dict
 from mdistiller.distillers._base import Distiller
 from mdistiller.distillers.KD import kd_loss
 from mdistiller.engine.cfg import CFG
+
+from ..tiny_runs import fit
 
 CFG.{name} = CN()
 CFG.{name}.WEIGHT = 0.5
@@ -147,10 +151,10 @@ def test_it_resumes_and_steps_by_two_momenta(tmp_path):
     write(tmp_path, "mine.py", FOR_MDISTILLER.format(name="MINE"))
     load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
     words = ["DISTILLER.TYPE", "MINE", "LOG.PREFIX", str(tmp_path / "out"), "SOLVER.TRAINER", "dot"]
-    whole = Trainer(tiny_cfg(*words), tiny_distiller("MINE", *words), tiny_data()).fit()
+    whole = fit(Trainer(tiny_cfg(*words), tiny_distiller("MINE", *words), tiny_data()))
     words[3] = str(tmp_path / "cut")
-    Trainer(tiny_cfg(*words, "SOLVER.EPOCHS", "1"), tiny_distiller("MINE", *words), tiny_data()).fit()
-    resumed = Trainer(tiny_cfg(*words), tiny_distiller("MINE", *words), tiny_data()).fit(resume=True)
+    fit(Trainer(tiny_cfg(*words, "SOLVER.EPOCHS", "1"), tiny_distiller("MINE", *words), tiny_data()))
+    resumed = fit(Trainer(tiny_cfg(*words), tiny_distiller("MINE", *words), tiny_data()), resume=True)
     assert resumed["student_sha256"] == whole["student_sha256"]
 
 

@@ -13,6 +13,8 @@ from mdistiller_dfpt.report.curves import plot_curves
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
+from ..tiny_runs import fit
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -25,7 +27,7 @@ def runs(tmp_path_factory) -> Path:
     ):  # fmt: skip
         words = ["DISTILLER.TYPE", method, "LOG.PREFIX", str(folder), "EXPERIMENT.NAME", name, *more]
         cfg = tiny_cfg(*words)
-        Trainer(cfg, tiny_distiller(method, *words), tiny_data(seed=cfg.SOLVER.SEED), "tiny").fit()
+        fit(Trainer(cfg, tiny_distiller(method, *words), tiny_data(seed=cfg.SOLVER.SEED)))
     return folder
 
 
@@ -41,7 +43,7 @@ def test_a_row_has_mean_and_sample_deviation(runs):
 def test_another_protocol_is_flagged_and_explained(runs):
     lines = markdown_table(load_results(runs)).splitlines()
     assert next(line for line in lines if line.startswith("| odd |")).endswith("| [1] |")
-    assert lines[-1] == "[1] lr 0.01 (reference 0.05)"
+    assert lines[-1] == "[1] SOLVER.LR 0.01, 0.05 in the reference"
     assert next(line for line in lines if line.startswith("| kd |")).endswith("|  |")
 
 

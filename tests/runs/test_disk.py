@@ -15,7 +15,7 @@ from mdistiller_dfpt.runs.directory import check_writable
 from mdistiller_dfpt.testing import tiny_cfg
 
 from ..forks import forked
-from ..tiny_runs import WRITING, continued, outcome, run_of, unbroken, writes_below
+from ..tiny_runs import WRITING, continued, fit, outcome, run_of, unbroken, writes_below
 
 WORDS = ("LOG.SAVE_EVERY", "2 steps")
 
@@ -84,7 +84,7 @@ def test_clocks_that_jump_change_no_duration(tmp_path, monkeypatch):
         now = iter(range(2_000_000_000, 0, -1_000_000))
         time.time = lambda: float(next(now))
         trainer = run_of("KD", tmp_path)
-        trainer.fit()
+        fit(trainer)
         return [e["seconds"] for e in trainer.epochs]
 
     _, seconds = forked(jumping)
@@ -115,5 +115,5 @@ def test_events_that_cannot_be_written_end_no_run(flushes, tmp_path, capsys, mon
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(RecordWriter, "flush", full)
-    assert len(trainer.fit()["epochs"]) == 2
+    assert len(fit(trainer)["epochs"]) == 2
     assert capsys.readouterr().err.count("TensorBoard's events cannot be written (No space left") == 1

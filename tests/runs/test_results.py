@@ -72,8 +72,8 @@ def record(epoch, top1):
 def test_last_best_and_mean_are_each_of_its_own_metric():
     epochs = [record(1, 10.0), {"epoch": 2}, record(3, 40.0), record(4, 40.0), *(record(e, 20.0) for e in (5, 6, 7))]
     summary = summarise(epochs)
-    assert summary["top1"] == {"last": 20.0, "best": 40.0, "best_epoch": 3, "mean_last_5": 28.0, "averaged": 5}
+    assert summary["top1"] == {"last": 20.0, "best": 40.0, "best_epoch": 3, "mean_last_5": 28.0}
     assert (summary["top5"]["best"], summary["top5"]["best_epoch"]) == (90.0, 1)
-    assert summarise(epochs[:2])["top1"]["averaged"] == 1
+    assert summarise(epochs[:5])["top1"]["mean_last_5"] is None, "of four evaluations"
     assert best_epoch(epochs)["epoch"] == 3, "the earliest if tied"
     assert best_epoch([{"epoch": 1}]) is None

@@ -13,6 +13,8 @@ from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.signals import Stopped
 from mdistiller_dfpt.training.trainer import Trainer
 
+from ..tiny_runs import fit
+
 TAUGHT = sorted(n for n, m in DISTILLERS.items() if m.needs_teacher)
 SERVED = [
     n for n in TAUGHT
@@ -180,5 +182,5 @@ def test_a_cache_that_cannot_be_kept_is_refused_before_training(tmp_path, monkey
 
 
 def test_results_record_that_the_logits_were_cached(tmp_path):
-    assert run("KD", tmp_path).fit()["protocol"]["teacher_logits"] == "cached in float16"
-    assert "teacher_logits" not in run("KD", tmp_path, cache="").fit()["protocol"]
+    assert fit(run("KD", tmp_path))["protocol"]["teacher_logits"] == "cached in float16"
+    assert "teacher_logits" not in fit(run("KD", tmp_path, cache=""))["protocol"]

@@ -20,7 +20,7 @@ from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.testing import tiny_data
 
 from ..forks import forked
-from ..tiny_runs import after_each_step, continued, kill_after, outcome, run_of, unbroken, writes_below
+from ..tiny_runs import after_each_step, continued, fit, kill_after, outcome, run_of, unbroken, writes_below
 
 METHODS = sorted(DISTILLERS)
 STEPS = 6  # two epochs of three
@@ -118,7 +118,7 @@ def test_killed_in_the_middle_of_writing_a_checkpoint(part, tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
 
         saving.save_checkpoint = half
-        trainer.fit()
+        fit(trainer)
 
     assert forked(killed)[0] == signal.SIGKILL
     assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(limit, tmp_path):
 
         Saver.save = save
         try:
-            trainer.fit()
+            fit(trainer)
         except CheckpointError as e:
             return str(e)
 
@@ -205,7 +205,7 @@ def test_a_signal_saves_after_the_step_and_stops(number, code, tmp_path):
         handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
         trainer = run_of("KD", tmp_path)
         try:
-            after_each_step(trainer, lambda count: count == 2 and os.kill(os.getpid(), number)).fit()
+            fit(after_each_step(trainer, lambda count: count == 2 and os.kill(os.getpid(), number)))
         except Exception as e:
             restored = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
             status = json.loads((trainer.run / "status.json").read_text())
@@ -242,7 +242,7 @@ def test_a_signal_at_any_moment_stops_at_the_next_step_or_epoch(moment, tmp_path
 
         setattr(sys.modules[module], name, interrupted)
         try:
-            trainer.fit()
+            fit(trainer)
         except Exception as e:
             return [type(e).__name__, str(e)]
         return None
@@ -256,7 +256,7 @@ def test_a_run_of_one_step_an_epoch_is_stopped_too(tmp_path):
     def stopped():
         trainer = run_of("NONE", tmp_path, make_data=lambda cfg: tiny_data(batch=48))
         try:
-            after_each_step(trainer, lambda count: os.kill(os.getpid(), signal.SIGTERM)).fit()
+            fit(after_each_step(trainer, lambda count: os.kill(os.getpid(), signal.SIGTERM)))
         except Exception as e:
             return str(e)
 
@@ -271,7 +271,7 @@ def test_a_second_signal_ends_the_run_immediately(tmp_path):
     def stopped():
         trainer = after_each_step(run_of("KD", tmp_path), twice)
         try:
-            trainer.fit()
+            fit(trainer)
         except SystemExit as e:
             return [e.code, trainer.step]
 

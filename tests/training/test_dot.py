@@ -10,6 +10,7 @@ from mdistiller_dfpt.training.dot import TwoMomentaSGD, backward_by_kind
 from mdistiller_dfpt.training.trainer import Trainer
 
 from ..golden import normal
+from ..tiny_runs import fit
 
 
 def run(make, steps=4):
@@ -62,7 +63,7 @@ def test_with_delta_zero_a_run_equals_the_base_trainers(method, tmp_path, capsys
         if method == "DFPTKD":
             words += ["DFPTKD.PROMPT.CLIP_NORM", "0"]  # the norm of each part is clipped separately
         distiller = tiny_distiller(method, *words)
-        Trainer(tiny_cfg(*words), distiller, tiny_data(), "tiny").fit()
+        fit(Trainer(tiny_cfg(*words), distiller, tiny_data()))
         return distiller.student.state_dict()
 
     base, dot = student("base"), student("dot")

@@ -9,7 +9,7 @@ from mdistiller_dfpt.errors import DivergedError
 from mdistiller_dfpt.training.dot import TwoMomentaSGD
 from mdistiller_dfpt.training.guard import reads_verdict
 
-from ..tiny_runs import continued, outcome, run_of
+from ..tiny_runs import continued, fit, outcome, run_of
 
 READING = {
     "fused SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True),
@@ -78,7 +78,7 @@ def test_without_synchronisation_no_update_follows_a_poisoned_step(saving, solve
 
     run.distiller.losses = poisoned
     with pytest.raises(DivergedError, match="the loss is not finite in epoch 2; lower SOLVER.LR"):
-        run.fit()
+        fit(run)
     assert all(torch.equal(p, before[0][name]) for name, p in run.distiller.student.named_parameters())
     newest = max((run.run / "checkpoints").iterdir()).name
     assert newest == ("epoch-00001-step-0000001" if saving else "epoch-00001")

@@ -10,7 +10,7 @@ from mdistiller_dfpt.training.loop import take_step
 from mdistiller_dfpt.training.trainer import Trainer
 
 from ..forks import in_processes
-from ..tiny_runs import run_of
+from ..tiny_runs import fit, run_of
 
 
 def trainer_with(losses, **changes):
@@ -67,7 +67,7 @@ def test_a_value_that_some_steps_log_is_averaged_over_their_samples(tmp_path):
         return plain(student, teacher, batch)
 
     run.distiller.losses = losses
-    assert run.fit()["epochs"][0]["train"]["first"] == 10
+    assert fit(run)["epochs"][0]["train"]["first"] == 10
 
 
 def test_two_processes_may_log_in_another_order_and_not_the_same(tmp_path):

@@ -10,7 +10,7 @@ from mdistiller_dfpt.training import loop
 from mdistiller_dfpt.training.loop import take_step
 from mdistiller_dfpt.training.optim import build_optimizer
 
-from ..tiny_runs import run_of
+from ..tiny_runs import fit, run_of
 
 PROMPT_KINDS = {
     "DFPTKD": ("DFPTKD", "DFPTKD.PROMPT.CLIP_NORM"),
@@ -52,7 +52,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(tmp_path, monkeypatch):
     found = lambda distiller, data: {"student": {"top1": next(top1), "top5": 50.0}}  # noqa: E731
     monkeypatch.setattr(loop, "evaluate_method", found)
     run = run_of("KD", tmp_path, "SOLVER.EPOCHS", "3", "LOG.SAVE_CHECKPOINT_FREQ", "1")
-    assert run.fit()["final"]["top1"]["best_epoch"] == 2
+    assert fit(run)["final"]["top1"]["best_epoch"] == 2
     best, second, last = (
         load_weights(run.run / f"{name}.safetensors") for name in ("best", "student-epoch-00002", "student")
     )

@@ -9,7 +9,7 @@ from mdistiller_dfpt.testing import tiny_cfg
 from mdistiller_dfpt.training.out_of_memory import OutOfMemory, memory_explained
 
 from ..forks import forked
-from ..tiny_runs import after_each_step, continued, run_of, unbroken
+from ..tiny_runs import after_each_step, continued, fit, run_of, unbroken
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_run_whose_memory_is_exhausted_can_be_resumed(tmp_path):
 
     def exhausted():
         try:
-            after_each_step(run_of("KD", tmp_path, "LOG.SAVE_EVERY", "1 step"), ask_for_too_much).fit()
+            fit(after_each_step(run_of("KD", tmp_path, "LOG.SAVE_EVERY", "1 step"), ask_for_too_much))
         except OutOfMemory as e:
             return [str(e), e.exit_code]
 

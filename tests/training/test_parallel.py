@@ -21,6 +21,7 @@ from mdistiller_dfpt.training.signals import Requests
 from mdistiller_dfpt.training.trainer import Trainer
 
 from ..forks import WORLD, in_processes
+from ..tiny_runs import fit
 
 TWO_MOMENTA = ("SOLVER.TRAINER", "dot")
 PROMPTED = ("DISTILLER.TEACHER_KIND", "dual_path", "DISTILLER.PATHS", "{teacher: 1, prompt: 2}")
@@ -113,9 +114,9 @@ def test_only_the_first_process_writes_and_all_resume(tmp_path):
         sys.addaudithook(
             lambda event, args: writes.append(args[0]) if event == "open" and "w" in str(args[1]) else None
         )
-        Trainer(cfg, tiny_distiller("KD"), tiny_data()).fit()
+        fit(Trainer(cfg, tiny_distiller("KD"), tiny_data()))
         longer = cfg_of("KD", "LOG.PREFIX", str(tmp_path / "out"), "SOLVER.EPOCHS", "3")
-        results = Trainer(longer, tiny_distiller("KD"), tiny_data()).fit(resume=True)
+        results = fit(Trainer(longer, tiny_distiller("KD"), tiny_data()), resume=True)
         inside = [str(w) for w in writes if str(w).startswith(str(tmp_path / "out"))]
         return len(inside), len(results["epochs"]), results["student_sha256"], results["protocol"]["world_size"]
 
@@ -147,7 +148,7 @@ def test_a_run_continues_on_another_number_of_processes(before, after, tmp_path)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Saver, "save", save)
             with contextlib.suppress(InterruptedError):
-                trainer.fit(resume)
+                fit(trainer, resume)
         return [[e["train"]["loss"], e["test"]["student"]["top1"]] for e in trainer.epochs]
 
     out = tmp_path / "out"
@@ -181,7 +182,7 @@ def test_one_process_that_diverges_stops_all(tmp_path):
         if number == 1:
             data.train.shift = data.train.shift * float("nan")
         try:
-            Trainer(cfg_of("KD", "LOG.PREFIX", str(tmp_path / "out")), tiny_distiller("KD"), data).fit()
+            fit(Trainer(cfg_of("KD", "LOG.PREFIX", str(tmp_path / "out")), tiny_distiller("KD"), data))
         except Exception as e:
             return type(e).__name__
         return "finished"

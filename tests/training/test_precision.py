@@ -6,7 +6,6 @@ import torch
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.launch.evaluate_checkpoint import evaluate_checkpoint
 from mdistiller_dfpt.launch.run import run
-from mdistiller_dfpt.runs.directory import find_finished_weights
 from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_networks
 from mdistiller_dfpt.training import precision
@@ -18,12 +17,12 @@ CHOICES = [
     # SOLVER.AMP, SOLVER.AMP_STUDENT, the faster precision of teacher and student, the resulting values of the two keys
     ("fastest", "", "bf16", "none", ("bf16", "none")),
     ("fastest", "", "none", "bf16", ("none", "bf16")),
-    ("fastest", "", "bf16", "bf16", ("bf16", "")),
+    ("fastest", "", "bf16", "bf16", ("bf16", None)),
     ("fastest", "fastest", "bf16", "none", ("bf16", "none")),
     ("fastest", "bf16", "none", "none", ("none", "bf16")),
     ("bf16", "fastest", "none", "none", ("bf16", "none")),
-    ("bf16", "fastest", "none", "bf16", ("bf16", "")),
-    ("none", "", "bf16", "bf16", ("none", "")),
+    ("bf16", "fastest", "none", "bf16", ("bf16", None)),
+    ("none", "", "bf16", "bf16", ("none", None)),
 ]
 
 
@@ -72,14 +71,14 @@ def test_a_case_is_measured_once_in_a_process(faster_in, capsys):
 def test_without_a_teacher_the_student_decides(faster_in):
     faster_in("none", "bf16")
     chosen = measured_precision(tiny_cfg("SOLVER.AMP", "fastest"), tiny_networks()[0], None, tiny_data()).SOLVER
-    assert (chosen.AMP, chosen.AMP_STUDENT) == ("bf16", "")
+    assert (chosen.AMP, chosen.AMP_STUDENT) == ("bf16", None)
 
 
 def test_a_cpu_without_bfloat16_is_not_benchmarked(monkeypatch, capsys):
     monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
     monkeypatch.setattr(precision, "_seconds", None)
     chosen = measured_precision(tiny_cfg("SOLVER.AMP", "fastest"), *tiny_networks(), tiny_data()).SOLVER
-    assert (chosen.AMP, chosen.AMP_STUDENT) == ("none", "")
+    assert (chosen.AMP, chosen.AMP_STUDENT) == ("none", None)
     assert "as this CPU computes bfloat16 in software" in capsys.readouterr().out
 
 
@@ -105,11 +104,12 @@ def test_a_resumed_run_and_an_evaluation_keep_what_was_chosen(faster_in, tmp_pat
     faster_in("bf16", "bf16")
     assert run(digits(1))["protocol"]["precision"] == "bf16"
     asked = faster_in("none", "none")
-    resumed = run(digits(2), resume=True)
+    folder = tmp_path / "digits/vanilla/res8/seed1"
+    resumed = run(digits(2), resume=folder)
     assert (resumed["protocol"]["precision"], len(resumed["epochs"])) == ("bf16", 2)
-    found = find_finished_weights(digits(2))
-    assert evaluate_checkpoint(digits(2), "student", found)["top1"] == resumed["final"]["top1"]["last"]
+    found = evaluate_checkpoint(digits(2), "student")
+    assert (found.weights.parent, found.top1) == (folder, resumed["final"]["top1"]["last"])
     assert asked == []
-    (tmp_path / "digits/vanilla/res8/seed1/config.yaml").write_text("SOLVER: [", encoding="utf-8")
-    evaluate_checkpoint(digits(2), "student", found)
+    (folder / "config.yaml").write_text("SOLVER: [", encoding="utf-8")
+    evaluate_checkpoint(digits(2), "student", found.weights)
     assert asked, "an unreadable file of a run is ignored"

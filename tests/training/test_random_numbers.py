@@ -10,6 +10,7 @@ from mdistiller_dfpt.testing import TinyNet, tiny_cfg, tiny_data
 from mdistiller_dfpt.training.trainer import Trainer
 
 from ..forks import in_processes
+from ..tiny_runs import fit
 
 
 class Dropping(TinyNet):
@@ -30,11 +31,11 @@ def dropping_run(folder, *words):
 def cut_and_whole(folder):
     """The students of a run that was never cut, and of one that was continued after an epoch."""
     whole = dropping_run(folder / "whole", "SOLVER.EPOCHS", "2")
-    whole.fit()
-    dropping_run(folder / "cut", "SOLVER.EPOCHS", "1").fit()
+    fit(whole)
+    fit(dropping_run(folder / "cut", "SOLVER.EPOCHS", "1"))
     torch.manual_seed(99)
     again = dropping_run(folder / "cut", "SOLVER.EPOCHS", "2")
-    again.fit(resume=True)
+    fit(again, resume=True)
     return [state_hash(t.distiller.state_dict()) for t in (whole, again)]
 
 

@@ -8,7 +8,7 @@ from mdistiller_dfpt.errors import DivergedError, PluginError
 from mdistiller_dfpt.testing import tiny_cfg, tiny_distiller
 from mdistiller_dfpt.training.optim import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule
 
-from ..tiny_runs import run_of
+from ..tiny_runs import fit, run_of
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "slow", None])
@@ -36,13 +36,13 @@ def test_the_protocol_says_what_a_users_schedule_and_optimiser_are(tmp_path, reg
     SCHEDULES.register("mine")(lambda progress, plan: plan.lr / (1 + progress))
     OPTIMIZERS.register("adamw")(lambda groups, plan: torch.optim.AdamW(groups, lr=plan.lr, weight_decay=0.05))
     words = ("SOLVER.EPOCHS", "1", "SOLVER.SCHEDULE", "mine", "SOLVER.TYPE", "adamw")
-    found = run_of("KD", tmp_path, *words).fit()["protocol"]
+    found = fit(run_of("KD", tmp_path, *words))["protocol"]
     assert found["schedule"] == "mine"
     assert found["optimizer"].startswith("AdamW, weight decay 0.05")
 
 
 def test_the_protocol_of_sgd_has_its_momentum_and_weight_decay(tmp_path):
-    found = run_of("KD", tmp_path, "SOLVER.EPOCHS", "1").fit()["protocol"]
+    found = fit(run_of("KD", tmp_path, "SOLVER.EPOCHS", "1"))["protocol"]
     assert found["schedule"] == "x0.1 after [150, 180, 210]"
     assert found["optimizer"] == "SGD, momentum 0.9, weight decay 0.0001"
 
@@ -58,4 +58,4 @@ def test_a_loss_that_is_not_finite_says_what_it_can_be(step, words, tmp_path):
 
     run.distiller.losses = losses
     with pytest.raises(DivergedError, match=f"not finite at epoch 1, step {step} .*{words}"):
-        run.fit()
+        fit(run)
