@@ -11,9 +11,10 @@ from pathlib import Path
 
 from mdistiller_dfpt import load_cfg, run
 from mdistiller_dfpt.config.compose import CONFIGS, composed_runs
-from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.errors import CheckpointError, ConfigError
 from mdistiller_dfpt.launch.cli import guarded
 from mdistiller_dfpt.launch.run import Resume
+from mdistiller_dfpt.runs.directory import CONFIG
 from mdistiller_dfpt.training.parallel import process_group
 
 KEY = re.compile(r"PLUGINS|[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", re.IGNORECASE)
@@ -61,7 +62,9 @@ def _main(argv: list[str]) -> None:
     resume = _resume(args.resume)
     if args.cfg is None and not isinstance(resume, Path):
         raise ConfigError("nothing to train: give --cfg FILE, or --resume RUN; --list prints the configs")
-    cfg = load_cfg(args.cfg or resume / "config.yaml", args.opts)
+    if args.cfg is None and not (resume / CONFIG).is_file():
+        raise CheckpointError(f"--resume {resume}: not the directory of a run")
+    cfg = load_cfg(args.cfg or resume / CONFIG, args.opts)
     with process_group(cfg):
         run(cfg, resume)
 

@@ -58,7 +58,7 @@ def runs_of(cell: Cell, prefix: Path, seeds: tuple[int, ...], expected: Mapping[
     best = max(groups, key=len, default={})  # of equally many, the oldest
     for group in groups:
         if group is not best and group:
-            why = difference(next(iter(group.values())), next(iter(best.values())))
+            why = difference(next(iter(group.values())), next(iter(best.values())), of_one_method=True)
             others.append(f"seeds {', '.join(map(str, group))}: {why}")
     return Found(best, others + unfinished(folder, deep=False) if folder.is_dir() else [])
 

@@ -8,10 +8,10 @@ COMMON = ("DATASET.", "MODEL.", "SOLVER.", "DISTILLER.LOGITS_CACHE")
 FACTS = ("augmentation", "world_size")
 
 
-def difference(result: Result, reference: Result) -> str:
-    """How a result differs from the reference: keys, dataset, teacher; between two methods, without keys of methods."""
+def difference(result: Result, reference: Result, *, of_one_method: bool = False) -> str:
+    """How a result differs from the reference: keys (also those of methods, if both are of one), dataset, teacher."""
     mine, other = result.config, reference.config
-    if result.name != reference.name:
+    if not of_one_method:
         mine, other = ({k: v for k, v in values.items() if k.startswith(COMMON)} for values in (mine, other))
     parts = differing(mine, other, "", "in the reference")
     mine, other = result.data["protocol"], reference.data["protocol"]

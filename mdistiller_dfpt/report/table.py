@@ -19,8 +19,8 @@ def spread(values: Sequence[float | None]) -> str:
 def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) -> str:
     """Top-1 accuracy of each different run: seeds, last epoch, best epoch, mean of the last five, as separate columns.
 
-    Runs are repetitions only if they computed the same but for the seed, whatever their names. A row that differs from
-    the first distilled row of the table, or from the first row of its name, is marked, and the differences are listed.
+    Runs are repetitions only if they computed the same but for the seed, whatever their names. The first row of a
+    name is compared with the first distilled row of the table, further ones with the first; the differences are listed.
     """
     groups = sorted(repetitions(results), key=lambda g: (next(iter(g.values())).name, -len(g)))
     reference = next((r for g in groups for r in g.values() if r.teachers), next(iter(groups[0].values())))
@@ -30,11 +30,11 @@ def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) ->
     for group in groups:
         first = next(iter(group.values()))
         against = first_of_name.setdefault(first.name, first)
-        texts = [difference(first, reference), difference(first, against) if against is not first else ""]
-        marks = [notes.setdefault(text, f"[{len(notes) + 1}]") for text in dict.fromkeys(filter(None, texts))]
+        text = difference(first, reference) if against is first else difference(first, against, of_one_method=True)
+        mark = notes.setdefault(text, f"[{len(notes) + 1}]") if text else ""
         values = [spread([r.data["final"]["top1"].get(m) for r in group.values()]) for m in METRICS]
         seeds = ", ".join(map(str, group))
-        lines.append(f"| {first.name} | {seeds} | {' | '.join(values)} | {' '.join(marks)} |")
+        lines.append(f"| {first.name} | {seeds} | {' | '.join(values)} | {mark} |")
     lines += ["", *(f"{mark} {text}" for text, mark in notes.items())] if notes else []
     lines += ["", f"Not finished ({len(unfinished)}):", *(f"- {line}" for line in unfinished)] if unfinished else []
     return "\n".join(lines)

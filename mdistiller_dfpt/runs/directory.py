@@ -66,7 +66,7 @@ def find_resumable(cfg: CN, identity: Identity) -> Path:
         place = Path(cfg.LOG.PREFIX) / run_name(cfg)
         finished = [f"{run} is finished: name it, `--resume {run}`, with a larger SOLVER.EPOCHS to continue it"
                     for run in same if is_finished(run)]  # fmt: skip
-        why = finished or other_runs(cfg, identity).values() or ["run without --resume"]
+        why = finished[:1] or other_runs(cfg, identity).values() or ["run without --resume"]
         raise CheckpointError("\n".join(f"nothing to resume in {place}: {line}" for line in why))
     return found
 

@@ -44,8 +44,6 @@ from mdistiller.distillers._base import Distiller
 from mdistiller.distillers.KD import kd_loss
 from mdistiller.engine.cfg import CFG
 
-from ..tiny_runs import fit
-
 CFG.{name} = CN()
 CFG.{name}.WEIGHT = 0.5
 CFG.{name}.LOSS = CN()

@@ -100,7 +100,7 @@ def test_an_ensemble_trains_its_teachers_first_and_keeps_them(cwd, capsys):
              "[second.yaml]", "DISTILLER.TEACHER_AUTO_TRAIN", "True"]  # fmt: skip
     done = run(load_cfg(None, words))
     assert list(results_in(cwd / "output")) == ["first/seed1", "second/seed1", "d/taught/seed1"]
-    assert done["protocol"]["teacher_kind"] == "ensemble"
+    assert done["protocol"]["settings"]["DISTILLER.TEACHER_KIND"] == "ensemble"
     assert done["epochs"][0]["train"]["kd"] > 0
     capsys.readouterr()
     each = run(load_cfg(None, [*words, "DISTILLER.PATHS", "{teacher1: 1, teacher2: 2}", "EXPERIMENT.TAG", "each"]))
@@ -114,7 +114,7 @@ def test_a_chain_of_assistants_is_trained_first_each_distilled_from_those_before
     run(load_cfg(None, words))
     found = results_in(cwd / "output")
     assert list(found) == [f"d/taught/{run}seed1" for run in ("assistants/1_resnet14/", "assistants/2_resnet8/", "")]
-    chains = [r["config"]["DISTILLER.ASSISTANTS"] for r in found.values()]
+    chains = [r["identity"]["config"].get("DISTILLER.ASSISTANTS", []) for r in found.values()]
     assert chains == [[], ["resnet14"], ["resnet14", "resnet8"]]
     assert {r["protocol"]["teacher"]["name"] for r in found.values()} == {"resnet20"}
     assert "training the assistant resnet8 first, for 1 epochs; it is kept" in capsys.readouterr().out

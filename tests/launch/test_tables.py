@@ -3,13 +3,17 @@
 import csv
 import io
 import json
+import os
 import runpy
+import shutil
 from pathlib import Path
 from statistics import mean
 
 import pytest
 
 from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt.config.effect import deciding_values
+from mdistiller_dfpt.distillers.choice import situation
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.models.published import TEACHERS, compare_with_record
@@ -41,13 +45,20 @@ def table(tmp_path):
     return path
 
 
-def finished(prefix: Path, folder: str, seed: int, top1: float, **protocol) -> None:
-    """A result file as a run writes it."""
+def finished(prefix: Path, folder: str, seed: int, top1: float, data: str = "d", teacher: str = "a", **keys) -> None:
+    """A result file as a run of the cell in this folder writes it, with other values of these keys."""
     target = prefix / folder / f"seed{seed}"
     target.mkdir(parents=True)
-    used = {"seed": seed, "epochs": 240, "lr": 0.05, "teacher": {"sha256": "a", "name": "t", "top1": 72.0}, **protocol}
-    final = {"top1": {"last": top1, "best": top1 + 1, "mean_last_5": top1 - 1}}
-    (target / "results.json").write_text(json.dumps({"protocol": used, "final": final, "epochs": [{"epoch": 1}]}))
+    cold = ["KD.TEMPERATURE", "1.0"] if folder.endswith("cold") else []
+    cfg = load_cfg(ROOT / "configs" / f"{folder.removesuffix('/cold')}.yaml", ["SOLVER.SEED", str(seed), *cold])
+    config = deciding_values(situation(cfg, in_files=False)) | {k.replace("__", "."): v for k, v in keys.items()}
+    record = {
+        "protocol": {"seed": seed, "teacher": {"sha256": teacher, "name": "t", "top1": 72.0}},
+        "final": {"top1": {"last": top1, "best": top1 + 1, "mean_last_5": top1 - 1}},
+        "epochs": [{"epoch": 1}],
+        "identity": {"config": config, "data": {"sha256": data}, "teachers": [{"name": "t", "sha256": teacher}]},
+    }
+    (target / "results.json").write_text(json.dumps(record))
 
 
 @pytest.fixture
@@ -56,7 +67,7 @@ def prefix(tmp_path):
     for seed, kd, dfpt in ((1, 70.0, 71.0), (2, 70.5, 71.6), (3, 69.5, 70.7)):
         finished(out, "digits/kd/res20_res8", seed, kd)
         finished(out, "digits/dfptkd/res20_res8", seed, dfpt)
-    finished(out, "digits/kd/res20_res8/cold", 1, 60.0, epochs=480)
+    finished(out, "digits/kd/res20_res8/cold", 1, 60.0, teacher="b")
     return out
 
 
@@ -75,7 +86,7 @@ def test_a_table_has_mean_spread_difference_test_and_published_value(table, pref
 def test_another_protocol_is_flagged_and_missing_seeds_are_listed(table, prefix, capsys):
     out = printed(capsys, "--table", table, "--prefix", prefix)
     assert "| KD at T 1 | 1 | 60.00 | -10.00 |  |  |  | [1] |" in out
-    assert "[1] differs in protocol: epochs 480 (reference 240)" in out
+    assert "[1] differs in protocol: taught by t at 72.00, of other weights" in out
     assert "Missing (1 of 3 cells):\n- KD at T 1, ResNet20 -> ResNet8: seeds 2, 3" in out
 
 
@@ -90,17 +101,65 @@ def test_csv_and_latex_contain_the_same_values(table, prefix, capsys):
     assert [r["method"] for r in rows] == ["kd", "dfptkd", "cold"]
     assert float(rows[1]["mean"]) == pytest.approx(mean([71.0, 71.6, 70.7]))
     assert (rows[0]["published"], rows[0]["source"]) == ("71.5", "a paper & its table 1")
-    assert (rows[2]["seed2"], rows[2]["protocol_differs"]) == ("", "epochs 480 (reference 240)")
+    assert (rows[2]["seed2"], rows[2]["protocol_differs"]) == ("", "taught by t at 72.00, of other weights")
     latex = printed(capsys, "--table", table, "--prefix", prefix, "--format", "latex")
     assert r"DFPT-KD & 1, 2, 3 & 71.10 $\pm$ 0.46 & +1.10" in latex
     assert r"\multicolumn{8}{l}{ResNet20 $\to$ ResNet8}" in latex
 
 
-def test_the_newest_run_of_a_seed_counts(table, prefix, capsys):
+def test_a_repeated_seed_counts_once_and_the_newest_is_taken(table, prefix, capsys):
     again = prefix / "digits/kd/res20_res8/seed1-2"
-    (prefix / "digits/kd/res20_res8/seed1").rename(again)
+    first = prefix / "digits/kd/res20_res8/seed1"
+    first.rename(again)
     finished(prefix, "digits/kd/res20_res8", 1, 10.0)
-    assert "70.00 ± 0.50" in printed(capsys, "--table", table, "--prefix", prefix)
+    os.utime(first / "results.json", (1, 1))
+    assert "| KD | 1, 2, 3 | 70.00 ± 0.50 |" in printed(capsys, "--table", table, "--prefix", prefix)
+
+
+def test_a_cell_is_filled_by_its_config_alone_and_other_runs_are_listed(table, prefix, capsys):
+    """A run of one epoch under the same name took the place of one of 240 (76.8 became 9.1)."""
+    for seed in (1, 2, 3):
+        (prefix / f"digits/kd/res20_res8/seed{seed}").rename(prefix / f"digits/kd/res20_res8/seed{seed}-2")
+        finished(prefix, "digits/kd/res20_res8", seed, 9.1, SOLVER__EPOCHS=1)
+    (prefix / "digits/kd/res20_res8/seed4").mkdir()
+    status = {"state": "failed", "epoch": 3, "reason": "the loss is nan"}
+    (prefix / "digits/kd/res20_res8/seed4/status.json").write_text(json.dumps(status))
+    out = printed(capsys, "--table", table, "--prefix", prefix)
+    assert "| KD | 1, 2, 3 | 70.00 ± 0.50 |" in out
+    assert "- KD, ResNet20 -> ResNet8: seeds 1, 2, 3: SOLVER.EPOCHS 1, 10 in the table" in out
+    assert "- KD, ResNet20 -> ResNet8: seed4: failed after epoch 3: the loss is nan" in out
+
+
+@pytest.mark.parametrize(("change", "why"), [({"data": "e"}, "another dataset"), ({"teacher": "b"}, "taught by t")])
+def test_a_cell_never_averages_two_datasets_or_teachers(change, why, table, prefix, capsys):
+    target = prefix / "digits/kd/res20_res8/seed3"
+    shutil.rmtree(target)
+    finished(prefix, "digits/kd/res20_res8", 3, 10.0, **change)
+    out = printed(capsys, "--table", table, "--prefix", prefix)
+    assert "| KD | 1, 2 | 70.25 ± 0.35 |" in out
+    assert f"- KD, ResNet20 -> ResNet8: seeds 3: {why}" in out
+
+
+def test_a_folder_of_mixed_runs_has_a_row_for_each_different_run(prefix, capsys):
+    for seed, top1 in ((1, 9.0), (2, 10.0)):
+        (prefix / f"digits/kd/res20_res8/seed{seed}").rename(prefix / f"digits/kd/res20_res8/seed{seed}-2")
+        finished(prefix, "digits/kd/res20_res8", seed, top1, SOLVER__EPOCHS=1)
+    out = printed(capsys, prefix)
+    assert "| digits/kd/res20_res8 | 1, 2, 3 | 70.00 ± 0.50 |" in out
+    row = next(line for line in out.splitlines() if "9.50 ± 0.71" in line)
+    assert row.startswith("| digits/kd/res20_res8 | 1, 2 |")
+    mark = row.split("|")[-2].strip()
+    assert f"{mark} SOLVER.EPOCHS 1, 10 in the reference" in out
+
+
+def test_a_mean_of_five_epochs_needs_five(table, prefix, capsys):
+    path = prefix / "digits/kd/res20_res8/seed3/results.json"
+    record = json.loads(path.read_text())
+    record["final"]["top1"]["mean_last_5"] = None
+    path.write_text(json.dumps(record))
+    out = printed(capsys, "--table", table, "--prefix", prefix, "--metric", "mean_last_5")
+    assert "| KD | 1, 2 | 69.25 ± 0.35 |" in out
+    assert "- KD, ResNet20 -> ResNet8: seeds 3" in out
 
 
 @pytest.mark.parametrize(

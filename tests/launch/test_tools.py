@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mdistiller_dfpt import DATASETS
 from mdistiller_dfpt.models import build_model
 
 ROOT = Path(__file__).parents[2]
@@ -43,21 +45,35 @@ def refused(main, argv: list[str], code: int, pattern: str, capsys, cwd: Path) -
     assert sorted(cwd.rglob("*")) == before
 
 
+def quick_main_job(cwd):
+    """The main job with a teacher of two epochs, under the names of the real ones."""
+    for name, base, keys in (
+        ("teacher", "vanilla/res20", "SOLVER: {EPOCHS: 2}"),
+        ("main", "dfptkd/res20_res8", "DISTILLER: {TEACHER_CFG: teacher.yaml}"),
+    ):
+        text = f"_BASE_: {ROOT}/configs/digits/{base}.yaml\nEXPERIMENT: {{NAME: digits/{base}}}\n{keys}\n"
+        (cwd / f"{name}.yaml").write_text(f"{text}LOG: {{TENSORBOARD: False}}\n")
+    return ["--cfg", "main.yaml", *QUICK]
+
+
 def test_the_main_job_trains_its_teacher_once_and_keeps_it(cwd, capsys):
-    argv = [*digits("dfptkd"), *QUICK]
-    # The teacher's own yaml sets its epochs, so a short one is trained first
-    assert TRAIN(["--cfg", str(ROOT / "configs/digits/vanilla/res20.yaml"), *QUICK]) == 0
+    argv = quick_main_job(cwd)
     assert TRAIN(argv) == 0
     first = capsys.readouterr().out
+    assert "no teacher resnet20 yet: training it first" in first
     assert "test accuracy" in first
     assert "teacher resnet20: top-1" in first
     assert TRAIN(argv) == 0
-    assert "training it first" not in capsys.readouterr().out
+    again = capsys.readouterr().out
+    assert "training it first" not in again
+    assert "note: output/digits/dfptkd/res20_res8/seed1 is the same run, finished" in again
     runs = sorted(str(p.parent.relative_to(cwd / "output")) for p in cwd.rglob("results.json"))
     assert runs == ["digits/dfptkd/res20_res8/seed1", "digits/dfptkd/res20_res8/seed1-2", "digits/vanilla/res20/seed1"]
     results = json.loads((cwd / "output" / runs[0] / "results.json").read_text())
     assert results["protocol"]["data"] == "digits"
-    assert TRAIN([*argv, "--resume"]) == 0
+    refused(TRAIN, [*argv, "--resume"], 3, "seed1-2 is finished: name it, `--resume .*seed1-2`", capsys, cwd)
+    assert TRAIN([*argv, "--resume", "auto"]) == 0
+    assert "seed1-2 is this run, and finished" in capsys.readouterr().out
 
 
 def test_a_missing_teacher_is_trained_on_request(cwd, capsys, tmp_path):
@@ -79,24 +95,61 @@ def test_a_missing_teacher_is_trained_on_request(cwd, capsys, tmp_path):
 
 
 def test_an_interrupted_teacher_is_resumed_not_restarted(cwd, capsys):
-    teacher = ["--cfg", str(ROOT / "configs/digits/vanilla/res20.yaml"), *QUICK]
-    assert TRAIN(teacher) == 0
+    argv = quick_main_job(cwd)
+    assert TRAIN(["--cfg", "teacher.yaml"]) == 0
+    teacher = cwd / "output/digits/vanilla/res20/seed1"
     for name in ("results.json", "student.safetensors"):
-        (cwd / "output/digits/vanilla/res20/seed1" / name).unlink()
-    config = (cwd / "output/digits/vanilla/res20/seed1/checkpoints/epoch-00001/manifest.json").read_text()
-    assert '"epoch": 1' in config
-    (cwd / "c.yaml").write_text(
-        f"_BASE_: {ROOT}/configs/digits/kd/res20_res8.yaml\nDISTILLER: {{TEACHER_CFG: teacher.yaml}}\n"
-    )
-    (cwd / "teacher.yaml").write_text(
-        f"_BASE_: {ROOT}/configs/digits/vanilla/res20.yaml\nEXPERIMENT: {{NAME: digits/vanilla/res20}}\n"
-        "SOLVER: {EPOCHS: 2, BATCH_SIZE: 256}\nLOG: {TENSORBOARD: False}\n"
-    )
+        (teacher / name).unlink()
+    shutil.rmtree(teacher / "checkpoints/epoch-00002")
     capsys.readouterr()
-    assert TRAIN(["--cfg", "c.yaml", *QUICK]) == 0
-    out = capsys.readouterr().out
-    assert "resuming after epoch 1" in out
-    assert not (cwd / "output/digits/vanilla/res20/seed1-2").exists()
+    assert TRAIN(argv) == 0
+    assert "resuming after epoch 1" in capsys.readouterr().out
+    assert not teacher.with_name("seed1-2").exists()
+
+
+def test_a_trial_under_the_teachers_name_is_not_taken_for_the_teacher(cwd, capsys):
+    """An epoch at a learning rate of 1e-6 became the teacher of every later run."""
+    argv = [*quick_main_job(cwd), "DISTILLER.TEACHER_AUTO_TRAIN", "False"]
+    assert TRAIN(["--cfg", "teacher.yaml", "SOLVER.EPOCHS", "1", "SOLVER.LR", "1e-6"]) == 0
+    trial = "output/digits/vanilla/res20/seed1"
+    capsys.readouterr()
+    assert TRAIN(argv) == 3
+    asked, differs = capsys.readouterr().err.splitlines()
+    assert "the teacher resnet20 is not trained yet: run `python tools/train.py --cfg teacher.yaml`" in asked
+    assert f"{trial} is another run: SOLVER.EPOCHS 2 here, 1 there; SOLVER.LR 0.05 here, 1e-06 there" in differs
+    assert differs.endswith(f"to be taught by it nevertheless, add `DISTILLER.TEACHER_CKPT {trial}`")
+    assert TRAIN([*argv, "DISTILLER.TEACHER_CKPT", trial]) == 0
+
+
+def test_labels_that_changed_are_refused_at_a_resume_and_are_another_run(cwd, capsys, registries):
+    digits_of, swapped = DATASETS["digits"], []
+
+    @DATASETS.register("relabelled")
+    def relabelled(cfg):
+        source = digits_of(cfg)
+        labels = source.train.labels.clone()
+        labels[swapped] = 9 - labels[swapped]
+        return source._replace(train=source.train._replace(labels=labels))
+
+    argv = ["--cfg", str(ROOT / "configs/digits/vanilla/res8.yaml"), *QUICK, "DATASET.TYPE", "relabelled",
+            "MODEL.FAMILY", "cifar"]  # fmt: skip
+    assert TRAIN(argv) == 0
+    swapped.append(3)
+    capsys.readouterr()
+    run = "output/digits/vanilla/res8/seed1"
+    assert TRAIN([*argv, "SOLVER.EPOCHS", "2", "--resume", run]) == 3
+    assert "is of another run: the dataset has other images or labels" in capsys.readouterr().err
+    assert TRAIN([*argv, "--resume", "auto"]) == 0
+    assert "run directory output/digits/vanilla/res8/seed1-2" in capsys.readouterr().out
+
+
+def test_a_run_is_continued_by_its_directory_alone_for_more_epochs(cwd, capsys):
+    assert TRAIN([*digits("vanilla"), *QUICK]) == 0
+    run = "output/digits/vanilla/res8/seed1"
+    assert TRAIN(["--resume", run, "SOLVER.EPOCHS", "2"]) == 0
+    assert len(json.loads((cwd / run / "results.json").read_text())["epochs"]) == 2
+    assert "the cosine schedule differs from here on" in capsys.readouterr().err
+    refused(TRAIN, ["--resume", "nowhere/seed1"], 3, "--resume nowhere/seed1: not the directory of a run", capsys, cwd)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +248,7 @@ def test_bad_checkpoints_exit_with_3_and_never_run(kind, capsys, cwd):
         (["-m", "resnet8"], 2, "nothing to evaluate"),
         (["-m", "resnet8", "-c", "x.pth", "--teacher"], 2, "add --cfg FILE"),
         (["-m", "resnet8", "-c", "gone.pth", "-d", "digits"], 3, "gone.pth: no such checkpoint"),
-        (digits("vanilla"), 2, "no finished run of"),
+        (digits("vanilla"), 3, "no finished run of"),
     ],
 )
 def test_eval_reports_what_is_missing(argv, code, pattern, capsys, cwd):
@@ -220,7 +273,7 @@ def test_a_diverging_run_exits_with_4_and_keeps_its_checkpoint(capsys, cwd):
     assert {p.name: p.read_bytes() for p in checkpoint.iterdir()} == before
 
 
-@pytest.mark.parametrize(("argv", "code"), [(["--help"], 0), ([], 2), (["--cfg"], 2), (["--cfg", "x", "--nope"], 2)])
+@pytest.mark.parametrize(("argv", "code"), [(["--help"], 0), (["--cfg"], 2), (["--cfg", "x", "--nope"], 2)])
 def test_usage_is_an_exit_code_too(argv, code, capsys):
     assert TRAIN(argv) == code
     assert "usage: train.py" in "".join(capsys.readouterr())

@@ -124,7 +124,8 @@ def test_keys_that_a_run_had_in_an_earlier_version_count_where_they_live_on(then
     for key in ("TEACHER_KIND", "PATHS", "ASSISTANTS", "LOGITS_CACHE"):
         del config["DISTILLER"][key]
     config["TAKD"]["ASSISTANTS"], config["SOLVER"]["CUDA_GRAPH"] = [], False
-    vouch(folder, identity=None, config=yaml.safe_dump(config))
+    teacher = json.loads((folder / "manifest.json").read_text())["identity"]["teachers"][0]
+    vouch(folder, identity=None, teacher_sha256=teacher["sha256"], config=yaml.safe_dump(config))
     if refused:
         resume_refused(tmp_path, refused)
     else:
