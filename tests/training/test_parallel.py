@@ -13,6 +13,7 @@ from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.distributed import all_gather, all_reduce, on_first_process, rank, world_size
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.evaluate import evaluate_method
@@ -262,3 +263,23 @@ def test_batch_norm_over_processes_leaves_frozen_networks_as_they_are(tmp_path):
     for frozen, student, prompts in in_processes(kinds, tmp_path).values():
         assert frozen == {"BatchNorm2d"}
         assert student == prompts == {"SummedBatchNorm"}
+
+
+def test_running_statistics_are_the_first_processes_wherever_they_are_saved(tmp_path, monkeypatch):
+    """Within an epoch and at its end: a resumed run loads what was saved, and is to equal an unbroken one."""
+
+    def work(number):
+        saved = []
+
+        def save(self, done):
+            saved.append((done.step, state_hash(dict(self.distiller.named_buffers()))))
+
+        monkeypatch.setattr(Saver, "save", save)
+        cfg = cfg_of("KD", "SOLVER.SYNC_BN", "False", "LOG.PREFIX", str(tmp_path / "out"), "LOG.SAVE_EVERY", "1 step")
+        Trainer(cfg, tiny_distiller("KD"), tiny_data(train=160)).fit()
+        return saved
+
+    first, second = in_processes(work, tmp_path).values()
+    assert [step for step, _ in first] == [8, 0, 8, 0], "processes meet every eight of ten steps"
+    assert len({state for _, state in first}) == 4
+    assert second == first
