@@ -102,7 +102,9 @@ def test_an_ensemble_trains_its_teachers_first_and_keeps_them(cwd, capsys):
     done = run(load_cfg(None, words))
     assert list(results_in(cwd / "output")) == ["first/seed1", "second/seed1", "d/taught/seed1"]
     assert done["protocol"]["teacher_kind"] == "ensemble"
-    assert done["epochs"][0]["train"]["kd"] > 0
+    train = done["epochs"][0]["train"]
+    assert train.keys() == {"ce", "kd", "loss", "top1", "top5"}
+    assert train["loss"] == pytest.approx(train["ce"] + train["kd"], rel=1e-5)
     capsys.readouterr()
     each = run(load_cfg(None, [*words, "DISTILLER.PATHS", "{teacher1: 1, teacher2: 2}", "EXPERIMENT.TAG", "each"]))
     assert "training it first" not in capsys.readouterr().out
