@@ -17,6 +17,8 @@ class TwoMomentaSGD(torch.optim.Optimizer):
     weight decay is part of g_ce. With delta 0 this is SGD.
     """
 
+    found_inf: Tensor | None = None  # () bool, set by the guard on a GPU: skip the update, without synchronising
+
     def __init__(self, params: Iterable[Any], lr: float, momentum: float, delta: float, weight_decay: float):
         if not 0 <= momentum - delta <= momentum + delta < 1:
             raise ValueError(
@@ -55,7 +57,6 @@ class TwoMomentaSGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        skip = getattr(self, "found_inf", None)  # on a GPU: the guard's flag, read without synchronising
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None and p not in self._distilled:
@@ -70,8 +71,8 @@ class TwoMomentaSGD(torch.optim.Optimizer):
                     _momentum(state, "distilled", distilled, group["momentum"] + group["delta"]),
                 ]
                 update = moves[0] + moves[1]
-                if skip is not None:
-                    update = torch.where(skip.bool(), torch.zeros_like(update), update)
+                if self.found_inf is not None:
+                    update = torch.where(self.found_inf.bool(), torch.zeros_like(update), update)
                 p.sub_(update, alpha=group["lr"])
         self._distilled = {}
         return loss

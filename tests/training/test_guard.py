@@ -8,7 +8,7 @@ import torch
 from mdistiller_dfpt.errors import DivergedError
 from mdistiller_dfpt.testing import tiny_batch
 from mdistiller_dfpt.training.dot import TwoMomentaSGD
-from mdistiller_dfpt.training.guard import Guard, reads_verdict
+from mdistiller_dfpt.training.guard import Guard, reads_found_inf
 
 from ..forks import in_processes
 from ..tiny_runs import continued, outcome, run_of
@@ -31,7 +31,7 @@ def obeys(optimizer, weight):
     for found in (0.0, 1.0):
         before = weight.detach().clone()
         weight.grad = torch.ones(3)
-        vars(optimizer).update(grad_scale=None, found_inf=torch.tensor(found))
+        optimizer.grad_scale, optimizer.found_inf = None, torch.tensor(found)
         try:
             optimizer.step()
         except AssertionError:  # some of PyTorch's optimisers reject the flag
@@ -44,7 +44,7 @@ def obeys(optimizer, weight):
 def test_an_optimiser_is_said_to_read_the_flag_exactly_if_it_skips_the_update(kind):
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = {**READING, **OTHERS}[kind]([weight])
-    assert reads_verdict(optimizer) == obeys(optimizer, weight) == (kind in READING)
+    assert reads_found_inf(optimizer) == obeys(optimizer, weight) == (kind in READING)
 
 
 def without_waiting(trainer):
