@@ -45,7 +45,8 @@ def check_config(cfg: CN) -> torch.device:
               file=sys.stderr)  # fmt: skip
     for line in without_effect(cfg):
         print(line)
-    SCHEDULES[cfg.SOLVER.SCHEDULE], OPTIMIZERS[cfg.SOLVER.TYPE]
+    SCHEDULES[cfg.SOLVER.SCHEDULE]  # ConfigError if it is unknown
+    OPTIMIZERS[cfg.SOLVER.TYPE]
     chosen = choice(cfg)
     for key in ("ASSISTANTS", "OTHER_TEACHERS") if chosen.is_taught else ():
         if cfg.DISTILLER[key] and key != chosen.others_key:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,12 +43,13 @@ PLACES = ("LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT", "DISTILLER.OTHER_TEA
 class Trainer:
     """Trains all parameters of a distiller that require grad; `fit` writes weights and results to a run directory."""
 
+    run: Path  # the run directory, set by `fit`
+
     def __init__(self, cfg: CN, distiller: Method, data: Data, teacher_name: str = ""):
         self.cfg, self.data = cfg, data
         self.training = Training(cfg, distiller, data)
         self.teacher_name = teacher_name or cfg.DISTILLER.TEACHER
         self.requests = Requests()
-        self.run: Any = None  # the run directory, once it exists
         self.teacher: Teacher | None = getattr(self.training.distiller, "teacher", None)
         self.teacher_sha256 = None if self.teacher is None else state_hash(self.teacher.network.state_dict())
         self.cache = self._open_cache() if cfg.DISTILLER.LOGITS_CACHE else None
