@@ -59,6 +59,7 @@ class TwoMomentaSGD(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for p in group["params"]:
+                # A parameter that no term reaches gets no weight decay either, as in PyTorch's SGD
                 if p.grad is None and p not in self._distilled:
                     continue
                 state = self.state[p]
@@ -66,6 +67,7 @@ class TwoMomentaSGD(torch.optim.Optimizer):
                 task = task.add(p, alpha=group["weight_decay"])
                 distilled = self._distilled.get(p)
                 distilled = torch.zeros_like(p) if distilled is None else distilled
+                # Momentum: each gradient accumulates in its own buffer
                 moves = [
                     _momentum(state, "task", task, group["momentum"] - group["delta"]),
                     _momentum(state, "distilled", distilled, group["momentum"] + group["delta"]),
@@ -74,6 +76,7 @@ class TwoMomentaSGD(torch.optim.Optimizer):
                 if self.found_inf is not None:
                     update = torch.where(self.found_inf.bool(), torch.zeros_like(update), update)
                 p.sub_(update, alpha=group["lr"])
+        # The next step may have no distillation terms
         self._distilled = {}
         return loss
 
@@ -87,6 +90,7 @@ def backward_by_kind(
     """
     labels = {name: term for name, term in terms.items() if term.kind == "label"}
     others = {name: term for name, term in terms.items() if term.kind != "label"}
+    # The others first: what is left in the parameters' `grad` afterwards is the labels' gradient
     if others:
         total(others).backward(retain_graph=bool(labels))
         exchange()

@@ -33,12 +33,15 @@ class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1, *[1] * (x.dim() - 2)]
         dims = [0, *range(2, x.dim())]
         values = x.float()
+        # Mean: processes may have different numbers of samples, so sums and counts are exchanged
         count = values.new_tensor([values.numel() / values.shape[1]])
         total = _Sum.apply(torch.cat([values.sum(dims), count]))
         mean, count = total[:-1] / total[-1], total[-1]
+        # Variance about the mean of all: the difference of two large sums would cancel in float32
         centred = values - mean.view(shape)
         variance = _Sum.apply(centred.pow(2).sum(dims)) / count
         self._track(mean, variance * (count / (count - 1).clamp(min=1)))
+        # Normalise; the running variance above is the unbiased one, as in PyTorch
         out = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)

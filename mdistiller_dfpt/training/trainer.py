@@ -88,6 +88,7 @@ class Trainer:
             self.teacher_sha256,
         )  # fmt: skip
         try:
+            # Resume: restore the newest state; a finished run is reported, not repeated
             if resume:
                 run.restore(saver.load_newest())
                 if (self.run / RESULTS).exists() and len(run.epochs) >= run.last_epoch:
@@ -96,6 +97,7 @@ class Trainer:
                     )
                     return json.loads((self.run / RESULTS).read_text(encoding="utf-8"))
                 self._refuse_to_go_back()
+            # Train: whatever ends the run is recorded in its status
             if rank() == 0:
                 write_text(self.run / CONFIG, saver.config)
             print(f"run directory {self.run}", flush=True)
@@ -137,6 +139,7 @@ class Trainer:
         self._refuse_small_batches()
         if self.data.test.num_samples < world_size():
             raise ConfigError(f"{world_size()} processes share {self.data.test.num_samples} test images: use fewer")
+        # A resumed run has what `prepare` measured in its state
         if not run.epochs and not run.step:
             for part in self.distiller.hooked():
                 part.prepare(Epoch(loader, 0))
