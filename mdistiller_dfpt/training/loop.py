@@ -48,7 +48,7 @@ def take_step(run: Training, batch: Batch) -> None:
         with run.gradient_exchange(last=micro is micros[-1]):
             # Forward: student and teacher, and the terms of the loss
             logits, terms = run.forward(micro)
-            # Checked here too: a class may implement `forward` itself
+            # Checked here too: a class may implement `terms` or `forward` itself
             terms = trainable(terms, type(distiller))
             terms = {name: term.times(micro.size / batch.size) for name, term in terms.items()}
             # Backward: gradients are accumulated over micro-batches
