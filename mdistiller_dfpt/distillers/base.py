@@ -164,6 +164,7 @@ class Distiller(Method):
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         """The terms that train the student, with a mean over processes equal to the terms of a single process."""
         teacher = checked_output(paths, self.path, type(self.teacher)).detach()
+        # Before the terms are weighted or merged, which would fail with an error that names no class
         losses = checking(self.losses, type(self))
         return over_processes(losses, student, teacher, batch, couples_samples=self.couples_samples)
 

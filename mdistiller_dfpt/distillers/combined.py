@@ -71,6 +71,7 @@ class Combined(Distiller):
         return (*(member.distiller for member in self.members), self.teacher)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
+        # What several members share, such as the student, is optimised once, in the first one's group
         seen: set[int] = set()
         groups = []
         for member in self.members:

@@ -90,6 +90,7 @@ def _draw_on_cpu(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) 
     drawn = np.empty((len(target), k), np.int64)
     for row, label in zip(drawn, target.tolist(), strict=True):
         allowed = np.flatnonzero((known == label) == same)
+        # Without replacement if there are enough rows, else all of them in turn
         if len(allowed) >= k:
             row[:] = allowed[np.sort(generator.choice(len(allowed), k, replace=False, shuffle=False))]
         else:
@@ -186,12 +187,14 @@ class CRD(FeatureDistiller):
         self._pending: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # arguments of `Bank.update`
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        # Embed both networks, and contrast each with the other's bank
         self._update_bank()
         s = self.embed_student(student.features["pooled_feat"])
         t = self.embed_teacher(teacher.features["pooled_feat"])
         loss, normalizers = crd_loss(
             s, t, self.bank.student, self.bank.teacher, self.draw(batch), self.temperature, self.normalizers
         )
+        # The estimate of the first batch is kept for the run
         self.normalizers.copy_(normalizers)
         self._pending = (batch.index, batch.target, s.detach(), t.detach())
         return loss
@@ -203,6 +206,7 @@ class CRD(FeatureDistiller):
         if self.mode == "exact":
             positive = batch.index[:, None]
         else:
+            # In the first epoch the bank lacks labels, but a sample is always a positive of its own
             known = labels.clone()
             known[batch.index] = batch.target
             positive = draw_rows(known, batch.target, 1, seed + 1, same=True)

@@ -63,6 +63,7 @@ class CTKD(Distiller):
         self.global_temperature = nn.Parameter(torch.ones(()))
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        # The temperature ascends the loss that the student descends
         parameter = scale_gradient(self.global_temperature, adversity(batch.epoch, self.loops))
         temperature = self.start + self.range * parameter.sigmoid()
         self.log("temperature", temperature)

@@ -18,8 +18,10 @@ def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, alpha: float, bet
     and beta = 1 - p_target of the teacher for each sample, the sum is the KD loss; a constant beta no longer suppresses
     NCKD where the teacher is confident. The computation stays in log space, so no logit gap overflows.
     """
+    # The target against all others combined
     log_s, log_t = (_binary(logits / temperature, target) for logits in (student, teacher))
     tckd = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    # The others among themselves
     log_s, log_t = ((without_target(logits, target) / temperature).log_softmax(1) for logits in (student, teacher))
     nckd = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
     return (alpha * tckd + beta * nckd) * temperature**2

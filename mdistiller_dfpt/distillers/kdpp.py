@@ -57,6 +57,7 @@ class KDPP(Distiller):
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
         """The direction of each class: the mean of the teacher's embeddings of its training images, at unit length."""
+        # In float64, as these are sums over a whole training set
         total = torch.zeros_like(self.directions, dtype=torch.float64)
         for batch in batches:
             features = self.teacher(batch)[self.path].features

@@ -53,6 +53,7 @@ class MLLD(Distiller):
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         if batch.strong is None:
             raise ValueError("MLLD needs batches with a strongly augmented view in addition to the weak one")
+        # `forward` has run both networks on the weak view; here they run on the strong one
         with torch.no_grad():
             strong_teacher = self.teacher(replace(batch, image=batch.strong))[self.path].detach()
         views = {

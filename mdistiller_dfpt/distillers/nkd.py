@@ -16,9 +16,11 @@ def nkd_loss(student: Tensor, teacher: Tensor, target: Tensor, gamma: float, tem
     (B, C), (B, C), (B,) -> (); equation 7 without its label term. After renormalisation both distributions sum to 1, so
     the second part is smallest where they agree.
     """
+    # The target: the teacher's probability weights the student's log-probability
     own = target[:, None]
     t_y = teacher.softmax(1).gather(1, own)
     target_part = -(t_y * student.log_softmax(1).gather(1, own)).mean()
+    # The others, renormalised by the softmax over the logits without the target's
     s, t = (without_target(logits, target) / temperature for logits in (student, teacher))
     other_part = -(t.softmax(1) * s.log_softmax(1)).sum(1).mean()
     return target_part + gamma * temperature**2 * other_part

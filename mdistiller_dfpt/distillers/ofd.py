@@ -77,6 +77,7 @@ class OFD(FeatureDistiller):
         pairs = stage_pairs(student.features["preact_feats"], teacher.features["preact_feats"])
         loss = student.logits.new_zeros(())
         for i, (s, t) in enumerate(pairs):
+            # The margin is of the teacher's map at its own size
             margin = self.margins[i](t)
             s, t = same_size(self.connectors[i](s), t)
             loss = loss + ofd_loss(s, t, margin) / 2 ** (len(pairs) - i - 1)

@@ -65,6 +65,7 @@ class AttentionFusion(nn.Module):
         x = self.enter(x)
         if self.attention is not None:
             assert deeper is not None, "only the deepest stage has nothing to fuse with"
+            # Attention: two maps (B, 1, H, W), which weight this stage against the deeper ones
             deeper = nearest(deeper, x.shape[2:])
             a, b = self.attention(torch.cat([x, deeper], 1)).split(1, dim=1)
             x = torch.addcmul(x * a, deeper, b)
@@ -119,6 +120,7 @@ class ReviewKD(Distiller):
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         pairs = stage_pairs(student.features[self.source], teacher.features["preact_feats"])
         pooled_s, pooled_t = (x.features["pooled_feat"][:, :, None, None] for x in (student, teacher))
+        # The pooled features are the deepest pair
         pairs.append((pooled_s, pooled_t))
         fused, deeper = [], None
         with autocast(self.dtype, batch.image):  # the fusion modules are a network of their own

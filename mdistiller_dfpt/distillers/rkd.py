@@ -11,6 +11,7 @@ from .feature import WEIGHT_LIMITS, FeatureDistiller, weights
 
 def pairwise_distance(feature: Tensor, squared: bool, eps: float) -> Tensor:
     """(Squared) distances between samples, zero on the diagonal; (B, C) -> (B, B)."""
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 <a, b>; rounding may take it below zero, where the root has no gradient
     square = feature.pow(2).sum(1)
     distance = (square[:, None] + square[None, :] - 2 * feature @ feature.T).clamp(min=eps)
     if not squared:

@@ -44,7 +44,8 @@ def check_config(cfg: CN) -> torch.device:
     if device.type == "cpu" and "bf16" in (cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT) and not has_bfloat16():
         print("warning: this CPU computes bfloat16 in software, many times slower than float32: use SOLVER.AMP none",
               file=sys.stderr)  # fmt: skip
-    SCHEDULES[cfg.SOLVER.SCHEDULE], OPTIMIZERS[cfg.SOLVER.TYPE]
+    SCHEDULES[cfg.SOLVER.SCHEDULE]  # ConfigError if it is unknown
+    OPTIMIZERS[cfg.SOLVER.TYPE]
     choice(cfg)
     check_networks(cfg)
     return device

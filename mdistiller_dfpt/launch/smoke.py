@@ -23,8 +23,8 @@ BATCH, STEPS, CLASSES = 4, 2, 100
 FILE_SIZE = 64  # height and width of images in files, if a network accepts any size
 
 
-def smoke(cfg: CN, size: int = 32) -> float:
-    """The mean loss of two steps of the config's method on its networks; raises the errors that a run would raise.
+def smoke(cfg: CN, size: int = 32) -> dict[str, float]:
+    """Averages over two steps of the config's method on its networks, as of an epoch; raises the errors of a run.
 
     For a file-based dataset, small files are generated in its layout and read as in a run.
     """
@@ -50,10 +50,10 @@ def smoke(cfg: CN, size: int = 32) -> float:
         distiller = build_distiller(
             cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others
         )
-        loss = Trainer(cfg, distiller, data).one_epoch()["loss"]
-    if not math.isfinite(loss):
-        raise DivergedError(f"the loss is {loss} within {STEPS} steps")
-    return loss
+        averages = Trainer(cfg, distiller, data).one_epoch()
+    if not math.isfinite(averages["loss"]):
+        raise DivergedError(f"the loss is {averages['loss']} within {STEPS} steps")
+    return averages
 
 
 def _data_in_files(cfg: CN, folder: Path, fixed_size: bool) -> Data:

@@ -35,8 +35,10 @@ def over_processes(
     """
     if world_size() == 1:
         return losses(student, teacher, batch)
+    # A mean over samples: each process needs only its own
     if not couples_samples:
         return weighted_by_shard(losses(student, teacher, batch), batch)
+    # Otherwise every process computes the loss of the full batch; features are gathered only where they are read
     if isinstance(teacher, Output):
         whole = whole_output(teacher, batch.total)
     else:

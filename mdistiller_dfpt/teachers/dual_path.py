@@ -257,12 +257,14 @@ def _head_parameters(network: StagedModel) -> list[nn.Parameter]:
 
 def _own_copy(network: StagedModel, share: bool, new_head: bool) -> StagedModel:
     """The network that the prompt path runs: buffers and head its own, the stages' weights shared or copied."""
+    # deepcopy leaves the objects in its memo as they are: these parameters are shared
     head = {id(p) for p in _head_parameters(network)}
     shared = [p for p in network.parameters() if share and id(p) not in head]
     copied = copy.deepcopy(network, {id(p): p for p in shared})
     frozen = {id(p) for p in shared}
     for p in copied.parameters():
         p.requires_grad_(id(p) not in frozen)
+    # A new head starts from random weights, as its layers' constructors draw them
     if new_head:
         for name in copied.head_modules:
             for module in copied.get_submodule(name).modules():

@@ -55,6 +55,7 @@ class LogitsCache:
         image = batch.image
         samples, views = batch.index.cpu().numpy(), _views(batch).cpu().numpy()
         rows = self.rows[samples, views]
+        # Compute what is missing, and return it rounded as it is stored
         missing = [i for i, row in enumerate(rows) if not _is_whole(row)]
         if missing:
             rows[missing] = self._computed(image[torch.tensor(missing, device=image.device)], compute)

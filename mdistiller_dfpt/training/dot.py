@@ -17,6 +17,8 @@ class TwoMomentaSGD(torch.optim.Optimizer):
     weight decay is part of g_ce. With delta 0 this is SGD.
     """
 
+    found_inf: Tensor | None = None  # () bool, set by the guard on a GPU: skip the update, without synchronising
+
     def __init__(self, params: Iterable[Any], lr: float, momentum: float, delta: float, weight_decay: float):
         if not 0 <= momentum - delta <= momentum + delta < 1:
             raise ValueError(
@@ -55,9 +57,9 @@ class TwoMomentaSGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        skip = getattr(self, "found_inf", None)  # on a GPU: the guard's flag, read without synchronising
         for group in self.param_groups:
             for p in group["params"]:
+                # A parameter that no term reaches gets no weight decay either, as in PyTorch's SGD
                 if p.grad is None and p not in self._distilled:
                     continue
                 state = self.state[p]
@@ -65,14 +67,16 @@ class TwoMomentaSGD(torch.optim.Optimizer):
                 task = task.add(p, alpha=group["weight_decay"])
                 distilled = self._distilled.get(p)
                 distilled = torch.zeros_like(p) if distilled is None else distilled
+                # Momentum: each gradient accumulates in its own buffer
                 moves = [
                     _momentum(state, "task", task, group["momentum"] - group["delta"]),
                     _momentum(state, "distilled", distilled, group["momentum"] + group["delta"]),
                 ]
                 update = moves[0] + moves[1]
-                if skip is not None:
-                    update = torch.where(skip.bool(), torch.zeros_like(update), update)
+                if self.found_inf is not None:
+                    update = torch.where(self.found_inf.bool(), torch.zeros_like(update), update)
                 p.sub_(update, alpha=group["lr"])
+        # The next step may have no distillation terms
         self._distilled = {}
         return loss
 
@@ -86,6 +90,7 @@ def backward_by_kind(
     """
     labels = {name: term for name, term in terms.items() if term.kind == "label"}
     others = {name: term for name, term in terms.items() if term.kind != "label"}
+    # The others first: what is left in the parameters' `grad` afterwards is the labels' gradient
     if others:
         total(others).backward(retain_graph=bool(labels))
         exchange()

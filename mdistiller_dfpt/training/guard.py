@@ -11,7 +11,7 @@ from ..errors import DivergedError
 from .dot import TwoMomentaSGD
 
 
-def reads_verdict(optimizer: torch.optim.Optimizer) -> bool:
+def reads_found_inf(optimizer: torch.optim.Optimizer) -> bool:
     """Whether an optimiser's step reads `found_inf` on the device and skips the update if it is set."""
     return isinstance(optimizer, TwoMomentaSGD) or bool(optimizer.defaults.get("fused"))
 
@@ -26,7 +26,7 @@ class Guard:
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, lr: float):
         self.module, self.optimizer, self.lr = module, optimizer, lr
         self.diverged = torch.zeros((), device=device)
-        self.waits = device.type != "cuda" or not reads_verdict(optimizer)
+        self.waits = device.type != "cuda" or not reads_found_inf(optimizer)
 
     def check(self, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> None:
         """Raise DivergedError, or set the flag on the device, if the loss () or the gradient is not finite."""
@@ -39,7 +39,9 @@ class Guard:
             bad = all_reduce(bad.float()) > 0
         if not self.waits:
             self.diverged.logical_or_(bad)
-            vars(self.optimizer).update(grad_scale=None, found_inf=self.diverged)  # read by fused optimisers
+            # As PyTorch's GradScaler does: fused optimisers read both attributes
+            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+            self.optimizer.found_inf = self.diverged  # type: ignore[attr-defined]
         elif bad:
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
             what = "gradient" if torch.isfinite(loss) else "loss"

@@ -48,6 +48,7 @@ def take_step(run: Training, batch: Batch) -> None:
         with run.gradient_exchange(last=micro is micros[-1]):
             # Forward: student and teacher, and the terms of the loss
             logits, terms = run.forward(micro)
+            # Checked here too: a class may implement `terms` or `forward` itself
             terms = trainable(terms, type(distiller))
             terms = {name: term.times(micro.size / batch.size) for name, term in terms.items()}
             # Backward: gradients are accumulated over micro-batches
@@ -109,10 +110,12 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
 
 def meet_requests(run: Training, saver: Saver, requests: Requests) -> None:
     """Between two steps: save if due or requested, stop if a signal requests it."""
+    # Processes agree, so that all of them save and stop after the same step
     requests.save |= saver.is_due(run.step)
     stop, save = requests.poll(run.step)
     epoch = len(run.epochs) + 1
     if stop or save:
+        # Save: a state that diverged must not replace a good one; buffers become those that are saved
         run.guard.refuse_divergence(epoch)
         share_buffers(run.distiller)
         saver.save(run.progress())

@@ -35,10 +35,12 @@ class Meters:
             return {}
         if self.device.type != "cuda":
             return {n: v / self.counts[n] for n, v in zip(self.sums, self._stacked().tolist(), strict=True)}
+        # Take the last copy if it has arrived
         if self._pending is not None and self._pending[2].query():
             values, counts, _ = self._pending
             self._latest = {n: v / c for (n, c), v in zip(counts.items(), values.tolist(), strict=True)}
             self._pending = None
+        # Start the next one, into pinned memory so that it does not block
         if self._pending is None:
             host = torch.empty(len(self.sums), pin_memory=True)
             host.copy_(self._stacked(), non_blocking=True)

@@ -23,6 +23,7 @@ def micro_batches(batch: Batch, accumulate: int) -> list[Batch]:
     total = batch.size
     if accumulate == 1:
         return [replace(batch, total=total)]
+    # Sample i is on process i mod world: consecutive rows of each process make up consecutive samples of the batch
     size = _size(total, accumulate)
     own = size // world_size()
     return [

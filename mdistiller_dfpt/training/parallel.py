@@ -7,7 +7,6 @@ import io
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..errors import UserError
 
 # Messages of the libraries below when another process ends; they raise no specific type
 _SIGNS = ("gloo", "NCCL", "Application timeout", "Timed out waiting", "Connection closed", "Connection reset")
-PATIENCE = 3.0  # seconds in which the live processes report, if one is missing
+REPORT_SECONDS = 3.0  # in which the live processes report, if one is missing
 
 
 class PeerError(UserError):
@@ -62,7 +61,7 @@ def process_group(cfg: CN) -> Iterator[None]:
 def _silent(store: dist.Store) -> str:
     """The missing ranks: those that do not report within a few seconds, as all processes that miss another do."""
     missing = set(range(world_size())) - {rank()}
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + REPORT_SECONDS
     with contextlib.suppress(RuntimeError):  # the store may have ended with its process
         store.set(f"alive/{rank()}", "")
         while missing and time.monotonic() < deadline:
@@ -78,7 +77,6 @@ def parallel(distiller: Method) -> nn.Module:
     """
     if world_size() == 1:
         return distiller
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     # A method may skip a module in some epochs, so DDP detects the unused parameters at each step
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name

@@ -52,6 +52,7 @@ class Requests:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Context that records signals; a second stop signal ends the process immediately. Restores the handlers."""
+        # Python allows handlers in the main thread alone
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -66,6 +67,7 @@ class Requests:
         def save(number: int, frame: object) -> None:
             self.save = True
 
+        # Handlers only record the request: the state in the middle of a step cannot be resumed
         before = {n: signal.signal(n, stop) for n in _CODES}
         before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, save)
         try:

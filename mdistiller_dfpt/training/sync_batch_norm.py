@@ -33,12 +33,15 @@ class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1, *[1] * (x.dim() - 2)]
         dims = [0, *range(2, x.dim())]
         values = x.float()
+        # Mean: processes may have different numbers of samples, so sums and counts are exchanged
         count = values.new_tensor([values.numel() / values.shape[1]])
         total = _Sum.apply(torch.cat([values.sum(dims), count]))
         mean, count = total[:-1] / total[-1], total[-1]
+        # Variance about the mean of all: the difference of two large sums would cancel in float32
         centred = values - mean.view(shape)
         variance = _Sum.apply(centred.pow(2).sum(dims)) / count
         self._track(mean, variance * (count / (count - 1).clamp(min=1)))
+        # Normalise; the running variance above is the unbiased one, as in PyTorch
         out = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
@@ -55,16 +58,26 @@ class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance, momentum)
 
 
+def _summed(norm: nn.modules.batchnorm._BatchNorm) -> SummedBatchNorm:
+    """The layer as a `SummedBatchNorm` with the same parameters and buffers."""
+    summed = SummedBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    summed.weight, summed.bias = norm.weight, norm.bias
+    summed.running_mean, summed.running_var = norm.running_mean, norm.running_var
+    summed.num_batches_tracked = norm.num_batches_tracked
+    return summed.train(norm.training)
+
+
 def with_synchronised_batch_norm(distiller: Method, device: torch.device) -> Method:
     """The distiller with synchronised BatchNorm; its state_dict keys and its frozen networks do not change."""
     frozen = {id(module) for network in distiller.frozen() for module in network.modules()}
-    for parent in list(distiller.modules()):
-        for name, child in parent.named_children():
-            plain = isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, nn.SyncBatchNorm)
-            if not plain or id(child) in frozen:
-                continue
-            if device.type == "cuda":
-                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-            else:
-                child.__class__ = SummedBatchNorm
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm if device.type == "cuda" else _summed
+    converted: dict[int, nn.Module] = {}
+    # With duplicates, so that a layer used in several places is replaced in each, by a single one
+    for path, module in list(distiller.named_modules(remove_duplicate=False)):
+        plain = isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+        if plain and id(module) not in frozen:
+            if id(module) not in converted:
+                converted[id(module)] = convert(module)
+            parent, _, name = path.rpartition(".")
+            setattr(distiller.get_submodule(parent), name, converted[id(module)])
     return distiller

@@ -45,11 +45,12 @@ class Trainer:
     `identity`: what the run computes, if it is known already.
     """
 
+    run: Path  # the run directory, set by `fit` where it is given one
+
     def __init__(self, cfg: CN, distiller: Method, data: Data, identity: Identity | None = None):
         self.cfg, self.data = cfg, data
         self.training = Training(cfg, distiller, data)
         self.requests = Requests()
-        self.run: Path | None = None  # the run directory, during and after `fit`
         self.teacher: Teacher | None = getattr(self.training.distiller, "teacher", None)
         self.identity = identity_of(cfg, data, self._frozen_networks()) if identity is None else identity
         self.cache = self._open_cache() if cfg.DISTILLER.LOGITS_CACHE else None
@@ -106,6 +107,8 @@ class Trainer:
         training = self.training
         saver = Saver(self.cfg, run, training.distiller, training.optimizer, self.identity)
         try:
+            # Resume: restore the newest state; a finished run is reported, not repeated
+            # Resume: restore the newest state; a finished run is reported, not repeated
             if resume:
                 training.restore(saver.load_newest())
                 if is_finished(run) and len(training.epochs) >= training.last_epoch:
@@ -113,6 +116,7 @@ class Trainer:
                           flush=True)  # fmt: skip
                     return json.loads((run / RESULTS).read_text(encoding="utf-8"))
                 self._refuse_to_go_back(saver)
+            # Train: whatever ends the run is recorded in its status
             if rank() == 0:
                 write_text(run / CONFIG, saver.config)
                 write_identity(run, self.identity)
@@ -155,6 +159,7 @@ class Trainer:
         self._refuse_small_batches()
         if self.data.test.num_samples < world_size():
             raise ConfigError(f"{world_size()} processes share {self.data.test.num_samples} test images: use fewer")
+        # A resumed run has what `prepare` measured in its state
         if not run.epochs and not run.step:
             for part in self.distiller.hooked():
                 part.prepare(Epoch(loader, 0))

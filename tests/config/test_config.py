@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -270,11 +271,15 @@ def test_mdistillers_yaml_runs_unchanged_and_keys_without_effect_are_reported(tm
         "SOLVER.TRAINER crd has no effect here: one loop serves all methods",
         "LOG.TENSORBOARD_FREQ 100 has no effect here: every epoch is written",
     ]
-    assert smoke(cfg) > 0
+    found = smoke(cfg)
+    assert found.keys() == {"ce", "feat", "loss", "top1", "top5"}
+    assert found["ce"] == pytest.approx(math.log(100), rel=0.2), "an untrained student on random labels"
     assert said(load_cfg()) == []
     dot = load_cfg(write(tmp_path, "dot.yaml", IN_CIRCULATION.replace('"crd"', '"dot"').replace('"CRD"', '"KD"')))
     assert said(dot)[0].startswith("LOG")
-    assert smoke(dot) > 0
+    found = smoke(dot)
+    assert found.keys() == {"ce", "kd", "loss", "top1", "top5"}
+    assert found["ce"] == pytest.approx(0.1 * math.log(100), rel=0.2)
 
 
 @pytest.mark.parametrize(("key", "words"), [

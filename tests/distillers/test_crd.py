@@ -40,6 +40,14 @@ def test_crd_and_its_bank_equal_the_reference_implementation():
     np.testing.assert_allclose(bank.student[positive[0], :4], expected["memory_student_row_y0_first4"], rtol=1e-6)
 
 
+def test_the_momentum_is_the_share_of_the_embedding_before():
+    bank, new = Bank(3, 4, 0.9).double(), normal(1, (1, 4))
+    before = {"student": bank.student[1].clone(), "teacher": bank.teacher[1].clone()}
+    bank.update(torch.tensor([1]), torch.tensor([0]), new, 2 * new)
+    torch.testing.assert_close(bank.student[1], F.normalize(0.9 * before["student"] + 0.1 * new[0], dim=0))
+    torch.testing.assert_close(bank.teacher[1], F.normalize(0.9 * before["teacher"] + 0.2 * new[0], dim=0))
+
+
 def test_dense_and_gathered_scores_agree_in_value_and_gradient(monkeypatch):
     monkeypatch.setattr(crd, "CHUNK", 3 * 5 * 16)  # three samples at a time
     bank, index = normal(1, (400, 16)), torch.randint(0, 400, (8, 5))

@@ -28,11 +28,10 @@ def test_kd_is_invariant_to_shifts_of_either_sides_logits():
     torch.testing.assert_close(kd_loss(student + shift, teacher - 3 * shift, 4.0), kd_loss(student, teacher, 4.0))
 
 
-def test_kd_is_positive_elsewhere_and_has_the_definitions_value():
+def test_kd_has_the_definitions_value():
     student, teacher = normal(1), normal(2)
     p, q = (student / 2).softmax(1), (teacher / 2).softmax(1)
     expected = 4 * (q * (q.log() - p.log())).sum(1).mean()
-    assert expected > 0
     torch.testing.assert_close(kd_loss(student, teacher, 2.0), expected)
 
 

@@ -1,5 +1,6 @@
 """Laws of KD++."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -29,3 +30,10 @@ def test_a_dead_embedding_has_a_finite_gradient():
     s = torch.zeros(2, 3, requires_grad=True)
     nd_loss(s, torch.zeros(2, 3), torch.eye(3)[:2]).backward()
     assert s.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("epochs", "epoch", "factor"), [(20, 1, 0.05), (20, 10, 0.5), (20, 30, 1.0), (0, 1, 1.0)])
+def test_the_distillation_terms_are_warmed_up_and_the_labels_are_not(epochs, epoch, factor):
+    _, terms = tiny_distiller("KDPP", "KDPP.WARMUP_EPOCHS", str(epochs))(tiny_batch(epoch=epoch))
+    weights = {name: term.weight for name, term in terms.items()}
+    assert weights == pytest.approx({"ce": 1.0, "kd": factor, "nd": 2 * factor})

@@ -1,6 +1,8 @@
 """Laws of KD-SVD."""
 
+import numpy as np
 import torch
+from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers.kdsvd import align, kdsvd_loss, singular_vectors
 
@@ -15,7 +17,33 @@ def test_kdsvd_is_zero_for_equal_maps_whatever_their_scale():
     a = maps(1)
     assert kdsvd_loss(a, [x.clone() for x in a], 1) < 1e-20
     assert kdsvd_loss([3 * x for x in a], a, 1) < 1e-20
-    assert kdsvd_loss(a, maps(9), 1) > 0
+
+
+def by_definition(student, teacher, over_channels):
+    """The loss with one singular vector, sample by sample, of maps of one size in each stage.
+
+    The sign of the teacher's vectors, which is arbitrary, is that of `singular_vectors`.
+    """
+    loss, before = 0.0, None
+    for s, t in zip(student, teacher, strict=True):
+        now = []
+        targets = singular_vectors(t, 1, over_channels)[1][:, :, 0].numpy()
+        for matrix, target in zip(s.detach().flatten(2).numpy(), targets, strict=True):
+            u, _, vh = np.linalg.svd(matrix, full_matrices=False)
+            candidates = (u.T if over_channels else vh)[:4]
+            cosines = candidates @ target
+            best = np.abs(cosines).argmax()
+            now.append((candidates[best] * np.sign(cosines[best]), target))
+        for new, old in zip(now, before, strict=True) if before else ():
+            of_student, of_teacher = (np.exp(-((x[:, None] - y) ** 2) / 8) for x, y in zip(new, old, strict=True))
+            loss += ((of_student - of_teacher) ** 2).sum() / len(now)
+        before = now
+    return torch.tensor(loss)
+
+
+def test_the_loss_by_definition_over_channels():
+    a, b = maps(1), maps(9)
+    torch.testing.assert_close(kdsvd_loss(a, b, 1), by_definition(a, b, True))
 
 
 def test_the_sign_of_a_map_does_not_matter():
@@ -34,7 +62,9 @@ def test_widths_and_sizes_may_differ():
     a = [x.requires_grad_() for x in maps(1, (4, 8, 5), (8, 4, 4))]
     loss = kdsvd_loss(a, maps(9), 1)
     loss.backward()
-    assert loss > 0
+    pooled = [F.adaptive_avg_pool2d(x, size) for x, size in zip(a, (4, 4, 2), strict=True)]
+    of_teacher = [F.adaptive_avg_pool2d(x, size) for x, size in zip(maps(9), (4, 4, 2), strict=True)]
+    torch.testing.assert_close(loss.detach(), by_definition(pooled, of_teacher, False))
     assert all(x.grad.isfinite().all() for x in a)
 
 
@@ -43,9 +73,14 @@ def test_a_map_with_equal_singular_values_passes_no_gradient_instead_of_nan():
     flat[0] = torch.eye(4, dtype=torch.float64).reshape(4, 2, 2)
     flat[1] = normal(3, (4, 2, 2))
     leaves = [flat.clone().requires_grad_(), flat.clone().requires_grad_()]
-    kdsvd_loss(leaves, [normal(5, (2, 4, 2, 2)), normal(6, (2, 4, 2, 2))], 1).backward()
+    teacher = [normal(5, (2, 4, 2, 2)), normal(6, (2, 4, 2, 2))]
+    kdsvd_loss(leaves, teacher, 1).backward()
     assert all(x.grad.isfinite().all() for x in leaves)
-    assert leaves[1].grad[1].abs().sum() > 0
+    alone = [x.detach()[1:].requires_grad_() for x in leaves]
+    kdsvd_loss(alone, [t[1:] for t in teacher], 1).backward()
+    for leaf, one in zip(leaves, alone, strict=True):
+        assert not leaf.grad[0].any()
+        torch.testing.assert_close(leaf.grad[1], one.grad[0] / 2, msg="the other sample's, of the mean over both")
 
 
 def test_channels_last_makes_no_difference():

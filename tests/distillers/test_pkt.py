@@ -24,4 +24,7 @@ def test_neighbour_probabilities_are_distributions_and_equal_ones_cost_nothing()
     assert (probability >= 0).all()
     torch.testing.assert_close(probability.sum(1), torch.ones(8).double())
     assert pkt_loss(a, a.clone()).abs() < 1e-15
-    assert pkt_loss(a, normal(2, (8, 12))) > 0
+    b = normal(2, (8, 12))
+    other = neighbour_probability(b)
+    expected = (other * (other / probability).log()).mean()
+    torch.testing.assert_close(pkt_loss(a, b), expected, rtol=1e-4, atol=0)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -99,6 +100,18 @@ def test_a_method_written_for_mdistiller_runs_unchanged(tmp_path, registered):
     assert history[-1] < history[0]
     assert changed(before, distiller.teacher.state_dict()) == []
     assert any("adapter" in key for key in distiller.training_state())
+
+
+def test_in_two_processes_its_terms_are_weighted_by_the_size_of_the_shard(tmp_path, monkeypatch):
+    """Three of five samples here: the mean over both processes is the mean over all samples."""
+    write(tmp_path, "mine.py", FOR_MDISTILLER.format(name="MINE"))
+    load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+    distiller = tiny_distiller("MINE")
+    _, alone = distiller(tiny_batch(3))
+    monkeypatch.setattr("mdistiller_dfpt.losses.sharded.world_size", lambda: 2)
+    _, shared = distiller(replace(tiny_batch(3), total=5))
+    assert {name: term.weight for name, term in shared.items()} == pytest.approx({"loss_ce": 1.2, "loss_kd": 1.2})
+    assert {name: term.value for name, term in shared.items()} == {name: term.value for name, term in alone.items()}
 
 
 def test_its_networks_run_in_bfloat16_and_its_losses_in_float32(tmp_path):

@@ -9,8 +9,9 @@ import torch
 
 from mdistiller_dfpt import DATASETS, build_data, build_model, load_cfg
 from mdistiller_dfpt.errors import CheckpointError, ConfigError
+from mdistiller_dfpt.launch.build import Weights
 from mdistiller_dfpt.launch.networks import build_networks
-from mdistiller_dfpt.launch.run import run
+from mdistiller_dfpt.launch.run import assistant_weights, run
 from mdistiller_dfpt.models.external.adapt import AdaptedModel
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +102,9 @@ def test_an_ensemble_trains_its_teachers_first_and_keeps_them(cwd, capsys):
     done = run(load_cfg(None, words))
     assert list(results_in(cwd / "output")) == ["first/seed1", "second/seed1", "d/taught/seed1"]
     assert done["protocol"]["settings"]["DISTILLER.TEACHER_KIND"] == "ensemble"
-    assert done["epochs"][0]["train"]["kd"] > 0
+    train = done["epochs"][0]["train"]
+    assert train.keys() == {"ce", "kd", "loss", "top1", "top5"}
+    assert train["loss"] == pytest.approx(train["ce"] + train["kd"], rel=1e-5)
     capsys.readouterr()
     each = run(load_cfg(None, [*words, "DISTILLER.PATHS", "{teacher1: 1, teacher2: 2}", "EXPERIMENT.TAG", "each"]))
     assert "training it first" not in capsys.readouterr().out
@@ -121,6 +124,46 @@ def test_a_chain_of_assistants_is_trained_first_each_distilled_from_those_before
     # A run that finds its assistants starts with the student
     run(load_cfg(None, words))
     assert "training the assistant" not in capsys.readouterr().out
+
+
+def run_of_assistant(monkeypatch, name, *words):
+    """The config of the run that trains this assistant, the second of a chain."""
+    found = []
+    monkeypatch.setattr("mdistiller_dfpt.launch.run._finished", lambda cfg: None)
+    monkeypatch.setattr("mdistiller_dfpt.launch.run._trained", lambda cfg, *rest: found.append(cfg))
+    chain = ["DISTILLER.TYPE", "TAKD", "DISTILLER.ASSISTANTS", f"[resnet14, {name}]"]
+    above = Weights(Path("teacher.pth"), [("resnet14", Path("first.pth"))])
+    assistant_weights(load_cfg(None, [*DIGITS, *chain, *words]), name, above)
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("student", "words", "expected"),
+    [
+        ("ShuffleV1", (), 0.05),
+        ("resnet8x4", (), 0.05),
+        ("resnet8x4", ("SOLVER.LR", "0.2"), 0.2),
+        ("ShuffleV1", ("SOLVER.LR", "0.02"), 0.02),
+    ],
+)
+def test_an_assistant_has_the_rate_of_its_own_network_unless_one_is_set(student, words, expected, monkeypatch):
+    cfg = run_of_assistant(monkeypatch, "resnet8", "DISTILLER.STUDENT", student, *words)
+    rate = cfg.SOLVER.LR
+    assert rate == expected
+    assert (cfg.DISTILLER.STUDENT, cfg.DISTILLER.ASSISTANTS) == ("resnet8", ["resnet14"])
+
+
+def test_the_students_stages_are_not_those_of_an_assistant(monkeypatch):
+    """In the run that trains it, and as a teacher of the student."""
+    name = "tests.models.test_adapt:own_network"
+    words = ("DISTILLER.STUDENT", name, "DISTILLER.STUDENT_STAGES", "['3']")
+    cfg = run_of_assistant(monkeypatch, name, *words)
+    assert cfg.DISTILLER.STUDENT_STAGES == []
+    chain = ["DISTILLER.TYPE", "TAKD", "DISTILLER.ASSISTANTS", f"[{name}]"]
+    cfg = load_cfg(None, [*DIGITS, *chain, *words])
+    networks = build_networks(cfg, build_data(cfg))
+    assert list(networks.student.stage_names) == ["3"]
+    assert list(networks.others[0].stage_names) == ["0", "3"]
 
 
 def test_a_teacher_of_other_classes_is_refused_before_it_is_trained(tmp_path, registries):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import runpy
 import shutil
@@ -12,8 +13,9 @@ from statistics import mean
 import pytest
 
 from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt.config import keywords
 from mdistiller_dfpt.config.effect import deciding_values
-from mdistiller_dfpt.distillers.choice import situation
+from mdistiller_dfpt.distillers.choice import choice, situation
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.models.published import TEACHERS, compare_with_record
@@ -233,7 +235,14 @@ ROWS = sorted(p.name for p in (ROOT / "configs/cifar100").iterdir() if (p / "bas
 def test_a_method_takes_two_steps_on_a_pair_of_different_families(row):
     """On all thirteen pairs: `tools/table.py --table ... --smoke`."""
     pair = "vgg13_mv2" if ROWS.index(row) % 2 else "wrn40_2_shuv1"
-    assert smoke(load_cfg(ROOT / f"configs/cifar100/{row}/{pair}.yaml", ["LOG.TENSORBOARD", "False"])) > 0
+    cfg = load_cfg(ROOT / f"configs/cifar100/{row}/{pair}.yaml", ["LOG.TENSORBOARD", "False"])
+    found = smoke(cfg)
+    terms = found.keys() - {"loss", "top1", "top5", "temperature", "accuracy_prompt"}
+    assert found["loss"] == pytest.approx(sum(found[name] for name in terms), rel=1e-5)
+    # Random labels cost an untrained student about ln 100 in the first step, and may cost more in the second
+    weight = sum(keywords(cfg[name]).get("ce_weight", 0) for name in choice(cfg).methods)
+    ce = sum(found[name] for name in terms if name.rpartition(".")[2] == "ce")
+    assert 0.9 * weight * math.log(100) <= ce <= 4 * weight * math.log(100)
 
 
 def test_smoke_of_a_table_reports_each_cell_and_fails_with_one(table, capsys):

@@ -74,7 +74,6 @@ def test_a_users_class_that_returns_no_terms_is_named_with_its_line(expression, 
     name = "Untaught" if kind == "UNTAUGHT" else "Taught"
     line = next(i for i, text in enumerate(file.read_text().splitlines(), 1) if f"class {name}(" in text)
     found = re.fullmatch(r"(.*):(\d+): (\w+): (.*)", str(info.value))
-    assert found is not None
     assert (found[1], found[3]) == (str(file), name)
     assert int(found[2]) in (line - 1, line), "the class, or its decorator"
     assert message in found[4]

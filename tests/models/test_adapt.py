@@ -158,7 +158,10 @@ def test_every_method_between_a_transformer_and_a_cnn(name, kinds):
 def test_real_networks_as_teacher_and_student(teacher, student):
     cfg = load_cfg(None, ["DISTILLER.TYPE", "DFPTKD", "DATASET.TYPE", "folder", "DISTILLER.TEACHER", teacher,
                           "DISTILLER.STUDENT", student])  # fmt: skip
-    assert smoke(cfg) > 0
+    found = smoke(cfg)
+    terms = ("ce", "kd_teacher", "kd_prompt", "prompt_teacher", "prompt_student", "prompt_ce")
+    assert found.keys() == {*terms, "accuracy_prompt", "loss", "top1", "top5"}
+    assert found["loss"] == pytest.approx(sum(found[name] for name in terms), rel=1e-5)
 
 
 def test_named_stages_and_what_cannot_be_one():

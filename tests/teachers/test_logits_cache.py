@@ -116,17 +116,18 @@ def test_several_teachers_are_refused(tmp_path):
         run("KD", tmp_path, *words)
 
 
-def test_another_teacher_precision_or_data_set_has_another_file(tmp_path):
-    def path(*words, change=None, **data):
+def test_another_teacher_precision_data_set_or_augmentation_has_another_file(tmp_path):
+    def path(*words, change=None, flip=True, **data):
         trainer = run("KD", tmp_path, *words, cache="", **data)
         if change:
             with torch.no_grad():
                 trainer.teacher.network.fc.bias += 1
+        trainer.data.train.recipe = trainer.data.train.recipe._replace(flip=flip)
         cfg = tiny_cfg("DISTILLER.TYPE", "KD", "DISTILLER.LOGITS_CACHE", str(tmp_path / "t"), *words)
         return Trainer(cfg, trainer.distiller, trainer.data).cache.path
 
-    paths = [path(), path(change=True), path("SOLVER.AMP", "bf16"), path(train=44)]
-    assert len(set(paths)) == 4
+    paths = [path(), path(change=True), path("SOLVER.AMP", "bf16"), path(train=44), path(flip=False)]
+    assert len(set(paths)) == 5
     assert path() == paths[0]
 
 

@@ -75,3 +75,14 @@ def test_momenta_outside_zero_to_one_are_refused():
     words = ["DISTILLER.TYPE", "KD", "SOLVER.TRAINER", "dot", "SOLVER.DOT.DELTA", "0.2"]
     with pytest.raises(ConfigError, match=r"SOLVER.DOT.DELTA is 0.2; with SOLVER.MOMENTUM 0.9 both momenta"):
         Trainer(tiny_cfg(*words), tiny_distiller("KD"), tiny_data())
+
+
+def test_a_step_without_distillation_terms_uses_no_gradient_of_the_step_before():
+    """A gradient of 1 of the labels in both steps at momentum 0.25, of 8 in the first alone at momentum 0.75."""
+    w = torch.nn.Parameter(torch.zeros(()))
+    optimizer = TwoMomentaSGD([w], lr=1.0, momentum=0.5, delta=0.25, weight_decay=0.0)
+    for terms in ({"ce": label(w), "kd": distillation(w, 8.0)}, {"ce": label(w)}):
+        optimizer.zero_grad()
+        backward_by_kind(terms, optimizer, lambda: None, lambda: None)
+        optimizer.step()
+    assert w.item() == pytest.approx(-(1 + 8) - (1 * 1.25 + 8 * 0.75))

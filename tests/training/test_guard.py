@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from mdistiller_dfpt.errors import DivergedError
+from mdistiller_dfpt.testing import tiny_batch
 from mdistiller_dfpt.training.dot import TwoMomentaSGD
-from mdistiller_dfpt.training.guard import reads_verdict
+from mdistiller_dfpt.training.guard import Guard, reads_found_inf
 
+from ..forks import in_processes
 from ..tiny_runs import continued, fit, outcome, run_of
 
 READING = {
@@ -29,7 +31,7 @@ def obeys(optimizer, weight):
     for found in (0.0, 1.0):
         before = weight.detach().clone()
         weight.grad = torch.ones(3)
-        vars(optimizer).update(grad_scale=None, found_inf=torch.tensor(found))
+        optimizer.grad_scale, optimizer.found_inf = None, torch.tensor(found)
         try:
             optimizer.step()
         except AssertionError:  # some of PyTorch's optimisers reject the flag
@@ -42,7 +44,7 @@ def obeys(optimizer, weight):
 def test_an_optimiser_is_said_to_read_the_flag_exactly_if_it_skips_the_update(kind):
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = {**READING, **OTHERS}[kind]([weight])
-    assert reads_verdict(optimizer) == obeys(optimizer, weight) == (kind in READING)
+    assert reads_found_inf(optimizer) == obeys(optimizer, weight) == (kind in READING)
 
 
 def without_waiting(trainer):
@@ -83,3 +85,31 @@ def test_without_synchronisation_no_update_follows_a_poisoned_step(saving, solve
     newest = max((run.run / "checkpoints").iterdir()).name
     assert newest == ("epoch-00001-step-0000001" if saving else "epoch-00001")
     assert continued("KD", tmp_path, *words) == expected
+
+
+def verdict(loss, gradient):
+    """What the guard says of a step with this loss and these gradients, all 0 but the last."""
+    module = torch.nn.Linear(3, 1)
+    for p in module.parameters():
+        p.grad = torch.zeros_like(p)
+    module.bias.grad.fill_(gradient)
+    guard = Guard(module, torch.optim.SGD(module.parameters(), lr=0.1), torch.device("cpu"), 0.1)
+    try:
+        guard.check(torch.tensor(loss), {"ce": torch.tensor(loss)}, tiny_batch(step=2))
+    except DivergedError as e:
+        return str(e).split(" at ")[0]
+    return "finite"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_the_loss_and_each_gradient_are_looked_at(bad):
+    assert verdict(1.0, 1.0) == "finite"
+    assert verdict(bad, 1.0) == "the loss is not finite"
+    assert verdict(1.0, bad) == "the gradient is not finite"
+
+
+def test_a_step_that_is_bad_in_one_process_is_rejected_by_all(tmp_path):
+    """Of a loss alone the other processes learn nothing through the exchange of gradients."""
+    found = in_processes(lambda rank: verdict(float("nan") if rank == 1 else 1.0, 1.0), tmp_path)
+    assert found[1] == "the loss is not finite"
+    assert found[0] != "finite"

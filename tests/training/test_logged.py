@@ -37,6 +37,14 @@ def test_a_logged_value_with_a_name_of_the_loops_own_or_without_being_a_scalar_i
         distiller.log("norms", torch.zeros(3))
 
 
+def test_a_logged_value_is_detached_and_taken_once():
+    distiller = tiny_distiller("KD")
+    distiller.log("scale", torch.nn.Parameter(torch.tensor(2.0)) * 3)
+    logged = distiller.take_logged()
+    assert {name: (value.item(), value.requires_grad) for name, value in logged.items()} == {"scale": (6.0, False)}
+    assert distiller.take_logged() == {}
+
+
 @pytest.mark.parametrize("terms", [{}, {"feat": distillation(torch.ones(()))}], ids=["none", "of no parameter"])
 def test_a_loss_that_nothing_can_learn_from_is_refused(terms):
     run = trainer_with(lambda student, teacher, batch: terms)

@@ -13,11 +13,13 @@ from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.distributed import all_gather, all_reduce, on_first_process, rank, world_size
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.evaluate import evaluate_method
 from mdistiller_dfpt.training.micro_batches import micro_batches, smallest_micro_batch
 from mdistiller_dfpt.training.signals import Requests
+from mdistiller_dfpt.training.sync_batch_norm import with_synchronised_batch_norm
 from mdistiller_dfpt.training.trainer import Trainer
 
 from ..forks import WORLD, in_processes
@@ -263,3 +265,42 @@ def test_batch_norm_over_processes_leaves_frozen_networks_as_they_are(tmp_path):
     for frozen, student, prompts in in_processes(kinds, tmp_path).values():
         assert frozen == {"BatchNorm2d"}
         assert student == prompts == {"SummedBatchNorm"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batch_norm_over_processes_keeps_parameters_keys_modes_and_ties(device):
+    distiller = tiny_distiller("KD")
+    student = distiller.student
+    student.same, student.inside = student.bn1, torch.nn.Sequential(student.bn1)
+    student.plain = torch.nn.BatchNorm1d(3, eps=0.5, momentum=None, affine=False).eval()
+    before = dict(distiller.named_parameters()), dict(distiller.named_buffers()), list(distiller.state_dict())
+    with_synchronised_batch_norm(distiller, torch.device(device))
+    for old, new in zip(before, (dict(distiller.named_parameters()), dict(distiller.named_buffers())), strict=False):
+        assert list(new) == list(old)
+        assert all(new[name] is old[name] for name in old)
+    assert list(distiller.state_dict()) == before[2]
+    kind = "SummedBatchNorm" if device == "cpu" else "SyncBatchNorm"
+    assert {type(m).__name__ for m in (student.bn1, student.layer1[1], student.plain)} == {kind}
+    assert student.same is student.inside[0] is student.bn1
+    assert (student.bn1.training, student.plain.training) == (True, False)
+    assert (student.plain.eps, student.plain.momentum, student.plain.affine) == (0.5, None, False)
+
+
+def test_running_statistics_are_the_first_processes_wherever_they_are_saved(tmp_path, monkeypatch):
+    """Within an epoch and at its end: a resumed run loads what was saved, and is to equal an unbroken one."""
+
+    def work(number):
+        saved = []
+
+        def save(self, done):
+            saved.append((done.step, state_hash(dict(self.distiller.named_buffers()))))
+
+        monkeypatch.setattr(Saver, "save", save)
+        cfg = cfg_of("KD", "SOLVER.SYNC_BN", "False", "LOG.PREFIX", str(tmp_path / "out"), "LOG.SAVE_EVERY", "1 step")
+        fit(Trainer(cfg, tiny_distiller("KD"), tiny_data(train=160)))
+        return saved
+
+    first, second = in_processes(work, tmp_path).values()
+    assert [step for step, _ in first] == [8, 0, 8, 0], "processes meet every eight of ten steps"
+    assert len({state for _, state in first}) == 4
+    assert second == first

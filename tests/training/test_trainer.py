@@ -48,6 +48,30 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(name, tmp_path):
     assert found["student_sha256"] == before["student_sha256"]
 
 
+@pytest.mark.parametrize("words", [(), ("LOG.SAVE_EVERY", "2 steps")], ids=["an epoch", "a step"])
+def test_prepare_is_called_before_the_first_step_and_not_on_resume(words, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(DISTILLERS["KD"], "prepare", lambda self, batches: calls.append(len(list(batches))))
+    first = run_of("KD", tmp_path, *THREE, *words)
+    calls.clear()  # building a tiny distiller prepares it
+    save = Saver.save
+
+    def save_and_stop(self, done):
+        save(self, done)
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "save", save_and_stop)
+        with pytest.raises(InterruptedError):
+            fit(first)
+    assert calls == [3], "once, with all batches"
+    assert (len(first.epochs), first.step) == ((0, 2) if words else (1, 0))
+    resumed = run_of("KD", tmp_path, *THREE, *words)
+    calls.clear()
+    fit(resumed, resume=True)
+    assert calls == []
+
+
 def test_results_hold_last_best_and_mean_and_the_protocol(tmp_path):
     run = run_of("KD", tmp_path, "SOLVER.EPOCHS", "6", "SOLVER.LR", "0.1")
     fit(run)
@@ -211,6 +235,31 @@ def test_checkpoints_within_an_epoch_are_due_by_steps_or_by_the_clock(words, exp
     )
     fit(after_each_step(run_of("NONE", tmp_path, *words), lambda number: now.__setitem__(0, 300.0 * number)))
     assert saved == expected
+
+
+def test_the_seconds_of_an_epoch_resumed_within_it_are_those_of_all_its_steps(tmp_path, monkeypatch):
+    """A step of 16 images takes a second here; two of the three of the first epoch were taken before."""
+    now, save = [0.0], Saver.save
+
+    def tick(_):
+        now[0] += 1
+
+    def stop_in_epoch(self, done):
+        save(self, done)
+        if done.step == 2:
+            raise InterruptedError
+
+    words = ("LOG.SAVE_EVERY", "2 steps")
+    with monkeypatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: now[0])
+        patch.setattr(Saver, "save", stop_in_epoch)
+        with pytest.raises(InterruptedError):
+            fit(after_each_step(run_of("NONE", tmp_path, *words), tick))
+        patch.setattr(Saver, "save", save)
+        results = fit(after_each_step(run_of("NONE", tmp_path, *words), tick), resume=True)
+    assert now == [6.0]
+    assert [(e["seconds"], e["images_per_second"]) for e in results["epochs"]] == [(3.0, 16.0), (3.0, 16.0)]
+    assert results["seconds"] == 6.0
 
 
 TWO_MOMENTA = ("SOLVER.TRAINER", "dot")

@@ -1,0 +1,105 @@
+"""Which of several runs of one name is taken: the newest that computed the same."""
+
+import json
+
+import pytest
+
+from mdistiller_dfpt.errors import CheckpointError
+from mdistiller_dfpt.runs.directory import existing_runs, find_finished, find_resumable, is_finished, other_runs
+from mdistiller_dfpt.runs.identity import differences, fingerprint, identity_of, read_identity, write_identity
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data
+
+
+def config(folder, *words):
+    return tiny_cfg("LOG.PREFIX", str(folder), "EXPERIMENT.NAME", "tiny", *words)
+
+
+def identity(cfg, teacher="a", **data):
+    return identity_of(cfg, tiny_data(**data), [("resnet20", teacher)])
+
+
+def make_run(folder, name, of, *, finished=True, begun=True):
+    """The directory of a run as it is left behind; `of`: its identity, None for an earlier version."""
+    run = folder / "tiny" / name
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    if of is not None:
+        write_identity(run, of)
+    if begun:
+        (run / "checkpoints/epoch-00001").mkdir(parents=True)
+    if finished:
+        (run / "student.safetensors").touch()
+        (run / "results.json").write_text(json.dumps({} if of is None else {"fingerprint": fingerprint(of)}))
+    return run
+
+
+def test_the_newest_finished_run_is_found_by_its_number(tmp_path):
+    cfg = config(tmp_path)
+    mine = identity(cfg)
+    for name in ("seed1", "seed1-2", "seed1-10", "seed11", "seed1-x"):
+        make_run(tmp_path, name, mine)
+    make_run(tmp_path, "seed1-11", mine, finished=False)
+    make_run(tmp_path, "seed1-12", identity(config(tmp_path, "SOLVER.EPOCHS", "1")))
+    (tmp_path / "tiny/seed1-13").mkdir()
+    assert [p.name for p in existing_runs(cfg)] == [f"seed1{n}" for n in ("", "-2", "-10", "-11", "-12", "-13")]
+    assert find_finished(cfg, mine).name == "seed1-10"
+    assert find_resumable(cfg, mine).name == "seed1-11"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"words": ["SOLVER.LR", "0.01"]}, "SOLVER.LR 0.05 here, 0.01 there"),
+        ({"words": ["SOLVER.CHANNELS_LAST", "True"]}, "SOLVER.CHANNELS_LAST False here, True there"),
+        ({"words": ["SOLVER.ACCUMULATE", "2"]}, "SOLVER.ACCUMULATE 1 here, 2 there"),
+        ({"words": ["SOLVER.SYNC_BN", "True"]}, "SOLVER.SYNC_BN False here, True there"),
+        ({"words": ["SOLVER.TRAINER", "dot"]}, "SOLVER.TRAINER base here, dot there"),
+        ({"words": ["DISTILLER.TYPE", "KD", "KD.TEMPERATURE", "2"]}, "KD.TEMPERATURE 4.0 here, 2.0 there"),
+        ({"data": {"train": 52}}, "the dataset has 48 train images here, 52 there"),
+        ({"teacher": "b"}, "the teacher resnet20 has other weights"),
+    ],
+)
+def test_a_run_that_computed_something_else_is_never_taken_and_the_difference_is_said(change, why, tmp_path):
+    words = ["DISTILLER.TYPE", "KD"]
+    cfg = config(tmp_path, *words)
+    other = config(tmp_path, *words, *change.get("words", []))
+    run = make_run(tmp_path, "seed1", identity(other, change.get("teacher", "a"), **change.get("data", {})))
+    assert is_finished(run)
+    mine = identity(cfg)
+    assert find_finished(cfg, mine) is None
+    assert other_runs(cfg, mine) == {run: f"{run} is another run: {why}"}
+    with pytest.raises(CheckpointError, match=f"nothing to resume in .*: .*{why}"):
+        find_resumable(cfg, mine)
+
+
+def test_what_decides_no_result_makes_no_other_run(tmp_path):
+    mine = identity(config(tmp_path))
+    for words in (
+        ["EXPERIMENT.TAG", "t"], ["EXPERIMENT.THREADS", "1"], ["DATASET.NUM_WORKERS", "0"], ["LOG.EVAL_FREQ", "2"],
+        ["DATASET.TEST.BATCH_SIZE", "5"], ["SOLVER.DOT.DELTA", "0.1"], ["SOLVER.TRAINER", "crd"],
+        ["SOLVER.SCHEDULE", "step"], ["DKD.T", "2.0"], ["DISTILLER.TEACHER_CKPT", "x"],
+    ):  # fmt: skip
+        assert differences(mine, identity(config(tmp_path, *words))) == [], words
+
+
+def test_a_run_of_an_earlier_version_is_never_matched(tmp_path):
+    cfg = config(tmp_path)
+    run = make_run(tmp_path, "seed1", None)
+    assert (read_identity(run), is_finished(run), find_finished(cfg, identity(cfg))) == (None, False, None)
+    assert "did not record what it computed" in other_runs(cfg, identity(cfg))[run]
+
+
+def test_a_finished_run_is_not_resumed_without_its_name(tmp_path):
+    cfg = config(tmp_path)
+    make_run(tmp_path, "seed1", identity(cfg))
+    with pytest.raises(CheckpointError, match="seed1 is finished: name it, `--resume .*seed1`, with a larger"):
+        find_resumable(cfg, identity(cfg))
+
+
+def test_a_run_that_goes_on_for_longer_is_not_finished_until_then(tmp_path):
+    cfg = config(tmp_path)
+    run = make_run(tmp_path, "seed1", identity(cfg))
+    longer = config(tmp_path, "SOLVER.EPOCHS", "9")
+    write_identity(run, identity(longer))
+    assert not is_finished(run)
+    assert find_resumable(longer, identity(longer)) == run
