@@ -27,18 +27,19 @@ class Layer(NamedTuple):
 
 def find_config(name: Path) -> Path:
     """The path of a config that is given as a path, or as its name below configs/ (`cifar100/kd/res56_res20`)."""
-    if name.suffix or _exists(name):
+    if name.suffix or is_config(name):
         return name
     named = name.with_name(name.name + ".yaml")
     for place in (named, "configs" / named, CONFIGS / named):
-        if _exists(place):
+        if is_config(place):
             return place
     known = composed_runs(CONFIGS)
     near = suggest(name.as_posix(), known) if known else "give the path of a .yaml file"
     raise ConfigError(f"--cfg {name}: no such config; {near}")
 
 
-def _exists(path: Path) -> bool:
+def is_config(path: Path) -> bool:
+    """Whether a config is a file, or composed of files."""
     return path.is_file() or _composed_of(path) is not None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..config.compose import is_config
 from ..config.load import name_from
 from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
@@ -75,7 +76,7 @@ def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
                 continue
             words = {key: value for key, value in column.items() if key != "title"}
             config = root / (entry.get("config", "{row}/{pair}").format(row=row, pair=pair, **words) + ".yaml")
-            if not config.is_file():
+            if not is_config(config):
                 raise ConfigError(f"{path}: rows.{row} names {config}, which does not exist")
             overrides = tuple(str(w) for item in entry.get("overrides", {}).items() for w in item)
             tag = f"/{row}" if overrides else ""
