@@ -51,8 +51,9 @@ _DOT = When("SOLVER.TRAINER is not dot", lambda s: s.cfg.SOLVER.TRAINER == "dot"
 _NOT_DOT = When("SOLVER.TRAINER dot has its own optimiser", lambda s: s.cfg.SOLVER.TRAINER != "dot")
 _MOMENTUM = When(
     "it is for SGD with momentum",
-    lambda s: s.cfg.SOLVER.TRAINER != "dot" and (s.cfg.SOLVER.TYPE != "SGD" or s.cfg.SOLVER.MOMENTUM > 0),
+    lambda s: s.cfg.SOLVER.TRAINER != "dot" and s.cfg.SOLVER.TYPE != "AdamW" and s.cfg.SOLVER.MOMENTUM > 0,
 )
+_HAS_MOMENTUM = When("AdamW has its own", lambda s: s.cfg.SOLVER.TRAINER == "dot" or s.cfg.SOLVER.TYPE != "AdamW")
 _CACHED = When("DISTILLER.LOGITS_CACHE is not set", lambda s: bool(s.cfg.DISTILLER.LOGITS_CACHE))
 _SEVERAL = When("there is one process", lambda s: s.processes > 1)
 _NOT_CRD = When("one loop serves all methods", lambda s: s.cfg.SOLVER.TRAINER != "crd")
@@ -129,9 +130,16 @@ KEYS: dict[str, Key] = {
     "SOLVER.LR_DECAY_RATE": Key(0.1, "the factor of each decay", Limit("in (0, 1]", lambda v: 0 < v <= 1), _STEP),
     "SOLVER.WARMUP_EPOCHS": Key(0.0, "epochs of a linear warm-up, updated at every step", NOT_NEGATIVE),
     "SOLVER.WEIGHT_DECAY": Key(0.0001, "weight decay", NOT_NEGATIVE),
-    "SOLVER.MOMENTUM": Key(0.9, "momentum of SGD", FRACTION),
+    "SOLVER.MOMENTUM": Key(0.9, "momentum of SGD", FRACTION, _HAS_MOMENTUM),
     "SOLVER.NESTEROV": Key(False, "Nesterov momentum", None, _MOMENTUM),
-    "SOLVER.TYPE": Key("SGD", "the optimiser, any name in OPTIMIZERS", None, _NOT_DOT),
+    "SOLVER.CLIP_NORM": Key(None, "maximum norm of the gradient; default: no clipping", POSITIVE, _NOT_DOT, kind=float),
+    "SOLVER.LABEL_SMOOTHING": Key(0.0, "probability spread over all classes, for methods that take soft labels",
+                                  FRACTION),
+    "SOLVER.MIXUP": Key(0.0, "alpha of mixup, 0 for none, for methods that take soft labels", NOT_NEGATIVE),
+    "SOLVER.CUTMIX": Key(0.0, "alpha of CutMix, 0 for none; with MIXUP, each batch takes one of them", NOT_NEGATIVE),
+    "SOLVER.EMA": Key(None, "decay of a moving average of the student's weights, which is evaluated and saved in their"
+                      " place; default: none", Limit("in (0, 1)", lambda v: 0 < v < 1), kind=float),
+    "SOLVER.TYPE": Key("SGD", "SGD; AdamW; any name in OPTIMIZERS", None, _NOT_DOT),
     "SOLVER.AMP": Key("none", "none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: the"
                       " faster of the two for each network, benchmarked once before the first step",
                       one_of("none", "bf16", "fastest")),

@@ -145,7 +145,7 @@ def _as_type(value: Any, key: Key) -> tuple[bool, Any]:
     if key.kind is not None:  # not set: null in yaml; an empty text on the command line and in mdistiller's files
         if value is None or value == "":
             return True, None
-        default = key.kind()
+        default = key.kind()  # of its type, for the checks below
     if isinstance(default, tuple):  # of a method written for mdistiller: yaml has lists alone, and yacs reads (a, b)
         value = _as_tuple(value)
     if type(default) is float and type(value) is int and abs(value) < 2**53:

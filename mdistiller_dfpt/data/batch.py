@@ -25,6 +25,7 @@ class Batch:
     `epoch` and `step` count from 1, as in the literature. `strong`: a second, strongly augmented view (B, 3, H, W) of
     the same samples, for methods that need one. `total`: samples in the full batch, if it is sharded across processes;
     None: these are all. `view` (B,) int64: the number of the view of each image, if there are finitely many views.
+    `soft` (B, classes): the labels as distributions, if they are smoothed or images are mixed.
     """
 
     image: Tensor
@@ -35,6 +36,12 @@ class Batch:
     strong: Tensor | None = None
     total: int | None = None
     view: Tensor | None = None
+    soft: Tensor | None = None
+
+    @property
+    def labels(self) -> Tensor:
+        """What cross-entropy takes: `soft` if there are distributions, else `target`."""
+        return self.target if self.soft is None else self.soft
 
     @property
     def size(self) -> int:
@@ -43,8 +50,8 @@ class Batch:
 
     def rows(self, rows: slice, total: int | None = None) -> "Batch":
         """Some of this process's samples, as a batch of `total` in all processes."""
-        strong, view = (None if x is None else x[rows] for x in (self.strong, self.view))
+        strong, view, soft = (None if x is None else x[rows] for x in (self.strong, self.view, self.soft))
         return replace(
             self, image=self.image[rows], target=self.target[rows], index=self.index[rows], strong=strong, view=view,
-            total=total,
+            soft=soft, total=total,
         )  # fmt: skip

@@ -30,6 +30,7 @@ class KD(Distiller):
     config = CN({"TEMPERATURE": 4.0, "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9})})
     limits = {"TEMPERATURE": POSITIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE}
     needs_teacher_maps = False  # the loss uses only its logits
+    takes_soft_labels = True
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, temperature: float, ce_weight: float, kd_weight: float
@@ -39,6 +40,6 @@ class KD(Distiller):
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         return {
-            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "ce": label(F.cross_entropy(student.logits, batch.labels), self.ce_weight),
             "kd": distillation(kd_loss(student.logits, teacher.logits, self.temperature), self.kd_weight),
         }

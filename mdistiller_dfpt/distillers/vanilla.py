@@ -12,7 +12,9 @@ from .base import DISTILLERS, Batch, Method
 class Vanilla(Method):
     """The baseline, also used to train teachers."""
 
+    takes_soft_labels = True
+
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         logits = self.forward_student(batch.image).logits
-        terms = {"ce": label(F.cross_entropy(logits, batch.target))}
+        terms = {"ce": label(F.cross_entropy(logits, batch.labels))}
         return logits, weighted_by_shard(terms, batch)

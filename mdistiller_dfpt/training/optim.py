@@ -67,6 +67,12 @@ def sgd(groups: Groups, plan: Plan) -> torch.optim.Optimizer:
     )  # fmt: skip
 
 
+@OPTIMIZERS.register("AdamW")
+def adamw(groups: Groups, plan: Plan) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019, arXiv:1711.05101), betas (0.9, 0.999), fused."""
+    return torch.optim.AdamW(groups, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
+
+
 def build_schedule(cfg: CN) -> Callable[[float], float]:
     """The learning rate as a function of progress in epochs, which may be fractional."""
     schedule, plan, warmup = SCHEDULES[cfg.SOLVER.SCHEDULE], Plan.of(cfg), cfg.SOLVER.WARMUP_EPOCHS

@@ -1,0 +1,49 @@
+"""An exponential moving average of the deployed network's weights, which is evaluated and saved in their place."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """After each step, average <- decay * average + (1 - decay) * weights, for parameters and buffers of floats.
+
+    Starts from the initial weights, without a correction of the bias towards them (as timm's `ModelEmaV2`).
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.network, self.decay = network, decay
+        self.values = {name: value.detach().clone() for name, value in self._weights().items()}
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: v for name, v in self.network.state_dict().items() if v.is_floating_point()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights after a step into the average."""
+        now = self._weights()
+        torch._foreach_lerp_([self.values[name] for name in now], list(now.values()), 1 - self.decay)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Context in which the network has the averaged weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, value in self._weights().items():
+            trained = value.clone()
+            value.copy_(self.values[name])
+            self.values[name].copy_(trained)
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Restore the average of a checkpoint; KeyError if it lacks a weight."""
+        with torch.no_grad():
+            for name, value in self.values.items():
+                value.copy_(values[name])
