@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from .errors import ConfigError
 
 T = TypeVar("T")
+Entry = TypeVar("Entry")
 MOST_SHOWN = 40  # names in an error message
 
 
@@ -28,13 +29,13 @@ class Registry(dict[str, T], Generic[T]):
         super().__init__()
         self.what, self.key = what, key
 
-    def register(self, name: str) -> Callable[[Any], Any]:
-        """Decorator that registers its target under `name`; raises KeyError if the name is taken."""
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator that registers its target under `name` and returns it; raises KeyError if the name is taken."""
 
-        def add(target: Any) -> Any:
+        def add(target: Entry) -> Entry:
             if name in self:
                 raise KeyError(f"there is a {self.what} {name!r} already ({self[name]}): choose another name")
-            self[name] = target
+            self[name] = cast(T, target)
             return target
 
         return add

@@ -193,7 +193,7 @@ class Distiller(Method):
         return "\n".join(line for line in lines if line) or None
 
 
-DISTILLERS: NodeRegistry[type[Method]] = NodeRegistry("method", "DISTILLER.TYPE")
+DISTILLERS: NodeRegistry[type[Method]] = NodeRegistry("method", "DISTILLER.TYPE", Method)
 """Maps DISTILLER.TYPE to its class; its config section has the same name."""
 
 __all__ = ["DISTILLERS", "ORIGINAL", "Batch", "Distiller", "Method", "Output", "StagedModel", "TeacherLike"]

@@ -17,7 +17,7 @@ from types import ModuleType
 from yacs.config import CfgNode as CN
 
 from .. import config
-from ..errors import USER_FILES, ConfigError
+from ..errors import USER_FILES, ConfigError, PluginError
 from .from_mdistiller import collect
 
 GROUP = "mdistiller_dfpt.plugins"
@@ -84,7 +84,7 @@ def _import(name: str, path: Path | None) -> ModuleType:
         if not path.is_file():
             raise ConfigError(f"PLUGINS names {name}; no such file")
         return collect(lambda: _from_file(path))
-    except ConfigError:
+    except (ConfigError, PluginError):
         raise
     except (Exception, SystemExit) as e:
         raise ConfigError(
