@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode as CN
 
-from ..registry import suggest
+from ..registry import TABLES, suggest
 from .keywords import flatten
 
 
@@ -200,6 +200,7 @@ REMOVED: dict[str, Removed] = {
 }
 
 _NODES: dict[str, CN] = {}
+TABLES.extend((LIMITS, REMOVED, _NODES))
 
 
 def declare_node(
