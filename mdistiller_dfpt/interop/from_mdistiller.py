@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from types import ModuleType
@@ -94,7 +94,12 @@ class Foreign(Distiller):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         values = {name: getattr(batch, OFFERED[name]) for name in self.wanted}
-        logits, losses = self.method.forward_train(**values)
+        result = self.method.forward_train(**values)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
+            raise PluginError(self.foreign, "`forward_train` must return (logits, {name: loss})")
+        logits, losses = result
+        if wrong := [name for name, value in losses.items() if not isinstance(value, Tensor)]:
+            raise PluginError(self.foreign, f"`forward_train` returned losses that are no tensors: {', '.join(wrong)}")
         terms = {name: _term(name, value) for name, value in losses.items()}
         return logits, weighted_by_shard(terms, batch)
 
@@ -103,7 +108,11 @@ class Foreign(Distiller):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters that the method lists as learnable, each once."""
-        learned = {id(p): p for p in self.method.get_learnable_parameters() if p.requires_grad}
+        found = self.method.get_learnable_parameters()
+        found = list(found) if isinstance(found, Iterable) else [found]
+        if not all(isinstance(p, Tensor) for p in found):
+            raise PluginError(self.foreign, "`get_learnable_parameters` must return a list of parameters")
+        learned = {id(p): p for p in found if p.requires_grad}
         return [{"params": list(learned.values()), "lr_factor": 1.0}]
 
 
@@ -128,7 +137,8 @@ def adapt(cls: type[nn.Module]) -> type[Foreign]:
     """A class of this project that wraps one written for mdistiller; PluginError if it cannot be called here."""
     wanted = _wanted(cls)
     methods: dict[str, Any] = {
-        "foreign": cls, "__doc__": cls.__doc__, "wanted": wanted, "needs_strong_view": "image_strong" in wanted
+        "foreign": cls, "__doc__": cls.__doc__, "wanted": wanted, "needs_strong_view": "image_strong" in wanted,
+        "__module__": cls.__module__, "__qualname__": cls.__qualname__,
     }  # fmt: skip
     if asked_for(cls, {"num_data": 0}):
 
