@@ -1,4 +1,4 @@
-"""Compares the signatures of a user's methods with those of this package's base classes."""
+"""Compares a user's class with this package's base classes: signatures of methods, types of attributes."""
 
 import inspect
 from typing import Any
@@ -9,13 +9,18 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def check_signatures(cls: type) -> None:
-    """PluginError if a public method of a class cannot be called as that of the first base class that defines it."""
+    """PluginError if a public method of a class cannot be called as that of the first base class that defines it.
+
+    The same for an attribute of another type.
+    """
     ours = [base for base in reversed(cls.__mro__) if base.__module__.partition(".")[0] == PACKAGE]
     contract = {name: value for base in reversed(ours) for name, value in vars(base).items() if name[0] != "_"}
     for name, expected in contract.items():
         mine = inspect.getattr_static(cls, name)
         if mine is expected:
             continue
+        if isinstance(expected, bool | int | str) and not isinstance(mine, type(expected) | property):
+            raise PluginError(cls, f"`{name}` is {mine!r}; it must be of type {type(expected).__name__}")
         if isinstance(expected, property) and inspect.isfunction(mine):
             raise PluginError(cls, f"`{name}` is a method; it must be a property: write @property above it")
         if inspect.isfunction(expected) and not _can_be_called_as(expected, mine, cls):

@@ -9,6 +9,7 @@ from ..errors import PluginError
 from ..registry import Entry, Registry, suggest
 from .hook_signatures import check_signatures
 from .keys import LIMITS, NETWORKS, Limit, declare_node
+from .keywords import flatten
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class NodeRegistry(Registry[T]):
         if not isinstance(its.limits, Mapping):
             raise PluginError(cls, f"`limits` is a {type(its.limits).__name__}; it must be a dict from keys to Limits")
         for key, limit in its.limits.items():
-            if not isinstance(limit, Limit):
+            if key in flatten(its.config) and not isinstance(limit, Limit):  # `declare_node` refuses other keys
                 raise PluginError(cls, f"the limit of {key!r} is {limit!r}; it must be a Limit, such as "
                                        'config.keys.POSITIVE or Limit("> 0", lambda v: v > 0)')  # fmt: skip
         others = getattr(cls, "others_key", "")

@@ -156,6 +156,10 @@ class Distiller(Method):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         student = self.forward_student(batch.image)
+        if not isinstance(student, Output):
+            raise PluginError(
+                type(self), f"`forward_student` returned {type(student).__name__}; it must return an Output"
+            )
         paths = self.teacher(batch)
         mine, its = checked(self.terms(student, paths, batch), type(self)), self.teacher_terms(student, paths, batch)
         if both := sorted(mine.keys() & its.keys()):

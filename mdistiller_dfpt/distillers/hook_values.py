@@ -43,6 +43,7 @@ HOOKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "frozen": ("a list of networks", lambda value: _all(nn.Module, value)),
     "hooked": ("a list of methods and teachers", lambda value: _all(Hooked, value)),
     "parameter_groups": ('a list of dicts {"params": [...], "lr_factor": 1.0}', _are_groups),
+    "training_state": ("a dict of tensors", lambda value: isinstance(value, Mapping)),
     "take_logged": ("a dict from names to scalar tensors", _are_scalars),
 }
 """What each hook without arguments must return."""
@@ -103,4 +104,7 @@ def _check_logits(part: Hooked, hook: str, logits: Any, shape: tuple[int, int]) 
 def _short(value: Any) -> str:
     """A value in a few words."""
     text = " ".join(repr(value).split())
-    return text if len(text) <= 60 and "object at" not in text else f"a {type(value).__name__}"
+    if len(text) <= 60 and "object at" not in text and "tensor(" not in text:
+        return text
+    keys = f" with {', '.join(map(repr, value))}" if isinstance(value, Mapping) else ""
+    return f"a {type(value).__name__}{keys}"

@@ -22,14 +22,19 @@ def _process() -> str:
     return f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
 
 
+def _in_short(error: Exception) -> str:
+    """An exception's message, in one line."""
+    return " ".join(str(error).split())[:500]
+
+
 def _fault_of_the_users(error: Exception, file: str, line: int) -> int:
     """Print an exception raised by user code, with only the frames in that code, and return the exit code."""
     for frame in traceback.extract_tb(error.__traceback__):
         if users_line_in(frame.filename):
             print(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}", file=sys.stderr)
-    reason = " ".join(str(error).split())[:500]
-    print(f"{_process()}error: {file}:{line}: {type(error).__name__}: {reason} (an error in this file, which a config "
-          "names, not in mdistiller_dfpt)", file=sys.stderr)  # fmt: skip
+    what = f"{file}:{line}: {type(error).__name__}: {_in_short(error)}"
+    print(f"{_process()}error: {what} (an error in this file, which a config names, not in mdistiller_dfpt)",
+          file=sys.stderr)  # fmt: skip
     return UserError.exit_code
 
 
@@ -72,8 +77,8 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
             return _fault_of_the_users(e, *place)
         traceback.print_exc()
         if (written := _users_class(e)) is not None:
-            reason = f"{type(e).__name__} in mdistiller_dfpt, which ran it: {CHECK_RETURNS}"
-            print(f"{_process()}error: {PluginError(written, reason)}", file=sys.stderr)
+            what = f"mdistiller_dfpt raised {type(e).__name__}: {_in_short(e)}, where it ran this; {CHECK_RETURNS}"
+            print(f"{_process()}error: {PluginError(written, what)}", file=sys.stderr)
             return PluginError.exit_code
         print(f"{_process()}error: {_whose_bug()}", file=sys.stderr)
         return 1

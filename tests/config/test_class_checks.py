@@ -17,7 +17,7 @@ HERE = r"test_class_checks.py:\d+: Mine: .*"
     ("name", "value", "message"),
     [
         ("config", {"WEIGHT": 1.0}, "`config` is a dict; it must be a yacs CfgNode"),
-        ("limits", {"WEIGHT": (0, 1)}, r"the limit of 'WEIGHT' is \(0, 1\); it must be a Limit"),
+        ("limits", {"TEMPERATURE": (0, 1)}, r"the limit of 'TEMPERATURE' is \(0, 1\); it must be a Limit"),
         ("limits", ["WEIGHT"], "`limits` is a list; it must be a dict"),
         ("prepare", lambda self: None, r"`prepare\(self\)` must accept the arguments of `prepare\(self, batches\)`"),
         ("before_step", lambda self, batch: None, r"`before_step\(self, batch\)` must accept"),
@@ -34,12 +34,15 @@ HERE = r"test_class_checks.py:\d+: Mine: .*"
         ("frozen", lambda self, x: [], r"`frozen\(self, x\)` must accept"),
         ("hooked", lambda self, x: [], r"`hooked\(self, x\)` must accept"),
         ("parameter_groups", lambda self, lr: [], r"`parameter_groups\(self, lr\)` must accept"),
+        ("min_batch", None, "`min_batch` is None; it must be of type int"),
+        ("couples_samples", "yes", "`couples_samples` is 'yes'; it must be of type bool"),
+        ("teacher_kind", 3, "`teacher_kind` is 3; it must be of type str"),
         ("deployed", lambda self: self.student, "`deployed` is a method; it must be a property"),
         ("hooked", 3, "`hooked` must accept the arguments of"),
     ],
 )
 def test_a_method_that_does_not_fit_is_named_with_its_place(name, value, message, registries):
-    class Mine(Distiller):
+    class Mine(DISTILLERS["KD"]):
         pass
 
     setattr(Mine, name, value)

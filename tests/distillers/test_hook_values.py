@@ -11,7 +11,7 @@ from yacs.config import CfgNode as CN
 from mdistiller_dfpt import DISTILLERS, TEACHERS, Distiller, Output, distillation, label
 from mdistiller_dfpt.errors import PluginError
 from mdistiller_dfpt.teachers import Frozen
-from mdistiller_dfpt.testing import tiny_distiller
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
 from ..tiny_runs import run_of
 
@@ -72,6 +72,7 @@ def kind(**hooks):
         ("parameter_groups", lambda self: None, "`parameter_groups` returned None; it must return a list of dicts"),
         ("parameter_groups", lambda self: list(self.parameters())[:1], "`parameter_groups` returned"),
         ("parameter_groups", lambda self: [{"params": []}], r"returned \[\{'params': \[\]\}\]; it must return a list"),
+        ("training_state", lambda self: None, "`training_state` returned None; it must return a dict of tensors"),
         ("frozen", lambda self: None, "`frozen` returned None; it must return a list of networks"),
         ("hooked", lambda self: self, "`hooked` returned a Mine; it must return a list of methods and teachers"),
         ("take_logged", lambda self: None, "`take_logged` returned None; it must return a dict from names to scalar"),
@@ -123,6 +124,12 @@ def test_what_forward_returns_is_checked_in_the_first_step(value, message, tmp_p
     assert trainer.step == 0
 
 
+def test_an_output_that_is_none_is_named(registries):
+    method(forward_student=lambda self, image: image)
+    with pytest.raises(PluginError, match=r"test_hook_values.py:\d+: Mine: `forward_student` returned Tensor; it must"):
+        tiny_distiller("MINE")(tiny_batch())
+
+
 def test_terms_that_are_no_dict_are_named(tmp_path, registries):
     method(terms=lambda self, student, paths, batch: None)
     _matches(r"test_hook_values.py:\d+: Mine: its losses are a NoneType", refused_in_a_run("MINE", tmp_path)[0])
@@ -139,7 +146,7 @@ def test_a_dict_of_logged_values_is_checked_at_each_step(tmp_path, registries):
     ("value", "message"),
     [
         (lambda self, image: None, r"returned None; it must return \{path: logits\} with a 'student'"),
-        (lambda self, image: {"mine": self.student(image)[0]}, "`evaluated_paths` returned .* with a 'student'"),
+        (lambda self, image: {"mine": self.student(image)[0]}, "`evaluated_paths` returned a dict with 'mine'; it"),
         (lambda self, image: {"student": self.student(image)}, "`evaluated_paths` returned a tuple; the logits"),
         (lambda self, image: {"student": self.student(image)[0][:, 1:]}, r"logits of shape \(1, 3\); .* \(1, 4\)"),
     ],
