@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode as CN
 
-from ..registry import suggest
+from ..registry import TABLES, suggest
 from .keywords import flatten
 
 
@@ -42,7 +42,7 @@ def is_name(value: str) -> bool:
 IS_NAME = Limit("letters, digits and . , = + - _ in components of up to 128, separated by /", is_name)
 
 _INTERVAL = re.compile(r"|[1-9]\d*( steps?| minutes?)")
-_NETWORKS = Limit("a list of network names", lambda v: all(type(n) is str and n for n in v))
+NETWORKS = Limit("a list of network names", lambda v: all(type(n) is str and n for n in v))
 _MODULE_NAMES = Limit("a list of module names", lambda v: all(type(n) is str and n for n in v))
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -166,8 +166,8 @@ LIMITS: dict[str, Limit] = {
     "SOLVER.AMP": one_of("none", "bf16", "fastest"),
     "SOLVER.AMP_STUDENT": one_of("", "none", "bf16", "fastest"),
     "DISTILLER.LOGITS_CACHE_FILL": one_of("lazily", "first"),
-    "DISTILLER.ASSISTANTS": _NETWORKS,
-    "DISTILLER.OTHER_TEACHERS": _NETWORKS,
+    "DISTILLER.ASSISTANTS": NETWORKS,
+    "DISTILLER.OTHER_TEACHERS": NETWORKS,
     "DATASET.SEED": A_SEED,
     "SOLVER.SEED": A_SEED,
     "LOG.SAVE_CHECKPOINT_FREQ": AT_LEAST_ONE,
@@ -200,6 +200,7 @@ REMOVED: dict[str, Removed] = {
 }
 
 _NODES: dict[str, CN] = {}
+TABLES.extend((LIMITS, REMOVED, _NODES))
 
 
 def declare_node(

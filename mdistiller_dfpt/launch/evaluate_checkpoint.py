@@ -5,13 +5,15 @@ from pathlib import Path
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
+from ..config import load_yaml_text
 from ..data import Data, build_data
 from ..distillers import Method, build_distiller
 from ..distillers.build import AMP_DTYPES
 from ..distillers.choice import choice
 from ..distributed import pick_device
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..models.output import as_output, autocast, memory_format
+from ..runs.directory import CONFIG
 from ..runs.weights import load_into
 from ..training.evaluate import evaluate
 from ..training.precision import measured_precision
@@ -27,10 +29,13 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path, name: str = "") -> d
     device = pick_device(cfg.EXPERIMENT.DEVICE)
     if not weights.exists():
         raise CheckpointError(f"{weights}: no such checkpoint")
-    if role == "other":
-        build_network(cfg, role, name)
-    else:
-        check_networks(cfg)
+    try:
+        if role == "other":
+            build_network(cfg, role, name)
+        else:
+            check_networks(cfg)
+    except ConfigError as e:
+        raise ConfigError(f"{e}{_plugins_missing(cfg, weights)}") from None
     data = build_data(cfg, device)
     network = load_deployed(cfg, weights, data) if role == "student" else load_network(cfg, role, weights, data, name)
     cfg = measured_precision(cfg, network, None, data, again=True)
@@ -42,6 +47,15 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path, name: str = "") -> d
             return {role: as_output(network(image)).logits}
 
     return evaluate(logits_of, data.test)[role]
+
+
+def _plugins_missing(cfg: CN, weights: Path) -> str:
+    """The end of an error message: the plugins of the run that a checkpoint is in, if `cfg` lacks some of them."""
+    configs = [path for folder in (weights, *weights.parents[:2]) if (path := folder / CONFIG).is_file()]
+    used = load_yaml_text(configs[0].read_text(encoding="utf-8")).get("PLUGINS", []) if configs else []
+    if set(used) <= set(cfg.PLUGINS):
+        return ""
+    return f"; the run of this checkpoint used plugins: add `PLUGINS '[{', '.join(used)}]'` to your command"
 
 
 def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:

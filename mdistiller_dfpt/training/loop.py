@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Batch
+from ..distillers.hook_values import step_of
 from ..distributed import world_size
 from ..losses.term import trainable
 from ..runs.log import ProgressBar, RunLogs, epoch_line
@@ -47,10 +48,10 @@ def take_step(run: Training, batch: Batch) -> None:
     for micro in micros:
         with run.gradient_exchange(last=micro is micros[-1]):
             # Forward: student and teacher, and the terms of the loss
-            logits, terms = run.forward(micro)
+            logits, terms = step_of(distiller, run.forward(micro), len(micro.target), run.data.num_classes)
+            share = micro.size / batch.size
             # Checked here too: a class may implement `terms` or `forward` itself
-            terms = trainable(terms, type(distiller))
-            terms = {name: term.times(micro.size / batch.size) for name, term in terms.items()}
+            terms = {name: term.times(share) for name, term in trainable(terms, type(distiller)).items()}
             # Backward: gradients are accumulated over micro-batches
             run.backward(terms)
         run.meters.update({**run.take_logged(), **accuracy(logits, micro.target)}, len(micro.target))

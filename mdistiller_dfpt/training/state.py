@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 
 from ..data import Data
 from ..distillers import Method
+from ..distillers.hook_values import returned
 from ..distributed import world_size
 from ..errors import ConfigError
 from ..losses import Terms
@@ -79,7 +80,7 @@ class Training:
         """The values logged by the teacher and the method in the last forward pass."""
         logged: dict[str, Tensor] = {}
         for part in self.distiller.hooked():
-            logged.update(part.take_logged())
+            logged.update(returned(part, "take_logged", part.take_logged()))
         return logged
 
     def end_epoch(self, record: dict[str, Any]) -> None:
