@@ -41,7 +41,7 @@ class PluginError(UserError):
     """An error in a user's class or function: names it, its file and line, and the error."""
 
     def __init__(self, where: Any, what: str):
-        super().__init__(f"{place_of(where)}: {where.__name__}: {what}")
+        super().__init__(f"{place_of(where)}: {getattr(where, '__name__', type(where).__name__)}: {what}")
 
 
 def place_of(written: Any) -> str:
@@ -49,7 +49,7 @@ def place_of(written: Any) -> str:
     try:
         return f"{inspect.getsourcefile(written)}:{inspect.getsourcelines(written)[1]}"
     except (OSError, TypeError):
-        return str(written.__module__)
+        return str(getattr(written, "__module__", type(written).__module__))
 
 
 def is_users(written: Any) -> bool:

@@ -1,13 +1,31 @@
 """A registry: a dict with a decorator; rejects duplicate names and suggests the closest known ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from .errors import ConfigError
 
 T = TypeVar("T")
+Entry = TypeVar("Entry")
 MOST_SHOWN = 40  # names in an error message
+
+TABLES: list[dict[Any, Any]] = []
+"""All that registering changes: the registries, and the tables of config keys."""
+
+
+@contextmanager
+def restored_on_error(*more: dict[Any, Any]) -> Iterator[None]:
+    """Context in which an exception removes everything that was registered, and what was added to the dicts `more`."""
+    before = [(table, dict(table)) for table in (*TABLES, *more)]
+    try:
+        yield
+    except BaseException:
+        for table, contents in before:
+            table.clear()
+            table.update(contents)
+        raise
 
 
 def suggest(name: str, known: list[str]) -> str:
@@ -27,14 +45,15 @@ class Registry(dict[str, T], Generic[T]):
     def __init__(self, what: str, key: str = ""):
         super().__init__()
         self.what, self.key = what, key
+        TABLES.append(self)
 
-    def register(self, name: str) -> Callable[[Any], Any]:
-        """Decorator that registers its target under `name`; raises KeyError if the name is taken."""
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator that registers its target under `name` and returns it; raises KeyError if the name is taken."""
 
-        def add(target: Any) -> Any:
+        def add(target: Entry) -> Entry:
             if name in self:
                 raise KeyError(f"there is a {self.what} {name!r} already ({self[name]}): choose another name")
-            self[name] = target
+            self[name] = cast(T, target)
             return target
 
         return add

@@ -6,7 +6,7 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from ..registry import suggest
+from ..registry import TABLES, suggest
 from .keywords import flatten
 from .limits import (
     A_SEED,
@@ -21,6 +21,7 @@ from .limits import (
     IS_INTERVAL,
     IS_NAME,
     METHODS,
+    NETWORKS,
     NOT_NEGATIVE,
     POSITIVE,
     TAUGHT,
@@ -99,9 +100,9 @@ KEYS: dict[str, Key] = {
     "DISTILLER.TEACHER_CFG": Key(None, "config that trains the teacher, relative to the file that sets this key",
                                  None, TAUGHT, False, str),
     "DISTILLER.ASSISTANTS": Key([], "networks of intermediate size, strongest first, trained one after another",
-                                names("network names"), HAS_ASSISTANTS),
+                                NETWORKS, HAS_ASSISTANTS),
     "DISTILLER.OTHER_TEACHERS": Key([], "further teacher networks, for kinds of teacher that use several",
-                                    names("network names"), HAS_OTHER_TEACHERS),
+                                    NETWORKS, HAS_OTHER_TEACHERS),
     "DISTILLER.OTHER_TEACHER_CKPTS": Key([], "their weights, one file per network; or", None, HAS_OTHER_TEACHERS,
                                          False),
     "DISTILLER.OTHER_TEACHER_CFGS": Key([], "the configs that train them, one per network", None, HAS_OTHER_TEACHERS,
@@ -182,6 +183,7 @@ REMOVED: dict[str, Removed] = {
 }
 
 _NODES: dict[str, CN] = {}
+TABLES.extend((KEYS, REMOVED, _NODES))
 
 
 def declare_node(

@@ -72,6 +72,7 @@ def is_name(value: str) -> bool:
 IS_NAME = Limit("letters, digits and . , = + - _ in components of up to 128, separated by /", is_name)
 IS_DEVICE = Limit("auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None)
 IS_INTERVAL = Limit('"N steps" or "N minutes"', lambda v: re.fullmatch(r"[1-9]\d*( steps?| minutes?)", v) is not None)
+NETWORKS = names("network names")
 METHODS = Limit(
     "the name of a method, or a list of distinct names",
     lambda v: isinstance(v, str) or (len(v) > 0 and all(type(n) is str for n in v) and len(set(v)) == len(v)),

@@ -5,12 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from ..errors import ConfigError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")}
+
+
+class _Fault(ConfigError):
+    """What is wrong with a text, and the line."""
+
+    def __init__(self, what: str, mark: yaml.Mark | None, line: int = 1):
+        super().__init__(what)
+        self.line = line if mark is None else mark.line + 1
 
 
 class _Loader(yaml.SafeLoader):
@@ -26,20 +35,19 @@ _Loader.add_implicit_resolver(
 
 def _convert(loader: yaml.SafeLoader, node: yaml.Node, path: str, lines: dict[str, int], seen: set[int]) -> Any:
     if id(node) in seen:
-        raise ConfigError(f"line {node.start_mark.line + 1}: aliases (*name) are not supported")
+        raise _Fault("aliases (*name) are not supported", node.start_mark)
     seen.add(id(node))
     if len(seen) > 10_000 or path.count(".") > MAX_DEPTH:
-        raise ConfigError("too many or too deeply nested entries")
+        raise _Fault("too many or too deeply nested entries", node.start_mark)
     if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
         result = {}
         for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode) or not key_node.value:
-                raise ConfigError(f"line {line}: a key must be a word")
+                raise _Fault("a key must be a word", key_node.start_mark)
             key = key_node.value
             if key in result:
-                raise ConfigError(f"line {line}: {path + key} is set twice")
-            lines[path + key] = line
+                raise _Fault(f"{path + key} is set twice", key_node.start_mark)
+            lines[path + key] = key_node.start_mark.line + 1
             result[key] = _convert(loader, value_node, f"{path}{key}.", lines, seen)
         return result
     if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
@@ -48,8 +56,8 @@ def _convert(loader: yaml.SafeLoader, node: yaml.Node, path: str, lines: dict[st
         try:
             return loader.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError) as e:
-            raise ConfigError(f"line {node.start_mark.line + 1}: {_one_line(e)}") from None
-    raise ConfigError(f"line {node.start_mark.line + 1}: {node.tag!r} is not plain data")
+            raise _Fault(_one_line(e), node.start_mark) from None
+    raise _Fault(f"{node.tag!r} is not plain data", node.start_mark)
 
 
 def _one_line(error: Exception) -> str:
@@ -66,8 +74,14 @@ def parse_yaml(text: str) -> tuple[Any, dict[str, int]]:
             return (None if node is None else _convert(loader, node, "", lines, set())), lines
         finally:
             loader.dispose()
+    except yaml.MarkedYAMLError as e:
+        what = ", ".join(filter(None, (e.context, e.problem)))
+        raise _Fault(f"not valid yaml: {what}", e.problem_mark or e.context_mark) from None
+    except ReaderError as e:
+        line = text.count("\n", 0, e.position) + 1
+        raise _Fault(f"not valid yaml: the character #x{e.character:04x} is not allowed", None, line) from None
     except (yaml.YAMLError, ValueError, RecursionError, MemoryError) as e:
-        raise ConfigError(f"not valid yaml: {_one_line(e)[:300]}") from None
+        raise _Fault(f"not valid yaml: {_one_line(e)[:300]}", None) from None
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -86,8 +100,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         data, lines = parse_yaml(raw.decode("utf-8"))
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
-    except ConfigError as e:
-        raise ConfigError(f"{path}: {e}") from None
+    except _Fault as e:
+        raise ConfigError(f"{path}:{e.line}: {e}") from None
     if data is None:
         data = {}
     if not isinstance(data, dict):

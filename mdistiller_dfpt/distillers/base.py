@@ -13,7 +13,7 @@ from ..data import Batch
 from ..errors import PluginError
 from ..losses import Terms
 from ..losses.sharded import over_processes
-from ..losses.term import checking
+from ..losses.term import checked, checking
 from ..models import StagedModel
 from ..models.output import Output, as_output, autocast
 from ..teachers import ORIGINAL, Frozen, Teacher, TeacherPath
@@ -113,13 +113,17 @@ class Method(Hooked):
         return f"{extra:,} parameters are trained in addition to the student's" if extra else None
 
 
-def checked_output(paths: Mapping[str, Output], path: str, where: type[Teacher]) -> Output:
-    """The output of a path; PluginError naming the kind of teacher if it is not an `Output`."""
+def checked_output(paths: Mapping[str, Output], path: str, where: type[Teacher], student: Output) -> Output:
+    """The output of a path; PluginError naming the kind of teacher if it is not an `Output` of the student's shape."""
     if not isinstance(paths, Mapping) or path not in paths:
         found = list(paths) if isinstance(paths, Mapping) else type(paths).__name__
         raise PluginError(where, f"`forward` returned {found}; it must return {{path: Output}} with a {path!r}")
     if not isinstance(paths[path], Output):
         raise PluginError(where, f"`forward` returned {type(paths[path]).__name__} as {path!r}; it must be an Output")
+    shape, mine = (getattr(output.logits, "shape", None) for output in (paths[path], student))
+    if shape != mine:
+        its = type(paths[path].logits).__name__ if shape is None else f"of shape {tuple(shape)}"
+        raise PluginError(where, f"the logits of {path!r} are {its}, and the student's of shape {tuple(mine or ())}")
     return paths[path]
 
 
@@ -154,8 +158,12 @@ class Distiller(Method):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         student = self.forward_student(batch.image)
+        if not isinstance(student, Output):
+            raise PluginError(
+                type(self), f"`forward_student` returned {type(student).__name__}; it must return an Output"
+            )
         paths = self.teacher(batch)
-        mine, its = self.terms(student, paths, batch), self.teacher_terms(student, paths, batch)
+        mine, its = checked(self.terms(student, paths, batch), type(self)), self.teacher_terms(student, paths, batch)
         if both := sorted(mine.keys() & its.keys()):
             raise PluginError(
                 type(self.teacher), f"its terms {both} have the names of terms of the method: rename them"
@@ -164,7 +172,7 @@ class Distiller(Method):
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         """The terms that train the student, with a mean over processes equal to the terms of a single process."""
-        teacher = checked_output(paths, self.path, type(self.teacher)).detach()
+        teacher = checked_output(paths, self.path, type(self.teacher), student).detach()
         # Before the terms are weighted or merged, which would fail with an error that names no class
         losses = checking(self.losses, type(self))
         return over_processes(losses, student, teacher, batch, couples_samples=self.couples_samples)
@@ -177,7 +185,13 @@ class Distiller(Method):
         return over_processes(losses, student.detach(), paths, batch, couples_samples=couples)
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
-        return {**self.teacher.evaluated_paths(image), **super().evaluated_paths(image)}
+        its = self.teacher.evaluated_paths(image)
+        if not isinstance(its, Mapping):
+            raise PluginError(
+                type(self.teacher),
+                f"`evaluated_paths` returned {type(its).__name__}; it must return {{path: logits}}",
+            )
+        return {**its, **super().evaluated_paths(image)}
 
     def frozen(self) -> Sequence[StagedModel]:
         return self.teacher.frozen()
@@ -196,7 +210,7 @@ class Distiller(Method):
         return "\n".join(line for line in lines if line) or None
 
 
-DISTILLERS: NodeRegistry[type[Method]] = NodeRegistry("method", "DISTILLER.TYPE")
+DISTILLERS: NodeRegistry[type[Method]] = NodeRegistry("method", "DISTILLER.TYPE", Method)
 """Maps DISTILLER.TYPE to its class; its config section has the same name."""
 
 __all__ = ["DISTILLERS", "ORIGINAL", "Batch", "Distiller", "Method", "Output", "StagedModel", "TeacherLike"]

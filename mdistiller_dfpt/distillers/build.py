@@ -14,6 +14,7 @@ from ..teachers import ORIGINAL, Teacher, TeacherPath, build_teacher
 from .base import Distiller, Method
 from .choice import Choice, choice
 from .combined import Combined, Member
+from .hook_values import check_hooks
 
 AMP_DTYPES: dict[str, torch.dtype | None] = {"none": None, "bf16": torch.bfloat16}
 
@@ -40,6 +41,8 @@ def build_distiller(
             method = _taught(cfg, chosen, student, teacher, others, beside)
     except ValueError as e:
         raise ConfigError(str(e)) from None
+    for distiller in (*(member.distiller for member in getattr(method, "members", ())), method):
+        check_hooks(distiller)
     method.set_precision(AMP_DTYPES[cfg.SOLVER.AMP], AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
     return method
 
@@ -64,6 +67,8 @@ def _taught(
     # A method whose section has the keys of its kind of teacher builds the teacher, which all methods of a list share
     builds = next((n for n, m in methods.items() if getattr(m, "builds_teacher", False)), None)
     teacher: Teacher | None = None if builds else build_teacher(cfg, network, others, chosen.kind)
+    if teacher is not None:
+        check_hooks(teacher)
     members: dict[str, list[Member]] = {}
     for name in sorted(methods, key=lambda n: n != builds):
         cls = cast(type[Distiller], methods[name])
@@ -72,6 +77,7 @@ def _taught(
         if teacher is None:
             distiller = make(network)
             teacher = distiller.teacher
+            check_hooks(teacher)
             members[name] = [Member(distiller, prefix)]
         elif not cls.matches_one_path:
             members[name] = [Member(make(teacher), prefix)]

@@ -25,7 +25,7 @@ def _dist(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) 
     return dist_loss(student, teacher, 1.0, 1.0, temperature)
 
 
-_dist.couples_samples = True  # the correlation within a class is taken over the batch
+vars(_dist)["couples_samples"] = True  # the correlation within a class is taken over the batch
 
 
 @DISTILLERS.register("DIST")

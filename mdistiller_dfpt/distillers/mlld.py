@@ -57,7 +57,7 @@ class MLLD(Distiller):
         with torch.no_grad():
             strong_teacher = self.teacher(replace(batch, image=batch.strong))[self.path].detach()
         views = {
-            "teacher": checked_output(paths, self.path, type(self.teacher)).detach(),
+            "teacher": checked_output(paths, self.path, type(self.teacher), student).detach(),
             "student_strong": self.forward_student(batch.strong), "teacher_strong": strong_teacher,
         }  # fmt: skip
         return over_processes(self._both_views, student, views, batch, couples_samples=True)

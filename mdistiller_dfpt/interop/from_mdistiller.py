@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from types import ModuleType
@@ -19,10 +19,15 @@ from ..distillers.feature import feature_shapes
 from ..distillers.fitnet import Regressor
 from ..distillers.kd import kd_loss
 from ..distributed import world_size
+from ..errors import PluginError
 from ..losses import Term, Terms, distillation, label
 from ..losses.sharded import weighted_by_shard
 from ..models.output import Output, as_output, autocast
+from ..registry import restored_on_error
 from ..teachers import Frozen
+
+OFFERED = {**{field.name: field.name for field in fields(Batch)}, "image_weak": "image", "image_strong": "strong"}
+"""The keywords of `forward_train`, and the fields of a batch that they are."""
 
 Shape = tuple[int, int, int, int]  # of a feature map, as in mdistiller: (1, C, H, W)
 
@@ -62,6 +67,7 @@ class Foreign(Distiller):
     """Runs a method written for mdistiller in this project's loop; `adapt` creates a subclass for each such class."""
 
     foreign: ClassVar[Any]
+    wanted: ClassVar[tuple[str, ...]]  # those of OFFERED that its `forward_train` takes
 
     def __init__(self, student: StagedModel, teacher: TeacherLike, *, cfg: CN, **more: Any):
         super().__init__(student, teacher)
@@ -87,8 +93,13 @@ class Foreign(Distiller):
         return tuple(as_output(result)) if isinstance(result, tuple) and len(result) == 2 else result
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
-        values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        logits, losses = self.method.forward_train(**values)
+        values = {name: getattr(batch, OFFERED[name]) for name in self.wanted}
+        result = self.method.forward_train(**values)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
+            raise PluginError(self.foreign, "`forward_train` must return (logits, {name: loss})")
+        logits, losses = result
+        if wrong := [name for name, value in losses.items() if not isinstance(value, Tensor)]:
+            raise PluginError(self.foreign, f"`forward_train` returned losses that are no tensors: {', '.join(wrong)}")
         terms = {name: _term(name, value) for name, value in losses.items()}
         return logits, weighted_by_shard(terms, batch)
 
@@ -97,7 +108,11 @@ class Foreign(Distiller):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters that the method lists as learnable, each once."""
-        learned = {id(p): p for p in self.method.get_learnable_parameters() if p.requires_grad}
+        found = self.method.get_learnable_parameters()
+        found = list(found) if isinstance(found, Iterable) else [found]
+        if not all(isinstance(p, Tensor) for p in found):
+            raise PluginError(self.foreign, "`get_learnable_parameters` must return a list of parameters")
+        learned = {id(p): p for p in found if p.requires_grad}
         return [{"params": list(learned.values()), "lr_factor": 1.0}]
 
 
@@ -106,9 +121,25 @@ def _term(name: str, value: Tensor) -> Term:
     return (label if name == "loss_ce" else distillation)(value.mean())
 
 
+def _wanted(cls: Any) -> tuple[str, ...]:
+    """The keywords that a class's `forward_train` takes; PluginError if it requires others."""
+    parameters = list(inspect.signature(cls.forward_train).parameters.values())[1:]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if unknown := [p.name for p in named if p.default is p.empty and p.name not in OFFERED]:
+        raise PluginError(cls, f"`forward_train` requires {', '.join(unknown)}; supported are {', '.join(OFFERED)}")
+    names = {p.name for p in named}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names.update(field.name for field in fields(Batch))
+    return tuple(name for name in OFFERED if name in names)
+
+
 def adapt(cls: type[nn.Module]) -> type[Foreign]:
-    """A class of this project that wraps one written for mdistiller."""
-    methods: dict[str, Any] = {"foreign": cls, "__doc__": cls.__doc__}
+    """A class of this project that wraps one written for mdistiller; PluginError if it cannot be called here."""
+    wanted = _wanted(cls)
+    methods: dict[str, Any] = {
+        "foreign": cls, "__doc__": cls.__doc__, "wanted": wanted, "needs_strong_view": "image_strong" in wanted,
+        "__module__": cls.__module__, "__qualname__": cls.__qualname__,
+    }  # fmt: skip
     if asked_for(cls, {"num_data": 0}):
 
         def __init__(self: Foreign, student: StagedModel, teacher: TeacherLike, *, cfg: CN, num_data: int) -> None:
@@ -132,18 +163,19 @@ def collect(load: Callable[[], Any]) -> Any:
     classes are registered under their names in upper case, with `CFG.NAME` or the class's `config` as config section.
     """
     registry, tree = _mdistiller()
-    before, nodes, ours = dict(registry), dict(tree), set(DISTILLERS)
-    module = load()
-    added = {name: cls for name, cls in registry.items() if before.get(name) is not cls}
-    if not added and set(DISTILLERS) == ours:
-        own = [c for c in vars(module).values() if is_foreign(c) and c.__module__ == module.__name__]
-        added = {cls.__name__.upper(): cls for cls in own}
-    for name, cls in added.items():
-        if name in tree and tree[name] is not nodes.get(name):
-            declare_node(name, tree[name].clone(), {})
-        elif isinstance(getattr(cls, "config", None), CN):
-            declare_node(name, cls.config.clone(), {})
-        DISTILLERS.register(name)(adapt(cls) if is_foreign(cls) else cls)
+    with restored_on_error(registry, tree):
+        before, ours = dict(registry), set(DISTILLERS)
+        module = load()
+        added = {name: cls for name, cls in registry.items() if before.get(name) is not cls}
+        if not added and set(DISTILLERS) == ours:
+            names = {cls: name for name, cls in before.items()}  # those of a fork whose methods are registered already
+            own = [c for c in vars(module).values() if is_foreign(c) and c.__module__ == module.__name__]
+            added = {names.get(cls, cls.__name__.upper()): cls for cls in own}
+        for name, cls in added.items():
+            section = tree.get(name, getattr(cls, "config", None))
+            if is_foreign(cls) and isinstance(section, CN) and name not in DISTILLERS:  # else it is refused below
+                declare_node(name, section.clone(), {})
+            DISTILLERS.register(name)(adapt(cls) if is_foreign(cls) else cls)
     return module
 
 

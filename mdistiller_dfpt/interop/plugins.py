@@ -17,7 +17,7 @@ from types import ModuleType
 from yacs.config import CfgNode as CN
 
 from .. import config
-from ..errors import USER_FILES, ConfigError
+from ..errors import USER_FILES, ConfigError, UserError
 from .from_mdistiller import collect
 
 GROUP = "mdistiller_dfpt.plugins"
@@ -39,7 +39,8 @@ def load_cfg(path: str | os.PathLike[str] | None = None, overrides: config.Overr
 def load_plugins(names: Iterable[str], beside: Path | None = None) -> None:
     """Import each plugin once: a module name, or a path ending in .py (relative to the file `beside`, else to the cwd).
 
-    ConfigError if one cannot be found or raises; methods written for mdistiller are registered on import.
+    ConfigError if one cannot be found or raises, and then nothing of it remains registered; methods written for
+    mdistiller are registered on import.
     """
     for name in names:
         if name.endswith(".py"):
@@ -49,8 +50,25 @@ def load_plugins(names: Iterable[str], beside: Path | None = None) -> None:
             path, key = None, name
         if key not in _loaded:
             before = set(sys.modules)
-            _loaded[key] = module = _import(name, path)
+            try:
+                _loaded[key] = module = _import(name, path)
+            except UserError:
+                _forget(name, path, set(sys.modules) - before)
+                raise
             _note_files(module, set(sys.modules) - before)
+
+
+def _forget(name: str, path: Path | None, imported: Iterable[str]) -> None:
+    """Remove the user's modules that a failed plugin imported, so that all are imported again once it is mended."""
+    for other in imported:
+        file = getattr(sys.modules[other], "__file__", None)
+        if path is None:
+            is_users = other.partition(".")[0] == name.partition(".")[0]
+        else:
+            is_users = file is not None and path.resolve().parent in Path(file).resolve().parents
+        if is_users:
+            del sys.modules[other]
+    importlib.invalidate_caches()
 
 
 def _note_files(module: ModuleType, imported: Iterable[str]) -> None:
@@ -84,7 +102,7 @@ def _import(name: str, path: Path | None) -> ModuleType:
         if not path.is_file():
             raise ConfigError(f"PLUGINS names {name}; no such file")
         return collect(lambda: _from_file(path))
-    except ConfigError:
+    except UserError:
         raise
     except (Exception, SystemExit) as e:
         raise ConfigError(

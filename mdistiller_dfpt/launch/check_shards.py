@@ -7,6 +7,7 @@ from ..config import keywords
 from ..distillers import Distiller, Method
 from ..distillers.choice import choice
 from ..errors import PluginError, is_users
+from ..interop.from_mdistiller import Foreign
 from ..teachers import TEACHERS, Teacher
 from ..testing import tiny_method, tiny_teacher
 from ..testing.shards import coupling_of
@@ -20,7 +21,7 @@ def check_shards(cfg: CN) -> None:
     """
     chosen = choice(cfg)
     for name, method in chosen.methods.items():
-        if is_users(method) and issubclass(method, Distiller):
+        if is_users(method) and issubclass(method, Distiller) and not issubclass(method, Foreign):
             _check(method, cfg, name)
     if chosen.is_taught and is_users(TEACHERS[chosen.kind]):
         _check(TEACHERS[chosen.kind], cfg, TEACHERS.node_of(chosen.kind))

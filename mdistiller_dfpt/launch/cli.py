@@ -1,11 +1,20 @@
 """Shared by the commands in tools/: user errors are printed as one line with an exit code, without a traceback."""
 
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from ..errors import USER_FILES, UserError, users_line, users_line_in
+from ..errors import USER_FILES, PluginError, UserError, is_users, users_line, users_line_in
+
+PACKAGE = str(Path(__file__).parents[1])
+CHECK_RETURNS = (
+    "check what its methods take and return (docs/extend.md; mdistiller_dfpt.testing checks it); if that is right,"
+    " please report the lines above"
+)
 
 
 def _process() -> str:
@@ -13,26 +22,37 @@ def _process() -> str:
     return f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
 
 
+def _in_short(error: Exception) -> str:
+    """An exception's message, in one line."""
+    return " ".join(str(error).split())[:500]
+
+
 def _fault_of_the_users(error: Exception, file: str, line: int) -> int:
     """Print an exception raised by user code, with only the frames in that code, and return the exit code."""
     for frame in traceback.extract_tb(error.__traceback__):
         if users_line_in(frame.filename):
             print(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}", file=sys.stderr)
-    reason = " ".join(str(error).split())[:500]
-    print(f"{_process()}error: {file}:{line}: {type(error).__name__}: {reason} (an error in this file, which a config "
-          "names, not in mdistiller_dfpt)", file=sys.stderr)  # fmt: skip
+    what = f"{file}:{line}: {type(error).__name__}: {_in_short(error)}"
+    print(f"{_process()}error: {what} (an error in this file, which a config names, not in mdistiller_dfpt)",
+          file=sys.stderr)  # fmt: skip
     return UserError.exit_code
+
+
+def _users_class(error: Exception) -> Any:
+    """The user's class or function that the innermost line of this package was given or ran; None if there is none."""
+    frames = [f for f, _ in traceback.walk_tb(error.__traceback__) if f.f_code.co_filename.startswith(PACKAGE)]
+    for value in frames[-1].f_locals.values() if frames else ():
+        written = value if isinstance(value, type) or inspect.isfunction(value) else type(value)
+        if is_users(written):
+            return written
+    return None
 
 
 def _whose_bug() -> str:
     """Who is to look at an exception that passed no line of the user's; what a user's class returned may cause it."""
     if not USER_FILES:
         return "this is a bug in mdistiller_dfpt; please report the lines above"
-    return (
-        f"raised in mdistiller_dfpt, while it ran code of {', '.join(sorted(USER_FILES))}: check what the methods there"
-        " take and return (docs/extend.md; mdistiller_dfpt.testing checks it); if that is right, please report the"
-        " lines above"
-    )
+    return f"raised in mdistiller_dfpt, while it ran code of {', '.join(sorted(USER_FILES))}: {CHECK_RETURNS}"
 
 
 def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
@@ -56,5 +76,9 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
         if (place := users_line(e)) is not None:
             return _fault_of_the_users(e, *place)
         traceback.print_exc()
+        if (written := _users_class(e)) is not None:
+            what = f"mdistiller_dfpt raised {type(e).__name__}: {_in_short(e)}, where it ran this; {CHECK_RETURNS}"
+            print(f"{_process()}error: {PluginError(written, what)}", file=sys.stderr)
+            return PluginError.exit_code
         print(f"{_process()}error: {_whose_bug()}", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
+from ..config import load_yaml_text
 from ..data import Data, build_data
 from ..distillers import Method, build_distiller
 from ..distillers.build import AMP_DTYPES
@@ -13,7 +14,7 @@ from ..distillers.choice import choice
 from ..distributed import pick_device
 from ..errors import CheckpointError, ConfigError
 from ..models.output import as_output, autocast, memory_format
-from ..runs.directory import find_finished, other_runs
+from ..runs.directory import CONFIG, find_finished, other_runs
 from ..runs.identity import identity_of
 from ..runs.weights import WEIGHTS, load_into
 from ..training.evaluate import evaluate
@@ -41,10 +42,13 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: 
     device = pick_device(cfg.EXPERIMENT.DEVICE)
     if weights is not None and not weights.exists():
         raise CheckpointError(f"{weights}: no such checkpoint")
-    if role == "other":
-        build_network(cfg, role, name)
-    else:
-        check_networks(cfg)
+    try:
+        if role == "other":
+            build_network(cfg, role, name)
+        else:
+            check_networks(cfg)
+    except ConfigError as e:
+        raise ConfigError(f"{e}{_plugins_missing(cfg, weights)}") from None
     data = build_data(cfg, device)
     if weights is None:
         weights = _found(cfg, role, data)
@@ -76,6 +80,17 @@ def _found(cfg: CN, role: Role, data: Data) -> Path:
         ]
         raise CheckpointError("\n".join(lines))
     return run / WEIGHTS
+
+
+def _plugins_missing(cfg: CN, weights: Path | None) -> str:
+    """The end of an error message: the plugins of the run that a checkpoint is in, if `cfg` lacks some of them."""
+    if weights is None:
+        return ""
+    configs = [path for folder in (weights, *weights.parents[:2]) if (path := folder / CONFIG).is_file()]
+    used = load_yaml_text(configs[0].read_text(encoding="utf-8")).get("PLUGINS", []) if configs else []
+    if set(used) <= set(cfg.PLUGINS):
+        return ""
+    return f"; the run of this checkpoint used plugins: add `PLUGINS '[{', '.join(used)}]'` to your command"
 
 
 def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:

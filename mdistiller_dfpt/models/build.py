@@ -28,6 +28,8 @@ def build_model(
         families = sorted({key.split("/")[0] for key in MODELS})
         raise ConfigError(f"unknown network family {family!r}; choose from {', '.join(families)}")
     if name not in known:
+        if families := sorted(key.partition("/")[0] for key in MODELS if key.partition("/")[2] == name):
+            raise ConfigError(f"there is no network {name!r} in the family {family}; MODEL.FAMILY {families[0]} has it")
         raise ConfigError(f"unknown network {name!r}; {suggest(name, known)}")
     if stages:
         raise ConfigError(f"{name} defines its own stages; remove the names {', '.join(stages)}")

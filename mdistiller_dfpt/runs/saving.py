@@ -64,6 +64,7 @@ class Progress:
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)  # samples that each average is over
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the deployed network's weights, if there is one
 
 
 class Saver:
@@ -86,6 +87,7 @@ class Saver:
             "optimizer": self.optimizer.state_dict(),
             **random,
             "sums": done.sums,
+            "average": done.average,
         }
         epoch = len(done.epochs)
         header = {
@@ -100,13 +102,13 @@ class Saver:
         }
         folder = self.run / CHECKPOINTS
         name = f"epoch-{epoch:05d}" + (f"-step-{done.step:07d}" if done.step else "")
-        save_checkpoint(folder / name, self.distiller.deployed.state_dict(), state, header)
+        save_checkpoint(folder / name, {**self.distiller.deployed.state_dict(), **done.average}, state, header)
         prune(folder, KEEP_CHECKPOINTS)
 
-    def save_weights(self, name: str) -> None:
-        """Save the deployed network as file `name` of the run."""
+    def save_weights(self, name: str, weights: dict[str, Tensor]) -> None:
+        """Save weights of the deployed network as file `name` of the run."""
         if rank() == 0:
-            save_weights(self.distiller.deployed.state_dict(), self.run / name, {"format": "pt"})
+            save_weights(weights, self.run / name, {"format": "pt"})
 
     def is_due(self, step: int) -> bool:
         """Whether LOG.SAVE_EVERY requires a checkpoint after this step of an epoch."""
@@ -141,7 +143,7 @@ class Saver:
             print(f"resuming after epoch {manifest['epoch']}" + (f", step {step}" if step else ""), flush=True)
             sums = state.get("sums", {})
             counts = manifest.get("counts") or dict.fromkeys(sums, manifest.get("count", 0))
-            return Progress(manifest["epochs"], step, sums, counts)
+            return Progress(manifest["epochs"], step, sums, counts, state.get("average", {}))
         raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint")
 
     def status(self, state: str, done: Progress, reason: str = "") -> None:

@@ -1,5 +1,6 @@
 """Network weights from files of any origin; no code in a file is ever run."""
 
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ def load_pickled_tensors(path: Path) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except Exception as e:  # a damaged or malicious file can raise almost any exception
-        reason = " ".join(str(e).split())[:200]
+        found = re.search(r"GLOBAL (\S+)", str(e))
+        reason = (
+            f"it contains {found[1]}: save the state_dict alone" if found else "damaged, or not written by torch.save"
+        )
         raise CheckpointError(f"{path}: not a checkpoint of tensors; no code in it was run ({reason})") from None
 
 

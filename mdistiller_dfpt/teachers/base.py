@@ -108,7 +108,7 @@ class Teacher(Hooked):
         return f"{trained:,} parameters of the teacher's own are trained" if trained else None
 
 
-TEACHERS: NodeRegistry[type[Teacher]] = NodeRegistry("kind of teacher", "DISTILLER.TEACHER_KIND", str.upper)
+TEACHERS: NodeRegistry[type[Teacher]] = NodeRegistry("kind of teacher", "DISTILLER.TEACHER_KIND", Teacher, str.upper)
 """Maps DISTILLER.TEACHER_KIND to its class; its config section is the name in upper case."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from ..distillers import Distiller, Method
+from ..distillers import DISTILLERS, Distiller, Method
 from ..losses.term import total
 from ..models.output import Output
 from .laws import BrokenLaw, holds, leaves_of, obey, reachable_tensors
@@ -216,4 +216,5 @@ def check_distiller(cls: type[Method]) -> None:
 
     The defaults of its config section are the constructor's arguments.
     """
+    DISTILLERS.check(cls)
     obey(DISTILLER_LAWS, cls, cls.__name__)

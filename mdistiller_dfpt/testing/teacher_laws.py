@@ -9,7 +9,7 @@ from ..distillers.kd import kd_loss
 from ..losses.term import total
 from ..models.dummy import probing
 from ..models.output import as_output
-from ..teachers import ORIGINAL, Teacher
+from ..teachers import ORIGINAL, TEACHERS, Teacher
 from .laws import holds, leaves_of, obey
 from .make import changed, snapshot, tiny_networks, tiny_teacher
 from .shards import coupling_of
@@ -135,4 +135,5 @@ TEACHER_LAWS: tuple[Law, ...] = (
 
 def check_teacher(cls: type[Teacher]) -> None:
     """Check a kind of teacher against all laws, on tiny networks; BrokenLaw with one line per broken law."""
+    TEACHERS.check(cls)
     obey(TEACHER_LAWS, cls, cls.__name__)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Batch
+from ..distillers.hook_values import step_of
 from ..distributed import world_size
 from ..losses.term import trainable
 from ..runs.log import ProgressBar, RunLogs, epoch_line
@@ -26,6 +27,7 @@ def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = l
     loader = run.data.train
     run.distiller.train()
     batches = loader.epoch(epoch, first=run.step, strong=run.distiller.needs_strong_view)
+    batches = run.mixing.over(batches)
     for batch in ProgressBar(f"epoch {epoch}/{run.last_epoch}", len(loader), run.meters).over(batches):
         # The learning rate depends on the progress, including the fraction of an epoch
         set_learning_rate(run.optimizer, run.learning_rate(epoch - 1 + (batch.step - 1) / len(loader)))
@@ -47,10 +49,10 @@ def take_step(run: Training, batch: Batch) -> None:
     for micro in micros:
         with run.gradient_exchange(last=micro is micros[-1]):
             # Forward: student and teacher, and the terms of the loss
-            logits, terms = run.forward(micro)
+            logits, terms = step_of(distiller, run.forward(micro), len(micro.target), run.data.num_classes)
+            share = micro.size / batch.size
             # Checked here too: a class may implement `terms` or `forward` itself
-            terms = trainable(terms, type(distiller))
-            terms = {name: term.times(micro.size / batch.size) for name, term in terms.items()}
+            terms = {name: term.times(share) for name, term in trainable(terms, type(distiller)).items()}
             # Backward: gradients are accumulated over micro-batches
             run.backward(terms)
         run.meters.update({**run.take_logged(), **accuracy(logits, micro.target)}, len(micro.target))
@@ -60,12 +62,15 @@ def take_step(run: Training, batch: Batch) -> None:
     # Guard: methods may clip gradients, then values that are not finite are rejected
     for part in distiller.hooked():
         part.before_step()
+    run.clip_gradient()
     loss = functools.reduce(torch.add, values.values())
     run.guard.check(loss, values, batch)
     # Step: update all parameters that require grad: student, prompts, embeddings
     optimizer.step()
     for part in distiller.hooked():
         part.after_step(batch)
+    if run.average is not None:
+        run.average.update()
     # Averages are accumulated on the device, without synchronising
     run.meters.update({"loss": loss, **values}, batch.size / world_size())
 
@@ -88,7 +93,8 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
         }
         # Evaluate
         if epoch % run.cfg.LOG.EVAL_FREQ == 0 or epoch == run.last_epoch:
-            record["test"] = evaluate_method(run.distiller, run.data.test)
+            with run.deployable():
+                record["test"] = evaluate_method(run.distiller, run.data.test)
         run.end_epoch(record)
         # Log
         best = best_epoch(run.epochs)
@@ -98,10 +104,10 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
         logs.scalars(record, epoch)
         # Save: the best weights, and the state for resuming
         if best is record:
-            saver.save_weights(BEST)
+            saver.save_weights(BEST, run.weights())
         saver.save(run.progress())
         if epoch % run.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
-            saver.save_weights(f"student-epoch-{epoch:05d}.safetensors")
+            saver.save_weights(f"student-epoch-{epoch:05d}.safetensors", run.weights())
         saver.status("running", run.progress())
         # Stop if requested
         if epoch < run.last_epoch and (stop := requests.poll_stop()):

@@ -103,7 +103,17 @@ def build_optimizer(cfg: CN, distiller: Method) -> torch.optim.Optimizer:
         raise PluginError(make, f"returned {type(optimizer).__name__}; it must return a torch.optim.Optimizer")
     if not all("lr_factor" in group for group in optimizer.param_groups):
         raise PluginError(make, "its groups lack the `lr_factor` of those it was given; pass `groups` to the optimiser")
+    if _needs_more_than_gradients(optimizer):
+        raise PluginError(make, f"{type(optimizer).__name__} needs a closure or second derivatives, and the loop calls "
+                                "`step()` after one backward pass: choose another optimiser")  # fmt: skip
     return optimizer
+
+
+def _needs_more_than_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `step` requires arguments (LBFGS), a graph of the gradients (timm), or is one of two (SAM)."""
+    required = [p for p in inspect.signature(optimizer.step).parameters.values() if p.default is p.empty]
+    takes_arguments = any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in required)
+    return takes_arguments or getattr(optimizer, "is_second_order", False) or hasattr(optimizer, "first_step")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -9,13 +9,17 @@ from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode as CN
 
 from ..data import Data
+from ..data.mixing import Mixing
 from ..distillers import Method
+from ..distillers.choice import choice
+from ..distillers.hook_values import returned
 from ..distributed import world_size
 from ..errors import ConfigError
 from ..losses import Terms
 from ..losses.term import total
 from ..models.output import memory_format
 from ..runs.saving import Progress
+from .average import WeightAverage
 from .dot import TwoMomentaSGD, backward_by_kind
 from .guard import Guard
 from .meters import Meters
@@ -45,6 +49,9 @@ class Training:
         if self.accumulate > 1 and self.two_momenta:
             raise ConfigError(f"SOLVER.ACCUMULATE is {self.accumulate}; SOLVER.TRAINER dot has no micro-batches")
         self.forward: nn.Module = self.distiller
+        self.mixing = _mixing(cfg, self.distiller, data.num_classes)
+        self.clip_norm: float | None = None if self.two_momenta else cfg.SOLVER.CLIP_NORM
+        self.average = WeightAverage(self.distiller.deployed, cfg.SOLVER.EMA) if cfg.SOLVER.EMA else None
         self.guard = Guard(self.distiller, self.optimizer, self.device, cfg.SOLVER.LR)
         self.meters = Meters(self.device)
         self.epochs: list[dict[str, Any]] = []  # records of the finished epochs
@@ -75,11 +82,26 @@ class Training:
 
         backward_by_kind(terms, self.optimizer, exchange, clip)
 
+    def clip_gradient(self) -> None:
+        """Scale the gradient of all trained parameters to at most SOLVER.CLIP_NORM."""
+        if self.clip_norm is not None:
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.clip_norm)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of the deployed network to save: the averaged ones, if any."""
+        average = {} if self.average is None else self.average.values
+        return {**self.distiller.deployed.state_dict(), **average}
+
+    def deployable(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which the deployed network has those weights, for an evaluation."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+
     def take_logged(self) -> dict[str, Tensor]:
         """The values logged by the teacher and the method in the last forward pass."""
         logged: dict[str, Tensor] = {}
         for part in self.distiller.hooked():
-            logged.update(part.take_logged())
+            logged.update(returned(part, "take_logged", part.take_logged()))
         return logged
 
     def end_epoch(self, record: dict[str, Any]) -> None:
@@ -89,7 +111,8 @@ class Training:
 
     def progress(self) -> Progress:
         """The progress of the run, for a checkpoint."""
-        return Progress(self.epochs, self.step, self.meters.sums, self.meters.counts)
+        average = {} if self.average is None else self.average.values
+        return Progress(self.epochs, self.step, self.meters.sums, self.meters.counts, average)
 
     def restore(self, done: Progress) -> None:
         """Continue from this progress."""
@@ -97,3 +120,20 @@ class Training:
         self.meters = Meters(self.device)
         self.meters.sums = {name: value.to(self.device) for name, value in done.sums.items()}
         self.meters.counts = dict(done.counts)
+        if self.average is not None:
+            self.average.load(done.average)
+
+
+def _mixing(cfg: CN, distiller: Method, num_classes: int) -> Mixing:
+    """The mixing of SOLVER; ConfigError if the method or its teacher uses the labels in another way."""
+    s = cfg.SOLVER
+    asked = [f"SOLVER.{key} is {s[key]}" for key in ("LABEL_SMOOTHING", "MIXUP", "CUTMIX") if s[key]]
+    if asked and not distiller.takes_soft_labels:
+        raise ConfigError(f"{', '.join(asked)}; {choice(cfg).label} takes labels as numbers, not as distributions: "
+                          "remove it")  # fmt: skip
+    if (s.MIXUP or s.CUTMIX) and cfg.DISTILLER.LOGITS_CACHE:
+        raise ConfigError(
+            f"{asked[-1]}; DISTILLER.LOGITS_CACHE holds the teacher's logits of images that are not mixed"
+        )
+    seed = s.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
+    return Mixing(s.LABEL_SMOOTHING, s.MIXUP, s.CUTMIX, num_classes, seed)

@@ -15,8 +15,10 @@ from ..data import Data
 from ..data.loader import Epoch
 from ..distillers import Distiller, Method
 from ..distillers.choice import choice
+from ..distillers.hook_values import paths_of
 from ..distributed import on_first_process, rank, world_size
 from ..errors import CheckpointError, ConfigError, UserError
+from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
 from ..runs.atomic import write_json, write_text
 from ..runs.checkpoint import WEIGHTS
@@ -159,6 +161,7 @@ class Trainer:
         self._refuse_small_batches()
         if self.data.test.num_samples < world_size():
             raise ConfigError(f"{world_size()} processes share {self.data.test.num_samples} test images: use fewer")
+        self._try_evaluation()
         # A resumed run has what `prepare` measured in its state
         if not run.epochs and not run.step:
             for part in self.distiller.hooked():
@@ -166,6 +169,13 @@ class Trainer:
         run.join_processes()
         if self.cache is not None and self.cfg.DISTILLER.LOGITS_CACHE_FILL == "first":
             self._fill(self.cache)
+
+    def _try_evaluation(self) -> None:
+        """PluginError if the logits to evaluate do not have the right shape; on a black image, before any training."""
+        gpus = [self.training.device] if self.training.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus), probing(self.distiller):
+            image = dummy_image(self.distiller.student, self.data.image_shape)
+            paths_of(self.distiller, image, self.data.num_classes)
 
     def _refuse_small_batches(self) -> None:
         loader, needed = self.data.train, self.distiller.min_batch
@@ -227,14 +237,14 @@ class Trainer:
 
     def _finish(self, saver: Saver, used_protocol: dict[str, Any]) -> dict[str, Any]:
         run = self.training
-        saver.save_weights(WEIGHTS)
+        saver.save_weights(WEIGHTS, run.weights())
         results = {
             "format": FORMAT,
             "method": choice(self.cfg).label,
             "student": self.cfg.DISTILLER.STUDENT,
             "protocol": used_protocol,
             "final": summarise(run.epochs),
-            "student_sha256": state_hash(self.distiller.deployed.state_dict()),
+            "student_sha256": state_hash(run.weights()),
             "seconds": round(sum(e["seconds"] for e in run.epochs), 1),
             "epochs": run.epochs,
             "fingerprint": fingerprint(self.identity),

@@ -1,5 +1,6 @@
 """User code, and mdistiller in both directions."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -11,9 +12,9 @@ import pytest
 import torch
 from yacs.config import CfgNode as CN
 
-from mdistiller_dfpt import DISTILLERS, Distiller, label, load_cfg
+from mdistiller_dfpt import DISTILLERS, MODELS, SCHEDULES, Distiller, label, load_cfg
 from mdistiller_dfpt.distillers.kd import kd_loss
-from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.errors import ConfigError, PluginError
 from mdistiller_dfpt.interop import from_mdistiller as foreign
 from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.interop.into_mdistiller import NUM_DATA, extend
@@ -222,6 +223,97 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
     assert load_cfg().PLUGINS == [], "a config that does not name it is unaffected"
+
+
+def test_a_plugin_that_failed_is_imported_again_when_it_is_mended(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write(tmp_path, "plugin_helper.py", "from mdistiller_dfpt import SCHEDULES\n@SCHEDULES.register('mine')\n"
+                                        "def mine(progress, plan):\n    return 0.1\n")  # fmt: skip
+    helped = "import plugin_helper\n" + FOR_MDISTILLER.format(name="MINE") + "distiller_dict['MINE'] = Mine\n"
+    own = (
+        "from yacs.config import CfgNode as CN\nfrom mdistiller_dfpt import DISTILLERS, MODELS\n"
+        "@DISTILLERS.register('MINE2')\nclass Mine(DISTILLERS['NONE']):\n    config = CN({'WEIGHT': 1.0})\n"
+        "MODELS.register('cifar/mine')(MODELS['cifar/resnet8'])\n"
+    )
+    path = write(tmp_path, "c.yaml", "PLUGINS: [mine.py, own.py]\n")
+    for fault in ("1 / 0\n", "raise SystemExit\n"):
+        write(tmp_path, "mine.py", helped + fault)
+        write(tmp_path, "own.py", own)
+        with pytest.raises(ConfigError, match="importing it raised"):
+            load_cfg(path)
+        assert not {"MINE", "mine"} & {*DISTILLERS, *SCHEDULES, *load_cfg()}
+        assert "plugin_helper" not in sys.modules
+        write(tmp_path, "mine.py", "x = 1\n")
+        write(tmp_path, "own.py", own + fault)
+        with pytest.raises(ConfigError, match="own.py; importing it raised"):
+            load_cfg(path)
+        assert not {"MINE2", "cifar/mine"} & {*DISTILLERS, *MODELS, *load_cfg()}
+        plugins._loaded.clear()
+    write(tmp_path, "mine.py", helped)
+    write(tmp_path, "own.py", own)
+    cfg = load_cfg(path, ["SOLVER.SCHEDULE", "mine", "DISTILLER.TYPE", "MINE2"])
+    assert (cfg.MINE.WEIGHT, cfg.MINE2.WEIGHT) == (0.5, 1.0)
+    assert SCHEDULES["mine"](0, None) == 0.1
+
+
+TWO_VIEWS = """
+import torch
+from mdistiller.distillers._base import Distiller
+
+class Mine(Distiller):
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher)
+
+    def forward_train(self, {parameters}):
+        weak, strong = self.student(image_weak)[0], self.student(image_strong)[0]
+        loss = torch.nn.functional.cross_entropy
+        return weak, {{"loss_ce": loss(weak, target) + loss(strong, target)}}
+"""
+
+
+@pytest.mark.parametrize("more", ["", ", **kwargs"])
+def test_a_method_written_for_two_views_gets_the_strong_view(more, tmp_path):
+    write(tmp_path, "mine.py", TWO_VIEWS.format(parameters="image_weak, image_strong, target" + more))
+    load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+    distiller = tiny_distiller("MINE")
+    assert distiller.needs_strong_view
+    batch = replace(tiny_batch(), strong=tiny_batch().image.flip(3))
+    _, terms = distiller(batch)
+    loss = torch.nn.functional.cross_entropy
+    logits = (distiller.student(image)[0] for image in (batch.image, batch.strong))
+    torch.testing.assert_close(terms["loss_ce"].value, sum(loss(one, batch.target) for one in logits))
+    words = ["DISTILLER.TYPE", "MINE", "LOG.PREFIX", str(tmp_path / "out")]
+    assert len(Trainer(tiny_cfg(*words), tiny_distiller("MINE"), tiny_data()).fit()["epochs"]) == 2
+
+
+def test_a_method_that_needs_other_data_is_refused_with_what_is_supported(tmp_path):
+    write(tmp_path, "mine.py", TWO_VIEWS.format(parameters="image, target, contrastive_index, *, k=1, **kwargs"))
+    with pytest.raises(PluginError, match=r"mine.py:5: Mine: `forward_train` requires contrastive_index; supported are "
+                                          "image, target, index, epoch, .*image_strong"):  # fmt: skip
+        load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_a_method_whose_section_stands_in_the_forks_own_config(registered, tmp_path):
+    _, tree = foreign._mdistiller()
+    tree.FORKED = CN({"WEIGHT": 0.5, "LOSS": CN({"T": 2.0})})
+    text = "\n".join(line for line in FOR_MDISTILLER.format(name="FORKED").splitlines() if not line.startswith("CFG."))
+    text += "\ndistiller_dict['FORKED'] = Mine\n" if registered else "\nMine.__name__ = 'Forked'\n"
+    write(tmp_path, "mine.py", text)
+    cfg = load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\nFORKED: {WEIGHT: 0.25}\n"))
+    assert (cfg.FORKED.WEIGHT, cfg.FORKED.LOSS.T) == (0.25, 2.0)
+    assert tiny_distiller("FORKED", "FORKED.WEIGHT", "0.125").method.weight == 0.125
+
+
+def test_a_method_that_a_fork_registered_before_keeps_its_name(tmp_path, monkeypatch):
+    registry, _ = foreign._mdistiller()
+    (tmp_path / "a_package").mkdir()
+    write(tmp_path / "a_package", "__init__.py", "")
+    write(tmp_path / "a_package", "forked.py", FOR_MDISTILLER.format(name="FORKED"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry["FORKED"] = importlib.import_module("a_package.forked").Mine
+    assert load_cfg(None, ["PLUGINS", "[a_package.forked]"]).FORKED.WEIGHT == 0.5
+    assert DISTILLERS["FORKED"].foreign is registry["FORKED"]
 
 
 def run_in_mdistiller(tmp_path, *words):

@@ -6,9 +6,12 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt import errors, load_cfg
 from mdistiller_dfpt.errors import ConfigError, is_users
 from mdistiller_dfpt.interop import plugins
+from mdistiller_dfpt.launch import cli
+from mdistiller_dfpt.testing import tiny_batch, tiny_cfg, tiny_distiller
+from mdistiller_dfpt.training.optim import build_schedule
 
 from ..test_house import ROOT
 
@@ -45,6 +48,30 @@ def test_a_fault_in_a_file_that_the_plugin_imports_names_it(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert f"error: {tmp_path}/helper_of_mine.py:3: RuntimeError: no such luck" in done.stderr
+
+
+@pytest.mark.parametrize("what", ["class", "function"])
+def test_a_fault_that_passes_no_line_of_the_users_names_what_was_run(what, tmp_path, capsys, monkeypatch, registries):
+    (tmp_path / "mine.py").write_text(
+        "from mdistiller_dfpt import DISTILLERS, Distiller, SCHEDULES\n\n@DISTILLERS.register('STUDENTLESS')\n"
+        "class Mine(Distiller):\n    def forward_student(self, image):\n        return None\n\n"
+        "@SCHEDULES.register('mine')\ndef rate():\n    return 1\n"
+    )
+    monkeypatch.setattr(errors, "USER_FILES", set())
+    monkeypatch.setattr(plugins, "USER_FILES", errors.USER_FILES)
+    load_cfg(None, ["PLUGINS", f"[{tmp_path}/mine.py]"])
+
+    def run(argv):
+        if what == "class":
+            tiny_distiller("STUDENTLESS").evaluated_paths(tiny_batch().image)
+        else:
+            build_schedule(tiny_cfg("SOLVER.SCHEDULE", "mine"))(0.5)
+
+    assert cli.guarded(run, []) == 2
+    line, name, raised = (3, "Mine", "AttributeError") if what == "class" else (8, "rate", "TypeError")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path}/mine.py:{line}: {name}: mdistiller_dfpt raised {raised}: "), last
+    assert "check what its methods take and return" in last
 
 
 def test_an_installed_plugins_file_is_the_users(tmp_path, monkeypatch, registries):

@@ -211,11 +211,14 @@ def _checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
         "missing": (folder / "gone.pth", "there is no such file"),
         "another network": (folder / "other.pth", r"not a checkpoint of resnet20 with 10 classes: \S+ is missing"),
         "another class count": (folder / "classes.pth", r"fc.weight is \(100, 64\), not \(10, 64\)"),
-        "garbage": (folder / "garbage.pth", "not a checkpoint of tensors; no code in it was run"),
+        "garbage": (folder / "garbage.pth", r"no code in it was run \(damaged, or not written by torch"),
         "html": (folder / "page.safetensors", "not a safetensors file"),
         "empty": (folder / "empty.pth", "not a checkpoint of tensors"),
-        "malicious": (folder / "evil.pth", "no code in it was run"),
-        "malicious zip": (folder / "evil2.pth", "no code in it was run"),
+        "malicious": (folder / "evil.pth", r"no code in it was run \(damaged, or not written by torch.save"),
+        "malicious zip": (
+            folder / "evil2.pth",
+            r"no code in it was run \(it contains posix.mkdir: save the state_dict",
+        ),
         "no state": (folder / "list.pth", "contains no state_dict"),
         "directory": (folder / "dir", "no such checkpoint"),
     }
@@ -253,6 +256,15 @@ def test_bad_checkpoints_exit_with_3_and_never_run(kind, capsys, cwd):
 )
 def test_eval_reports_what_is_missing(argv, code, pattern, capsys, cwd):
     refused(EVAL, argv, code, pattern, capsys, cwd)
+
+
+def test_eval_names_the_plugins_of_the_run_that_a_checkpoint_is_in(capsys, cwd):
+    (cwd / "run").mkdir()
+    (cwd / "run/config.yaml").write_text("PLUGINS: [mine/net.py, other]\n")
+    (cwd / "run/student.safetensors").write_bytes(b"")
+    for path in ("run", "run/student.safetensors"):
+        pattern = r"unknown network 'my_net'.*used plugins: add `PLUGINS '\[mine/net.py, other\]'` to your command"
+        refused(EVAL, ["-m", "my_net", "-c", path, "-d", "digits"], 2, pattern, capsys, cwd)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

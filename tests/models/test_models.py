@@ -126,6 +126,10 @@ def test_building_prints_nothing_and_touches_no_global_setting(capfd):
         ({"name": "resnet8x5"}, "did you mean resnet8x4"),
         ({"name": "resnet8", "family": "cifra"}, "unknown network family 'cifra'"),
         ({"name": "resnet8", "num_classes": 0}, "num_classes is 0"),
+        (
+            {"name": "resnet32x4", "family": "imagenet"},
+            "'resnet32x4' in the family imagenet; MODEL.FAMILY cifar has it",
+        ),
     ],
 )
 def test_unknown_names_are_refused_with_the_closest(kwargs, message):

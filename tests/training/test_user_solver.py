@@ -32,6 +32,34 @@ def test_an_optimiser_that_drops_the_groups_is_named(registries):
         build_optimizer(tiny_cfg("SOLVER.TYPE", "flat"), tiny_distiller("KD"))
 
 
+class SecondOrder(torch.optim.SGD):
+    is_second_order = True  # as timm's Adahessian
+
+
+class TwoSteps(torch.optim.SGD):
+    def first_step(self):  # as SAM
+        pass
+
+
+@pytest.mark.parametrize("cls", [torch.optim.LBFGS, SecondOrder, TwoSteps])
+def test_an_optimiser_that_needs_more_than_gradients_is_refused_at_the_start(cls, registries):
+    def mine(groups, plan):
+        return cls(groups[:1], lr=plan.lr)
+
+    OPTIMIZERS.register("mine")(mine)
+    with pytest.raises(PluginError, match=rf"test_user_solver.py:\d+: mine: {cls.__name__} needs a closure or second"):
+        build_optimizer(tiny_cfg("SOLVER.TYPE", "mine"), tiny_distiller("KD"))
+
+
+@pytest.mark.parametrize(
+    "name", ["SGD", "Adam", "AdamW", "Adagrad", "Adafactor", "RMSprop", "NAdam", "RAdam", "Adamax"]
+)
+def test_first_order_optimisers_are_accepted(name, registries):
+    cls = getattr(torch.optim, name)
+    OPTIMIZERS.register("mine")(lambda groups, plan: cls(groups, lr=plan.lr))
+    assert type(build_optimizer(tiny_cfg("SOLVER.TYPE", "mine"), tiny_distiller("KD"))) is cls
+
+
 def test_the_protocol_says_what_a_users_schedule_and_optimiser_are(tmp_path, registries):
     SCHEDULES.register("mine")(lambda progress, plan: plan.lr / (1 + progress))
     OPTIMIZERS.register("adamw")(lambda groups, plan: torch.optim.AdamW(groups, lr=plan.lr, weight_decay=0.05))
