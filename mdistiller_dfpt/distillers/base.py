@@ -37,7 +37,7 @@ class Method(Hooked):
     needs_strong_view: bool = False  # whether batches must include a strongly augmented view
     needs_teacher_maps: bool = True  # False if the method uses only the teacher's logits
     couples_samples: bool = False  # whether `losses` is not a mean over samples; `check_distiller` tests it
-    takes_soft_labels: ClassVar[bool] = False  # whether the terms use `batch.labels`, and nothing else of the labels
+    takes_soft_labels: bool = False  # whether the terms use `batch.labels`, and nothing else of the labels
     min_batch: int = 1  # the smallest number of samples in a step
 
     def __init__(self, student: StagedModel):

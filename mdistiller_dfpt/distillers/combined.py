@@ -47,6 +47,7 @@ class Combined(Distiller):
         self.needs_teacher_maps = any(d.needs_teacher_maps for d in distillers)
         self.needs_strong_view = any(d.needs_strong_view for d in distillers)
         self.min_batch = max(d.min_batch for d in distillers)
+        self.takes_soft_labels = all(d.takes_soft_labels for d in distillers)
         adding = [d for d in distillers if type(d).deployed is not Method.deployed]
         if len(adding) > 1:
             names = list(dict.fromkeys(type(d).__name__ for d in adding))

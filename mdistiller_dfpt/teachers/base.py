@@ -50,6 +50,7 @@ class Teacher(Hooked):
     when: ClassVar[Mapping[str, When]] = {}  # the conditions, on the section, under which its keys have an effect
     others_key: ClassVar[str] = ""  # the key of DISTILLER with the networks passed to the constructor as `others`
     couples_samples: bool = False  # whether `losses` is not a mean over samples
+    takes_soft_labels: bool = False  # whether labels are not used, or only as `batch.labels`
 
     def __init__(self, network: StagedModel):
         super().__init__()

@@ -66,6 +66,7 @@ class DualPath(Frozen):
     ValueError if STAGES names a stage that the network does not have.
     """
 
+    takes_soft_labels = False  # its losses on the prompt path use numbers
     config = CN(
         {
             "TEMPERATURE": 4.0,

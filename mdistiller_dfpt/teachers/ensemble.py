@@ -67,6 +67,7 @@ class Ensemble(SeveralNetworks):
     ):  # fmt: skip
         super().__init__(network, others, [f"teacher{i}" for i in range(1, len(others) + 2)])
         self.by_confidence, self.temperature = weights == "confidence", temperature
+        self.takes_soft_labels = not self.by_confidence  # a mean does not use the labels
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
         compute: dict[str, Callable[[], Output]] = {

@@ -15,6 +15,8 @@ from .logits_cache import Logits
 class Frozen(Teacher):
     """One path, `teacher`: the frozen network."""
 
+    takes_soft_labels = True
+
     def __init__(self, network: StagedModel):
         super().__init__(network)
         self.cache: Logits | None = None

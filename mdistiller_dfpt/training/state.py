@@ -19,6 +19,7 @@ from ..losses import Terms
 from ..losses.term import total
 from ..models.output import memory_format
 from ..runs.saving import Progress
+from ..teachers import Teacher
 from .average import WeightAverage
 from .dot import TwoMomentaSGD, backward_by_kind
 from .guard import Guard
@@ -128,12 +129,11 @@ def _mixing(cfg: CN, distiller: Method, num_classes: int) -> Mixing:
     """The mixing of SOLVER; ConfigError if the method or its teacher uses the labels in another way."""
     s = cfg.SOLVER
     asked = [f"SOLVER.{key} is {s[key]}" for key in ("LABEL_SMOOTHING", "MIXUP", "CUTMIX") if s[key]]
-    if asked and not distiller.takes_soft_labels:
-        raise ConfigError(f"{', '.join(asked)}; {choice(cfg).label} takes labels as numbers, not as distributions: "
-                          "remove it")  # fmt: skip
+    teacher: Teacher | None = getattr(distiller, "teacher", None)
+    for what, part in ((choice(cfg).label, distiller), (f"a teacher of kind {choice(cfg).kind}", teacher)):
+        if asked and part is not None and not part.takes_soft_labels:
+            raise ConfigError(f"{', '.join(asked)}; {what} takes labels as numbers, not as distributions: remove it")
     if (s.MIXUP or s.CUTMIX) and cfg.DISTILLER.LOGITS_CACHE:
-        raise ConfigError(
-            f"{asked[-1]}; DISTILLER.LOGITS_CACHE holds the teacher's logits of images that are not mixed"
-        )
+        raise ConfigError(f"{asked[-1]}; DISTILLER.LOGITS_CACHE has the teacher's logits of images that are not mixed")
     seed = s.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
     return Mixing(s.LABEL_SMOOTHING, s.MIXUP, s.CUTMIX, num_classes, seed)
