@@ -4,6 +4,7 @@ import copy
 import gc
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from ..distillers import Distiller, Method
 from ..losses.term import total
 from ..models.output import Output
 from .laws import BrokenLaw, holds, leaves_of, obey, reachable_tensors
-from .make import changed, snapshot, take_steps, tiny_method, tiny_networks
+from .make import changed, snapshot, take_steps, tiny_method, tiny_networks, with_values
 from .shards import coupling_of
 from .tiny_data import tiny_batch
 
@@ -211,9 +212,9 @@ DISTILLER_LAWS: tuple[Law, ...] = (
 )  # fmt: skip
 
 
-def check_distiller(cls: type[Method]) -> None:
+def check_distiller(cls: type[Method], **values: Any) -> None:
     """Check a method's class against all laws, on tiny networks; BrokenLaw with one line per broken law.
 
-    The defaults of its config section are the constructor's arguments.
+    `values` replace defaults of its config section, by the constructor's keywords; ConfigError if one is not allowed.
     """
-    obey(DISTILLER_LAWS, cls, cls.__name__)
+    obey(DISTILLER_LAWS, with_values(cls, values), cls.__name__)

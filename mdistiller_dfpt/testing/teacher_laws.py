@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from ..models.dummy import probing
 from ..models.output import as_output
 from ..teachers import ORIGINAL, Teacher
 from .laws import holds, leaves_of, obey
-from .make import changed, snapshot, tiny_networks, tiny_teacher
+from .make import changed, snapshot, tiny_networks, tiny_teacher, with_values
 from .shards import coupling_of
 from .tiny_data import IMAGE_SHAPE, tiny_batch
 from .tiny_networks import CLASSES
@@ -133,6 +134,9 @@ TEACHER_LAWS: tuple[Law, ...] = (
 )  # fmt: skip
 
 
-def check_teacher(cls: type[Teacher]) -> None:
-    """Check a kind of teacher against all laws, on tiny networks; BrokenLaw with one line per broken law."""
-    obey(TEACHER_LAWS, cls, cls.__name__)
+def check_teacher(cls: type[Teacher], **values: Any) -> None:
+    """Check a kind of teacher against all laws, on tiny networks; BrokenLaw with one line per broken law.
+
+    `values` replace defaults of its config section, by the constructor's keywords; ConfigError if one is not allowed.
+    """
+    obey(TEACHER_LAWS, with_values(cls, values), cls.__name__)

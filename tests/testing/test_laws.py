@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from mdistiller_dfpt import DISTILLERS, Distiller, Output, distillation, label
+from mdistiller_dfpt.config.keys import NOT_NEGATIVE
+from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.losses.term import own
 from mdistiller_dfpt.teachers import TEACHERS, Frozen, Paths
 from mdistiller_dfpt.testing import (
@@ -397,9 +399,9 @@ def network_of(cls):
     return lambda num_classes: cls(4, num_classes)
 
 
-def lines_of(check, *arguments):
+def lines_of(check, *arguments, **values):
     with pytest.raises(BrokenLaw) as info:
-        check(*arguments)
+        check(*arguments, **values)
     return str(info.value).splitlines()
 
 
@@ -445,6 +447,52 @@ def test_correct_classes_pass():
     check_distiller(Good)
     check_teacher(Learning)
     check_network(network_of(TinyNet), IMAGE_SHAPE)
+
+
+class FailsForLargeWeights(Good):
+    config = CN({"LOSS": CN({"WEIGHT": 1.0})})
+    limits = {"LOSS.WEIGHT": NOT_NEGATIVE}
+
+    def losses(self, student, teacher, batch):
+        return (ComputesInDouble if self.weight > 2 else Good).losses(self, student, teacher, batch)
+
+
+def test_laws_are_checked_with_the_values_that_are_given():
+    check_distiller(FailsForLargeWeights, weight=2)
+    lines = lines_of(check_distiller, FailsForLargeWeights, weight=3.0)
+    assert lines[0].endswith("the term 'ce' is torch.float64, not float32")
+    assert FailsForLargeWeights.config.LOSS.WEIGHT == 1.0
+
+
+class Scaled(Learning):
+    config = CN({"SCALE": 1.0})
+
+    def __init__(self, network, *, scale):
+        super().__init__(network)
+        self.scale = scale
+
+    def second(self, original):
+        return Output(super().second(original).logits[:, : int(4 * self.scale)], original.features)
+
+
+def test_laws_of_teachers_are_checked_with_the_values_that_are_given():
+    check_teacher(Scaled)
+    lines = lines_of(check_teacher, Scaled, scale=0.5)
+    assert lines[0] == "Scaled: every path gives logits: the logits of 'head' are (8, 2), not (8, 4)"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weight": -1.0}, "weight is -1.0; it must be >= 0"),
+        ({"weight": "2"}, "weight is '2'; it must be a finite number"),
+        ({"wieght": 1.0}, "FailsForLargeWeights has no key for wieght; did you mean weight"),
+    ],
+)
+def test_a_value_that_a_config_could_not_have_is_refused(values, message):
+    with pytest.raises(ConfigError) as info:
+        check_distiller(FailsForLargeWeights, **values)
+    assert str(info.value).startswith(message)
 
 
 def test_all_broken_laws_are_reported_together():
