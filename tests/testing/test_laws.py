@@ -184,6 +184,11 @@ class WeighsBySharesOfTheBatch(Good):
         return {**super().losses(student, teacher, batch), "sure": distillation((sure / sure.sum() * gap).sum())}
 
 
+class SumsOverTheBatch(Good):
+    def losses(self, student, teacher, batch):
+        return {"ce": label(F.cross_entropy(student.logits, batch.target, reduction="sum"))}
+
+
 class TakesAnyKeyword(Good):
     def __init__(self, student, teacher, **anything):
         super().__init__(student, teacher, weight=anything["weight"])
@@ -214,6 +219,7 @@ BROKEN_DISTILLERS = [
     (CouplesFromTheSecondEpochOn, "a_batch_may_be_shared_by_two_processes", "the term 'mean' of two shards"),
     (WeighsBySharesOfTheBatch, "a_batch_may_be_shared_by_two_processes", "the term 'sure' of two shards"),
     (MatchesTheBatchesMean, "a_batch_may_be_shared_by_two_processes", "set `couples_samples = True` in the class"),
+    (SumsOverTheBatch, "a_batch_may_be_shared_by_two_processes", "or take the mean over the batch if it is a sum"),
     (TakesAnyKeyword, "an_unknown_keyword_is_refused", "the constructor accepts any keyword"),
 ]
 
