@@ -189,6 +189,32 @@ class SumsOverTheBatch(Good):
         return {"ce": label(F.cross_entropy(student.logits, batch.target, reduction="sum"))}
 
 
+class ReturnsTheTeachersLogits(Good):
+    def forward(self, batch):
+        _, terms = super().forward(batch)
+        return self.teacher(batch)["teacher"].logits, terms
+
+
+class ReadsAStrongViewThatItDoesNotDeclare(Good):
+    def losses(self, student, teacher, batch):
+        strong = F.mse_loss(self.forward_student(batch.strong).logits, teacher.logits)
+        return {**super().losses(student, teacher, batch), "strong": distillation(strong)}
+
+
+class TakesAStrongViewWhereThereIsOne(Good):
+    def losses(self, student, teacher, batch):
+        image = batch.image if batch.strong is None else batch.strong
+        return super().losses(self.forward_student(image), teacher, batch)
+
+
+class ReadsFeaturesThatItDoesNotDeclare(Good):
+    needs_teacher_maps = False
+
+    def losses(self, student, teacher, batch):
+        gap = student.logits.mean() - teacher.features["pooled_feat"].mean()
+        return {**super().losses(student, teacher, batch), "gap": distillation(gap.square())}
+
+
 class TakesAnyKeyword(Good):
     def __init__(self, student, teacher, **anything):
         super().__init__(student, teacher, weight=anything["weight"])
@@ -220,6 +246,14 @@ BROKEN_DISTILLERS = [
     (WeighsBySharesOfTheBatch, "a_batch_may_be_shared_by_two_processes", "the term 'sure' of two shards"),
     (MatchesTheBatchesMean, "a_batch_may_be_shared_by_two_processes", "set `couples_samples = True` in the class"),
     (SumsOverTheBatch, "a_batch_may_be_shared_by_two_processes", "or take the mean over the batch if it is a sum"),
+    (ReturnsTheTeachersLogits, "the_logits_are_the_students", "change with the teacher's: return the student's"),
+    (ReadsAStrongViewThatItDoesNotDeclare, "a_strong_view_is_read_only_if_declared", "it raises TypeError: "),
+    (TakesAStrongViewWhereThereIsOne, "a_strong_view_is_read_only_if_declared", "terms change with the strong view"),
+    (
+        ReadsFeaturesThatItDoesNotDeclare,
+        "the_teachers_features_are_read_only_if_declared",
+        "it reads the teacher's 'pooled_feat': set `needs_teacher_maps = True` in the class",
+    ),
     (TakesAnyKeyword, "an_unknown_keyword_is_refused", "the constructor accepts any keyword"),
 ]
 
@@ -316,6 +350,29 @@ class SpeaksBfloat16(Learning):
         return Output(super().second(original).logits.to(self.dtype), original.features)
 
 
+class DrawsNoise(Learning):
+    def second(self, original):
+        plain = super().second(original)
+        return Output(plain.logits + torch.randn_like(plain.logits), plain.features)
+
+
+class RunsItsNetworkInFloat32(Learning):
+    def original(self, batch):
+        with torch.no_grad():
+            return Output(*self.network(batch.image))
+
+
+class EvaluatesItsNetworkInFloat32(Learning):
+    def logits(self, image):
+        return self.network(image)[0]
+
+
+class NormalisesByTheBatch(Learning):
+    def second(self, original):
+        plain = super().second(original)
+        return Output(plain.logits - plain.logits.mean(0), plain.features)
+
+
 class MatchesTheMeanOfTheBatch(Learning):
     def losses(self, student, outputs, batch):
         return {"head_mean": own(F.mse_loss(outputs["head"].logits.mean(0), student.logits.mean(0)))}
@@ -332,6 +389,10 @@ BROKEN_TEACHERS = [
     (CountsSteps, "what_it_trains_is_saved", "the path 'head' has different outputs after a resume"),
     (CountsEvaluations, "evaluation_changes_nothing", "evaluation changed ['evaluations']"),
     (MatchesTheMeanOfTheBatch, "a_batch_may_be_shared_by_two_processes", "set `couples_samples = True` in the class"),
+    (DrawsNoise, "the_same_batch_gives_the_same_outputs", "from `batch.epoch` and `batch.index`"),
+    (RunsItsNetworkInFloat32, "frozen_networks_run_in_the_configured_precision", "use `self.run_frozen` or"),
+    (EvaluatesItsNetworkInFloat32, "frozen_networks_run_in_the_configured_precision", "in {torch.float32} under"),
+    (NormalisesByTheBatch, "outputs_of_a_sample_do_not_depend_on_the_others", "the outputs of the path 'head' for a"),
     (SpeaksBfloat16, "bfloat16_changes_rounding_alone", "'head' is torch.bfloat16 under bfloat16"),
 ]
 
@@ -499,6 +560,10 @@ def test_a_value_that_a_config_could_not_have_is_refused(values, message):
     with pytest.raises(ConfigError) as info:
         check_distiller(FailsForLargeWeights, **values)
     assert str(info.value).startswith(message)
+
+
+def test_random_outputs_of_a_teacher_are_the_only_fault_that_is_reported():
+    assert len(lines_of(check_teacher, DrawsNoise)) == 1
 
 
 def test_all_broken_laws_are_reported_together():
