@@ -45,10 +45,12 @@ def every_path_gives_logits(cls: type[Teacher]) -> None:
 
 
 def maps_are_those_of_the_paths_network(cls: type[Teacher]) -> None:
-    """If a path has feature maps, they have the shapes of the network that `network_of` returns."""
+    """A path that `has_maps` has those of the network that `network_of` returns, as to their shapes."""
     teacher = tiny_teacher(cls).train()
     for path, output in teacher(tiny_batch()).items():
-        if "feats" not in output.features:
+        has, says = "feats" in output.features, teacher.has_maps(path)
+        holds(has == says, f"the path {path!r} has {'' if has else 'no '}features, but `has_maps` returns {says}")
+        if not has:
             continue
         network = teacher.network_of(path)
         with probing(network):
@@ -170,8 +172,8 @@ def _train(teacher: Teacher, steps: int) -> None:
 
 TEACHER_LAWS: tuple[Law, ...] = (
     the_same_batch_gives_the_same_outputs, every_path_gives_logits, maps_are_those_of_the_paths_network,
-    frozen_networks_never_change, its_own_terms_train_it_and_not_the_student, what_it_trains_is_saved, evaluation_changes_nothing,
-    bfloat16_changes_rounding_alone, frozen_networks_run_in_the_configured_precision,
+    frozen_networks_never_change, its_own_terms_train_it_and_not_the_student, what_it_trains_is_saved,
+    evaluation_changes_nothing, bfloat16_changes_rounding_alone, frozen_networks_run_in_the_configured_precision,
     outputs_of_a_sample_do_not_depend_on_the_others, a_batch_may_be_shared_by_two_processes,
 )  # fmt: skip
 

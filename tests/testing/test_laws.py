@@ -12,6 +12,7 @@ from mdistiller_dfpt import DISTILLERS, Distiller, Output, distillation, label
 from mdistiller_dfpt.config.keys import NOT_NEGATIVE
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.losses.term import own
+from mdistiller_dfpt.models.output import NoFeatures
 from mdistiller_dfpt.teachers import TEACHERS, Frozen, Paths
 from mdistiller_dfpt.testing import (
     DISTILLER_LAWS,
@@ -299,6 +300,11 @@ class HasTheMapsOfAnother(Learning):
         return TinyNet(5)
 
 
+class DoesNotSayThatItHasNoMaps(Learning):
+    def second(self, original):
+        return Output(super().second(original).logits, NoFeatures("no {!r}"))
+
+
 class MovesItsNetwork(Learning):
     def losses(self, student, outputs, batch):
         self.network.bn1.running_mean += 1
@@ -382,6 +388,11 @@ BROKEN_TEACHERS = [
     (NamesAPathThatItHasNot, "every_path_gives_logits", "forward gives"),
     (MatchesNoPathOfIts, "every_path_gives_logits", "the default paths {'heart'} are not in path_names"),
     (HasTheMapsOfAnother, "maps_are_those_of_the_paths_network", "feats of the path 'teacher' are"),
+    (
+        DoesNotSayThatItHasNoMaps,
+        "maps_are_those_of_the_paths_network",
+        "the path 'head' has no features, but `has_maps` returns True",
+    ),
     (MovesItsNetwork, "frozen_networks_never_change", "['bn1.running_mean'] of a frozen network changed"),
     (HidesItsFrozenNetwork, "frozen_networks_never_change", "of a frozen network changed"),
     (TrainsTheStudent, "its_own_terms_train_it_and_not_the_student", "use own(value, weight)"),
