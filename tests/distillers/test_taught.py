@@ -21,6 +21,7 @@ KINDS = {
     "ensemble": ("DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS", "[resnet20, resnet14]"),
 }
 MEMBERS = ("DISTILLER.PATHS", "{teacher1: 1.0, teacher2: 0.5, teacher3: 0.5}")
+FROZEN_PATHS_ONLY = ("SIMKD", "KDPP")
 TAUGHT = sorted(name for name, method in DISTILLERS.items() if method.needs_teacher)
 
 
@@ -65,7 +66,7 @@ def test_any_method_works_with_any_kind_of_teacher(name, kind):
             "teacher of kind ensemble has only logits: set DISTILLER.PATHS to paths that have them "
             "(teacher1, teacher2, teacher3)"
         )
-    elif name == "SIMKD" and kind == "dual_path":
+    elif name in FROZEN_PATHS_ONLY and kind == "dual_path":
         trains(name, *KINDS[kind], "DISTILLER.PATHS", "{teacher: 1.0}")
     else:
         trains(name, *KINDS[kind])
@@ -85,6 +86,8 @@ def test_any_method_can_match_each_member_of_an_ensemble(name):
         (("SIMKD", *KINDS["ensemble"], *MEMBERS),
          "DISTILLER.PATHS: SimKD adds modules to the deployed network, and matches one path: select one"),
         (("SIMKD", *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}"), "select a frozen path"),
+        (("KDPP", *KINDS["dual_path"]),
+         "KDPP takes class means of the path 'prompt' before the first step, and the path is trained with the student"),
         (("KD", *KINDS["dual_path"], "DISTILLER.PATHS", "{promt: 1}"),
          "DISTILLER.PATHS.promt: a teacher of kind dual_path has the paths teacher, prompt"),
         (("KD", "DISTILLER.PATHS", "{prompt: 1}"),
@@ -156,7 +159,7 @@ def test_adapters_fit_the_width_of_the_path_that_they_serve(name):
     assert {"teacher", "assistant1", "assistant2"} <= {key.split(".")[0] for key in terms}
 
 
-@pytest.mark.parametrize("name", [n for n in TAUGHT if not own_kind(n) and n != "SIMKD"])
+@pytest.mark.parametrize("name", [n for n in TAUGHT if not own_kind(n) and n not in FROZEN_PATHS_ONLY])
 def test_student_terms_give_the_prompt_path_no_gradient_nor_its_own_terms_the_student(name):
     distiller = tiny_distiller(name, *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}",
                                "DUAL_PATH.FINETUNE_BACKBONE", "True")  # fmt: skip
