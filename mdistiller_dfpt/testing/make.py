@@ -37,7 +37,7 @@ def tiny_cfg(*overrides: str) -> CN:
 
 def tiny_others(count: int) -> list[StagedModel]:
     """Further teacher networks, each with a different width."""
-    return [TinyNet(5 + i).eval() for i in range(count)]
+    return [TinyNet(7 + i).eval() for i in range(count)]
 
 
 def tiny_distiller(name: str, *overrides: str, seed: int = 0, knowing: bool = False) -> Method:

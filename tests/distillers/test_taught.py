@@ -97,7 +97,7 @@ def test_any_method_can_match_each_member_of_an_ensemble(name):
         (("[TAKD, DFPTKD]",),
          "TAKD requires a teacher of kind assistants; DFPTKD requires a teacher of kind dual_path"),
         (("KD", "DISTILLER.TEACHER_KIND", "dualpath"), "unknown kind of teacher 'dualpath'; did you mean dual_path"),
-        (("KD", *KINDS["dual_path"], "DUAL_PATH.STAGES", "[9]"), "DUAL_PATH.STAGES is [9]; TinyNet has stages 1..2"),
+        (("KD", *KINDS["dual_path"], "DUAL_PATH.STAGES", "[9]"), "DUAL_PATH.STAGES is [9]; TinyNet has stages 1..3"),
         (("KD", "DISTILLER.PATHS", "{teacher: 0}"), "DISTILLER.PATHS.teacher is 0.0; it must be a weight > 0"),
         (("KD", "DISTILLER.PATHS", "teacher"), "DISTILLER.PATHS is 'teacher'; it must be a mapping"),
     ],

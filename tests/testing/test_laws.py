@@ -15,6 +15,7 @@ from mdistiller_dfpt.losses.term import own
 from mdistiller_dfpt.models.output import NoFeatures
 from mdistiller_dfpt.teachers import TEACHERS, Frozen, Paths
 from mdistiller_dfpt.testing import (
+    CLASSES,
     DISTILLER_LAWS,
     NETWORK_LAWS,
     TEACHER_LAWS,
@@ -73,7 +74,7 @@ class TrainsNothingWithIt(Good):
 class HidesAModuleInAList(Good):
     def __init__(self, student, teacher, *, weight):
         super().__init__(student, teacher, weight=weight)
-        self.hidden = [nn.Linear(4, 4)]
+        self.hidden = [nn.Linear(CLASSES, CLASSES)]
 
     def losses(self, student, teacher, batch):
         moved = student._replace(logits=self.hidden[0](student.logits))
@@ -83,7 +84,7 @@ class HidesAModuleInAList(Good):
 class KeepsAnAverageOutOfItsState(Good):
     def __init__(self, student, teacher, *, weight):
         super().__init__(student, teacher, weight=weight)
-        self.average = torch.zeros(4)
+        self.average = torch.zeros(CLASSES)
 
     def losses(self, student, teacher, batch):
         self.average += student.logits.detach().mean(0)
@@ -110,7 +111,7 @@ class ComputesInDouble(Good):
 
 class ReadsMemoryInItsOrder(Good):
     def losses(self, student, teacher, batch):
-        maps = student.features["feats"][-1]
+        maps = student.features["feats"][2]
         flat = torch.as_strided(maps, (maps[0].numel(),), (1,), maps.storage_offset())
         return {**super().losses(student, teacher, batch), "mine": distillation(flat[:16].mean(), 30.0)}
 
@@ -266,7 +267,7 @@ class Learning(Frozen):
         super().__init__(network)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.head = nn.Linear(4, 4)
+            self.head = nn.Linear(CLASSES, CLASSES)
 
     def path_names(self):
         return ("teacher", "head")
@@ -550,13 +551,13 @@ class Scaled(Learning):
         self.scale = scale
 
     def second(self, original):
-        return Output(super().second(original).logits[:, : int(4 * self.scale)], original.features)
+        return Output(super().second(original).logits[:, : int(CLASSES * self.scale)], original.features)
 
 
 def test_laws_of_teachers_are_checked_with_the_values_that_are_given():
     check_teacher(Scaled)
     lines = lines_of(check_teacher, Scaled, scale=0.5)
-    assert lines[0] == "Scaled: every path gives logits: the logits of 'head' are (8, 2), not (8, 4)"
+    assert lines[0] == "Scaled: every path gives logits: the logits of 'head' are (8, 2), not (8, 5)"
 
 
 @pytest.mark.parametrize(
