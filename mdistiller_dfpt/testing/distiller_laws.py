@@ -94,11 +94,14 @@ def a_restored_method_goes_on_as_the_first(cls: type[Method]) -> None:
 def one_batch_can_be_overfitted(cls: type[Method]) -> None:
     """With a teacher trained on the batch, since some methods hardly use the labels."""
     method = tiny_method(cls, knowing=True)
-    take_steps(method, 120, lr=0.02)
-    batch = tiny_batch()
-    logits, _ = method.train()(batch)
-    right = (logits.argmax(1) == batch.target).float().mean().item()
-    holds(right >= 0.75, f"after 120 steps on one batch of 8, {right:.0%} of it are right: it does not learn")
+    batch, right = tiny_batch(), 0.0
+    for _ in range(3):
+        take_steps(method, 40, lr=0.02)
+        logits, _ = method.train()(batch)
+        right = (logits.argmax(1) == batch.target).float().mean().item()
+        if right >= 0.75:
+            return
+    raise BrokenLaw(f"after 120 steps on one batch of 8, {right:.0%} of it are right: it does not learn")
 
 
 def terms_are_float32_scalars_under_bfloat16(cls: type[Method]) -> None:

@@ -29,6 +29,7 @@ from mdistiller_dfpt.testing import (
     tiny_data,
     tiny_distiller,
     tiny_networks,
+    tiny_others,
 )
 
 IMAGE_SHAPE = (3, 8, 8)
@@ -537,8 +538,7 @@ class FailsForLargeWeights(Good):
 
 
 def test_laws_are_checked_with_the_values_that_are_given():
-    check_distiller(FailsForLargeWeights, weight=2)
-    lines = lines_of(check_distiller, FailsForLargeWeights, weight=3.0)
+    lines = lines_of(check_distiller, FailsForLargeWeights, weight=3)
     assert lines[0].endswith("the term 'ce' is torch.float64, not float32")
     assert FailsForLargeWeights.config.LOSS.WEIGHT == 1.0
 
@@ -555,7 +555,6 @@ class Scaled(Learning):
 
 
 def test_laws_of_teachers_are_checked_with_the_values_that_are_given():
-    check_teacher(Scaled)
     lines = lines_of(check_teacher, Scaled, scale=0.5)
     assert lines[0] == "Scaled: every path gives logits: the logits of 'head' are (8, 2), not (8, 5)"
 
@@ -600,6 +599,14 @@ def test_an_error_in_a_law_is_a_line_too_and_the_cause():
 
 def test_a_class_need_not_be_registered():
     assert "Good" not in {cls.__name__ for cls in (*DISTILLERS.values(), *TEACHERS.values())}
+
+
+def test_tiny_networks_have_four_maps_and_no_axis_as_long_as_the_classes():
+    for network in (*tiny_networks(), *tiny_others(2)):
+        logits, features = network(tiny_batch().image)
+        assert len(features["feats"]) == 4
+        assert logits.shape == (8, CLASSES)
+        assert CLASSES not in {size for x in features["feats"] for size in x.shape}
 
 
 def test_tiny_networks_and_data_are_deterministic():
