@@ -54,7 +54,7 @@ class Mine(Distiller):
     def __init__(self, student, teacher, cfg):
         super(Mine, self).__init__(student, teacher)
         self.weight, self.t = cfg.{name}.WEIGHT, cfg.{name}.LOSS.T
-        self.adapter = nn.Linear(4, 4)
+        self.adapter = nn.Linear(5, 5)
 
     def get_learnable_parameters(self):
         return super().get_learnable_parameters() + list(self.adapter.parameters())
