@@ -18,10 +18,14 @@ def flatten(node: CN | dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def keyword_of(key: str) -> str:
+    """The keyword of a key: its path in lower case, without `LOSS` (`FEAT.DIM` -> `feat_dim`)."""
+    return "_".join(part.lower() for part in key.split(".") if part != "LOSS")
+
+
 def keywords(node: CN) -> dict[str, Any]:
-    """The values of a section by keyword: the key's path in lower case, without `LOSS` (`FEAT.DIM` -> `feat_dim`)."""
-    flat = flatten(node)
-    return {"_".join(part.lower() for part in key.split(".") if part != "LOSS"): value for key, value in flat.items()}
+    """The values of a section by keyword."""
+    return {keyword_of(key): value for key, value in flatten(node).items()}
 
 
 def asked_for(cls: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:

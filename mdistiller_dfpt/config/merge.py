@@ -163,6 +163,17 @@ def _as_type(value: Any, key: Key) -> tuple[bool, Any]:
     return True, value
 
 
+def checked_value(name: str, value: Any, default: Any, limit: Limit | None) -> Any:
+    """`value` for a key with this default; ConfigError naming it if its type or the limit does not allow it."""
+    key = Key(default, limit=limit)
+    fits, value = _as_type(value, key)
+    if not fits:
+        raise ConfigError(f"{name} is {_show(value)}; it must be {_words_of_type(key)}")
+    if limit is not None and not _holds(limit, value):
+        raise ConfigError(f"{name} is {_show(value)}; it must be {limit.words}")
+    return value
+
+
 def _as_tuple(value: Any) -> Any:
     """A list, or text as `(16, 16)`, as a tuple; anything else as it is."""
     if isinstance(value, str) and value.startswith("("):

@@ -90,6 +90,7 @@ def _taught(
                 Member(make(TeacherPath(teacher, path)), prefix, path if len(paths) > 1 else "", weight)
                 for path, weight in paths.items()
             ]
+            _refuse_without_maps(name, [member.distiller for member in members[name]], chosen.kind)
     summed = [member for name in methods for member in members[name]]
     if len(summed) == 1 and summed[0].weight == 1:
         return summed[0].distiller
@@ -101,6 +102,18 @@ def _refuse_unknown(paths: Mapping[str, float], teacher: Teacher, kind: str) -> 
         if path not in teacher.path_names():
             raise ConfigError(
                 f"DISTILLER.PATHS.{path}: a teacher of kind {kind} has the paths {', '.join(teacher.path_names())}"
+            )
+
+
+def _refuse_without_maps(name: str, distillers: Sequence[Distiller], kind: str) -> None:
+    for distiller in distillers:
+        teacher = distiller.teacher
+        if distiller.needs_teacher_maps and not teacher.has_maps(distiller.path):
+            others = ", ".join(path for path in teacher.path_names() if teacher.has_maps(path))
+            remedy = f"set DISTILLER.PATHS to paths that have them ({others})" if others else "use another kind"
+            raise ConfigError(
+                f"DISTILLER.TYPE: {name} uses the teacher's features (`needs_teacher_maps`), and the path "
+                f"{distiller.path!r} of a teacher of kind {kind} has only logits: {remedy}"
             )
 
 

@@ -48,6 +48,11 @@ class KDPP(Distiller):
         kd_weight: float, nd_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher)
+        if any(p.requires_grad for p in self.teacher_network.parameters()):
+            raise ValueError(
+                f"KDPP takes class means of the path {self.path!r} before the first step, and the path is trained with "
+                "the student: select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`"
+            )
         self.temperature, self.warmup_epochs = temperature, warmup_epochs
         self.ce_weight, self.kd_weight, self.nd_weight = ce_weight, kd_weight, nd_weight
         s, t = (feature_shapes(network, image_shape) for network in (student, self.teacher_network))

@@ -91,6 +91,10 @@ class StagedModel(nn.Module):
             preact_feats.append(preactivation if x is activation else x)  # an edited map has no preactivation
         return self._with_head(x, feats, preact_feats)
 
+    def reaching_stages(self) -> list[int]:
+        """The stages, counted from 1, whose maps the logits depend on: all, except in a network with a class token."""
+        return list(range(1, len(self.stage_channels)))
+
     def get_stage_channels(self) -> list[int]:
         """mdistiller's name for `stage_channels`."""
         return list(self.stage_channels)

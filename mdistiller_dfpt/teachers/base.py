@@ -80,6 +80,10 @@ class Teacher(Hooked):
         """The network that determines a path's feature maps and classifier, for methods that need their shapes."""
         return self.network
 
+    def has_maps(self, path: str) -> bool:
+        """Whether a path has features; False where it has only logits, so that methods on features do not match it."""
+        return True
+
     def frozen(self) -> list[StagedModel]:
         """The frozen networks, whose weights are stored in their own files."""
         return [self.network]

@@ -63,7 +63,7 @@ class DualPath(Frozen):
     INIT "teacher": zero prompts, identity fusions and a copied head, so that both paths initially compute the same
     function (exactly so with BN "running"). "random": prompts, fusions and head are initialised randomly.
 
-    ValueError if STAGES names a stage that the network does not have.
+    ValueError if STAGES names a stage that the network does not have, or whose map does not reach the logits.
     """
 
     takes_soft_labels = False  # its losses on the prompt path use numbers
@@ -71,7 +71,7 @@ class DualPath(Frozen):
         {
             "TEMPERATURE": 4.0,
             "LOGIT_LOSS": "KD",  # of the prompt path; any name in LOGIT_LOSSES
-            "STAGES": "all",  # the prompted stages, counted from 1, or "all"
+            "STAGES": "all",  # the prompted stages, counted from 1, or "all" that the logits depend on
             "FINETUNE_BACKBONE": False,  # True: DFPT-KD+, the prompt path trains its own copy of the stages
             "FINETUNE_LR_FACTOR": 0.1,  # learning rate of the copied stages relative to the schedule's
             "BN": "batch",  # statistics of the BatchNorm layers on the prompt path: batch or running
@@ -244,11 +244,16 @@ class DualPath(Frozen):
 
 
 def _numbers(stages: str | Sequence[int], network: StagedModel) -> tuple[int, ...]:
-    """The prompted stages in order; ValueError if the network lacks one of them."""
-    count = len(network.stage_channels) - 1
-    numbers = range(1, count + 1) if stages == "all" else sorted({int(s) for s in stages})
+    """The prompted stages in order; ValueError if the network lacks one of them, or its logits do not depend on it."""
+    count, reaching = len(network.stage_channels) - 1, network.reaching_stages()
+    numbers = reaching if stages == "all" else sorted({int(s) for s in stages})
     if not numbers or not all(1 <= i <= count for i in numbers):
-        raise ValueError(f"STAGES is {list(numbers)}; {type(network).__name__} has stages 1..{count}")
+        raise ValueError(f"STAGES is {numbers}; {type(network).__name__} has stages 1..{count}")
+    if lost := sorted(set(numbers) - set(reaching)):
+        raise ValueError(
+            f"STAGES is {numbers}; the logits of this network, which reads its class token, do not depend on the map "
+            f"of stage {lost[0]}: choose from {', '.join(map(str, reaching))}"
+        )
     return tuple(numbers)
 
 

@@ -88,3 +88,6 @@ class Ensemble(SeveralNetworks):
 
     def network_of(self, path: str) -> StagedModel:
         return self.network if path == ORIGINAL else super().network_of(path)
+
+    def has_maps(self, path: str) -> bool:
+        return path != ORIGINAL

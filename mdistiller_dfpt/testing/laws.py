@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from ..models.output import Output
+
 T = TypeVar("T")
 
 
@@ -70,3 +72,9 @@ def leaves_of(loss: Tensor) -> set[int]:
             leaves.add(id(node.variable))
         queue += [following for following, _ in node.next_functions]
     return leaves
+
+
+def tensors_of(output: Output) -> list[Tensor]:
+    """The logits and all features of an output."""
+    features = [x for value in output.features.values() for x in (value if isinstance(value, list) else [value])]
+    return [output.logits, *features]

@@ -1,27 +1,33 @@
 """Builds any method and any kind of teacher on tiny networks."""
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config import keywords
-from ..config.keywords import asked_for
+from ..config.keywords import asked_for, flatten, keyword_of
+from ..config.merge import checked_value
 from ..data import Batch
 from ..distillers import Distiller, Method, build_distiller
 from ..distillers.base import TeacherLike
 from ..distillers.choice import choice
+from ..errors import ConfigError
 from ..interop.plugins import load_cfg
 from ..losses.term import total
 from ..models import StagedModel
+from ..registry import suggest
 from ..teachers import TEACHERS, Teacher
 from .tiny_data import IMAGE_SHAPE, tiny_batch
 from .tiny_networks import TinyNet, fit_batch, tiny_networks
 
 NUM_DATA = 48
+T = TypeVar("T", bound=Method | Teacher)
 
 
 def tiny_cfg(*overrides: str) -> CN:
@@ -31,7 +37,7 @@ def tiny_cfg(*overrides: str) -> CN:
 
 def tiny_others(count: int) -> list[StagedModel]:
     """Further teacher networks, each with a different width."""
-    return [TinyNet(5 + i).eval() for i in range(count)]
+    return [TinyNet(7 + i).eval() for i in range(count)]
 
 
 def tiny_distiller(name: str, *overrides: str, seed: int = 0, knowing: bool = False) -> Method:
@@ -86,6 +92,23 @@ def tiny_teacher(cls: type[Teacher], network: StagedModel | None = None, seed: i
     if cls.others_key:
         arguments.setdefault("others", tiny_others(1))
     return cls(network, **arguments)
+
+
+def with_values(cls: type[T], values: Mapping[str, Any]) -> type[T]:
+    """The class of a method or of a kind of teacher with other defaults in its section, by the constructor's keywords.
+
+    ConfigError if the section has no such key, or if its limits do not allow a value.
+    """
+    config: CN = cls.config.clone()
+    keys = {keyword_of(key): key for key in flatten(config)}
+    for keyword, value in values.items():
+        if keyword not in keys:
+            raise ConfigError(f"{cls.__name__} has no key for {keyword}; {suggest(keyword, list(keys))}")
+        *sections, name = keys[keyword].split(".")
+        node = reduce(getitem, sections, config)
+        node[name] = checked_value(keyword, value, node[name], cls.limits.get(keys[keyword]))
+    members = {"config": config, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return cast(type[T], type(cls.__name__, (cls,), members)) if values else cls
 
 
 def prepare(method: Method, batch: Batch | None = None) -> None:

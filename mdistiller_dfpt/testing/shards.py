@@ -55,7 +55,7 @@ def _difference(terms_of: Callable[[Output, Paths, Batch], Terms], student: Outp
         if abs(mean - value) > 1e-4 * abs(mean) + 1e-7:
             return (
                 f"the term {name!r} of two shards is {mean:.6g} on average and {value:.6g} on the batch: "
-                "set `couples_samples = True` in the class"
+                "set `couples_samples = True` in the class, or take the mean over the batch if it is a sum"
             )
     return ""
 

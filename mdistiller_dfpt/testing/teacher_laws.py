@@ -2,21 +2,32 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import nn
 
 from ..distillers.kd import kd_loss
 from ..losses.term import total
 from ..models.dummy import probing
 from ..models.output import as_output
 from ..teachers import ORIGINAL, TEACHERS, Teacher
-from .laws import holds, leaves_of, obey
-from .make import changed, snapshot, tiny_networks, tiny_teacher
+from .laws import holds, leaves_of, obey, tensors_of
+from .make import changed, snapshot, tiny_networks, tiny_teacher, with_values
 from .shards import coupling_of
 from .tiny_data import IMAGE_SHAPE, tiny_batch
 from .tiny_networks import CLASSES
 
 Law = Callable[[type[Teacher]], None]
+
+
+def the_same_batch_gives_the_same_outputs(cls: type[Teacher]) -> None:
+    """Outputs depend on the batch and on what is saved, not on a count of calls or on the generator's state."""
+    teacher, batch = tiny_teacher(cls).train(), tiny_batch()
+    first, second = dict(teacher(batch)), dict(teacher(batch))
+    for path, output in first.items():
+        holds(torch.equal(output.logits, second[path].logits), f"the path {path!r} has other logits when it is called "
+              "again with the same batch: draw random numbers from `batch.epoch` and `batch.index`")  # fmt: skip
 
 
 def every_path_gives_logits(cls: type[Teacher]) -> None:
@@ -34,10 +45,12 @@ def every_path_gives_logits(cls: type[Teacher]) -> None:
 
 
 def maps_are_those_of_the_paths_network(cls: type[Teacher]) -> None:
-    """If a path has feature maps, they have the shapes of the network that `network_of` returns."""
+    """A path that `has_maps` has those of the network that `network_of` returns, as to their shapes."""
     teacher = tiny_teacher(cls).train()
     for path, output in teacher(tiny_batch()).items():
-        if "feats" not in output.features:
+        has, says = "feats" in output.features, teacher.has_maps(path)
+        holds(has == says, f"the path {path!r} has {'' if has else 'no '}features, but `has_maps` returns {says}")
+        if not has:
             continue
         network = teacher.network_of(path)
         with probing(network):
@@ -105,6 +118,37 @@ def bfloat16_changes_rounding_alone(cls: type[Teacher]) -> None:
         holds(loss < 0.05, f"{path!r} under bfloat16 differs from float32 by {loss:.3g}")
 
 
+def frozen_networks_run_in_the_configured_precision(cls: type[Teacher]) -> None:
+    """The frozen networks run under autocast to `self.dtype`, in training and in evaluation."""
+    teacher, seen = tiny_teacher(cls).train(), set()
+    teacher.dtype = torch.bfloat16
+    for network in teacher.frozen():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(lambda module, args, output: seen.add(output.dtype))
+    dict(teacher(tiny_batch()))
+    with torch.no_grad():
+        teacher.eval().evaluated_paths(tiny_batch().image)
+    wrong = seen - {torch.bfloat16}
+    holds(not wrong, f"a frozen network runs in {wrong} under bfloat16: use `self.run_frozen` or `self.output_of`")
+
+
+def outputs_of_a_sample_do_not_depend_on_the_others(cls: type[Teacher]) -> None:
+    """In eval mode, some samples of a batch have the outputs that they have alone, unless `couples_samples` is set."""
+    teacher, batch = tiny_teacher(cls).eval(), tiny_batch()
+    if teacher.couples_samples:
+        return
+    rows = slice(3, 6)
+    with torch.no_grad():
+        whole, some = dict(teacher(batch)), dict(teacher(batch.rows(rows)))
+    for path, output in whole.items():
+        same = all(
+            torch.allclose(a[rows], b, rtol=1e-3, atol=1e-4)
+            for a, b in zip(tensors_of(output), tensors_of(some[path]), strict=True)
+        )
+        holds(same, f"the outputs of the path {path!r} for a sample depend on the other samples of its batch")
+
+
 def a_batch_may_be_shared_by_two_processes(cls: type[Teacher]) -> None:
     """Terms that are no mean over samples are declared by `couples_samples`, or several GPUs would compute others."""
     difference = coupling_of(tiny_teacher(cls))
@@ -127,13 +171,20 @@ def _train(teacher: Teacher, steps: int) -> None:
 
 
 TEACHER_LAWS: tuple[Law, ...] = (
-    every_path_gives_logits, maps_are_those_of_the_paths_network, frozen_networks_never_change,
-    its_own_terms_train_it_and_not_the_student, what_it_trains_is_saved, evaluation_changes_nothing,
-    bfloat16_changes_rounding_alone, a_batch_may_be_shared_by_two_processes,
+    the_same_batch_gives_the_same_outputs, every_path_gives_logits, maps_are_those_of_the_paths_network,
+    frozen_networks_never_change, its_own_terms_train_it_and_not_the_student, what_it_trains_is_saved,
+    evaluation_changes_nothing, bfloat16_changes_rounding_alone, frozen_networks_run_in_the_configured_precision,
+    outputs_of_a_sample_do_not_depend_on_the_others, a_batch_may_be_shared_by_two_processes,
 )  # fmt: skip
 
 
-def check_teacher(cls: type[Teacher]) -> None:
-    """Check a kind of teacher against all laws, on tiny networks; BrokenLaw with one line per broken law."""
+def check_teacher(cls: type[Teacher], **values: Any) -> None:
+    """Check a kind of teacher against all laws, on tiny networks; BrokenLaw with one line per broken law.
+
+    `values` replace defaults of its config section, by the constructor's keywords; ConfigError if one is not allowed.
+    """
     TEACHERS.check(cls)
-    obey(TEACHER_LAWS, cls, cls.__name__)
+    cls = with_values(cls, values)
+    # Outputs that differ from call to call break most other laws too, which would hide the reason
+    obey(TEACHER_LAWS[:1], cls, cls.__name__)
+    obey(TEACHER_LAWS[1:], cls, cls.__name__)

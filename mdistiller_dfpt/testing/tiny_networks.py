@@ -7,26 +7,28 @@ from ..data import Batch
 from ..models import StagedModel
 from ..models.staged import Stage, relu_pair
 
-CLASSES = 4
+CLASSES = 5  # unlike any batch and any width, so that an axis that is mistaken for another is found
 
 
 class TinyNet(StagedModel):
-    """Two stages with BatchNorm; teacher and student differ in `width`."""
+    """Three stages with BatchNorm; teacher and student differ in `width`."""
 
     def __init__(self, width: int = 4, num_classes: int = CLASSES):
         super().__init__()
-        self.stage_channels = (width, width, 2 * width)
+        self.stage_channels = (width, width, 2 * width, 2 * width)
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
         self.layer2 = nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, 1, bias=False), nn.BatchNorm2d(2 * width))
+        self.layer3 = nn.Sequential(nn.Conv2d(2 * width, 2 * width, 3, 2, 1, bias=False), nn.BatchNorm2d(2 * width))
         self.fc = nn.Linear(2 * width, num_classes)
 
     def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return relu_pair(self.bn1(self.conv1(x)))
 
     def stages(self) -> list[Stage]:
-        return [self._stem, lambda x: relu_pair(self.layer1(x)), lambda x: relu_pair(self.layer2(x))]
+        layers = (self.layer1, self.layer2, self.layer3)
+        return [self._stem, *(lambda x, layer=layer: relu_pair(layer(x)) for layer in layers)]
 
 
 def tiny_networks(seed: int = 0) -> tuple[TinyNet, TinyNet]:

@@ -16,7 +16,7 @@ from ..runs.results import best_epoch
 from ..runs.saving import BEST, Saver
 from .evaluate import accuracy, evaluate_method
 from .micro_batches import micro_batches
-from .optim import set_learning_rate
+from .optim import set_learning_rate, set_mode
 from .parallel import share_buffers
 from .signals import Requests, Stopped
 from .state import Training
@@ -26,6 +26,7 @@ def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = l
     """One pass over the training set, continuing after the last step; returns averages of terms and logged values."""
     loader = run.data.train
     run.distiller.train()
+    set_mode(run.optimizer, training=True)
     batches = loader.epoch(epoch, first=run.step, strong=run.distiller.needs_strong_view)
     batches = run.mixing.over(batches)
     for batch in ProgressBar(f"epoch {epoch}/{run.last_epoch}", len(loader), run.meters).over(batches):
@@ -91,7 +92,8 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
             "seconds": round(seconds * steps / steps_left, 3),
             "images_per_second": round(run.data.num_train * steps_left / steps / seconds, 1),
         }
-        # Evaluate
+        # Evaluate, and save, the weights for use
+        set_mode(run.optimizer, training=False)
         if epoch % run.cfg.LOG.EVAL_FREQ == 0 or epoch == run.last_epoch:
             with run.deployable():
                 record["test"] = evaluate_method(run.distiller, run.data.test)

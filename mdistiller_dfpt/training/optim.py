@@ -122,6 +122,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_factor"]
 
 
+def set_mode(optimizer: torch.optim.Optimizer, training: bool) -> None:
+    """Call `train()` or `eval()` of an optimiser that has them, whose evaluated weights are not those it trains.
+
+    Such are the schedule-free ones (Defazio et al., 2024, arXiv:2405.15682).
+    """
+    switch = getattr(optimizer, "train" if training else "eval", None)
+    if callable(switch):
+        switch()
+
+
 _NOT_SHOWN = ("params", "lr", "lr_factor", "initial_lr", "fused", "foreach")
 
 

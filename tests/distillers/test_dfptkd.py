@@ -131,7 +131,7 @@ def test_only_student_prompts_fusions_head_and_in_plus_the_copied_stages_change(
 def test_the_copied_stages_learn_at_their_own_rate():
     groups = tiny_distiller("DFPTKD", *PLUS, "DFPTKD.FINETUNE_LR_FACTOR", "0.01").parameter_groups()
     slow = [p for g in groups if g["lr_factor"] == 0.01 for p in g["params"]]
-    assert len(slow) == 9  # three convolutions and three BatchNorms of the copied stages
+    assert len(slow) == 12  # four convolutions and four BatchNorms of the copied stages
     assert {g["lr_factor"] for g in groups if g["params"]} == {1.0, 0.01}
     together = [id(p) for g in groups for p in g["params"]]
     assert len(together) == len(set(together))
@@ -182,7 +182,7 @@ def test_a_run_at_four_times_the_usual_rate_is_stable(init):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("STAGES", "[9]", "DFPTKD.STAGES is [9]; TinyNet has stages 1..2"),
+        ("STAGES", "[9]", "DFPTKD.STAGES is [9]; TinyNet has stages 1..3"),
         ("STAGES", "[]", "DFPTKD.STAGES is []"),
         ("STAGES", "some", "DFPTKD.STAGES is 'some'"),
         ("PROMPT.KERNELS", "[4]", "DFPTKD.PROMPT.KERNELS is [4]; it must be odd sizes"),

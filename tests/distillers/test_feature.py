@@ -52,8 +52,8 @@ def test_inferring_shapes_changes_neither_modes_nor_statistics():
     network.bn1.eval()
     before = snapshot(network)
     shapes = feature_shapes(network, (3, 8, 8))
-    assert shapes.feats == [(4, 8, 8), (4, 8, 8), (8, 4, 4)]
-    assert (shapes.pooled, shapes.classes) == (8, 4)
+    assert shapes.feats == [(4, 8, 8), (4, 8, 8), (8, 4, 4), (8, 2, 2)]
+    assert (shapes.pooled, shapes.classes) == (8, 5)
     assert changed(before, network.state_dict()) == []
     assert network.training
     assert not network.bn1.training

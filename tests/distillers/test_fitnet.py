@@ -34,7 +34,7 @@ def test_the_regressor_brings_any_shape_to_any(source, target):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["FITNET.HINT_LAYER", "3"], "FITNET.HINT_LAYER is 3; both networks have layers 0 to 2"),
+        (["FITNET.HINT_LAYER", "4"], "FITNET.HINT_LAYER is 4; both networks have layers 0 to 3"),
         (["FITNET.INPUT_SIZE", "[32, 32]"], r"FITNET.INPUT_SIZE is \[32, 32\]; these networks have \[8, 8\]"),
     ],
 )

@@ -13,7 +13,7 @@ from mdistiller_dfpt.errors import PluginError
 from mdistiller_dfpt.teachers import Frozen
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
-from ..tiny_runs import run_of
+from ..tiny_runs import fit, run_of
 
 
 def _matches(pattern, text):
@@ -31,7 +31,7 @@ def refused_in_a_run(name, folder, *words):
     """The error of a run that no epoch of is finished."""
     trainer = run_of(name, folder, *words)
     with pytest.raises(PluginError) as info:
-        trainer.fit()
+        fit(trainer)
     assert trainer.epochs == []
     return str(info.value), trainer
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers.kdpp import nd_loss
-from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
+from mdistiller_dfpt.testing import CLASSES, tiny_batch, tiny_distiller
 
 from ..golden import normal
 
@@ -22,7 +22,7 @@ def test_directions_are_the_classes_mean_embeddings():
     batch = tiny_batch()
     with torch.no_grad():
         pooled = distiller.teacher_network(batch.image)[1]["pooled_feat"]
-    expected = F.normalize(torch.stack([pooled[batch.target == c].mean(0) for c in range(4)]))
+    expected = F.normalize(torch.stack([pooled[batch.target == c].mean(0) for c in range(CLASSES)]))
     torch.testing.assert_close(distiller.directions, expected)
 
 

@@ -45,10 +45,10 @@ def test_the_term_warms_up_linearly_over_the_epochs():
             ["REVIEWKD.IN_CHANNELS", "[64, 128, 256]"],
             r"REVIEWKD.IN_CHANNELS is \[64, 128, 256\]; these networks have \[",
         ),
-        (["REVIEWKD.SHAPES", "[1, 8]"], r"REVIEWKD.SHAPES is \[1, 8\]; these networks have \[1, 4, 8\]"),
+        (["REVIEWKD.SHAPES", "[1, 8]"], r"REVIEWKD.SHAPES is \[1, 8\]; these networks have \[1, 2, 4, 8\]"),
     ],
 )
 def test_stated_shapes_are_checked_against_the_networks(words, message):
     with pytest.raises(ConfigError, match=message):
         tiny_distiller("REVIEWKD", *words)
-    tiny_distiller("REVIEWKD", "REVIEWKD.SHAPES", "[1, 4, 8]")
+    tiny_distiller("REVIEWKD", "REVIEWKD.SHAPES", "[1, 2, 4, 8]")

@@ -23,6 +23,7 @@ KINDS = {
     "ensemble": ("DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS", "[resnet20, resnet14]"),
 }
 MEMBERS = ("DISTILLER.PATHS", "{teacher1: 1.0, teacher2: 0.5, teacher3: 0.5}")
+FROZEN_PATHS_ONLY = ("SIMKD", "KDPP")
 TAUGHT = sorted(name for name, method in DISTILLERS.items() if method.needs_teacher)
 
 
@@ -60,8 +61,14 @@ def test_any_method_works_with_any_kind_of_teacher(name, kind):
         assert f"{name} requires a teacher of kind {own_kind(name)}" in message
         assert kind in message
     elif kind == "ensemble" and DISTILLERS[name].needs_teacher_maps:
-        assert "match its members' paths, for example `DISTILLER.PATHS.teacher1 1.0" in refused(name, *KINDS[kind])
-    elif name == "SIMKD" and kind == "dual_path":
+        with pytest.raises(ConfigError) as info:  # when built, before a run directory exists
+            tiny_distiller(name, *KINDS[kind])
+        assert str(info.value) == (
+            f"DISTILLER.TYPE: {name} uses the teacher's features (`needs_teacher_maps`), and the path 'teacher' of a "
+            "teacher of kind ensemble has only logits: set DISTILLER.PATHS to paths that have them "
+            "(teacher1, teacher2, teacher3)"
+        )
+    elif name in FROZEN_PATHS_ONLY and kind == "dual_path":
         trains(name, *KINDS[kind], "DISTILLER.PATHS", "{teacher: 1.0}")
     else:
         trains(name, *KINDS[kind])
@@ -81,6 +88,8 @@ def test_any_method_can_match_each_member_of_an_ensemble(name):
         (("SIMKD", *KINDS["ensemble"], *MEMBERS),
          "DISTILLER.PATHS: SimKD adds modules to the deployed network, and matches one path: select one"),
         (("SIMKD", *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}"), "select a frozen path"),
+        (("KDPP", *KINDS["dual_path"]),
+         "KDPP takes class means of the path 'prompt' before the first step, and the path is trained with the student"),
         (("KD", *KINDS["dual_path"], "DISTILLER.PATHS", "{promt: 1}"),
          "DISTILLER.PATHS.promt: a teacher of kind dual_path has the paths teacher, prompt"),
         (("KD", "DISTILLER.PATHS", "{prompt: 1}"),
@@ -90,7 +99,7 @@ def test_any_method_can_match_each_member_of_an_ensemble(name):
         (("[TAKD, DFPTKD]",),
          "TAKD requires a teacher of kind assistants; DFPTKD requires a teacher of kind dual_path"),
         (("KD", "DISTILLER.TEACHER_KIND", "dualpath"), "unknown kind of teacher 'dualpath'; did you mean dual_path"),
-        (("KD", *KINDS["dual_path"], "DUAL_PATH.STAGES", "[9]"), "DUAL_PATH.STAGES is [9]; TinyNet has stages 1..2"),
+        (("KD", *KINDS["dual_path"], "DUAL_PATH.STAGES", "[9]"), "DUAL_PATH.STAGES is [9]; TinyNet has stages 1..3"),
         (("KD", "DISTILLER.PATHS", "{teacher: 0}"), "DISTILLER.PATHS.teacher is 0.0; it must be a weight > 0"),
         (("KD", "DISTILLER.PATHS", "teacher"), "DISTILLER.PATHS is 'teacher'; it must be a mapping"),
     ],
@@ -152,7 +161,7 @@ def test_adapters_fit_the_width_of_the_path_that_they_serve(name):
     assert {"teacher", "assistant1", "assistant2"} <= {key.split(".")[0] for key in terms}
 
 
-@pytest.mark.parametrize("name", [n for n in TAUGHT if not own_kind(n) and n != "SIMKD"])
+@pytest.mark.parametrize("name", [n for n in TAUGHT if not own_kind(n) and n not in FROZEN_PATHS_ONLY])
 def test_student_terms_give_the_prompt_path_no_gradient_nor_its_own_terms_the_student(name):
     distiller = tiny_distiller(name, *KINDS["dual_path"], "DISTILLER.PATHS", "{prompt: 1}",
                                "DUAL_PATH.FINETUNE_BACKBONE", "True")  # fmt: skip

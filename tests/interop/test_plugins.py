@@ -56,7 +56,7 @@ class Mine(Distiller):
     def __init__(self, student, teacher, cfg):
         super(Mine, self).__init__(student, teacher)
         self.weight, self.t = cfg.{name}.WEIGHT, cfg.{name}.LOSS.T
-        self.adapter = nn.Linear(4, 4)
+        self.adapter = nn.Linear(5, 5)
 
     def get_learnable_parameters(self):
         return super().get_learnable_parameters() + list(self.adapter.parameters())
@@ -283,7 +283,7 @@ def test_a_method_written_for_two_views_gets_the_strong_view(more, tmp_path):
     logits = (distiller.student(image)[0] for image in (batch.image, batch.strong))
     torch.testing.assert_close(terms["loss_ce"].value, sum(loss(one, batch.target) for one in logits))
     words = ["DISTILLER.TYPE", "MINE", "LOG.PREFIX", str(tmp_path / "out")]
-    assert len(Trainer(tiny_cfg(*words), tiny_distiller("MINE"), tiny_data()).fit()["epochs"]) == 2
+    assert len(fit(Trainer(tiny_cfg(*words), tiny_distiller("MINE"), tiny_data()))["epochs"]) == 2
 
 
 def test_a_method_that_needs_other_data_is_refused_with_what_is_supported(tmp_path):

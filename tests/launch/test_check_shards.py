@@ -32,10 +32,10 @@ PLUGIN = """
             gap = student.logits - teacher.logits
             return {"gap": distillation((gap.mean(0) if self.over_batch else gap).square().mean())}
 
-    @DISTILLERS.register("FOURTH")
-    class Fourth(Distiller):
+    @DISTILLERS.register("FIFTH")
+    class Fifth(Distiller):
         def losses(self, student, teacher, batch):
-            return {"gap": distillation((student.features["feats"][3] - teacher.features["feats"][3]).square().mean())}
+            return {"gap": distillation((student.features["feats"][4] - teacher.features["feats"][4]).square().mean())}
 
     @TEACHERS.register("mean_taught")
     class MeanTaught(Frozen):
@@ -82,8 +82,8 @@ def test_a_teacher_is_asked_too(config):
 
 
 def test_a_method_that_does_not_suit_tiny_networks_is_said(config, capsys):
-    check_shards(config("DISTILLER.TYPE", "FOURTH"))
-    assert capsys.readouterr().out.startswith("Fourth: whether its terms couple samples could not be tried (IndexError")
+    check_shards(config("DISTILLER.TYPE", "FIFTH"))
+    assert capsys.readouterr().out.startswith("Fifth: whether its terms couple samples could not be tried (IndexError")
 
 
 def test_two_processes_find_the_same(config, tmp_path):

@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt.config import keywords
 from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
 from mdistiller_dfpt.distillers.choice import choice
@@ -18,6 +19,7 @@ from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.models.external.adapt import AdaptedModel
 from mdistiller_dfpt.models.external.map_layout import Layout, find_layout, from_map, to_map
+from mdistiller_dfpt.teachers.dual_path import DualPath
 from mdistiller_dfpt.testing import changed, check_network, prepare, snapshot
 
 FOUND = {
@@ -110,7 +112,7 @@ def test_tokens_of_an_oblong_image_are_an_oblong_map():
 
 @pytest.mark.parametrize("finetune", ["False", "True"])
 @pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("stages", ["all", "[2, 4]"])
+@pytest.mark.parametrize("stages", ["all", "[1, 3]"])
 def test_dual_path_teachers_of_any_kind(make, finetune, stages):
     cfg = load_cfg(None, ["DISTILLER.TYPE", "DFPTKD", "DFPTKD.BN", "running", "DFPTKD.INIT", "teacher",
                           "DFPTKD.STAGES", stages, "DFPTKD.FINETUNE_BACKBONE", finetune])  # fmt: skip
@@ -130,6 +132,43 @@ def test_dual_path_teachers_of_any_kind(make, finetune, stages):
     assert not [k for k in moved if k.startswith("teacher.network.")]
     assert {k.split(".")[0] for k in moved} == {"student", "teacher"}
     assert {k.split(".")[1] for k in moved if k.startswith("teacher.")} == {"prompts", "fusions", "own"}
+
+
+def tiny_torchvision_vit():
+    """The head of a new one is zero; here the map behind the encoder's last norm is a stage, too."""
+    torch.manual_seed(0)
+    return torchvision.models.VisionTransformer(32, 8, 4, 2, 16, 32, num_classes=5)
+
+
+def dual_path(network, **changes):
+    return DualPath(AdaptedModel(network, image_size=32), **{**keywords(DualPath.config), **changes}).train()
+
+
+@pytest.mark.parametrize(
+    ("network", "stages"), [(tiny_vit, (1, 2, 3)), (tiny_torchvision_vit, (1,)), (tiny_cnn, (1, 2, 3, 4))]
+)
+def test_by_default_prompts_are_where_a_gradient_reaches_them(network, stages):
+    teacher = dual_path(network())
+    assert teacher.stages == stages
+    teacher(some_batch())["prompt"].logits.square().sum().backward()
+    parameters = [p for module in (teacher.prompts, teacher.fusions) for p in module.parameters()]
+    assert all(p.grad.abs().sum() > 0 for p in parameters)
+
+
+def test_a_prompt_that_reaches_no_class_token_is_refused():
+    message = r"STAGES is \[2, 4\]; the logits .* do not depend on the map of stage 4: choose from 1, 2, 3"
+    with pytest.raises(ValueError, match=message):
+        dual_path(tiny_vit(), stages=[2, 4])
+
+
+def test_looking_for_them_changes_nothing():
+    network = AdaptedModel(tiny_vit(), image_size=32).train()
+    before, state = snapshot(network), torch.get_rng_state()
+    assert network.reaching_stages() == [1, 2, 3]
+    assert changed(before, network.state_dict()) == []
+    assert network.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in network.parameters())
 
 
 def some_batch():

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from torch import nn
 
 from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.runs.checkpoint import load_checkpoint
 from mdistiller_dfpt.runs.hashing import file_hash
 from mdistiller_dfpt.runs.weights import load_pickled_tensors, load_weights
-from mdistiller_dfpt.testing import tiny_data, tiny_distiller
+from mdistiller_dfpt.testing import TinyNet, make, tiny_data, tiny_distiller
 
 from ..tiny_runs import fit, run_of, stopped_after
 
@@ -91,6 +93,38 @@ def test_a_newer_format_is_refused_and_not_taken_for_damage(tmp_path):
     resume_refused(tmp_path, r"written by a newer version \(format 2\); update mdistiller_dfpt")
 
 
+class FirstTinyNet(TinyNet):
+    """The tiny network when that checkpoint was written: two stages, and four classes."""
+
+    def __init__(self, width):
+        with torch.random.fork_rng():
+            super().__init__(width, 4)
+        self.layer3, self.stage_channels = None, self.stage_channels[:-1]
+        for module in (self.conv1, self.bn1, self.layer1, self.layer2, self.fc):
+            for part in module.modules():
+                if not isinstance(part, nn.Sequential):
+                    part.reset_parameters()
+
+    def stages(self):
+        return super().stages()[:-1]
+
+
+def first_tiny_networks(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student, teacher = FirstTinyNet(4), FirstTinyNet(6)
+        for _ in range(3):
+            teacher(torch.randn(16, 3, 8, 8))
+    return student, teacher.eval()
+
+
+@pytest.fixture
+def of_the_first_format(monkeypatch):
+    monkeypatch.setattr(make, "tiny_networks", first_tiny_networks)
+    monkeypatch.setattr(sys.modules[tiny_data.__module__], "CLASSES", 4)
+
+
+@pytest.mark.usefixtures("of_the_first_format")
 def test_the_first_format_stays_readable():
     manifest, state = load_checkpoint(FORMAT_1)
     assert (manifest["format"], manifest["epoch"], manifest["step"], manifest["student"]) == (1, 1, 2, "resnet32")
@@ -98,6 +132,7 @@ def test_the_first_format_stays_readable():
     assert load_weights(FORMAT_1).keys() == tiny_distiller("KD").student.state_dict().keys()
 
 
+@pytest.mark.usefixtures("of_the_first_format")
 def test_a_run_of_the_first_format_is_continued(tmp_path):
     """A run that was interrupted within its second epoch, written with the first version of the format."""
     run = stopped_checkpoint(tmp_path).parent

@@ -55,10 +55,10 @@ def test_the_prompt_path_is_the_papers_formula(fusion):
     dual = tiny_dual(stages=(1, 2), bn="running", init="random", fusion=fusion).train()
     teacher = dual.network
     z, _ = teacher.stages()[0](BATCH.image)
-    for i in (1, 2):
+    for i in (1, 2, 3):
         x, _ = teacher.stages()[i](z)
-        z = x + dual.prompts[str(i)](x)
-        z = dual.fusions[str(i)](z) if fusion else z
+        z = x + dual.prompts[str(i)](x) if i < 3 else x
+        z = dual.fusions[str(i)](z) if fusion and i < 3 else z
     expected = dual.own.fc(z.mean((2, 3)))
     torch.testing.assert_close(logits(dual)[1], expected)
 
@@ -101,7 +101,7 @@ def test_batch_statistics_are_used_only_after_the_first_prompt():
     before = snapshot(dual.own)
     logits(dual)
     moved = {k for k in changed(before, dual.own.state_dict()) if "running" in k}
-    assert moved == {"layer2.1.running_mean", "layer2.1.running_var"}
+    assert moved == {f"layer{i}.1.running_{what}" for i in (2, 3) for what in ("mean", "var")}
 
 
 def test_running_statistics_stay_the_teachers():
@@ -120,9 +120,9 @@ def test_evaluation_is_deterministic_and_changes_nothing():
     torch.testing.assert_close(logits(dual, BATCH.image[:1])[1], first[:1])
 
 
-@pytest.mark.parametrize("stages", [[], [0], [3], [1, 7]])
+@pytest.mark.parametrize("stages", [[], [0], [4], [1, 7]])
 def test_stages_that_do_not_exist_are_refused(stages):
-    with pytest.raises(ValueError, match=r"STAGES is .*; TinyNet has stages 1..2"):
+    with pytest.raises(ValueError, match=r"STAGES is .*; TinyNet has stages 1..3"):
         tiny_dual(stages=stages)
 
 

@@ -8,7 +8,7 @@ import torch
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.teachers.ensemble import Ensemble, confidence_weights, mixed_logits
-from mdistiller_dfpt.testing import tiny_batch, tiny_networks, tiny_others
+from mdistiller_dfpt.testing import CLASSES, tiny_batch, tiny_networks, tiny_others
 
 from ..golden import labels, normal
 
@@ -100,7 +100,7 @@ def test_members_run_once_for_all_paths():
         network.register_forward_hook(lambda *a: calls.append(1))
     paths = teacher(tiny_batch())
     for path in teacher.path_names():
-        assert paths[path].logits.shape == (8, 4)
+        assert paths[path].logits.shape == (8, CLASSES)
     assert len(calls) == 3
 
 

@@ -4,7 +4,15 @@ import pytest
 
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.teachers import TEACHERS, Frozen, build_teacher
-from mdistiller_dfpt.testing import TEACHER_LAWS, tiny_batch, tiny_cfg, tiny_networks, tiny_others, tiny_teacher
+from mdistiller_dfpt.testing import (
+    CLASSES,
+    TEACHER_LAWS,
+    tiny_batch,
+    tiny_cfg,
+    tiny_networks,
+    tiny_others,
+    tiny_teacher,
+)
 
 
 @pytest.mark.parametrize("law", TEACHER_LAWS, ids=lambda law: law.__name__)
@@ -27,7 +35,7 @@ def test_feature_maps_of_cached_logits_are_refused():
     teacher = tiny_teacher(Frozen)
     teacher.cache = type("Cache", (), {"logits": lambda self, batch, compute: compute(batch.image)})()
     output = teacher(tiny_batch())["teacher"]
-    assert output.logits.shape == (8, 4)
+    assert output.logits.shape == (8, CLASSES)
     with pytest.raises(
         ConfigError, match="DISTILLER.LOGITS_CACHE stores only the teacher's logits, but the method uses 'feats'"
     ):

@@ -9,9 +9,13 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from mdistiller_dfpt import DISTILLERS, Distiller, Output, distillation, label
+from mdistiller_dfpt.config.keys import NOT_NEGATIVE
+from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.losses.term import own
+from mdistiller_dfpt.models.output import NoFeatures
 from mdistiller_dfpt.teachers import TEACHERS, Frozen, Paths
 from mdistiller_dfpt.testing import (
+    CLASSES,
     DISTILLER_LAWS,
     NETWORK_LAWS,
     TEACHER_LAWS,
@@ -25,6 +29,7 @@ from mdistiller_dfpt.testing import (
     tiny_data,
     tiny_distiller,
     tiny_networks,
+    tiny_others,
 )
 
 IMAGE_SHAPE = (3, 8, 8)
@@ -70,7 +75,7 @@ class TrainsNothingWithIt(Good):
 class HidesAModuleInAList(Good):
     def __init__(self, student, teacher, *, weight):
         super().__init__(student, teacher, weight=weight)
-        self.hidden = [nn.Linear(4, 4)]
+        self.hidden = [nn.Linear(CLASSES, CLASSES)]
 
     def losses(self, student, teacher, batch):
         moved = student._replace(logits=self.hidden[0](student.logits))
@@ -80,7 +85,7 @@ class HidesAModuleInAList(Good):
 class KeepsAnAverageOutOfItsState(Good):
     def __init__(self, student, teacher, *, weight):
         super().__init__(student, teacher, weight=weight)
-        self.average = torch.zeros(4)
+        self.average = torch.zeros(CLASSES)
 
     def losses(self, student, teacher, batch):
         self.average += student.logits.detach().mean(0)
@@ -107,7 +112,7 @@ class ComputesInDouble(Good):
 
 class ReadsMemoryInItsOrder(Good):
     def losses(self, student, teacher, batch):
-        maps = student.features["feats"][-1]
+        maps = student.features["feats"][2]
         flat = torch.as_strided(maps, (maps[0].numel(),), (1,), maps.storage_offset())
         return {**super().losses(student, teacher, batch), "mine": distillation(flat[:16].mean(), 30.0)}
 
@@ -182,6 +187,37 @@ class WeighsBySharesOfTheBatch(Good):
         return {**super().losses(student, teacher, batch), "sure": distillation((sure / sure.sum() * gap).sum())}
 
 
+class SumsOverTheBatch(Good):
+    def losses(self, student, teacher, batch):
+        return {"ce": label(F.cross_entropy(student.logits, batch.target, reduction="sum"))}
+
+
+class ReturnsTheTeachersLogits(Good):
+    def forward(self, batch):
+        _, terms = super().forward(batch)
+        return self.teacher(batch)["teacher"].logits, terms
+
+
+class ReadsAStrongViewThatItDoesNotDeclare(Good):
+    def losses(self, student, teacher, batch):
+        strong = F.mse_loss(self.forward_student(batch.strong).logits, teacher.logits)
+        return {**super().losses(student, teacher, batch), "strong": distillation(strong)}
+
+
+class TakesAStrongViewWhereThereIsOne(Good):
+    def losses(self, student, teacher, batch):
+        image = batch.image if batch.strong is None else batch.strong
+        return super().losses(self.forward_student(image), teacher, batch)
+
+
+class ReadsFeaturesThatItDoesNotDeclare(Good):
+    needs_teacher_maps = False
+
+    def losses(self, student, teacher, batch):
+        gap = student.logits.mean() - teacher.features["pooled_feat"].mean()
+        return {**super().losses(student, teacher, batch), "gap": distillation(gap.square())}
+
+
 class TakesAnyKeyword(Good):
     def __init__(self, student, teacher, **anything):
         super().__init__(student, teacher, weight=anything["weight"])
@@ -212,6 +248,15 @@ BROKEN_DISTILLERS = [
     (CouplesFromTheSecondEpochOn, "a_batch_may_be_shared_by_two_processes", "the term 'mean' of two shards"),
     (WeighsBySharesOfTheBatch, "a_batch_may_be_shared_by_two_processes", "the term 'sure' of two shards"),
     (MatchesTheBatchesMean, "a_batch_may_be_shared_by_two_processes", "set `couples_samples = True` in the class"),
+    (SumsOverTheBatch, "a_batch_may_be_shared_by_two_processes", "or take the mean over the batch if it is a sum"),
+    (ReturnsTheTeachersLogits, "the_logits_are_the_students", "change with the teacher's: return the student's"),
+    (ReadsAStrongViewThatItDoesNotDeclare, "a_strong_view_is_read_only_if_declared", "it raises TypeError: "),
+    (TakesAStrongViewWhereThereIsOne, "a_strong_view_is_read_only_if_declared", "terms change with the strong view"),
+    (
+        ReadsFeaturesThatItDoesNotDeclare,
+        "the_teachers_features_are_read_only_if_declared",
+        "it reads the teacher's 'pooled_feat': set `needs_teacher_maps = True` in the class",
+    ),
     (TakesAnyKeyword, "an_unknown_keyword_is_refused", "the constructor accepts any keyword"),
 ]
 
@@ -223,7 +268,7 @@ class Learning(Frozen):
         super().__init__(network)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.head = nn.Linear(4, 4)
+            self.head = nn.Linear(CLASSES, CLASSES)
 
     def path_names(self):
         return ("teacher", "head")
@@ -255,6 +300,11 @@ class MatchesNoPathOfIts(Learning):
 class HasTheMapsOfAnother(Learning):
     def network_of(self, path):
         return TinyNet(5)
+
+
+class DoesNotSayThatItHasNoMaps(Learning):
+    def second(self, original):
+        return Output(super().second(original).logits, NoFeatures("no {!r}"))
 
 
 class MovesItsNetwork(Learning):
@@ -308,6 +358,29 @@ class SpeaksBfloat16(Learning):
         return Output(super().second(original).logits.to(self.dtype), original.features)
 
 
+class DrawsNoise(Learning):
+    def second(self, original):
+        plain = super().second(original)
+        return Output(plain.logits + torch.randn_like(plain.logits), plain.features)
+
+
+class RunsItsNetworkInFloat32(Learning):
+    def original(self, batch):
+        with torch.no_grad():
+            return Output(*self.network(batch.image))
+
+
+class EvaluatesItsNetworkInFloat32(Learning):
+    def logits(self, image):
+        return self.network(image)[0]
+
+
+class NormalisesByTheBatch(Learning):
+    def second(self, original):
+        plain = super().second(original)
+        return Output(plain.logits - plain.logits.mean(0), plain.features)
+
+
 class MatchesTheMeanOfTheBatch(Learning):
     def losses(self, student, outputs, batch):
         return {"head_mean": own(F.mse_loss(outputs["head"].logits.mean(0), student.logits.mean(0)))}
@@ -317,6 +390,11 @@ BROKEN_TEACHERS = [
     (NamesAPathThatItHasNot, "every_path_gives_logits", "forward gives"),
     (MatchesNoPathOfIts, "every_path_gives_logits", "the default paths {'heart'} are not in path_names"),
     (HasTheMapsOfAnother, "maps_are_those_of_the_paths_network", "feats of the path 'teacher' are"),
+    (
+        DoesNotSayThatItHasNoMaps,
+        "maps_are_those_of_the_paths_network",
+        "the path 'head' has no features, but `has_maps` returns True",
+    ),
     (MovesItsNetwork, "frozen_networks_never_change", "['bn1.running_mean'] of a frozen network changed"),
     (HidesItsFrozenNetwork, "frozen_networks_never_change", "of a frozen network changed"),
     (TrainsTheStudent, "its_own_terms_train_it_and_not_the_student", "use own(value, weight)"),
@@ -324,6 +402,10 @@ BROKEN_TEACHERS = [
     (CountsSteps, "what_it_trains_is_saved", "the path 'head' has different outputs after a resume"),
     (CountsEvaluations, "evaluation_changes_nothing", "evaluation changed ['evaluations']"),
     (MatchesTheMeanOfTheBatch, "a_batch_may_be_shared_by_two_processes", "set `couples_samples = True` in the class"),
+    (DrawsNoise, "the_same_batch_gives_the_same_outputs", "from `batch.epoch` and `batch.index`"),
+    (RunsItsNetworkInFloat32, "frozen_networks_run_in_the_configured_precision", "use `self.run_frozen` or"),
+    (EvaluatesItsNetworkInFloat32, "frozen_networks_run_in_the_configured_precision", "in {torch.float32} under"),
+    (NormalisesByTheBatch, "outputs_of_a_sample_do_not_depend_on_the_others", "the outputs of the path 'head' for a"),
     (SpeaksBfloat16, "bfloat16_changes_rounding_alone", "'head' is torch.bfloat16 under bfloat16"),
 ]
 
@@ -397,9 +479,9 @@ def network_of(cls):
     return lambda num_classes: cls(4, num_classes)
 
 
-def lines_of(check, *arguments):
+def lines_of(check, *arguments, **values):
     with pytest.raises(BrokenLaw) as info:
-        check(*arguments)
+        check(*arguments, **values)
     return str(info.value).splitlines()
 
 
@@ -447,6 +529,54 @@ def test_correct_classes_pass():
     check_network(network_of(TinyNet), IMAGE_SHAPE)
 
 
+class FailsForLargeWeights(Good):
+    config = CN({"LOSS": CN({"WEIGHT": 1.0})})
+    limits = {"LOSS.WEIGHT": NOT_NEGATIVE}
+
+    def losses(self, student, teacher, batch):
+        return (ComputesInDouble if self.weight > 2 else Good).losses(self, student, teacher, batch)
+
+
+def test_laws_are_checked_with_the_values_that_are_given():
+    lines = lines_of(check_distiller, FailsForLargeWeights, weight=3)
+    assert lines[0].endswith("the term 'ce' is torch.float64, not float32")
+    assert FailsForLargeWeights.config.LOSS.WEIGHT == 1.0
+
+
+class Scaled(Learning):
+    config = CN({"SCALE": 1.0})
+
+    def __init__(self, network, *, scale):
+        super().__init__(network)
+        self.scale = scale
+
+    def second(self, original):
+        return Output(super().second(original).logits[:, : int(CLASSES * self.scale)], original.features)
+
+
+def test_laws_of_teachers_are_checked_with_the_values_that_are_given():
+    lines = lines_of(check_teacher, Scaled, scale=0.5)
+    assert lines[0] == "Scaled: every path gives logits: the logits of 'head' are (8, 2), not (8, 5)"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weight": -1.0}, "weight is -1.0; it must be >= 0"),
+        ({"weight": "2"}, "weight is '2'; it must be a finite number"),
+        ({"wieght": 1.0}, "FailsForLargeWeights has no key for wieght; did you mean weight"),
+    ],
+)
+def test_a_value_that_a_config_could_not_have_is_refused(values, message):
+    with pytest.raises(ConfigError) as info:
+        check_distiller(FailsForLargeWeights, **values)
+    assert str(info.value).startswith(message)
+
+
+def test_random_outputs_of_a_teacher_are_the_only_fault_that_is_reported():
+    assert len(lines_of(check_teacher, DrawsNoise)) == 1
+
+
 def test_all_broken_laws_are_reported_together():
     class Both(MatchesTheBatchesMean, CountsCalls):
         """Violates two laws."""
@@ -469,6 +599,14 @@ def test_an_error_in_a_law_is_a_line_too_and_the_cause():
 
 def test_a_class_need_not_be_registered():
     assert "Good" not in {cls.__name__ for cls in (*DISTILLERS.values(), *TEACHERS.values())}
+
+
+def test_tiny_networks_have_four_maps_and_no_axis_as_long_as_the_classes():
+    for network in (*tiny_networks(), *tiny_others(2)):
+        logits, features = network(tiny_batch().image)
+        assert len(features["feats"]) == 4
+        assert logits.shape == (8, CLASSES)
+        assert CLASSES not in {size for x in features["feats"] for size in x.shape}
 
 
 def test_tiny_networks_and_data_are_deterministic():

@@ -23,7 +23,7 @@ class Dropping(TinyNet):
 def dropping_run(folder, *words):
     cfg = tiny_cfg("DISTILLER.TYPE", "NONE", "LOG.PREFIX", str(folder), "EXPERIMENT.NAME", "tiny", *words)
     torch.manual_seed(1)
-    student = Dropping(4, 4)
+    student = Dropping()
     seed_process(cfg.SOLVER.SEED)
     return Trainer(cfg, DISTILLERS["NONE"](student), tiny_data(train=51))
 

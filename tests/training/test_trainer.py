@@ -442,8 +442,8 @@ class Tied(TinyNet):
         self.extra.weight = self.layer1[0].weight
 
     def stages(self):
-        first, _, third = super().stages()
-        return [first, lambda x: relu_pair(self.layer1(F.relu(self.extra(x)))), third]
+        stem, _, *others = super().stages()
+        return [stem, lambda x: relu_pair(self.layer1(F.relu(self.extra(x)))), *others]
 
 
 @pytest.mark.parametrize("tied", ["student", "teacher"])

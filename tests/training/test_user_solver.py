@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mdistiller_dfpt.errors import DivergedError, PluginError
 from mdistiller_dfpt.testing import tiny_cfg, tiny_distiller
+from mdistiller_dfpt.training.evaluate import evaluate
 from mdistiller_dfpt.training.optim import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule
 
-from ..tiny_runs import fit, run_of
+from ..tiny_runs import after_each_step, fit, outcome, run_of
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "slow", None])
@@ -87,3 +89,68 @@ def test_a_loss_that_is_not_finite_says_what_it_can_be(step, words, tmp_path):
     run.distiller.losses = losses
     with pytest.raises(DivergedError, match=f"not finite at epoch 1, step {step} .*{words}"):
         fit(run)
+
+
+class Averaging(torch.optim.Optimizer):
+    """SGD that trains one set of weights and evaluates their running mean, with the interface of `schedulefree`."""
+
+    def __init__(self, groups, lr):
+        super().__init__(groups, {"lr": lr, "train_mode": False})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            assert group["train_mode"], "a step was taken on the evaluated weights"
+            for p in group["params"]:
+                state = self.state[p]
+                count = state["count"] = state.get("count", 0) + 1
+                p.sub_(p.grad, alpha=group["lr"])
+                state["other"] = state.get("other", torch.zeros_like(p)).lerp(p, 1 / count)
+
+    def train(self):
+        self._switch(True)
+
+    def eval(self):
+        self._switch(False)
+
+    @torch.no_grad()
+    def _switch(self, mode):
+        for group in self.param_groups:
+            for p in group["params"] if group["train_mode"] != mode else ():
+                if (other := self.state[p].get("other")) is not None:
+                    p.data, self.state[p]["other"] = other, p.detach().clone()
+            group["train_mode"] = mode
+
+
+@pytest.fixture
+def averaging(registries):
+    OPTIMIZERS.register("averaging")(lambda groups, plan: Averaging(groups, plan.lr))
+    return ("SOLVER.TYPE", "averaging")
+
+
+def test_the_evaluated_weights_of_a_schedule_free_optimiser_are_those_tested_and_saved(tmp_path, averaging):
+    run = run_of("KD", tmp_path, *averaging)
+    trained = []
+    after_each_step(run, lambda number: trained.append(run.distiller.student.fc.bias.detach().clone()))
+    results = fit(run)
+    saved = load_file(run.run / "student.safetensors")
+    torch.testing.assert_close(saved["fc.bias"], torch.stack(trained).mean(0))
+    student = run.distiller.student.eval()
+    student.load_state_dict(saved)
+    tested = evaluate(lambda image: {"student": student(image)[0]}, run.data.test)
+    assert tested["student"] == results["epochs"][-1]["test"]["student"]
+
+
+@pytest.mark.parametrize("step", [2, 4], ids=["first_epoch", "second_epoch"])
+def test_a_run_with_a_schedule_free_optimiser_resumes_bit_for_bit(step, tmp_path, averaging):
+    words = (*averaging, "LOG.SAVE_EVERY", "1 steps")
+    expected = outcome(run_of("KD", tmp_path / "whole", *words))
+    broken = run_of("KD", tmp_path / "broken", *words)
+
+    def stop(number):
+        if number == step:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fit(after_each_step(broken, stop))
+    assert outcome(run_of("KD", tmp_path / "broken", *words), resume=True) == expected

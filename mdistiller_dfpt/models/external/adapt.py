@@ -4,10 +4,12 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...registry import suggest
+from ..dummy import dummy_image, probing
 from ..staged import Edit, Result, StagedModel
 from .find_stages import Call, find_stages, watch_calls
 from .map_layout import Layout, find_layout, from_map, to_map
@@ -54,7 +56,7 @@ class AdaptedModel(StagedModel):
 
     def __init__(self, network: nn.Module, stages: Sequence[str] = (), image_size: int = 224):
         super().__init__()
-        title = type(network).__name__
+        self.image_size, title = image_size, type(network).__name__
         calls = watch_calls(network, image_size)
         names = tuple(stages) or find_stages(network, calls)
         if not names:
@@ -100,6 +102,26 @@ class AdaptedModel(StagedModel):
         vector = pooled[-1] if pooled else feats[-1]
         vector = vector.mean((2, 3)) if vector.dim() == 4 else vector
         return logits, {"feats": feats, "preact_feats": feats, "head_map": feats[-1], "pooled_feat": vector}
+
+    def reaching_stages(self) -> list[int]:
+        """As in `StagedModel`: behind the last block, a classifier that reads the class token ignores the map."""
+        if not any(layout.prefix for layout in self.layouts):
+            return super().reaching_stages()
+        generator, black = torch.Generator().manual_seed(0), dummy_image(self, (3, self.image_size, self.image_size))
+        image = torch.randn(black.shape, generator=generator).to(black)
+        added: dict[int, Tensor] = {}
+
+        def add(i: int, x: Tensor) -> Tensor:
+            added[i] = torch.zeros_like(x, requires_grad=True)
+            return x + added[i]
+
+        with probing(self), torch.enable_grad():
+            logits, features = self.rerun(image, add)
+            # The logits of a new head may be zero, and the sum of a normalised vector is: its input, weighted at random
+            read = features["pooled_feat"] if self.classifier_name else logits
+            weights = torch.randn(read.shape, generator=generator).to(read)
+            gradients = torch.autograd.grad((read * weights).sum(), list(added.values()), allow_unused=True)
+        return [i for i, g in zip(added, gradients, strict=True) if i > 0 and g is not None and bool(g.any())]
 
     def _plain(self, image: Tensor) -> Tensor:
         """Logits of the network's own forward, extracted from any container it returns."""
