@@ -1,5 +1,6 @@
 """The registry of datasets, and the loaders of a run."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -75,6 +76,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
             "training images: use at most that many"
         )
     classes = len(source.train.classes)
+    if classes == 1:
+        print(f"warning: {cfg.DATASET.TYPE} has a single class: every accuracy is 100 %", file=sys.stderr)
     for split in (source.train, source.test):
         if isinstance(split, ImageSet):
             _check_images(split.images, cfg.DATASET.TYPE)

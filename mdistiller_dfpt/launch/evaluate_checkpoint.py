@@ -74,11 +74,9 @@ def _found(cfg: CN, role: Role, data: Data) -> Path:
         return trained[0].weights
     identity = identity_of(cfg, data, [(t.name, t.sha256) for t in trained])
     if (run := find_finished(cfg, identity)) is None:
-        lines = [
-            f"no finished run of this config in {cfg.LOG.PREFIX}: train it, or give a checkpoint with -c",
-            *other_runs(cfg, identity).values(),
-        ]
-        raise CheckpointError("\n".join(lines))
+        others = [f"{line}; to evaluate it, add `-c {run}`" for run, line in other_runs(cfg, identity).items()]
+        none = f"no finished run of this config in {cfg.LOG.PREFIX}: train it, or give a checkpoint with -c"
+        raise CheckpointError("\n".join([none, *others]))
     return run / WEIGHTS
 
 

@@ -126,22 +126,25 @@ def _of_config(cfg: CN, data: Data, train: Train, network: str, config: str, key
     return _just_trained(teacher_cfg, identity)
 
 
-def _assistant(cfg: CN, data: Data, train: Train, name: str, above: Sequence[Trained]) -> Path:
-    """The weights of the assistant after those `above` it; it is trained first if needed.
-
-    Its run is that of the student, with this network as the student, distilled from those above.
-    """
+def run_of_assistant(cfg: CN, name: str, above: Sequence[str]) -> CN:
+    """The config that trains an assistant: the student's, with this network as the student, taught by those above."""
     step = cfg.clone()
     step.defrost()
     step.DISTILLER.STUDENT = name
     step.DISTILLER.STUDENT_STAGES = []
     step.DISTILLER.PATHS = CN()  # those of the student may include assistants that do not exist yet
-    step.DISTILLER.ASSISTANTS = [network.name for network in above[1:]]
+    step.DISTILLER.ASSISTANTS = list(above)
     if student_lr(cfg.DISTILLER.STUDENT) == cfg.SOLVER.LR:
         step.SOLVER.LR = student_lr(name)
-    step.EXPERIMENT.NAME = f"{run_name(cfg).rsplit('/', 1)[0]}/assistants/{len(above)}_{name}"
+    step.EXPERIMENT.NAME = f"{run_name(cfg).rsplit('/', 1)[0]}/assistants/{len(above) + 1}_{name}"
     step.EXPERIMENT.TAG = "default"
     step.freeze()
+    return step
+
+
+def _assistant(cfg: CN, data: Data, train: Train, name: str, above: Sequence[Trained]) -> Path:
+    """The weights of the assistant after those `above` it; it is trained first if needed."""
+    step = run_of_assistant(cfg, name, [network.name for network in above[1:]])
     identity = identity_of(step, data, [(t.name, t.sha256) for t in above])
     found = _finished(step, identity)
     if found is None:

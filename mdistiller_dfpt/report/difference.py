@@ -19,9 +19,9 @@ def difference(result: Result, reference: Result, *, of_one_method: bool = False
         if fact in mine and fact in other and mine[fact] != other[fact]:
             parts.append(f"{fact} {mine[fact]}, {other[fact]} in the reference")
     # Dataset: what an earlier version did not record is unknown
-    if result.content is None:
-        parts.append("the content of the dataset is unknown: an earlier version did not record it")
-    elif reference.content is not None and result.content != reference.content:
+    if (result.content is None) != (reference.content is None):
+        parts.append("the content of one dataset is unknown: an earlier version did not record it")
+    elif result.content != reference.content:
         parts.append("another dataset, or other images or labels")
     # Teachers are compared only if both runs have one
     if result.teachers and reference.teachers and result.teachers != reference.teachers:

@@ -12,6 +12,7 @@ from ..errors import DataError
 
 RESULTS, STATUS = "results.json", "status.json"
 SEED = "SOLVER.SEED"
+COMMON_SECTIONS = ("DATASET", "MODEL", "DISTILLER", "SOLVER")
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,14 @@ class Result:
         """The keys that decide the result and differ from their defaults, without the seed."""
         if "identity" in self.data:
             values = dict(self.data["identity"]["config"])
-        else:  # an earlier version recorded all keys
+        else:  # an earlier version recorded all keys, also those of other methods
+            sections = (*COMMON_SECTIONS, *self.data.get("method", "").split("+"))
             written = of_earlier_version(self.data.get("config", {}))
             known = {full: value for full, value in written.items() if full in KEYS and KEYS[full].decides}
-            values = {full: value for full, value in known.items() if value != KEYS[full].default}
+            values = {
+                full: value for full, value in known.items()
+                if value != KEYS[full].default and full.partition(".")[0] in sections
+            }  # fmt: skip
         values.pop(SEED, None)
         return values
 

@@ -43,10 +43,13 @@ def evaluate_method(method: Method, loader: Loader) -> dict[str, dict[str, float
 def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader) -> dict[str, dict[str, float]]:
     """{path: {"top1": %, "top5": %}} for the logits of each path, and {"kl": {"a||b": nats}} for each pair of paths.
 
+    `predicted_classes`, beside the accuracies, is how many classes are predicted at all; 1: the network has collapsed.
+
     `paths_of`: images (B, 3, H, W) -> logits (B, C) by name. `a` is the path returned first: KL(teacher || student) if
     the teacher comes first.
     """
     sums: dict[tuple[str, str], Tensor] = {}
+    predicted: dict[str, Tensor] = {}  # of each class, by path
     count = 0
 
     def add(key: tuple[str, str], value: Tensor) -> None:
@@ -58,6 +61,8 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
         for name, logits in paths.items():
             add((name, "top1"), correct_at(logits, batch.target, 1))
             add((name, "top5"), correct_at(logits, batch.target, 5))
+            ones = F.one_hot(logits.argmax(1), logits.shape[1]).sum(0)
+            predicted[name] = predicted[name] + ones if name in predicted else ones
         for a, b in combinations(paths, 2):
             add(("kl", f"{a}||{b}"), kl_divergence(paths[a], paths[b]))
     # The samples that could be read, over all processes
@@ -69,4 +74,6 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
     for (group, name), value in zip(sums, totals, strict=True):
         percent = 1.0 if group == "kl" else 100.0
         result.setdefault(group, {})[name] = percent * value / seen
+    for name, ones in predicted.items():
+        result[name]["predicted_classes"] = int((all_reduce(ones) > 0).sum())
     return result

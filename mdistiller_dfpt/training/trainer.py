@@ -230,7 +230,9 @@ class Trainer:
         measured, name, sha256 = paths["teacher"], choice(self.cfg).teacher, state_hash(teacher.network.state_dict())
         record = compare_with_record(self.cfg.DATASET.TYPE, name, measured["top1"], sha256)
         print(f"teacher {name}: top-1 {measured['top1']:.2f} %" + (record and f"; {record}"), flush=True)
-        if measured["top1"] < 200 / self.data.num_classes:
+        if measured["predicted_classes"] == 1:
+            print("warning: the teacher predicts the same class for all test images", file=sys.stderr)
+        elif measured["top1"] < 200 / self.data.num_classes:
             print(f"warning: the teacher is near chance ({100 / self.data.num_classes:.1f} %)", file=sys.stderr)
         kind = choice(self.cfg).kind
         return {"name": name, "kind": kind, "sha256": sha256, **measured}
@@ -253,6 +255,8 @@ class Trainer:
         if rank() == 0:
             write_json(saver.run / RESULTS, results)
         print(summary_table(results))
+        if run.epochs[-1]["test"]["student"]["predicted_classes"] == 1:
+            print("warning: the student predicts the same class for all test images", file=sys.stderr)
         print(f"trained for {duration(results['seconds'])}")
         return results
 

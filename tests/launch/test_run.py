@@ -9,9 +9,9 @@ import torch
 
 from mdistiller_dfpt import DATASETS, build_data, build_model, load_cfg
 from mdistiller_dfpt.errors import CheckpointError, ConfigError
-from mdistiller_dfpt.launch.build import Weights
 from mdistiller_dfpt.launch.networks import build_networks
-from mdistiller_dfpt.launch.run import assistant_weights, run
+from mdistiller_dfpt.launch.run import run
+from mdistiller_dfpt.launch.trained import run_of_assistant
 from mdistiller_dfpt.models.external.adapt import AdaptedModel
 
 ROOT = Path(__file__).parents[2]
@@ -126,15 +126,10 @@ def test_a_chain_of_assistants_is_trained_first_each_distilled_from_those_before
     assert "training the assistant" not in capsys.readouterr().out
 
 
-def run_of_assistant(monkeypatch, name, *words):
+def second_assistant(name, *words):
     """The config of the run that trains this assistant, the second of a chain."""
-    found = []
-    monkeypatch.setattr("mdistiller_dfpt.launch.run._finished", lambda cfg: None)
-    monkeypatch.setattr("mdistiller_dfpt.launch.run._trained", lambda cfg, *rest: found.append(cfg))
     chain = ["DISTILLER.TYPE", "TAKD", "DISTILLER.ASSISTANTS", f"[resnet14, {name}]"]
-    above = Weights(Path("teacher.pth"), [("resnet14", Path("first.pth"))])
-    assistant_weights(load_cfg(None, [*DIGITS, *chain, *words]), name, above)
-    return found[0]
+    return run_of_assistant(load_cfg(None, [*DIGITS, *chain, *words]), name, ["resnet14"])
 
 
 @pytest.mark.parametrize(
@@ -146,18 +141,18 @@ def run_of_assistant(monkeypatch, name, *words):
         ("ShuffleV1", ("SOLVER.LR", "0.02"), 0.02),
     ],
 )
-def test_an_assistant_has_the_rate_of_its_own_network_unless_one_is_set(student, words, expected, monkeypatch):
-    cfg = run_of_assistant(monkeypatch, "resnet8", "DISTILLER.STUDENT", student, *words)
+def test_an_assistant_has_the_rate_of_its_own_network_unless_one_is_set(student, words, expected):
+    cfg = second_assistant("resnet8", "DISTILLER.STUDENT", student, *words)
     rate = cfg.SOLVER.LR
     assert rate == expected
     assert (cfg.DISTILLER.STUDENT, cfg.DISTILLER.ASSISTANTS) == ("resnet8", ["resnet14"])
 
 
-def test_the_students_stages_are_not_those_of_an_assistant(monkeypatch):
+def test_the_students_stages_are_not_those_of_an_assistant():
     """In the run that trains it, and as a teacher of the student."""
     name = "tests.models.test_adapt:own_network"
     words = ("DISTILLER.STUDENT", name, "DISTILLER.STUDENT_STAGES", "['3']")
-    cfg = run_of_assistant(monkeypatch, name, *words)
+    cfg = second_assistant(name, *words)
     assert cfg.DISTILLER.STUDENT_STAGES == []
     chain = ["DISTILLER.TYPE", "TAKD", "DISTILLER.ASSISTANTS", f"[{name}]"]
     cfg = load_cfg(None, [*DIGITS, *chain, *words])

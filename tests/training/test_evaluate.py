@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from mdistiller_dfpt import DATASETS, build_data, load_cfg
 from mdistiller_dfpt.testing import tiny_data, tiny_distiller
-from mdistiller_dfpt.training.evaluate import correct_at, evaluate_method, kl_divergence
+from mdistiller_dfpt.training.evaluate import correct_at, evaluate, evaluate_method, kl_divergence
 
 from ..golden import normal
+from ..tiny_runs import fit, run_of
 
 
 def test_correct_at_counts_and_clips():
@@ -47,3 +49,42 @@ def test_evaluation_restores_the_mode_and_moves_no_statistics():
     evaluate_method(distiller, tiny_data().test)
     assert distiller.training
     assert all(torch.equal(v, before[k]) for k, v in distiller.state_dict().items())
+
+
+def test_the_classes_that_are_predicted_at_all_are_counted():
+    data = tiny_data()
+    width = data.num_classes
+
+    def paths(image):
+        collapsed = torch.zeros(len(image), width).index_fill_(1, torch.tensor([2]), 1.0)
+        turns = torch.eye(width)[torch.arange(len(image)) % 2]
+        return {"teacher": collapsed, "student": turns}
+
+    found = evaluate(paths, data.test)
+    assert {name: found[name]["predicted_classes"] for name in ("teacher", "student")} == {"teacher": 1, "student": 2}
+
+
+def test_a_collapsed_student_or_teacher_and_a_single_class_are_said(tmp_path, capsys, registries):
+    run = run_of("KD", tmp_path, "SOLVER.EPOCHS", "1")
+    with torch.no_grad():
+        for network in (run.distiller.student, run.distiller.teacher.network):
+            network.fc.weight.zero_()
+            network.fc.bias.copy_(torch.arange(len(network.fc.bias)) * 1e3)
+    for group in run.optimizer.param_groups:
+        group["lr_factor"] = 1e-9
+    fit(run)
+    err = capsys.readouterr().err
+    assert "warning: the teacher predicts the same class for all test images" in err
+    assert "warning: the student predicts the same class for all test images" in err
+
+    @DATASETS.register("one")
+    def one(cfg):
+        source = DATASETS["digits"](cfg)
+
+        def kept(part):
+            return part._replace(images=part.images, labels=torch.zeros_like(part.labels), classes=("all",))
+
+        return source._replace(train=kept(source.train), test=kept(source.test))
+
+    build_data(load_cfg(None, ["DATASET.TYPE", "one"]))
+    assert "warning: one has a single class: every accuracy is 100 %" in capsys.readouterr().err
