@@ -25,7 +25,7 @@ def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1) -
     def images(count: int) -> ImageSet:
         labels = torch.arange(count) % CLASSES
         noise = torch.randint(0, 60, (count, 8, 8, 3), generator=generator)
-        return ImageSet((noise + 48 * labels[:, None, None, None]).to(torch.uint8), labels, tuple("abcde"))
+        return ImageSet((noise + 48 * labels[:, None, None, None]).to(torch.uint8), labels, tuple("abcdefgh"[:CLASSES]))
 
     recipe = Recipe(pad=1, flip=True, mean=(0.4,) * 3, std=(0.3,) * 3)
     of_train, of_test = images(train), images(test)

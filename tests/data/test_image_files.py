@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused_before_training(kind, damage, message, tmp
 
 
 def test_class_counts_are_the_official_ones_unless_the_config_says_another(tmp_path):
-    cfg = file_cfg("cub200", tmp_path, "DATASET.CLASSES", "0")
+    cfg = file_cfg("cub200", tmp_path, "DATASET.CLASSES", "null")
     with pytest.raises(DataError, match="contains 4 classes, expected 200"):
         build_data(cfg)
 

@@ -111,9 +111,9 @@ def test_the_same_for_a_kind_of_teacher(name, value, message, registries):
     ("value", "message"),
     [
         (lambda self, batch: None, r"`forward` returned None; it must return \(logits, terms\)"),
-        (lambda self, batch: (None, {}), r"`forward` returned None; the logits must be of shape \(16, 4\)"),
+        (lambda self, batch: (None, {}), r"`forward` returned None; the logits must be of shape \(16, 5\)"),
         (lambda self, batch: (self.student(batch.image)[0][:, :2], {}),
-         r"`forward` returned logits of shape \(16, 2\); the logits must be of shape \(16, 4\)"),
+         r"`forward` returned logits of shape \(16, 2\); the logits must be of shape \(16, 5\)"),
         (lambda self, batch: (self.student(batch.image)[0], None), "its losses are a NoneType; they must be a dict"),
     ],
 )  # fmt: skip
@@ -148,7 +148,7 @@ def test_a_dict_of_logged_values_is_checked_at_each_step(tmp_path, registries):
         (lambda self, image: None, r"returned None; it must return \{path: logits\} with a 'student'"),
         (lambda self, image: {"mine": self.student(image)[0]}, "`evaluated_paths` returned a dict with 'mine'; it"),
         (lambda self, image: {"student": self.student(image)}, "`evaluated_paths` returned a tuple; the logits"),
-        (lambda self, image: {"student": self.student(image)[0][:, 1:]}, r"logits of shape \(1, 3\); .* \(1, 4\)"),
+        (lambda self, image: {"student": self.student(image)[0][:, 1:]}, r"logits of shape \(1, 4\); .* \(1, 5\)"),
     ],
 )  # fmt: skip
 def test_the_evaluation_is_tried_before_the_first_step(value, message, tmp_path, registries):
@@ -162,7 +162,7 @@ def test_the_evaluation_is_tried_before_the_first_step(value, message, tmp_path,
     ("value", "message"),
     [
         (lambda self, image: None, r"`evaluated_paths` returned NoneType; it must return \{path: logits\}"),
-        (lambda self, image: {"teacher": self.network(image)[0][:, 1:]}, r"logits of shape \(1, 3\); .* \(1, 4\)"),
+        (lambda self, image: {"teacher": self.network(image)[0][:, 1:]}, r"logits of shape \(1, 4\); .* \(1, 5\)"),
     ],
 )  # fmt: skip
 def test_the_teachers_evaluation_is_the_teachers(value, message, tmp_path, registries):
@@ -174,7 +174,7 @@ def test_the_teachers_evaluation_is_the_teachers(value, message, tmp_path, regis
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
-        (lambda x: x[:, 1:], r"the logits of 'teacher' are of shape \(16, 3\), and the student's of shape \(16, 4\)"),
+        (lambda x: x[:, 1:], r"the logits of 'teacher' are of shape \(16, 4\), and the student's of shape \(16, 5\)"),
         (lambda x: 3.0, "the logits of 'teacher' are float, and the student's"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_file_system_that_takes_no_files_is_refused_before_any_work(place):
 
 
 def test_a_dataset_is_only_read(tmp_path):
-    words = [*write_data_set("folder", tmp_path / "data"), "DATASET.SIZE", "8", "MODEL.FAMILY", "cifar",
+    words = [*write_data_set("folder", tmp_path / "data", classes=5), "DATASET.SIZE", "8", "MODEL.FAMILY", "cifar",
              "SOLVER.BATCH_SIZE", "4", "DATASET.NUM_WORKERS", "0"]  # fmt: skip
 
     def reading():

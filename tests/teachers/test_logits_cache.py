@@ -10,6 +10,7 @@ from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.teachers.logits_cache import LogitsCache
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.training.loop import train_epoch
 from mdistiller_dfpt.training.signals import Stopped
 from mdistiller_dfpt.training.trainer import Trainer
 
@@ -65,10 +66,11 @@ def test_beside_a_cache_the_prompt_path_computes_the_stages_before_its_first_pro
     words = ("DFPTKD.FINETUNE_BACKBONE", str(finetune))
     run("DFPTKD", tmp_path, *words).one_epoch()
     second, calls = run("DFPTKD", tmp_path, *words), []
+    second.prepare()
     for number, name in enumerate(("layer1", "layer2"), start=1):
         layer = getattr(second.teacher.network, name)
         layer.register_forward_hook(lambda *a, number=number: calls.append(number))
-    second.one_epoch()
+    train_epoch(second.training, 1)
     assert calls == [1] * 3 * stages
 
 
@@ -82,7 +84,7 @@ def test_a_cache_filled_first_trains_as_one_filled_lazily(name, tmp_path):
     whole.prepare()
     assert whole.cache.computed == 48 * 18
     whole.teacher.network.fc.register_forward_hook(lambda *a: calls.append(1))
-    assert whole.one_epoch() == pytest.approx(lazy.one_epoch(), rel=1e-3)
+    assert train_epoch(whole.training, 1) == pytest.approx(lazy.one_epoch(), rel=1e-3)
     assert calls == []
     again = run(name, tmp_path, *FIRST, cache="whole")
     again.prepare()
@@ -183,5 +185,6 @@ def test_a_cache_that_cannot_be_kept_is_refused_before_training(tmp_path, monkey
 
 
 def test_results_record_that_the_logits_were_cached(tmp_path):
-    assert fit(run("KD", tmp_path))["protocol"]["teacher_logits"] == "cached in float16"
-    assert "teacher_logits" not in fit(run("KD", tmp_path, cache=""))["protocol"]
+    key = "DISTILLER.LOGITS_CACHE"
+    assert fit(run("KD", tmp_path))["protocol"]["settings"][key] == "float16"
+    assert key not in fit(run("KD", tmp_path, cache=""))["protocol"]["settings"]
