@@ -18,10 +18,12 @@ from yacs.config import CfgNode as CN
 
 from .. import config
 from ..errors import USER_FILES, ConfigError, UserError
+from ..runs.hashing import file_hash
 from .from_mdistiller import collect
 
 GROUP = "mdistiller_dfpt.plugins"
 _loaded: dict[str, ModuleType] = {}
+_files: dict[str, set[str]] = {}  # of each plugin: its own, and those that it imported from its own folder
 _published: list[str] = []
 OURS = str(Path(__file__).parents[1])
 
@@ -43,11 +45,8 @@ def load_plugins(names: Iterable[str], beside: Path | None = None) -> None:
     mdistiller are registered on import.
     """
     for name in names:
-        if name.endswith(".py"):
-            path = beside / name if beside is not None and (beside / name).exists() else Path(name)
-            key = str(path.resolve())
-        else:
-            path, key = None, name
+        place = beside / name if beside is not None and (beside / name).exists() else Path(name)
+        key, path = _key(name, place), place if name.endswith(".py") else None
         if key not in _loaded:
             before = set(sys.modules)
             try:
@@ -55,7 +54,17 @@ def load_plugins(names: Iterable[str], beside: Path | None = None) -> None:
             except UserError:
                 _forget(name, path, set(sys.modules) - before)
                 raise
-            _note_files(module, set(sys.modules) - before)
+            _files[key] = _note_files(module, set(sys.modules) - before)
+
+
+def _key(name: str, path: Path) -> str:
+    return str(path.resolve()) if name.endswith(".py") else name
+
+
+def sources(cfg: CN) -> dict[str, str]:
+    """{file name: SHA-256} of the files that the plugins of a config consist of."""
+    files = {file for name in cfg.PLUGINS for file in _files.get(_key(name, Path(name)), ())}
+    return {Path(file).name: file_hash(Path(file)) for file in sorted(files) if Path(file).is_file()}
 
 
 def _forget(name: str, path: Path | None, imported: Iterable[str]) -> None:
@@ -71,14 +80,15 @@ def _forget(name: str, path: Path | None, imported: Iterable[str]) -> None:
     importlib.invalidate_caches()
 
 
-def _note_files(module: ModuleType, imported: Iterable[str]) -> None:
+def _note_files(module: ModuleType, imported: Iterable[str]) -> set[str]:
     """Take note of the user's files: the plugin's, and those of the modules it imported from its own folder."""
-    places = [*getattr(module, "__path__", []), *filter(None, [getattr(module, "__file__", None)])]
-    USER_FILES.update(places)
+    places = {*getattr(module, "__path__", []), *filter(None, [getattr(module, "__file__", None)])}
     for name in imported:
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and any(Path(place).parent in Path(file).parents for place in places):
-            USER_FILES.add(file)
+        if file and any(Path(place).parent in Path(file).parents for place in list(places)):
+            places.add(file)
+    USER_FILES.update(places)
+    return places
 
 
 def load_published() -> None:

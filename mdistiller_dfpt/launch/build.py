@@ -12,10 +12,11 @@ from ..data import Data
 from ..distillers import build_distiller
 from ..distillers.choice import choice
 from ..distributed import pick_device, rank, world_size
+from ..interop.plugins import sources
 from ..models import StagedModel
 from ..runs.directory import check_writable
 from ..runs.hashing import state_hash
-from ..runs.identity import identity_of
+from ..runs.identity import Identity, identity_of
 from ..runs.saving import seed_process
 from ..runs.weights import load_into
 from ..training.optim import OPTIMIZERS, SCHEDULES
@@ -51,12 +52,17 @@ def check_config(cfg: CN) -> torch.device:
     return device
 
 
+def identity_of_run(cfg: CN, data: Data, trained: Sequence[Trained]) -> Identity:
+    """What a run computes that these networks teach."""
+    return identity_of(cfg, data, [(t.name, t.sha256) for t in trained], sources(cfg))
+
+
 def build_trainer(cfg: CN, data: Data, trained: Sequence[Trained], *, before: Path | None = None) -> Trainer:
     """The trainer of a run: `trained` are its teacher, then its further networks; `before`: the run that it continues.
 
     Initial weights depend only on the seed, not on the method or on what was built before.
     """
-    identity = identity_of(cfg, data, [(t.name, t.sha256) for t in trained])
+    identity = identity_of_run(cfg, data, trained)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SOLVER.SEED)
         student = build_network(cfg, "student", "", data.num_classes, data.image_shape)

@@ -15,11 +15,10 @@ from ..distributed import pick_device
 from ..errors import CheckpointError, ConfigError
 from ..models.output import as_output, autocast, memory_format
 from ..runs.directory import CONFIG, find_finished, other_runs
-from ..runs.identity import identity_of
 from ..runs.weights import WEIGHTS, load_into
 from ..training.evaluate import evaluate
 from ..training.precision import measured_precision
-from .build import load_network
+from .build import identity_of_run, load_network
 from .networks import Role, build_network, build_networks, check_networks, name_of
 from .run import train
 from .trained import trained_networks
@@ -72,7 +71,7 @@ def _found(cfg: CN, role: Role, data: Data) -> Path:
         if not trained:
             raise ConfigError(f"DISTILLER.TYPE is {choice(cfg).label}, which has no teacher: leave out --teacher")
         return trained[0].weights
-    identity = identity_of(cfg, data, [(t.name, t.sha256) for t in trained])
+    identity = identity_of_run(cfg, data, trained)
     if (run := find_finished(cfg, identity)) is None:
         others = [f"{line}; to evaluate it, add `-c {run}`" for run, line in other_runs(cfg, identity).items()]
         none = f"no finished run of this config in {cfg.LOG.PREFIX}: train it, or give a checkpoint with -c"

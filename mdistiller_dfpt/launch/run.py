@@ -23,9 +23,9 @@ from ..runs.directory import (
     other_runs,
     same_runs,
 )
-from ..runs.identity import Identity, identity_of
+from ..runs.identity import Identity
 from ..training.out_of_memory import memory_explained
-from .build import Trained, build_trainer, check_config
+from .build import Trained, build_trainer, check_config, identity_of_run
 from .trained import trained_networks
 
 Resume = bool | Literal["auto"] | Path
@@ -50,7 +50,7 @@ def build_teacher(cfg: CN, data: Data) -> StagedModel:
 
 def train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Resume = False) -> dict[str, Any]:
     """Train with a validated config, its data and the networks that teach, and return the results."""
-    identity = identity_of(cfg, data, [(t.name, t.sha256) for t in trained])
+    identity = identity_of_run(cfg, data, trained)
     before = on_first_process(lambda: _earlier_run(cfg, identity, resume))
     if before is not None and resume == "auto" and on_first_process(lambda: is_finished(before)):
         print(f"{before} is this run, and finished", flush=True)

@@ -17,8 +17,8 @@ from ..interop.plugins import load_cfg
 from ..models.pretrained import pretrained_weights, torchvision_name
 from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import find_finished, other_runs, run_name
-from ..runs.identity import Identity, identity_of
-from .build import Trained, check_config, load_trained
+from ..runs.identity import Identity
+from .build import Trained, check_config, identity_of_run, load_trained
 
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
 """Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
@@ -103,7 +103,7 @@ def _of_config(cfg: CN, data: Data, train: Train, network: str, config: str, key
             f" classes; this run's {cfg.DATASET.TYPE} has {data.num_classes}: name a config that trains a teacher on it"
         )
     above = trained_networks(teacher_cfg, its_data, train)
-    identity = identity_of(teacher_cfg, its_data, [(t.name, t.sha256) for t in above])
+    identity = identity_of_run(teacher_cfg, its_data, above)
     found = _finished(teacher_cfg, identity)
     if found is not None:
         return found
@@ -145,7 +145,7 @@ def run_of_assistant(cfg: CN, name: str, above: Sequence[str]) -> CN:
 def _assistant(cfg: CN, data: Data, train: Train, name: str, above: Sequence[Trained]) -> Path:
     """The weights of the assistant after those `above` it; it is trained first if needed."""
     step = run_of_assistant(cfg, name, [network.name for network in above[1:]])
-    identity = identity_of(step, data, [(t.name, t.sha256) for t in above])
+    identity = identity_of_run(step, data, above)
     found = _finished(step, identity)
     if found is None:
         print(f"training the assistant {name} first, for {cfg.SOLVER.EPOCHS} epochs; it is kept for later runs",

@@ -18,6 +18,8 @@ def difference(result: Result, reference: Result, *, of_one_method: bool = False
     for fact in FACTS:
         if fact in mine and fact in other and mine[fact] != other[fact]:
             parts.append(f"{fact} {mine[fact]}, {other[fact]} in the reference")
+    if result.code != reference.code and (of_one_method or (result.code and reference.code)):
+        parts.append("other code of its plugins")
     # Dataset: what an earlier version did not record is unknown
     if (result.content is None) != (reference.content is None):
         parts.append("the content of one dataset is unknown: an earlier version did not record it")

@@ -58,9 +58,14 @@ class Result:
         return [{"name": teacher["name"], "sha256": teacher["sha256"]}] if teacher else []
 
     @property
+    def code(self) -> dict[str, str]:
+        """The hashes of the files of the run's plugins, by name."""
+        return self.data.get("identity", {}).get("code", {})
+
+    @property
     def what(self) -> str:
         """What the run computed, apart from its seed, as a key for comparisons; runs of one value are repetitions."""
-        facts = [self.data["protocol"].get("world_size", 1)]
+        facts = [self.data["protocol"].get("world_size", 1), self.code]
         return json.dumps([self.config, self.content, self.teachers, facts], sort_keys=True)
 
 

@@ -11,7 +11,7 @@ from ..config.effect import deciding, of_earlier_version, value_of
 from ..config.keys import KEYS
 from ..config.load import load_yaml_text
 from ..errors import CheckpointError
-from .identity import Identity, as_identity, differences
+from .identity import Identity, as_identity, changed_code, differences
 
 EPOCHS = "SOLVER.EPOCHS"
 
@@ -27,6 +27,12 @@ def refuse_other_run(folder: Path, manifest: Mapping[str, Any], identity: Identi
         print(f"warning: {EPOCHS} was {epochs[0]}, is now {epochs[1]}: the cosine schedule differs from here on",
               file=sys.stderr)  # fmt: skip
     written["config"] = {**written["config"], EPOCHS: epochs[1]}
+    # A plugin that was mended in the meantime may go on: the run's identity becomes that of the new code
+    for phrase in changed_code(identity, written):
+        print(f"warning: {phrase} since {folder} was written: the run goes on with what it is now", file=sys.stderr)
+    written.pop("code", None)
+    if "code" in identity:
+        written["code"] = identity["code"]
     if other := differences(identity, written, "now", "then"):
         raise CheckpointError(f"{folder}: is of another run: {'; '.join(other)}")
 

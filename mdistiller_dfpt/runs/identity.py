@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from yacs.config import CfgNode as CN
 
@@ -27,15 +27,21 @@ class Identity(TypedDict):
     config: dict[str, Any]
     data: Content | None
     teachers: list[dict[str, str]] | None  # name and sha256 of each frozen network, the teacher first
+    code: NotRequired[dict[str, str]]  # sha256 of the files of its plugins, by name, if there are any
 
 
-def identity_of(cfg: CN, data: Data, teachers: Sequence[tuple[str, str]]) -> Identity:
-    """The identity of a run of `cfg` on this dataset, taught by networks with these (name, hash)."""
-    return {
+def identity_of(
+    cfg: CN, data: Data, teachers: Sequence[tuple[str, str]], code: Mapping[str, str] | None = None
+) -> Identity:
+    """The identity of a run of `cfg` on this dataset; `teachers`: (name, hash) of networks; `code`: of plugins."""
+    identity: Identity = {
         "config": deciding_values(situation(cfg, in_files=data.in_files)),
         "data": data.content,
         "teachers": [{"name": name, "sha256": sha256} for name, sha256 in teachers],
     }
+    if code:
+        identity["code"] = dict(code)
+    return identity
 
 
 def fingerprint(identity: Identity) -> str:
@@ -58,7 +64,13 @@ def differences(mine: Identity, other: Identity, of_mine: str = "here", of_other
             for key in ("classes", "train_images", "test_images") if dict(a)[key] != dict(b)[key]
         ]  # fmt: skip
         found += sizes or ["the dataset has other images or labels"]
-    return found + _of_teachers(mine["teachers"], other["teachers"])
+    return found + _of_teachers(mine["teachers"], other["teachers"]) + changed_code(mine, other)
+
+
+def changed_code(mine: Identity, other: Identity) -> list[str]:
+    """One phrase for each file of a plugin that is not the same in both runs."""
+    a, b = mine.get("code", {}), other.get("code", {})
+    return [f"the plugin {name} has other code" for name in sorted(set(a) | set(b)) if a.get(name) != b.get(name)]
 
 
 def _of_teachers(mine: list[dict[str, str]] | None, other: list[dict[str, str]] | None) -> list[str]:
@@ -89,4 +101,9 @@ def as_identity(record: Any) -> Identity | None:
     """The identity in a record of a run; None if there is none."""
     if not isinstance(record, Mapping) or not isinstance(record.get("config"), Mapping):
         return None
-    return {"config": dict(record["config"]), "data": record.get("data"), "teachers": record.get("teachers")}
+    identity: Identity = {
+        "config": dict(record["config"]), "data": record.get("data"), "teachers": record.get("teachers"),
+    }  # fmt: skip
+    if record.get("code"):
+        identity["code"] = dict(record["code"])
+    return identity

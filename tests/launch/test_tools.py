@@ -317,3 +317,21 @@ def test_the_command_runs_as_a_process_in_any_locale_time_zone_and_folder(cwd):
     assert list((cwd / "é 实验 x y").rglob("results.json"))
     usage = subprocess.run(command[:2], capture_output=True, encoding="utf-8", env=environment, timeout=240)
     assert usage.returncode == 2
+
+
+def test_a_plugin_that_changed_is_another_run_and_its_interrupted_run_can_go_on(cwd, capsys, registries):
+    plugin = (
+        "from mdistiller_dfpt import DISTILLERS\n"
+        "@DISTILLERS.register('MINE')\nclass Mine(DISTILLERS['NONE']):\n    '''{}'''\n"
+    )
+    (cwd / "mine.py").write_text(plugin.format("first"))
+    argv = [*digits("vanilla"), *QUICK, "DISTILLER.TYPE", "MINE", "PLUGINS", "[mine.py]"]
+    assert TRAIN(argv) == 0
+    run = "output/digits/vanilla/res8/seed1"
+    assert list(json.loads((cwd / run / "identity.json").read_text())["code"]) == ["mine.py"]
+    (cwd / "mine.py").write_text(plugin.format("second"))
+    capsys.readouterr()
+    assert TRAIN(argv) == 0
+    assert f"note: {run} is another run: the plugin mine.py has other code" in capsys.readouterr().out
+    assert TRAIN([*argv, "SOLVER.EPOCHS", "2", "--resume", run]) == 0
+    assert "the plugin mine.py has other code since" in capsys.readouterr().err

@@ -103,3 +103,12 @@ def test_a_run_that_goes_on_for_longer_is_not_finished_until_then(tmp_path):
     write_identity(run, identity(longer))
     assert not is_finished(run)
     assert find_resumable(longer, identity(longer)) == run
+
+
+def test_another_plugins_code_is_another_run(tmp_path):
+    cfg = config(tmp_path)
+    mine = identity_of(cfg, tiny_data(), [], {"mine.py": "a"})
+    run = make_run(tmp_path, "seed1", identity_of(cfg, tiny_data(), [], {"mine.py": "b"}))
+    assert find_finished(cfg, mine) is None
+    assert other_runs(cfg, mine)[run].endswith("is another run: the plugin mine.py has other code")
+    assert read_identity(run)["code"] == {"mine.py": "b"}
