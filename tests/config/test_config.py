@@ -44,11 +44,12 @@ def test_mdistillers_keys_keep_their_names_and_types():
         assert fits, f"{key} is {flat[key]!r} here and {value!r} there"
 
 
-def test_every_config_loads_and_names_networks_that_exist():
+def test_every_config_loads_names_networks_that_exist_and_sets_no_key_without_effect():
     faults, load_once, checked = [], functools.lru_cache(load_cfg), set()
     for path in CONFIGS:
         try:
             cfg = load_once(path.resolve())
+            faults += [f"{path}: {line}" for line in said(cfg, in_files=cfg.DATASET.TYPE not in ("digits", "cifar100"))]
             d = cfg.DISTILLER
             if (names := (cfg.MODEL.FAMILY, d.STUDENT, d.TEACHER, *d.ASSISTANTS)) not in checked:
                 check_networks(cfg)
