@@ -26,7 +26,16 @@ def difference(result: Result, reference: Result, *, of_one_method: bool = False
     elif result.content != reference.content:
         parts.append("another dataset, or other images or labels")
     # Teachers are compared only if both runs have one
-    if result.teachers and reference.teachers and result.teachers != reference.teachers:
-        teacher = mine["teacher"]
-        parts.append(f"taught by {teacher['name']} at {teacher['top1']:.2f}, of other weights")
+    if result.teachers and reference.teachers:
+        parts += _of_teachers(result, reference)
     return "; ".join(parts)
+
+
+def _of_teachers(result: Result, reference: Result) -> list[str]:
+    """How the networks that teach differ: their names, or the weights of those of one name."""
+    mine, other = ([t["name"] for t in r.teachers] for r in (result, reference))
+    if mine != other:
+        return [f"taught by {', '.join(mine)}, {', '.join(other)} in the reference"]
+    changed = [a["name"] for a, b in zip(result.teachers, reference.teachers, strict=True) if a != b]
+    measured = {t["name"]: f" ({t['top1']:.2f} %)" for t in [result.data["protocol"]["teacher"]]}
+    return [f"taught by other weights of {name}{measured.get(name, '')}" for name in changed]

@@ -88,7 +88,7 @@ def test_a_table_has_mean_spread_difference_test_and_published_value(table, pref
 def test_another_protocol_is_flagged_and_missing_seeds_are_listed(table, prefix, capsys):
     out = printed(capsys, "--table", table, "--prefix", prefix)
     assert "| KD at T 1 | 1 | 60.00 | -10.00 |  |  |  | [1] |" in out
-    assert "[1] differs in protocol: taught by t at 72.00, of other weights" in out
+    assert "[1] differs in protocol: taught by other weights of t (72.00 %)" in out
     assert "Missing (1 of 3 cells):\n- KD at T 1, ResNet20 -> ResNet8: seeds 2, 3" in out
 
 
@@ -103,7 +103,7 @@ def test_csv_and_latex_contain_the_same_values(table, prefix, capsys):
     assert [r["method"] for r in rows] == ["kd", "dfptkd", "cold"]
     assert float(rows[1]["mean"]) == pytest.approx(mean([71.0, 71.6, 70.7]))
     assert (rows[0]["published"], rows[0]["source"]) == ("71.5", "a paper & its table 1")
-    assert (rows[2]["seed2"], rows[2]["protocol_differs"]) == ("", "taught by t at 72.00, of other weights")
+    assert (rows[2]["seed2"], rows[2]["protocol_differs"]) == ("", "taught by other weights of t (72.00 %)")
     latex = printed(capsys, "--table", table, "--prefix", prefix, "--format", "latex")
     assert r"DFPT-KD & 1, 2, 3 & 71.10 $\pm$ 0.46 & +1.10" in latex
     assert r"\multicolumn{8}{l}{ResNet20 $\to$ ResNet8}" in latex
@@ -132,7 +132,9 @@ def test_a_cell_is_filled_by_its_config_alone_and_other_runs_are_listed(table, p
     assert "- KD, ResNet20 -> ResNet8: seed4: failed after epoch 3: the loss is nan" in out
 
 
-@pytest.mark.parametrize(("change", "why"), [({"data": "e"}, "another dataset"), ({"teacher": "b"}, "taught by t")])
+@pytest.mark.parametrize(
+    ("change", "why"), [({"data": "e"}, "another dataset"), ({"teacher": "b"}, "taught by other weights of t")]
+)
 def test_a_cell_never_averages_two_datasets_or_teachers(change, why, table, prefix, capsys):
     target = prefix / "digits/kd/res20_res8/seed3"
     shutil.rmtree(target)
