@@ -18,6 +18,7 @@ from .laws import BrokenLaw, holds, leaves_of, obey, reachable_tensors, tensors_
 from .make import changed, snapshot, take_steps, tiny_method, tiny_networks, with_values
 from .shards import coupling_of
 from .tiny_data import tiny_batch
+from .tiny_networks import CLASSES
 
 Law = Callable[[type[Method]], None]
 
@@ -208,6 +209,19 @@ def a_strong_view_is_read_only_if_declared(cls: type[Method]) -> None:
     holds(same, f"its terms change with the strong view; {advice}")
 
 
+def soft_labels_replace_the_numbers_if_declared(cls: type[Method]) -> None:
+    """With `takes_soft_labels`, the terms come from `batch.labels`, which may be mixed, not from `batch.target`."""
+    first, second = tiny_method(cls), tiny_method(cls)
+    if not first.takes_soft_labels:
+        return
+    batch = tiny_batch()
+    soft = torch.full((len(batch.target), CLASSES), 1 / CLASSES)
+    expected = _run(first, replace(batch, soft=soft))[1]
+    found = _run(second, replace(batch, soft=soft, target=batch.target.flip(0)))[1]
+    same = all(torch.equal(term.value, found[name].value) for name, term in expected.items())
+    holds(same, "its terms use `batch.target` of mixed labels: use `batch.labels`, or `takes_soft_labels = False`")
+
+
 def the_teachers_features_are_read_only_if_declared(cls: type[Method]) -> None:
     """Without `needs_teacher_maps` the teacher's logits may come from a cache, which has no features."""
     method = tiny_method(cls)
@@ -266,7 +280,8 @@ DISTILLER_LAWS: tuple[Law, ...] = (
     terms_are_finite_at_a_logit_gap_of_a_thousand, the_smallest_batch_is_trained_on,
     in_eval_mode_what_is_deployed_speaks, a_batch_may_be_shared_by_two_processes,
     label_terms_do_not_depend_on_the_teacher, the_logits_are_the_students, a_strong_view_is_read_only_if_declared,
-    the_teachers_features_are_read_only_if_declared, inputs_are_left_as_they_are, an_unknown_keyword_is_refused,
+    soft_labels_replace_the_numbers_if_declared, the_teachers_features_are_read_only_if_declared,
+    inputs_are_left_as_they_are, an_unknown_keyword_is_refused,
 )  # fmt: skip
 
 

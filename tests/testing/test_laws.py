@@ -210,6 +210,10 @@ class TakesAStrongViewWhereThereIsOne(Good):
         return super().losses(self.forward_student(image), teacher, batch)
 
 
+class TakesNumbersWhereLabelsAreMixed(Good):
+    takes_soft_labels = True
+
+
 class ReadsFeaturesThatItDoesNotDeclare(Good):
     needs_teacher_maps = False
 
@@ -252,6 +256,7 @@ BROKEN_DISTILLERS = [
     (ReturnsTheTeachersLogits, "the_logits_are_the_students", "change with the teacher's: return the student's"),
     (ReadsAStrongViewThatItDoesNotDeclare, "a_strong_view_is_read_only_if_declared", "it raises TypeError: "),
     (TakesAStrongViewWhereThereIsOne, "a_strong_view_is_read_only_if_declared", "terms change with the strong view"),
+    (TakesNumbersWhereLabelsAreMixed, "soft_labels_replace_the_numbers_if_declared", "use `batch.labels`, or"),
     (
         ReadsFeaturesThatItDoesNotDeclare,
         "the_teachers_features_are_read_only_if_declared",
