@@ -14,11 +14,11 @@ from pathlib import Path
 from mdistiller_dfpt.bench.measure import MEASURES, BenchPlan, measured
 from mdistiller_dfpt.bench.show import as_lines, as_markdown, records_in
 from mdistiller_dfpt.errors import ConfigError
-from mdistiller_dfpt.launch.cli import guarded
+from mdistiller_dfpt.launch.cli import Parser, guarded
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench.py", description=__doc__)
+    parser = Parser("bench.py", __doc__)
     parser.add_argument("--cfg", help="yaml file of the run")
     parser.add_argument("--show", type=Path, metavar="FOLDER", help="print the records in a folder, without timing")
     parser.add_argument(

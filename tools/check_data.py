@@ -1,6 +1,5 @@
 """Check every image of a dataset and print all errors: python tools/check_data.py --cfg FILE [KEY VALUE ...]."""
 
-import argparse
 import sys
 
 from tqdm import tqdm
@@ -9,11 +8,11 @@ from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.data import DATASETS
 from mdistiller_dfpt.data.check import check_source
 from mdistiller_dfpt.errors import DataError
-from mdistiller_dfpt.launch.cli import guarded
+from mdistiller_dfpt.launch.cli import Parser, guarded
 
 
 def _main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="check_data.py", description=__doc__)
+    parser = Parser("check_data.py", __doc__)
     parser.add_argument("--cfg", help="yaml file; without it, all keys have their defaults")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for example DATASET.TYPE folder DATASET.ROOT DIR")
     args = parser.parse_args(argv)

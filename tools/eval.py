@@ -5,21 +5,18 @@ PATH is a run directory, a checkpoint directory, a .safetensors file or a .pth f
 --cfg FILE --teacher those of its teacher, whose checkpoint is found as in training if -c is not given.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.errors import ConfigError
-from mdistiller_dfpt.launch.cli import guarded
+from mdistiller_dfpt.launch.cli import Parser, guarded
 from mdistiller_dfpt.launch.evaluate_checkpoint import evaluate_checkpoint
 from mdistiller_dfpt.launch.networks import Role, name_of
 
 
 def _main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="eval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("eval.py", __doc__)
     parser.add_argument("--cfg", help="yaml file of a run")
     parser.add_argument("-m", "--model", help="name of the network; default: the config's student")
     parser.add_argument("-c", "--ckpt", type=Path, help="its weights; default: those of the finished run of --cfg")

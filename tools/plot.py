@@ -1,16 +1,15 @@
 """Plot the easy-to-hard curve of DFPT-KD runs: python tools/plot.py FOLDER -o curve.png."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from mdistiller_dfpt.launch.cli import guarded
+from mdistiller_dfpt.launch.cli import Parser, guarded
 from mdistiller_dfpt.report import load_results
 from mdistiller_dfpt.report.curves import plot_curves
 
 
 def _main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="plot.py", description=__doc__)
+    parser = Parser("plot.py", __doc__)
     parser.add_argument("folder", type=Path, help="folder of runs that differ only in their seed")
     parser.add_argument("-o", "--output", type=Path, required=True, help="picture to write (.png, .svg, .pdf)")
     parser.add_argument("--title", help="default: the folder's name")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mdistiller_dfpt.errors import ConfigError, UserError
-from mdistiller_dfpt.launch.cli import guarded
+from mdistiller_dfpt.launch.cli import Parser, guarded
 from mdistiller_dfpt.launch.table_jobs import Job, cell_config, cell_job, run_jobs, smoke_cells, teacher_jobs
 from mdistiller_dfpt.report import load_results, markdown_table
 from mdistiller_dfpt.report.cells import evaluate_table, runs_of
@@ -26,9 +26,7 @@ class CellsFailed(UserError):
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="table.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("table.py", __doc__)
     parser.add_argument("--table", type=Path, help="yaml file of a table")
     parser.add_argument("--prefix", type=Path, default=Path("./output"), help="LOG.PREFIX of the runs")
     parser.add_argument("--metric", choices=METRICS, help="default: the table's")

@@ -12,52 +12,58 @@ from pathlib import Path
 from mdistiller_dfpt import load_cfg, run
 from mdistiller_dfpt.config.compose import CONFIGS, composed_runs
 from mdistiller_dfpt.errors import CheckpointError, ConfigError
-from mdistiller_dfpt.launch.cli import guarded
+from mdistiller_dfpt.launch.cli import Parser, guarded
 from mdistiller_dfpt.launch.run import Resume
 from mdistiller_dfpt.runs.directory import CONFIG
 from mdistiller_dfpt.training.parallel import process_group
 
+# A word after --resume that is a key is no run: `--resume SOLVER.EPOCHS 3`
 KEY = re.compile(r"PLUGINS|[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", re.IGNORECASE)
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("train.py", __doc__)
     parser.add_argument("--cfg", help="yaml file of a run; default with --resume RUN: that of the run")
     parser.add_argument(
-        "--resume", metavar="RUN", help="continue the unfinished run of this config; the run in directory RUN, also for"
-        " more epochs; auto: continue it if there is one, else start it",
+        "--resume", metavar="RUN", help="without a value: continue the unfinished run of this config. RUN: continue the"
+        " run in this directory, also for more SOLVER.EPOCHS. auto: continue it if there is one, else start it",
     )  # fmt: skip
-    parser.add_argument("--list", metavar="PATTERN", help="print the names of all runs that contain or match PATTERN")
+    parser.add_argument(
+        "--list", metavar="PATTERN", help="print the names of the configs that contain or match PATTERN"
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, for example SOLVER.EPOCHS 20")
     return parser.parse_intermixed_args(_with_values(argv))
 
 
 def _with_values(argv: list[str]) -> list[str]:
-    """The arguments with `--resume` and `--list` as `--resume=VALUE`, empty where an option or a key follows."""
+    """Join `--resume VALUE` and `--list VALUE` by `=`; the value is empty if an option or a key follows."""
     words: list[str] = []
-    waits = False
+    awaits_value = False
     for word in argv:
-        if waits and not word.startswith("-") and not KEY.fullmatch(word):
+        if awaits_value and not word.startswith("-") and not KEY.fullmatch(word):
             words[-1] += word
-            waits = False
+            awaits_value = False
             continue
-        waits = word in ("--resume", "--list")
-        words.append(f"{word}=" if waits else word)
+        awaits_value = word in ("--resume", "--list")
+        words.append(f"{word}=" if awaits_value else word)
     return words
 
 
 def _resume(text: str | None) -> Resume:
-    if text in (None, "", "auto"):
-        return "auto" if text else text is not None
-    return Path(text)
+    if text is None:
+        return False
+    if text == "":
+        return True
+    return "auto" if text == "auto" else Path(text)
 
 
 def _main(argv: list[str]) -> None:
     args = _arguments(argv)
     if args.list is not None:
-        print("\n".join(composed_runs(CONFIGS, args.list or "*")))
+        found = composed_runs(CONFIGS, args.list or "*")
+        if not found:
+            raise ConfigError(f"--list {args.list}: no config matches")
+        print("\n".join(found))
         return
     resume = _resume(args.resume)
     if args.cfg is None and not isinstance(resume, Path):

@@ -66,6 +66,8 @@ def layers_of(path: Path, chain: tuple[Path, ...] = ()) -> Iterator[Layer]:
     if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
         raise ConfigError(f"{path}:{lines['_BASE_']}: _BASE_ must be a yaml file or a list of them")
     for base in bases:
+        if not is_config(path.parent / base):
+            raise ConfigError(f"{path}:{lines['_BASE_']}: _BASE_ is {base}; no such config file")
         yield from layers_of(path.parent / base, chain)
     yield Layer(path, values, lines)
 

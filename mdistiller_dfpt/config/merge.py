@@ -34,8 +34,7 @@ class Merge:
                 if value != REMOVED[full].default:  # an earlier version wrote all keys, most of them with their default
                     self.faults.append(f"{where(full)}: unknown key {full}: {REMOVED[full].what_to_do()}")
             elif key not in node:
-                known = [prefix + k for k in node] + list(flatten(self.cfg))
-                self.faults.append(f"{where(full)}: unknown key {full}; {suggest(full, known)}")
+                self.faults.append(f"{where(full)}: unknown key {full}; {self._advice(full, prefix, node)}")
             elif isinstance(node[key], CN):
                 if isinstance(value, dict):
                     self.tree(value, where, node[key], full + ".")
@@ -43,6 +42,13 @@ class Merge:
                     self.faults.append(f"{where(full)}: {full} is a section; set a key below it")
             else:
                 self.value(node, key, full, value, where(full))
+
+    def _advice(self, full: str, prefix: str, node: CN) -> str:
+        """What to write instead of an unknown key; `SOLVER.EPOCHS` is right on a command line alone."""
+        section, _, rest = full.partition(".")
+        if not prefix and full in flatten(self.cfg):
+            return f"in a yaml file, write {section}: {{{rest}: ...}}"
+        return suggest(full, [prefix + k for k in node] + list(flatten(self.cfg)))
 
     def free(self, node: CN, key: str, full: str, value: Any, where: str) -> None:
         """Set a key of an open section, which needs no default."""
@@ -71,7 +77,9 @@ class Merge:
             return
         words = [str(w) for w in words]
         if len(words) % 2:
-            raise ConfigError(f"overrides are pairs KEY VALUE; {words[-1]!r} has no value")
+            last = words[-1]
+            advice = f": write `{last.replace('=', ' ', 1)}`" if "=" in last else ""
+            raise ConfigError(f"overrides are pairs KEY VALUE; {last!r} has no value{advice}")
         for full, text in zip(words[::2], words[1::2], strict=True):
             node, parts = self.cfg, full.split(".")
             for part in parts[:-1]:

@@ -91,7 +91,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         raw = path.read_bytes()[: MAX_BYTES + 1]
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file") from None
+        raise ConfigError(f"{path}: no such config file; tools/train.py --list prints the configs") from None
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
     if len(raw) > MAX_BYTES:

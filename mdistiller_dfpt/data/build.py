@@ -83,7 +83,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
             _check_images(split.images, cfg.DATASET.TYPE)
         _check_labels(split.labels, classes, cfg.DATASET.TYPE)
     if cfg.DATASET.CLASSES not in (None, classes):
-        raise DataError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here")
+        raise ConfigError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here:"
+                          " correct it, or remove the key")  # fmt: skip
     make: Callable[..., Loader] = InMemoryLoader
     common: dict[str, Any] = {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
     if isinstance(source, FileSource):

@@ -12,7 +12,7 @@ from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
     """temperature**2 * KL(teacher || student) of the softened logits; (B, C), (B, C) -> ().
 
-    The factor temperature**2 keeps the gradient on the scale of the cross-entropy's.
+    The factor temperature**2 keeps its gradient comparable in magnitude to that of the cross-entropy.
     """
     log_s, log_t = ((logits / temperature).log_softmax(1) for logits in (student, teacher))
     return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True) * temperature**2

@@ -1,14 +1,15 @@
 """Shared by the commands in tools/: user errors are printed as one line with an exit code, without a traceback."""
 
+import argparse
 import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from ..errors import USER_FILES, PluginError, UserError, is_users, users_line, users_line_in
+from ..errors import USER_FILES, ConfigError, PluginError, UserError, is_users, users_line, users_line_in
 
 PACKAGE = str(Path(__file__).parents[1])
 CHECK_RETURNS = (
@@ -55,6 +56,17 @@ def _whose_bug() -> str:
     return f"raised in mdistiller_dfpt, while it ran code of {', '.join(sorted(USER_FILES))}: {CHECK_RETURNS}"
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports a usage error as one line with exit code 2; a description keeps its line breaks."""
+
+    def __init__(self, prog: str, description: str | None):
+        super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        hint = "settings are pairs KEY VALUE, such as SOLVER.EPOCHS 2; " if "unrecognized" in message else ""
+        raise ConfigError(f"{message}; {hint}see {self.prog} --help")
+
+
 def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     """Run a command and return its exit code: 0 success, 1 a bug in this package, or the exit code of the error."""
     try:
@@ -71,7 +83,9 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        print("error: the output was closed, as by `| head`; a run that this ended continues with --resume",
+              file=sys.stderr)  # fmt: skip
+        return 141  # as a process that SIGPIPE ends
     except Exception as e:
         if (place := users_line(e)) is not None:
             return _fault_of_the_users(e, *place)

@@ -33,6 +33,9 @@ Resume = bool | Literal["auto"] | Path
 finished. A path: the run in this directory, which may go on for more epochs."""
 
 
+MOST_NOTES = 3
+
+
 def run(cfg: CN, resume: Resume = False) -> dict[str, Any]:
     """Train what `cfg` describes and return its results; networks that teach are found, or trained if it says so."""
     with memory_explained(cfg):
@@ -74,9 +77,12 @@ def _earlier_run(cfg: CN, identity: Identity, resume: Resume) -> Path | None:
 
 def _new_run(cfg: CN, identity: Identity) -> Path:
     """The directory of a new run; runs of the same name are said, and how they differ."""
-    for line in other_runs(cfg, identity).values():
-        print(f"note: {line}", flush=True)
-    for run in same_runs(cfg, identity):
+    lines = list(other_runs(cfg, identity).values())
+    for run in filter(is_begun, same_runs(cfg, identity)):
         state = "finished" if is_finished(run) else "unfinished: --resume continues it"
-        print(f"note: {run} is the same run, {state}", flush=True)
+        lines.append(f"{run} is the same run, {state}")
+    for line in lines[-MOST_NOTES:]:
+        print(f"note: {line}", flush=True)
+    if len(lines) > MOST_NOTES:
+        print(f"note: {len(lines) - MOST_NOTES} more runs have this name", flush=True)
     return new_run(cfg)

@@ -58,7 +58,7 @@ def runs_of(cell: Cell, prefix: Path, seeds: tuple[int, ...], expected: Mapping[
     best = max(groups, key=len, default={})  # of equally many, the oldest
     for group in groups:
         if group is not best and group:
-            why = difference(next(iter(group.values())), next(iter(best.values())), of_one_method=True)
+            why = difference(next(iter(group.values())), next(iter(best.values())), "in the table", of_one_method=True)
             others.append(f"seeds {', '.join(map(str, group))}: {why}")
     return Found(best, others + unfinished(folder, deep=False) if folder.is_dir() else [])
 
@@ -88,7 +88,7 @@ def _value(cell: Cell, found: Found, reference: Mapping[int, Result], metric: st
     mine, other = top1(own), top1(reference)
     both = [seed for seed in mine if seed in other]
     runs = [*reference.values(), *own.values()]
-    differences = dict.fromkeys(d for run in own.values() if (d := difference(run, runs[0])))
+    differences = dict.fromkeys(d for run in own.values() if (d := difference(run, runs[0], "in the reference")))
     delta = p_value = None
     if both and own is not reference:
         gaps = [mine[seed] - other[seed] for seed in both]

@@ -8,18 +8,26 @@ COMMON = ("DATASET.", "MODEL.", "SOLVER.", "DISTILLER.LOGITS_CACHE")
 FACTS = ("augmentation", "world_size")
 
 
-def difference(result: Result, reference: Result, *, of_one_method: bool = False) -> str:
-    """How a result differs from the reference: keys (also those of methods, if both are of one), dataset, teacher."""
+def difference(result: Result, reference: Result, where: str, *, of_one_method: bool = False) -> str:
+    """How a result differs from the reference: keys (also those of methods, if both are of one), dataset, teacher.
+
+    `where`: what the reference is called, as in `10 in the reference`.
+    """
     mine, other = result.config, reference.config
     if not of_one_method:
         mine, other = ({k: v for k, v in values.items() if k.startswith(COMMON)} for values in (mine, other))
-    parts = differing(mine, other, "", "in the reference")
+    parts = differing(mine, other, "", where)
     mine, other = result.data["protocol"], reference.data["protocol"]
     for fact in FACTS:
         if fact in mine and fact in other and mine[fact] != other[fact]:
-            parts.append(f"{fact} {mine[fact]}, {other[fact]} in the reference")
+            parts.append(f"{fact} {mine[fact]}, {other[fact]} {where}")
     if result.code != reference.code and (of_one_method or (result.code and reference.code)):
         parts.append("other code of its plugins")
+    if result.continued != reference.continued:
+        epochs = result.continued or reference.continued
+        parts.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")
+    if result.has_own_start != reference.has_own_start:
+        parts.append("one started from weights that a program gave it")
     # Dataset: what an earlier version did not record is unknown
     if (result.content is None) != (reference.content is None):
         parts.append("the content of one dataset is unknown: an earlier version did not record it")
@@ -27,15 +35,15 @@ def difference(result: Result, reference: Result, *, of_one_method: bool = False
         parts.append("another dataset, or other images or labels")
     # Teachers are compared only if both runs have one
     if result.teachers and reference.teachers:
-        parts += _of_teachers(result, reference)
+        parts += _of_teachers(result, reference, where)
     return "; ".join(parts)
 
 
-def _of_teachers(result: Result, reference: Result) -> list[str]:
+def _of_teachers(result: Result, reference: Result, where: str) -> list[str]:
     """How the networks that teach differ: their names, or the weights of those of one name."""
     mine, other = ([t["name"] for t in r.teachers] for r in (result, reference))
     if mine != other:
-        return [f"taught by {', '.join(mine)}, {', '.join(other)} in the reference"]
+        return [f"taught by {', '.join(mine)}, {', '.join(other)} {where}"]
     changed = [a["name"] for a, b in zip(result.teachers, reference.teachers, strict=True) if a != b]
     measured = {t["name"]: f" ({t['top1']:.2f} %)" for t in [result.data["protocol"]["teacher"]]}
     return [f"taught by other weights of {name}{measured.get(name, '')}" for name in changed]

@@ -42,6 +42,8 @@ class Result:
                 if value != KEYS[full].default and full.partition(".")[0] in sections
             }  # fmt: skip
         values.pop(SEED, None)
+        if self.data["protocol"].get("world_size", 1) == 1:
+            values.pop("SOLVER.SYNC_BN", None)  # it had no effect
         return values
 
     @property
@@ -63,9 +65,19 @@ class Result:
         return self.data.get("identity", {}).get("code", {})
 
     @property
+    def continued(self) -> list[int]:
+        """The numbers of epochs for which the run was scheduled before, if it was continued."""
+        return self.data.get("identity", {}).get("continued", [])
+
+    @property
+    def has_own_start(self) -> bool:
+        """Whether a program gave the run its initial weights, which then do not follow from the seed."""
+        return bool(self.data.get("identity", {}).get("start"))
+
+    @property
     def what(self) -> str:
         """What the run computed, apart from its seed, as a key for comparisons; runs of one value are repetitions."""
-        facts = [self.data["protocol"].get("world_size", 1), self.code]
+        facts = [self.data["protocol"].get("world_size", 1), self.code, self.continued, self.has_own_start]
         return json.dumps([self.config, self.content, self.teachers, facts], sort_keys=True)
 
 

@@ -1,6 +1,7 @@
 """Mean and spread over seeds, one row for each different run; different protocols are flagged, never mixed."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
 from .difference import difference
@@ -16,25 +17,36 @@ def spread(values: Sequence[float | None]) -> str:
     return f"{mean(known):.2f} ± {stdev(known):.2f}" if len(known) > 1 else f"{known[0]:.2f}"
 
 
+def _name(group: Mapping[int, Result]) -> str:
+    """The name of repetitions: the shortest, as a copy has a longer one."""
+    return min((r.name for r in group.values()), key=lambda name: (len(name), name))
+
+
+def _folders(group: Mapping[int, Result]) -> str:
+    return ", ".join(r.path.parent.name for r in group.values())
+
+
 def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) -> str:
     """Top-1 accuracy of each different run: seeds, last epoch, best epoch, mean of the last five, as separate columns.
 
     Runs are repetitions only if they computed the same but for the seed, whatever their names. The first row of a
     name is compared with the first distilled row of the table, further ones with the first; the differences are listed.
     """
-    groups = sorted(repetitions(results), key=lambda g: (next(iter(g.values())).name, -len(g)))
-    reference = next((r for g in groups for r in g.values() if r.teachers), next(iter(groups[0].values())))
+    groups = sorted(repetitions(results), key=lambda g: (_name(g), -len(g)))
+    often = Counter(map(_name, groups))
+    labels = [_name(g) if often[_name(g)] == 1 else f"{_name(g)} ({_folders(g)})" for g in groups]
+    distilled = next((n for n, g in enumerate(groups) if any(r.teachers for r in g.values())), 0)
     lines = ["| run | seeds | top-1 last | top-1 best | top-1 mean of last 5 | protocol |", "|---|---|---|---|---|---|"]
     notes: dict[str, str] = {}
-    first_of_name: dict[str, Result] = {}
-    for group in groups:
-        first = next(iter(group.values()))
-        against = first_of_name.setdefault(first.name, first)
-        text = difference(first, reference) if against is first else difference(first, against, of_one_method=True)
+    first_of_name: dict[str, int] = {}
+    for number, group in enumerate(groups):
+        first = first_of_name.setdefault(_name(group), number)
+        against = distilled if first == number else first
+        one, other = (next(iter(groups[n].values())) for n in (number, against))
+        text = difference(one, other, f"in {labels[against]}", of_one_method=first != number)
         mark = notes.setdefault(text, f"[{len(notes) + 1}]") if text else ""
         values = [spread([r.data["final"]["top1"].get(m) for r in group.values()]) for m in METRICS]
-        seeds = ", ".join(map(str, group))
-        lines.append(f"| {first.name} | {seeds} | {' | '.join(values)} | {mark} |")
+        lines.append(f"| {labels[number]} | {', '.join(map(str, group))} | {' | '.join(values)} | {mark} |")
     lines += ["", *(f"{mark} {text}" for text, mark in notes.items())] if notes else []
     lines += ["", f"Not finished ({len(unfinished)}):", *(f"- {line}" for line in unfinished)] if unfinished else []
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of the run that is to be continued."""
+"""Whether a checkpoint is of the run that is to be continued, and what that run computes from now on."""
 
 import sys
 from collections.abc import Mapping
@@ -14,27 +14,50 @@ from ..errors import CheckpointError
 from .identity import Identity, as_identity, changed_code, differences
 
 EPOCHS = "SOLVER.EPOCHS"
+REMEDY = "a run goes on with the values that it began with; leave these out, or start another run without --resume"
 
 
-def refuse_other_run(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN) -> None:
-    """CheckpointError unless the checkpoint in `folder` is of a run that computes the same; it may go on for longer."""
+def continued(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN) -> Identity:
+    """What a run computes that goes on from the checkpoint in `folder`; CheckpointError if that is of another run.
+
+    A run may go on for more epochs. Under a schedule that depends on their number it is then not the run of that
+    length, and its identity says so; the same if the code of its plugins was changed.
+    """
     written = as_identity(manifest.get("identity"))
     if written is None:
         _refuse_other_of_earlier_version(folder, manifest, identity, cfg)
-        return
-    epochs = [i["config"].get(EPOCHS, KEYS[EPOCHS].default) for i in (written, identity)]
-    if epochs[0] != epochs[1] and identity["config"].get("SOLVER.SCHEDULE") == "cosine":
-        print(f"warning: {EPOCHS} was {epochs[0]}, is now {epochs[1]}: the cosine schedule differs from here on",
+        return identity
+    now, then = (i["config"].get(EPOCHS, KEYS[EPOCHS].default) for i in (identity, written))
+    # What may differ is not compared
+    same = {key: value for key, value in identity.items() if key in ("code", "continued", "start")}
+    before = {**written, "config": {**written["config"], EPOCHS: now}}
+    for key in ("code", "continued", "start"):
+        before.pop(key, None)
+    if other := differences(identity, as_identity({**before, **same}) or identity, "now", "then"):
+        raise CheckpointError(f"{folder}: belongs to another run: {'; '.join(other)}; {REMEDY}")
+    identity = {**identity}
+    for key in ("continued", "start"):
+        if key in written:
+            identity[key] = written[key]  # type: ignore[literal-required]
+    if now != then and cfg.SOLVER.SCHEDULE != "step":
+        identity["continued"] = [*written.get("continued", []), then]
+    return identity
+
+
+def warn_of_changes(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN) -> None:
+    """Say what differs from a checkpoint that a run goes on from, but does not make it another run."""
+    written = as_identity(manifest.get("identity"))
+    if written is None:
+        print(f"{folder}: of an earlier version, which did not record the content of the dataset: not compared",
               file=sys.stderr)  # fmt: skip
-    written["config"] = {**written["config"], EPOCHS: epochs[1]}
-    # A plugin that was mended in the meantime may go on: the run's identity becomes that of the new code
+        return
+    now, then = (i["config"].get(EPOCHS, KEYS[EPOCHS].default) for i in (identity, written))
+    if now != then and cfg.SOLVER.SCHEDULE != "step":
+        schedule = cfg.SOLVER.SCHEDULE
+        print(f"warning: {EPOCHS} was {then}, is now {now}: the {schedule} schedule differs from here on, and the run"
+              f" is not that of {now} epochs", file=sys.stderr)  # fmt: skip
     for phrase in changed_code(identity, written):
-        print(f"warning: {phrase} since {folder} was written: the run goes on with what it is now", file=sys.stderr)
-    written.pop("code", None)
-    if "code" in identity:
-        written["code"] = identity["code"]
-    if other := differences(identity, written, "now", "then"):
-        raise CheckpointError(f"{folder}: is of another run: {'; '.join(other)}")
+        print(f"warning: {phrase} than when {folder} was written; the run goes on with it", file=sys.stderr)
 
 
 def _refuse_other_of_earlier_version(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN) -> None:
@@ -51,6 +74,4 @@ def _refuse_other_of_earlier_version(folder: Path, manifest: Mapping[str, Any], 
     if manifest.get("teacher_sha256") != (teachers[0]["sha256"] if teachers else None):
         other.append("the teacher has other weights")
     if other:
-        raise CheckpointError(f"{folder}: is of another run: {'; '.join(other)}")
-    print(f"{folder}: of an earlier version, which did not record the content of the dataset: not compared",
-          file=sys.stderr)  # fmt: skip
+        raise CheckpointError(f"{folder}: belongs to another run: {'; '.join(other)}; {REMEDY}")

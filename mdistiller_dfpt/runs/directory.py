@@ -64,10 +64,13 @@ def find_resumable(cfg: CN, identity: Identity) -> Path:
     found = next((run for run in same if is_begun(run) and not is_finished(run)), None)
     if found is None:
         place = Path(cfg.LOG.PREFIX) / run_name(cfg)
-        finished = [f"{run} is finished: name it, `--resume {run}`, with a larger SOLVER.EPOCHS to continue it"
+        finished = [f"{run} is finished; to train it for longer: `--resume {run} SOLVER.EPOCHS N`"
                     for run in same if is_finished(run)]  # fmt: skip
-        why = finished[:1] or other_runs(cfg, identity).values() or ["run without --resume"]
-        raise CheckpointError("\n".join(f"nothing to resume in {place}: {line}" for line in why))
+        others = [f"nothing to resume: {line}; to continue that one: `--resume {run}`"
+                  for run, line in other_runs(cfg, identity).items()]  # fmt: skip
+        raise CheckpointError(
+            "\n".join(finished[:1] or others or [f"nothing to resume in {place}: run without --resume"])
+        )
     return found
 
 
@@ -81,11 +84,12 @@ def other_runs(cfg: CN, identity: Identity) -> dict[Path, str]:
     lines = {}
     for run in existing_runs(cfg):
         other = read_identity(run)
+        if not is_begun(run) and not (run / RESULTS).is_file():
+            continue  # it ended before its first checkpoint
         if other is None:
-            if (run / CONFIG).is_file():
-                lines[run] = f"{run} is of an earlier version, which did not record what it computed"
+            lines[run] = f"{run} is of an earlier version, which did not record what it computed"
         elif differing := differences(identity, other):
-            lines[run] = f"{run} is another run: {'; '.join(differing)}"
+            lines[run] = f"{run} is a different run: {'; '.join(differing)}"
     return lines
 
 

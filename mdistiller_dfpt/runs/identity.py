@@ -28,6 +28,8 @@ class Identity(TypedDict):
     data: Content | None
     teachers: list[dict[str, str]] | None  # name and sha256 of each frozen network, the teacher first
     code: NotRequired[dict[str, str]]  # sha256 of the files of its plugins, by name, if there are any
+    continued: NotRequired[list[int]]  # the values of SOLVER.EPOCHS before it, under a schedule that depends on them
+    start: NotRequired[str]  # hash of the initial weights, if they are the caller's and not a function of the seed
 
 
 def identity_of(
@@ -49,7 +51,10 @@ def fingerprint(identity: Identity) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def differences(mine: Identity, other: Identity, of_mine: str = "here", of_other: str = "there") -> list[str]:
+HERE, THERE = "in this command", "in that run"
+
+
+def differences(mine: Identity, other: Identity, of_mine: str = HERE, of_other: str = THERE) -> list[str]:
     """One phrase for each way in which two runs differ; empty if they computed the same.
 
     What an earlier version did not record is a difference, as it is unknown.
@@ -64,7 +69,13 @@ def differences(mine: Identity, other: Identity, of_mine: str = "here", of_other
             for key in ("classes", "train_images", "test_images") if dict(a)[key] != dict(b)[key]
         ]  # fmt: skip
         found += sizes or ["the dataset has other images or labels"]
-    return found + _of_teachers(mine["teachers"], other["teachers"]) + changed_code(mine, other)
+    found += _of_teachers(mine["teachers"], other["teachers"]) + changed_code(mine, other)
+    if mine.get("continued") != other.get("continued"):
+        epochs = other.get("continued") or mine.get("continued") or []
+        found.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")
+    if mine.get("start") != other.get("start"):
+        found.append("one started from weights that a program gave it")
+    return found
 
 
 def changed_code(mine: Identity, other: Identity) -> list[str]:
@@ -106,4 +117,8 @@ def as_identity(record: Any) -> Identity | None:
     }  # fmt: skip
     if record.get("code"):
         identity["code"] = dict(record["code"])
+    if record.get("continued"):
+        identity["continued"] = list(record["continued"])
+    if record.get("start"):
+        identity["start"] = record["start"]
     return identity

@@ -137,7 +137,7 @@ def summary_table(results: dict[str, Any]) -> str:
     rows = [("test accuracy", "last", "best", "mean of last 5")]
     for metric, name in (("top1", "top-1 %"), ("top5", "top-5 %")):
         v = results["final"][metric]
-        mean = "" if v["mean_last_5"] is None else f"{v['mean_last_5']:.2f}"  # fewer than five evaluations
+        mean = "(needs 5)" if v["mean_last_5"] is None else f"{v['mean_last_5']:.2f}"  # fewer than five evaluations
         rows.append((name, f"{v['last']:.2f}", f"{v['best']:.2f} (epoch {v['best_epoch']})", mean))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

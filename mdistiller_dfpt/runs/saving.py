@@ -19,7 +19,7 @@ from ..distillers.choice import choice
 from ..distributed import of_all_processes, rank
 from ..errors import CheckpointError
 from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_checkpoint, save_weights, write_json
-from .continuing import refuse_other_run
+from .continuing import continued, warn_of_changes
 from .directory import CHECKPOINTS, STATUS
 from .identity import Identity
 
@@ -129,7 +129,7 @@ class Saver:
                 print(f"warning: {e}; trying the previous one", file=sys.stderr)
                 continue
             # Refuse a state of another run before anything is overwritten
-            refuse_other_run(folder, manifest, self.identity, self.cfg)
+            identity = continued(folder, manifest, self.identity, self.cfg)
             # Restore: weights, optimiser, and random numbers last, as loading may draw some
             try:
                 self.distiller.load_training_state(state["distiller"])
@@ -139,6 +139,9 @@ class Saver:
                     f"{folder}: does not fit this config ({' '.join(str(e).split())[:300]})"
                 ) from None
             put_random_states(state)
+            if len(manifest["epochs"]) < self.cfg.SOLVER.EPOCHS:
+                warn_of_changes(folder, manifest, self.identity, self.cfg)
+                self.identity = identity
             step = manifest.get("step", 0)
             print(f"resuming after epoch {manifest['epoch']}" + (f", step {step}" if step else ""), flush=True)
             sums = state.get("sums", {})

@@ -66,7 +66,7 @@ class DualPath(Frozen):
     ValueError if STAGES names a stage that the network does not have, or whose map does not reach the logits.
     """
 
-    takes_soft_labels = False  # its losses on the prompt path use numbers
+    takes_soft_labels = False  # the losses of the prompt path take class indices
     config = CN(
         {
             "TEMPERATURE": 4.0,

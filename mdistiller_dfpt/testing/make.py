@@ -22,7 +22,7 @@ from ..interop.plugins import load_cfg
 from ..losses.term import total
 from ..models import StagedModel
 from ..registry import suggest
-from ..teachers import TEACHERS, Teacher
+from ..teachers import ORIGINAL, TEACHERS, Frozen, Teacher, TeacherPath
 from .tiny_data import IMAGE_SHAPE, tiny_batch
 from .tiny_networks import TinyNet, fit_batch, tiny_networks
 
@@ -77,9 +77,11 @@ def tiny_method(cls: type[Method], *, seed: int = 0, knowing: bool = False, **ch
 
 
 def _what_teaches(cls: type[Distiller], network: StagedModel, others: Sequence[StagedModel]) -> TeacherLike:
-    """The trained network, or a teacher of the kind that a method requires, unless the method builds it."""
-    if not cls.teacher_kind or cls.builds_teacher:
+    """What a run hands to the method: the network if it builds its teacher, else a teacher and the path it matches."""
+    if cls.builds_teacher:
         return network
+    if not cls.teacher_kind:
+        return TeacherPath(Frozen(network), ORIGINAL) if cls.matches_one_path else Frozen(network)
     kind = TEACHERS[cls.teacher_kind]
     changes: dict[str, Any] = {"others": others} if kind.others_key else {}
     return tiny_teacher(kind, network, **changes)

@@ -92,7 +92,7 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
             "seconds": round(seconds * steps / steps_left, 3),
             "images_per_second": round(run.data.num_train * steps_left / steps / seconds, 1),
         }
-        # Evaluate, and save, the weights for use
+        # Evaluate the weights that will be deployed
         set_mode(run.optimizer, training=False)
         if epoch % run.cfg.LOG.EVAL_FREQ == 0 or epoch == run.last_epoch:
             with run.deployable():

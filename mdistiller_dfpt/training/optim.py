@@ -73,13 +73,22 @@ def adamw(groups: Groups, plan: Plan) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
 
 
+def _called(schedule: Callable[[float, Plan], float], progress: float, plan: Plan) -> float:
+    try:
+        return schedule(progress, plan)
+    except TypeError as e:
+        if e.__traceback__ is not None and e.__traceback__.tb_next is None:  # raised by the call itself
+            raise PluginError(schedule, f"a schedule is called as (progress, plan) ({e})") from None
+        raise
+
+
 def build_schedule(cfg: CN) -> Callable[[float], float]:
     """The learning rate as a function of progress in epochs, which may be fractional."""
     schedule, plan, warmup = SCHEDULES[cfg.SOLVER.SCHEDULE], Plan.of(cfg), cfg.SOLVER.WARMUP_EPOCHS
 
     def rate(progress: float) -> float:
         factor = progress / warmup if progress < warmup else 1.0
-        value = schedule(progress, plan)
+        value = _called(schedule, progress, plan)
         if not isinstance(value, Real) or not (math.isfinite(value) and value >= 0):
             raise PluginError(
                 schedule, f"returned {value!r} after {progress:.4g} epochs; a schedule must return a learning rate >= 0"

@@ -54,6 +54,7 @@ class Trainer:
         self.training = Training(cfg, distiller, data)
         self.requests = Requests()
         self.teacher: Teacher | None = getattr(self.training.distiller, "teacher", None)
+        self.is_own_start = identity is None  # whether the initial weights are the caller's
         self.identity = identity_of(cfg, data, self._frozen_networks()) if identity is None else identity
         self.cache = self._open_cache() if cfg.DISTILLER.LOGITS_CACHE else None
 
@@ -107,13 +108,15 @@ class Trainer:
         on_first_process(lambda: _make_folder(run, empty=not resume))
         lock = RunLock(run) if rank() == 0 else None
         training = self.training
+        if self.is_own_start and not resume:
+            self.identity["start"] = state_hash(training.distiller.training_state())
         saver = Saver(self.cfg, run, training.distiller, training.optimizer, self.identity)
         try:
             # Resume: restore the newest state; a finished run is reported, not repeated
-            # Resume: restore the newest state; a finished run is reported, not repeated
             if resume:
                 training.restore(saver.load_newest())
-                if is_finished(run) and len(training.epochs) >= training.last_epoch:
+                self.identity = saver.identity
+                if is_finished(run) and len(training.epochs) == training.last_epoch:
                     print(f"{run} is finished; raise SOLVER.EPOCHS above {len(training.epochs)} to continue",
                           flush=True)  # fmt: skip
                     return json.loads((run / RESULTS).read_text(encoding="utf-8"))
@@ -230,10 +233,11 @@ class Trainer:
         measured, name, sha256 = paths["teacher"], choice(self.cfg).teacher, state_hash(teacher.network.state_dict())
         record = compare_with_record(self.cfg.DATASET.TYPE, name, measured["top1"], sha256)
         print(f"teacher {name}: top-1 {measured['top1']:.2f} %" + (record and f"; {record}"), flush=True)
+        chance = 100 / self.data.num_classes
         if measured["predicted_classes"] == 1:
             print("warning: the teacher predicts the same class for all test images", file=sys.stderr)
-        elif measured["top1"] < 200 / self.data.num_classes:
-            print(f"warning: the teacher is near chance ({100 / self.data.num_classes:.1f} %)", file=sys.stderr)
+        elif measured["top1"] < min(2 * chance, chance + (100 - chance) / 10):
+            print(f"warning: the teacher is near chance ({chance:.1f} %)", file=sys.stderr)
         kind = choice(self.cfg).kind
         return {"name": name, "kind": kind, "sha256": sha256, **measured}
 
@@ -264,7 +268,7 @@ class Trainer:
 def _make_folder(run: Path, *, empty: bool) -> None:
     """Create a run directory; ConfigError if it cannot be, or if another run is in it."""
     if empty and (run / CONFIG).exists():
-        raise ConfigError(f"{run} is the directory of a run: resume it, or name another directory")
+        raise ConfigError(f"{run} is the directory of a run: continue it by `fit(run, resume=True)`, or name another")
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -149,11 +149,11 @@ def test_a_folder_of_mixed_runs_has_a_row_for_each_different_run(prefix, capsys)
         (prefix / f"digits/kd/res20_res8/seed{seed}").rename(prefix / f"digits/kd/res20_res8/seed{seed}-2")
         finished(prefix, "digits/kd/res20_res8", seed, top1, SOLVER__EPOCHS=1)
     out = printed(capsys, prefix)
-    assert "| digits/kd/res20_res8 | 1, 2, 3 | 70.00 ± 0.50 |" in out
+    assert "| digits/kd/res20_res8 (seed1-2, seed2-2, seed3) | 1, 2, 3 | 70.00 ± 0.50 |" in out
     row = next(line for line in out.splitlines() if "9.50 ± 0.71" in line)
-    assert row.startswith("| digits/kd/res20_res8 | 1, 2 |")
+    assert row.startswith("| digits/kd/res20_res8 (seed1, seed2) | 1, 2 |")
     mark = row.split("|")[-2].strip()
-    assert f"{mark} SOLVER.EPOCHS 1, 10 in the reference" in out
+    assert f"{mark} SOLVER.EPOCHS 1, 10 in digits/kd/res20_res8 (seed1-2, seed2-2, seed3)" in out
 
 
 def test_a_mean_of_five_epochs_needs_five(table, prefix, capsys):

@@ -71,7 +71,14 @@ def test_the_main_job_trains_its_teacher_once_and_keeps_it(cwd, capsys):
     assert runs == ["digits/dfptkd/res20_res8/seed1", "digits/dfptkd/res20_res8/seed1-2", "digits/vanilla/res20/seed1"]
     results = json.loads((cwd / "output" / runs[0] / "results.json").read_text())
     assert results["protocol"]["data"] == "digits"
-    refused(TRAIN, [*argv, "--resume"], 3, "seed1-2 is finished: name it, `--resume .*seed1-2`", capsys, cwd)
+    refused(
+        TRAIN,
+        [*argv, "--resume"],
+        3,
+        "seed1-2 is finished; to train it for longer: `--resume .*seed1-2 SOLVER.EPOCHS N`",
+        capsys,
+        cwd,
+    )
     assert TRAIN([*argv, "--resume", "auto"]) == 0
     assert "seed1-2 is this run, and finished" in capsys.readouterr().out
 
@@ -116,7 +123,7 @@ def test_a_trial_under_the_teachers_name_is_not_taken_for_the_teacher(cwd, capsy
     assert TRAIN(argv) == 3
     asked, differs = capsys.readouterr().err.splitlines()
     assert "the teacher resnet20 is not trained yet: run `python tools/train.py --cfg teacher.yaml`" in asked
-    assert f"{trial} is another run: SOLVER.EPOCHS 2 here, 1 there; SOLVER.LR 0.05 here, 1e-06 there" in differs
+    assert f"{trial} is a different run: SOLVER.EPOCHS 2 in this command, 1 in that run; SOLVER.LR 0.05" in differs
     assert differs.endswith(f"to be taught by it nevertheless, add `DISTILLER.TEACHER_CKPT {trial}`")
     assert TRAIN([*argv, "DISTILLER.TEACHER_CKPT", trial]) == 0
 
@@ -138,7 +145,7 @@ def test_labels_that_changed_are_refused_at_a_resume_and_are_another_run(cwd, ca
     capsys.readouterr()
     run = "output/digits/vanilla/res8/seed1"
     assert TRAIN([*argv, "SOLVER.EPOCHS", "2", "--resume", run]) == 3
-    assert "is of another run: the dataset has other images or labels" in capsys.readouterr().err
+    assert "belongs to another run: the dataset has other images or labels" in capsys.readouterr().err
     assert TRAIN([*argv, "--resume", "auto"]) == 0
     assert "run directory output/digits/vanilla/res8/seed1-2" in capsys.readouterr().out
 
@@ -285,10 +292,28 @@ def test_a_diverging_run_exits_with_4_and_keeps_its_checkpoint(capsys, cwd):
     assert {p.name: p.read_bytes() for p in checkpoint.iterdir()} == before
 
 
-@pytest.mark.parametrize(("argv", "code"), [(["--help"], 0), (["--cfg"], 2), (["--cfg", "x", "--nope"], 2)])
-def test_usage_is_an_exit_code_too(argv, code, capsys):
-    assert TRAIN(argv) == code
-    assert "usage: train.py" in "".join(capsys.readouterr())
+def test_help_is_printed_and_usage_errors_are_one_line(capsys, cwd):
+    assert TRAIN(["--help"]) == 0
+    assert "usage: train.py" in capsys.readouterr().out
+    refused(TRAIN, ["--cfg"], 2, "argument --cfg: expected one argument; see train.py --help", capsys, cwd)
+    refused(TRAIN, ["--cfg", "x", "--epochs", "3"], 2, "--epochs.*settings are pairs KEY VALUE", capsys, cwd)
+    refused(TRAIN, [], 2, "nothing to train: give --cfg FILE, or --resume RUN", capsys, cwd)
+    refused(TRAIN, [*digits("kd"), "SOLVER.EPOCHS=2"], 2, "has no value: write `SOLVER.EPOCHS 2`", capsys, cwd)
+    refused(TRAIN, ["--list", "nothing-like-this"], 2, "--list nothing-like-this: no config matches", capsys, cwd)
+
+
+def test_a_closed_output_is_said_and_loses_nothing(cwd):
+    command = (
+        f"{sys.executable} {ROOT / 'tools/train.py'} {' '.join(digits('vanilla'))} {' '.join(QUICK)} SOLVER.EPOCHS 9"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 141
+    assert (
+        done.stderr.strip()
+        == "error: the output was closed, as by `| head`; a run that this ended continues with --resume"
+    )
 
 
 def test_a_bug_exits_with_1_and_a_traceback(capsys, monkeypatch):
@@ -332,6 +357,6 @@ def test_a_plugin_that_changed_is_another_run_and_its_interrupted_run_can_go_on(
     (cwd / "mine.py").write_text(plugin.format("second"))
     capsys.readouterr()
     assert TRAIN(argv) == 0
-    assert f"note: {run} is another run: the plugin mine.py has other code" in capsys.readouterr().out
+    assert f"note: {run} is a different run: the plugin mine.py has other code" in capsys.readouterr().out
     assert TRAIN([*argv, "SOLVER.EPOCHS", "2", "--resume", run]) == 0
-    assert "the plugin mine.py has other code since" in capsys.readouterr().err
+    assert "the plugin mine.py has other code than when" in capsys.readouterr().err

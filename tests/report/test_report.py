@@ -43,7 +43,7 @@ def test_a_row_has_mean_and_sample_deviation(runs):
 def test_another_protocol_is_flagged_and_explained(runs):
     lines = markdown_table(load_results(runs)).splitlines()
     assert next(line for line in lines if line.startswith("| odd |")).endswith("| [1] |")
-    assert lines[-1] == "[1] SOLVER.LR 0.01, 0.05 in the reference"
+    assert lines[-1] == "[1] SOLVER.LR 0.01, 0.05 in dfptkd"
     assert next(line for line in lines if line.startswith("| kd |")).endswith("|  |")
 
 

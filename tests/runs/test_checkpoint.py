@@ -55,9 +55,9 @@ def stopped_checkpoint(folder):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (("DISTILLER.STUDENT", "vgg8"), "is of another run: DISTILLER.STUDENT vgg8 now, resnet32 then"),
-        (("DATASET.TYPE", "digits"), "is of another run: DATASET.TYPE digits now, cifar100 then"),
-        (("KD.TEMPERATURE", "2"), "is of another run: KD.TEMPERATURE 2.0 now, 4.0 then"),
+        (("DISTILLER.STUDENT", "vgg8"), "belongs to another run: DISTILLER.STUDENT vgg8 now, resnet32 then"),
+        (("DATASET.TYPE", "digits"), "belongs to another run: DATASET.TYPE digits now, cifar100 then"),
+        (("KD.TEMPERATURE", "2"), "belongs to another run: KD.TEMPERATURE 2.0 now, 4.0 then"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_by_its_header(words, match, tmp_path):

@@ -49,13 +49,16 @@ def test_the_newest_finished_run_is_found_by_its_number(tmp_path):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"words": ["SOLVER.LR", "0.01"]}, "SOLVER.LR 0.05 here, 0.01 there"),
-        ({"words": ["SOLVER.CHANNELS_LAST", "True"]}, "SOLVER.CHANNELS_LAST False here, True there"),
-        ({"words": ["SOLVER.ACCUMULATE", "2"]}, "SOLVER.ACCUMULATE 1 here, 2 there"),
-        ({"words": ["SOLVER.SYNC_BN", "True"]}, "SOLVER.SYNC_BN False here, True there"),
-        ({"words": ["SOLVER.TRAINER", "dot"]}, "SOLVER.TRAINER base here, dot there"),
-        ({"words": ["DISTILLER.TYPE", "KD", "KD.TEMPERATURE", "2"]}, "KD.TEMPERATURE 4.0 here, 2.0 there"),
-        ({"data": {"train": 52}}, "the dataset has 48 train images here, 52 there"),
+        ({"words": ["SOLVER.LR", "0.01"]}, "SOLVER.LR 0.05 in this command, 0.01 in that run"),
+        ({"words": ["SOLVER.CHANNELS_LAST", "True"]}, "SOLVER.CHANNELS_LAST False in this command, True in that run"),
+        ({"words": ["SOLVER.ACCUMULATE", "2"]}, "SOLVER.ACCUMULATE 1 in this command, 2 in that run"),
+        ({"words": ["SOLVER.SYNC_BN", "True"]}, "SOLVER.SYNC_BN False in this command, True in that run"),
+        ({"words": ["SOLVER.TRAINER", "dot"]}, "SOLVER.TRAINER base in this command, dot in that run"),
+        (
+            {"words": ["DISTILLER.TYPE", "KD", "KD.TEMPERATURE", "2"]},
+            "KD.TEMPERATURE 4.0 in this command, 2.0 in that run",
+        ),
+        ({"data": {"train": 52}}, "the dataset has 48 train images in this command, 52 in that run"),
         ({"teacher": "b"}, "the teacher resnet20 has other weights"),
     ],
 )
@@ -67,8 +70,8 @@ def test_a_run_that_computed_something_else_is_never_taken_and_the_difference_is
     assert is_finished(run)
     mine = identity(cfg)
     assert find_finished(cfg, mine) is None
-    assert other_runs(cfg, mine) == {run: f"{run} is another run: {why}"}
-    with pytest.raises(CheckpointError, match=f"nothing to resume in .*: .*{why}"):
+    assert other_runs(cfg, mine) == {run: f"{run} is a different run: {why}"}
+    with pytest.raises(CheckpointError, match=f"nothing to resume: .*{why}; to continue that one"):
         find_resumable(cfg, mine)
 
 
@@ -92,7 +95,7 @@ def test_a_run_of_an_earlier_version_is_never_matched(tmp_path):
 def test_a_finished_run_is_not_resumed_without_its_name(tmp_path):
     cfg = config(tmp_path)
     make_run(tmp_path, "seed1", identity(cfg))
-    with pytest.raises(CheckpointError, match="seed1 is finished: name it, `--resume .*seed1`, with a larger"):
+    with pytest.raises(CheckpointError, match="seed1 is finished; to train it for longer: `--resume .*seed1 SOL"):
         find_resumable(cfg, identity(cfg))
 
 
@@ -110,5 +113,5 @@ def test_another_plugins_code_is_another_run(tmp_path):
     mine = identity_of(cfg, tiny_data(), [], {"mine.py": "a"})
     run = make_run(tmp_path, "seed1", identity_of(cfg, tiny_data(), [], {"mine.py": "b"}))
     assert find_finished(cfg, mine) is None
-    assert other_runs(cfg, mine)[run].endswith("is another run: the plugin mine.py has other code")
+    assert other_runs(cfg, mine)[run].endswith("is a different run: the plugin mine.py has other code")
     assert read_identity(run)["code"] == {"mine.py": "b"}
