@@ -8,10 +8,11 @@ every cell on random images instead. KEY VALUE overrides are passed on to every 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from mdistiller_dfpt.errors import ConfigError, UserError
 from mdistiller_dfpt.launch.cli import Parser, guarded
-from mdistiller_dfpt.launch.table_jobs import Job, cell_config, cell_job, run_jobs, smoke_cells, teacher_jobs
+from mdistiller_dfpt.launch.table_jobs import Job, cell_configs, cell_job, run_jobs, smoke_cells, teacher_jobs
 from mdistiller_dfpt.report import load_results, markdown_table
 from mdistiller_dfpt.report.cells import evaluate_table, runs_of
 from mdistiller_dfpt.report.files import unfinished
@@ -72,8 +73,8 @@ def _main(argv: list[str]) -> None:
         return
     failures: list[Job] = []
 
-    def expected(cell: Cell) -> dict[str, object]:
-        return cell_config(cell, args.opts)
+    def expected(cell: Cell) -> list[dict[str, Any]]:
+        return cell_configs(cell, args.opts)
 
     if args.run:
         missing = [

@@ -11,14 +11,13 @@ from pathlib import Path
 
 from mdistiller_dfpt import load_cfg, run
 from mdistiller_dfpt.config.compose import CONFIGS, composed_runs
-from mdistiller_dfpt.errors import CheckpointError, ConfigError
+from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.cli import Parser, guarded
-from mdistiller_dfpt.launch.run import Resume
-from mdistiller_dfpt.runs.directory import CONFIG
+from mdistiller_dfpt.launch.run import Resume, config_of
 from mdistiller_dfpt.training.parallel import process_group
 
 # A word after --resume that is a key is no run: `--resume SOLVER.EPOCHS 3`
-KEY = re.compile(r"PLUGINS|[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", re.IGNORECASE)
+KEY = re.compile(r"PLUGINS|[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -66,11 +65,12 @@ def _main(argv: list[str]) -> None:
         print("\n".join(found))
         return
     resume = _resume(args.resume)
-    if args.cfg is None and not isinstance(resume, Path):
+    if args.cfg is not None:
+        cfg = load_cfg(args.cfg, args.opts)
+    elif isinstance(resume, Path):
+        cfg = config_of(resume, args.opts)
+    else:
         raise ConfigError("nothing to train: give --cfg FILE, or --resume RUN; --list prints the configs")
-    if args.cfg is None and not (resume / CONFIG).is_file():
-        raise CheckpointError(f"--resume {resume}: not the directory of a run")
-    cfg = load_cfg(args.cfg or resume / CONFIG, args.opts)
     with process_group(cfg):
         run(cfg, resume)
 

@@ -60,7 +60,8 @@ def layers_of(path: Path, chain: tuple[Path, ...] = ()) -> Iterator[Layer]:
         yield from _of_pair(*parts)
         return
     values, lines = read_yaml(path)
-    _pairs_in(path, values, lines)
+    if _pairs_in(path, values, lines) and path.name != BASE:
+        raise ConfigError(f"{path}:{lines['_PAIRS_']}: _PAIRS_ is for the {BASE} of a method")
     bases = values.pop("_BASE_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
@@ -69,6 +70,8 @@ def layers_of(path: Path, chain: tuple[Path, ...] = ()) -> Iterator[Layer]:
         if not is_config(path.parent / base):
             raise ConfigError(f"{path}:{lines['_BASE_']}: _BASE_ is {base}; no such config file")
         yield from layers_of(path.parent / base, chain)
+    if BASE in bases and path.name != BASE:  # a run with a file of its own
+        yield from _of_pair(path.parent / BASE, path)
     yield Layer(path, values, lines)
 
 
@@ -84,12 +87,18 @@ def _pairs_in(path: Path, values: dict[str, Any], lines: dict[str, int]) -> dict
 
 
 def _of_pair(method: Path, pair: Path) -> Iterator[Layer]:
-    """What a method's file says of one pair, if anything."""
+    """What a method's file, and those that it inherits from, say of one pair, if anything."""
     values, lines = read_yaml(method)
+    bases = values.get("_BASE_", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        if Path(base).name == BASE:
+            yield from _of_pair(method.parent / base, pair)
     own = _pairs_in(method, values, lines).get(pair.stem)
     if own:
         prefix = f"_PAIRS_.{pair.stem}."
-        yield Layer(method, own, {key.removeprefix(prefix): line for key, line in lines.items() if prefix in key})
+        yield Layer(
+            method, own, {key.removeprefix(prefix): line for key, line in lines.items() if key.startswith(prefix)}
+        )
 
 
 def composed_runs(root: Path, pattern: str = "*") -> list[str]:

@@ -47,8 +47,12 @@ class Key:
     entries: Limit | None = None  # of a section with arbitrary keys: the limit of its numbers
 
 
-_STEP = When("SOLVER.SCHEDULE is not step", lambda s: s.cfg.SOLVER.SCHEDULE == "step")
-_DOT = When("SOLVER.TRAINER is not dot", lambda s: s.cfg.SOLVER.TRAINER == "dot")
+# Optimisers and schedules of a user's get all these values
+_STEP = When("the cosine schedule does not use it", lambda s: s.cfg.SOLVER.SCHEDULE != "cosine")
+_DOT = When(
+    "SOLVER.TRAINER is not dot",
+    lambda s: s.cfg.SOLVER.TRAINER == "dot" or s.cfg.SOLVER.TYPE not in ("SGD", "AdamW"),
+)
 _NOT_DOT = When("SOLVER.TRAINER dot has its own optimiser", lambda s: s.cfg.SOLVER.TRAINER != "dot")
 _MOMENTUM = When(
     "it is for SGD with momentum",
@@ -140,7 +144,7 @@ KEYS: dict[str, Key] = {
     "SOLVER.CUTMIX": Key(0.0, "alpha of CutMix, 0 for none; with MIXUP, each batch takes one of them", NOT_NEGATIVE),
     "SOLVER.EMA": Key(None, "decay of a moving average of the student's weights, which is evaluated and saved in their"
                       " place; default: none", Limit("in (0, 1)", lambda v: 0 < v < 1), kind=float),
-    "SOLVER.TYPE": Key("SGD", "SGD; AdamW; any name in OPTIMIZERS", None, _NOT_DOT),
+    "SOLVER.TYPE": Key("SGD", "SGD; AdamW, with decay of all parameters; any name in OPTIMIZERS", None, _NOT_DOT),
     "SOLVER.AMP": Key("none", "none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: the"
                       " faster of the two for each network, benchmarked once before the first step",
                       one_of("none", "bf16", "fastest")),

@@ -41,7 +41,10 @@ def load_cfg(path: str | os.PathLike[str] | None = None, overrides: Overrides = 
     for file, data, lines in layers:
         _resolve_paths(data, file)
         merge.tree(data, partial(_place, file, lines))
-    merge.overrides(overrides)
+    try:
+        merge.overrides(overrides)
+    except (TypeError, AttributeError) as e:
+        raise ConfigError(f"overrides: {e}; they must be [KEY, VALUE, ...] or a mapping of keys to values") from None
     cfg = merge.cfg
     if path is not None and not cfg.EXPERIMENT.NAME:
         cfg.EXPERIMENT.NAME = name_from(path)
@@ -66,7 +69,8 @@ def _import_plugins(layers: Iterable[Layer], overrides: Overrides, load: Import)
             load(names, file.parent)
             data["PLUGINS"] = [_beside(file, n) if n.endswith(".py") else n for n in names]
     if isinstance(overrides, Mapping):
-        load([str(n) for n in overrides.get("PLUGINS", [])], None)
+        names = overrides.get("PLUGINS", [])
+        load([str(n) for n in names] if isinstance(names, list | tuple) else [], None)
         return
     words = [str(w) for w in overrides]
     for key, text in zip(words[::2], words[1::2], strict=False):

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
 from importlib.metadata import entry_points
@@ -64,7 +65,11 @@ def _key(name: str, path: Path) -> str:
 def sources(cfg: CN) -> dict[str, str]:
     """{file name: SHA-256} of the files that the plugins of a config consist of."""
     files = {file for name in cfg.PLUGINS for file in _files.get(_key(name, Path(name)), ())}
-    return {Path(file).name: file_hash(Path(file)) for file in sorted(files) if Path(file).is_file()}
+    paths = [Path(file) for file in sorted(files) if Path(file).is_file()]
+    often = Counter(path.name for path in paths)
+    return {
+        path.name if often[path.name] == 1 else f"{path.parent.name}/{path.name}": file_hash(path) for path in paths
+    }
 
 
 def _forget(name: str, path: Path | None, imported: Iterable[str]) -> None:

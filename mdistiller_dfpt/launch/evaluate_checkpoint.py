@@ -1,7 +1,8 @@
 """Evaluates the accuracy of any checkpoint, on the data and in the precision of a config."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
@@ -18,9 +19,8 @@ from ..runs.directory import CONFIG, find_finished, other_runs
 from ..runs.weights import WEIGHTS, load_into
 from ..training.evaluate import evaluate
 from ..training.precision import measured_precision
-from .build import identity_of_run, load_network
+from .build import Trained, identity_of_run, load_network
 from .networks import Role, build_network, build_networks, check_networks, name_of
-from .run import train
 from .trained import trained_networks
 
 
@@ -66,7 +66,11 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: 
 
 def _found(cfg: CN, role: Role, data: Data) -> Path:
     """The weights of the config's teacher, or of its own finished run; CheckpointError if there are none."""
-    trained = trained_networks(cfg, data, train)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DISTILLER.TEACHER_AUTO_TRAIN = False
+    cfg.freeze()
+    trained = trained_networks(cfg, data, _refuse_to_train)
     if role == "teacher":
         if not trained:
             raise ConfigError(f"DISTILLER.TYPE is {choice(cfg).label}, which has no teacher: leave out --teacher")
@@ -77,6 +81,10 @@ def _found(cfg: CN, role: Role, data: Data) -> Path:
         none = f"no finished run of this config in {cfg.LOG.PREFIX}: train it, or give a checkpoint with -c"
         raise CheckpointError("\n".join([none, *others]))
     return run / WEIGHTS
+
+
+def _refuse_to_train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Any) -> None:
+    raise CheckpointError(f"the network {cfg.DISTILLER.STUDENT} of this run is not trained: give a checkpoint with -c")
 
 
 def _plugins_missing(cfg: CN, weights: Path | None) -> str:

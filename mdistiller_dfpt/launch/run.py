@@ -12,8 +12,10 @@ from ..data import Data, build_data
 from ..distillers.choice import situation
 from ..distributed import on_first_process
 from ..errors import CheckpointError
+from ..interop.plugins import load_cfg
 from ..models import StagedModel
 from ..runs.directory import (
+    CONFIG,
     RESULTS,
     find_finished,
     find_resumable,
@@ -23,8 +25,9 @@ from ..runs.directory import (
     other_runs,
     same_runs,
 )
-from ..runs.identity import Identity
+from ..runs.identity import Identity, read_identity
 from ..training.out_of_memory import memory_explained
+from ..training.precision import FASTEST
 from .build import Trained, build_trainer, check_config, identity_of_run
 from .trained import trained_networks
 
@@ -44,6 +47,16 @@ def run(cfg: CN, resume: Resume = False) -> dict[str, Any]:
         for line in without_effect(situation(cfg, in_files=data.in_files)):
             print(line, flush=True)
         return train(cfg, data, trained_networks(cfg, data, train), resume)
+
+
+def config_of(run: Path, overrides: Sequence[str]) -> CN:
+    """The config of the run in a directory, as it was asked for: with `fastest` where that chose a precision."""
+    if not (run / CONFIG).is_file():
+        raise CheckpointError(f"--resume {run}: not the directory of a run")
+    identity = read_identity(run)
+    asked = {} if identity is None else identity["config"]
+    words = [w for key in ("SOLVER.AMP", "SOLVER.AMP_STUDENT") if asked.get(key) == FASTEST for w in (key, FASTEST)]
+    return load_cfg(run / CONFIG, [*words, *overrides])
 
 
 def build_teacher(cfg: CN, data: Data) -> StagedModel:

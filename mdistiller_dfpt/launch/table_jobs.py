@@ -31,11 +31,14 @@ class Job:
     log: Path
 
 
-def cell_config(cell: Cell, opts: Sequence[str]) -> dict[str, Any]:
-    """The keys that decide the result of a cell and differ from their defaults, without the seed."""
-    values = deciding_values(situation(load_cfg(cell.config, [*cell.overrides, *opts]), in_files=True))
-    values.pop("SOLVER.SEED", None)
-    return values
+def cell_configs(cell: Cell, opts: Sequence[str]) -> list[dict[str, Any]]:
+    """The keys that decide the result of a cell and differ from their defaults, without the seed.
+
+    Twice: for a dataset of image files and for one in memory, since the dataset is not loaded here.
+    """
+    cfg = load_cfg(cell.config, [*cell.overrides, *opts])
+    both = [deciding_values(situation(cfg, in_files=in_files)) for in_files in (True, False)]
+    return [{key: value for key, value in values.items() if key != "SOLVER.SEED"} for values in both]
 
 
 def cell_job(cell: Cell, seed: int, prefix: Path, opts: Sequence[str]) -> Job:

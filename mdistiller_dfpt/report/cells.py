@@ -1,6 +1,6 @@
 """The values of a table's cells, from result files: mean, spread, difference, paired test, protocol."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -10,8 +10,9 @@ from .difference import difference
 from .files import Result, load_results, repetitions, unfinished
 from .spec import Cell, TableSpec
 
-Expected = Callable[[Cell], Mapping[str, Any]]
-"""The keys that decide the result of a cell's config and differ from their defaults, without the seed."""
+Configs = Sequence[Mapping[str, Any]]
+Expected = Callable[[Cell], Configs]
+"""The keys that decide the result of a cell's config and differ from their defaults, without the seed: alternatives."""
 
 
 class Value(NamedTuple):
@@ -43,7 +44,7 @@ class Found(NamedTuple):
     others: list[str]
 
 
-def runs_of(cell: Cell, prefix: Path, seeds: tuple[int, ...], expected: Mapping[str, Any]) -> Found:
+def runs_of(cell: Cell, prefix: Path, seeds: tuple[int, ...], expected: Configs) -> Found:
     """The runs of a cell's config: of several kinds (other data, other teachers), the one with most of the seeds."""
     folder = prefix / cell.folder
     results = load_results(folder, deep=False) if folder.is_dir() else []
@@ -51,7 +52,7 @@ def runs_of(cell: Cell, prefix: Path, seeds: tuple[int, ...], expected: Mapping[
     others = []
     for group in repetitions(results):
         first = next(iter(group.values()))
-        if not (differs := differing(first.config, expected, "", "in the table")):
+        if not (differs := min((differing(first.config, e, "", "in the table") for e in expected), key=len)):
             groups.append({seed: run for seed, run in group.items() if seed in seeds})
         else:
             others.append(f"seeds {', '.join(map(str, group))}: {'; '.join(differs)}")

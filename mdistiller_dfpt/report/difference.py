@@ -5,7 +5,7 @@ from .files import Result
 
 COMMON = ("DATASET.", "MODEL.", "SOLVER.", "DISTILLER.LOGITS_CACHE")
 """Keys that are not of a method: two methods are compared under equal values of these."""
-FACTS = ("augmentation", "world_size")
+FACTS = ("augmentation", "world_size", "precision")
 
 
 def difference(result: Result, reference: Result, where: str, *, of_one_method: bool = False) -> str:
@@ -23,6 +23,9 @@ def difference(result: Result, reference: Result, where: str, *, of_one_method: 
             parts.append(f"{fact} {mine[fact]}, {other[fact]} {where}")
     if result.code != reference.code and (of_one_method or (result.code and reference.code)):
         parts.append("other code of its plugins")
+    length = "SOLVER.EPOCHS"
+    if result.config.get(length) == reference.config.get(length) and result.evaluations != reference.evaluations:
+        parts.append(f"evaluated {result.evaluations} times, {reference.evaluations} {where}")
     if result.continued != reference.continued:
         epochs = result.continued or reference.continued
         parts.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")

@@ -1,6 +1,8 @@
 """Finds and reads the result files of runs; a run is known by what it computed, not by its folder."""
 
 import json
+import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +67,11 @@ class Result:
         return self.data.get("identity", {}).get("code", {})
 
     @property
+    def evaluations(self) -> int:
+        """How many epochs were evaluated; the best of more is better."""
+        return sum("test" in epoch for epoch in self.data["epochs"])
+
+    @property
     def continued(self) -> list[int]:
         """The numbers of epochs for which the run was scheduled before, if it was continued."""
         return self.data.get("identity", {}).get("continued", [])
@@ -78,6 +85,7 @@ class Result:
     def what(self) -> str:
         """What the run computed, apart from its seed, as a key for comparisons; runs of one value are repetitions."""
         facts = [self.data["protocol"].get("world_size", 1), self.code, self.continued, self.has_own_start]
+        facts += [self.data["protocol"].get("precision"), self.evaluations]
         return json.dumps([self.config, self.content, self.teachers, facts], sort_keys=True)
 
 
@@ -112,6 +120,14 @@ def repetitions(results: Sequence[Result]) -> list[dict[int, Result]]:
     return [dict(sorted(group.items())) for group in groups.values()]
 
 
+def _is_alive(pid: Any) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (OSError, TypeError, OverflowError):
+        return isinstance(pid, int) and Path(f"/proc/{pid}").exists()
+    return True
+
+
 def unfinished(folder: Path, deep: bool = True) -> list[str]:
     """One line for each run below `folder` that has not finished: its state, its epoch and why."""
     lines = []
@@ -122,6 +138,8 @@ def unfinished(folder: Path, deep: bool = True) -> list[str]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             lines.append(f"{path.parent.relative_to(folder)}: its {STATUS} cannot be read ({type(e).__name__})")
             continue
+        if state == "running" and status.get("host") == socket.gethostname() and not _is_alive(status.get("pid")):
+            state = "killed"
         if state != "finished":
             why = f": {reason}" if reason else ""
             lines.append(f"{path.parent.relative_to(folder)}: {state} after epoch {epoch}{why}")

@@ -10,10 +10,12 @@ from yacs.config import CfgNode as CN
 from ..config.effect import deciding, of_earlier_version, value_of
 from ..config.keys import KEYS
 from ..config.load import load_yaml_text
+from ..data.content import Content
 from ..errors import CheckpointError
 from .identity import Identity, as_identity, changed_code, differences
 
 EPOCHS = "SOLVER.EPOCHS"
+UNKNOWN: Content = {"classes": 0, "train_images": 0, "test_images": 0, "sha256": ""}
 REMEDY = "a run goes on with the values that it began with; leave these out, or start another run without --resume"
 
 
@@ -26,16 +28,21 @@ def continued(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg
     written = as_identity(manifest.get("identity"))
     if written is None:
         _refuse_other_of_earlier_version(folder, manifest, identity, cfg)
-        return identity
+        return {**identity, "data": None}
     now, then = (i["config"].get(EPOCHS, KEYS[EPOCHS].default) for i in (identity, written))
     # What may differ is not compared
     same = {key: value for key, value in identity.items() if key in ("code", "continued", "start")}
     before = {**written, "config": {**written["config"], EPOCHS: now}}
+    data = UNKNOWN if identity["data"] is None or written["data"] is None else None
     for key in ("code", "continued", "start"):
         before.pop(key, None)
-    if other := differences(identity, as_identity({**before, **same}) or identity, "now", "then"):
+    if data is not None:
+        before["data"] = data
+    mine: Identity = {**identity, "data": data or identity["data"]}
+    if other := differences(mine, as_identity({**before, **same}) or mine, "now", "then"):
         raise CheckpointError(f"{folder}: belongs to another run: {'; '.join(other)}; {REMEDY}")
     identity = {**identity}
+    identity["data"] = written["data"]
     for key in ("continued", "start"):
         if key in written:
             identity[key] = written[key]  # type: ignore[literal-required]
@@ -51,6 +58,8 @@ def warn_of_changes(folder: Path, manifest: Mapping[str, Any], identity: Identit
         print(f"{folder}: of an earlier version, which did not record the content of the dataset: not compared",
               file=sys.stderr)  # fmt: skip
         return
+    if written["data"] is None:
+        print(f"warning: the content of the dataset of {folder} is unknown: not compared", file=sys.stderr)
     now, then = (i["config"].get(EPOCHS, KEYS[EPOCHS].default) for i in (identity, written))
     if now != then and cfg.SOLVER.SCHEDULE != "step":
         schedule = cfg.SOLVER.SCHEDULE
@@ -63,9 +72,11 @@ def warn_of_changes(folder: Path, manifest: Mapping[str, Any], identity: Identit
 def _refuse_other_of_earlier_version(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN) -> None:
     """The same for a checkpoint that holds the whole config, the dataset's sizes and one teacher's hash."""
     then = of_earlier_version(load_yaml_text(manifest["config"]))
+    now = {key: deciding(key, value_of(cfg, key)) for key in KEYS}
+    before = {key: deciding(key, then.get(key, KEYS[key].default)) for key in KEYS}  # then, a new key had no effect
     other = [
-        f"{key} {value_of(cfg, key)} now, {then[key]} then" for key in sorted(then.keys() & KEYS.keys())
-        if KEYS[key].decides and key != EPOCHS and deciding(key, then[key]) != deciding(key, value_of(cfg, key))
+        f"{key} {now[key]} now, {before[key]} then" for key in sorted(KEYS)
+        if KEYS[key].decides and key != EPOCHS and now[key] != before[key]
     ]  # fmt: skip
     data, teachers = identity["data"], identity["teachers"] or []
     for key, was in (("classes", manifest.get("classes")), ("train_images", manifest.get("images"))):

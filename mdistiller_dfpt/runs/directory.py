@@ -76,6 +76,8 @@ def find_resumable(cfg: CN, identity: Identity) -> Path:
 
 def same_runs(cfg: CN, identity: Identity) -> list[Path]:
     """The runs of this name that compute the same, newest first."""
+    if identity["data"] is None:  # unknown: it may be another dataset
+        return []
     return [run for run in reversed(existing_runs(cfg)) if read_identity(run) == identity]
 
 

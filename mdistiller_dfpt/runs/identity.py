@@ -57,12 +57,12 @@ HERE, THERE = "in this command", "in that run"
 def differences(mine: Identity, other: Identity, of_mine: str = HERE, of_other: str = THERE) -> list[str]:
     """One phrase for each way in which two runs differ; empty if they computed the same.
 
-    What an earlier version did not record is a difference, as it is unknown.
+    What is unknown of either is a difference.
     """
     found = differing(mine["config"], other["config"], of_mine, of_other)
     a, b = mine["data"], other["data"]
     if a is None or b is None:
-        found += [] if a is b else ["the content of one dataset is unknown"]
+        found.append("the content of a dataset is unknown")
     elif a != b:
         sizes = [
             f"the dataset has {dict(a)[key]} {key.replace('_', ' ')} {of_mine}, {dict(b)[key]} {of_other}"
@@ -86,7 +86,7 @@ def changed_code(mine: Identity, other: Identity) -> list[str]:
 
 def _of_teachers(mine: list[dict[str, str]] | None, other: list[dict[str, str]] | None) -> list[str]:
     if mine is None or other is None:
-        return [] if mine is other else ["the weights of one teacher are unknown"]
+        return ["the weights of a teacher are unknown"]
     if [t["name"] for t in mine] != [t["name"] for t in other]:
         return []  # keys of the config say so
     return [

@@ -16,12 +16,13 @@ from yacs.config import CfgNode as CN
 from ..config.load import dump_cfg
 from ..distillers import Method
 from ..distillers.choice import choice
-from ..distributed import of_all_processes, rank
+from ..distributed import of_all_processes, rank, world_size
 from ..errors import CheckpointError
-from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_checkpoint, save_weights, write_json
+from .atomic import write_json, write_text
+from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_checkpoint, save_weights
 from .continuing import continued, warn_of_changes
-from .directory import CHECKPOINTS, STATUS
-from .identity import Identity
+from .directory import CHECKPOINTS, CONFIG, STATUS
+from .identity import Identity, write_identity
 
 KEEP_CHECKPOINTS = 2
 BEST = "best.safetensors"
@@ -75,18 +76,20 @@ class Saver:
         self.identity = identity
         self.config = dump_cfg(cfg)  # once: it takes longer than saving a small network
         self.last_save = time.monotonic()
+        self.is_described = False
 
     def save(self, done: Progress) -> None:
         """Publish a checkpoint of the full state and delete the oldest."""
         self.last_save = time.monotonic()
-        random = random_states()
+        random, meters = random_states(), of_all_processes(({k: v.cpu() for k, v in done.sums.items()}, done.counts))
         if rank() > 0:
             return
         state = {
             "distiller": self.distiller.training_state(),
             "optimizer": self.optimizer.state_dict(),
             **random,
-            "sums": done.sums,
+            "sums": meters[0][0],
+            "sums_of_others": [sums for sums, _ in meters[1:]],
             "average": done.average,
         }
         epoch = len(done.epochs)
@@ -94,6 +97,7 @@ class Saver:
             "epoch": epoch,
             "step": done.step,
             "counts": done.counts,
+            "counts_of_others": [counts for _, counts in meters[1:]],
             "epochs": done.epochs,
             "distiller": choice(self.cfg).label,
             "student": self.cfg.DISTILLER.STUDENT,
@@ -104,6 +108,14 @@ class Saver:
         name = f"epoch-{epoch:05d}" + (f"-step-{done.step:07d}" if done.step else "")
         save_checkpoint(folder / name, {**self.distiller.deployed.state_dict(), **done.average}, state, header)
         prune(folder, KEEP_CHECKPOINTS)
+        self.describe()
+
+    def describe(self) -> None:
+        """Write config and identity; a run that goes on is the old one until its first checkpoint."""
+        if rank() == 0 and not self.is_described:
+            write_text(self.run / CONFIG, self.config)
+            write_identity(self.run, self.identity)
+            self.is_described = True
 
     def save_weights(self, name: str, weights: dict[str, Tensor]) -> None:
         """Save weights of the deployed network as file `name` of the run."""
@@ -144,8 +156,7 @@ class Saver:
                 self.identity = identity
             step = manifest.get("step", 0)
             print(f"resuming after epoch {manifest['epoch']}" + (f", step {step}" if step else ""), flush=True)
-            sums = state.get("sums", {})
-            counts = manifest.get("counts") or dict.fromkeys(sums, manifest.get("count", 0))
+            sums, counts = _meters_of_this_process(manifest, state)
             return Progress(manifest["epochs"], step, sums, counts, state.get("average", {}))
         raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint")
 
@@ -159,6 +170,23 @@ class Saver:
                     "host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 },
             )  # fmt: skip
+
+
+def _meters_of_this_process(
+    manifest: dict[str, Any], state: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Its own sums and counts; with another number of processes, the first one has those of all."""
+    first = state.get("sums", {})
+    sums = [first, *state.get("sums_of_others", [])]
+    counts = [manifest.get("counts") or dict.fromkeys(first, manifest.get("count", 0)),
+              *manifest.get("counts_of_others", [])]  # fmt: skip
+    if len(sums) == world_size():
+        return sums[rank()], counts[rank()]
+    if rank() > 0:
+        return {}, {}
+    names = dict.fromkeys(name for part in sums for name in part)
+    total = {name: torch.stack([part[name] for part in sums if name in part]).sum(0) for name in names}
+    return total, {name: sum(part.get(name, 0) for part in counts) for name in names}
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -29,21 +29,19 @@ class WeightAverage:
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Context in which the network has the averaged weights."""
-        self._swap()
+        trained = {name: value.clone() for name, value in self._weights().items()}
+        self._put(self.values)
         try:
             yield
         finally:
-            self._swap()
+            self._put(trained)
 
     @torch.no_grad()
-    def _swap(self) -> None:
+    def _put(self, values: Mapping[str, Tensor]) -> None:
         for name, value in self._weights().items():
-            trained = value.clone()
-            value.copy_(self.values[name])
-            self.values[name].copy_(trained)
+            value.copy_(values[name])  # tied weights have one storage and equal values
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         """Restore the average of a checkpoint; KeyError if it lacks a weight."""
-        with torch.no_grad():
-            for name, value in self.values.items():
-                value.copy_(values[name])
+        for name, value in self.values.items():
+            value.copy_(values[name])

@@ -83,7 +83,7 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
         # Train
         epoch_start, steps_left = time.monotonic(), steps - run.step
         train = train_epoch(run, epoch, lambda: meet_requests(run, saver, requests))
-        share_buffers(run.distiller)
+        share_buffers(run.distiller, run.averaged())
         seconds = time.monotonic() - epoch_start
         record = {
             "epoch": epoch,
@@ -125,7 +125,7 @@ def meet_requests(run: Training, saver: Saver, requests: Requests) -> None:
     if stop or save:
         # Save: a state that diverged must not replace a good one; buffers become those that are saved
         run.guard.refuse_divergence(epoch)
-        share_buffers(run.distiller)
+        share_buffers(run.distiller, run.averaged())
         saver.save(run.progress())
         saver.status("running", run.progress())
     if stop:

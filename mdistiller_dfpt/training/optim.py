@@ -73,12 +73,13 @@ def adamw(groups: Groups, plan: Plan) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
 
 
-def _called(schedule: Callable[[float, Plan], float], progress: float, plan: Plan) -> float:
+def _called(function: Callable[..., Any], first: Any, plan: Plan, words: str) -> Any:
+    """What a user's function returns; PluginError if it does not take these arguments."""
     try:
-        return schedule(progress, plan)
+        return function(first, plan)
     except TypeError as e:
         if e.__traceback__ is not None and e.__traceback__.tb_next is None:  # raised by the call itself
-            raise PluginError(schedule, f"a schedule is called as (progress, plan) ({e})") from None
+            raise PluginError(function, f"it is called as {words} ({e})") from None
         raise
 
 
@@ -88,7 +89,7 @@ def build_schedule(cfg: CN) -> Callable[[float], float]:
 
     def rate(progress: float) -> float:
         factor = progress / warmup if progress < warmup else 1.0
-        value = _called(schedule, progress, plan)
+        value = _called(schedule, progress, plan, "(progress, plan)")
         if not isinstance(value, Real) or not (math.isfinite(value) and value >= 0):
             raise PluginError(
                 schedule, f"returned {value!r} after {progress:.4g} epochs; a schedule must return a learning rate >= 0"
@@ -107,7 +108,7 @@ def build_optimizer(cfg: CN, distiller: Method) -> torch.optim.Optimizer:
     if cfg.SOLVER.TRAINER == "dot":
         return TwoMomentaSGD(groups, plan.lr, plan.momentum, plan.dot_delta, plan.weight_decay)
     make = OPTIMIZERS[cfg.SOLVER.TYPE]
-    optimizer = make(groups, plan)
+    optimizer = _called(make, groups, plan, "(groups, plan)")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise PluginError(make, f"returned {type(optimizer).__name__}; it must return a torch.optim.Optimizer")
     if not all("lr_factor" in group for group in optimizer.param_groups):

@@ -7,12 +7,12 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode as CN
 
@@ -84,10 +84,15 @@ def parallel(distiller: Method) -> nn.Module:
     return DistributedDataParallel(distiller, gradient_as_bucket_view=True, find_unused_parameters=True, **options)
 
 
-def share_buffers(distiller: Method) -> None:
-    """Copy the running statistics of the first process to all others, before an evaluation or a checkpoint."""
+def share_buffers(distiller: Method, more: Iterable[Tensor] = ()) -> None:
+    """Copy the running statistics of the first process, and `more` tensors, to all others.
+
+    Called before an evaluation or a checkpoint.
+    """
     if world_size() == 1:
         return
+    for tensor in more:
+        dist.broadcast(tensor, 0)
     frozen = {id(b) for network in distiller.frozen() for b in network.buffers()}
     for buffer in distiller.buffers():
         if id(buffer) not in frozen and buffer.numel():

@@ -1,6 +1,7 @@
 """The state of a run during training: distiller, data, optimiser and progress."""
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -88,6 +89,10 @@ class Training:
         if self.clip_norm is not None:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(trained, self.clip_norm)
+
+    def averaged(self) -> Iterable[Tensor]:
+        """The averaged weights, if any."""
+        return () if self.average is None else self.average.values.values()
 
     def weights(self) -> dict[str, Tensor]:
         """The weights of the deployed network to save: the averaged ones, if any."""

@@ -20,11 +20,11 @@ from ..distributed import on_first_process, rank, world_size
 from ..errors import CheckpointError, ConfigError, UserError
 from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
-from ..runs.atomic import write_json, write_text
+from ..runs.atomic import write_json
 from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import CONFIG, RESULTS, RunLock, is_finished, run_name
 from ..runs.hashing import state_hash
-from ..runs.identity import Identity, fingerprint, identity_of, write_identity
+from ..runs.identity import Identity, fingerprint, identity_of
 from ..runs.log import RunLogs, duration, summary_table
 from ..runs.results import FORMAT, protocol, summarise
 from ..runs.saving import Saver
@@ -122,9 +122,8 @@ class Trainer:
                     return json.loads((run / RESULTS).read_text(encoding="utf-8"))
                 self._refuse_to_go_back(saver)
             # Train: whatever ends the run is recorded in its status
-            if rank() == 0:
-                write_text(run / CONFIG, saver.config)
-                write_identity(run, self.identity)
+            if not resume:
+                saver.describe()
             print(f"run directory {run}", flush=True)
             saver.status("running", training.progress())
             try:

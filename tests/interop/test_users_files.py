@@ -11,7 +11,6 @@ from mdistiller_dfpt.errors import ConfigError, is_users
 from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.launch import cli
 from mdistiller_dfpt.testing import tiny_batch, tiny_cfg, tiny_distiller
-from mdistiller_dfpt.training.optim import build_schedule
 
 from ..test_house import ROOT
 
@@ -42,7 +41,7 @@ def test_a_fault_in_a_file_that_the_plugin_imports_names_it(tmp_path):
     ]  # fmt: skip
     code = (
         "import sys; from mdistiller_dfpt.launch import smoke; from mdistiller_dfpt.launch.cli import guarded; "
-        "from mdistiller_dfpt import load_cfg; "
+        "from mdistiller_dfpt import build_data, load_cfg; "
         f"sys.exit(guarded(lambda argv: smoke.smoke(load_cfg(argv[1], argv[2:])), {words!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -53,9 +52,9 @@ def test_a_fault_in_a_file_that_the_plugin_imports_names_it(tmp_path):
 @pytest.mark.parametrize("what", ["class", "function"])
 def test_a_fault_that_passes_no_line_of_the_users_names_what_was_run(what, tmp_path, capsys, monkeypatch, registries):
     (tmp_path / "mine.py").write_text(
-        "from mdistiller_dfpt import DISTILLERS, Distiller, SCHEDULES\n\n@DISTILLERS.register('STUDENTLESS')\n"
+        "from mdistiller_dfpt import DATASETS, DISTILLERS, Distiller\n\n@DISTILLERS.register('STUDENTLESS')\n"
         "class Mine(Distiller):\n    def forward_student(self, image):\n        return None\n\n"
-        "@SCHEDULES.register('mine')\ndef rate():\n    return 1\n"
+        "@DATASETS.register('mine')\ndef mine():\n    return None\n"
     )
     monkeypatch.setattr(errors, "USER_FILES", set())
     monkeypatch.setattr(plugins, "USER_FILES", errors.USER_FILES)
@@ -65,10 +64,10 @@ def test_a_fault_that_passes_no_line_of_the_users_names_what_was_run(what, tmp_p
         if what == "class":
             tiny_distiller("STUDENTLESS").evaluated_paths(tiny_batch().image)
         else:
-            build_schedule(tiny_cfg("SOLVER.SCHEDULE", "mine"))(0.5)
+            build_data(tiny_cfg("DATASET.TYPE", "mine"))
 
     assert cli.guarded(run, []) == 2
-    line, name, raised = (3, "Mine", "AttributeError") if what == "class" else (8, "rate", "TypeError")
+    line, name, raised = (3, "Mine", "AttributeError") if what == "class" else (8, "mine", "TypeError")
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"error: {tmp_path}/mine.py:{line}: {name}: mdistiller_dfpt raised {raised}: "), last
     assert "check what its methods take and return" in last

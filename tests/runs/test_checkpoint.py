@@ -148,7 +148,7 @@ def test_a_run_of_the_first_format_is_continued(tmp_path):
     ("then", "refused"),
     [
         ({}, ""),
-        ({"TEACHER_TABLE": "cache"}, "DISTILLER.LOGITS_CACHE None now, cache then"),
+        ({"TEACHER_TABLE": "cache"}, "DISTILLER.LOGITS_CACHE None now, float16 then"),
         ({"TEACHER_AHEAD": 4}, ""),
     ],
 )

@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.weights import load_weights
 from mdistiller_dfpt.training.average import WeightAverage
 from mdistiller_dfpt.training.evaluate import evaluate
@@ -23,6 +24,8 @@ def test_the_whole_recipe_trains_and_resumes_to_the_bit(name, tmp_path):
     expected = outcome(whole)
     stopped_after(1, name, tmp_path, *RECIPE)
     assert continued(name, tmp_path, *RECIPE) == expected
+    saved = [state_hash(load_weights(run)) for run in (whole.run, tmp_path / "tiny/seed1")]
+    assert saved[0] == saved[1], "the averaged weights"
     settings = whole.identity["config"]
     assert settings["SOLVER.MIXUP"] == 0.8
     assert settings["SOLVER.EMA"] == 0.9
@@ -90,3 +93,23 @@ def test_the_gradient_is_clipped_to_its_norm_over_all_parameters(tmp_path):
 def test_what_uses_labels_as_numbers_is_refused_at_the_start(name, words, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         run_of(name, tmp_path, *words)
+
+
+def test_tied_weights_are_averaged_and_given_back():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    network[1].weight = network[0].weight
+    average = WeightAverage(network, 0.5)
+    before = average.values["0.weight"].clone()
+    with torch.no_grad():
+        network[0].weight.add_(1)
+    average.update()
+    trained = network[0].weight.clone()
+    with average.in_place():
+        torch.testing.assert_close(network[1].weight, before + 0.5)
+    assert torch.equal(network[0].weight, trained)
+    torch.testing.assert_close(average.values["1.weight"], before + 0.5)
+
+
+def test_weight_decay_reaches_adamw(tmp_path):
+    trainer = run_of("NONE", tmp_path, "SOLVER.TYPE", "AdamW", "SOLVER.WEIGHT_DECAY", "0.3")
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.3]

@@ -154,3 +154,12 @@ def test_a_run_with_a_schedule_free_optimiser_resumes_bit_for_bit(step, tmp_path
     with pytest.raises(InterruptedError):
         fit(after_each_step(broken, stop))
     assert outcome(run_of("KD", tmp_path / "broken", *words), resume=True) == expected
+
+
+def test_functions_of_other_arguments_are_named_with_what_they_are_called_with(registries):
+    SCHEDULES.register("mine")(lambda progress: 0.1)
+    with pytest.raises(PluginError, match=r"test_user_solver.py:\d+: <lambda>: it is called as \(progress, plan\)"):
+        build_schedule(tiny_cfg("SOLVER.SCHEDULE", "mine"))(0.0)
+    OPTIMIZERS.register("Mine")(lambda groups: None)
+    with pytest.raises(PluginError, match=r"it is called as \(groups, plan\)"):
+        build_optimizer(tiny_cfg("SOLVER.TYPE", "Mine"), tiny_distiller("KD"))

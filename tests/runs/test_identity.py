@@ -1,0 +1,205 @@
+"""What a run computed: every part that decides a result is in its identity."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mdistiller_dfpt import DATASETS, OPTIMIZERS, SCHEDULES
+from mdistiller_dfpt.config.keys import KEYS
+from mdistiller_dfpt.data.content import content_of
+from mdistiller_dfpt.data.image_files import FileSet
+from mdistiller_dfpt.data.in_memory import ImageSet
+from mdistiller_dfpt.distillers import DISTILLERS
+from mdistiller_dfpt.errors import CheckpointError
+from mdistiller_dfpt.interop import plugins
+from mdistiller_dfpt.launch.run import config_of
+from mdistiller_dfpt.runs.identity import differences, fingerprint, identity_of, read_identity
+from mdistiller_dfpt.teachers import TEACHERS
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data
+from mdistiller_dfpt.training.trainer import Trainer
+
+from ..tiny_runs import end_after, fit, run_of, stopped_after
+
+# Another value of each key that decides a result, and what must be set for it to have an effect
+OTHERS = {
+    "DATASET.TYPE": "digits", "DATASET.SIZE": 64, "DATASET.SEED": 5, "DATASET.ON_ERROR": "skip",
+    "MODEL.FAMILY": "imagenet", "DISTILLER.TYPE": "DKD", "DISTILLER.TEACHER": "resnet56",
+    "DISTILLER.STUDENT": "resnet8", "DISTILLER.TEACHER_KIND": "dual_path", "DISTILLER.PATHS": "{teacher: 2.0}",
+    "DISTILLER.ASSISTANTS": "[resnet8]", "DISTILLER.OTHER_TEACHERS": "[resnet8]", "DISTILLER.LOGITS_CACHE": "cache",
+    "DISTILLER.TEACHER_STAGES": "[a]", "DISTILLER.STUDENT_STAGES": "[a]", "SOLVER.TRAINER": "dot",
+    "SOLVER.BATCH_SIZE": 17, "SOLVER.ACCUMULATE": 2, "SOLVER.SYNC_BN": True, "SOLVER.EPOCHS": 7, "SOLVER.LR": 0.3,
+    "SOLVER.SCHEDULE": "cosine", "SOLVER.LR_DECAY_STAGES": "[1]", "SOLVER.LR_DECAY_RATE": 0.5,
+    "SOLVER.WARMUP_EPOCHS": 1.0, "SOLVER.WEIGHT_DECAY": 0.5, "SOLVER.MOMENTUM": 0.5, "SOLVER.NESTEROV": True,
+    "SOLVER.CLIP_NORM": 1.0, "SOLVER.LABEL_SMOOTHING": 0.1, "SOLVER.MIXUP": 0.1, "SOLVER.CUTMIX": 0.1,
+    "SOLVER.EMA": 0.9, "SOLVER.TYPE": "AdamW", "SOLVER.AMP": "bf16", "SOLVER.AMP_STUDENT": "bf16",
+    "SOLVER.CHANNELS_LAST": True, "SOLVER.SEED": 9, "SOLVER.DOT.DELTA": 0.01,
+}  # fmt: skip
+NEEDED = {
+    "DISTILLER.ASSISTANTS": ("DISTILLER.TEACHER_KIND", "assistants"), "SOLVER.DOT.DELTA": ("SOLVER.TRAINER", "dot"),
+    "DISTILLER.OTHER_TEACHERS": ("DISTILLER.TEACHER_KIND", "ensemble"),
+}  # fmt: skip
+
+
+class FileData:
+    """What an identity takes from a dataset of files."""
+
+    in_files, content = True, tiny_data().content
+
+
+def print_of(*words):
+    return fingerprint(identity_of(tiny_cfg("DISTILLER.TYPE", "KD", *words), FileData, []))
+
+
+def test_every_key_that_decides_a_result_changes_the_fingerprint():
+    common = {"DATASET", "MODEL", "DISTILLER", "SOLVER"}
+    deciding = {full for full, key in KEYS.items() if key.decides and full.partition(".")[0] in common}
+    assert deciding == OTHERS.keys(), "each has its value above"
+    for full, value in OTHERS.items():
+        needed = NEEDED.get(full, ())
+        assert print_of(*needed) != print_of(*needed, full, str(value)), full
+
+
+def test_every_number_of_the_sections_in_use_changes_the_fingerprint():
+    for name, cls in {**DISTILLERS, **TEACHERS}.items():
+        words = ["DISTILLER.TEACHER_KIND", name] if name in TEACHERS else ["DISTILLER.TYPE", name]
+        section = TEACHERS.node_of(name) if name in TEACHERS else name
+        for key, value in cls.config.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            full = f"{section}.{key}"
+            limit, kind = KEYS[full].limit, type(value)
+            other = next(kind(v) for v in (value + 1, value / 2) if limit is None or limit.test(kind(v)))
+            needed = [f"{section}.FINETUNE_BACKBONE", "True"] if key == "FINETUNE_LR_FACTOR" else []
+            assert print_of(*words, *needed) != print_of(*words, *needed, full, str(other)), full
+
+
+def test_schedules_and_optimisers_of_a_users_get_all_values(registries):
+    SCHEDULES.register("mine")(lambda progress, plan: plan.lr * plan.lr_decay_rate)
+    OPTIMIZERS.register("Mine")(lambda groups, plan: torch.optim.SGD(groups, lr=plan.lr))
+    mine = ["SOLVER.SCHEDULE", "mine"]
+    assert print_of(*mine) != print_of(*mine, "SOLVER.LR_DECAY_RATE", "0.5")
+    assert print_of(*mine) != print_of(*mine, "SOLVER.LR_DECAY_STAGES", "[1]")
+    mine = ["SOLVER.TYPE", "Mine"]
+    for key, value in (("DOT.DELTA", "0.01"), ("MOMENTUM", "0.5"), ("NESTEROV", "True")):
+        assert print_of(*mine) != print_of(*mine, f"SOLVER.{key}", value), key
+
+
+def images(**change):
+    pixels = torch.arange(4 * 12).reshape(4, 2, 2, 3).to(torch.uint8)
+    return ImageSet(**{"images": pixels, "labels": torch.tensor([0, 1, 0, 1]), "classes": ("a", "b"), **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": images().images.flip(0)},
+        {"images": images().images.reshape(4, 4, 1, 3)},
+        {"labels": torch.tensor([1, 0, 0, 1])},
+        {"classes": ("b", "a")},
+    ],
+)
+def test_the_content_of_a_dataset_in_memory_has_pixels_shape_labels_and_names(change):
+    plain = content_of(images(), images())
+    assert content_of(images(), images()) == plain
+    assert content_of(images(**change), images()) != plain
+    assert content_of(images(), images(**change)) != plain or "classes" in change
+
+
+def test_the_content_of_files_has_names_labels_sizes_and_their_beginning(tmp_path):
+    def written(colours):
+        for name, colour in colours.items():
+            Image.fromarray(np.full((8, 8, 3), colour, np.uint8)).save(tmp_path / f"{name}.bmp")
+        return [str(tmp_path / f"{name}.bmp") for name in colours]
+
+    def content(paths, labels=(0, 1)):
+        files = FileSet(paths, torch.tensor(labels), ("a", "b"))
+        return content_of(files, files)
+
+    paths = written({"one": 10, "two": 20})
+    plain = content(paths)
+    assert content(paths[::-1]) != plain
+    assert content(paths, (1, 0)) != plain
+    written({"one": 20, "two": 10})  # of equal names and sizes
+    assert os.path.getsize(paths[0]) == os.path.getsize(paths[1])
+    assert content(paths) != plain
+
+
+def test_what_is_unknown_differs_from_all_else():
+    known = identity_of(tiny_cfg(), tiny_data(), [])
+    unknown = {**known, "data": None}
+    assert differences(unknown, unknown) == ["the content of a dataset is unknown"]
+    unknown = {**known, "teachers": None}
+    assert differences(unknown, unknown) == ["the weights of a teacher are unknown"]
+
+
+def test_a_run_that_is_continued_under_another_schedule_is_not_the_run_of_that_length(tmp_path):
+    cosine = ("SOLVER.SCHEDULE", "cosine")
+    fit(run_of("NONE", tmp_path / "a", *cosine))
+    longer = run_of("NONE", tmp_path / "a", *cosine, "SOLVER.EPOCHS", "3")
+    fit(longer, resume=True)
+    straight = run_of("NONE", tmp_path / "b", *cosine, "SOLVER.EPOCHS", "3")
+    fit(straight)
+    mine, its = read_identity(longer.run), read_identity(straight.run)
+    assert mine["continued"] == [2]
+    assert differences(mine, {**its, "start": mine["start"]}) == ["one was continued after a schedule for 2 epochs"]
+    # Under steps it is: the rates of the first epochs are the same
+    fit(run_of("NONE", tmp_path / "c"))
+    steps = run_of("NONE", tmp_path / "c", "SOLVER.EPOCHS", "3")
+    fit(steps, resume=True)
+    assert "continued" not in read_identity(steps.run)
+
+
+def test_a_finished_run_stays_what_it_is_until_a_longer_one_has_a_checkpoint(tmp_path):
+    first = run_of("NONE", tmp_path)
+    fit(first)
+    before = read_identity(first.run)
+    longer = run_of("NONE", tmp_path, "SOLVER.EPOCHS", "3")
+
+    def fail(*args, **kwargs):
+        raise InterruptedError
+
+    longer.optimizer.step = fail
+    with pytest.raises(InterruptedError):
+        fit(longer, resume=True)
+    assert read_identity(first.run) == before
+
+
+def test_a_library_run_says_that_its_initial_weights_are_its_own(tmp_path):
+    run = run_of("NONE", tmp_path)
+    fit(run)
+    by_command = Trainer(run.cfg, run.distiller, run.data, identity_of(run.cfg, run.data, []))
+    assert "start" not in by_command.identity
+    assert differences(run.identity, by_command.identity) == ["one started from weights that a program gave it"]
+
+
+def test_the_config_of_a_run_is_the_one_that_was_asked_for(tmp_path):
+    measured = run_of("NONE", tmp_path, "SOLVER.EPOCHS", "3")
+    measured.identity["config"]["SOLVER.AMP"] = "fastest"
+    end_after(1, measured)
+    assert config_of(measured.run, []).SOLVER.AMP == "fastest"
+    with pytest.raises(CheckpointError, match="not the directory of a run"):
+        config_of(tmp_path, [])
+
+
+def test_plugins_of_one_name_in_two_folders_are_told_apart(tmp_path, registries):
+    for folder in ("pa", "pb"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "my.py").write_text(f"NAME = '{folder}'\n")
+    names = [str(tmp_path / folder / "my.py") for folder in ("pa", "pb")]
+    found = plugins.sources(plugins.load_cfg(None, {"PLUGINS": names}))
+    assert list(found) == ["pa/my.py", "pb/my.py"]
+    assert found["pa/my.py"] != found["pb/my.py"]
+
+
+def test_a_run_is_resumed_with_the_values_that_it_began_with(tmp_path):
+    stopped_after(1, "NONE", tmp_path)
+    with pytest.raises(CheckpointError, match=r"SOLVER.EMA 0.9 now, None then; a run goes on with the values"):
+        fit(run_of("NONE", tmp_path, "SOLVER.EPOCHS", "3", "SOLVER.EMA", "0.9"), resume=True)
+
+
+def test_the_content_of_the_digits_is_that_of_their_images():
+    source = DATASETS["digits"](tiny_cfg("DATASET.TYPE", "digits"))
+    assert content_of(*source[:2])["train_images"] == len(source.train.images) == 1433
