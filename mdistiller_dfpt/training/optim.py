@@ -90,7 +90,7 @@ def build_schedule(cfg: CN) -> Callable[[float], float]:
     def rate(progress: float) -> float:
         factor = progress / warmup if progress < warmup else 1.0
         value = _called(schedule, progress, plan, "(progress, plan)")
-        if not isinstance(value, Real) or not (math.isfinite(value) and value >= 0):
+        if not isinstance(value, Real) or not (math.isfinite(value) and float(value) >= 0):
             raise PluginError(
                 schedule, f"returned {value!r} after {progress:.4g} epochs; a schedule must return a learning rate >= 0"
             )

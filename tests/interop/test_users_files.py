@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from mdistiller_dfpt import errors, load_cfg
+from mdistiller_dfpt import build_data, errors, load_cfg
 from mdistiller_dfpt.errors import ConfigError, is_users
 from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.launch import cli
