@@ -87,12 +87,8 @@ def _pairs_in(path: Path, values: dict[str, Any], lines: dict[str, int]) -> dict
 
 
 def _of_pair(method: Path, pair: Path) -> Iterator[Layer]:
-    """What a method's file, and those that it inherits from, say of one pair, if anything."""
+    """What a method's file says of one pair, if anything; not what those say that it inherits from: of other data."""
     values, lines = read_yaml(method)
-    bases = values.get("_BASE_", [])
-    for base in [bases] if isinstance(bases, str) else bases:
-        if Path(base).name == BASE:
-            yield from _of_pair(method.parent / base, pair)
     own = _pairs_in(method, values, lines).get(pair.stem)
     if own:
         prefix = f"_PAIRS_.{pair.stem}."

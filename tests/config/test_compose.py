@@ -115,3 +115,21 @@ def test_the_published_values_in_heads_are_those_of_the_tables():
                     assert float(found[1]) == cell.published.value, cell.config
                     checked += 1
     assert checked > 80
+
+
+def test_what_a_method_says_of_a_pair_is_of_its_own_dataset_and_in_its_base_alone(configs):
+    other = configs / "other/mine"
+    shutil.copytree(configs / "data/pairs", configs / "other/pairs")
+    other.mkdir()
+    (other / "base.yaml").write_text("_BASE_: ../../data/mine/base.yaml\n")
+    assert load_cfg(other / "big_small.yaml").KD.TEMPERATURE == 2.0
+    (other / "a_b.yaml").write_text("_BASE_: base.yaml\n_PAIRS_: {a_b: {KD: {TEMPERATURE: 7.0}}}\n")
+    with pytest.raises(ConfigError, match=r"a_b.yaml:2: _PAIRS_ is for the base.yaml of a method"):
+        load_cfg(other / "a_b.yaml")
+
+
+def test_a_run_with_a_file_of_its_own_has_what_its_method_says_of_the_pair(configs):
+    own = configs / "data/mine/big_small.yaml"
+    own.write_text("_BASE_: [base.yaml, ../pairs/big_small.yaml]\nSOLVER: {EPOCHS: 9}\n")
+    cfg = load_cfg(own)
+    assert (cfg.KD.TEMPERATURE, cfg.SOLVER.LR, cfg.SOLVER.EPOCHS) == (3.0, 0.2, 9)
