@@ -17,6 +17,7 @@ from ..models import StagedModel
 from ..runs.directory import (
     CONFIG,
     RESULTS,
+    check_resumable,
     find_finished,
     find_resumable,
     is_begun,
@@ -46,6 +47,8 @@ def run(cfg: CN, resume: Resume = False) -> dict[str, Any]:
         data = build_data(cfg, device)
         for line in without_effect(situation(cfg, in_files=data.in_files)):
             print(line, flush=True)
+        if resume is True:
+            on_first_process(lambda: check_resumable(cfg, identity_of_run(cfg, data, ())))
         return train(cfg, data, trained_networks(cfg, data, train), resume)
 
 

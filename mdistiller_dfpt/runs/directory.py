@@ -74,6 +74,15 @@ def find_resumable(cfg: CN, identity: Identity) -> Path:
     return found
 
 
+def check_resumable(cfg: CN, identity: Identity) -> None:
+    """CheckpointError as in `find_resumable`, if no run can match whatever teaches it: before a teacher is trained."""
+    for run in existing_runs(cfg):
+        other = read_identity(run)
+        if other is not None and not differences({**identity, "teachers": other["teachers"]}, other) and is_begun(run):
+            return
+    find_resumable(cfg, identity)
+
+
 def same_runs(cfg: CN, identity: Identity) -> list[Path]:
     """The runs of this name that compute the same, newest first."""
     if identity["data"] is None:  # unknown: it may be another dataset

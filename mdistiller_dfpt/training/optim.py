@@ -146,11 +146,11 @@ _NOT_SHOWN = ("params", "lr", "lr_factor", "initial_lr", "fused", "foreach")
 
 
 def in_words(optimizer: torch.optim.Optimizer) -> str:
-    """An optimiser and the values that it runs with, where they are not its own defaults, for the record of a run."""
+    """An optimiser and the arguments it was made with, where they are not its defaults, for the record of a run."""
     group = optimizer.param_groups[0]
     known = {name: p.default for name, p in inspect.signature(type(optimizer).__init__).parameters.items()}
     values = [
         f"{key.replace('_', ' ')} {value}" for key, value in group.items()
-        if key not in _NOT_SHOWN and value != known.get(key)
+        if key not in _NOT_SHOWN and key in known and value != known[key]
     ]  # fmt: skip
     return ", ".join([type(optimizer).__name__, *values])

@@ -360,3 +360,8 @@ def test_a_plugin_that_changed_is_another_run_and_its_interrupted_run_can_go_on(
     assert f"note: {run} is a different run: the plugin mine.py has other code" in capsys.readouterr().out
     assert TRAIN([*argv, "SOLVER.EPOCHS", "2", "--resume", run]) == 0
     assert "the plugin mine.py has other code than when" in capsys.readouterr().err
+
+
+def test_what_cannot_be_resumed_is_refused_before_its_teacher_is_trained(cwd, capsys):
+    argv = [*quick_main_job(cwd), "DISTILLER.TEACHER_AUTO_TRAIN", "True"]
+    refused(TRAIN, [*argv, "--resume"], 3, "nothing to resume in .*run without --resume", capsys, cwd)
