@@ -19,7 +19,8 @@ def check_signatures(cls: type) -> None:
         mine = inspect.getattr_static(cls, name)
         if mine is expected:
             continue
-        if isinstance(expected, bool | int | str) and not isinstance(mine, type(expected) | property):
+        is_computed = hasattr(type(mine), "__get__")  # a property, a cached property or another descriptor
+        if isinstance(expected, bool | int | str) and not isinstance(mine, type(expected)) and not is_computed:
             raise PluginError(cls, f"`{name}` is {mine!r}; it must be of type {type(expected).__name__}")
         if isinstance(expected, property) and inspect.isfunction(mine):
             raise PluginError(cls, f"`{name}` is a method; it must be a property: write @property above it")
@@ -46,7 +47,10 @@ def _can_be_called_as(expected: Any, mine: Any, cls: type) -> bool:
 def _parameters(method: Any) -> str:
     """`(self, batch)`: the names of a method's parameters, without annotations."""
     try:
-        names = inspect.signature(method).parameters.values()
+        names = list(inspect.signature(method).parameters.values())
     except (TypeError, ValueError):
         return ""
-    return f"({', '.join(str(p.replace(annotation=p.empty)) for p in names)})"
+    by_name = [p for p in names if p.kind is p.KEYWORD_ONLY]
+    words = [str(p.replace(annotation=p.empty)) for p in names if p not in by_name]
+    words += ["*", *(str(p.replace(annotation=p.empty)) for p in by_name)] if by_name else []
+    return f"({', '.join(words)})"

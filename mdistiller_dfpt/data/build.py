@@ -8,7 +8,7 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..distributed import on_first_process, pick_device, world_size
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, is_users, place_of
 from ..registry import Registry
 from .content import Content, content_of
 from .image_files import FileLoader, FileRecipe, FileSet
@@ -69,6 +69,9 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     if cfg.DATASET.DOWNLOAD and world_size() > 1:  # one process downloads and unpacks, then the others find the files
         on_first_process(lambda: load(cfg) and None)
     source = load(cfg)
+    name = f"{cfg.DATASET.TYPE} ({place_of(load)})" if is_users(load) else cfg.DATASET.TYPE
+    for split in (source.train, source.test):
+        _check_split(split, name)
     count = len(source.train.labels)
     if count < cfg.SOLVER.BATCH_SIZE:
         raise ConfigError(
@@ -78,10 +81,6 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     classes = len(source.train.classes)
     if classes == 1:
         print(f"warning: {cfg.DATASET.TYPE} has a single class: every accuracy is 100 %", file=sys.stderr)
-    for split in (source.train, source.test):
-        if isinstance(split, ImageSet):
-            _check_images(split.images, cfg.DATASET.TYPE)
-        _check_labels(split.labels, classes, cfg.DATASET.TYPE)
     if cfg.DATASET.CLASSES not in (None, classes):
         raise ConfigError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here:"
                           " correct it, or remove the key")  # fmt: skip
@@ -102,17 +101,30 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     return Data(train, test, classes, content_of(source.train, source.test))
 
 
-def _check_images(images: torch.Tensor, name: str) -> None:
-    """DataError unless images are as `ImageSet` says; a crop of floats or of channels first is another image."""
-    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[-1] != 3:
-        kind = str(images.dtype).removeprefix("torch.")
-        raise DataError(f"{name} has images {kind} {tuple(images.shape)}; they must be uint8 (N, H, W, 3)")
-
-
-def _check_labels(labels: torch.Tensor, classes: int, name: str) -> None:
-    """DataError if a label is out of range; cross-entropy would silently ignore -100."""
-    if not len(labels):
+def _check_split(split: ImageSet | FileSet, name: str) -> None:
+    """DataError unless a split is as `ImageSet` or `FileSet` says: labels of -100, say, would go unnoticed later."""
+    labels, classes = split.labels, len(split.classes)
+    if not all(isinstance(c, str) for c in split.classes):
+        raise DataError(f"{name} has the classes {list(split.classes)[:5]}; they must be names, as str")
+    if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.dim() != 1:
+        raise DataError(f"{name} has labels {_kind(labels)}; they must be a tensor int64 (N,)")
+    if isinstance(split, ImageSet):
+        images = split.images
+        fits = isinstance(images, torch.Tensor) and images.dtype == torch.uint8 and images.dim() == 4
+        if not fits or images.shape[-1] != 3:
+            raise DataError(f"{name} has images {_kind(images)}; they must be a tensor uint8 (N, H, W, 3)")
+    count = len(split.images if isinstance(split, ImageSet) else split.paths)
+    if count != len(labels):
+        raise DataError(f"{name} has {count} images and {len(labels)} labels in a split")
+    if not count:
         raise DataError(f"{name} has a split without images")
     low, high = labels.min().item(), labels.max().item()
     if low < 0 or high >= classes:
         raise DataError(f"{name} has labels from {low} to {high}; its {classes} classes are 0 to {classes - 1}")
+
+
+def _kind(value: Any) -> str:
+    """`tensor float32 (10, 3)`: what an array is."""
+    what = "tensor" if isinstance(value, torch.Tensor) else type(value).__name__
+    dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    return f"{what} {dtype} {tuple(getattr(value, 'shape', ()))}"

@@ -15,7 +15,7 @@ from ..distillers import Method
 from ..distillers.choice import choice
 from ..distillers.hook_values import returned
 from ..distributed import world_size
-from ..errors import ConfigError
+from ..errors import ConfigError, users_line
 from ..losses import Terms
 from ..losses.term import total
 from ..models.output import memory_format
@@ -46,6 +46,8 @@ class Training:
         try:
             self.optimizer = build_optimizer(cfg, self.distiller)
         except ValueError as e:
+            if users_line(e) is not None:
+                raise  # in a user's function, which the error names
             raise ConfigError(str(e)) from None
         self.two_momenta = isinstance(self.optimizer, TwoMomentaSGD)
         if self.accumulate > 1 and self.two_momenta:
