@@ -1,5 +1,7 @@
 """A class that the toolbox could not use is refused when it is registered, with its place."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -22,6 +24,7 @@ HERE = r"test_class_checks.py:\d+: Mine: .*"
         ("prepare", lambda self: None, r"`prepare\(self\)` must accept the arguments of `prepare\(self, batches\)`"),
         ("before_step", lambda self, batch: None, r"`before_step\(self, batch\)` must accept"),
         ("after_step", lambda: None, r"`after_step\(\)` must accept the arguments of `after_step\(self, batch\)`"),
+        ("after_step", lambda self, *, batch: None, r"`after_step\(self, \*, batch\)` must accept the arguments of"),
         ("take_logged", lambda self, step: {}, r"`take_logged\(self, step\)` must accept"),
         ("forward", lambda self, image, target: None, r"`forward\(self, image, target\)` must accept"),
         (
@@ -95,6 +98,10 @@ def test_hooks_may_take_more_be_decorated_and_have_other_names_for_their_argumen
         @staticmethod
         def prepare(batches):
             pass
+
+        @functools.cached_property
+        def couples_samples(self):
+            return False
 
         hooked = Distiller.hooked
 
