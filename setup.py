@@ -34,6 +34,7 @@ setup(
             "mypy==2.4.1",
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "ruff==0.17.6",
             "timm",
             "types-PyYAML",

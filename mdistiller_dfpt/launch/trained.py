@@ -33,10 +33,11 @@ class Train(Protocol):
     def __call__(self, cfg: CN, data: Data, trained: Sequence[Trained], resume: Any) -> Any: ...
 
 
-def trained_networks(cfg: CN, data: Data, train: Train) -> list[Trained]:
+def trained_networks(cfg: CN, data: Data, train: Train, chain: tuple[Path, ...] = ()) -> list[Trained]:
     """The teacher, then the other teachers or assistants of a run; empty if no method has a teacher.
 
-    CheckpointError, with the command that provides it, if one is not trained and the config does not ask to train it.
+    `chain`: the configs of the teachers that this one teaches. CheckpointError, with the command that provides it, if
+    one is not trained and the config does not ask to train it.
     """
     chosen, d = choice(cfg), cfg.DISTILLER
     if not chosen.is_taught:
@@ -44,13 +45,13 @@ def trained_networks(cfg: CN, data: Data, train: Train) -> list[Trained]:
     of_teachers = chosen.others_key == "OTHER_TEACHERS"
     if of_teachers:
         _refuse_other_counts(cfg)
-    path = _weights(cfg, data, train, d.TEACHER, d.TEACHER_CKPT, d.TEACHER_CFG, ("TEACHER_CKPT", "TEACHER_CFG"))
+    path = _weights(cfg, data, train, chain, d.TEACHER, d.TEACHER_CKPT, d.TEACHER_CFG, ("TEACHER_CKPT", "TEACHER_CFG"))
     found = [load_trained(cfg, "teacher", path, data)]
     keys = ("OTHER_TEACHER_CKPTS", "OTHER_TEACHER_CFGS")
     for number, name in enumerate(chosen.others):
         if of_teachers:
             ckpt, config = (d[key][number] if d[key] else None for key in keys)
-            path = _weights(cfg, data, train, name, ckpt, config, keys)
+            path = _weights(cfg, data, train, chain, name, ckpt, config, keys)
         else:
             path = _assistant(cfg, data, train, name, found)
         found.append(load_trained(cfg, "other", path, data, name))
@@ -68,8 +69,9 @@ def _refuse_other_counts(cfg: CN) -> None:
 
 
 def _weights(
-    cfg: CN, data: Data, train: Train, network: str, ckpt: str | None, config: str | None, keys: tuple[str, str]
-) -> Path:
+    cfg: CN, data: Data, train: Train, chain: tuple[Path, ...], network: str, ckpt: str | None, config: str | None,
+    keys: tuple[str, str],
+) -> Path:  # fmt: skip
     """The weights of a teacher network: the file `ckpt`, or those of the run of `config`; `keys` are their keys.
 
     `pretrained` and `pretrained:TAG` select torchvision's weights, which are also the default if torchvision has the
@@ -87,11 +89,16 @@ def _weights(
             f"no weights for the teacher {network}: add `DISTILLER.{keys[0]} PATH` to your command, "
             f"or set DISTILLER.{keys[1]} to the config that trains it"
         )
-    return _of_config(cfg, data, train, network, config, keys)
+    return _of_config(cfg, data, train, chain, network, config, keys)
 
 
-def _of_config(cfg: CN, data: Data, train: Train, network: str, config: str, keys: tuple[str, str]) -> Path:
+def _of_config(
+    cfg: CN, data: Data, train: Train, chain: tuple[Path, ...], network: str, config: str, keys: tuple[str, str]
+) -> Path:
     """The weights of the finished run of a teacher's config; it is trained now if TEACHER_AUTO_TRAIN is set."""
+    if Path(config).resolve() in chain:
+        raise ConfigError(f"DISTILLER.{keys[1]} is {config}, which needs itself as a teacher")
+    chain = (*chain, Path(config).resolve())
     teacher_cfg = load_cfg(config, {key: value_of(cfg, key) for key in ("LOG.PREFIX", *OF_PLACE)})
     its_data = data
     if any(teacher_cfg.DATASET[key] != cfg.DATASET[key] for key in OF_THE_DATA):
@@ -102,7 +109,7 @@ def _of_config(cfg: CN, data: Data, train: Train, network: str, config: str, key
             f"DISTILLER.{keys[1]} is {config}, which trains on {teacher_cfg.DATASET.TYPE} with {its_data.num_classes}"
             f" classes; this run's {cfg.DATASET.TYPE} has {data.num_classes}: name a config that trains a teacher on it"
         )
-    above = trained_networks(teacher_cfg, its_data, train)
+    above = trained_networks(teacher_cfg, its_data, train, chain)
     identity = identity_of_run(teacher_cfg, its_data, above)
     found = _finished(teacher_cfg, identity)
     if found is not None:

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.effect import deciding_values
 from ..data import Data
-from ..distillers.choice import situation
+from ..distillers.choice import choice, situation
 from ..distributed import world_size
 
 FORMAT = 2  # 2: with the identity of the run; in format 1 it is unknown
@@ -43,9 +44,16 @@ def protocol(
         "world_size": world_size(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"torch": torch.__version__, "python": platform.python_version(), **_libraries(cfg)},
         "commit": commit(),
     }
+
+
+def _libraries(cfg: CN) -> dict[str, str]:
+    """The versions of the libraries that the networks come from."""
+    chosen = choice(cfg)
+    used = {name.partition("/")[0] for name in (chosen.student, chosen.teacher, *chosen.others) if "/" in name}
+    return {library: version(library) for library in sorted(used & {"timm", "torchvision"})}
 
 
 def commit(root: Path | None = None) -> str:

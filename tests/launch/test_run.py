@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,18 @@ def test_a_teacher_of_other_classes_is_refused_before_it_is_trained(tmp_path, re
     with pytest.raises(ConfigError, match=message):
         run(cfg)
     assert list(tmp_path.rglob("checkpoints")) == []
+
+
+def test_a_teacher_that_needs_itself_is_refused_in_one_line(cwd):
+    (cwd / "a.yaml").write_text(
+        "DATASET: {TYPE: digits}\nDISTILLER: {TYPE: KD, TEACHER: resnet8, STUDENT: resnet8, TEACHER_CFG: b.yaml}\n"
+    )
+    (cwd / "b.yaml").write_text("_BASE_: a.yaml\n")
+    with pytest.raises(ConfigError, match=r"DISTILLER.TEACHER_CFG is b.yaml, which needs itself as a teacher"):
+        run(load_cfg("a.yaml"))
+
+
+def test_the_versions_of_the_networks_libraries_are_recorded(cwd):
+    words = ["DISTILLER.STUDENT", "timm/resnet10t", "DATASET.TYPE", "digits", "SOLVER.EPOCHS", "1", "SOLVER.BATCH_SIZE",
+             "256", "EXPERIMENT.NAME", "d"]  # fmt: skip
+    assert run(load_cfg(None, words))["protocol"]["versions"]["timm"] == version("timm")
