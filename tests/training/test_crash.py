@@ -159,8 +159,8 @@ def test_any_sequence_of_kills_and_damage_ends_as_if_nothing_had_happened(events
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [("0", "0"), ("1", "1"), ("2", "2"), ("2", "0"), ("0", "1")])
 def test_killed_with_any_number_of_workers_and_resumed_with_another(before, after, tmp_path):
-    words = [*write_data_set("folder", tmp_path / "data", size=20), "DATASET.SIZE", "8", "SOLVER.BATCH_SIZE", "4",
-             "MODEL.FAMILY", "cifar"]  # fmt: skip
+    data = write_data_set("folder", tmp_path / "data", size=20, classes=5)
+    words = [*data, "DATASET.SIZE", "8", "SOLVER.BATCH_SIZE", "4", "MODEL.FAMILY", "cifar"]
 
     def with_workers(number):
         return (*words, "DATASET.NUM_WORKERS", number)

@@ -115,7 +115,8 @@ def test_a_stop_signal_to_torchrun_saves_once_and_the_run_continues(tmp_path):
     checkpoints = sorted(p.name for p in (tmp_path / "out").rglob("checkpoints/*"))
     step = f"-step-{status['step']:07d}" if status["step"] else ""
     assert checkpoints[-1] == f"epoch-{status['epoch']:05d}{step}"
-    more = ("SOLVER.EPOCHS", str(status["epoch"] + 1), "--resume")
+    (run,) = (path.parent for path in (tmp_path / "out").rglob("status.json"))
+    more = ("SOLVER.EPOCHS", str(status["epoch"] + 1), "--resume", str(run))
     done, _ = torchrun(tmp_path, *more)
     assert done.returncode == 0, done.stderr
     assert f"resuming after epoch {status['epoch']}" in done.stdout
