@@ -57,12 +57,13 @@ def identity_of_run(cfg: CN, data: Data, trained: Sequence[Trained]) -> Identity
     return identity_of(cfg, data, [(t.name, t.sha256) for t in trained], sources(cfg))
 
 
-def build_trainer(cfg: CN, data: Data, trained: Sequence[Trained], *, before: Path | None = None) -> Trainer:
+def build_trainer(
+    cfg: CN, data: Data, trained: Sequence[Trained], identity: Identity, *, before: Path | None = None
+) -> Trainer:
     """The trainer of a run: `trained` are its teacher, then its further networks; `before`: the run that it continues.
 
     Initial weights depend only on the seed, not on the method or on what was built before.
     """
-    identity = identity_of_run(cfg, data, trained)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SOLVER.SEED)
         student = build_network(cfg, "student", "", data.num_classes, data.image_shape)

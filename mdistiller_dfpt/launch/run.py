@@ -74,7 +74,7 @@ def train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Resume = Fals
     if before is not None and resume == "auto" and on_first_process(lambda: is_finished(before)):
         print(f"{before} is this run, and finished", flush=True)
         return json.loads((before / RESULTS).read_text(encoding="utf-8"))
-    trainer = build_trainer(cfg, data, trained, before=before)
+    trainer = build_trainer(cfg, data, trained, identity, before=before)
     folder = before or on_first_process(lambda: _new_run(cfg, identity))
     return trainer.fit(folder, resume=before is not None)
 

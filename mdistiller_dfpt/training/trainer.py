@@ -229,7 +229,7 @@ class Trainer:
         if teacher is None:
             return None
         paths = evaluate(lambda image: {"teacher": teacher.output_of(teacher.network, image).logits}, self.data.test)
-        measured, name, sha256 = paths["teacher"], choice(self.cfg).teacher, state_hash(teacher.network.state_dict())
+        measured, name, sha256 = paths["teacher"], choice(self.cfg).teacher, self.teacher_sha256 or ""
         record = compare_with_record(self.cfg.DATASET.TYPE, name, measured["top1"], sha256)
         print(f"teacher {name}: top-1 {measured['top1']:.2f} %" + (record and f"; {record}"), flush=True)
         chance = 100 / self.data.num_classes
