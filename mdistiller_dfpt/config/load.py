@@ -14,7 +14,8 @@ from .compose import Layer, find_config, layers_of
 from .keys import default_cfg
 from .limits import is_name
 from .merge import Merge
-from .policy import PRETRAINED, data_family, student_lr
+from .paths import beside, make_relative, resolve_paths
+from .policy import data_family, student_lr
 from .yaml_reader import parse_yaml
 
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -39,7 +40,7 @@ def load_cfg(path: str | os.PathLike[str] | None = None, overrides: Overrides = 
     _import_plugins(layers, overrides, plugins)
     merge = Merge(default_cfg())
     for file, data, lines in layers:
-        _resolve_paths(data, file)
+        resolve_paths(data, file)
         merge.tree(data, partial(_place, file, lines))
     try:
         merge.overrides(overrides)
@@ -67,7 +68,7 @@ def _import_plugins(layers: Iterable[Layer], overrides: Overrides, load: Import)
         if isinstance(names := data.get("PLUGINS"), list):
             names = [str(n) for n in names]
             load(names, file.parent)
-            data["PLUGINS"] = [_beside(file, n) if n.endswith(".py") else n for n in names]
+            data["PLUGINS"] = [beside(file, n) if n.endswith(".py") else n for n in names]
     if isinstance(overrides, Mapping):
         names = overrides.get("PLUGINS", [])
         load([str(n) for n in names] if isinstance(names, list | tuple) else [], None)
@@ -80,41 +81,25 @@ def _import_plugins(layers: Iterable[Layer], overrides: Overrides, load: Import)
 
 
 def name_from(path: Path) -> str:
-    """A run's name: the config's path below configs/ (cifar100/kd/res56_res20); for other files, the file name."""
-    parts = path.resolve().with_suffix("").parts
-    below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
+    """A run's name: the config's path below configs/ (cifar100/kd/res56_res20), else folder and file name."""
+    parts = path.resolve().with_suffix("").parts[1:]
+    below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-2:]
     name = "/".join(below)
-    return name if is_name(name) else re.sub(r"[^\w.,=+-]+", "_", parts[-1])
+    return name if is_name(name) else "/".join(re.sub(r"[^\w.,=+-]+", "_", part) for part in below)
 
 
-def dump_cfg(cfg: CN) -> str:
-    """The config as yaml text; `load_cfg` reads it back to the same values."""
+def dump_cfg(cfg: CN, folder: Path | None = None) -> str:
+    """The config as yaml text; `load_cfg` reads it back to the same values.
+
+    With `folder`, that of the file: a file there names the same places from any working directory, also if both move.
+    """
+    if folder is not None:
+        cfg = cfg.clone()
+        cfg.defrost()
+        make_relative(cfg, folder)
     return cfg.dump(default_flow_style=False, sort_keys=False)
 
 
 def load_yaml_text(text: str) -> dict[str, Any]:
     """The values of a config that `dump_cfg` wrote, not validated."""
     return parse_yaml(text)[0] or {}
-
-
-def _resolve_paths(data: dict[str, Any], file: Path) -> None:
-    """Paths of teacher configs and weights are relative to the file that sets them, else to the working directory."""
-    section = data.get("DISTILLER")
-    if not isinstance(section, dict):
-        return
-    for key in ("TEACHER_CFG", "TEACHER_CKPT", "OTHER_TEACHER_CFGS", "OTHER_TEACHER_CKPTS"):
-        names = section.get(key)
-        if isinstance(names, list):
-            section[key] = [_resolved(file, name) for name in names]
-        elif isinstance(names, str):
-            section[key] = _resolved(file, names)
-
-
-def _resolved(file: Path, name: Any) -> Any:
-    is_path = isinstance(name, str) and name and name.partition(":")[0] != PRETRAINED
-    return _beside(file, name) if is_path else name
-
-
-def _beside(file: Path, name: str) -> str:
-    beside = file.parent / name
-    return os.path.relpath(beside) if beside.exists() or not Path(name).exists() else name

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from yacs.config import CfgNode as CN
@@ -24,7 +25,11 @@ class Merge:
         self.faults: list[str] = []
         self.where: dict[str, str] = {}
 
-    def tree(self, data: dict[str, Any], where: Callable[[str], str], node: CN | None = None, prefix: str = "") -> None:
+    def tree(
+        self, data: dict[str, Any], where: Callable[[str], str], node: CN | None = None, prefix: str = "", *,
+        replaces: bool = False,
+    ) -> None:  # fmt: skip
+        """Set the values of nested mappings; `replaces`: an open section is set as a whole, not key by key."""
         node = self.cfg if node is None else node
         for key, value in data.items():
             full = prefix + key
@@ -36,8 +41,10 @@ class Merge:
             elif key not in node:
                 self.faults.append(f"{where(full)}: unknown key {full}; {self._advice(full, prefix, node)}")
             elif isinstance(node[key], CN):
-                if isinstance(value, dict):
-                    self.tree(value, where, node[key], full + ".")
+                if replaces and _entries(full):
+                    self.replaced(node[key], full, value, where(full))
+                elif isinstance(value, dict):
+                    self.tree(value, where, node[key], full + ".", replaces=replaces)
                 else:
                     self.faults.append(f"{where(full)}: {full} is a section; set a key below it")
             else:
@@ -73,7 +80,12 @@ class Merge:
     def overrides(self, words: Sequence[str] | Mapping[str, Any]) -> None:
         """Pairs KEY VALUE as on a command line, or a mapping of keys, which may be dotted, to values."""
         if isinstance(words, Mapping):
-            self.tree(_nested(words), lambda _: "overrides")
+            for full, value in words.items():
+                section, _, last = full.rpartition(".")
+                if _entries(section):
+                    self.free(reduce(CN.__getitem__, section.split("."), self.cfg), last, full, value, "overrides")
+                else:
+                    self.tree(_nested({full: value}), lambda _: "overrides", replaces=True)
             return
         words = [str(w) for w in words]
         if len(words) % 2:

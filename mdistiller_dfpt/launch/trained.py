@@ -1,6 +1,7 @@
 """The trained networks that teach: from a file, from torchvision, or from the run of their config."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,13 +12,14 @@ from ..config.effect import value_of
 from ..config.policy import PRETRAINED, student_lr
 from ..data import Data, build_data
 from ..distillers.choice import choice
-from ..distributed import on_first_process
+from ..distributed import on_first_process, rank
 from ..errors import CheckpointError, ConfigError
 from ..interop.plugins import load_cfg
 from ..models.pretrained import pretrained_weights, torchvision_name
 from ..runs.checkpoint import WEIGHTS
-from ..runs.directory import find_finished, other_runs, run_name
+from ..runs.directory import find_finished, other_runs, run_name, same_runs
 from ..runs.identity import Identity
+from ..runs.locks import one_at_a_time, wait_until_free
 from .build import Trained, check_config, identity_of_run, load_trained
 
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
@@ -123,14 +125,17 @@ def _of_config(
         for run, line in other_runs(teacher_cfg, identity).items():
             lines.append(f"{line}; to be taught by it nevertheless, add `DISTILLER.{keys[0]} {run}`")
         raise CheckpointError("\n".join(lines))
-    for line in other_runs(teacher_cfg, identity).values():
-        print(f"note: {line}", flush=True)
-    print(f"no teacher {network} yet: training it first from {config}; it is kept for later runs", flush=True)
-    check_config(teacher_cfg)
-    if its_data is data:
-        its_data = build_data(teacher_cfg, data.train.device)  # in its own batches and order
-    train(teacher_cfg, its_data, above, "auto")
-    return _just_trained(teacher_cfg, identity)
+
+    def train_it() -> None:
+        for line in other_runs(teacher_cfg, identity).values():
+            print(f"note: {line}", flush=True)
+        print(f"no teacher {network} yet: training it first from {config}; it is kept for later runs", flush=True)
+        check_config(teacher_cfg)
+        # Its own batches and order
+        own = build_data(teacher_cfg, data.train.device) if its_data is data else its_data
+        train(teacher_cfg, own, above, "auto")
+
+    return _trained_once(teacher_cfg, identity, train_it)
 
 
 def run_of_assistant(cfg: CN, name: str, above: Sequence[str]) -> CN:
@@ -152,13 +157,29 @@ def run_of_assistant(cfg: CN, name: str, above: Sequence[str]) -> CN:
 def _assistant(cfg: CN, data: Data, train: Train, name: str, above: Sequence[Trained]) -> Path:
     """The weights of the assistant after those `above` it; it is trained first if needed."""
     step = run_of_assistant(cfg, name, [network.name for network in above[1:]])
-    identity = identity_of_run(step, data, above)
-    found = _finished(step, identity)
-    if found is None:
+
+    def train_it() -> None:
         print(f"training the assistant {name} first, for {cfg.SOLVER.EPOCHS} epochs; it is kept for later runs",
               flush=True)  # fmt: skip
         train(step, data, above, "auto")
-        found = _just_trained(step, identity)
+
+    return _trained_once(step, identity_of_run(step, data, above), train_it)
+
+
+def _trained_once(cfg: CN, identity: Identity, train_it: Callable[[], None]) -> Path:
+    """The weights of the run that computes this, trained now if there is none; by one process at a time."""
+    found = _finished(cfg, identity)
+    if found is not None:
+        return found
+    base = Path(cfg.LOG.PREFIX) / run_name(cfg)
+    with one_at_a_time(base) if rank() == 0 else nullcontext():
+        for run in same_runs(cfg, identity) if rank() == 0 else ():
+            wait_until_free(run)
+        found = _finished(cfg, identity)  # another process may have trained it meanwhile
+        if found is None:
+            train_it()
+            found = _finished(cfg, identity)
+    assert found is not None, "a finished run has weights"
     return found
 
 
@@ -166,9 +187,3 @@ def _finished(cfg: CN, identity: Identity) -> Path | None:
     """The weights of a finished run that computed the same, or None; the same in all processes."""
     run = on_first_process(lambda: find_finished(cfg, identity))
     return None if run is None else run / WEIGHTS
-
-
-def _just_trained(cfg: CN, identity: Identity) -> Path:
-    path = _finished(cfg, identity)
-    assert path is not None, "a finished run has weights"
-    return path

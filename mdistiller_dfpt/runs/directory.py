@@ -1,8 +1,6 @@
 """The directory of a run: found again by what the run computes, locked during training."""
 
-import fcntl
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -12,7 +10,9 @@ from yacs.config import CfgNode as CN
 from ..distillers.choice import choice
 from ..errors import CheckpointError, ConfigError
 from .checkpoint import WEIGHTS, checkpoints
+from .hashing import state_hash
 from .identity import Identity, differences, fingerprint, read_identity
+from .weights import load_weights
 
 CONFIG, RESULTS, STATUS = "config.yaml", "results.json", "status.json"
 CHECKPOINTS = "checkpoints"
@@ -54,8 +54,14 @@ def is_finished(run: Path) -> bool:
 
 
 def find_finished(cfg: CN, identity: Identity) -> Path | None:
-    """The newest finished run that computed the same, or None."""
-    return next((run for run in same_runs(cfg, identity) if is_finished(run)), None)
+    """The newest finished run that computed the same, or None; CheckpointError if its weights were changed since."""
+    found = next((run for run in same_runs(cfg, identity) if is_finished(run)), None)
+    if found is not None:
+        recorded = json.loads((found / RESULTS).read_text(encoding="utf-8")).get("student_sha256")
+        if recorded != state_hash(load_weights(found)):
+            raise CheckpointError(f"{found / WEIGHTS}: not the weights whose results are in {RESULTS}: the file was"
+                                  " changed after the training; restore it, or move this directory away")  # fmt: skip
+    return found
 
 
 def find_resumable(cfg: CN, identity: Identity) -> Path:
@@ -134,28 +140,3 @@ def check_writable(cfg: CN) -> None:
             pass
     except OSError as e:
         raise ConfigError(f"LOG.PREFIX is {cfg.LOG.PREFIX}; cannot write in {path} ({e.strerror})") from None
-
-
-class RunLock:
-    """An flock on the run directory; the kernel releases it when the process ends."""
-
-    def __init__(self, run: Path):
-        self.path = run / "run.lock"
-        try:
-            self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115  stays open while the lock is held
-        except OSError as e:
-            raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            owner = self._file.read().strip()
-            self._file.close()
-            raise ConfigError(f"{run}: another process is training here ({owner or 'unknown pid'})") from None
-        self._file.truncate(0)
-        self._file.write(f"pid {os.getpid()}")
-        self._file.flush()
-
-    def release(self) -> None:
-        """Release the lock, so that another process can train here."""
-        self._file.close()

@@ -74,7 +74,7 @@ class Saver:
     def __init__(self, cfg: CN, run: Path, distiller: Method, optimizer: torch.optim.Optimizer, identity: Identity):
         self.cfg, self.run, self.distiller, self.optimizer = cfg, run, distiller, optimizer
         self.identity = identity
-        self.config = dump_cfg(cfg)  # once: it takes longer than saving a small network
+        self.config = dump_cfg(cfg, run)  # once: it takes longer than saving a small network
         self.last_save = time.monotonic()
         self.is_described = False
 

@@ -69,8 +69,15 @@ def sgd(groups: Groups, plan: Plan) -> torch.optim.Optimizer:
 
 @OPTIMIZERS.register("AdamW")
 def adamw(groups: Groups, plan: Plan) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019, arXiv:1711.05101), betas (0.9, 0.999), fused."""
-    return torch.optim.AdamW(groups, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019, arXiv:1711.05101), betas (0.9, 0.999), fused.
+
+    Biases and the weights of normalisation layers, all parameters of one dimension, do not decay, as in the recipes for
+    transformers (Touvron et al., 2021, DeiT).
+    """
+    decayed = [{**g, "params": [p for p in g["params"] if p.ndim > 1]} for g in groups]
+    others = [{**g, "params": [p for p in g["params"] if p.ndim <= 1], "weight_decay": 0.0} for g in groups]
+    parts = [g for g in (*decayed, *others) if g["params"]]
+    return torch.optim.AdamW(parts, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
 
 
 def _called(function: Callable[..., Any], first: Any, plan: Plan, words: str) -> Any:

@@ -22,9 +22,10 @@ from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
 from ..runs.atomic import write_json
 from ..runs.checkpoint import WEIGHTS
-from ..runs.directory import CONFIG, RESULTS, RunLock, is_finished, run_name
+from ..runs.directory import CONFIG, RESULTS, is_finished, run_name
 from ..runs.hashing import state_hash
 from ..runs.identity import Identity, fingerprint, identity_of
+from ..runs.locks import RunLock
 from ..runs.log import RunLogs, duration, summary_table
 from ..runs.results import FORMAT, protocol, summarise
 from ..runs.saving import Saver

@@ -187,7 +187,12 @@ def test_a_dumped_config_loads_to_itself(tmp_path, monkeypatch):
 
 def test_a_run_is_named_after_the_path_of_its_config(tmp_path):
     assert load_cfg(ROOT / "configs/digits/kd/res20_res8.yaml").EXPERIMENT.NAME == "digits/kd/res20_res8"
-    assert load_cfg(write(tmp_path, "my run é.yaml", "")).EXPERIMENT.NAME == "my_run_é"
+    cfg = load_cfg(write(tmp_path, "my run é.yaml", ""))
+    assert f"{tmp_path.name}/my_run_é" == cfg.EXPERIMENT.NAME
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    names = [load_cfg(write(tmp_path / folder, "kd.yaml", "")).EXPERIMENT.NAME for folder in ("a", "b")]
+    assert names == ["a/kd", "b/kd"], "files of one name in two folders do not share a place"
 
 
 def test_a_nodes_keys_become_keywords():
@@ -305,7 +310,7 @@ def test_a_file_in_which_an_earlier_version_wrote_all_its_defaults_still_loads(t
         section, name = key.split(".")
         sections.setdefault(section, {})[name] = entry.default
     path = write(tmp_path, "config.yaml", json.dumps(sections))
-    assert dump_cfg(load_cfg(path)) == dump_cfg(load_cfg(None, ["EXPERIMENT.NAME", "config"]))
+    assert dump_cfg(load_cfg(path)) == dump_cfg(load_cfg(None, ["EXPERIMENT.NAME", f"{tmp_path.name}/config"]))
     assert "it was removed" in faults(None, ["DISTILLER.TEACHER_AHEAD", "1"]), "a command-line key is set on purpose"
 
 
@@ -316,6 +321,13 @@ def test_paths_and_their_weights_come_from_files_and_from_the_command_line(tmp_p
     assert dict(cfg.DISTILLER.PATHS) == {"teacher": 1.0, "prompt": 4.0}
     assert dict(load_cfg(path, ["DISTILLER.PATHS.prompt", "8"]).DISTILLER.PATHS) == {"teacher": 1.0, "prompt": 8.0}
     assert dict(load_cfg(path, ["DISTILLER.PATHS", "{prompt: 3}"]).DISTILLER.PATHS) == {"prompt": 3.0}
+    for overrides, paths in (
+        ({"DISTILLER.PATHS.prompt": 8}, {"teacher": 1.0, "prompt": 8.0}),
+        ({"DISTILLER.PATHS": {"prompt": 3}}, {"prompt": 3.0}),
+        ({"DISTILLER": {"PATHS": {"prompt": 3}}}, {"prompt": 3.0}),
+        ({"DISTILLER.PATHS": {}}, {}),
+    ):
+        assert dict(load_cfg(path, overrides).DISTILLER.PATHS) == paths
     assert dump_cfg(load_cfg(write(tmp_path, "again.yaml", dump_cfg(cfg)))) == dump_cfg(cfg)
     bad = write(tmp_path, "bad.yaml", "DISTILLER:\n  PATHS:\n    teacher: -1\n    prompt: often\n")
     assert faults(bad, ["DISTILLER.PATHS.x", "[1]", "DISTILLER.PATHS", "3"]).splitlines() == [

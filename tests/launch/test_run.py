@@ -2,16 +2,20 @@
 
 import json
 import runpy
+import shutil
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mdistiller_dfpt import DATASETS, build_data, build_model, load_cfg
 from mdistiller_dfpt.errors import CheckpointError, ConfigError
 from mdistiller_dfpt.launch.networks import build_networks
-from mdistiller_dfpt.launch.run import run
+from mdistiller_dfpt.launch.run import config_of, run
 from mdistiller_dfpt.launch.trained import run_of_assistant
 from mdistiller_dfpt.models.external.adapt import AdaptedModel
 
@@ -101,7 +105,7 @@ def test_an_ensemble_trains_its_teachers_first_and_keeps_them(cwd, capsys):
     words = [*ENSEMBLE, "[resnet8]", "DISTILLER.TEACHER_CFG", "first.yaml", "DISTILLER.OTHER_TEACHER_CFGS",
              "[second.yaml]", "DISTILLER.TEACHER_AUTO_TRAIN", "True"]  # fmt: skip
     done = run(load_cfg(None, words))
-    assert list(results_in(cwd / "output")) == ["first/seed1", "second/seed1", "d/taught/seed1"]
+    assert list(results_in(cwd / "output")) == [f"{cwd.name}/first/seed1", f"{cwd.name}/second/seed1", "d/taught/seed1"]
     assert done["protocol"]["settings"]["DISTILLER.TEACHER_KIND"] == "ensemble"
     train = done["epochs"][0]["train"]
     assert train.keys() == {"ce", "kd", "loss", "top1", "top5"}
@@ -198,3 +202,57 @@ def test_the_versions_of_the_networks_libraries_are_recorded(cwd):
     words = ["DISTILLER.STUDENT", "timm/resnet10t", "DATASET.TYPE", "digits", "SOLVER.EPOCHS", "1", "SOLVER.BATCH_SIZE",
              "256", "EXPERIMENT.NAME", "d"]  # fmt: skip
     assert run(load_cfg(None, words))["protocol"]["versions"]["timm"] == version("timm")
+
+
+TEACHER = "DATASET: {TYPE: digits}\nSOLVER: {EPOCHS: 1, BATCH_SIZE: 256}\nLOG: {TENSORBOARD: False}\n"
+TAUGHT_BY_IT = [
+    *DIGITS,
+    "DISTILLER.TYPE",
+    "KD",
+    "DISTILLER.TEACHER_CFG",
+    "t/big.yaml",
+    "DISTILLER.TEACHER_AUTO_TRAIN",
+    "True",
+]
+
+
+@pytest.fixture
+def teacher(cwd):
+    (cwd / "t").mkdir()
+    (cwd / "t/big.yaml").write_text(f"{TEACHER}DISTILLER: {{STUDENT: resnet14}}\n")
+    return cwd
+
+
+def test_two_commands_that_need_one_teacher_train_it_once(teacher):
+    (teacher / "small.yaml").write_text("EXPERIMENT: {NAME: d/taught}\n")
+    command = [sys.executable, str(ROOT / "tools/train.py"), "--cfg", "small.yaml", *TAUGHT_BY_IT]
+    both = [subprocess.Popen([*command, "EXPERIMENT.TAG", tag], stdout=subprocess.PIPE, text=True) for tag in "ab"]
+    printed = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert sum("training it first" in text for text in printed) == 1
+    assert sorted(results_in(teacher / "output")) == ["d/taught/a/seed1", "d/taught/b/seed1", "t/big/seed1"]
+
+
+def test_a_teacher_whose_weights_were_changed_after_its_training_is_refused(teacher):
+    cfg = load_cfg(None, TAUGHT_BY_IT)
+    run(cfg)
+    weights = teacher / "output/t/big/seed1/student.safetensors"
+    (teacher / checkpoint("resnet14")).unlink()
+    save_file(build_model("resnet14", num_classes=10).state_dict(), weights)
+    with pytest.raises(CheckpointError, match="seed1/student.safetensors: not the weights whose results are in"):
+        run(cfg)
+
+
+def test_a_run_goes_on_from_another_working_directory_and_where_both_were_moved(teacher, monkeypatch):
+    run(load_cfg(None, TAUGHT_BY_IT))
+    (teacher / "elsewhere").mkdir()
+    monkeypatch.chdir(teacher / "elsewhere")
+    folder = Path("../output/d/taught/seed1")
+    again = config_of(folder, ["SOLVER.EPOCHS", "2"])
+    assert (again.DISTILLER.TEACHER_CFG, again.LOG.PREFIX) == ("../t/big.yaml", "../output")
+    assert run(again, folder)["epochs"][1:]
+    for name in ("t", "output"):
+        shutil.move(teacher / name, teacher / "elsewhere" / name)
+    moved = config_of(Path("output/d/taught/seed1"), ["SOLVER.EPOCHS", "3"])
+    assert len(run(moved, Path("output/d/taught/seed1"))["epochs"]) == 3
+    assert not (teacher / "output").exists()

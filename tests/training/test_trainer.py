@@ -16,8 +16,8 @@ from mdistiller_dfpt.errors import CheckpointError, ConfigError, DivergedError
 from mdistiller_dfpt.launch.run import run as run_config
 from mdistiller_dfpt.losses import distillation
 from mdistiller_dfpt.models.staged import relu_pair
-from mdistiller_dfpt.runs.directory import RunLock
 from mdistiller_dfpt.runs.hashing import state_hash
+from mdistiller_dfpt.runs.locks import RunLock
 from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.runs.weights import load_into, load_weights
 from mdistiller_dfpt.testing import TinyNet, tiny_cfg, tiny_data, tiny_distiller, tiny_networks
