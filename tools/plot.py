@@ -6,6 +6,7 @@ from pathlib import Path
 from mdistiller_dfpt.launch.cli import Parser, guarded
 from mdistiller_dfpt.report import load_results
 from mdistiller_dfpt.report.curves import plot_curves
+from mdistiller_dfpt.report.files import unfinished
 
 
 def _main(argv: list[str]) -> None:
@@ -14,7 +15,10 @@ def _main(argv: list[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="picture to write (.png, .svg, .pdf)")
     parser.add_argument("--title", help="default: the folder's name")
     args = parser.parse_args(argv)
-    plot_curves(load_results(args.folder), args.output, args.title or args.folder.as_posix())
+    results = load_results(args.folder)
+    for line in unfinished(args.folder):
+        print(f"not drawn: {line}", file=sys.stderr)
+    plot_curves(results, args.output, args.title or args.folder.as_posix())
     print(args.output)
 
 

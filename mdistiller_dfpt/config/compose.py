@@ -5,6 +5,7 @@
 """
 
 import fnmatch
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,9 +52,9 @@ def _composed_of(path: Path) -> tuple[Path, Path] | None:
 
 def layers_of(path: Path, chain: tuple[Path, ...] = ()) -> Iterator[Layer]:
     """The layers of a config, those that it inherits from first."""
-    if path.resolve() in chain:
+    if Path(os.path.realpath(path)) in chain:
         raise ConfigError(f"{path}: _BASE_ refers back to this file")
-    chain = (*chain, path.resolve())
+    chain = (*chain, Path(os.path.realpath(path)))
     if not path.is_file() and (parts := _composed_of(path)) is not None:
         for part in parts:
             yield from layers_of(part, chain)

@@ -76,7 +76,7 @@ KEYS: dict[str, Key] = {
     "EXPERIMENT.TAG": Key("default", 'appended to NAME unless "default", so that variants have their own directories',
                           IS_NAME, decides=False),
     "EXPERIMENT.DEVICE": Key("auto", "auto: cuda if available; cpu; cuda; cuda:1", IS_DEVICE, decides=False),
-    "EXPERIMENT.THREADS": Key(None, "CPU threads; default: PyTorch's choice", AT_LEAST_ONE, decides=False, kind=int),
+    "EXPERIMENT.THREADS": Key(None, "CPU threads (PyTorch's choice); changes the last bits", AT_LEAST_ONE, decides=False, kind=int),
     "EXPERIMENT.TIMEOUT": Key(600.0, "seconds to wait for a data-loading worker, or for the other processes of a"
                               " torchrun job", POSITIVE, decides=False),
     "DATASET.TYPE": Key("cifar100", "any name in DATASETS"),
@@ -144,7 +144,7 @@ KEYS: dict[str, Key] = {
     "SOLVER.CUTMIX": Key(0.0, "alpha of CutMix, 0 for none; with MIXUP, each batch takes one of them", NOT_NEGATIVE),
     "SOLVER.EMA": Key(None, "decay of a moving average of the student's weights, which is evaluated and saved in their"
                       " place; default: none", Limit("in (0, 1)", lambda v: 0 < v < 1), kind=float),
-    "SOLVER.TYPE": Key("SGD", "SGD; AdamW, with decay of all parameters; any name in OPTIMIZERS", None, _NOT_DOT),
+    "SOLVER.TYPE": Key("SGD", "SGD; AdamW, without decay of biases and norms; any name in OPTIMIZERS", None, _NOT_DOT),
     "SOLVER.AMP": Key("none", "none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: the"
                       " faster of the two for each network, benchmarked once before the first step",
                       one_of("none", "bf16", "fastest")),

@@ -82,7 +82,7 @@ def _import_plugins(layers: Iterable[Layer], overrides: Overrides, load: Import)
 
 def name_from(path: Path) -> str:
     """A run's name: the config's path below configs/ (cifar100/kd/res56_res20), else folder and file name."""
-    parts = path.resolve().with_suffix("").parts[1:]
+    parts = Path(os.path.realpath(path)).with_suffix("").parts[1:]
     below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-2:]
     name = "/".join(below)
     return name if is_name(name) else "/".join(re.sub(r"[^\w.,=+-]+", "_", part) for part in below)

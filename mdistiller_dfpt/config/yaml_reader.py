@@ -1,5 +1,6 @@
 """Reads yaml as plain data: no tags that run code, no duplicate keys, no aliases; records the line of each key."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def parse_yaml(text: str) -> tuple[Any, dict[str, int]]:
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The mapping in the file `path`; ConfigError naming the file if it cannot be read."""
-    if path.resolve().suffix not in (".yaml", ".yml"):
+    if Path(os.path.realpath(path)).suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{path}: a config must be a .yaml file")
     try:
         raw = path.read_bytes()[: MAX_BYTES + 1]

@@ -1,6 +1,7 @@
 """Shared by the commands in tools/: user errors are printed as one line with an exit code, without a traceback."""
 
 import argparse
+import errno
 import inspect
 import os
 import sys
@@ -89,6 +90,9 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     except Exception as e:
         if (place := users_line(e)) is not None:
             return _fault_of_the_users(e, *place)
+        if isinstance(e, OSError) and e.errno in (errno.ENAMETOOLONG, errno.ELOOP):  # no path of ours is either
+            print(f"{_process()}error: {str(e.filename)[:100]}: {e.strerror}", file=sys.stderr)
+            return ConfigError.exit_code
         traceback.print_exc()
         if (written := _users_class(e)) is not None:
             what = f"mdistiller_dfpt raised {type(e).__name__}: {_in_short(e)}, where it ran this; {CHECK_RETURNS}"

@@ -1,5 +1,6 @@
 """The trained networks that teach: from a file, from torchvision, or from the run of their config."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -98,9 +99,10 @@ def _of_config(
     cfg: CN, data: Data, train: Train, chain: tuple[Path, ...], network: str, config: str, keys: tuple[str, str]
 ) -> Path:
     """The weights of the finished run of a teacher's config; it is trained now if TEACHER_AUTO_TRAIN is set."""
-    if Path(config).resolve() in chain:
+    place = Path(os.path.realpath(config))
+    if place in chain:
         raise ConfigError(f"DISTILLER.{keys[1]} is {config}, which needs itself as a teacher")
-    chain = (*chain, Path(config).resolve())
+    chain = (*chain, place)
     teacher_cfg = load_cfg(config, {key: value_of(cfg, key) for key in ("LOG.PREFIX", *OF_PLACE)})
     its_data = data
     if any(teacher_cfg.DATASET[key] != cfg.DATASET[key] for key in OF_THE_DATA):

@@ -90,20 +90,36 @@ class Result:
 
 
 def load_results(folder: Path, deep: bool = True) -> list[Result]:
-    """All results below `folder`, or only those of its own runs, by name and seed; DataError if one cannot be read."""
-    found = []
-    for path in sorted(folder.rglob(RESULTS) if deep else folder.glob(f"seed*/{RESULTS}")):
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            data["protocol"]["seed"], data["final"]["top1"]["last"], data["epochs"][-1]["epoch"]
-            result = Result(_name(path, folder), path, data)
-            result.what  # noqa: B018  an identity that cannot be read is found here
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
-            raise DataError(f"{path}: not a results file of a finished run ({type(e).__name__}: {e})") from None
-        found.append(result)
+    """All results below `folder`, or only those of its own runs, by name and seed; DataError if there are none.
+
+    A file that cannot be read is left out here, and listed by `unfinished`.
+    """
+    found, faults = [], []
+    for path in _files(folder, RESULTS, deep):
+        result = _read(path, folder)
+        if isinstance(result, Result):
+            found.append(result)
+        else:
+            faults.append(f"{path}: {result}")
     if not found and deep:
-        raise DataError(f"{folder}: contains no {RESULTS}")
+        raise DataError("\n".join(faults) or f"{folder}: contains no {RESULTS}")
     return sorted(found, key=lambda r: (r.name, r.seed, str(r.path)))
+
+
+def _files(folder: Path, name: str, deep: bool) -> list[Path]:
+    return sorted(folder.rglob(name) if deep else folder.glob(f"seed*/{name}"))
+
+
+def _read(path: Path, folder: Path) -> Result | str:
+    """The result in a file, or what is wrong with the file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        data["protocol"]["seed"], data["final"]["top1"]["last"], data["epochs"][-1]["epoch"]
+        result = Result(_name(path, folder), path, data)
+        result.what  # noqa: B018  an identity that cannot be read is found here
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+        return f"not a results file of a finished run ({type(e).__name__}: {e})"
+    return result
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -129,9 +145,12 @@ def _is_alive(pid: Any) -> bool:
 
 
 def unfinished(folder: Path, deep: bool = True) -> list[str]:
-    """One line for each run below `folder` that has not finished: its state, its epoch and why."""
+    """One line for each run below `folder` that has no results: its state, its epoch and why, or what is wrong."""
     lines = []
-    for path in sorted(folder.rglob(STATUS) if deep else folder.glob(f"seed*/{STATUS}")):
+    for path in _files(folder, RESULTS, deep):
+        if isinstance(fault := _read(path, folder), str):
+            lines.append(f"{path.relative_to(folder)}: {fault}")
+    for path in _files(folder, STATUS, deep):
         try:
             status = json.loads(path.read_text(encoding="utf-8"))
             state, epoch, reason = status["state"], status["epoch"], status.get("reason", "")

@@ -173,9 +173,14 @@ def test_a_run_is_continued_by_its_directory_alone_for_more_epochs(cwd, capsys):
         ([*digits("vanilla"), "SOLVER.BATCH_SIZE", "9999"], "SOLVER.BATCH_SIZE is 9999; digits has 1433"),
         ([*digits("vanilla"), "MODEL.FAMILY", "imagnet"], "unknown network family 'imagnet'"),
         ([*digits("vanilla"), "EXPERIMENT.NAME", "../up"], "EXPERIMENT.NAME is '../up'"),
+        (["--cfg", "a" * 300 + ".yaml"], "a{100}: File name too long"),
+        ([*digits("vanilla"), "LOG.PREFIX", "a" * 300], "a: File name too long"),
+        (["--cfg", "loop.yaml"], "loop.yaml: Too many levels of symbolic links"),
+        ([*digits("kd"), "DISTILLER.TEACHER_CFG", "loop.yaml"], "loop.yaml: Too many levels of symbolic links"),
     ],
 )
 def test_bad_configs_exit_with_2(argv, pattern, capsys, cwd):
+    (cwd / "loop.yaml").symlink_to("loop.yaml")
     refused(TRAIN, argv, 2, pattern, capsys, cwd)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results, markdown_table
 from mdistiller_dfpt.report.curves import plot_curves
+from mdistiller_dfpt.report.files import unfinished
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
@@ -72,6 +74,16 @@ def test_files_that_are_no_results_are_named(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(DataError, match=r"results.json: not a results file"):
         load_results(tmp_path)
+
+
+def test_a_damaged_file_is_listed_and_the_table_goes_on(runs, tmp_path):
+    before = markdown_table(load_results(runs), unfinished(runs))
+    folder = shutil.copytree(runs, tmp_path / "copy")
+    (folder / "damaged/seed1").mkdir(parents=True)
+    (folder / "damaged/seed1/results.json").write_text('{"protocol": {"seed"')
+    table = markdown_table(load_results(folder), unfinished(folder))
+    assert table.startswith(before)
+    assert "- damaged/seed1/results.json: not a results file of a finished run (JSONDecodeError: " in table
 
 
 def test_results_carry_no_paths_of_this_machine(runs):

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.runs.directory import existing_runs, find_finished, find_resumable, is_finished, other_runs
+from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.identity import differences, fingerprint, identity_of, read_identity, write_identity
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data
 
@@ -28,8 +31,10 @@ def make_run(folder, name, of, *, finished=True, begun=True):
     if begun:
         (run / "checkpoints/epoch-00001").mkdir(parents=True)
     if finished:
-        (run / "student.safetensors").touch()
-        (run / "results.json").write_text(json.dumps({} if of is None else {"fingerprint": fingerprint(of)}))
+        weights = {"w": torch.zeros(2)}
+        save_file(weights, run / "student.safetensors")
+        known = {} if of is None else {"fingerprint": fingerprint(of), "student_sha256": state_hash(weights)}
+        (run / "results.json").write_text(json.dumps(known))
     return run
 
 
@@ -44,6 +49,20 @@ def test_the_newest_finished_run_is_found_by_its_number(tmp_path):
     assert [p.name for p in existing_runs(cfg)] == [f"seed1{n}" for n in ("", "-2", "-10", "-11", "-12", "-13")]
     assert find_finished(cfg, mine).name == "seed1-10"
     assert find_resumable(cfg, mine).name == "seed1-11"
+
+
+def test_a_run_is_finished_if_results_and_weights_are_there_and_belong_together(tmp_path):
+    cfg = config(tmp_path)
+    mine = identity(cfg)
+    run = make_run(tmp_path, "seed1", mine)
+    assert is_finished(run)
+    assert find_finished(cfg, mine) == run
+    save_file({"w": torch.ones(2)}, run / "student.safetensors")
+    with pytest.raises(CheckpointError, match="student.safetensors: not the weights whose results are in results.json"):
+        find_finished(cfg, mine)
+    (run / "student.safetensors").unlink()
+    assert not is_finished(run)
+    assert find_finished(cfg, mine) is None
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,12 @@ def test_tied_weights_are_averaged_and_given_back():
     torch.testing.assert_close(average.values["1.weight"], before + 0.5)
 
 
-def test_weight_decay_reaches_adamw(tmp_path):
+def test_adamw_decays_weights_but_no_biases_and_norms(tmp_path):
     trainer = run_of("NONE", tmp_path, "SOLVER.TYPE", "AdamW", "SOLVER.WEIGHT_DECAY", "0.3")
-    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.3]
+    decay = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    found = {name: decay.pop(id(p)) for name, p in trainer.distiller.student.named_parameters()}
+    assert not decay
+    assert {name for name, value in found.items() if value == 0.3} == {
+        name for name, p in trainer.distiller.student.named_parameters() if p.ndim > 1
+    }
+    assert set(found.values()) == {0.0, 0.3}
