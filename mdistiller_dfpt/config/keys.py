@@ -76,7 +76,8 @@ KEYS: dict[str, Key] = {
     "EXPERIMENT.TAG": Key("default", 'appended to NAME unless "default", so that variants have their own directories',
                           IS_NAME, decides=False),
     "EXPERIMENT.DEVICE": Key("auto", "auto: cuda if available; cpu; cuda; cuda:1", IS_DEVICE, decides=False),
-    "EXPERIMENT.THREADS": Key(None, "CPU threads (PyTorch's choice); changes the last bits", AT_LEAST_ONE, decides=False, kind=int),
+    "EXPERIMENT.THREADS": Key(None, "CPU threads; default: PyTorch's choice. Another number changes the last bits",
+                              AT_LEAST_ONE, decides=False, kind=int),
     "EXPERIMENT.TIMEOUT": Key(600.0, "seconds to wait for a data-loading worker, or for the other processes of a"
                               " torchrun job", POSITIVE, decides=False),
     "DATASET.TYPE": Key("cifar100", "any name in DATASETS"),

@@ -7,15 +7,13 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from ..config.effect import deciding, of_earlier_version, value_of
+from ..config.effect import deciding, differing, of_earlier_version, value_of
 from ..config.keys import KEYS
 from ..config.load import load_yaml_text
-from ..data.content import Content
 from ..errors import CheckpointError
-from .identity import Identity, as_identity, changed_code, differences
+from .identity import Identity, as_identity, changed_code, other_data, other_teachers
 
 EPOCHS = "SOLVER.EPOCHS"
-UNKNOWN: Content = {"classes": 0, "train_images": 0, "test_images": 0, "sha256": ""}
 REMEDY = "a run goes on with the values that it began with; leave these out, or start another run without --resume"
 
 
@@ -30,22 +28,18 @@ def continued(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg
         _refuse_other_of_earlier_version(folder, manifest, identity, cfg)
         return {**identity, "data": None}
     now, then = (i["config"].get(EPOCHS, KEYS[EPOCHS].default) for i in (identity, written))
-    # What may differ is not compared
-    same = {key: value for key, value in identity.items() if key in ("code", "continued", "start")}
-    before = {**written, "config": {**written["config"], EPOCHS: now}}
-    data = UNKNOWN if identity["data"] is None or written["data"] is None else None
-    for key in ("code", "continued", "start"):
-        before.pop(key, None)
-    if data is not None:
-        before["data"] = data
-    mine: Identity = {**identity, "data": data or identity["data"]}
-    if other := differences(mine, as_identity({**before, **same}) or mine, "now", "then"):
+    # Epochs and code may differ; what is unknown is not compared
+    mine, old = ({key: value for key, value in i["config"].items() if key != EPOCHS} for i in (identity, written))
+    other = differing(mine, old, "now", "then") + other_teachers(identity, written)
+    if identity["data"] is not None and written["data"] is not None:
+        other += other_data(identity, written, "now", "then")
+    if other:
         raise CheckpointError(f"{folder}: belongs to another run: {'; '.join(other)}; {REMEDY}")
     identity = {**identity}
     identity["data"] = written["data"]
     for key in ("continued", "start"):
         if key in written:
-            identity[key] = written[key]  # type: ignore[literal-required]
+            identity[key] = written[key]
     if now != then and cfg.SOLVER.SCHEDULE != "step":
         identity["continued"] = [*written.get("continued", []), then]
     return identity

@@ -60,16 +60,7 @@ def differences(mine: Identity, other: Identity, of_mine: str = HERE, of_other: 
     What is unknown of either is a difference.
     """
     found = differing(mine["config"], other["config"], of_mine, of_other)
-    a, b = mine["data"], other["data"]
-    if a is None or b is None:
-        found.append("the content of a dataset is unknown")
-    elif a != b:
-        sizes = [
-            f"the dataset has {dict(a)[key]} {key.replace('_', ' ')} {of_mine}, {dict(b)[key]} {of_other}"
-            for key in ("classes", "train_images", "test_images") if dict(a)[key] != dict(b)[key]
-        ]  # fmt: skip
-        found += sizes or ["the dataset has other images or labels"]
-    found += _of_teachers(mine["teachers"], other["teachers"]) + changed_code(mine, other)
+    found += other_data(mine, other, of_mine, of_other) + other_teachers(mine, other) + changed_code(mine, other)
     if mine.get("continued") != other.get("continued"):
         epochs = other.get("continued") or mine.get("continued") or []
         found.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")
@@ -78,20 +69,36 @@ def differences(mine: Identity, other: Identity, of_mine: str = HERE, of_other: 
     return found
 
 
+def other_data(mine: Identity, other: Identity, of_mine: str, of_other: str) -> list[str]:
+    """The phrases for what differs in the datasets."""
+    a, b = mine["data"], other["data"]
+    if a is None or b is None:
+        return ["the content of a dataset is unknown"]
+    if a == b:
+        return []
+    sizes = [
+        f"the dataset has {dict(a)[key]} {key.replace('_', ' ')} {of_mine}, {dict(b)[key]} {of_other}"
+        for key in ("classes", "train_images", "test_images") if dict(a)[key] != dict(b)[key]
+    ]  # fmt: skip
+    return sizes or ["the dataset has other images or labels"]
+
+
 def changed_code(mine: Identity, other: Identity) -> list[str]:
     """One phrase for each file of a plugin that is not the same in both runs."""
     a, b = mine.get("code", {}), other.get("code", {})
     return [f"the plugin {name} has other code" for name in sorted(set(a) | set(b)) if a.get(name) != b.get(name)]
 
 
-def _of_teachers(mine: list[dict[str, str]] | None, other: list[dict[str, str]] | None) -> list[str]:
-    if mine is None or other is None:
+def other_teachers(mine: Identity, other: Identity) -> list[str]:
+    """The phrases for networks that teach and have other weights."""
+    a, b = mine["teachers"], other["teachers"]
+    if a is None or b is None:
         return ["the weights of a teacher are unknown"]
-    if [t["name"] for t in mine] != [t["name"] for t in other]:
+    if [t["name"] for t in a] != [t["name"] for t in b]:
         return []  # keys of the config say so
     return [
-        f"{'the teacher' if number == 0 else 'the network'} {a['name']} has other weights"
-        for number, (a, b) in enumerate(zip(mine, other, strict=True)) if a["sha256"] != b["sha256"]
+        f"{'the teacher' if number == 0 else 'the network'} {here['name']} has other weights"
+        for number, (here, there) in enumerate(zip(a, b, strict=True)) if here["sha256"] != there["sha256"]
     ]  # fmt: skip
 
 
