@@ -51,6 +51,18 @@ def test_cutmix_cuts_a_box_of_the_partner_whose_area_is_the_labels_fraction():
         torch.testing.assert_close(mixed.soft[0, 1].item(), of_partner.float().mean().item(), atol=1e-6, rtol=1e-6)
 
 
+def test_the_area_of_a_cut_follows_its_own_beta_distribution():
+    """Boxes whose centre keeps them inside the image have the area 1 - kept; the others are smaller."""
+    alone = torch.tensor([mixing(cutmix=1.0)(batch(step=s)).soft[0, 0].item() for s in range(1, 2001)])
+    # E of the kept fraction for Beta(1, 1) and a uniform centre: 1 - E[s (1 - s / 4)]^2 with s^2 = 1 - kept, by hand
+    side = torch.rand(200_000, dtype=torch.double).sqrt()
+    inside = (side - side**2 / 4) ** 2  # each direction loses s / 4 of s on average, independently
+    assert alone.mean().item() == pytest.approx(1 - inside.mean().item(), abs=0.02)
+    with_mixup = [mixing(mixup=0.05, cutmix=1.0)(batch(step=s)) for s in range(1, 400)]
+    cuts = torch.tensor([m.soft[0, 0].item() for m in with_mixup if (m.image % 1 == 0).all()])
+    assert cuts.std().item() == pytest.approx(alone.std().item(), rel=0.15), "alpha of CutMix, not of mixup"
+
+
 def test_with_both_each_batch_takes_one_of_them():
     kinds = {bool((mixing(mixup=1.0, cutmix=1.0)(batch(step=s)).image % 1 == 0).all()) for s in range(1, 30)}
     assert kinds == {True, False}

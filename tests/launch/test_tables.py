@@ -18,6 +18,7 @@ from mdistiller_dfpt.config.effect import deciding_values
 from mdistiller_dfpt.distillers.choice import choice, situation
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.smoke import smoke
+from mdistiller_dfpt.launch.table_jobs import cell_configs
 from mdistiller_dfpt.models.published import TEACHERS, compare_with_record
 from mdistiller_dfpt.report.spec import load_table
 
@@ -262,3 +263,9 @@ def test_a_teacher_is_compared_with_what_is_on_record():
     for (data, network), known in TEACHERS.items():
         assert (ROOT / f"configs/{data}/vanilla/{network}.yaml").exists()
         assert all(0 < t.top1 < 100 and t.origin for t in known)
+
+
+def test_a_cells_config_is_without_its_seed(table):
+    cell = next(iter(load_table(table).cells.values()))
+    assert cell_configs(cell, ["SOLVER.SEED", "7"]) == cell_configs(cell, [])
+    assert cell_configs(cell, ["SOLVER.LR", "0.7"]) != cell_configs(cell, [])

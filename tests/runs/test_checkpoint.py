@@ -167,6 +167,21 @@ def test_keys_that_a_run_had_in_an_earlier_version_count_where_they_live_on(then
         assert len(fit(run_of("KD", tmp_path, *THREE), resume=True)["epochs"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("then", "refused"),
+    [
+        ({"teacher_sha256": "0" * 64}, "the teacher has other weights"),
+        ({"images": 52}, "the dataset has 48 train images now, 52 then"),
+        ({"classes": 3}, "the dataset has 5 classes now, 3 then"),
+    ],
+)
+def test_an_earlier_versions_checkpoint_of_another_teacher_or_dataset_is_refused(then, refused, tmp_path):
+    folder = stopped_checkpoint(tmp_path)
+    teacher = json.loads((folder / "manifest.json").read_text())["identity"]["teachers"][0]
+    vouch(folder, **{"identity": None, "teacher_sha256": teacher["sha256"], "images": 48, "classes": 5, **then})
+    resume_refused(tmp_path, refused)
+
+
 class Calls:
     """A pickle that calls a function when it is opened."""
 

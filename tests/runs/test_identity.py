@@ -203,3 +203,10 @@ def test_a_run_is_resumed_with_the_values_that_it_began_with(tmp_path):
 def test_the_content_of_the_digits_is_that_of_their_images():
     source = DATASETS["digits"](tiny_cfg("DATASET.TYPE", "digits"))
     assert content_of(*source[:2])["train_images"] == len(source.train.images) == 1433
+
+
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys():
+    one = {"config": {"A.X": 1, "B.Y": [2]}, "data": None, "teachers": None}
+    other = {"teachers": None, "data": None, "config": {"B.Y": [2], "A.X": 1}}
+    assert fingerprint(one) == fingerprint(other)
+    assert fingerprint(one) != fingerprint({**one, "config": {"A.X": 1, "B.Y": [3]}})
