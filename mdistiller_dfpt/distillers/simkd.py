@@ -1,6 +1,7 @@
 """SimKD: the student reuses the teacher's classifier and learns its input (Chen et al., 2022, arXiv:2203.14001)."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,32 +10,64 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import AT_LEAST_ONE, NOT_NEGATIVE
 from ..losses import Terms, distillation, label
+from ..models.dummy import ImageShape, dummy_image, probing
+from ..models.output import as_output
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .feature import same_size
 
 
 def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the projected map and the teacher's (B, C, H, W), at the smaller size (equation 4)."""
+    """Mean squared difference of the projected map and the teacher's (B, C, H, W), at the smaller size (equation 4).
+
+    SimKD 2b389c3, models/util.py:218-236 and train_student.py:272.
+    """
     return F.mse_loss(*same_size(student, teacher))
 
 
 class ReusedClassifier(nn.Module):
-    """The deployed network: the student up to its pooling, a projector, and the teacher's linear classifier."""
+    """The deployed network: the student up to its projected map, a projector, and the teacher's linear classifier.
 
-    def __init__(self, student: StagedModel, teacher: StagedModel, factor: int):
+    What is projected is the map that the student pools. If its head has a convolution of its own (MobileNetV2,
+    ShuffleNetV2: the widths of the last stage and of the classifier differ), it is the map of the last stage instead,
+    as in the authors' code (`feat_s[-2]`). A map larger than the teacher's is pooled to the teacher's size first.
+    """
+
+    def __init__(self, student: StagedModel, teacher: StagedModel, factor: int, image_shape: ImageShape):
         super().__init__()
         self.student = student
-        classifier = teacher.classifier_layer
-        width, mid = classifier.in_features, max(1, classifier.in_features // factor)
-        self.projector = nn.Sequential(
-            *_conv(student.classifier_layer.in_features, mid, 1), *_conv(mid, mid, 3), *_conv(mid, width, 1)
-        )
-        self.classifier = copy.deepcopy(classifier).requires_grad_(False)
+        self.classifier = copy.deepcopy(teacher.classifier_layer).requires_grad_(False)
+        mine, its = (_maps(network, image_shape) for network in (student, teacher))
+        self.skips_head = mine.features["feats"][-1].shape[1] != student.classifier_layer.in_features
+        width = its.features["head_map"].shape[1]
+        if width != self.classifier.in_features:
+            raise ValueError(
+                f"SIMKD reuses the teacher's classifier, which takes {self.classifier.in_features} features, and the "
+                f"map that the teacher pools has {width} channels: use another teacher"
+            )
+        self.size = tuple(its.features["head_map"].shape[2:])
+        self.projector = projector(self.projected_map(mine.features).shape[1], width, factor)
+
+    def projected_map(self, features: Mapping[str, Any]) -> Tensor:
+        """The student's map (B, C, H, W) that is projected, at most as large as the teacher's."""
+        x = features["feats"][-1] if self.skips_head else features["head_map"]
+        size = (min(x.shape[2], self.size[0]), min(x.shape[3], self.size[1]))
+        return x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size)
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Any]]:
         _, features = self.student(image)
-        projected = self.projector(features["head_map"])
+        projected = self.projector(self.projected_map(features))
         return self.classifier(projected.mean((2, 3))), {**features, "projected": projected}
+
+
+def projector(in_channels: int, channels: int, factor: int) -> nn.Sequential:
+    """Maps of `in_channels` to maps of `channels`, through a bottleneck of `channels` / `factor`."""
+    mid = max(1, channels // factor)
+    return nn.Sequential(*_conv(in_channels, mid, 1), *_conv(mid, mid, 3), *_conv(mid, channels, 1))
+
+
+def _maps(network: StagedModel, image_shape: ImageShape) -> Output:
+    with probing(network):
+        return as_output(network(dummy_image(network, image_shape)))
 
 
 def _conv(in_channels: int, channels: int, kernel: int) -> list[nn.Module]:
@@ -44,21 +77,25 @@ def _conv(in_channels: int, channels: int, kernel: int) -> list[nn.Module]:
 
 @DISTILLERS.register("SIMKD")
 class SimKD(Distiller):
-    """By default only `simkd_loss`; the student's own classifier is neither used nor trained."""
+    """By default only `simkd_loss`; the student's own head behind the projected map is neither used nor trained."""
 
     config = CN({"FACTOR": 2, "LOSS": CN({"CE_WEIGHT": 0.0, "FEAT_WEIGHT": 1.0})})
     limits = {"FACTOR": AT_LEAST_ONE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.FEAT_WEIGHT": NOT_NEGATIVE}
 
     def __init__(
-        self, student: StagedModel, teacher: TeacherLike, *, factor: int, ce_weight: float, feat_weight: float
-    ):
+        self, student: StagedModel, teacher: TeacherLike, *, factor: int, ce_weight: float, feat_weight: float,
+        image_shape: ImageShape = (3, 32, 32),
+    ):  # fmt: skip
         super().__init__(student, teacher)
         if any(p.requires_grad for p in self.teacher_network.classifier_layer.parameters()):
             raise ValueError(f"SIMKD reuses the classifier of the path {self.path!r}, which is trained with the "
                              "student: select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`")  # fmt: skip
         self.ce_weight, self.feat_weight = ce_weight, feat_weight
+        self.reused = ReusedClassifier(student, self.teacher_network, factor, image_shape)
         student.classifier_layer.requires_grad_(False)
-        self.reused = ReusedClassifier(student, self.teacher_network, factor)
+        if self.reused.skips_head:
+            for name in student.head_modules:
+                student.get_submodule(name).requires_grad_(False)
 
     @property
     def deployed(self) -> nn.Module:

@@ -1,11 +1,66 @@
-"""Laws of SimKD."""
+"""Laws of SimKD, and values of its authors' code (SimKD 2b389c3, models/util.py:188-236)."""
 
+import pytest
 import torch
+from torch.nn import functional as F
 
-from mdistiller_dfpt.distillers.simkd import simkd_loss
-from mdistiller_dfpt.testing import take_steps, tiny_batch, tiny_distiller
+from mdistiller_dfpt.distillers import build_distiller
+from mdistiller_dfpt.distillers.simkd import SimKD, projector, simkd_loss
+from mdistiller_dfpt.losses.term import total
+from mdistiller_dfpt.models import build_model
+from mdistiller_dfpt.testing import TinyNet, take_steps, tiny_batch, tiny_cfg, tiny_distiller, tiny_networks
+from mdistiller_dfpt.testing.laws import leaves_of
 
 from ..golden import normal
+from ..official import check, fill
+
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+KEYS = [f"transfer.{i + j}.{key}" for i in (0, 3, 6) for j, keys in enumerate((NORM[:1], NORM)) for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("mine", "its", "value", "norm", "of_logits"),
+    [
+        (4, 8, 0.7212694457215022, 0.03580996337034034, 4.466816537352293),
+        (8, 4, 1.4550172262668652, 0.060447121625663354, 4.476489165497116),  # pooled before it is projected
+    ],
+)
+def test_loss_gradient_and_logits_are_those_of_the_authors_code(mine, its, value, norm, of_logits):
+    student, teacher = normal(70, (4, 12, mine, mine), 1).requires_grad_(), normal(71, (4, 20, its, its), 1)
+    reused = tiny_distiller("SIMKD").reused
+    reused.size, reused.projector = (its, its), fill(projector(12, 20, 2), KEYS).train()
+    projected = reused.projector(reused.projected_map({"feats": [student], "head_map": student}))
+    logits = F.linear(projected.mean((2, 3)), normal(72, (100, 20), 0.1), normal(73, (100,), 0.1))
+    torch.testing.assert_close(logits.norm().item(), of_logits, rtol=1e-6, atol=0)
+    check(simkd_loss(projected, teacher), value, [student], [norm])
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("MobileNetV2", 160), ("ShuffleV2", 464), ("ShuffleV1", 960), ("wrn_16_2", 128), ("vgg8", 512)]
+)
+def test_the_last_stages_map_is_projected_where_the_head_has_a_convolution(name, width):
+    """Widths of `feat_s[-2]` in the authors' networks."""
+    student, teacher = build_model(name), build_model("resnet8x4")
+    method = build_distiller(tiny_cfg("DISTILLER.TYPE", "SIMKD"), student, teacher, 48).train()
+    assert method.reused.projector[0].in_channels == width
+    features = student.eval()(torch.randn(2, 3, 32, 32))[1]
+    expected = features["feats"][-1] if name in ("MobileNetV2", "ShuffleV2") else features["head_map"]
+    found = method.reused.projected_map(features)
+    torch.testing.assert_close(found, F.adaptive_avg_pool2d(expected, found.shape[2:]))
+    batch = tiny_batch()
+    terms = method.train()(batch)[1]
+    optimised = {id(p) for group in method.parameter_groups() for p in group["params"]}
+    assert leaves_of(total(terms)) == optimised, "the head that is not used is not trained"
+
+
+def test_a_classifier_that_does_not_take_the_map_is_refused():
+    class Odd(TinyNet):
+        def forward(self, image):
+            logits, features = super().forward(image)
+            return logits, {**features, "head_map": features["feats"][0]}
+
+    with pytest.raises(ValueError, match="classifier, which takes 12 features, and the map .* has 6 channels"):
+        SimKD(tiny_networks()[0], Odd(6), factor=2, ce_weight=0.0, feat_weight=1.0, image_shape=(3, 8, 8))
 
 
 def test_simkd_is_the_mean_squared_difference_at_the_smaller_size():
