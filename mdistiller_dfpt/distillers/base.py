@@ -172,10 +172,14 @@ class Distiller(Method):
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         """The terms that train the student, with a mean over processes equal to the terms of a single process."""
-        teacher = checked_output(paths, self.path, type(self.teacher), student).detach()
+        teacher = self.matched_output(student, paths, batch)
         # Before the terms are weighted or merged, which would fail with an error that names no class
         losses = checking(self.losses, type(self))
         return over_processes(losses, student, teacher, batch, couples_samples=self.couples_samples)
+
+    def matched_output(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Output:
+        """The output of the matched path, detached."""
+        return checked_output(paths, self.path, type(self.teacher), student).detach()
 
     def teacher_terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         """The terms that train the teacher's own modules."""

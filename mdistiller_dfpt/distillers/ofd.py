@@ -1,11 +1,14 @@
 """OFD: match preactivations above a margin (Heo et al., 2019, arXiv:1904.01866)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config.limits import AT_LEAST_ONE
 from ..distributed import all_reduce
+from ..models.statistics import batch_statistics
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, stage_pairs, weights
 
@@ -14,7 +17,8 @@ def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
     """Partial L2 distance of preactivations (B, C, H, W), summed over all but the batch; margin (C,) negative.
 
     The teacher passes through a margin ReLU, max(x, m), so responses that its own ReLU would drop have no exact target;
-    where the teacher is at or below zero and the student is lower still, the loss is zero (equations 2 and 4).
+    where the teacher is at or below zero and the student is lower still, the loss is zero (equations 2 and 4;
+    overhaul-distillation 76344a8, CIFAR-100/distiller.py:9-13).
     """
     target = torch.maximum(teacher, margin[:, None, None])
     asked = (student > target) | (target > 0)
@@ -56,7 +60,12 @@ class Margin(nn.Module):
 
 @DISTILLERS.register("OFD")
 class OFD(FeatureDistiller):
-    """Cross-entropy and `ofd_loss` over the stages; each stage has half the weight of the next."""
+    """Cross-entropy and `ofd_loss` over the stages; each stage has half the weight of the next.
+
+    In training a frozen teacher's BatchNorm uses the statistics of the batch (of this process's part of it), as the
+    student's connectors do, and as in the authors' code (train_with_distillation.py:75) and mdistiller's. Unlike there,
+    its running statistics do not change. A path that is trained with the student has those that its kind sets.
+    """
 
     config = CN({"LOSS": weights(1.0, 1e-3), "CONNECTOR": CN({"KERNEL_SIZE": 1})})
     limits = {**WEIGHT_LIMITS, "CONNECTOR.KERNEL_SIZE": AT_LEAST_ONE}
@@ -72,6 +81,13 @@ class OFD(FeatureDistiller):
         pairs = stage_pairs(mine, its)
         self.connectors = nn.ModuleList(_connector(s[0], t[0], connector_kernel_size) for s, t in pairs)
         self.margins = nn.ModuleList(Margin(t[0]) for _, t in pairs)
+
+    def matched_output(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Output:
+        if not self.training or self.teacher_network not in self.teacher.frozen():
+            return super().matched_output(student, paths, batch)
+        # Not from `paths`, which other methods of a list match, with the running statistics
+        with batch_statistics(self.teacher_network):
+            return super().matched_output(student, self.teacher(batch), batch)
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = stage_pairs(student.features["preact_feats"], teacher.features["preact_feats"])

@@ -1,9 +1,31 @@
-"""BatchNorm running statistics for untrained networks."""
+"""The statistics of BatchNorm: measured for untrained networks, or those of the batch instead of the running ones."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+
+
+def _norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextlib.contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Context in which BatchNorm layers normalise with the statistics of the batch, and keep no running ones.
+
+    All other layers, and all buffers, stay as they are.
+    """
+    norms = _norms(network)
+    before = [(norm, norm.training, norm.track_running_stats) for norm in norms]
+    try:
+        for norm in norms:
+            norm.training, norm.track_running_stats = True, False
+        yield
+    finally:
+        for norm, training, tracks in before:
+            norm.training, norm.track_running_stats = training, tracks
 
 
 @torch.no_grad()
@@ -12,7 +34,7 @@ def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> None:
 
     With the initial statistics, the feature maps of a random network grow or vanish with depth.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = _norms(network)
     momenta = [m.momentum for m in norms]
     network.train()
     for norm in norms:

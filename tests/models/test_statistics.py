@@ -1,9 +1,12 @@
-"""Running statistics for untrained networks."""
+"""Running statistics for untrained networks, and those of a batch in their place."""
 
+import copy
+
+import pytest
 import torch
 
-from mdistiller_dfpt.models.statistics import measure_statistics
-from mdistiller_dfpt.testing import TinyNet
+from mdistiller_dfpt.models.statistics import batch_statistics, measure_statistics
+from mdistiller_dfpt.testing import TinyNet, changed, snapshot
 
 
 def test_the_running_statistics_are_those_of_all_batches():
@@ -21,3 +24,20 @@ def test_it_leaves_the_network_in_eval_mode_and_trainable_as_before():
     assert not any(m.training for m in network.modules())
     assert network.bn1.momentum == TinyNet().bn1.momentum
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_statistics_of_a_batch_give_the_outputs_of_training_and_change_nothing(training):
+    network, images = TinyNet().train(training), torch.randn(4, 3, 8, 8)
+    network.bn1.train()
+    before, modes = snapshot(network), [m.training for m in network.modules()]
+    expected = copy.deepcopy(network).train()(images)[0]
+    with batch_statistics(network):
+        assert torch.equal(network(images)[0], expected)
+    assert changed(before, network.state_dict()) == []
+    assert [m.training for m in network.modules()] == modes
+    with pytest.raises(InterruptedError), batch_statistics(network):
+        raise InterruptedError
+    assert [m.training for m in network.modules()] == modes
+    network.train()(images)
+    assert "bn1.running_mean" in changed(before, network.state_dict())
