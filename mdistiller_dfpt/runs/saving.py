@@ -66,6 +66,7 @@ class Progress:
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)  # samples that each average is over
     average: dict[str, Tensor] = field(default_factory=dict)  # of the deployed network's weights, if there is one
+    prepared: int = 0  # passes over the training set before the first step
 
 
 class Saver:
@@ -96,6 +97,7 @@ class Saver:
         header = {
             "epoch": epoch,
             "step": done.step,
+            "prepared": done.prepared,
             "counts": done.counts,
             "counts_of_others": [counts for _, counts in meters[1:]],
             "epochs": done.epochs,
@@ -105,7 +107,11 @@ class Saver:
             "config": self.config,
         }
         folder = self.run / CHECKPOINTS
-        name = f"epoch-{epoch:05d}" + (f"-step-{done.step:07d}" if done.step else "")
+        name = f"epoch-{epoch:05d}"  # names in the order of progress: a pass before the first step comes first
+        if done.step:
+            name += f"-step-{done.step:07d}"
+        elif not epoch:
+            name += f"-pass-{done.prepared:05d}"
         save_checkpoint(folder / name, {**self.distiller.deployed.state_dict(), **done.average}, state, header)
         prune(folder, KEEP_CHECKPOINTS)
         self.describe()
@@ -154,10 +160,11 @@ class Saver:
             if len(manifest["epochs"]) < self.cfg.SOLVER.EPOCHS:
                 warn_of_changes(folder, manifest, self.identity, self.cfg)
                 self.identity = identity
-            step = manifest.get("step", 0)
-            print(f"resuming after epoch {manifest['epoch']}" + (f", step {step}" if step else ""), flush=True)
+            step, prepared = manifest.get("step", 0), manifest.get("prepared", 0)
+            after = f"epoch {manifest['epoch']}" + (f", step {step}" if step else "")
+            print(f"resuming after {after if manifest['epoch'] or step else f'pass {prepared}'}", flush=True)
             sums, counts = _meters_of_this_process(manifest, state)
-            return Progress(manifest["epochs"], step, sums, counts, state.get("average", {}))
+            return Progress(manifest["epochs"], step, sums, counts, state.get("average", {}), prepared)
         raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint")
 
     def status(self, state: str, done: Progress, reason: str = "") -> None:

@@ -13,12 +13,18 @@ from ..losses.term import RESERVED
 class Hooked(nn.Module):
     """A module with the loop's hooks, each of which does nothing by default, and with values to log."""
 
+    passes: int = 1  # how often `prepare` is called, each time with other views of the training set
+
     def __init__(self) -> None:
         super().__init__()
         self._logged: dict[str, Tensor] = {}
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Called once before the first step of a run, with the batches of the training set; not called on resume."""
+        """Called before the first step of a run, with the batches of the training set; `passes` times.
+
+        Pass n of N has the batches of epoch n - N. The state after each of several passes is saved: a resumed run goes
+        on with the next one, so what a pass leaves to it must be in `state_dict`.
+        """
 
     def before_step(self) -> None:
         """Called between the backward pass and the optimiser step, for example to clip gradients."""

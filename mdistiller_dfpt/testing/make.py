@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from operator import getitem
 from typing import Any, TypeVar, cast
@@ -115,8 +116,10 @@ def with_values(cls: type[T], values: Mapping[str, Any]) -> type[T]:
 
 def prepare(method: Method, batch: Batch | None = None) -> None:
     """The loop's calls before the first step; by default `tiny_batch()` is the training set."""
+    batch = tiny_batch() if batch is None else batch
     for part in method.hooked():
-        part.prepare([tiny_batch() if batch is None else batch])
+        for epoch in range(1 - part.passes, 1):
+            part.prepare([replace(batch, epoch=epoch)])
 
 
 def take_steps(method: Method, steps: int, lr: float = 0.05, epoch: int = 1) -> list[float]:

@@ -60,6 +60,7 @@ class Training:
         self.meters = Meters(self.device)
         self.epochs: list[dict[str, Any]] = []  # records of the finished epochs
         self.step = 0  # steps taken in the current epoch
+        self.prepared = 0  # passes over the training set before the first step
 
     def join_processes(self) -> None:
         """From now on, average gradients over the processes of the run."""
@@ -120,11 +121,11 @@ class Training:
     def progress(self) -> Progress:
         """The progress of the run, for a checkpoint."""
         average = {} if self.average is None else self.average.values
-        return Progress(self.epochs, self.step, self.meters.sums, self.meters.counts, average)
+        return Progress(self.epochs, self.step, self.meters.sums, self.meters.counts, average, self.prepared)
 
     def restore(self, done: Progress) -> None:
         """Continue from this progress."""
-        self.epochs, self.step = done.epochs, done.step
+        self.epochs, self.step, self.prepared = done.epochs, done.step, done.prepared
         self.meters = Meters(self.device)
         self.meters.sums = {name: value.to(self.device) for name, value in done.sums.items()}
         self.meters.counts = dict(done.counts)

@@ -144,7 +144,7 @@ class Trainer:
         used_protocol = protocol(
             self.cfg, self.data, self._teacher_record(), self.training.device, in_words(self.optimizer)
         )
-        self.prepare()
+        self.prepare(saver)
         if overhead := self.distiller.overhead(self.data.image_shape):
             print(overhead, flush=True)
         logs = RunLogs(self.cfg, saver.run, run_name(self.cfg), purge_step=len(self.training.epochs) + 1)
@@ -158,20 +158,32 @@ class Trainer:
         with broadcasts_refused():
             return train_epoch(self.training, epoch)
 
-    def prepare(self) -> None:
+    def prepare(self, saver: Saver | None = None) -> None:
         """Prepare for the first step: check the batch sizes, and let the method pass over the training set."""
-        run, loader = self.training, self.data.train
+        run = self.training
         self._refuse_small_batches()
         if self.data.test.num_samples < world_size():
             raise ConfigError(f"{world_size()} processes share {self.data.test.num_samples} test images: use fewer")
         self._try_evaluation()
         # A resumed run has what `prepare` measured in its state
         if not run.epochs and not run.step:
-            for part in self.distiller.hooked():
-                part.prepare(Epoch(loader, 0))
+            self._pass_over_data(saver)
         run.join_processes()
         if self.cache is not None and self.cfg.DISTILLER.LOGITS_CACHE_FILL == "first":
             self._fill(self.cache)
+
+    def _pass_over_data(self, saver: Saver | None) -> None:
+        """The passes that method and teacher make before the first step; a state is saved after each of several."""
+        run = self.training
+        passes = [(part, epoch) for part in self.distiller.hooked() for epoch in range(1 - part.passes, 1)]
+        for part, epoch in passes[run.prepared :]:
+            part.prepare(Epoch(self.data.train, epoch))
+            run.prepared += 1
+            if part.passes > 1 and saver is not None:
+                saver.save(run.progress())
+                saver.status("running", run.progress())
+                if stop := self.requests.poll_stop():
+                    raise Stopped(stop, f"after pass {run.prepared} before the first epoch")
 
     def _try_evaluation(self) -> None:
         """PluginError if the logits to evaluate do not have the right shape; on a black image, before any training."""
