@@ -1,15 +1,21 @@
 """FT: match factors; the teacher's come from an autoencoder of its map (Kim et al., 2018, arXiv:1802.04977)."""
 
 import itertools
+from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import AT_LEAST_ONE, Limit
-from ..losses import Terms, distillation
+from ..config.limits import AT_LEAST_ONE, POSITIVE, Limit
+from ..distributed import all_reduce
+from ..errors import DivergedError
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, weights
+
+# Of the paraphraser's training: the defaults of RepDistiller's train_student.py
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
 
 def factor_map(factor: Tensor) -> Tensor:
@@ -18,48 +24,88 @@ def factor_map(factor: Tensor) -> Tensor:
 
 
 def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean absolute difference of the factor maps of (B, C, H, W), (B, C', H', W'), as in RepDistiller."""
+    """Mean absolute difference of the factor maps of (B, C, H, W), (B, C', H', W') (RepDistiller b84f547, FT.py:16-30).
+
+    The authors' code (Factor-Transfer-pytorch 19cce26) normalises the factor itself, at a weight of 500.
+    """
     s, t = same_size(student, teacher)
     return F.l1_loss(factor_map(s), factor_map(t))
 
 
-def _layers(channels: list[int]) -> nn.Sequential:
-    """3x3 convolutions with these widths, each with BatchNorm and leaky ReLU."""
+def _layers(channels: list[int], layer: type[nn.Conv2d | nn.ConvTranspose2d], *, norm: bool) -> nn.Sequential:
+    """3x3 convolutions with these widths, each with leaky ReLU, with BatchNorm before it if `norm`."""
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(channels):
-        layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.1)]
+        layers += [layer(a, b, 3, padding=1), *([nn.BatchNorm2d(b)] if norm else []), nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)
+
+
+class Paraphraser(nn.Module):
+    """The autoencoder of the teacher's map, without BatchNorm: (B, C, H, W) -> its reconstruction."""
+
+    def __init__(self, channels: int, factor: int):
+        super().__init__()
+        self.encoder = _layers([channels, channels, factor, factor], nn.Conv2d, norm=False)
+        self.decoder = _layers([factor, factor, channels, channels], nn.ConvTranspose2d, norm=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))
 
 
 @DISTILLERS.register("FT")
 class FT(FeatureDistiller):
     """Cross-entropy, and `ft_loss` on the last maps: translator (student) against paraphraser (teacher).
 
-    The paraphraser learns to reconstruct the teacher's map during the first INIT_EPOCHS epochs, jointly with the
-    student instead of before it, by a separate term; its factors are targets, so the student's term never trains it.
+    The paraphraser learns to reconstruct the teacher's map in INIT_EPOCHS epochs before the first one of the student,
+    by SGD at the constant rate INIT_LR (RepDistiller b84f547, helper/pretrain.py), and is frozen afterwards.
     """
 
-    config = CN({"RATE": 0.5, "INIT_EPOCHS": 30, "LOSS": weights(1.0, 200.0)})
-    limits = {**WEIGHT_LIMITS, "RATE": Limit("in (0, 1]", lambda v: 0 < v <= 1), "INIT_EPOCHS": AT_LEAST_ONE}
+    config = CN({"RATE": 0.5, "INIT_EPOCHS": 30, "INIT_LR": 0.01, "LOSS": weights(1.0, 200.0)})
+    limits = {
+        **WEIGHT_LIMITS, "RATE": Limit("in (0, 1]", lambda v: 0 < v <= 1), "INIT_EPOCHS": AT_LEAST_ONE,
+        "INIT_LR": POSITIVE,
+    }  # fmt: skip
 
     def __init__(
-        self, student: StagedModel, teacher: TeacherLike, *, rate: float, init_epochs: int, ce_weight: float,
-        feat_weight: float, image_shape: ImageShape = (3, 32, 32),
+        self, student: StagedModel, teacher: TeacherLike, *, rate: float, init_epochs: int, init_lr: float,
+        ce_weight: float, feat_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
-        self.init_epochs = init_epochs
+        if any(p.requires_grad for p in self.teacher_network.parameters()):
+            raise ValueError(
+                f"FT trains its paraphraser on the path {self.path!r} before the first step, and the path is trained "
+                "with the student: select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`"
+            )
+        self.passes, self.init_lr = init_epochs, init_lr
         s, t = (feature_shapes(network, image_shape).feats[-1][0] for network in (student, self.teacher_network))
-        factor = max(1, round(t * rate))
-        self.encoder, self.decoder = _layers([t, t, factor, factor]), _layers([factor, factor, t, t])
-        self.translator = _layers([s, s, factor, factor])
+        factor = max(1, int(t * rate))
+        self.paraphraser = Paraphraser(t, factor).requires_grad_(False)
+        self.momenta = nn.ParameterList(map(torch.zeros_like, self.paraphraser.parameters())).requires_grad_(False)
+        self.translator = _layers([s, s, factor, factor], nn.Conv2d, norm=True)
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """One epoch of the paraphraser's training, by the mean squared error of its reconstructions."""
+        own = list(self.paraphraser.requires_grad_().parameters())
+        errors, samples, epoch = [], 0, 0
+        for batch in batches:
+            feature = self.teacher(batch)[self.path].features["feats"][-1]
+            loss = F.mse_loss(self.paraphraser(feature), feature) * (len(batch.target) / batch.size)
+            self._step(own, torch.autograd.grad(loss, own))
+            errors.append(loss.detach() * batch.size)
+            samples, epoch = samples + batch.size, batch.epoch
+        self.paraphraser.requires_grad_(False)
+        mean = all_reduce(torch.stack(errors).sum()).item() / samples
+        if not mean < float("inf"):
+            raise DivergedError(f"FT: the paraphraser's error is {mean}; lower FT.INIT_LR (now {self.init_lr})")
+        print(f"FT: paraphraser, epoch {self.passes + epoch}/{self.passes}: error {mean:.4g}", flush=True)
+
+    @torch.no_grad()
+    def _step(self, own: list[nn.Parameter], gradients: Iterable[Tensor]) -> None:
+        """One step of SGD; its momenta are in the state of the run, unlike those of an optimiser made here."""
+        for weight, momentum, gradient in zip(own, self.momenta, gradients, strict=True):
+            momentum.mul_(MOMENTUM).add_(all_reduce(gradient)).add_(weight, alpha=WEIGHT_DECAY)
+            weight.sub_(momentum, alpha=self.init_lr)
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        factor = self.encoder(teacher.features["feats"][-1])
-        return ft_loss(self.translator(student.features["feats"][-1]), factor.detach())
-
-    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        terms = super().losses(student, teacher, batch)
-        if batch.epoch <= self.init_epochs:
-            feature = teacher.features["feats"][-1]
-            terms["paraphrase"] = distillation(F.mse_loss(self.decoder(self.encoder(feature)), feature))
-        return terms
+        factor = self.paraphraser.encoder(teacher.features["feats"][-1])
+        return ft_loss(self.translator(student.features["feats"][-1]), factor)

@@ -23,7 +23,7 @@ KINDS = {
     "ensemble": ("DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS", "[resnet20, resnet14]"),
 }
 MEMBERS = ("DISTILLER.PATHS", "{teacher1: 1.0, teacher2: 0.5, teacher3: 0.5}")
-FROZEN_PATHS_ONLY = ("SIMKD", "KDPP")
+FROZEN_PATHS_ONLY = ("SIMKD", "KDPP", "FT")
 TAUGHT = sorted(name for name, method in DISTILLERS.items() if method.needs_teacher)
 
 
