@@ -47,8 +47,9 @@ def _relation(a: Tensor, b: Tensor) -> Tensor:
 def kdsvd_loss(student: list[Tensor], teacher: list[Tensor], k: int) -> Tensor:
     """Squared difference of the relations between consecutive stages, summed, over the batch; lists of (B, C, H, W).
 
-    The vectors are over channels, as in the paper, if student and teacher are equally wide in every stage; otherwise
-    over the positions of the smaller map, which both networks have.
+    The vectors are over channels, as in the paper and in RepDistiller (b84f547, KDSVD.py), if student and teacher are
+    equally wide in every stage; otherwise over the positions of the smaller map, which both networks have, a rule of
+    this package. mdistiller takes them over the columns of the image, which gives other values.
     """
     over_channels = all(s.shape[1] == t.shape[1] for s, t in zip(student, teacher, strict=True))
     batch, loss, before = student[0].shape[0], student[0].new_zeros(()), None

@@ -10,7 +10,11 @@ from .logit import LogitDistiller, logit_node
 
 @DISTILLERS.register("TAKD")
 class TAKD(LogitDistiller):
-    """Cross-entropy, and `kd_loss` with the last of DISTILLER.ASSISTANTS; without assistants, with the teacher."""
+    """Cross-entropy, and `kd_loss` with the last of DISTILLER.ASSISTANTS; without assistants, with the teacher.
+
+    The authors' code (Teacher-Assistant-Knowledge-Distillation 0f8168f, train.py:87-99) takes the mean over batch AND
+    classes: its lambda is KD_WEIGHT lambda / classes and CE_WEIGHT 1 - lambda here.
+    """
 
     config = logit_node(4.0, ce=0.1, kd=0.9)
     removed = {"ASSISTANTS": Removed([], "DISTILLER.ASSISTANTS")}

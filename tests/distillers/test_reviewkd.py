@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.distillers.reviewkd import AttentionFusion, hcl_loss
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
@@ -52,3 +53,12 @@ def test_stated_shapes_are_checked_against_the_networks(words, message):
     with pytest.raises(ConfigError, match=message):
         tiny_distiller("REVIEWKD", *words)
     tiny_distiller("REVIEWKD", "REVIEWKD.SHAPES", "[1, 2, 4, 8]")
+
+
+def test_the_released_recipe_is_a_config():
+    """ReviewKD cede6ea, CIFAR-100/train.py:23-27, 168-178, script/reviewKD.sh."""
+    cfg = load_cfg("cifar100/reviewkd/as_released")
+    solver = cfg.SOLVER
+    assert (solver.LR, solver.BATCH_SIZE, solver.WEIGHT_DECAY, solver.EPOCHS) == (0.1, 128, 5e-4, 240)
+    assert (list(solver.LR_DECAY_STAGES), solver.LR_DECAY_RATE, solver.NESTEROV) == ([150, 180, 210], 0.1, True)
+    assert (cfg.REVIEWKD.REVIEWKD_WEIGHT, cfg.REVIEWKD.WARMUP_EPOCHS) == (5.0, 20)
