@@ -177,4 +177,5 @@ def test_a_signal_ends_a_run_after_an_epoch_of_the_paraphraser(tmp_path, monkeyp
 def test_the_rate_of_a_pair_is_that_of_repdistiller(pair, rate):
     """helper/pretrain.py:22-27: 0.01 for ResNets and WRNs, else the student's, which is 0.01 but for VGG."""
     node = load_cfg(f"cifar100/ft/{pair}").FT
-    assert (node.INIT_EPOCHS, node.INIT_LR) == (30, rate)
+    assert node.INIT_EPOCHS == 30
+    assert node.INIT_LR == rate
