@@ -16,6 +16,7 @@ from ..losses.sharded import over_processes
 from ..losses.term import checked, checking
 from ..models import StagedModel
 from ..models.output import Output, as_output, autocast
+from ..models.statistics import batch_statistics
 from ..teachers import ORIGINAL, Frozen, Teacher, TeacherPath
 from ..teachers.hooked import Hooked
 
@@ -135,6 +136,7 @@ class Distiller(Method):
     """
 
     needs_teacher = True
+    teacher_batch_statistics: bool = False  # whether a frozen teacher's BatchNorm uses those of the batch, in training
     matches_one_path: ClassVar[bool] = True  # False if `terms` selects its paths itself
     teacher_kind: ClassVar[str] = ""  # the kind of teacher that the method requires, if any
     builds_teacher: ClassVar[bool] = False  # True if its section has that kind's keys and its constructor builds it
@@ -179,7 +181,12 @@ class Distiller(Method):
 
     def matched_output(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Output:
         """The output of the matched path, detached."""
-        return checked_output(paths, self.path, type(self.teacher), student).detach()
+        where = type(self.teacher)
+        if self.training and self.teacher_batch_statistics and self.teacher_network in self.frozen():
+            # Not from `paths`, which other methods of a list match, with the running statistics
+            with batch_statistics(self.teacher_network):
+                return checked_output(self.teacher(batch), self.path, where, student).detach()
+        return checked_output(paths, self.path, where, student).detach()
 
     def teacher_terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         """The terms that train the teacher's own modules."""

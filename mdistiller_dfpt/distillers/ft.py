@@ -33,10 +33,10 @@ def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _layers(channels: list[int], layer: type[nn.Conv2d | nn.ConvTranspose2d], *, norm: bool) -> nn.Sequential:
-    """3x3 convolutions with these widths, each with leaky ReLU, with BatchNorm before it if `norm`."""
+    """3x3 convolutions with these widths, each with leaky ReLU, and if `norm` with BatchNorm, which removes a bias."""
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(channels):
-        layers += [layer(a, b, 3, padding=1), *([nn.BatchNorm2d(b)] if norm else []), nn.LeakyReLU(0.1)]
+        layers += [layer(a, b, 3, padding=1, bias=not norm), *([nn.BatchNorm2d(b)] if norm else []), nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)
 
 

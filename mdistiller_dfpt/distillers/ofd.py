@@ -1,14 +1,11 @@
 """OFD: match preactivations above a margin (Heo et al., 2019, arXiv:1904.01866)."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config.limits import AT_LEAST_ONE
 from ..distributed import all_reduce
-from ..models.statistics import batch_statistics
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, stage_pairs, weights
 
@@ -62,12 +59,13 @@ class Margin(nn.Module):
 class OFD(FeatureDistiller):
     """Cross-entropy and `ofd_loss` over the stages; each stage has half the weight of the next.
 
-    In training a frozen teacher's BatchNorm uses the statistics of the batch (of this process's part of it), as the
-    student's connectors do, and as in the authors' code (train_with_distillation.py:75) and mdistiller's. Unlike there,
-    its running statistics do not change. A path that is trained with the student has those that its kind sets.
+    In training a frozen teacher's BatchNorm uses the statistics of the batch, as the student's connectors do, and as in
+    the authors' code (train_with_distillation.py:75) and mdistiller's; unlike there, its running ones do not change. A
+    path that is trained with the student has the statistics that its kind of teacher sets.
     """
 
     config = CN({"LOSS": weights(1.0, 1e-3), "CONNECTOR": CN({"KERNEL_SIZE": 1})})
+    teacher_batch_statistics = True
     limits = {**WEIGHT_LIMITS, "CONNECTOR.KERNEL_SIZE": AT_LEAST_ONE}
 
     def __init__(
@@ -81,13 +79,6 @@ class OFD(FeatureDistiller):
         pairs = stage_pairs(mine, its)
         self.connectors = nn.ModuleList(_connector(s[0], t[0], connector_kernel_size) for s, t in pairs)
         self.margins = nn.ModuleList(Margin(t[0]) for _, t in pairs)
-
-    def matched_output(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Output:
-        if not self.training or self.teacher_network not in self.teacher.frozen():
-            return super().matched_output(student, paths, batch)
-        # Not from `paths`, which other methods of a list match, with the running statistics
-        with batch_statistics(self.teacher_network):
-            return super().matched_output(student, self.teacher(batch), batch)
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = stage_pairs(student.features["preact_feats"], teacher.features["preact_feats"])

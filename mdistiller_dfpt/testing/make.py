@@ -18,6 +18,7 @@ from ..data import Batch
 from ..distillers import Distiller, Method, build_distiller
 from ..distillers.base import TeacherLike
 from ..distillers.choice import choice
+from ..distributed import rank, world_size
 from ..errors import ConfigError
 from ..interop.plugins import load_cfg
 from ..losses.term import total
@@ -115,11 +116,15 @@ def with_values(cls: type[T], values: Mapping[str, Any]) -> type[T]:
 
 
 def prepare(method: Method, batch: Batch | None = None) -> None:
-    """The loop's calls before the first step; by default `tiny_batch()` is the training set."""
+    """The loop's calls before the first step; the training set is this batch, by default `tiny_batch()`.
+
+    The processes of a run share it.
+    """
     batch = tiny_batch() if batch is None else batch
+    own = batch.rows(slice(rank(), None, world_size()), total=len(batch.target))
     for part in method.hooked():
         for epoch in range(1 - part.passes, 1):
-            part.prepare([replace(batch, epoch=epoch)])
+            part.prepare([replace(own, epoch=epoch)])
 
 
 def take_steps(method: Method, steps: int, lr: float = 0.05, epoch: int = 1) -> list[float]:

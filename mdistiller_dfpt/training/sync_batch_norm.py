@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..distillers import Method
+from ..distillers import Distiller, Method
 from ..distributed import all_reduce
 
 
@@ -50,6 +50,8 @@ class SummedBatchNorm(nn.modules.batchnorm._BatchNorm):
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         """Update the running statistics, if there are any; without a momentum they are averages over all steps."""
+        if not self.track_running_stats:
+            return
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -68,8 +70,13 @@ def _summed(norm: nn.modules.batchnorm._BatchNorm) -> SummedBatchNorm:
 
 
 def with_synchronised_batch_norm(distiller: Method, device: torch.device) -> Method:
-    """The distiller with synchronised BatchNorm; its state_dict keys and its frozen networks do not change."""
-    frozen = {id(module) for network in distiller.frozen() for module in network.modules()}
+    """The distiller with synchronised BatchNorm; its state_dict keys and its frozen networks do not change.
+
+    But those whose BatchNorm uses the statistics of the batch get it too.
+    """
+    distillers = [part for part in distiller.modules() if isinstance(part, Distiller)]
+    in_batches = [part.teacher_network for part in distillers if part.teacher_batch_statistics]
+    frozen = {id(m) for network in distiller.frozen() if network not in in_batches for m in network.modules()}
     convert = nn.SyncBatchNorm.convert_sync_batchnorm if device.type == "cuda" else _summed
     converted: dict[int, nn.Module] = {}
     # With duplicates, so that a layer used in several places is replaced in each, by a single one
