@@ -1,7 +1,7 @@
 """CAT-KD: match class activation maps (Guo et al., 2023, CVPR, "Class Attention Transfer")."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
@@ -10,12 +10,13 @@ from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, weights
 
 
-def class_activation_map(feature: Tensor, classifier: nn.Linear) -> Tensor:
-    """The classifier's logits at each position of the map that it pools; (B, C, H, W) -> (B, classes, H, W).
+def class_activation_map(feature: Tensor, weight: Tensor) -> Tensor:
+    """The classifier's weights (classes, C) at each position of the map that it pools; -> (B, classes, H, W).
 
-    Their mean over the positions is the network's logits.
+    Its mean over the positions is the logits without the bias, which tells no position from another: a map with it
+    would differ between two networks that look at the same place.
     """
-    return F.conv2d(feature, classifier.weight[:, :, None, None], classifier.bias)
+    return F.conv2d(feature, weight[:, :, None, None])
 
 
 def catkd_loss(student: Tensor, teacher: Tensor, resolution: int, normalize: bool) -> Tensor:
@@ -30,7 +31,7 @@ def catkd_loss(student: Tensor, teacher: Tensor, resolution: int, normalize: boo
 class CATKD(FeatureDistiller):
     """Cross-entropy and `catkd_loss`."""
 
-    config = CN({"CAM_RESOLUTION": 2, "NORMALIZE": False, "LOSS": weights(1.0, 1.0)})
+    config = CN({"CAM_RESOLUTION": 2, "NORMALIZE": True, "LOSS": weights(1.0, 400.0)})
     limits = {**WEIGHT_LIMITS, "CAM_RESOLUTION": AT_LEAST_ONE}
 
     def __init__(
@@ -41,7 +42,7 @@ class CATKD(FeatureDistiller):
         self.arguments = (cam_resolution, normalize)
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        own = class_activation_map(student.features["head_map"], self.student.classifier_layer)
+        own = class_activation_map(student.features["head_map"], self.student.classifier_layer.weight)
         with torch.no_grad():  # a teacher may train its classifier, but this term must not
-            target = class_activation_map(teacher.features["head_map"], self.teacher_network.classifier_layer)
+            target = class_activation_map(teacher.features["head_map"], self.teacher_network.classifier_layer.weight)
         return catkd_loss(own, target, *self.arguments)

@@ -28,6 +28,10 @@ def standardized(logits: Tensor) -> Tensor:
 
 
 def pearson_distance(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
-    """One minus the correlation of the rows, averaged; (N, M), (N, M) -> ()."""
+    """One minus the correlation of the rows, averaged; (N, M), (N, M) -> ().
+
+    `eps` is added to the product of the norms, so rows of almost constant probabilities, such as those of classes that
+    are absent from a batch, count little.
+    """
     a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
-    return 1 - torch.cosine_similarity(a, b, dim=1, eps=eps).mean()
+    return 1 - ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + eps)).mean()

@@ -14,7 +14,9 @@ class TwoMomentaSGD(torch.optim.Optimizer):
     """SGD with one momentum buffer for the labels' gradient and one for that of the distillation terms (algorithm 1).
 
     v_ce = g_ce + (momentum - delta) v_ce,  v_kd = g_kd + (momentum + delta) v_kd,  w -= lr (v_ce + v_kd);
-    weight decay is part of g_ce. With delta 0 this is SGD.
+    weight decay is part of g_ce. A parameter that only one kind of terms reaches in a step, such as the classifier
+    under a feature loss, has one gradient: it gets `momentum` itself, and weight decay. With delta 0 this is SGD.
+    Source: megvii-research/mdistiller a08d46f, mdistiller/engine/dot.py:15-49.
     """
 
     found_inf: Tensor | None = None  # () bool, set by the guard on a GPU: skip the update, without synchronising
@@ -62,17 +64,7 @@ class TwoMomentaSGD(torch.optim.Optimizer):
                 # A parameter that no term reaches gets no weight decay either, as in PyTorch's SGD
                 if p.grad is None and p not in self._distilled:
                     continue
-                state = self.state[p]
-                task = torch.zeros_like(p) if p.grad is None else p.grad
-                task = task.add(p, alpha=group["weight_decay"])
-                distilled = self._distilled.get(p)
-                distilled = torch.zeros_like(p) if distilled is None else distilled
-                # Momentum: each gradient accumulates in its own buffer
-                moves = [
-                    _momentum(state, "task", task, group["momentum"] - group["delta"]),
-                    _momentum(state, "distilled", distilled, group["momentum"] + group["delta"]),
-                ]
-                update = moves[0] + moves[1]
+                update = _update(self.state[p], p, self._distilled.get(p), group)
                 if self.found_inf is not None:
                     update = torch.where(self.found_inf.bool(), torch.zeros_like(update), update)
                 p.sub_(update, alpha=group["lr"])
@@ -99,6 +91,20 @@ def backward_by_kind(
     if labels:
         total(labels).backward()
         exchange()
+
+
+def _update(state: dict[str, Any], p: Tensor, distilled: Tensor | None, group: dict[str, Any]) -> Tensor:
+    """The sum of a parameter's momentum buffers, after each has taken in its gradient; at least one gradient is set."""
+    delta = group["delta"] if p.grad is not None and distilled is not None else 0.0
+    moves = []
+    if p.grad is not None:
+        task = p.grad.add(p, alpha=group["weight_decay"])
+        moves.append(_momentum(state, "task", task, group["momentum"] - delta))
+    if distilled is not None:
+        if p.grad is None and "distilled" in state:  # the reference decays such a parameter from its second step on
+            distilled = distilled.add(p, alpha=group["weight_decay"])
+        moves.append(_momentum(state, "distilled", distilled, group["momentum"] + delta))
+    return moves[0] if len(moves) == 1 else moves[0] + moves[1]
 
 
 def _momentum(state: dict[str, Any], name: str, gradient: Tensor, momentum: float) -> Tensor:

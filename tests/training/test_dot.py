@@ -77,12 +77,32 @@ def test_momenta_outside_zero_to_one_are_refused():
         Trainer(tiny_cfg(*words), tiny_distiller("KD"), tiny_data())
 
 
-def test_a_step_without_distillation_terms_uses_no_gradient_of_the_step_before():
-    """A gradient of 1 of the labels in both steps at momentum 0.25, of 8 in the first alone at momentum 0.75."""
+def test_a_step_without_distillation_terms_is_sgd_with_the_momentum_itself():
+    """A gradient of 1 of the labels in both steps, of 8 in the first alone; the second step has momentum 0.5."""
     w = torch.nn.Parameter(torch.zeros(()))
     optimizer = TwoMomentaSGD([w], lr=1.0, momentum=0.5, delta=0.25, weight_decay=0.0)
     for terms in ({"ce": label(w), "kd": distillation(w, 8.0)}, {"ce": label(w)}):
         optimizer.zero_grad()
         backward_by_kind(terms, optimizer, lambda: None, lambda: None)
         optimizer.step()
-    assert w.item() == pytest.approx(-(1 + 8) - (1 * 1.25 + 8 * 0.75))
+    assert w.item() == pytest.approx(-(1 + 8) - 1 * 1.5)
+
+
+def test_a_parameter_that_one_kind_of_terms_reaches_is_trained_by_sgd():
+    """The classifier under a feature loss, and a method's own layers: SOLVER.MOMENTUM, and weight decay once."""
+    values = normal(1, (3, 5))
+    ours, theirs = ([torch.nn.Parameter(row.clone()) for row in values] for _ in range(2))
+    dot = TwoMomentaSGD(ours, lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.01)
+    sgd = torch.optim.SGD([{"params": theirs[:2], "weight_decay": 0.01}, {"params": theirs[2:]}], lr=0.1, momentum=0.9)
+    for step in range(4):
+        dot.zero_grad()
+        terms = {"ce": label((ours[0] * 3).sum()), "kd": distillation((ours[1] * 2).sum())}
+        backward_by_kind(terms, dot, lambda: None, lambda: None)
+        dot.step()
+        sgd.zero_grad()
+        ((theirs[0] * 3).sum() + (theirs[1] * 2).sum()).backward()
+        if step == 0:  # no weight decay in its first step, as in the reference
+            theirs[1].grad.sub_(theirs[1].detach(), alpha=0.01)
+        sgd.step()
+    for mine, its in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, its)
