@@ -86,7 +86,10 @@ class Files(Dataset):
         # The view is a function of (seed, epoch, index), independent of the worker
         with seeded(index, self.seed, epoch, stream=3):
             view = tf.pil_to_tensor(self.transform(image))
-        return view, strong_view(view, index, self.seed, epoch) if self.strong else None, index
+        if not self.strong:
+            return view, None, index
+        with seeded(index, self.seed, epoch, stream=5):  # with a crop and flip of its own
+            return view, tf.pil_to_tensor(strong_view(self.transform(image))), index
 
 
 Decoded = tuple[Tensor | None, Tensor | None, Tensor, list[Fault]]

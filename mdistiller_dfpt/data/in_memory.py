@@ -33,9 +33,12 @@ class ImageSet(NamedTuple):
 Views = tuple[Tensor, Tensor, Tensor]
 
 
-def draw_views(index: Tensor, seed: int, epoch: int, pad: int, flip: bool) -> Views:
-    """The view of each sample in this epoch: offsets dy, dx in 0..2*pad, and whether it is flipped; each (B,)."""
-    bits = random_bits(index, seed, epoch, stream=2)
+def draw_views(index: Tensor, seed: int, epoch: int, pad: int, flip: bool, *, strong: bool = False) -> Views:
+    """The view of each sample in this epoch: offsets dy, dx in 0..2*pad, and whether it is flipped; each (B,).
+
+    `strong`: those of the strongly augmented view, which are drawn independently.
+    """
+    bits = random_bits(index, seed, epoch, stream=6 if strong else 2)
     positions = 2 * pad + 1
     dy, dx = bits % positions, (bits >> 20) % positions
     mirrored = ((bits >> 40) & 1).bool() if flip else torch.zeros_like(bits, dtype=torch.bool)
@@ -85,12 +88,16 @@ class InMemoryLoader(Loader):
         index, views = shard.index, None
         if drawn is not None:
             views = drawn[0][index], drawn[1][index], drawn[2][index]
-        image = self._cropped(index, views)
-        second = self.normalised(strong_views(image, index, self.seed, shard.epoch)) if strong else None
+        image = self.normalised(self._cropped(index, views))
+        second = self._strong(index, shard.epoch) if strong else None
         view = None if views is None else self._number(views)
-        return Batch(
-            self.normalised(image), self.labels[index], index, shard.epoch, shard.step, second, shard.total, view
-        )
+        return Batch(image, self.labels[index], index, shard.epoch, shard.step, second, shard.total, view)
+
+    def _strong(self, index: Tensor, epoch: int) -> Tensor:
+        """The strongly augmented views of the samples at `index`, with a crop and flip of their own."""
+        recipe = self.recipe
+        views = draw_views(index, self.seed, epoch, recipe.pad, recipe.flip, strong=True) if self.train else None
+        return self.normalised(strong_views(self._cropped(index, views), index, self.seed, epoch))
 
     def images_in(self, index: Tensor, view: Tensor) -> Tensor:
         """The given samples (B,) in the given views (B,); (B, 3, H, W) float."""

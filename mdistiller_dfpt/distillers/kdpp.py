@@ -25,14 +25,31 @@ def nd_loss(student: Tensor, teacher: Tensor, direction: Tensor) -> Tensor:
     return (1 - along / norm).mean()
 
 
+def embedding_projector(student: int, teacher: int) -> nn.Module:
+    """The student's pooled feature in the teacher's width: (B, student) -> (B, teacher); unchanged where they agree.
+
+    BatchNorm comes first: after the linear layer it would fix the norm of the embedding, which `nd_loss` is about.
+    Source: WangYZ1608/Knowledge-Distillation-via-ND fc6f3f9, CIFAR/Models/embtrans_cifar.py:10-46.
+    """
+    if student == teacher:
+        return nn.Identity()
+    linear = nn.Linear(student, teacher)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.BatchNorm1d(student), nn.Dropout(0.5), linear)
+
+
 @DISTILLERS.register("KDPP")
 class KDPP(Distiller):
-    """Cross-entropy, `kd_loss` and `nd_loss`; the student's pooled feature is projected to the teacher's width."""
+    """Cross-entropy, `kd_loss`, and `nd_loss` of the student's projected embedding.
+
+    Over the first epochs the weight of KD rises linearly, from 0 in the first one: the authors count epochs from 0
+    (CIFAR/train_cifar_kd.py:50-56). The weight of `nd_loss` is constant.
+    """
 
     config = CN(
         {
             "TEMPERATURE": 4.0,
-            "WARMUP_EPOCHS": 20,  # of the distillation terms
+            "WARMUP_EPOCHS": 20,  # of KD; its weight is 0 in the first epoch
             "LOSS": CN({"CE_WEIGHT": 1.0, "KD_WEIGHT": 1.0, "ND_WEIGHT": 2.0}),
         }
     )
@@ -40,7 +57,7 @@ class KDPP(Distiller):
         "TEMPERATURE": POSITIVE, "WARMUP_EPOCHS": NOT_NEGATIVE,
         **dict.fromkeys(("LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT", "LOSS.ND_WEIGHT"), NOT_NEGATIVE),
     }  # fmt: skip
-    min_batch = 2  # BatchNorm over the embedding
+    min_batch = 2  # BatchNorm over the embedding, where the widths differ
     directions: Tensor  # (classes, D), a buffer
 
     def __init__(
@@ -56,7 +73,7 @@ class KDPP(Distiller):
         self.temperature, self.warmup_epochs = temperature, warmup_epochs
         self.ce_weight, self.kd_weight, self.nd_weight = ce_weight, kd_weight, nd_weight
         s, t = (feature_shapes(network, image_shape) for network in (student, self.teacher_network))
-        self.projector = nn.Sequential(nn.Linear(s.pooled, t.pooled), nn.BatchNorm1d(t.pooled))
+        self.projector = embedding_projector(s.pooled, t.pooled)
         self.register_buffer("directions", torch.zeros(t.classes, t.pooled))
 
     @torch.no_grad()
@@ -70,11 +87,11 @@ class KDPP(Distiller):
         self.directions.copy_(F.normalize(all_reduce(total)))
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        warm = min(batch.epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
+        warm = min((batch.epoch - 1) / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
         embedding = self.projector(student.features["pooled_feat"])
         direction = self.directions[batch.target]
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
             "kd": distillation(kd_loss(student.logits, teacher.logits, self.temperature), warm * self.kd_weight),
-            "nd": distillation(nd_loss(embedding, teacher.features["pooled_feat"], direction), warm * self.nd_weight),
+            "nd": distillation(nd_loss(embedding, teacher.features["pooled_feat"], direction), self.nd_weight),
         }

@@ -20,22 +20,58 @@ def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (student @ student.T - teacher @ teacher.T).pow(2).sum() / student.shape[0]
 
 
+def share_up_to_median(values: Tensor) -> Tensor:
+    """The share of the values (N,) that are at most their median, (): 1/2 for an even N, (N + 1) / 2N for an odd one.
+
+    More if several values equal the median.
+    """
+    return (values <= values.quantile(0.5)).to(values.dtype).mean()
+
+
 def mlld_loss(student: Tensor, teacher: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """Sum over the temperatures of `kd_loss`, and `gram_loss` over samples and over classes; (B, C), (B, C) -> ()."""
+    """The three levels on one view, summed over the temperatures; (B, C), (B, C) -> ().
+
+    Level of instances: `kd_loss`; of batch and of classes: `gram_loss` of samples and of classes. The paper masks out
+    samples that the teacher is sure of, and classes that it predicts often, both above the median. The authors' code
+    reduces a level to a scalar before it multiplies by the mask, so each is weighted by the share that is not masked.
+    Source: Jin-Ying/Multi-Level-Logit-Distillation 5ee473f, mdistiller/distillers/KD_ours.py:101-140, 164-185, 207-227.
+    """
+    probabilities = teacher.softmax(1)
+    unsure, rare = share_up_to_median(probabilities.amax(1)), share_up_to_median(probabilities.sum(0))
     loss = student.new_zeros(())
     for temperature in temperatures:
         s, t = ((logits / temperature).softmax(1) for logits in (student, teacher))
-        loss = loss + kd_loss(student, teacher, temperature) + gram_loss(s, t) + gram_loss(s.T, t.T)
+        loss = loss + unsure * (kd_loss(student, teacher, temperature) + gram_loss(s, t)) + rare * gram_loss(s.T, t.T)
     return loss
+
+
+def several_kd_loss(student: Tensor, teacher: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """`kd_loss` summed over the temperatures; (B, C), (B, C) -> ()."""
+    return sum((kd_loss(student, teacher, t) for t in temperatures), student.new_zeros(()))
+
+
+_ARE_TEMPERATURES = Limit("numbers > 0, at least one", lambda v: len(v) > 0 and all(t > 0 for t in v))
 
 
 @DISTILLERS.register("MLLD")
 class MLLD(Distiller):
-    """Cross-entropy and `mlld_loss`, each on a weakly and on a strongly augmented view of the batch."""
+    """Cross-entropy on a weak and on a strong view; `mlld_loss` on the weak view, `several_kd_loss` on the strong one.
 
-    config = CN({"TEMPERATURES": [4.0, 2.0, 3.0, 5.0, 6.0], "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9})})
+    These are the terms that the authors' code returns, and with which the published values were trained; in the paper
+    all levels act on both views. It computes KD on the strong view at STRONG_TEMPERATURES only: at the others of
+    TEMPERATURES it takes the weak view's logits a second time (KD_ours.py:142-162).
+    """
+
+    config = CN(
+        {
+            "TEMPERATURES": [4.0, 2.0, 3.0, 5.0, 6.0],
+            "STRONG_TEMPERATURES": [4.0, 3.0, 5.0],
+            "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9}),
+        }
+    )
     limits = {
-        "TEMPERATURES": Limit("numbers > 0, at least one", lambda v: len(v) > 0 and all(t > 0 for t in v)),
+        "TEMPERATURES": _ARE_TEMPERATURES,
+        "STRONG_TEMPERATURES": _ARE_TEMPERATURES,
         "LOSS.CE_WEIGHT": NOT_NEGATIVE,
         "LOSS.KD_WEIGHT": NOT_NEGATIVE,
     }
@@ -44,11 +80,13 @@ class MLLD(Distiller):
     couples_samples = True
 
     def __init__(
-        self, student: StagedModel, teacher: TeacherLike, *, temperatures: Sequence[float], ce_weight: float,
-        kd_weight: float,
+        self, student: StagedModel, teacher: TeacherLike, *, temperatures: Sequence[float],
+        strong_temperatures: Sequence[float], ce_weight: float, kd_weight: float,
     ):  # fmt: skip
         super().__init__(student, teacher)
-        self.temperatures, self.ce_weight, self.kd_weight = tuple(temperatures), ce_weight, kd_weight
+        self.temperatures, self.strong_temperatures = tuple(temperatures), tuple(strong_temperatures)
+        self.repeated = tuple(t for t in temperatures if t not in strong_temperatures)
+        self.ce_weight, self.kd_weight = ce_weight, kd_weight
 
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         if batch.strong is None:
@@ -63,9 +101,13 @@ class MLLD(Distiller):
         return over_processes(self._both_views, student, views, batch, couples_samples=True)
 
     def _both_views(self, student: Output, views: Mapping[str, Output], batch: Batch) -> Terms:
-        terms: Terms = {}
-        for name, s in (("", student), ("_strong", views["student_strong"])):
-            t = views["teacher" + name]
-            terms["ce" + name] = label(F.cross_entropy(s.logits, batch.target), self.ce_weight)
-            terms["kd" + name] = distillation(mlld_loss(s.logits, t.logits, self.temperatures), self.kd_weight)
-        return terms
+        s, t = student.logits, views["teacher"].logits
+        s_strong, t_strong = views["student_strong"].logits, views["teacher_strong"].logits
+        weak = mlld_loss(s, t, self.temperatures) + several_kd_loss(s, t, self.repeated)
+        strong = several_kd_loss(s_strong, t_strong, self.strong_temperatures)
+        return {
+            "ce": label(F.cross_entropy(s, batch.target), self.ce_weight),
+            "ce_strong": label(F.cross_entropy(s_strong, batch.target), self.ce_weight),
+            "kd": distillation(weak, self.kd_weight),
+            "kd_strong": distillation(strong, self.kd_weight),
+        }

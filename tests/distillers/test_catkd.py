@@ -11,12 +11,12 @@ from ..golden import normal
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV2", "ResNet18"])
-def test_the_mean_of_a_class_activation_map_is_the_logit(name):
+def test_the_mean_of_a_class_activation_map_is_the_logit_without_the_bias(name):
     network = build_model(name, num_classes=7).eval()
     with torch.no_grad():
         logits, features = network(torch.randn(2, 3, 32, 32))
-        maps = class_activation_map(features["head_map"], network.classifier_layer)
-    torch.testing.assert_close(maps.mean((2, 3)), logits, rtol=1e-4, atol=1e-4)
+        maps = class_activation_map(features["head_map"], network.classifier_layer.weight)
+    torch.testing.assert_close(maps.mean((2, 3)), logits - network.classifier_layer.bias, rtol=1e-4, atol=1e-4)
 
 
 def test_normalised_maps_are_compared_only_by_direction():

@@ -11,7 +11,7 @@ from ..golden import normal
 def test_the_distance_is_invariant_to_positive_scale_and_shift_and_lies_in_zero_to_two():
     a, b = normal(1), normal(2)
     torch.testing.assert_close(pearson_distance(3 * a + 7, b), pearson_distance(a, b))
-    assert pearson_distance(a, a.clone()) < 1e-12
+    assert pearson_distance(a, a.clone()) < 1e-10  # eps is added to the norms
     torch.testing.assert_close(pearson_distance(a, -a), torch.tensor(2.0).double())
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mdistiller_dfpt.distillers.kdpp import nd_loss
+from mdistiller_dfpt.distillers.kdpp import embedding_projector, nd_loss
 from mdistiller_dfpt.testing import CLASSES, tiny_batch, tiny_distiller
 
 from ..golden import normal
@@ -32,8 +32,17 @@ def test_a_dead_embedding_has_a_finite_gradient():
     assert s.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("epochs", "epoch", "factor"), [(20, 1, 0.05), (20, 10, 0.5), (20, 30, 1.0), (0, 1, 1.0)])
-def test_the_distillation_terms_are_warmed_up_and_the_labels_are_not(epochs, epoch, factor):
+@pytest.mark.parametrize(("epochs", "epoch", "factor"), [(20, 1, 0.0), (20, 11, 0.5), (20, 30, 1.0), (0, 1, 1.0)])
+def test_kd_alone_is_warmed_up_from_zero_in_the_first_epoch(epochs, epoch, factor):
     _, terms = tiny_distiller("KDPP", "KDPP.WARMUP_EPOCHS", str(epochs))(tiny_batch(epoch=epoch))
     weights = {name: term.weight for name, term in terms.items()}
-    assert weights == pytest.approx({"ce": 1.0, "kd": factor, "nd": 2 * factor})
+    assert weights == pytest.approx({"ce": 1.0, "kd": factor, "nd": 2.0})
+
+
+def test_equal_widths_need_no_projector_and_others_have_a_norm_before_it():
+    assert not list(embedding_projector(8, 8).parameters())
+    projector = embedding_projector(8, 12)
+    assert [type(layer).__name__ for layer in projector] == ["BatchNorm1d", "Dropout", "Linear"]
+    assert projector[1].p == 0.5
+    assert not projector[2].bias.any()
+    assert projector(torch.randn(4, 8)).shape == (4, 12)
