@@ -4,16 +4,10 @@ import torch
 
 from mdistiller_dfpt.distillers.at import at_loss, attention_map
 
-from ..golden import check, normal
+from ..golden import normal
 
 STUDENT = [(8, 16, 16, 16), (8, 32, 8, 8), (8, 64, 4, 4)]
 TEACHER = [(8, 24, 16, 16), (8, 48, 8, 8), (8, 96, 4, 4)]
-
-
-def test_at_equals_the_reference_implementation():
-    student = [normal(10 + i, s, 1).requires_grad_() for i, s in enumerate(STUDENT)]
-    teacher = [normal(20 + i, s, 1) for i, s in enumerate(TEACHER)]
-    check("at_p2", at_loss(student, teacher, 2.0), student)
 
 
 def test_at_is_invariant_to_the_order_of_channels_and_to_scale():

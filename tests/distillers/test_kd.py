@@ -7,12 +7,7 @@ from torch.nn import functional as F
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
-from ..golden import check, normal
-
-
-def test_kd_equals_the_reference_implementation():
-    student, teacher = normal(1).requires_grad_(), normal(2)
-    check("kd_T4", kd_loss(student, teacher, 4.0), [student])
+from ..golden import normal
 
 
 def test_kd_is_zero_with_zero_gradient_when_logits_agree():

@@ -4,12 +4,7 @@ import torch
 
 from mdistiller_dfpt.distillers.pkt import neighbour_probability, pkt_loss
 
-from ..golden import check, normal
-
-
-def test_pkt_equals_the_reference_implementation():
-    student = normal(40, (8, 64), 1).requires_grad_()
-    check("pkt", pkt_loss(student, normal(41, (8, 96), 1)), [student])
+from ..golden import normal
 
 
 def test_pkt_is_invariant_to_each_samples_scale():

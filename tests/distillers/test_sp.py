@@ -4,12 +4,7 @@ import torch
 
 from mdistiller_dfpt.distillers.sp import similarity, sp_loss
 
-from ..golden import check, normal
-
-
-def test_sp_equals_the_reference_implementation():
-    student = normal(12, (8, 64, 4, 4), 1).requires_grad_()
-    check("sp", sp_loss(student, normal(22, (8, 96, 4, 4), 1)), [student])
+from ..golden import normal
 
 
 def test_sp_is_invariant_to_scale_and_to_rotations_of_the_feature_space():

@@ -1,7 +1,6 @@
 """Networks: keys and outputs against the golden values, the staged contract, any input size."""
 
 import json
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +11,12 @@ from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.models import MODELS, build_model
 from mdistiller_dfpt.testing import check_network
 
+from ..golden import golden_state
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 KEYS = json.loads((FIXTURES / "model_keys.json").read_text())
 OUTPUTS = json.loads((FIXTURES / "model_outputs.json").read_text())
 CIFAR = sorted(KEYS)
-
-
-def golden_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The weights behind the golden outputs; each entry depends only on its name."""
-    state = {}
-    for key, value in model.state_dict().items():
-        a = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(tuple(value.shape))
-        if key.endswith("running_var"):
-            a = 1 + 0.1 * np.abs(a)
-        elif key.endswith("num_batches_tracked"):
-            a = np.zeros(())
-        elif key.endswith("running_mean"):
-            a = 0.1 * a
-        elif value.dim() == 1:
-            a = 1 + 0.1 * a if key.endswith("weight") else 0.1 * a
-        else:
-            a = a * np.sqrt(2 / np.prod(value.shape[1:]))
-        state[key] = torch.as_tensor(a).to(value.dtype)
-    return state
 
 
 def test_every_golden_network_is_registered():
@@ -51,7 +33,7 @@ def test_state_dict_keys_and_shapes_are_those_in_circulation(name):
 @pytest.mark.parametrize("name", sorted(OUTPUTS))
 def test_outputs_equal_the_reference_implementation(name):
     model = build_model(name).double().eval()
-    model.load_state_dict(golden_weights(model))
+    model.load_state_dict(golden_state(model))
     image = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 32, 32)))
     with torch.no_grad():
         logits, features = model(image)
