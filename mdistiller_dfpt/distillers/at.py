@@ -1,4 +1,10 @@
-"""AT: match spatial attention maps (Zagoruyko & Komodakis, 2017, arXiv:1612.03928)."""
+"""AT: match spatial attention maps (Zagoruyko & Komodakis, 2017, arXiv:1612.03928).
+
+Code: szagoruyko/attention-transfer 893df54, utils.py:18-23; megvii-research/mdistiller a08d46f,
+mdistiller/distillers/AT.py.
+
+Differs: an odd P takes absolute values, as in the paper; mdistiller keeps the sign. P is 2 in every config.
+"""
 
 from torch import Tensor
 from torch.nn import functional as F

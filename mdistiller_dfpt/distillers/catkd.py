@@ -1,4 +1,9 @@
-"""CAT-KD: match class activation maps (Guo et al., 2023, CVPR, "Class Attention Transfer")."""
+"""CAT-KD: match class activation maps (Guo et al., 2023, CVPR, "Class Attention Transfer").
+
+Code: GzyAftermath/CAT-KD 4467073, mdistiller/distillers/CAT_KD.py:72-81, models/cifar/resnet.py:245.
+
+Differs: the student keeps the bias of its classifier; the authors' has none.
+"""
 
 import torch
 from torch import Tensor

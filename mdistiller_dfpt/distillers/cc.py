@@ -1,4 +1,9 @@
-"""CC: match differences of neighbouring samples (Peng et al., 2019, arXiv:1904.01802, as in RepDistiller)."""
+"""CC: match differences of neighbouring samples (Peng et al., 2019, arXiv:1904.01802, as in RepDistiller).
+
+Code: HobbitLong/RepDistiller b84f547, distiller_zoo/CC.py:7-17, which says that it is the authors' own, restructured.
+
+Differs: it is not the formula of the paper.
+"""
 
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN

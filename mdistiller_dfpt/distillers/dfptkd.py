@@ -1,4 +1,9 @@
-"""DFPT-KD and DFPT-KD+: KD from both paths of a dual-path teacher (arXiv:2506.18244)."""
+"""DFPT-KD and DFPT-KD+: KD from both paths of a dual-path teacher (arXiv:2506.18244).
+
+Code: none published.
+
+Differs: the paper leaves values open: each is a key, see docs/dfptkd.md.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,8 @@
-"""DKD: the KD loss as two separately weighted parts (Zhao et al., 2022, arXiv:2203.08679)."""
+"""DKD: the KD loss as two separately weighted parts (Zhao et al., 2022, arXiv:2203.08679).
+
+Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/DKD.py; on standardised logits
+sunshangquan/logit-standardization-KD f6e5aa5, mdistiller/distillers/DKD.py:7-40.
+"""
 
 import torch
 from torch import Tensor

@@ -2,6 +2,8 @@
 
 The early-stopped teacher is set by DISTILLER.TEACHER_CFG: a config with fewer epochs. This file implements the other
 half: the distillation term ends, and the student continues with the labels only.
+
+Code: none found.
 """
 
 from collections.abc import Mapping

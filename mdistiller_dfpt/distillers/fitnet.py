@@ -1,4 +1,8 @@
-"""FitNet: regress an intermediate feature map of the teacher (Romero et al., 2015, arXiv:1412.6550)."""
+"""FitNet: regress an intermediate feature map of the teacher (Romero et al., 2015, arXiv:1412.6550).
+
+Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/FitNet.py and _common.py (the authors' own was not
+compared).
+"""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,4 +1,8 @@
-"""KD: match softened class probabilities (Hinton et al., 2015, arXiv:1503.02531)."""
+"""KD: match softened class probabilities (Hinton et al., 2015, arXiv:1503.02531).
+
+Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/KD.py; HobbitLong/RepDistiller b84f547,
+distiller_zoo/KD.py (none by the authors).
+"""
 
 from torch import Tensor
 from torch.nn import functional as F

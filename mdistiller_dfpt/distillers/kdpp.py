@@ -1,4 +1,11 @@
-"""KD++: KD, and features along their class direction, with norms at least the teacher's (arXiv:2305.17007)."""
+"""KD++: KD, and features along their class direction, with norms at least the teacher's (arXiv:2305.17007).
+
+Code: WangYZ1608/Knowledge-Distillation-via-ND fc6f3f9, CIFAR/utils.py:44-66, train_cifar_kd.py,
+Models/embtrans_cifar.py.
+
+Differs: any pair of different widths has a projector; the authors' list names the four of theirs. Class means are not
+rounded.
+"""
 
 from collections.abc import Iterable
 

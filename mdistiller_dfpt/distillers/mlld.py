@@ -1,4 +1,10 @@
-"""MLLD: match predictions at instance, batch and class level, at several temperatures (Jin et al., 2023, CVPR)."""
+"""MLLD: match predictions at instance, batch and class level, at several temperatures (Jin et al., 2023, CVPR).
+
+Code: Jin-Ying/Multi-Level-Logit-Distillation 5ee473f, mdistiller/distillers/KD_ours.py:89-255,
+mdistiller/dataset/cifar100.py:272-334.
+
+Differs: the paper has all levels on both views, and masks single samples and classes; this is the loss of the code.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""NKD: a normalised non-target loss and a soft target loss (Yang et al., 2023, arXiv:2303.13005)."""
+"""NKD: a normalised non-target loss and a soft target loss (Yang et al., 2023, arXiv:2303.13005).
+
+Code: yzd-v/cls_KD 1e5d48f, mmcls/models/dis_losses/nkd.py:23-51.
+"""
 
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,4 +1,8 @@
-"""NST: match the distribution of channel activations (Huang & Wang, 2017, arXiv:1707.01219)."""
+"""NST: match the distribution of channel activations (Huang & Wang, 2017, arXiv:1707.01219).
+
+Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/NST.py:8-35; HobbitLong/RepDistiller b84f547,
+distiller_zoo/NST.py (the authors' MXNet code was read, not run).
+"""
 
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,4 +1,8 @@
-"""PKT: match the probability that two samples are neighbours (Passalis & Tefas, 2018, arXiv:1803.10837)."""
+"""PKT: match the probability that two samples are neighbours (Passalis & Tefas, 2018, arXiv:1803.10837).
+
+Code: passalis/probabilistic_kt a58fd1b, nn/pkt.py:88-113; megvii-research/mdistiller a08d46f,
+mdistiller/distillers/PKT.py.
+"""
 
 from torch import Tensor
 from yacs.config import CfgNode as CN

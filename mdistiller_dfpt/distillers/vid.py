@@ -1,4 +1,10 @@
-"""VID: maximise a bound on the mutual information of features (Ahn et al., 2019, arXiv:1904.05835)."""
+"""VID: maximise a bound on the mutual information of features (Ahn et al., 2019, arXiv:1904.05835).
+
+Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/VID.py:16-31; HobbitLong/RepDistiller b84f547,
+distiller_zoo/VID.py (the authors' own could not be obtained).
+
+Differs: the variances are learned, as in RepDistiller; mdistiller leaves them at their first value.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""DOT: a separate momentum for distillation (Zhao et al., 2023, ICCV, "DOT: A Distillation-Oriented Trainer")."""
+"""DOT: a separate momentum for distillation (Zhao et al., 2023, ICCV, "DOT: A Distillation-Oriented Trainer").
+
+Code: megvii-research/mdistiller a08d46f, mdistiller/engine/dot.py.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any, overload
@@ -16,7 +19,6 @@ class TwoMomentaSGD(torch.optim.Optimizer):
     v_ce = g_ce + (momentum - delta) v_ce,  v_kd = g_kd + (momentum + delta) v_kd,  w -= lr (v_ce + v_kd);
     weight decay is part of g_ce. A parameter that only one kind of terms reaches in a step, such as the classifier
     under a feature loss, has one gradient: it gets `momentum` itself, and weight decay. With delta 0 this is SGD.
-    Source: megvii-research/mdistiller a08d46f, mdistiller/engine/dot.py:15-49.
     """
 
     found_inf: Tensor | None = None  # () bool, set by the guard on a GPU: skip the update, without synchronising

@@ -266,7 +266,8 @@ def crd_inputs() -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor]:
 def _() -> Found:
     banks, positive, negatives, student, teacher = crd_inputs()
     index = torch.cat([positive[:, None], negatives], 1)
-    loss, _ = crd_loss(student, teacher, *banks, index, 0.07, torch.zeros(2).double())
+    temperature = torch.tensor(0.07).item()  # a float32 buffer in the reference
+    loss, _ = crd_loss(student, teacher, *banks, index, temperature, torch.zeros(2).double())
     return found(loss, [student, teacher])
 
 

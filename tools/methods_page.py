@@ -1,0 +1,151 @@
+"""Writes the table of docs/methods.md: python tools/methods_page.py.
+
+The facts of a method are in its own files: the docstring of its module (what is matched and the paper; after `Code:`
+the code that it was compared with; after `Differs:` what is unlike that code), the head of its base.yaml below
+configs/cifar100 (weights and recipe), results/official_losses.json (the measured differences), the published values of
+configs/tables, and the results of configs/tables/study.yaml.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mdistiller_dfpt.config.yaml_reader import read_yaml
+from mdistiller_dfpt.distillers import DISTILLERS
+from mdistiller_dfpt.report import load_results
+from mdistiller_dfpt.report.table import spread
+
+ROOT = Path(__file__).parents[1]
+PAGE, CONFIGS = ROOT / "docs/methods.md", ROOT / "configs"
+RECORD = ROOT / "results/official_losses.json"
+PAIRS = ("res32x4_res8x4", "res32x4_shuv2")
+START, END = "<!-- written by tools/methods_page.py -->\n", "<!-- end -->\n"
+HEAD = (
+    "`DISTILLER.TYPE`", "what is matched", "compared with", "equal to", "differs", "configs/cifar100",
+    "published, to ResNet8x4 / ShuffleV2", "ours, study below",
+)  # fmt: skip
+
+
+def fields(source: Path) -> dict[str, str]:
+    """The first paragraph of a module's docstring, and those that begin with `Code:` and `Differs:`."""
+    docstring = re.match(r'"""(.*?)"""', source.read_text(encoding="utf-8"), re.S)
+    assert docstring, f"{source} has no docstring"
+    first, *more = (" ".join(paragraph.split()) for paragraph in docstring[1].split("\n\n"))
+    found = {"What": first.partition(": ")[2]}
+    for paragraph in more:
+        key, colon, text = paragraph.partition(": ")
+        if colon and key in ("Code", "Differs"):
+            found[key] = text.rstrip(".")
+    return found
+
+
+def sources() -> dict[str, Path]:
+    """{name: file} of all methods with a teacher, and of trainers with a record."""
+    found = {name: Path(sys.modules[cls.__module__].__file__ or "") for name, cls in DISTILLERS.items()
+             if cls.needs_teacher}  # fmt: skip
+    trainers = {name: ROOT / f"mdistiller_dfpt/training/{name}.py" for name in recorded() if name not in DISTILLERS}
+    return {**dict(sorted(found.items())), **trainers}
+
+
+def recorded() -> dict[str, Any]:
+    """{method: entries, difference, not_met}."""
+    return json.loads(RECORD.read_text(encoding="utf-8"))
+
+
+def folders() -> dict[str, list[str]]:
+    """{method or trainer: its folders of configs/cifar100}, less those of several methods."""
+    found: dict[str, list[str]] = {}
+    for base in sorted(CONFIGS.glob("cifar100/*/base.yaml")):
+        values = read_yaml(base)[0]
+        method = values.get("SOLVER", {}).get("TRAINER") or _type_of(values, base)
+        if isinstance(method, str):
+            found.setdefault(method, []).append(base.parent.name)
+    return found
+
+
+def _type_of(values: Mapping[str, Any], file: Path) -> Any:
+    if "TYPE" in values.get("DISTILLER", {}):
+        return values["DISTILLER"]["TYPE"]
+    bases = values.get("_BASE_", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        if found := _type_of(read_yaml(file.parent / base)[0], file.parent / base):
+            return found
+    return None
+
+
+def head_of(file: Path) -> str:
+    """The comment at the head of a yaml file, on one line."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    count = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return " ".join(line.lstrip("# ") for line in lines[:count])
+
+
+def equal_to(name: str, code: str) -> str:
+    """The measured difference, and the values that are not met."""
+    own = recorded().get(name)
+    if own is None:
+        return "**not confirmed**: no code" if code.startswith("none") else "no value recorded"
+    number = f"{own['difference']:.0e} ({len(own['entries'])})"
+    return "; ".join([number, *(f"not met: {entry}, {reason}" for entry, reason in own["not_met"].items())])
+
+
+def published(folder: str) -> str:
+    """The published values of two pairs, with the keys of their sources."""
+    values = []
+    for pair in PAIRS:
+        for table in ("same_family", "different_families"):
+            rows = yaml.safe_load((CONFIGS / f"tables/cifar100_{table}.yaml").read_text(encoding="utf-8"))["rows"]
+            if entry := rows.get(folder, {}).get("published", {}).get(pair):
+                values.append(f"{entry[0]:.2f} ({entry[1]})")
+                break
+        else:
+            values.append("-")
+    return " / ".join(values) if set(values) != {"-"} else "-"
+
+
+def ours(folder: str) -> str:
+    """Mean and spread of the method's runs in the study with the authors' weights."""
+    for kind in ("official", "standard"):
+        place = ROOT / "results/study" / folder / kind
+        if place.is_dir():
+            return spread([result.data["final"]["top1"]["last"] for result in load_results(place)])
+    return "-"
+
+
+def table() -> str:
+    """The table, in Markdown."""
+    own_folders = folders()
+    rows = [HEAD, ("---",) * len(HEAD)]
+    for name, source in sources().items():
+        facts, own = fields(source), own_folders.get(name, [])
+        first = own[0] if own else ""
+        title = f"`{name}`" if name in DISTILLERS else f"`SOLVER.TRAINER {name}`"
+        recipe = "<br>".join(f"`{folder}`: {head_of(CONFIGS / 'cifar100' / folder / 'base.yaml')}" for folder in own)
+        rows.append((
+            title, facts["What"].rstrip("."), facts.get("Code", "-"), equal_to(name, facts.get("Code", "")),
+            facts.get("Differs", ""), recipe, published(first), ours(first),
+        ))  # fmt: skip
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+def page() -> str:
+    """The page with a new table."""
+    before, found, rest = PAGE.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not (found and end):
+        raise SystemExit(f"{PAGE} has no place for the table: add the lines {START.strip()} and {END.strip()}")
+    return f"{before}{START}\n{table()}\n{END}{after}"
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
