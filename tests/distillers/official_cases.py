@@ -1,6 +1,6 @@
 """The losses of this package on the inputs of `fixtures/official_losses.json`, which holds the authors' values.
 
-`python -m tests.distillers.official` measures the differences and writes `results/official_losses.json`.
+`python -m tests.distillers.official_cases` measures the differences and writes `results/official_losses.json`.
 """
 
 import json
