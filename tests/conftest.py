@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mdistiller_dfpt import DATASETS, DISTILLERS, MODELS, OPTIMIZERS, SCHEDULES, TEACHERS
-from mdistiller_dfpt.config.keys import _NODES, KEYS
+from mdistiller_dfpt.config.added_keys import _DEFAULTS
+from mdistiller_dfpt.config.keys import _NODES, ADDED, KEYS
 from mdistiller_dfpt.interop import plugins
 
 
@@ -36,7 +37,19 @@ def server(tmp_path_factory):
     httpd.server_close()
 
 
-REGISTRIES = (DISTILLERS, TEACHERS, MODELS, DATASETS, OPTIMIZERS, SCHEDULES, _NODES, KEYS, plugins._loaded)
+REGISTRIES = (
+    DISTILLERS,
+    TEACHERS,
+    MODELS,
+    DATASETS,
+    OPTIMIZERS,
+    SCHEDULES,
+    _NODES,
+    KEYS,
+    ADDED,
+    _DEFAULTS,
+    plugins._loaded,
+)
 
 
 @pytest.fixture

@@ -61,6 +61,11 @@ _MOMENTUM = When(
 _HAS_MOMENTUM = When("AdamW has its own", lambda s: s.cfg.SOLVER.TRAINER == "dot" or s.cfg.SOLVER.TYPE != "AdamW")
 _CACHED = When("DISTILLER.LOGITS_CACHE is not set", lambda s: bool(s.cfg.DISTILLER.LOGITS_CACHE))
 _SEVERAL = When("there is one process", lambda s: s.processes > 1)
+_TRAINERS = Limit(
+    "one of base, crd, dot; a trainer of an mdistiller fork is not run here: base gives a method its views, indices and"
+    " epoch",
+    lambda v: v in ("base", "crd", "dot"),
+)
 _NOT_CRD = When("one loop serves all methods", lambda s: s.cfg.SOLVER.TRAINER != "crd")
 _NEVER = When("every epoch is written", lambda s: False)
 
@@ -122,7 +127,7 @@ KEYS: dict[str, Key] = {
     "DISTILLER.TEACHER_AUTO_TRAIN": Key(False, "if there is no teacher yet, train it first from TEACHER_CFG",
                                         None, TAUGHT, False),
     "SOLVER.TRAINER": Key("base", "base; dot: two momenta, SOLVER.MOMENTUM -+ DOT.DELTA; crd is accepted and means"
-                          " base", one_of("base", "crd", "dot"), _NOT_CRD),
+                          " base", _TRAINERS, _NOT_CRD),
     "SOLVER.BATCH_SIZE": Key(64, "global batch size, over all processes", AT_LEAST_ONE),
     "SOLVER.ACCUMULATE": Key(1, "micro-batches per batch (gradient accumulation), if a batch does not fit in memory",
                              AT_LEAST_ONE),
@@ -188,7 +193,8 @@ REMOVED: dict[str, Removed] = {
 }
 
 _NODES: dict[str, CN] = {}
-TABLES.extend((KEYS, REMOVED, _NODES))
+ADDED: dict[str, Any] = {}  # keys that a user's code adds, in a section of this project or not: their defaults
+TABLES.extend((KEYS, REMOVED, _NODES, ADDED))
 
 
 def declare_node(
@@ -226,18 +232,21 @@ def default_cfg() -> CN:
     """A fresh copy of all keys with their defaults, including the sections of all methods and kinds of teacher."""
     cfg = CN()
     for full, key in KEYS.items():
-        if full.partition(".")[0] not in _NODES:
-            _put(cfg, full, CN() if key.entries else list(key.default) if type(key.default) is list else key.default)
+        if full.partition(".")[0] not in _NODES and full not in ADDED:
+            put(cfg, full, CN() if key.entries else list(key.default) if type(key.default) is list else key.default)
     for name, node in _NODES.items():
         cfg[name] = node.clone()
+    for full, default in ADDED.items():
+        put(cfg, full, list(default) if type(default) is list else default)
     return cfg
 
 
-def _put(cfg: CN, full: str, value: Any) -> None:
+def put(cfg: CN, full: str, value: Any) -> None:
+    """Set a key by its full name, with the sections that it needs."""
     *sections, last = full.split(".")
     for section in sections:
         cfg = cfg.setdefault(section, CN())
     cfg[last] = value
 
 
-__all__ = ["KEYS", "REMOVED", "Key", "Limit", "Removed", "Situation", "When", "declare_node", "default_cfg"]
+__all__ = ["ADDED", "KEYS", "REMOVED", "Key", "Limit", "Removed", "Situation", "When", "declare_node", "default_cfg"]

@@ -28,6 +28,12 @@ def keywords(node: CN) -> dict[str, Any]:
     return {keyword_of(key): value for key, value in flatten(node).items()}
 
 
+def keywords_for(cls: Any, node: CN) -> dict[str, Any]:
+    """The values of a class's own keys by keyword; a plugin may have added others to the same section."""
+    own = keywords(cls.config)
+    return {keyword: value for keyword, value in keywords(node).items() if keyword in own}
+
+
 def asked_for(cls: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the offered keyword arguments that a class's constructor names."""
     named = signature(cls).parameters

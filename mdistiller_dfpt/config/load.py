@@ -10,6 +10,7 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from ..errors import ConfigError
+from .added_keys import apply_expected
 from .compose import Layer, find_config, layers_of
 from .keys import default_cfg
 from .limits import is_name
@@ -47,6 +48,7 @@ def load_cfg(path: str | os.PathLike[str] | None = None, overrides: Overrides = 
     except (TypeError, AttributeError) as e:
         raise ConfigError(f"overrides: {e}; they must be [KEY, VALUE, ...] or a mapping of keys to values") from None
     cfg = merge.cfg
+    apply_expected(cfg, merge.where)
     if path is not None and not cfg.EXPERIMENT.NAME:
         cfg.EXPERIMENT.NAME = name_from(path)
     if "MODEL.FAMILY" not in merge.where:

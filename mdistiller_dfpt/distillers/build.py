@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from yacs.config import CfgNode as CN
 
-from ..config.keywords import asked_for, keywords
+from ..config.keywords import asked_for, keywords_for
 from ..errors import ConfigError, made
 from ..models import StagedModel
 from ..teachers import ORIGINAL, Teacher, TeacherPath, build_teacher
@@ -128,7 +128,7 @@ def _arguments(cfg: CN, name: str, cls: type[Method], beside: Mapping[str, Any])
     wanted = asked_for(cls, {**beside, "cfg": cfg})
     if "cfg" in wanted:  # a class written for mdistiller reads its section itself
         return wanted
-    return {**(keywords(cfg[name]) if cls.config else {}), **wanted}
+    return {**(keywords_for(cls, cfg[name]) if cls.config else {}), **wanted}
 
 
 def _can_be_summed(cls: type[Method]) -> bool:

@@ -34,7 +34,7 @@ class Choice:
         of_methods = {name for name, cls in self.methods.items() if cls.config}
         builds = any(getattr(cls, "builds_teacher", False) for cls in self.methods.values())
         of_kind = {TEACHERS.node_of(self.kind)} if self.is_taught and not builds else set()
-        return frozenset(of_methods | of_kind)
+        return frozenset(of_methods | of_kind).union(*(cls.reads for cls in self.methods.values()))
 
     @property
     def is_taught(self) -> bool:

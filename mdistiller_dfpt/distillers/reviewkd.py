@@ -90,6 +90,10 @@ class ReviewKD(Distiller):
             "STU_PREACT": False,
         }
     )
+    inferred = {
+        "SHAPES": [1, 8, 16, 32], "OUT_SHAPES": [1, 8, 16, 32], "IN_CHANNELS": [64, 128, 256, 256],
+        "OUT_CHANNELS": [64, 128, 256, 256],
+    }  # fmt: skip
     limits = {
         "CE_WEIGHT": NOT_NEGATIVE, "REVIEWKD_WEIGHT": NOT_NEGATIVE, "WARMUP_EPOCHS": NOT_NEGATIVE,
         "MAX_MID_CHANNEL": AT_LEAST_ONE,

@@ -20,7 +20,8 @@ from yacs.config import CfgNode as CN
 from .. import config
 from ..errors import USER_FILES, ConfigError, UserError
 from ..runs.hashing import file_hash
-from .from_mdistiller import collect
+from .collect import collect
+from .mdistiller_package import NAME, imports_mdistiller, module_name
 
 GROUP = "mdistiller_dfpt.plugins"
 _loaded: dict[str, ModuleType] = {}
@@ -90,7 +91,8 @@ def _note_files(module: ModuleType, imported: Iterable[str]) -> set[str]:
     places = {*getattr(module, "__path__", []), *filter(None, [getattr(module, "__file__", None)])}
     for name in imported:
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and any(Path(place).parent in Path(file).parents for place in list(places)):
+        of_mdistiller = name.partition(".")[0] == NAME
+        if file and (of_mdistiller or any(Path(place).parent in Path(file).parents for place in list(places))):
             places.add(file)
     USER_FILES.update(places)
     return places
@@ -116,7 +118,8 @@ def _import(name: str, path: Path | None) -> ModuleType:
             return collect(lambda: importlib.import_module(name))
         if not path.is_file():
             raise ConfigError(f"PLUGINS names {name}; no such file")
-        return collect(lambda: _from_file(path))
+        as_module = module_name(path) if imports_mdistiller(path) else ""
+        return collect(lambda: _from_file(path, as_module), path)
     except UserError:
         raise
     except (Exception, SystemExit) as e:
@@ -135,8 +138,10 @@ def _line_of(error: BaseException, path: Path | None) -> str:
     return f" ({path}:{lines[-1]})" if lines else ""
 
 
-def _from_file(path: Path) -> ModuleType:
-    name = f"plugin_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+def _from_file(path: Path, as_module: str) -> ModuleType:
+    """The module of a file, under a name of its own; `as_module`: the one that it has during the import."""
+    own = f"plugin_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    name = as_module or own
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None
     assert spec.loader is not None
@@ -147,4 +152,10 @@ def _from_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    # A module of another fork may take that name: the classes are found by the plugin's own
+    sys.modules[own] = module
+    module.__name__ = own
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == name:
+            value.__module__ = own
     return module

@@ -3,7 +3,7 @@
 import torch
 from yacs.config import CfgNode as CN
 
-from ..config import keywords
+from ..config.keywords import keywords_for
 from ..distillers import Distiller, Method
 from ..distillers.choice import choice
 from ..errors import PluginError, is_users
@@ -28,7 +28,7 @@ def check_shards(cfg: CN) -> None:
 
 
 def _check(cls: type[Method] | type[Teacher], cfg: CN, node: str) -> None:
-    values = keywords(cfg[node]) if cls.config else {}
+    values = keywords_for(cls, cfg[node]) if cls.config else {}
     try:
         with torch.random.fork_rng(devices=[]):
             part = tiny_method(cls, **values) if issubclass(cls, Method) else tiny_teacher(cls, **values)

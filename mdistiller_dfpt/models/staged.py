@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import ConfigError
+
 Stage = Callable[[Tensor], tuple[Tensor, Tensor]]
 Edit = Callable[[int, Tensor], Tensor]
 Result = tuple[Tensor, dict[str, Any]]
@@ -99,6 +101,14 @@ class StagedModel(nn.Module):
         """mdistiller's name for `stage_channels`."""
         return list(self.stage_channels)
 
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """The last BatchNorm of each stage after the stem, as mdistiller's networks list them; ConfigError without one.
+
+        In a residual stage it is the one of the residual branch, whose output is added to the shortcut before the ReLU.
+        """
+        raise ConfigError(f"{type(self).__name__} does not say which BatchNorm ends each of its stages, which the method"
+                          " needs (`get_bn_before_relu`): choose another teacher")  # fmt: skip
+
 
 class LayeredModel(StagedModel):
     """The common structure: a stem of conv1, bn1, ReLU; stages layer1 .. layerN; global pooling; one linear layer."""
@@ -117,6 +127,12 @@ class LayeredModel(StagedModel):
 def global_pool(x: Tensor) -> Tensor:
     """Mean over all positions, (B, C, H, W) -> (B, C), for any H and W."""
     return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def last_batch_norms(stages: Sequence[nn.Module]) -> list[nn.BatchNorm2d]:
+    """The BatchNorm at the end of the residual branch of the last block of each stage."""
+    blocks = [list(stage.children())[-1] for stage in stages]
+    return [block.get_submodule("bn3" if hasattr(block, "bn3") else "bn2") for block in blocks]  # type: ignore[misc]
 
 
 def relu_pair(preactivation: Tensor) -> tuple[Tensor, Tensor]:

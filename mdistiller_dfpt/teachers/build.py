@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from yacs.config import CfgNode as CN
 
-from ..config.keywords import keywords
+from ..config.keywords import keywords_for
 from ..errors import ConfigError, made
 from ..models import StagedModel
 from .base import TEACHERS, Teacher
@@ -19,7 +19,7 @@ def build_teacher(cfg: CN, network: StagedModel, others: Sequence[StagedModel] =
     kind = kind or cfg.DISTILLER.TEACHER_KIND
     cls = TEACHERS[kind]
     node = TEACHERS.node_of(kind)
-    arguments = keywords(cfg[node]) if cls.config else {}
+    arguments = keywords_for(cls, cfg[node]) if cls.config else {}
     if cls.others_key:
         arguments["others"] = list(others)
     try:

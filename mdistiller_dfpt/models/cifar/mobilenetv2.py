@@ -77,5 +77,8 @@ class MobileNetV2(StagedModel):
     def head_map(self, x: Tensor) -> Tensor:
         return self.conv2(x)
 
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [self.get_submodule(f"blocks.{blocks[-1]}")[-1].conv[-1] for blocks in self._ends]  # type: ignore[index]
+
 
 MODELS.register("cifar/MobileNetV2")(MobileNetV2)

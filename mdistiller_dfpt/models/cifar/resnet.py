@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import LayeredModel, init_kaiming
+from ..staged import LayeredModel, init_kaiming, last_batch_norms
 
 
 class BasicBlock(nn.Module):
@@ -59,6 +59,9 @@ class ResNet(LayeredModel):
     def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> BlockStage:
         first = BasicBlock(in_channels, channels, stride)
         return BlockStage(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
+
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return last_batch_norms([self.layer1, self.layer2, self.layer3])
 
 
 for _depth in (8, 14, 20, 32, 44, 56, 110):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import LayeredModel, init_kaiming
+from ..staged import LayeredModel, init_kaiming, last_batch_norms
 from .resnet import BlockStage
 
 
@@ -76,6 +76,9 @@ class ResNetV2(LayeredModel):
             setattr(self, f"layer{i + 1}", BlockStage(*layers))
         self.linear = nn.Linear(in_channels, num_classes)
         init_kaiming(self)
+
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return last_batch_norms([getattr(self, f"layer{i}") for i in (1, 2, 3, 4)])
 
 
 MODELS.register("cifar/ResNet18")(partial(ResNetV2, Basic, (2, 2, 2, 2)))

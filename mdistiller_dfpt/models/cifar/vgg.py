@@ -56,6 +56,9 @@ class VGG(StagedModel):
     def stages(self) -> list[Stage]:
         return [self._stem, *(partial(self._stage, number) for number in (1, 2, 3, 4))]
 
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [getattr(self, f"block{number}")[-1] for number in (1, 2, 3, 4)]
+
 
 for _depth in _BLOCKS:
     MODELS.register(f"cifar/vgg{_depth}")(partial(VGG, _depth))

@@ -94,6 +94,9 @@ class WideResNet(StagedModel):
     def head_map(self, x: Tensor) -> Tensor:
         return F.relu(self.bn1(x))
 
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [self.block2.first_bn, self.block3.first_bn, self.bn1]
+
 
 for _depth, _width in ((16, 1), (16, 2), (40, 1), (40, 2)):
     MODELS.register(f"cifar/wrn_{_depth}_{_width}")(partial(WideResNet, _depth, _width))

@@ -49,5 +49,8 @@ class MobileNetV1(StagedModel):
         starts = (0, *self._starts)
         return [partial(self._part, *ends) for ends in pairwise(starts)]
 
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [self.get_submodule(f"model.{start - 1}.4") for start in self._starts[1:]]  # type: ignore[misc]
+
 
 MODELS.register("imagenet/MobileNetV1")(MobileNetV1)

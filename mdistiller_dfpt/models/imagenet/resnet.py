@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchvision.models import resnet as tv
 
 from ..build import MODELS
-from ..staged import Stage, StagedModel
+from ..staged import Stage, StagedModel, last_batch_norms
 
 
 def run_stage(stage: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,6 +41,10 @@ class ResNet(StagedModel, tv.ResNet):
 
     def stages(self) -> list[Stage]:
         return [self._stem, *(partial(run_stage, getattr(self, f"layer{i}")) for i in range(1, 5))]
+
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """As in mdistiller, without that of the first stage."""
+        return last_batch_norms([getattr(self, f"layer{i}") for i in (2, 3, 4)])
 
 
 MODELS.register("imagenet/ResNet18")(partial(ResNet, tv.BasicBlock, (2, 2, 2, 2)))
