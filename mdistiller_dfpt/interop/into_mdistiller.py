@@ -1,14 +1,7 @@
-"""Run mdistiller's own tools/train.py with this project's methods.
+"""This project's methods behind mdistiller's interface: `extend` adds them to its `distiller_dict` and its `CFG`."""
 
-`python -m mdistiller_dfpt.interop.into_mdistiller CHECKOUT --cfg FILE [KEY VALUE ...]`
-
-Nothing in the checkout is edited: its `distiller_dict` and `CFG` are extended in memory before its script runs. Methods
-and config sections that mdistiller already has are kept.
-"""
-
-import runpy
-import sys
 import weakref
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,29 +10,34 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from yacs.config import CfgNode as CN
 
-from ..config import keywords
-from ..config.keywords import asked_for
+from ..config.keywords import asked_for, keywords_for
 from ..data import Batch
-from ..distillers import DISTILLERS, Distiller, Method
-from ..errors import USER_FILES, ConfigError
-from ..launch.cli import guarded
+from ..distillers import DISTILLERS, Distiller
+from ..distillers.base import TeacherLike
+from ..errors import ConfigError
+from ..losses.term import Terms, total
 from ..models import MODELS, StagedModel, build_model
+from ..runs.weights import load_into
 from ..teachers import TEACHERS
 
 NUM_DATA = {"cifar100": 50_000, "imagenet": 1_281_167, "tiny_imagenet": 100_000}
 IMAGE_SIZE = {"imagenet": 224, "tiny_imagenet": 64}
+OTHERS_CKPTS = "OTHER_TEACHER_CKPTS"  # the key with the weights of a teacher's further networks, assistants included
 
 
 def staged(network: nn.Module, name: str, family: str) -> StagedModel:
     """This project's network of that name with the same weights, or the given one if none has the same keys."""
     if not isinstance(network, StagedModel) and f"{family}/{name}" in MODELS:
-        classes = [m for m in network.modules() if isinstance(m, nn.Linear)][-1].out_features
-        ours = build_model(name, family, classes)
+        ours = build_model(name, family, _classes(network))
         if ours.state_dict().keys() == network.state_dict().keys():
             ours.load_state_dict(network.state_dict())
             return ours
     # mdistiller's networks have the same outputs as ours, and most methods need nothing else
     return cast(StagedModel, network)
+
+
+def _classes(network: nn.Module) -> int:
+    return [m for m in network.modules() if isinstance(m, nn.Linear)][-1].out_features
 
 
 class Exported(nn.Module):
@@ -56,11 +54,50 @@ class Exported(nn.Module):
         self.teacher = staged(teacher, cfg.DISTILLER.TEACHER, family)
         size = IMAGE_SIZE.get(data, 32)
         beside = {"num_data": NUM_DATA.get(data, 0), "image_shape": (3, size, size)}
-        arguments = keywords(cfg[self.name]) | asked_for(self.method, beside)
-        self.inner = self.method(self.student, self.teacher, **arguments)
+        arguments = (keywords_for(self.method, cfg[self.name]) if self.method.config else {}) | asked_for(
+            self.method, beside
+        )
+        try:
+            self.inner = self.method(self.student, self._what_teaches(cfg, family), **arguments)
+        except ValueError as e:
+            raise ConfigError(f"{self.name}: {e}") from None
+        if self.inner.deployed is not self.student:
+            raise ConfigError(
+                f"DISTILLER.TYPE is {self.name}: its student predicts with modules that the method adds, and "
+                "mdistiller saves the student alone: run it with tools/train.py of this project"
+            )
         self._batch: Batch | None = None
         self._step = 0
         _exported.add(self)
+
+    def _what_teaches(self, cfg: CN, family: str) -> TeacherLike:
+        """The teacher's network, or the kind of teacher that the method needs around it."""
+        if self.method.builds_teacher or not self.method.teacher_kind:
+            return self.teacher
+        kind = TEACHERS[self.method.teacher_kind]
+        if not kind.others_key:
+            return kind(self.teacher)
+        names, files = cfg.DISTILLER[kind.others_key], cfg.DISTILLER[OTHERS_CKPTS]
+        if len(names) != len(files):
+            raise ConfigError(
+                f"DISTILLER.{kind.others_key} names {len(names)} networks and DISTILLER.{OTHERS_CKPTS} {len(files)} "
+                "files: give the trained weights of each (mdistiller trains no network but the student)"
+            )
+        others = [build_model(name, family, _classes(self.student)) for name in names]
+        for network, name, file in zip(others, names, files, strict=True):
+            load_into(network, Path(file), name)
+        return kind(self.teacher, others=others)  # type: ignore[call-arg]
+
+    def prepare(self, loader: Iterable[Any]) -> None:
+        """Let the method pass over mdistiller's training set, before the first step of a new run."""
+        device = next(self.student.parameters()).device
+
+        def batches() -> Iterator[Batch]:
+            for image, target, index, *_ in loader:
+                yield Batch(image.float().to(device), target.to(device), index.to(device), epoch=0)
+
+        for part in self.inner.hooked():
+            part.prepare(_Again(batches))
 
     def train(self, mode: bool = True) -> "Exported":
         super().train(mode)
@@ -77,7 +114,7 @@ class Exported(nn.Module):
         return sum(p.numel() for p in self.inner.parameters() if p.requires_grad and id(p) not in mine)
 
     def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The student's logits (B, classes) and the weighted losses by name."""
+        """The student's logits (B, classes) and its losses as in mdistiller: `loss_ce` of the labels, and `loss_kd`."""
         self._step += 1
         index = kwargs.get("index")
         if index is None:
@@ -87,7 +124,7 @@ class Exported(nn.Module):
         # mdistiller's trainer with indices passes no epoch: warm-ups then count as finished
         self._batch = Batch(image, target, index, kwargs.get("epoch", 10**6), self._step)
         logits, terms = self.inner(self._batch)
-        return logits, {name: term.weighted for name, term in terms.items()}
+        return logits, {"loss_ce": _sum(terms, logits, of_labels=True), "loss_kd": _sum(terms, logits, of_labels=False)}
 
     def forward_test(self, image: Tensor) -> Tensor:
         """The logits (B, classes) of the deployed network."""
@@ -95,6 +132,23 @@ class Exported(nn.Module):
 
     def forward(self, **kwargs: Any) -> Any:
         return self.forward_train(**kwargs) if self.training else self.forward_test(kwargs["image"])
+
+
+class _Again(Iterable[Batch]):
+    """Batches that can be gone through more than once."""
+
+    def __init__(self, batches: Callable[[], Iterator[Batch]]):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+
+def _sum(terms: Terms, logits: Tensor, *, of_labels: bool) -> Tensor:
+    """The sum of the terms of a kind, (); without any, a zero that mdistiller's trainers can take the gradient of."""
+    chosen = {name: term for name, term in terms.items() if (term.kind == "label") is of_labels}
+    value = total(chosen) if chosen else logits.sum() * 0
+    return value if value.requires_grad else value + logits.sum() * 0
 
 
 _exported: weakref.WeakSet[Exported] = weakref.WeakSet()
@@ -115,6 +169,13 @@ def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
             group["lr"] = group["lr"] * group.get("lr_factor", 1.0)
 
 
+def before_storing(optimizer: torch.optim.Optimizer) -> None:
+    """What the methods change in a gradient, for an optimiser that takes the one of `loss_kd` first and stores it."""
+    for exported in _owners(optimizer):
+        for part in exported.inner.hooked():
+            part.before_step()
+
+
 def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     for exported in _owners(optimizer):
         for group in optimizer.param_groups:
@@ -130,23 +191,19 @@ def export(name: str) -> type[Exported]:
     return type(name, (Exported,), {"name": name, "method": method, "__doc__": method.__doc__})
 
 
-def _is_served(method: type[Distiller]) -> bool:
-    """Whether mdistiller's loop supports the method."""
-    several = TEACHERS[method.teacher_kind or "frozen"].others_key
-    return not method.needs_strong_view and method.prepare is Method.prepare and not several
-
-
 def extend(distiller_dict: dict[str, Any], tree: CN) -> list[str]:
     """Add every method that mdistiller lacks, with its config section; returns the names added.
 
-    Excludes methods that mdistiller's loop does not support: two views of a batch, a pass before training, assistants.
+    Excludes methods that need two views of a batch, which mdistiller's loader does not give.
     """
     added = []
+    for key in sorted({kind.others_key for kind in TEACHERS.values() if kind.others_key} | {OTHERS_CKPTS}):
+        tree.DISTILLER.setdefault(key, [])
     for name, method in sorted(DISTILLERS.items()):
-        if name in distiller_dict or not issubclass(method, Distiller) or not _is_served(method):
+        if name in distiller_dict or not issubclass(method, Distiller) or method.needs_strong_view:
             continue
-        if method.config and name not in tree:
-            tree[name] = method.config.clone()
+        if method.config:
+            _add_missing(tree.setdefault(name, CN()), method.config)
         distiller_dict[name] = export(name)
         added.append(name)
     if not _hooks:
@@ -155,24 +212,10 @@ def extend(distiller_dict: dict[str, Any], tree: CN) -> list[str]:
     return added
 
 
-def _main(argv: list[str]) -> None:
-    if not argv or argv[0].startswith("-"):
-        raise ConfigError(
-            "usage: python -m mdistiller_dfpt.interop.into_mdistiller MDISTILLER_CHECKOUT --cfg FILE [KEY VALUE ...]"
-        )
-    script = Path(argv[0]) / "tools" / "train.py"
-    if not script.is_file():
-        raise ConfigError(f"{argv[0]} is not a checkout of mdistiller: it has no tools/train.py")
-    USER_FILES.add(str(Path(argv[0]).resolve()))  # an error in the checkout is not an error of this package
-    sys.path.insert(0, str(Path(argv[0]).resolve()))
-    from mdistiller.distillers import distiller_dict
-    from mdistiller.engine.cfg import CFG
-
-    added = extend(distiller_dict, CFG)
-    print(f"mdistiller_dfpt adds {', '.join(added)}", flush=True)
-    sys.argv = [str(script), *argv[1:]]
-    runpy.run_path(str(script), run_name="__main__")
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(_main, None))
+def _add_missing(section: CN, ours: CN) -> None:
+    """Add the keys of a method that a fork's section of the same name lacks."""
+    for key, value in ours.items():
+        if isinstance(value, CN) and isinstance(section.get(key, CN()), CN):
+            _add_missing(section.setdefault(key, CN()), value)
+        else:
+            section.setdefault(key, value)

@@ -129,13 +129,13 @@ def _import(name: str, path: Path | None) -> ModuleType:
 
 
 def _line_of(error: BaseException, path: Path | None) -> str:
-    """` (file:line)`: the last line of the plugin's file in the traceback, or of the module that was named."""
+    """` (file:line)`: the last line of the plugin's file in the traceback, else the last one outside this package."""
     frames = traceback.extract_tb(error.__traceback__)
-    if path is None:
-        outside = [f for f in frames if not f.filename.startswith(("<", OURS)) and "importlib" not in f.filename]
-        return f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
-    lines = [f.lineno for f in frames if f.filename == str(path.resolve())]
-    return f" ({path}:{lines[-1]})" if lines else ""
+    lines = [f.lineno for f in frames if path is not None and f.filename == str(path.resolve())]
+    if lines:
+        return f" ({path}:{lines[-1]})"
+    outside = [f for f in frames if not f.filename.startswith(("<", OURS)) and "importlib" not in f.filename]
+    return f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
 
 
 def _from_file(path: Path, as_module: str) -> ModuleType:

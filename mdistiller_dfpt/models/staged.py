@@ -106,8 +106,10 @@ class StagedModel(nn.Module):
 
         In a residual stage it is the one of the residual branch, whose output is added to the shortcut before the ReLU.
         """
-        raise ConfigError(f"{type(self).__name__} does not say which BatchNorm ends each of its stages, which the method"
-                          " needs (`get_bn_before_relu`): choose another teacher")  # fmt: skip
+        raise ConfigError(
+            f"{type(self).__name__} does not say which BatchNorm ends each of its stages (`get_bn_before_relu`), and "
+            "the method needs to know: choose another teacher"
+        )
 
 
 class LayeredModel(StagedModel):

@@ -1,8 +1,5 @@
-"""User code, and mdistiller in both directions."""
+"""User code, and methods written for mdistiller."""
 
-import importlib
-import json
-import subprocess
 import sys
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -17,7 +14,7 @@ from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.errors import ConfigError, PluginError
 from mdistiller_dfpt.interop import from_mdistiller as foreign
 from mdistiller_dfpt.interop import plugins
-from mdistiller_dfpt.interop.into_mdistiller import NUM_DATA, extend
+from mdistiller_dfpt.interop.mdistiller_base import MdistillerBase
 from mdistiller_dfpt.testing import (
     changed,
     snapshot,
@@ -26,14 +23,11 @@ from mdistiller_dfpt.testing import (
     tiny_cfg,
     tiny_data,
     tiny_distiller,
-    tiny_networks,
 )  # fmt: skip
 from mdistiller_dfpt.training.trainer import Trainer
 
 from ..tiny_runs import fit
 
-ROOT = Path(__file__).parents[2]
-STAND_IN = ROOT / "tests/fixtures/mdistiller_standin"
 FOR_MDISTILLER = '''
 """A method as written for mdistiller: with its own adapter and config section."""
 import torch
@@ -293,99 +287,6 @@ def test_a_method_that_needs_other_data_is_refused_with_what_is_supported(tmp_pa
         load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
 
 
-@pytest.mark.parametrize("registered", [True, False])
-def test_a_method_whose_section_stands_in_the_forks_own_config(registered, tmp_path):
-    _, tree = foreign._mdistiller()
-    tree.FORKED = CN({"WEIGHT": 0.5, "LOSS": CN({"T": 2.0})})
-    text = "\n".join(line for line in FOR_MDISTILLER.format(name="FORKED").splitlines() if not line.startswith("CFG."))
-    text += "\ndistiller_dict['FORKED'] = Mine\n" if registered else "\nMine.__name__ = 'Forked'\n"
-    write(tmp_path, "mine.py", text)
-    cfg = load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\nFORKED: {WEIGHT: 0.25}\n"))
-    assert (cfg.FORKED.WEIGHT, cfg.FORKED.LOSS.T) == (0.25, 2.0)
-    assert tiny_distiller("FORKED", "FORKED.WEIGHT", "0.125").method.weight == 0.125
-
-
-def test_a_method_that_a_fork_registered_before_keeps_its_name(tmp_path, monkeypatch):
-    registry, _ = foreign._mdistiller()
-    (tmp_path / "a_package").mkdir()
-    write(tmp_path / "a_package", "__init__.py", "")
-    write(tmp_path / "a_package", "forked.py", FOR_MDISTILLER.format(name="FORKED"))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    registry["FORKED"] = importlib.import_module("a_package.forked").Mine
-    assert load_cfg(None, ["PLUGINS", "[a_package.forked]"]).FORKED.WEIGHT == 0.5
-    assert DISTILLERS["FORKED"].foreign is registry["FORKED"]
-
-
-def run_in_mdistiller(tmp_path, *words):
-    path = write(tmp_path, "c.yaml", "DISTILLER: {TYPE: " + words[0] + "}\n")
-    command = [
-        sys.executable,
-        "-m",
-        "mdistiller_dfpt.interop.into_mdistiller",
-        str(STAND_IN),
-        "--cfg",
-        str(path),
-        *words[1:],
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT, check=False)
-
-
-@pytest.mark.parametrize(
-    "words", [["DFPTKD", "DFPTKD.FINETUNE_BACKBONE", "True"], ["CRD", "SOLVER.TRAINER", "crd"], ["CATKD"]]
-)
-def test_our_methods_run_in_mdistillers_own_script(tmp_path, words):
-    before = sorted((p, p.read_bytes()) for p in STAND_IN.rglob("*.py"))
-    done = run_in_mdistiller(tmp_path, *words)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len([line for line in lines if line.startswith("loss ")]) == 3
-    assert lines[-1] == "logits (8, 100)"
-    rates = lines[1].split("lr ")[1]
-    assert set(json.loads(rates)) == {0.05}, "the loop's learning rate is unchanged between steps"
-    assert sorted((p, p.read_bytes()) for p in STAND_IN.rglob("*.py")) == before
-
-
-def test_what_mdistiller_has_stays_its_own_and_the_rest_is_added():
-    tree, registry = CN({"KD": CN({"TEMPERATURE": 7.0})}), {"KD": "theirs"}
-    added = extend(registry, tree)
-    assert registry["KD"] == "theirs"
-    assert tree.KD.TEMPERATURE == 7.0
-    assert "DFPTKD" in added
-    assert DISTILLERS["DFPTKD"].config == tree.DFPTKD
-    assert not {"MLLD", "KDPP", "TAKD", "NONE"} & set(added)
-    assert NUM_DATA["cifar100"] == 50_000
-
-
-def test_a_learning_rate_factor_is_applied_in_mdistillers_loop():
-    registry, tree = {}, tiny_cfg("DFPTKD.FINETUNE_BACKBONE", "True", "DFPTKD.PROMPT.CLIP_NORM", "0").clone()
-    tree.defrost()
-    extend(registry, tree)
-    exported = registry["DFPTKD"](*tiny_networks(), tree).train()
-    groups = exported.get_learnable_parameters()
-    optimizer = torch.optim.SGD(groups, lr=0.1)
-    slow, fast = (next(g["params"][0] for g in groups if g["lr_factor"] == factor) for factor in (0.1, 1.0))
-    before = slow.detach().clone(), fast.detach().clone()
-    batch = tiny_batch()
-    _, losses = exported(image=batch.image, target=batch.target, epoch=1)
-    sum(losses.values()).backward()
-    optimizer.step()
-    torch.testing.assert_close(slow.detach(), before[0] - 0.01 * slow.grad)
-    torch.testing.assert_close(fast.detach(), before[1] - 0.1 * fast.grad)
-
-
-@pytest.mark.parametrize("words", [[], ["--cfg", "x"], ["no_such_folder", "--cfg", "x"]])
-def test_a_wrong_checkout_is_refused(words):
-    done = subprocess.run(
-        [sys.executable, "-m", "mdistiller_dfpt.interop.into_mdistiller", *words],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        cwd=ROOT,
-    )
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-
-
 def test_foreign_classes_are_distinguished_from_ours():
-    assert foreign.is_foreign(type("X", (foreign.MdistillerBase,), {"forward_train": None}))
+    assert foreign.is_foreign(type("X", (MdistillerBase,), {"forward_train": None}))
     assert not foreign.is_foreign(DISTILLERS["KD"])
