@@ -1,6 +1,7 @@
 """Keys that come with a method of the user's which reads the whole config, and the defaults that it expects."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from yacs.config import CfgNode as CN
@@ -29,6 +30,15 @@ def add_keys(values: Mapping[str, Any]) -> list[str]:
         KEYS[full] = Key(default, when=_read(full), kind=str if default is None else None)
         ADDED[full] = default
     return impossible
+
+
+def add_unset(names: Iterable[str]) -> list[str]:
+    """Declare keys without a default, of any type, that a class reads and no config has; return all such keys."""
+    names, before = sorted(names), set(KEYS)
+    add_keys(dict.fromkeys(names))
+    for full in KEYS.keys() - before:
+        KEYS[full] = replace(KEYS[full], kind=object)
+    return [full for full in names if full in KEYS and KEYS[full].kind is object]
 
 
 def _read(full: str) -> When:

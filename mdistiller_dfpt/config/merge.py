@@ -162,6 +162,8 @@ def _as_type(value: Any, key: Key) -> tuple[bool, Any]:
     default = key.default
     if key.limit is not None and type(value) in key.limit.types:
         return True, value
+    if key.kind is object:  # a key that a user's class reads, and of which no more is known
+        return True, value
     if key.kind is not None:  # not set: null in yaml; an empty text on the command line and in mdistiller's files
         if value is None or value == "":
             return True, None

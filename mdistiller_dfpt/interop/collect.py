@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..config.added_keys import add_keys, expect
+from ..config.added_keys import add_keys, add_unset, expect
 from ..config.keys import ADDED
 from ..config.keywords import flatten
 from ..distillers.base import DISTILLERS
 from ..registry import restored_on_error
-from .from_mdistiller import Foreign, adapt, is_foreign
+from .from_mdistiller import Foreign, adapt, is_foreign, keys_read
 from .mdistiller_package import Package, enter, fork_of, leave
 
 OWN = ("EXPERIMENT", "DATASET", "DISTILLER", "LOG")
@@ -53,7 +53,7 @@ def _register(added: dict[str, Any], package: Package, path: Path | None) -> Non
         print(f"{_label(path)}: {', '.join(impossible)} cannot be set here: this project has a value where the fork "
               "has a section, or the reverse", flush=True)  # fmt: skip
     for name, cls in added.items():
-        method = adapt(cls, ADDED) if is_foreign(cls) else cls
+        method = adapt(cls, ADDED, add_unset(keys_read(cls))) if is_foreign(cls) else cls
         free = _free_name(name, path)
         if free != name:
             print(f"{_label(path)}: {name} is a method of this project already; the one of this file is DISTILLER.TYPE "

@@ -4,6 +4,8 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from functools import reduce
+from operator import getitem
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +18,7 @@ from ..distributed import pick_device, world_size
 from ..errors import PluginError
 from ..losses import Term, Terms, distillation, label
 from ..losses.sharded import weighted_by_shard
+from ..losses.term import RESERVED
 from ..models.output import Output, as_output, autocast
 from ..teachers import Frozen
 from .cuda_calls import cuda_calls_ignored
@@ -29,6 +32,7 @@ class Foreign(Distiller):
 
     foreign: ClassVar[Any]
     wanted: ClassVar[tuple[str, ...]]  # those of OFFERED that its `forward_train` takes
+    undeclared: ClassVar[tuple[str, ...]] = ()  # keys that it reads and its fork's config does not have
 
     def __init__(self, student: StagedModel, teacher: TeacherLike, *, cfg: CN, **more: Any):
         super().__init__(student, teacher)
@@ -36,8 +40,14 @@ class Foreign(Distiller):
             raise ValueError(f"DISTILLER.TEACHER_KIND: {type(self).__name__} is written for mdistiller and runs the "
                              "teacher's network itself, so it supports only the kind frozen")  # fmt: skip
         on_cpu = pick_device(cfg.EXPERIMENT.DEVICE).type == "cpu"
-        with cuda_calls_ignored(on_cpu):
-            self.method = self.foreign(student, self.teacher_network, cfg, **more)
+        try:
+            with cuda_calls_ignored(on_cpu):
+                self.method = self.foreign(student, self.teacher_network, self._with_set_keys(cfg), **more)
+        except AttributeError as e:
+            if unset := [full for full in self.undeclared if str(e) in full.split(".")]:
+                raise PluginError(self.foreign, f"it reads cfg.{unset[0]}, which its fork's config does not have: set "
+                                                f"{unset[0]}") from None  # fmt: skip
+            raise
         if world_size() > 1:
             print(f"{type(self).__name__} is written for mdistiller: each process computes its loss on its own samples")
         # The method runs the networks itself; each runs in its precision and returns float32
@@ -45,6 +55,16 @@ class Foreign(Distiller):
         for network in (student, self.teacher_network):
             network.register_forward_pre_hook(self._enter)
             network.register_forward_hook(self._leave, always_call=True)
+
+    def _with_set_keys(self, cfg: CN) -> CN:
+        """The config without the undeclared keys that are not set, so that reading one is an error as in the fork."""
+        cfg = cfg.clone()
+        for full in self.undeclared:
+            *sections, last = full.split(".")
+            node = reduce(getitem, sections, cfg)
+            if node[last] is None:
+                del node[last]
+        return cfg
 
     def _enter(self, network: nn.Module, args: tuple[Any, ...]) -> None:
         context = autocast(self.student_dtype if network is self.student else self.dtype, args[0])
@@ -64,7 +84,10 @@ class Foreign(Distiller):
         logits, losses = result
         if wrong := [name for name, value in losses.items() if not isinstance(value, Tensor | float | int)]:
             raise PluginError(self.foreign, f"`forward_train` returned losses that are no numbers: {', '.join(wrong)}")
-        terms = {name: _term(name, torch.as_tensor(value, device=logits.device)) for name, value in losses.items()}
+        terms = {
+            f"{name}_of_method" if name in RESERVED else name: _term(name, torch.as_tensor(value, device=logits.device))
+            for name, value in losses.items()
+        }
         return logits, weighted_by_shard(terms, batch)
 
     def forward_student(self, image: Tensor) -> Output:
@@ -108,30 +131,31 @@ def _refuse_constructor(cls: Any) -> None:
         ) from None
 
 
-def _sections_read(cls: type) -> frozenset[str]:
-    """The names after `cfg.` in the source of a class and of its bases: the config's sections that it uses."""
+def keys_read(cls: type) -> set[str]:
+    """The dotted names after `cfg.` in the source of a class and of its bases, less a last one that is called."""
     found: set[str] = set()
     for base in inspect.getmro(cls):
         if base.__module__.partition(".")[0] in ("torch", "builtins"):
             continue
         try:
-            found.update(re.findall(r"\bcfg\.(\w+)", inspect.getsource(base)))
+            names = re.findall(r"\bcfg\.(\w+(?:\.\w+)*)(\s*\()?", inspect.getsource(base))
         except (OSError, TypeError):  # no source
             continue
-    return frozenset(found)
+        found.update(name.rpartition(".")[0] if called else name for name, called in names)
+    return found - {""}
 
 
-def adapt(cls: type[nn.Module], added: Iterable[str] = ()) -> type[Foreign]:
+def adapt(cls: type[nn.Module], added: Iterable[str] = (), undeclared: Iterable[str] = ()) -> type[Foreign]:
     """A class of this project that wraps one written for mdistiller; PluginError if it cannot be called here.
 
-    `added`: the config keys that its fork has and this project does not.
+    `added`: the config keys that its fork has and this project does not; `undeclared`: those that neither has.
     """
     _refuse_constructor(cls)
-    wanted, sections = _wanted(cls), _sections_read(cls)
+    wanted, sections = _wanted(cls), frozenset(name.partition(".")[0] for name in keys_read(cls))
     reads = sections | {full for full in added if full.partition(".")[0] in sections}
     methods: dict[str, Any] = {
         "foreign": cls, "__doc__": cls.__doc__, "wanted": wanted, "needs_strong_view": "image_strong" in wanted,
-        "reads": reads,
+        "reads": reads, "undeclared": tuple(undeclared),
         "__module__": cls.__module__, "__qualname__": cls.__qualname__,
     }  # fmt: skip
     if asked_for(cls, {"num_data": 0}):

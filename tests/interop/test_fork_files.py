@@ -177,6 +177,24 @@ def test_losses_that_are_no_scalars_are_averaged_as_in_mdistillers_trainer(tmp_p
         assert terms[name].value.shape == ()
 
 
+def test_a_key_that_the_fork_sets_outside_its_config_can_be_set_and_is_asked_for(tmp_path):
+    text = METHOD.format(name="Mine").replace("cfg.warmup", "cfg.scales or cfg.warmup.bit_length()")
+    place = checkout(tmp_path / "fork", Mine=text)
+    words = {"PLUGINS": [str(place / "Mine.py")], "DISTILLER.TYPE": "MINE_OF_FORK"}
+    assert load_cfg(None, words | {"scales": "[1, 2]"}).scales == "[1, 2]"
+    assert tiny_distiller("MINE_OF_FORK", "scales", "[1, 2]").method.read["warmup"] == [1, 2]
+    with pytest.raises(
+        PluginError, match="Mine.py:7: Mine: it reads cfg.scales, which its fork's config does not have"
+    ):
+        tiny_distiller("MINE_OF_FORK")
+
+
+def test_a_loss_with_the_name_of_the_total_gets_another(tmp_path):
+    place = checkout(tmp_path / "fork", Mine=METHOD.format(name="Mine").replace('"vector"', '"loss"'))
+    load_cfg(None, {"PLUGINS": [str(place / "Mine.py")]})
+    assert set(tiny_distiller("MINE_OF_FORK")(tiny_batch())[1]) == {"loss_ce", "loss_of_method", "number"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
