@@ -105,8 +105,15 @@ class Exported(nn.Module):
         return self
 
     def get_learnable_parameters(self) -> list[dict[str, Any]]:
-        """Parameter groups; the loop's learning rate is multiplied by a group's `lr_factor` at each step."""
-        return [group for group in self.inner.parameter_groups() if group["params"]]
+        """One parameter group per `lr_factor`, by which the loop's learning rate is multiplied at each step.
+
+        mdistiller's two-momenta optimiser takes a single group.
+        """
+        by_factor: dict[float, list[Tensor]] = {}
+        for group in self.inner.parameter_groups():
+            if group["params"]:
+                by_factor.setdefault(group["lr_factor"], []).extend(group["params"])
+        return [{"params": params, "lr_factor": factor} for factor, params in by_factor.items()]
 
     def get_extra_parameters(self) -> int:
         """The number of parameters trained in addition to the student's."""

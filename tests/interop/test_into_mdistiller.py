@@ -136,6 +136,9 @@ def test_a_learning_rate_factor_is_applied_in_mdistillers_loop():
     exported = registry["DFPTKD"](*tiny_networks(), tree).train()
     groups = exported.get_learnable_parameters()
     optimizer = torch.optim.SGD(groups, lr=0.1)
+    assert sorted(g["lr_factor"] for g in groups) == [0.1, 1.0], (
+        "mdistiller's two momenta take one group, where they can"
+    )
     slow, fast = (next(g["params"][0] for g in groups if g["lr_factor"] == factor) for factor in (0.1, 1.0))
     before = slow.detach().clone(), fast.detach().clone()
     batch = tiny_batch()
