@@ -98,7 +98,7 @@ KEYS: dict[str, Key] = {
     "DATASET.ON_ERROR": Key("stop", "if a file is not an image: stop and name it; skip: skip and count such files",
                             one_of("stop", "skip"), IN_FILES),
     "DATASET.TEST.BATCH_SIZE": Key(64, "images of a batch of the evaluation", AT_LEAST_ONE, decides=False),
-    "MODEL.FAMILY": Key("cifar", "cifar, imagenet, cub200; default: depends on the dataset"),
+    "MODEL.FAMILY": Key("cifar", "cifar, imagenet, cub200, tiny_imagenet; default: depends on the dataset"),
     "DISTILLER.TYPE": Key("NONE", "a method, or a list of methods whose terms are summed", METHODS),
     "DISTILLER.TEACHER": Key("ResNet50", "the teacher's network", when=TAUGHT),
     "DISTILLER.STUDENT": Key("resnet32", "the student's network"),

@@ -15,6 +15,6 @@ PUBLISHED_SIZE = 224
 
 def data_family(data: str) -> str:
     """The family of networks that the literature trains on a dataset."""
-    return {"imagenet": "imagenet", "tiny_imagenet": "imagenet", "folder": "imagenet", "cub200": "cub200"}.get(
+    return {"imagenet": "imagenet", "tiny_imagenet": "tiny_imagenet", "folder": "imagenet", "cub200": "cub200"}.get(
         data, "cifar"
     )

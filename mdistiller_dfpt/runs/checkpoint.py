@@ -14,7 +14,8 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .atomic import saving, write_json
 from .hashing import file_hash
-from .weights import WEIGHTS, load_pickled_tensors
+from .safe_load import load_pickled_tensors
+from .weights import WEIGHTS
 
 FORMAT = 1
 STATE, MANIFEST = "state.pt", "manifest.json"

@@ -1,56 +1,25 @@
-"""Network weights from files of any origin; no code in a file is ever run."""
+"""A network's weights from files of any origin."""
 
-import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import nn
 
+from ..distributed import rank
 from ..errors import CheckpointError
+from ..models.external.adapt import AdaptedModel
+from .safe_load import load_pickled_tensors
+from .state_dicts import COUNTER, Match, dict_with_versions, matches
 
-MAX_ENTRIES, MAX_PICKLE_BYTES = 100_000, 64 << 20  # far above those of any network
 WEIGHTS = "student.safetensors"  # in the directory of a run and in a checkpoint
 
 
-def load_pickled_tensors(path: Path) -> Any:
-    """Load a `torch.save` file of tensors and plain containers. Nothing else is unpickled, and there is no fallback."""
-    try:
-        if zipfile.is_zipfile(path):
-            _refuse_bombs(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
-    except Exception as e:  # a damaged or malicious file can raise almost any exception
-        found = re.search(r"GLOBAL (\S+)", str(e))
-        reason = (
-            f"it contains {found[1]}: save the state_dict alone" if found else "damaged, or not written by torch.save"
-        )
-        raise CheckpointError(f"{path}: not a checkpoint of tensors; no code in it was run ({reason})") from None
+def load_weights(path: Path) -> dict[str, Any]:
+    """The content of a file with weights: of a run or checkpoint directory, a safetensors or a `torch.save` file.
 
-
-def _refuse_bombs(path: Path) -> None:
-    """CheckpointError if the archive would unpack to more than its own size: PyTorch stores tensors uncompressed."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    inflated, size = sum(e.file_size for e in entries), path.stat().st_size
-    named = max((e.file_size for e in entries if e.filename.endswith(".pkl")), default=0)
-    if inflated > size or len(entries) > MAX_ENTRIES or named > MAX_PICKLE_BYTES:
-        raise CheckpointError(
-            f"{path}: {len(entries):,} entries that unpack to {inflated / 1e6:,.1f} MB, from a file of"
-            f" {size / 1e6:,.1f} MB: not a valid checkpoint; rejected"
-        )
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """A network's weights from a run directory, a checkpoint directory, a safetensors file or a `torch.save` file.
-
-    From `torch.save` files, `{"model": state_dict}` and `{"state_dict": ...}` are unwrapped and `module.` is removed.
+    CheckpointError if there is no such file, or if it contains no tensors by name.
     """
     path = Path(path)
     if path.is_dir():
@@ -62,26 +31,59 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as e:
             raise CheckpointError(f"{path}: not a safetensors file ({e})") from None
-    state = load_pickled_tensors(path)
-    for key in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path}: contains no state_dict; expected {{'model': state_dict}}")
-    return {k.removeprefix("module."): v for k, v in state.items()}
+    content = load_pickled_tensors(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: contains {type(content).__name__}; expected a state_dict, or a dict with one")
+    return content
 
 
-def load_into(network: torch.nn.Module, path: Path, name: str) -> None:
-    """Load a checkpoint's weights into `network`; CheckpointError listing the first keys that do not match exactly."""
-    state, own = load_weights(path), network.state_dict()
-    faults = [f"{k} is missing" for k in own if k not in state]
-    faults += [f"{k} is unexpected" for k in state if k not in own]
-    faults += [
-        f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise CheckpointError(f"{path}: not a checkpoint of {name}: {'; '.join(faults[:3])}{more}")
-    network.load_state_dict(state)
+def load_into(network: nn.Module, path: Path, name: str) -> None:
+    """Load a file's weights into `network`; CheckpointError unless exactly one network in it is this one.
+
+    They may be under any key and behind any prefix. Missing counters of BatchNorm are no fault. What was chosen among
+    several, and what was left out, is printed.
+    """
+    content = load_weights(path)
+    # A network of another library is given its file as it is, with the versions of its modules
+    target, rename = (network.network, network.rename) if isinstance(network, AdaptedModel) else (network, str)
+    found = matches(content, target, rename)
+    fitting = [match for match in found if not match.faults]
+    plain = [match for match in fitting if not match.is_average] or fitting
+    if len(plain) > 1:
+        raise CheckpointError(
+            f"{path}: {len(plain)} networks in it fit {name}: {', '.join(m.place or 'the file itself' for m in plain)};"
+            " save the one to use in a file of its own"
+        )
+    if not plain:
+        raise CheckpointError(f"{path}: not a checkpoint of {name}: {_difference(found, content, target)}")
+    match = plain[0]
+    target.load_state_dict(dict_with_versions(match.state), strict=False)
+    if rank() == 0:
+        for line in _notes(match, fitting):
+            print(f"note: {path}: {line}", flush=True)
+
+
+def _notes(match: Match, fitting: list[Match]) -> list[str]:
+    """What was chosen among several networks, and what of the file is not used."""
+    lines = []
+    if others := [other.place or "the file itself" for other in fitting if other is not match]:
+        lines.append(f"the weights are {match.place or 'of the file itself'}; not their average {', '.join(others)}")
+    if match.beside:
+        lines.append(f"the weights are {match.place}; left out: {_first(match.beside)}")
+    return lines
+
+
+def _difference(found: list[Match], content: dict[str, Any], network: nn.Module) -> str:
+    """How the part of a file that is closest to a network differs from it."""
+    if not found:
+        return f"it contains no tensors by name; its keys are {_first([str(key) for key in content])}"
+    closest = min(found, key=lambda match: len(match.faults))
+    own = [key for key in network.state_dict() if not key.endswith(COUNTER)]
+    if set(own) & set(closest.state):
+        return _first(closest.faults, "; ")
+    return f"its keys are {_first(list(closest.state))}; expected {_first(own)}"
+
+
+def _first(names: list[str], between: str = ", ") -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return between.join(names[:3]) + more

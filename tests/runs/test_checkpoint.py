@@ -18,7 +18,8 @@ from torch import nn
 from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.runs.checkpoint import load_checkpoint
 from mdistiller_dfpt.runs.hashing import file_hash
-from mdistiller_dfpt.runs.weights import load_pickled_tensors, load_weights
+from mdistiller_dfpt.runs.safe_load import load_pickled_tensors
+from mdistiller_dfpt.runs.weights import load_weights
 from mdistiller_dfpt.testing import TinyNet, make, tiny_data, tiny_distiller
 
 from ..tiny_runs import fit, run_of, stopped_after
@@ -250,10 +251,10 @@ def test_a_bomb_is_refused_before_it_unpacks(kind, tmp_path, monkeypatch):
         rezipped(path, zipfile.ZIP_DEFLATED)
         assert path.stat().st_size < 2**17
     elif kind == "many entries":
-        monkeypatch.setattr("mdistiller_dfpt.runs.weights.MAX_ENTRIES", 50)
+        monkeypatch.setattr("mdistiller_dfpt.runs.safe_load.MAX_ENTRIES", 50)
         rezipped(path, zipfile.ZIP_STORED, copies=20)
     else:
-        monkeypatch.setattr("mdistiller_dfpt.runs.weights.MAX_PICKLE_BYTES", 10)
+        monkeypatch.setattr("mdistiller_dfpt.runs.safe_load.MAX_PICKLE_BYTES", 10)
     with pytest.raises(CheckpointError, match="not a valid checkpoint; rejected"):
         load_pickled_tensors(path)
 

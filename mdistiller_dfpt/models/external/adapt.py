@@ -11,6 +11,7 @@ from ...errors import ConfigError
 from ...registry import suggest
 from ..dummy import dummy_image, probing
 from ..staged import Edit, Result, StagedModel
+from .file_keys import Rename
 from .find_stages import Call, find_stages, watch_calls
 from .map_layout import Layout, find_layout, from_map, to_map
 
@@ -50,12 +51,14 @@ class AdaptedModel(StagedModel):
     """An unmodified network whose feature maps are read and edited through hooks while its own forward runs.
 
     `stages` names the modules whose outputs end a stage, in order; by default they are found by running one image of
-    `image_size`. Tokens are treated as maps on their 2-D grid. The state_dict keys are those of the network.
+    `image_size`. Tokens are treated as maps on their 2-D grid. The state_dict keys are those of the network. `rename`
+    is for the keys in its library's files.
     ConfigError if a name is unknown, or if no feature maps are found.
     """
 
-    def __init__(self, network: nn.Module, stages: Sequence[str] = (), image_size: int = 224):
+    def __init__(self, network: nn.Module, stages: Sequence[str] = (), image_size: int = 224, *, rename: Rename = str):
         super().__init__()
+        self.rename = rename
         self.image_size, title = image_size, type(network).__name__
         calls = watch_calls(network, image_size)
         names = tuple(stages) or find_stages(network, calls)

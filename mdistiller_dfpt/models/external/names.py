@@ -10,6 +10,7 @@ from ...errors import USER_FILES, ConfigError
 from ...registry import suggest
 from ..staged import StagedModel
 from .adapt import AdaptedModel
+from .file_keys import renamed
 
 Maker = Callable[..., nn.Module]
 
@@ -31,7 +32,7 @@ def build_external(name: str, num_classes: int, stages: Sequence[str], image_siz
         return network
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
-    return AdaptedModel(network, stages, image_size)
+    return AdaptedModel(network, stages, image_size, rename=renamed(rest) if library == "torchvision" else str)
 
 
 def _made(make: Maker, name: str, num_classes: int, image_size: int) -> nn.Module:

@@ -1,0 +1,184 @@
+"""Weights of any origin: files as other toolboxes write them load, or the message says what they contain."""
+
+import argparse
+import re
+import tarfile
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel
+
+from mdistiller_dfpt.errors import CheckpointError
+from mdistiller_dfpt.models import build_model
+from mdistiller_dfpt.runs.hashing import state_hash
+from mdistiller_dfpt.runs.weights import load_into
+
+
+def network(classes=5, seed=1, name="resnet8"):
+    torch.manual_seed(seed)
+    return build_model(name, "cifar", classes)
+
+
+def behind(prefix, state):
+    return OrderedDict((prefix + key, value) for key, value in state.items())
+
+
+def loaded(content, tmp_path, suffix="pth"):
+    """A fresh network with the weights of a file with this content."""
+    path = tmp_path / f"w.{suffix}"
+    (save_file if suffix == "safetensors" else torch.save)(content, path)
+    fresh = network(seed=2)
+    load_into(fresh, path, "resnet8 with 5 classes")
+    return fresh
+
+
+def same(a, b):
+    return state_hash(a.state_dict()) == state_hash(b.state_dict())
+
+
+OURS = network()
+STATE = OURS.state_dict()
+OTHER = network(seed=3).state_dict()
+TEACHER = network(name="resnet14").state_dict()
+
+CONTENTS = {
+    "RepDistiller, last": {"opt": argparse.Namespace(model="resnet8", lr=0.05, gpus=[0]), "model": STATE},
+    "RepDistiller, best": {"epoch": 3, "model": STATE, "best_acc": torch.tensor(71.2), "optimizer": {"state": {}}},
+    "mdistiller, student_best": {"model": STATE, "epoch": 3, "best_acc": np.float64(71.2)},
+    "mdistiller, best": {"model": {**behind("module.student.", STATE), **behind("module.teacher.", TEACHER)}},
+    "torchvision's references": {"model": STATE, "args": argparse.Namespace(), "scaler": {"scale": 1.0}},
+    "torchvision's references, average": {
+        "model": STATE, "model_ema": {**behind("module.", OTHER), "n_averaged": torch.tensor(3)},
+    },
+    "timm": {"epoch": 3, "arch": "x", "state_dict": STATE, "state_dict_ema": OTHER, "args": argparse.Namespace(),
+             "metric": np.float32(71.2)},
+    "Lightning": {"state_dict": {**behind("model.", STATE), "criterion.weight": torch.ones(5)}, "callbacks": {}},
+    "Lightning, compiled": {"state_dict": behind("net._orig_mod.", STATE)},
+    "OpenMMLab": {"meta": {"epoch": 3}, "state_dict": behind("backbone.", STATE)},
+    "ImageNet example": {"state_dict": behind("module.", STATE), "best_acc1": torch.tensor(1.0)},
+    "kuangliu's CIFAR": {"net": behind("module.", STATE), "acc": 71.2, "epoch": 3},
+    "PyTorch's tutorial": {"model_state_dict": STATE, "optimizer_state_dict": {}, "loss": 0.1},
+    "Lightning, average": {"state_dict": {**behind("model.", STATE), **behind("ema_model.module.", OTHER)}},
+    "only an average": {"state_dict_ema": STATE},
+    "containers in containers": {"state": {"network": STATE}},
+    "the state itself": STATE,
+    "an averaged model": AveragedModel(OURS).state_dict(),
+    "beside other values": {"weights": STATE, "curve": np.arange(3.0), "flag": np.bool_(True), "n": np.int64(2),
+                            "place": Path("a/b"), "more": SimpleNamespace(a=1)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("origin", CONTENTS)
+def test_files_as_other_toolboxes_write_them(origin, tmp_path):
+    assert same(loaded(CONTENTS[origin], tmp_path), OURS)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.", "module._orig_mod.", "backbone.", "net."])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_prefix_of_all_keys_is_removed(prefix, suffix, tmp_path):
+    assert same(loaded(behind(prefix, STATE), tmp_path, suffix), OURS)
+
+
+def test_numpys_scalars_of_its_first_version_are_read(tmp_path):
+    content = {"model": STATE, "acc": np.float64(71.2)}
+    path = tmp_path / "w.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+    fresh = network(seed=2)
+    load_into(fresh, path, "x")
+    assert same(fresh, OURS)
+
+
+def test_missing_counters_of_batchnorm_are_no_fault(tmp_path):
+    fresh = loaded({k: v for k, v in STATE.items() if not k.endswith("num_batches_tracked")}, tmp_path)
+    assert same(fresh, OURS)
+
+
+@pytest.mark.parametrize(("origin", "said"), [
+    ("timm", "the weights are ['state_dict']; not their average ['state_dict_ema']"),
+    ("torchvision's references, average", "['model']; not their average ['model_ema'] module.*"),
+    ("mdistiller, best", "['model'] module.student.*; left out: module.teacher.conv1.weight"),
+    ("Lightning", "['state_dict'] model.*; left out: criterion.weight"),
+])  # fmt: skip
+def test_what_was_chosen_and_left_out_is_said(origin, said, tmp_path, capsys):
+    loaded(CONTENTS[origin], tmp_path)
+    assert said in capsys.readouterr().out
+    loaded(STATE, tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+class Own:
+    pass
+
+
+REFUSED = {
+    "two that fit": (
+        {"model": {**behind("module.student.", STATE), **behind("module.teacher.", OTHER)}},
+        r"2 networks in it fit resnet8 with 5 classes: \['model'\] module.student.*, \['model'\] module.teacher.*",
+    ),
+    "other classes": ({"model": network(7).state_dict()}, r"fc.weight is \(7, 64\), not \(5, 64\); fc.bias is \(7,\)"),
+    "a deeper network": ({"model": TEACHER}, "layer1.1.conv1.weight is unexpected"),
+    "another network": (
+        {"a.weight": torch.ones(1), "b.weight": torch.ones(1)},
+        "its keys are a.weight, b.weight; expected conv1.weight, bn1.weight, bn1.bias and",
+    ),
+    "no weights": ({"epoch": 3, "lr": 0.1}, "contains no tensors by name; its keys are epoch, lr"),
+    "a list": ([1, 2], "contains list; expected a state_dict"),
+    "a class": ({"model": STATE, "x": Own()}, "it contains tests.runs.test_weights.Own: where it was written, save"),
+    "a whole network": (OURS, r"it contains mdistiller_dfpt.models.cifar.resnet.ResNet: .*state_dict\(\)"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_does_not_fit_is_said_in_one_line(kind, tmp_path):
+    content, message = REFUSED[kind]
+    with pytest.raises(CheckpointError, match=message) as error:
+        loaded(content, tmp_path)
+    assert "\n" not in str(error.value)
+    assert "weights_only" not in str(error.value)
+
+
+def test_files_that_are_no_checkpoints_are_named_for_what_they_are(tmp_path):
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>quota exceeded</html>")
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        tar.add(tmp_path / "page.pth", "resnet56_vanilla/ckpt_epoch_240.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated; its files circulate
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
+    for name, what in (("pointer.pth", "git lfs pull"), ("page.pth", "a web page"), ("all.tar", "a tar archive"),
+                       ("script.pt", "a TorchScript archive")):  # fmt: skip
+        with pytest.raises(CheckpointError, match=what):
+            load_into(network(), tmp_path / name, "x")
+
+
+def test_torchvisions_files_as_its_own_builders_read_them(tmp_path):
+    """As published: auxiliary heads, densenet's keys of 2017, the keys of transformers before version 2."""
+    models = torchvision.models
+    torch.manual_seed(0)
+    dense = models.densenet121(num_classes=5).state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", k): v for k, v in dense.items()}
+    assert old.keys() != dense.keys()
+    vit = models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5)
+    vit_keys = {k.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v
+                for k, v in vit.state_dict().items()}  # fmt: skip
+    google = models.googlenet(num_classes=5, init_weights=False, aux_logits=True).state_dict()
+    for name, content, size, expected in (
+        ("torchvision/densenet121", old, 64, dense), ("torchvision/googlenet", google, 64, google),
+        (f"{__name__}:small_vit", vit_keys, 32, vit.state_dict()),
+    ):  # fmt: skip
+        torch.save(content, tmp_path / "w.pth")
+        model = build_model(name, num_classes=5, image_size=size)
+        load_into(model, tmp_path / "w.pth", name)
+        assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+def small_vit(num_classes):
+    return torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=num_classes)
