@@ -74,7 +74,7 @@ MISTAKES = [
      r":10: MyNoisy: `forward` returned Tensor as 'teacher'; it must be an Output"),
     ("my_net", "return [lambda", "return None and [lambda", r"my_net cannot take images|TypeError"),
     ("my_net", "self.fc = nn.Linear(32, num_classes)", "self.fc = nn.Linear(32, 7)",
-     r"my_net returns logits of shape \(1, 7\) for one image; it must be \(logits \(1, 10\), features\)"),
+     r"my_net returns logits of shape \(1, 7\) for one image; it must return logits of shape \(1, 10\)"),
     ("my_data", "pixels[labels == 0, 4:12, 4:12] += 150", "pixels[99, 99, 99, 99, 99] = 1", r":14: IndexError"),
     ("my_solver", "return plan.lr * (1 - progress / plan.epochs)", "return 'slow'",
      r":14: my_linear: returned 'slow' after 0 epochs; a schedule must return a learning rate"),

@@ -201,6 +201,7 @@ def test_no_two_files_share_a_name_but_for_the_same_thing_in_two_packages():
         "shufflenetv2",
         "imagenet",
         "mdistiller",
+        "tiny_imagenet",
     }
     stems: dict[str, list[Path]] = {}
     for path in FILES:

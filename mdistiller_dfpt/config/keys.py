@@ -12,6 +12,7 @@ from .limits import (
     A_SEED,
     ALWAYS,
     AT_LEAST_ONE,
+    DEVIATIONS,
     FRACTION,
     HAS_ASSISTANTS,
     HAS_OTHER_TEACHERS,
@@ -23,6 +24,7 @@ from .limits import (
     METHODS,
     NETWORKS,
     NOT_NEGATIVE,
+    PER_CHANNEL,
     POSITIVE,
     TAUGHT,
     WEIGHT,
@@ -97,6 +99,9 @@ KEYS: dict[str, Key] = {
     "DATASET.SEED": Key(None, "seed of the sample order and the views; default: SOLVER.SEED", A_SEED, kind=int),
     "DATASET.ON_ERROR": Key("stop", "if a file is not an image: stop and name it; skip: skip and count such files",
                             one_of("stop", "skip"), IN_FILES),
+    "DATASET.MEAN": Key(None, "mean of red, green and blue by which images are normalised; default: the recipe's",
+                        PER_CHANNEL, kind=list),
+    "DATASET.STD": Key(None, "the same for the standard deviation", DEVIATIONS, kind=list),
     "DATASET.TEST.BATCH_SIZE": Key(64, "images of a batch of the evaluation", AT_LEAST_ONE, decides=False),
     "MODEL.FAMILY": Key("cifar", "cifar, imagenet, cub200, tiny_imagenet; default: depends on the dataset"),
     "DISTILLER.TYPE": Key("NONE", "a method, or a list of methods whose terms are summed", METHODS),
@@ -124,6 +129,11 @@ KEYS: dict[str, Key] = {
     "DISTILLER.TEACHER_STAGES": Key([], "modules that end the stages of a torchvision/, timm/ or custom network; []:"
                                     " found", names("module names"), TAUGHT),
     "DISTILLER.STUDENT_STAGES": Key([], "the same for the student", names("module names")),
+    "DISTILLER.TEACHER_MEAN": Key(None, "mean of the teacher's own normalisation; default: the published one of a"
+                                  " torchvision/ or timm/ network, else the dataset's", PER_CHANNEL, TAUGHT, kind=list),
+    "DISTILLER.TEACHER_STD": Key(None, "its standard deviation", DEVIATIONS, TAUGHT, kind=list),
+    "DISTILLER.STUDENT_MEAN": Key(None, "the same for the student", PER_CHANNEL, kind=list),
+    "DISTILLER.STUDENT_STD": Key(None, "the same for the student", DEVIATIONS, kind=list),
     "DISTILLER.TEACHER_AUTO_TRAIN": Key(False, "if there is no teacher yet, train it first from TEACHER_CFG",
                                         None, TAUGHT, False),
     "SOLVER.TRAINER": Key("base", "base; dot: two momenta, SOLVER.MOMENTUM -+ DOT.DELTA; crd is accepted and means"

@@ -43,6 +43,8 @@ IN_FILES = When("the images of this dataset are in memory", lambda s: s.in_files
 HAS_ASSISTANTS = When("the kind of teacher has no assistants", lambda s: s.has_assistants)
 HAS_OTHER_TEACHERS = When("the kind of teacher has a single network", lambda s: s.has_other_teachers)
 
+PER_CHANNEL = Limit("three numbers", lambda v: len(v) == 3 and all(type(x) in (int, float) for x in v))
+DEVIATIONS = Limit("three numbers > 0", lambda v: PER_CHANNEL.test(v) and min(v) > 0)
 POSITIVE = Limit("> 0", lambda v: v > 0)
 NOT_NEGATIVE = Limit(">= 0", lambda v: v >= 0)
 AT_LEAST_ONE = Limit(">= 1", lambda v: v >= 1)

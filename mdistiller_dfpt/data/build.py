@@ -14,6 +14,7 @@ from .content import Content, content_of
 from .image_files import FileLoader, FileRecipe, FileSet
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
+from .normalisation import Normalisation
 
 DATASETS: "Registry[Callable[[CN], ImageSource | FileSource]]" = Registry("dataset", "DATASET.TYPE")
 """Maps DATASET.TYPE to a function cfg -> ImageSource or FileSource."""
@@ -52,6 +53,11 @@ class Data(NamedTuple):
     def num_train(self) -> int:
         """Samples in the training set."""
         return self.train.num_samples
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the images that the loaders return."""
+        return self.train.normalisation
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -96,8 +102,11 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         make = FileLoader
         common |= {"workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips, "timeout": cfg.EXPERIMENT.TIMEOUT}
     seed = cfg.SOLVER.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
-    train = make(source.train, source.recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
-    test = make(source.test, source.recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
+    recipe = source.recipe._replace(
+        mean=tuple(cfg.DATASET.MEAN or source.recipe.mean), std=tuple(cfg.DATASET.STD or source.recipe.std)
+    )
+    train = make(source.train, recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
+    test = make(source.test, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
     return Data(train, test, classes, content_of(source.train, source.test))
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..distributed import rank, world_size
 from .batch import Batch, Shard
+from .normalisation import Normalisation
 from .randomness import epoch_order
 
 
@@ -28,6 +29,7 @@ class Loader:
         self.batch_size, self.train, self.seed = batch_size, train, seed
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         # (image / 255 - mean) / std as one multiplication and addition
+        self.normalisation = Normalisation(tuple(mean), tuple(std))
         deviation = torch.tensor(std, device=device)
         self.scale = 1 / (255 * deviation)
         self.shift = -torch.tensor(mean, device=device) / deviation

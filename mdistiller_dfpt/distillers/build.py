@@ -108,6 +108,12 @@ def _refuse_unknown(paths: Mapping[str, float], teacher: Teacher, kind: str) -> 
 def _refuse_without_maps(name: str, distillers: Sequence[Distiller], kind: str) -> None:
     for distiller in distillers:
         teacher = distiller.teacher
+        for network in (distiller.student, distiller.teacher_network):
+            if distiller.needs_teacher_maps and not network.stage_channels:
+                raise ConfigError(
+                    f"DISTILLER.TYPE: {name} uses features, and {_title(network)} has no feature maps: name the modules"
+                    " that end its stages, or use a method on logits"
+                )
         if distiller.needs_teacher_maps and not teacher.has_maps(distiller.path):
             others = ", ".join(path for path in teacher.path_names() if teacher.has_maps(path))
             remedy = f"set DISTILLER.PATHS to paths that have them ({others})" if others else "use another kind"
@@ -115,6 +121,10 @@ def _refuse_without_maps(name: str, distillers: Sequence[Distiller], kind: str) 
                 f"DISTILLER.TYPE: {name} uses the teacher's features (`needs_teacher_maps`), and the path "
                 f"{distiller.path!r} of a teacher of kind {kind} has only logits: {remedy}"
             )
+
+
+def _title(network: StagedModel) -> str:
+    return type(getattr(network, "network", network)).__name__
 
 
 def _refuse_several(name: str, cls: type[Method], paths: Mapping[str, float]) -> None:

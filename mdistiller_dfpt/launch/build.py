@@ -23,7 +23,7 @@ from ..training.optim import OPTIMIZERS, SCHEDULES
 from ..training.precision import has_bfloat16, measured_precision
 from ..training.trainer import Trainer
 from .check_shards import check_shards
-from .networks import Role, build_network, check_networks, name_of
+from .networks import Role, build_network, check_networks, name_of, own_normalisations
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,10 @@ def check_config(cfg: CN) -> torch.device:
 
 def identity_of_run(cfg: CN, data: Data, trained: Sequence[Trained]) -> Identity:
     """What a run computes that these networks teach."""
-    return identity_of(cfg, data, [(t.name, t.sha256) for t in trained], sources(cfg))
+    identity = identity_of(cfg, data, [(t.name, t.sha256) for t in trained], sources(cfg))
+    if own := own_normalisations(cfg, data.normalisation):
+        identity["normalisation"] = own
+    return identity
 
 
 def build_trainer(
@@ -66,7 +69,7 @@ def build_trainer(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SOLVER.SEED)
-        student = build_network(cfg, "student", "", data.num_classes, data.image_shape)
+        student = build_network(cfg, "student", "", data.num_classes, data.image_shape, data.normalisation)
     teacher = trained[0].network if trained else None
     if world_size() > 1:
         check_shards(cfg)
@@ -88,6 +91,6 @@ def load_trained(cfg: CN, role: Role, weights: Path, data: Data, name: str = "")
 
 def load_network(cfg: CN, role: Role, weights: Path, data: Data, name: str = "") -> StagedModel:
     """The network alone."""
-    network = build_network(cfg, role, name, data.num_classes, data.image_shape)
+    network = build_network(cfg, role, name, data.num_classes, data.image_shape, data.normalisation)
     load_into(network, weights, f"{name or name_of(cfg, role)} with {data.num_classes} classes")
     return network

@@ -108,6 +108,6 @@ def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:
             cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others
         ).deployed
     else:
-        network = build_network(cfg, "student", "", data.num_classes, data.image_shape)
+        network = build_network(cfg, "student", "", data.num_classes, data.image_shape, data.normalisation)
     load_into(network, weights, f"{name_of(cfg, 'student')} with {data.num_classes} classes")
     return network

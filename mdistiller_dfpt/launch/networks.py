@@ -1,5 +1,6 @@
 """The networks that a config names, by role."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,10 +10,13 @@ from yacs.config import CfgNode as CN
 
 from ..config.policy import PUBLISHED_SIZE
 from ..data import Data
+from ..data.normalisation import Normalisation
 from ..distillers.choice import choice
 from ..errors import ConfigError
 from ..models import StagedModel, build_model
 from ..models.dummy import try_image
+from ..models.external.adapt import AdaptedModel
+from ..models.external.names import published_normalisation
 
 Role = Literal["student", "teacher", "other"]
 
@@ -32,33 +36,67 @@ def name_of(cfg: CN, role: Role) -> str:
 
 
 def build_network(
-    cfg: CN, role: Role, name: str = "", num_classes: int = 100, image_shape: tuple[int, int, int] | None = None
-) -> StagedModel:
+    cfg: CN, role: Role, name: str = "", num_classes: int = 100, image_shape: tuple[int, int, int] | None = None,
+    images: Normalisation | None = None,
+) -> StagedModel:  # fmt: skip
     """The network for a role, newly initialised, with the stages set in the config; `name` overrides the network.
 
-    With `image_shape` it is tried on one image; ConfigError if that fails.
+    `images`: the normalisation of the images that it will get. With `image_shape` it is tried on one image; ConfigError
+    if that fails.
     """
     d = cfg.DISTILLER
     name = name or name_of(cfg, role)
     stages = {"student": d.STUDENT_STAGES, "teacher": d.TEACHER_STAGES}.get(role, [])
     size = image_shape[1] if image_shape else cfg.DATASET.SIZE or PUBLISHED_SIZE
     network = build_model(name, cfg.MODEL.FAMILY, num_classes, stages=stages, image_size=size)
+    if images is not None and (own := normalisation_of(cfg, role, name, images)) != images:
+        if type(network).forward not in (StagedModel.forward, AdaptedModel.forward):
+            raise ConfigError(f"{name} is to normalise its images by {own}, but has its own forward: do it there")
+        network.renormalise(images, own)
     if image_shape is not None:
         _check_output(try_image(network, name, image_shape), name, num_classes)
     return network
 
 
+def normalisation_of(cfg: CN, role: Role, name: str, images: Normalisation) -> Normalisation:
+    """The normalisation that a network of a run was, or is, trained with: as set, else published, else the images'."""
+    own = published_normalisation(name) or images
+    if role == "other":
+        return own
+    d, prefix = cfg.DISTILLER, role.upper()
+    return Normalisation(tuple(d[f"{prefix}_MEAN"] or own.mean), tuple(d[f"{prefix}_STD"] or own.std))
+
+
+def own_normalisations(cfg: CN, images: Normalisation) -> dict[str, str]:
+    """By role, or name, of the networks of a run: their normalisation in words, where it is not the images'."""
+    chosen = choice(cfg)
+    roles: list[tuple[Role, str]] = [("student", chosen.student)]
+    if chosen.is_taught:
+        roles += [("teacher", chosen.teacher), *(("other", name) for name in chosen.others)]
+    found = {name if role == "other" else role: normalisation_of(cfg, role, name, images) for role, name in roles}
+    return {key: str(own) for key, own in found.items() if own != images}
+
+
 def _check_output(result: Any, name: str, num_classes: int) -> None:
     """ConfigError if a network does not return (logits (1, num_classes), features)."""
-    logits = result[0] if isinstance(result, tuple) and len(result) == 2 else None
+    logits = result[0] if isinstance(result, tuple) and len(result) == 2 else result
     if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, num_classes):
-        found = type(result).__name__ if logits is None else f"logits of shape {tuple(getattr(logits, 'shape', ()))}"
-        raise ConfigError(f"{name} returns {found} for one image; it must be (logits (1, {num_classes}), features)")
+        raise ConfigError(
+            f"{name} returns {_kind(logits)} for one image; it must return logits of shape (1, {num_classes}), or a"
+            " tuple that begins with them"
+        )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"logits of shape {tuple(value.shape)}"
+    keys = f" with the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
+    return "nothing" if value is None else f"a {type(value).__name__}{keys}"
 
 
 def build_networks(cfg: CN, data: Data) -> Networks:
     """Untrained networks of a config for this dataset."""
-    chosen, shape = choice(cfg), (data.num_classes, data.image_shape)
+    chosen, shape = choice(cfg), (data.num_classes, data.image_shape, data.normalisation)
     student = build_network(cfg, "student", "", *shape)
     teacher = build_network(cfg, "teacher", "", *shape) if chosen.is_taught else None
     return Networks(student, teacher, [build_network(cfg, "other", name, *shape) for name in chosen.others])

@@ -22,12 +22,13 @@ from ..runs.directory import find_finished, other_runs, run_name, same_runs
 from ..runs.identity import Identity
 from ..runs.locks import one_at_a_time, wait_until_free
 from .build import Trained, check_config, identity_of_run, load_trained
+from .networks import Role, normalisation_of
 
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
 """Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
 
-OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR")
-"""Keys of DATASET that decide what a dataset holds."""
+OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR", "MEAN", "STD")
+"""Keys of DATASET that decide what a dataset holds, and how it is normalised."""
 
 
 class Train(Protocol):
@@ -113,6 +114,7 @@ def _of_config(
             f"DISTILLER.{keys[1]} is {config}, which trains on {teacher_cfg.DATASET.TYPE} with {its_data.num_classes}"
             f" classes; this run's {cfg.DATASET.TYPE} has {data.num_classes}: name a config that trains a teacher on it"
         )
+    _refuse_other_normalisation(cfg, data, teacher_cfg, its_data, network, config, keys)
     above = trained_networks(teacher_cfg, its_data, train, chain)
     identity = identity_of_run(teacher_cfg, its_data, above)
     found = _finished(teacher_cfg, identity)
@@ -140,12 +142,27 @@ def _of_config(
     return _trained_once(teacher_cfg, identity, train_it)
 
 
+def _refuse_other_normalisation(
+    cfg: CN, data: Data, teacher_cfg: CN, its_data: Data, network: str, config: str, keys: tuple[str, str]
+) -> None:
+    """ConfigError if a teacher's config trains it on images that are normalised otherwise than it gets here."""
+    role: Role = "teacher" if keys[0] == "TEACHER_CKPT" else "other"
+    here = normalisation_of(cfg, role, network, data.normalisation)
+    there = normalisation_of(teacher_cfg, "student", teacher_cfg.DISTILLER.STUDENT, its_data.normalisation)
+    if here != there:
+        raise ConfigError(
+            f"DISTILLER.{keys[1]} is {config}, which trains with images of {there}; here {network} gets"
+            f" {here}: set DISTILLER.TEACHER_MEAN {list(there.mean)} DISTILLER.TEACHER_STD {list(there.std)}"
+        )
+
+
 def run_of_assistant(cfg: CN, name: str, above: Sequence[str]) -> CN:
     """The config that trains an assistant: the student's, with this network as the student, taught by those above."""
     step = cfg.clone()
     step.defrost()
     step.DISTILLER.STUDENT = name
     step.DISTILLER.STUDENT_STAGES = []
+    step.DISTILLER.STUDENT_MEAN = step.DISTILLER.STUDENT_STD = None
     step.DISTILLER.PATHS = CN()  # those of the student may include assistants that do not exist yet
     step.DISTILLER.ASSISTANTS = list(above)
     if student_lr(cfg.DISTILLER.STUDENT) == cfg.SOLVER.LR:

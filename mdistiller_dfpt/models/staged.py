@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.normalisation import Normalisation
 from ..errors import ConfigError
 
 Stage = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -56,10 +58,26 @@ class StagedModel(nn.Module):
         """The number of logits."""
         return self.classifier_layer.out_features
 
+    def renormalise(self, images: Normalisation, own: Normalisation) -> None:
+        """From now on, take images that are normalised by `images`, and normalise them by `own` first.
+
+        One multiplication and addition per channel, and none if the two are equal. Not part of the state_dict.
+        """
+        if images == own:
+            return
+        mean, std, own_mean, own_std = (torch.tensor(v, dtype=torch.float64) for v in (*images, *own))
+        for name, value in (("input_scale", std / own_std), ("input_shift", (mean - own_mean) / own_std)):
+            self.register_buffer(name, value.float()[:, None, None], persistent=False)
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """Images as the loaders return them -> in the network's own normalisation; (B, 3, H, W), the same if equal."""
+        scale = self._buffers.get("input_scale")  # absent in most networks
+        return image if scale is None else image * scale + self.get_buffer("input_shift")
+
     def forward(self, image: Tensor) -> Result:
         """Images (B, 3, H, W) -> (logits (B, classes), features)."""
         feats, preact_feats = [], []
-        x = image
+        x = self.normalised(image)
         for stage in self.stages():
             x, preactivation = stage(x)
             feats.append(x)
@@ -75,7 +93,7 @@ class StagedModel(nn.Module):
         """The activations of the stem and of the stages up to `last`."""
         maps: list[Tensor] = []
         for stage in self.stages()[: last + 1]:
-            maps.append(stage(maps[-1] if maps else image)[0])
+            maps.append(stage(maps[-1] if maps else self.normalised(image))[0])
         return maps
 
     def rerun(self, image: Tensor, edit: Edit, before: Sequence[Tensor] = ()) -> Result:
@@ -85,7 +103,7 @@ class StagedModel(nn.Module):
         """
         feats, preact_feats = list(before), list(before)
         stages = self.stages()
-        x = before[-1] if before else image
+        x = before[-1] if before else self.normalised(image)
         for i in range(len(before), len(stages)):
             activation, preactivation = stages[i](x)
             x = edit(i, activation)

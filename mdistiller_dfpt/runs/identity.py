@@ -29,6 +29,7 @@ class Identity(TypedDict):
     teachers: list[dict[str, str]] | None  # name and sha256 of each frozen network, the teacher first
     code: NotRequired[dict[str, str]]  # sha256 of the files of its plugins, by name, if there are any
     continued: NotRequired[list[int]]  # the values of SOLVER.EPOCHS before it, under a schedule that depends on them
+    normalisation: NotRequired[dict[str, str]]  # of networks with one of their own, by role or name
     start: NotRequired[str]  # hash of the initial weights, if they are the caller's and not a function of the seed
 
 
@@ -64,6 +65,10 @@ def differences(mine: Identity, other: Identity, of_mine: str = HERE, of_other: 
     if mine.get("continued") != other.get("continued"):
         epochs = other.get("continued") or mine.get("continued") or []
         found.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")
+    a_own, b_own = mine.get("normalisation", {}), other.get("normalisation", {})
+    for network in sorted(set(a_own) | set(b_own)):
+        if a_own.get(network) != b_own.get(network):
+            found.append(f"the images of the {network} are normalised otherwise")
     if mine.get("start") != other.get("start"):
         found.append("one started from weights that a program gave it")
     return found
@@ -126,6 +131,8 @@ def as_identity(record: Any) -> Identity | None:
         identity["code"] = dict(record["code"])
     if record.get("continued"):
         identity["continued"] = list(record["continued"])
+    if record.get("normalisation"):
+        identity["normalisation"] = dict(record["normalisation"])
     if record.get("start"):
         identity["start"] = record["start"]
     return identity

@@ -82,7 +82,7 @@ class Teacher(Hooked):
 
     def has_maps(self, path: str) -> bool:
         """Whether a path has features; False where it has only logits, so that methods on features do not match it."""
-        return True
+        return bool(self.network_of(path).stage_channels)
 
     def frozen(self) -> list[StagedModel]:
         """The frozen networks, whose weights are stored in their own files."""

@@ -245,6 +245,8 @@ class DualPath(Frozen):
 
 def _numbers(stages: str | Sequence[int], network: StagedModel) -> tuple[int, ...]:
     """The prompted stages in order; ValueError if the network lacks one of them, or its logits do not depend on it."""
+    if not network.stage_channels:
+        raise ValueError("STAGES: the network has no feature maps to prompt")
     count, reaching = len(network.stage_channels) - 1, network.reaching_stages()
     numbers = reaching if stages == "all" else sorted({int(s) for s in stages})
     if not numbers or not all(1 <= i <= count for i in numbers):

@@ -144,6 +144,10 @@ class Trainer:
         used_protocol = protocol(
             self.cfg, self.data, self._teacher_record(), self.training.device, in_words(self.optimizer)
         )
+        own = self.identity.get("normalisation", {})
+        used_protocol["normalisation"] = {"images": str(self.data.normalisation), **own}
+        for network, words in own.items():
+            print(f"{network}: images are normalised by its own {words}", flush=True)
         self.prepare(saver)
         if overhead := self.distiller.overhead(self.data.image_shape):
             print(overhead, flush=True)
@@ -220,8 +224,9 @@ class Trainer:
                 " the logits of one network per view, or no logits: remove this key"
             )
         assert isinstance(self.teacher, Frozen)
+        teacher = [self.teacher_sha256, self.cfg.SOLVER.AMP, self.identity.get("normalisation", {}).get("teacher")]
         cache = open_cache(
-            d.LOGITS_CACHE, self.data.train, self.data.num_classes, f"{self.teacher_sha256} {self.cfg.SOLVER.AMP}"
+            d.LOGITS_CACHE, self.data.train, self.data.num_classes, " ".join(str(part) for part in teacher if part)
         )
         self.teacher.cache = cache
         return cache

@@ -8,6 +8,7 @@ import torch
 from torchvision import models
 
 from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt.data.normalisation import Normalisation
 from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.launch.run import train
 from mdistiller_dfpt.launch.trained import trained_networks
@@ -78,5 +79,6 @@ def test_missing_published_weights_are_reported(published):
 def test_a_teacher_of_imagenet_has_them_unless_the_config_says_otherwise(published, words):
     cfg = load_cfg(None, ["DATASET.TYPE", "imagenet", "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "ShuffleNetV2",
                           "DATASET.DOWNLOAD", "True", *words])  # fmt: skip
-    data = SimpleNamespace(num_classes=5, image_shape=(3, 32, 32))  # as the weights of this test
+    images = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    data = SimpleNamespace(num_classes=5, image_shape=(3, 32, 32), normalisation=images)  # as the weights of this test
     assert trained_networks(cfg, data, train)[0].weights == published.cached

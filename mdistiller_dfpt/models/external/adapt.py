@@ -1,7 +1,7 @@
 """Adapts any network to `StagedModel`: its stages are its own modules, found or named, and read by hooks."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...registry import suggest
 from ..dummy import dummy_image, probing
+from ..output import NoFeatures
 from ..staged import Edit, Result, StagedModel
 from .file_keys import Rename
 from .find_stages import Call, find_stages, watch_calls
@@ -52,8 +53,9 @@ class AdaptedModel(StagedModel):
 
     `stages` names the modules whose outputs end a stage, in order; by default they are found by running one image of
     `image_size`. Tokens are treated as maps on their 2-D grid. The state_dict keys are those of the network. `rename`
-    is for the keys in its library's files.
-    ConfigError if a name is unknown, or if no feature maps are found.
+    is for the keys in its library's files. ConfigError if a name is unknown.
+
+    If no feature maps are found, it has no stages: `stage_channels` is empty, and access to a map is a ConfigError.
     """
 
     def __init__(self, network: nn.Module, stages: Sequence[str] = (), image_size: int = 224, *, rename: Rename = str):
@@ -62,15 +64,15 @@ class AdaptedModel(StagedModel):
         self.image_size, title = image_size, type(network).__name__
         calls = watch_calls(network, image_size)
         names = tuple(stages) or find_stages(network, calls)
-        if not names:
-            raise ConfigError(f"{title}: no feature maps found; name the modules that end its stages")
         layouts = [_checked(title, name, calls) for name in names]
-        stem = find_layout(calls[names[0]].inputs)
+        stem = find_layout(calls[names[0]].inputs) if names else None
         self.network, self.stage_names, self.has_stem = network, names, stem is not None
-        self.layouts = [layouts[0] if stem is None else stem, *layouts]
+        self.layouts = [layouts[0] if stem is None else stem, *layouts] if names else []
         self.stage_channels = tuple(layout.channels for layout in self.layouts)
         order = list(calls)
-        behind = [n for n in order[order.index(names[-1]) + 1 :] if not names[-1].startswith(f"{n}.")]
+        behind = order
+        if names:
+            behind = [n for n in order[order.index(names[-1]) + 1 :] if not names[-1].startswith(f"{n}.")]
         self.head_modules = tuple(f"network.{n}" for n in _with_parameters(network, behind))
         self.classifier_name = _classifier(network, behind)
         self.register_state_dict_post_hook(_to_own_keys)
@@ -99,6 +101,12 @@ class AdaptedModel(StagedModel):
         pooled: list[Tensor] = []
         with self._hooked(change), self._classifier_input(pooled):
             logits = self._plain(image)
+        if not self.stage_names:
+            title = type(self.network).__name__
+            return logits, NoFeatures(
+                f"{title} has no feature maps, but the method uses {{!r}}: name the modules that end its stages, or use"
+                " a method on logits"
+            )
         feats = [maps[i] for i in sorted(maps)]
         if not self.has_stem and 0 not in maps:
             feats.insert(0, feats[0])
@@ -128,7 +136,9 @@ class AdaptedModel(StagedModel):
 
     def _plain(self, image: Tensor) -> Tensor:
         """Logits of the network's own forward, extracted from any container it returns."""
-        result = self.network(image)
+        result = self.network(self.normalised(image))
+        if isinstance(result, Mapping) and "logits" in result:
+            return result["logits"]
         result = getattr(result, "logits", result)
         return result[0] if isinstance(result, tuple) else result
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from ...data.normalisation import Normalisation
 from ...errors import USER_FILES, ConfigError
 from ...registry import suggest
 from ..staged import StagedModel
@@ -33,6 +34,28 @@ def build_external(name: str, num_classes: int, stages: Sequence[str], image_siz
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
     return AdaptedModel(network, stages, image_size, rename=renamed(rest) if library == "torchvision" else str)
+
+
+def published_normalisation(name: str) -> Normalisation | None:
+    """The normalisation behind the published weights of a torchvision/ or timm/ network; None for other networks.
+
+    googlenet and inception_v3 of torchvision convert to theirs in `forward`, if its builders load their weights.
+    """
+    library, _, rest = name.partition("/")
+    if library == "torchvision":
+        from torchvision import models
+
+        if rest in ("googlenet", "inception_v3"):
+            return Normalisation((0.5,) * 3, (0.5,) * 3)
+        published = next(iter(models.get_model_weights(rest)), None)
+        transform = published.transforms() if published else None
+        return None if transform is None else Normalisation(tuple(transform.mean), tuple(transform.std))
+    if library == "timm":
+        import timm
+
+        known = timm.get_pretrained_cfg(rest, allow_unregistered=True)
+        return None if known is None else Normalisation(tuple(known.mean), tuple(known.std))
+    return None
 
 
 def _made(make: Maker, name: str, num_classes: int, image_size: int) -> nn.Module:
