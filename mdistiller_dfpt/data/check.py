@@ -1,4 +1,4 @@
-"""Finds errors of a dataset before training: unreadable files, and images that are in both splits."""
+"""Finds errors of a dataset before training: unreadable files, images in both splits or with two labels."""
 
 import hashlib
 from collections import defaultdict
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
+import torch
 
 from .build import FileSource, ImageSource
 from .image_files import Fault, read_image
@@ -16,22 +17,29 @@ Look = tuple[str, str, str, str | None]  # split, name, what is wrong, hash of t
 def check_source(
     source: ImageSource | FileSource, workers: int, seen: Callable[[int], None]
 ) -> tuple[list[str], list[str]]:
-    """(unreadable files, test images that are also in the training set), one line each.
+    """(unreadable files, images that are in both sets or have two labels), one line each.
 
     `seen` is called with the number of images checked so far.
     """
+    labels = torch.cat([source.train.labels, source.test.labels]).tolist()
     looks = _scan_files(source, workers) if isinstance(source, FileSource) else _scan_images(source)
     faults: list[str] = []
     where: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    labelled: dict[str, dict[int, str]] = defaultdict(dict)
     for count, (split, name, reason, digest) in enumerate(looks, start=1):
         if digest is None:
             faults.append(f"{name}: cannot be read as an image ({reason})")
         else:
             where[digest][split].append(name)
+            labelled[digest].setdefault(labels[count - 1], name)
         seen(count)
     twice = [
         f"{splits['test'][0]}: the same image as {splits['train'][0]} of the training set"
         for splits in where.values() if len(splits) == 2
+    ]  # fmt: skip
+    twice += [
+        "; ".join(f"{name}: class {source.train.classes[label]}" for label, name in classes.items()) + ": the same image"
+        for classes in labelled.values() if len(classes) > 1
     ]  # fmt: skip
     return faults, twice
 

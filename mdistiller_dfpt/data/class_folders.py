@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..distributed import rank
 from ..errors import DataError
 from .image_files import Fault, FileSet, read_image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as in torchvision
 
 
 def class_folders(root: Path) -> list[str]:
@@ -25,8 +27,25 @@ def class_folders(root: Path) -> list[str]:
     return names
 
 
-def _images_in(folder: Path) -> list[os.DirEntry]:
-    return sorted((e for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES)), key=lambda e: e.name)
+def images_in(folder: Path) -> tuple[list[str], list[str]]:
+    """(paths of the images, of other files) below a folder, in torchvision's order; hidden folders are not entered."""
+    images: list[str] = []
+    others: list[str] = []
+    for place, inside, names in os.walk(folder, followlinks=True):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        for name in names:
+            is_image = name.lower().endswith(SUFFIXES) and not name.startswith(".")
+            (images if is_image else others).append(os.path.join(place, name))
+    return sorted(images, key=os.path.split), others
+
+
+def say_unread(root: Path, paths: Sequence[str]) -> None:
+    """One line on files beside images that are not read, by their endings."""
+    if paths and rank() == 0:
+        endings = Counter("hidden" if Path(p).name.startswith(".") else Path(p).suffix.lower() for p in paths)
+        counts = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in endings.most_common(5))
+        print(f"note: {root}: {len(paths)} files are not read as images ({counts}); read: {' '.join(SUFFIXES)}",
+              flush=True)  # fmt: skip
 
 
 def file_fingerprint(paths: Sequence[Path]) -> str:
@@ -46,24 +65,28 @@ def folder_fingerprint(root: Path, splits: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for split in splits:
         for name in class_folders(root / split):
-            for entry in _images_in(root / split / name):
-                stat = entry.stat()
-                digest.update(f"{split}/{name}/{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            for path in images_in(root / split / name)[0]:
+                stat, inside = os.stat(path), os.path.relpath(path, root)
+                digest.update(f"{inside}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def list_files(root: Path, classes: Sequence[str], inside: str = "") -> FileSet:
-    """The images in class folders below `root`, in subfolder `inside` of each; DataError listing all empty classes."""
-    paths, labels, faults = [], [], []
+def list_files(root: Path, classes: Sequence[str]) -> FileSet:
+    """The images in class folders below `root`, subfolders included; DataError listing all empty classes.
+
+    Other files are counted and said.
+    """
+    paths, labels, faults, unread = [], [], [], []
     for label, name in enumerate(classes):
-        folder = root / name / inside
-        entries = _images_in(folder) if folder.is_dir() else []
-        if not entries:
-            faults.append(f"{folder}: contains no images")
-        paths += [e.path for e in entries]
-        labels += [label] * len(entries)
+        images, others = images_in(root / name)
+        if not images:
+            faults.append(f"{root / name}: contains no images (files that end in {' '.join(SUFFIXES)})")
+        paths += images
+        labels += [label] * len(images)
+        unread += others
     if faults:
         raise DataError("\n".join(faults))
+    say_unread(root, unread)
     return FileSet(paths, torch.tensor(labels, dtype=torch.int64), tuple(classes))
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -60,9 +61,18 @@ def imagenet_recipe(size: int) -> FileRecipe:
 
 
 def read_image(path: str) -> Image.Image | Fault:
-    """The image as RGB, or the reason why it cannot be read."""
+    """The image as RGB of 8 bits, or the reason why it cannot be read.
+
+    Of 16 bits, the higher 8 are taken, as Pillow does in colour; values of no fixed range (32 bits, floating point) are
+    not read. A rotation in the EXIF data is not applied, as in torchvision.
+    """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            if image.mode in ("I", "F"):
+                kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
+                return Fault(path, f"it has {kind}, whose range is not known: convert it to 8 or 16 bits")
             return image.convert("RGB")
     except Exception as e:  # Pillow raises many types for damaged files
         return Fault(path, str(e) or type(e).__name__)

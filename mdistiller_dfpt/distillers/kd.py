@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import NOT_NEGATIVE, POSITIVE
+from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..losses import LOGIT_LOSSES, Terms, distillation, label
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
@@ -32,7 +32,7 @@ class KD(Distiller):
     """Cross-entropy with the labels and `kd_loss` with the teacher."""
 
     config = CN({"TEMPERATURE": 4.0, "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9})})
-    limits = {"TEMPERATURE": POSITIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE}
+    limits = {"TEMPERATURE": A_TEMPERATURE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE}
     needs_teacher_maps = False  # the loss uses only its logits
     takes_soft_labels = True
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import NOT_NEGATIVE, POSITIVE
+from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..distributed import all_reduce
 from ..losses import Terms, distillation, label
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
@@ -61,7 +61,7 @@ class KDPP(Distiller):
         }
     )
     limits = {
-        "TEMPERATURE": POSITIVE, "WARMUP_EPOCHS": NOT_NEGATIVE,
+        "TEMPERATURE": A_TEMPERATURE, "WARMUP_EPOCHS": NOT_NEGATIVE,
         **dict.fromkeys(("LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT", "LOSS.ND_WEIGHT"), NOT_NEGATIVE),
     }  # fmt: skip
     min_batch = 2  # BatchNorm over the embedding, where the widths differ

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import NOT_NEGATIVE, POSITIVE
+from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..losses import Terms, distillation, label
 from .base import Batch, Distiller, Output, StagedModel, TeacherLike
 
@@ -16,7 +16,7 @@ def logit_node(temperature: float, ce: float, kd: float, **more: Any) -> CN:
     return CN({"TEMPERATURE": temperature, **more, "LOSS": CN({"CE_WEIGHT": ce, "KD_WEIGHT": kd})})
 
 
-LOGIT_LIMITS = {"TEMPERATURE": POSITIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE}
+LOGIT_LIMITS = {"TEMPERATURE": A_TEMPERATURE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE}
 
 
 class LogitDistiller(Distiller):

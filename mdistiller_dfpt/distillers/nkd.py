@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import NOT_NEGATIVE, POSITIVE
+from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..losses import LOGIT_LOSSES, Terms, distillation, label
 from ..losses.logit_losses import without_target
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
@@ -40,7 +40,7 @@ class NKD(Distiller):
 
     config = CN({"TEMPERATURE": 3.0, "GAMMA": 3.5, "LOSS": CN({"CE_WEIGHT": 1.0, "NKD_WEIGHT": 1.0})})
     limits = {
-        "TEMPERATURE": POSITIVE, "GAMMA": NOT_NEGATIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.NKD_WEIGHT": NOT_NEGATIVE,
+        "TEMPERATURE": A_TEMPERATURE, "GAMMA": NOT_NEGATIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.NKD_WEIGHT": NOT_NEGATIVE,
     }  # fmt: skip
     needs_teacher_maps = False
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import NOT_NEGATIVE, POSITIVE, Limit, When, one_of
+from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, Limit, When, one_of
 from ..data import Batch
 from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own
 from ..models import StagedModel
@@ -93,7 +93,7 @@ class DualPath(Frozen):
         }
     )
     limits: ClassVar[Mapping[str, Limit]] = {
-        "TEMPERATURE": POSITIVE,
+        "TEMPERATURE": A_TEMPERATURE,
         "STAGES": Limit('"all" or a list of stage numbers from 1', _is_stage_list, types=(list,)),
         "FINETUNE_LR_FACTOR": POSITIVE,
         "BN": one_of("batch", "running"),

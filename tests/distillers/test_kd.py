@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.distillers.kd import kd_loss
+from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
 from ..golden import normal
@@ -55,3 +57,13 @@ def test_the_distiller_weights_cross_entropy_and_kd():
         teacher, _ = distiller.teacher_network(batch.image)
     torch.testing.assert_close(terms["ce"].weighted, 0.3 * F.cross_entropy(logits, batch.target))
     torch.testing.assert_close(terms["kd"].weighted, 5 * kd_loss(logits, teacher, 2.0))
+
+
+def test_the_temperature_ends_where_float32_does():
+    """At 1000 the loss is within half a per cent of the one in double; at 1e6 it would be off by a factor of 1000."""
+    torch.manual_seed(0)
+    student, teacher = 3 * torch.randn(64, 100), 3 * torch.randn(64, 100)
+    exact = kd_loss(student.double(), teacher.double(), 1000.0).item()
+    assert kd_loss(student, teacher, 1000.0).item() == pytest.approx(exact, rel=5e-3)
+    with pytest.raises(ConfigError, match=r"KD.TEMPERATURE.*in \(0, 1000\]"):
+        load_cfg(None, ["DISTILLER.TYPE", "KD", "KD.TEMPERATURE", "1e6"])

@@ -1,35 +1,37 @@
 """Any dataset of image files: class folders, or tables of paths and labels."""
 
-import csv
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from yacs.config import CfgNode as CN
 
+from ...distributed import rank
 from ...errors import DataError
 from ..build import DATASETS, FileSource
 from ..class_folders import check_same_classes, class_folders, list_files
-from ..image_files import FileSet, imagenet_recipe
+from ..image_files import imagenet_recipe
+from ..tables import classes_of, file_set, read_table
 
 SIZE = 224
+SECOND = ("val", "valid", "validation", "test")
+"""Names of the test set, in this order."""
 
 
 @DATASETS.register("folder")
 def folder(cfg: CN) -> FileSource:
-    """DATASET.ROOT contains train/<class>/* and val/<class>/* (or test/), or train.csv and val.csv (or test.csv).
+    """DATASET.ROOT contains train/<class>/* and val/<class>/* (or valid/, validation/, test/), or tables of them.
 
-    A table has one row `path,label` per image; paths are relative to it; a first row without an image is a header.
-    Labels are names, in alphabetical order, or in numerical order if all are numbers. Augmented like ImageNet.
+    The tables are train.csv and val.csv, or metadata.csv in the folder of each split: one row `path,label` per image,
+    with paths relative to the table. Labels are names, in alphabetical order, or whole numbers, in numerical order.
+    Augmented like ImageNet.
     """
     root = Path(cfg.DATASET.ROOT)
-    second = "val" if (root / "val").is_dir() or (root / "val.csv").is_file() else "test"
-    if (root / "train.csv").is_file():
-        rows = {split: list(_rows(root / f"{split}.csv")) for split in ("train", second)}
-        labels, others = ({label for _, label in rows[split]} for split in ("train", second))
-        check_same_classes(list(labels), list(others), root)
-        classes = sorted(labels, key=(lambda c: (int(c), c)) if all(c.isdecimal() for c in labels) else None)
-        train, test = (_from_rows(rows[split], classes) for split in ("train", second))
+    second = _second(root)
+    tables = [_table(root, split) for split in ("train", second)]
+    if tables[0] is not None:
+        rows, others = (read_table(table or root / f"{second}.csv") for table in tables)
+        check_same_classes([label for _, label in rows], [label for _, label in others], root)
+        classes = classes_of([label for _, label in rows], tables[0])
+        train, test = (file_set(part, classes) for part in (rows, others))
     elif (root / "train").is_dir():
         classes = class_folders(root / "train")
         check_same_classes(classes, class_folders(root / second), root)
@@ -42,31 +44,14 @@ def folder(cfg: CN) -> FileSource:
     return FileSource(train, test, imagenet_recipe(cfg.DATASET.SIZE or SIZE))
 
 
-def _rows(table: Path) -> Iterator[tuple[str, str]]:
-    """(path, label) of each row; DataError naming the line of an invalid row."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{table}: cannot be read ({e})") from None
-    seen = False
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
-        if not row:
-            continue
-        if len(row) != 2 or not row[0].strip() or not row[1].strip():
-            raise DataError(f"{table}:{number}: is {','.join(row)!r}; expected path,label")
-        name, label = row[0].strip(), row[1].strip()
-        path = table.parent / name
-        if not path.is_file():
-            if number == 1:
-                continue  # the header
-            raise DataError(f"{table}:{number}: no such file: {path}")
-        seen = True
-        yield str(path), label
-    if not seen:
-        raise DataError(f"{table}: contains no images")
+def _table(root: Path, split: str) -> Path | None:
+    tables = (root / f"{split}.csv", root / split / "metadata.csv")
+    return next((table for table in tables if table.is_file()), None)
 
 
-def _from_rows(rows: list[tuple[str, str]], classes: list[str]) -> FileSet:
-    number = {name: i for i, name in enumerate(classes)}
-    paths, labels = zip(*rows, strict=True)
-    return FileSet(list(paths), torch.tensor([number[label] for label in labels]), tuple(classes))
+def _second(root: Path) -> str:
+    """The name of the test set; which of several was taken is said."""
+    found = [name for name in SECOND if (root / name).is_dir() or (root / f"{name}.csv").is_file()]
+    if len(found) > 1 and rank() == 0:
+        print(f"note: {root}: {found[0]} is the test set; not used: {', '.join(found[1:])}", flush=True)
+    return found[0] if found else SECOND[0]

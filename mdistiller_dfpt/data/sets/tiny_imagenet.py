@@ -17,7 +17,10 @@ CLASSES, SIZE = 200, 64
 
 @DATASETS.register("tiny_imagenet")
 def tiny_imagenet(cfg: CN) -> FileSource:
-    """DATASET.ROOT/tiny-imagenet-200/train/<wnid>/images/*.JPEG, val/images/*.JPEG and val/val_annotations.txt."""
+    """DATASET.ROOT/tiny-imagenet-200/train/<wnid>/images/*.JPEG, val/images/*.JPEG and val/val_annotations.txt.
+
+    If `val` has class folders, they are the test set, also beside a val_annotations.txt.
+    """
     root = Path(cfg.DATASET.ROOT) / "tiny-imagenet-200"
     if not (root / "train").is_dir():
         raise DataError(
@@ -25,12 +28,15 @@ def tiny_imagenet(cfg: CN) -> FileSource:
         )
     classes = class_folders(root / "train")
     check_class_count(cfg, len(classes), CLASSES, root / "train")
-    train = list_files(root / "train", classes, "images" if (root / "train" / classes[0] / "images").is_dir() else "")
-    if (root / "val" / "val_annotations.txt").is_file():
-        test = _annotated(root / "val", classes)
+    train = list_files(root / "train", classes)
+    val = root / "val"
+    # Scripts that sort the images into class folders leave the list and the folder of the images behind
+    folders = [name for name in class_folders(val) if name != "images" or name in classes] if val.is_dir() else []
+    if not folders and (val / "val_annotations.txt").is_file():
+        test = _annotated(val, classes)
     else:
-        check_same_classes(classes, class_folders(root / "val"), root)
-        test = list_files(root / "val", classes)
+        check_same_classes(classes, folders or class_folders(val), root)
+        test = list_files(val, classes)
     return FileSource(train, test, recipe(cfg.DATASET.SIZE or SIZE))
 
 

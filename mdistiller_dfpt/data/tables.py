@@ -1,0 +1,90 @@
+"""Tables of image paths and labels, as CSV files."""
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..distributed import rank
+from ..errors import DataError
+from .class_folders import SUFFIXES
+from .image_files import FileSet
+
+PATHS = ("path", "file_name", "filename", "file", "filepath", "image", "image_path", "image_id")
+LABELS = ("label", "class", "labels", "target", "class_name")
+"""Names of the two columns in the header of a table with more of them."""
+
+Row = tuple[str, str]
+
+
+def read_table(table: Path) -> list[Row]:
+    """(path, label) of each row; DataError naming the line of an invalid row.
+
+    A first row without an image is a header, which is said, unless it looks like the name of one.
+    """
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{table}: cannot be read ({e})") from None
+    rows: list[Row] = []
+    columns, width = (0, 1), 2
+    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+        if not row:
+            continue
+        if number == 1 and (named := _columns(row)) is not None:
+            columns, width = named, len(row)
+            _say_header(table, row)
+            continue
+        if len(row) != width or not row[columns[0]].strip() or not row[columns[1]].strip():
+            expected = "path,label" if width == 2 else f"{width} values, as in its header"
+            raise DataError(f"{table}:{number}: is {','.join(row)!r}; expected {expected}")
+        name, label = row[columns[0]].strip(), row[columns[1]].strip()
+        path = _path(table.parent, name)
+        if path is None:
+            if number == 1 and not name.lower().endswith(SUFFIXES):
+                _say_header(table, row)
+                continue
+            raise DataError(f"{table}:{number}: no such file: {table.parent / name}")
+        rows.append((str(path), re.sub(r"^([+-]?[0-9]+)\.0*$", r"\1", label)))  # 3.0 is the class 3
+    if not rows:
+        raise DataError(f"{table}: contains no images")
+    return rows
+
+
+def _columns(row: Sequence[str]) -> tuple[int, int] | None:
+    """The columns of paths and labels, if this is a header that names both."""
+    names = [name.strip().lower() for name in row]
+    found = [next((names.index(name) for name in known if name in names), None) for known in (PATHS, LABELS)]
+    return None if found[0] is None or found[1] is None else (found[0], found[1])
+
+
+def _say_header(table: Path, row: Sequence[str]) -> None:
+    if rank() == 0:
+        print(f"note: {table}:1: {','.join(row)!r} is taken as a header", flush=True)
+
+
+def _path(root: Path, name: str) -> Path | None:
+    """The file of a row, also if its folders are separated as in Windows; None if there is none."""
+    return next((path for path in (root / name, root / name.replace("\\", "/")) if path.is_file()), None)
+
+
+def classes_of(labels: Sequence[str], table: Path) -> list[str]:
+    """The classes in order: by number if all labels are whole numbers, else by name.
+
+    DataError if all are numbers, but not whole.
+    """
+    names = set(labels)
+    if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    if all(re.fullmatch(r"[+-]?[0-9]*\.?[0-9]+", name) for name in names):
+        odd = next(name for name in sorted(names) if "." in name)
+        raise DataError(f"{table}: has the label {odd}; labels must be names or whole numbers")
+    return sorted(names)
+
+
+def file_set(rows: Sequence[Row], classes: Sequence[str]) -> FileSet:
+    """The images of a table, labelled by their places in `classes`."""
+    number = {name: i for i, name in enumerate(classes)}
+    return FileSet([p for p, _ in rows], torch.tensor([number[label] for _, label in rows]), tuple(classes))

@@ -1,0 +1,154 @@
+"""Images and tables of other origins: read with the right values, or named; what is not read is counted and said."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from mdistiller_dfpt.data import DATASETS
+from mdistiller_dfpt.data.image_files import Fault, read_image
+from mdistiller_dfpt.errors import DataError
+from mdistiller_dfpt.testing import tiny_cfg
+from tools import check_data
+
+
+def image(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def source(root, kind="folder", classes=2):
+    return DATASETS[kind](tiny_cfg("DATASET.TYPE", kind, "DATASET.ROOT", str(root), "DATASET.CLASSES", str(classes)))
+
+
+def base(root):
+    for number, name in enumerate(("train/a", "train/b", "val/a", "val/b")):
+        image(root / name / "x.png", number)
+    return root
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_of_sixteen_bits_the_higher_eight_are_taken(ending, tmp_path):
+    values = np.arange(0, 65536, 4096, dtype=np.uint16).reshape(4, 4)
+    Image.fromarray(values).save(tmp_path / f"deep.{ending}")
+    found = np.asarray(read_image(str(tmp_path / f"deep.{ending}")))
+    assert np.array_equal(found, np.repeat((values >> 8)[..., None], 3, 2))
+
+
+def test_a_pgm_of_ten_bits_is_scaled_by_its_own_maximum(tmp_path):
+    (tmp_path / "deep.pgm").write_bytes(b"P5 2 1 1023\n" + np.array([0, 1023], ">u2").tobytes())
+    assert np.asarray(read_image(str(tmp_path / "deep.pgm")))[0, :, 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize(("dtype", "words"), [(np.int32, "32-bit integers"), (np.float32, "floating-point numbers")])
+def test_values_without_a_fixed_range_are_refused_by_name(dtype, words, tmp_path, capsys):
+    base(tmp_path)
+    Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "train/a/odd.tif")
+    fault = read_image(str(tmp_path / "train/a/odd.tif"))
+    assert isinstance(fault, Fault)
+    assert words in fault.reason
+    assert check_data.main(["DATASET.TYPE", "folder", "DATASET.ROOT", str(tmp_path)]) == 3
+    assert f"odd.tif: cannot be read as an image (it has {words}" in capsys.readouterr().err
+
+
+def test_subfolders_and_formats_are_those_of_torchvision_and_the_rest_is_counted(tmp_path, capsys):
+    base(tmp_path)
+    for number, name in enumerate(("a/deep/er/1.tif", "a/deep/2.ppm", "b/3.tiff", "b/4.PGM", "b/5.webp"), start=9):
+        image(tmp_path / "train" / name, number)
+    theirs = ImageFolder(tmp_path / "train")
+    for name in ("a/._1.png", "a/notes.txt", "b/Thumbs.db"):
+        (tmp_path / "train" / name).write_text("x")
+    image(tmp_path / "train/b/6.gif")
+    image(tmp_path / "train/b/.ipynb_checkpoints/x.png")
+    ours = source(tmp_path).train
+    assert list(zip(ours.paths, ours.labels.tolist(), strict=True)) == theirs.samples
+    assert "4 files are not read as images (1 hidden, 1 .txt, 1 .db, 1 .gif)" in capsys.readouterr().out
+
+
+def tables(root, train, val):
+    for i in range(4):
+        image(root / f"{i}.png", i)
+    (root / "train.csv").write_text(train)
+    (root / "val.csv").write_text(val)
+    return root
+
+
+def test_whole_numbers_are_numbers_however_they_are_written(tmp_path):
+    found = source(tables(tmp_path, "0.png,10.0\n1.png,2.0\n2.png,-1.0\n", "0.png,10\n1.png,2\n2.png,-1\n"), classes=3)
+    assert found.train.classes == found.test.classes == ("-1", "2", "10")
+    assert found.train.labels.tolist() == found.test.labels.tolist() == [2, 1, 0]
+    with pytest.raises(DataError, match=r"has the label 0.5; labels must be names or whole numbers"):
+        source(tables(tmp_path, "0.png,0.5\n1.png,2\n", "0.png,0.5\n1.png,2\n"))
+
+
+def test_what_is_taken_as_a_header_is_said_and_a_typo_is_not_one(tmp_path, capsys):
+    good = "0.png,a\n1.png,b\n"
+    assert len(source(tables(tmp_path, f"file;x,label\n{good}", good)).train.labels) == 2
+    assert "train.csv:1: 'file;x,label' is taken as a header" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"train.csv:1: no such file: .*/00.png"):
+        source(tables(tmp_path, f"00.png,a\n{good}", good))
+
+
+def test_columns_are_found_by_their_names_and_windows_separators_are_read(tmp_path):
+    image(tmp_path / "d/x.png")
+    rows = ",path,label\n0,d\\x.png,b\n1,1.png,a\n"
+    found = source(tables(tmp_path, rows, "0.png,a\n1.png,b\n"))
+    assert found.train.labels.tolist() == [1, 0]
+    with pytest.raises(DataError, match=r"train.csv:2: is '0,1.png'; expected 3 values, as in its header"):
+        source(tables(tmp_path, ",path,label\n0,1.png\n", "0.png,a\n1.png,b\n"))
+
+
+def test_metadata_in_the_folder_of_a_split(tmp_path):
+    for split in ("train", "validation"):
+        for i in range(2):
+            image(tmp_path / split / f"{i}.png", i)
+        (tmp_path / split / "metadata.csv").write_text("file_name,label\n0.png,dog\n1.png,cat\n")
+    found = source(tmp_path)
+    assert (found.train.classes, found.test.labels.tolist()) == (("cat", "dog"), [1, 0])
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "test"])
+def test_names_of_the_test_set(name, tmp_path, capsys):
+    base(tmp_path)
+    (tmp_path / "val").rename(tmp_path / name)
+    assert source(tmp_path).test.labels.tolist() == [0, 1]
+    if name != "test":
+        image(tmp_path / "test/a/y.png")
+        source(tmp_path)
+        assert f"{name} is the test set; not used: test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_class_folders_of_tiny_imagenet_win_over_a_list_left_behind(left, tmp_path):
+    root = tmp_path / "tiny-imagenet-200"
+    for number, name in enumerate(("n1", "n2")):
+        image(root / "train" / name / "images/x.png", number)
+        image(root / "val" / name / "v.png", number + 2)
+    (root / "val/val_annotations.txt").write_text("v.png\tn1\t0\t0\t1\t1\n")
+    if left:
+        image(root / "val/images/v.png")
+    found = source(tmp_path, "tiny_imagenet")
+    assert found.test.labels.tolist() == [0, 1]
+    assert [path.split("/")[-2] for path in found.test.paths] == ["n1", "n2"]
+
+
+def test_check_data_finds_one_image_with_two_labels(tmp_path, capsys):
+    base(tmp_path)
+    image(tmp_path / "train/b/copy.png", 0)
+    assert check_data.main(["DATASET.TYPE", "folder", "DATASET.ROOT", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "train/a/x.png: class a; " in out
+    assert "train/b/copy.png: class b: the same image" in out
+
+
+def test_a_rotation_in_exif_is_not_applied_as_in_torchvision(tmp_path):
+    picture = Image.fromarray(np.arange(96, dtype=np.uint8).reshape(4, 8, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "turned.png", exif=exif)
+    assert torch.equal(
+        torch.as_tensor(np.array(read_image(str(tmp_path / "turned.png")))), torch.as_tensor(np.array(picture))
+    )
