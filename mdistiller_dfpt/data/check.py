@@ -38,8 +38,8 @@ def check_source(
         for splits in where.values() if len(splits) == 2
     ]  # fmt: skip
     twice += [
-        "; ".join(f"{name}: class {source.train.classes[label]}" for label, name in classes.items()) + ": the same image"
-        for classes in labelled.values() if len(classes) > 1
+        "; ".join(f"{name}: class {source.train.classes[label]}" for label, name in names.items()) + ": the same image"
+        for names in labelled.values() if len(names) > 1
     ]  # fmt: skip
     return faults, twice
 

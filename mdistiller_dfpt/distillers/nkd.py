@@ -40,7 +40,8 @@ class NKD(Distiller):
 
     config = CN({"TEMPERATURE": 3.0, "GAMMA": 3.5, "LOSS": CN({"CE_WEIGHT": 1.0, "NKD_WEIGHT": 1.0})})
     limits = {
-        "TEMPERATURE": A_TEMPERATURE, "GAMMA": NOT_NEGATIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.NKD_WEIGHT": NOT_NEGATIVE,
+        "TEMPERATURE": A_TEMPERATURE,
+        "GAMMA": NOT_NEGATIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.NKD_WEIGHT": NOT_NEGATIVE,
     }  # fmt: skip
     needs_teacher_maps = False
 

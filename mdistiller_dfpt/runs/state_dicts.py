@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 DEPTH = 3  # of the containers in a file, and of a prefix such as `module.student.`
 COUNTER = "num_batches_tracked"  # of a BatchNorm: without one, it counts from 0, and eval mode does not use it
+WRAPPER = re.compile(r"(?<![^.])(module|_orig_mod)\.")
 AVERAGE = re.compile(r"(^|[_. ])(ema|swa|averaged?)([_. ]|$)")
 MISMATCH = re.compile(r"size mismatch for (\S+):")
 
@@ -32,15 +33,31 @@ def matches(content: Any, network: nn.Module, rename: Callable[[str], str | None
     """
     shadow = copy.deepcopy(network).to("meta")
     size = len(_without_counters(shadow.state_dict()))
-    found = []
+    found: list[Match] = []
     for place, state in _state_dicts(content):
-        for prefix in _prefixes(state, size):
-            inside = _inside(state, prefix, rename)
-            beside = [k for k in _without_counters(state) if not k.startswith(prefix) and k != "n_averaged"]
-            where = "".join(f"[{key!r}]" for key in place) + (f" {prefix}*" if prefix else "")
-            average = "n_averaged" in state or AVERAGE.search(" ".join([*place, prefix]).lower()) is not None
-            found.append(Match(where.strip(), inside, _faults(shadow, inside), average, beside))
+        # Wrappers inside the network, `features.module.0`, only matter if it does not fit with them
+        for part in (state, _unwrapped(state)):
+            parts = [_match(place, prefix, part, shadow, rename) for prefix in _prefixes(part, size)]
+            found += parts
+            if any(not match.faults for match in parts):
+                break
     return found
+
+
+def _match(
+    place: tuple[str, ...], prefix: str, state: Mapping[str, Tensor], shadow: nn.Module,
+    rename: Callable[[str], str | None],
+) -> Match:  # fmt: skip
+    inside = _inside(state, prefix, rename)
+    beside = [k for k in _without_counters(state) if not k.startswith(prefix) and k != "n_averaged"]
+    where = "".join(f"[{key!r}]" for key in place) + (f" {prefix}*" if prefix else "")
+    average = "n_averaged" in state or AVERAGE.search(" ".join([*place, prefix]).lower()) is not None
+    return Match(where.strip(), inside, _faults(shadow, inside), average, beside)
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The keys without the names that DataParallel and `torch.compile` insert around modules."""
+    return OrderedDict((WRAPPER.sub("", key), value) for key, value in state.items())
 
 
 def _state_dicts(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:

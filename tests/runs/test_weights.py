@@ -66,6 +66,8 @@ CONTENTS = {
     "kuangliu's CIFAR": {"net": behind("module.", STATE), "acc": 71.2, "epoch": 3},
     "PyTorch's tutorial": {"model_state_dict": STATE, "optimizer_state_dict": {}, "loss": 0.1},
     "Lightning, average": {"state_dict": {**behind("model.", STATE), **behind("ema_model.module.", OTHER)}},
+    "DataParallel of a part": {"model": {k.replace("layer1.", "layer1.module."): v for k, v in STATE.items()}},
+    "compiled blocks": {"model": {k.replace(".conv1.", ".conv1._orig_mod."): v for k, v in STATE.items()}},
     "only an average": {"state_dict_ema": STATE},
     "containers in containers": {"state": {"network": STATE}},
     "the state itself": STATE,
