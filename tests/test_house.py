@@ -106,7 +106,7 @@ IMPORTERS = ("import_module", "__import__", "resolve_name", "run_path", "run_mod
 MAY_IMPORT_BY_NAME = {
     "mdistiller_dfpt.distillers", "mdistiller_dfpt.teachers", "mdistiller_dfpt.interop.plugins",
     "mdistiller_dfpt.interop.run_checkout", "mdistiller_dfpt.models.external.names",
-    "mdistiller_dfpt.bench.mdistiller",
+    "mdistiller_dfpt.bench.checkout",
 }  # fmt: skip
 """Packages that import all files of their own folder, and those that import what a user names."""
 

@@ -1,7 +1,7 @@
 """Time a config: python tools/bench.py --cfg FILE [KEY VALUE ...] [--versus "KEY VALUE ..."] [--against CHECKOUT].
 
-Images and weights are generated and sizes are real, so neither a dataset nor a teacher is needed. Sides alternate (A B,
-B A, ...); medians are printed with the range over the windows.
+Weights are random; images are generated at their real size, so no dataset is needed (`--real-images` uses it). Sides
+alternate (A B, B A, ...); medians are printed with the range over the windows.
 """
 
 import argparse
@@ -24,7 +24,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--versus", action="append", default=[], metavar='"KEY VALUE ..."', help="another variant; may be repeated"
     )
-    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="mdistiller's code for the same step")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="mdistiller's code for the same method")
+    parser.add_argument("--real-images", action="store_true", help="use the dataset in DATASET.ROOT")
     parser.add_argument("--what", nargs="+", choices=MEASURES, default=list(MEASURES), help="default: all")
     parser.add_argument("--windows", type=int, default=5, help="windows per side")
     parser.add_argument("--seconds", type=float, default=2.0, help="approximate duration of a window")

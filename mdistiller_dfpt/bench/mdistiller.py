@@ -1,170 +1,139 @@
 """mdistiller from a checkout, set up for the same computation: same pair, weights, images and batch."""
 
-import importlib
-import sys
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
+from tqdm import tqdm
 
-from ..config import flatten
+from ..config.keywords import asked_for
+from ..data import Batch
+from ..data.in_memory import InMemoryLoader
 from ..distillers.choice import choice
 from ..errors import ConfigError
-from ..losses.term import total
+from .checkout import imported, its_config, its_fault, its_loader
 from .workload import Workload
 
-LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4  # relative, in float32
+AVERAGES = ("training_time", "data_time", "losses", "top1", "top5")  # of mdistiller's `train_epoch`
 
 
 class Mdistiller:
-    """mdistiller's version of the method on the batch of a `Workload`; ConfigError if the two computations differ."""
+    """mdistiller's version of the method on the batch of a `Workload`. `step` and `both` do the work of one window."""
 
-    def __init__(self, checkout: Path, variant: Workload):
-        networks, methods, cfg = _imported(checkout, variant)
-        self.variant, d, s = variant, variant.cfg.DISTILLER, variant.cfg.SOLVER
-        if s.TRAINER == "dot":
+    def __init__(self, folder: Path, variant: Workload, output: Path):
+        """`output`: where mdistiller's trainer creates its folder."""
+        self.code = code = imported(folder, variant.device)
+        self.variant, d, ours = variant, variant.cfg.DISTILLER, variant.trainer.distiller
+        if variant.cfg.SOLVER.TRAINER == "dot":
             raise ConfigError("--against: no ratio, because mdistiller's trainer of SOLVER.TRAINER dot is unsupported")
-        label = choice(variant.cfg).label
-        if label not in methods:
-            raise ConfigError(f"--against {checkout}: it has no {label}; it has {', '.join(sorted(methods))}")
-        ours = {"student": variant.trainer.distiller.student}
+        self.label = label = choice(variant.cfg).label
+        if label not in code.methods:
+            raise ConfigError(f"--against {folder}: it has no {label}; it has {', '.join(sorted(code.methods))}")
+        known: dict[str, nn.Module] = {"student": ours.student}
         if variant.trainer.teacher is not None:
-            ours["teacher"] = variant.trainer.teacher.network
+            known["teacher"] = variant.trainer.teacher.network
         names = {"student": d.STUDENT, "teacher": d.TEACHER}
-        for name in (names[role] for role in ours):
-            if name not in networks:
-                raise ConfigError(f"--against {checkout}: it has no network {name}")
-        built = {role: networks[names[role]][0](num_classes=variant.data.num_classes) for role in ours}
-        # In mdistiller, plain training has no teacher and takes no config
-        rest = (built["teacher"], _its_config(cfg, variant.cfg)) if "teacher" in built else ()
-        try:
-            self.distiller = methods[label](built["student"], *rest).to(variant.device)
-        except TypeError as e:  # a memory bank: mdistiller samples from it in its data loader
-            raise ConfigError(f"--against: no ratio, because its {label} takes other inputs ({e})") from None
-        # After its constructor, which may run a random image through the networks and change their running statistics
-        for role, network in built.items():
-            _load(network, ours[role], names[role])
-        _copy_in_order(
-            _parameters_beside(variant.trainer.distiller, ours.values()),
-            _parameters_beside(self.distiller, built.values()),
-        )
-        self.distiller.train()
+        for name in (names[role] for role in known):
+            if name not in code.networks:
+                raise ConfigError(f"--against {folder}: it has no network {name}")
+        built = {role: code.networks[names[role]][0](num_classes=variant.data.num_classes) for role in known}
+        self.cfg = its_config(code.cfg, variant.cfg, dict(ours.inferred), output)
+        # In mdistiller, plain training has no teacher and takes no config; a memory bank needs the number of samples
+        rest = (built["teacher"], self.cfg) if "teacher" in built else ()
+        beside = asked_for(code.methods[label], {"num_data": variant.data.num_train})
+        self.where = " -> ".join(names[role] for role in reversed(known)) + f" with {label}"
+        # Its constructors may read the weights (margins), or run a random image, which changes running statistics
+        self._load(built, known, names)
+        with its_fault(self.where):
+            self.distiller = code.methods[label](built["student"], *rest, **beside).to(variant.device)
+        self._load(built, known, names)
+        for kind in ("parameters", "buffers"):
+            _copy_in_order(_beside(ours, kind, known.values()), _beside(self.distiller, kind, built.values()))
         self.student = built["student"]
-        self.module = nn.DataParallel(self.distiller)  # as in mdistiller's tools/train.py, also with a single GPU
-        self.optimizer = torch.optim.SGD(
-            self.distiller.get_learnable_parameters(), lr=s.LR, momentum=s.MOMENTUM, weight_decay=s.WEIGHT_DECAY
-        )
+        self.distiller.train()
+        # As in mdistiller's tools/train.py, also with a single GPU
+        trainer = code.trainers.get(label.lower(), code.trainers["base"])
+        with its_fault(f"its trainer {trainer.__name__}"):
+            self.trainer = trainer("bench", nn.DataParallel(self.distiller), None, None, self.cfg)
+        self._inputs: dict[str, Any] | None = None
+        self._iterations: Iterator[Sequence[Tensor]] | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """The arguments of its `forward`: our batch, and if it has a memory bank, the rows that ours draws for it."""
+        if self._inputs is None:
+            batch, ours = self.variant.batch, self.variant.trainer.distiller
+            self._inputs = {"image": batch.image, "target": batch.target, "epoch": batch.epoch}
+            draw: Callable[[Batch], Tensor] | None = getattr(ours, "draw", None)
+            if draw is not None:
+                self._inputs |= {"index": batch.index, "contrastive_index": draw(batch)}
+        return self._inputs
 
     def loss(self) -> Tensor:
         """The sum of the method's loss terms on the batch of the workload."""
-        batch = self.variant.batch
-        _, losses = self.module(image=batch.image, target=batch.target, epoch=batch.epoch)
-        return sum(value.mean() for value in losses.values())
+        inputs = self.inputs()
+        with its_fault(self.where):
+            _, losses = self.trainer.distiller(**inputs)
+            return sum(value.mean() for value in losses.values())
 
     def step(self, steps: int) -> int:
-        """Training steps as in mdistiller's trainer, without its logging."""
+        """Training steps as in mdistiller's trainer, without its loader and its logging."""
         self.distiller.train()
         for _ in range(steps):
-            self.optimizer.zero_grad()
+            self.trainer.optimizer.zero_grad()
             self.loss().backward()
-            self.optimizer.step()
+            self.trainer.optimizer.step()
         return steps * len(self.variant.batch.target)
 
-    def refuse_unlike(self) -> None:
-        """ConfigError if losses or the student's gradients differ: a ratio of times would then be meaningless."""
-        trainer = self.variant.trainer
-        trainer.training.optimizer.zero_grad()
-        self.optimizer.zero_grad()
-        _, terms = trainer.distiller(self.variant.batch)
-        mine, its = total(terms), self.loss()
-        off = abs(mine.item() - its.item()) / max(abs(its.item()), 1e-12)
-        if off > LOSS_TOLERANCE:
-            raise ConfigError(
-                f"--against: no ratio, because the losses differ: {mine.item():.7g} here, {its.item():.7g} there"
-            )
-        mine.backward()
-        its.backward()
-        worst = max(_relative(_gradients(trainer.distiller.student), _gradients(self.student)))
-        if worst > GRADIENT_TOLERANCE:
-            raise ConfigError(f"--against: no ratio, because the student's gradients differ by {worst:.1e} (relative)")
+    def both(self, steps: int) -> int:
+        """mdistiller's own training iterations: its loader, step, averages, accuracies and progress line."""
+        if self._iterations is None:
+            loader = self._loader()
+            self._iterations = chain.from_iterable(repeat(loader))
+            self._averages = {name: self.code.utils.AverageMeter() for name in AVERAGES}
+            # The line is formatted and written, but not to a terminal
+            self._bar = tqdm(range(len(loader)), file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        self.distiller.train()
+        done = 0
+        for data in islice(self._iterations, steps):
+            message = self.trainer.train_iter(data, 1, self._averages)
+            self._bar.set_description(self.code.utils.log_msg(message, "TRAIN"))
+            self._bar.update()
+            done += len(data[1])
+        return done
+
+    def _loader(self) -> Any:
+        ours, kind = self.variant.data.train, self.variant.cfg.DATASET.TYPE
+        if not isinstance(ours, InMemoryLoader) or ours.size != (32, 32) or self.variant.data.num_classes != 100:
+            raise ConfigError(f"--against: its loader is for CIFAR-100, and DATASET.TYPE is {kind}: add `--what step`")
+        with its_fault("its loader"):
+            return its_loader(self.cfg, ours)
+
+    def _load(self, built: dict[str, nn.Module], ours: dict[str, nn.Module], names: dict[str, str]) -> None:
+        for role, network in built.items():
+            try:
+                network.load_state_dict(ours[role].state_dict())
+            except RuntimeError as e:
+                raise ConfigError(
+                    f"--against: no ratio, because its {names[role]} is a different network "
+                    f"({' '.join(str(e).split())[:160]})"
+                ) from None
 
 
-def _imported(checkout: Path, variant: Workload) -> tuple[dict[str, Any], dict[str, Any], CN]:
-    """mdistiller's networks, methods and config."""
-    if not (checkout / "mdistiller").is_dir():
-        raise ConfigError(f"--against {checkout}: not a checkout of mdistiller; it has no folder mdistiller")
-    sys.path.insert(0, str(checkout.resolve()))
-    if variant.device.type == "cpu":  # mdistiller moves everything to a GPU unconditionally
-        for cls, method in ((Tensor, "cuda"), (nn.Module, "cuda")):
-            setattr(cls, method, _stay)
-    try:
-        networks = importlib.import_module("mdistiller.models").cifar_model_dict
-        methods = importlib.import_module("mdistiller.distillers").distiller_dict
-        return networks, methods, importlib.import_module("mdistiller.engine.cfg").CFG.clone()
-    except ImportError as e:
-        raise ConfigError(f"--against {checkout}: mdistiller cannot be imported ({e}): install what it needs") from None
+def _beside(method: nn.Module, kind: str, networks: Iterable[nn.Module]) -> list[Tensor]:
+    """The parameters, or the buffers, that a method adds to these networks."""
+    known = {id(x) for network in networks for x in getattr(network, kind)()}
+    return [x for x in getattr(method, kind)() if id(x) not in known]
 
 
-def _stay(self: Any, *args: Any, **kwargs: Any) -> Any:
-    return self
-
-
-def _its_config(its: CN, ours: CN) -> CN:
-    """mdistiller's config, with our values for the keys that it has."""
-    values = flatten(ours)
-    its.defrost()
-    for key, default in flatten(its).items():
-        if key in values and values[key] != []:  # an empty list means: inferred from the networks
-            its.merge_from_list([key, _as_its(values[key], default)])
-    return its
-
-
-def _as_its(value: Any, default: Any) -> Any:
-    """One of our values, converted to the type of mdistiller's default: whole numbers are `int` there."""
-    if type(default) is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return tuple(value) if isinstance(default, tuple) else value
-
-
-def _load(network: nn.Module, ours: nn.Module, name: str) -> None:
-    try:
-        network.load_state_dict(ours.state_dict())
-    except RuntimeError as e:
-        raise ConfigError(
-            f"--against: no ratio, because its {name} is a different network ({' '.join(str(e).split())[:160]})"
-        ) from None
-
-
-def _parameters_beside(method: nn.Module, networks: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """The parameters that a method adds to these networks."""
-    known = {id(p) for network in networks for p in network.parameters()}
-    return [p for p in method.parameters() if id(p) not in known]
-
-
-def _copy_in_order(ours: list[nn.Parameter], its: list[nn.Parameter]) -> None:
-    """Initialises each of its parameters with our next one of the same shape; the parity check reports any mismatch."""
-    left = iter(ours)
-    with torch.no_grad():
-        for parameter in its:
-            for candidate in left:
-                if candidate.shape == parameter.shape:
-                    parameter.copy_(candidate)
-                    break
-
-
-def _gradients(network: nn.Module) -> dict[str, Any]:
-    return {name: p.grad for name, p in network.named_parameters()}
-
-
-def _relative(ours: dict[str, Any], its: dict[str, Any]) -> Iterable[float]:
-    """Relative difference of each gradient; tiny gradients are compared with a thousandth of the total norm."""
-    least = 1e-3 * torch.cat([b.flatten() for b in its.values() if b is not None]).norm()
-    for name, a in ours.items():
-        b = its[name]
-        if a is None or b is None:
-            yield 0.0 if a is b else float("inf")
-        else:
-            yield ((a - b).norm() / b.norm().clamp(min=least)).item()
+@torch.no_grad()
+def _copy_in_order(ours: list[Tensor], its: list[Tensor]) -> None:
+    """Gives each of its tensors the value of our next one of that shape; the parity check finds what does not match."""
+    left = list(ours)
+    for tensor in its:
+        found = next((i for i, x in enumerate(left) if (x.shape, x.dtype) == (tensor.shape, tensor.dtype)), None)
+        if found is not None:
+            tensor.copy_(left.pop(found))

@@ -15,6 +15,7 @@ from ..runs.results import commit
 from .counts import flops_per_image, operators_per_step
 from .mdistiller import Mdistiller
 from .memory import peak_memory
+from .parity import refuse_unlike
 from .pil_loader import PilLoader
 from .timing import Spread, in_turns, ratio, window
 from .workload import Workload
@@ -32,6 +33,7 @@ class BenchPlan:
     overrides: Sequence[str] = ()
     versus: Sequence[str] = ()  # overrides of further variants, one string each
     against: Path | None = None  # a checkout of mdistiller
+    real_images: bool = False  # of the config's dataset, instead of generated ones
     what: Sequence[str] = MEASURES
     windows: int = 5
     seconds: float = 2.0
@@ -41,7 +43,8 @@ def measured(plan: BenchPlan, folder: Path) -> dict[str, Any]:
     """The record of a plan; the images of a file-based dataset are written to `folder`."""
     cfgs = {"this": load_cfg(plan.cfg, plan.overrides)}
     cfgs |= {words: load_cfg(plan.cfg, [*plan.overrides, *words.split()]) for words in plan.versus}
-    variants = {name: Workload(cfg, folder / str(i)) for i, (name, cfg) in enumerate(cfgs.items())}
+    numbered = enumerate(cfgs.items())
+    variants = {name: Workload(cfg, folder / str(i), plan.real_images) for i, (name, cfg) in numbered}
     first = variants["this"]
     rows: list[dict[str, Any]] = []
     if "loader" in plan.what:
@@ -51,18 +54,23 @@ def measured(plan: BenchPlan, folder: Path) -> dict[str, Any]:
             **{name: variant.load for name, variant in variants.items()},
         }
         rows += _timed(plan, "loader", timed, first)
+    sides: dict[str, Mdistiller | Workload] = {**_peers(plan, first, folder / "mdistiller"), **variants}
     if "step" in plan.what:
-        timed = {**_others(plan, first), **{name: variant.step for name, variant in variants.items()}}
+        timed = {name: side.step for name, side in sides.items()}
         rows += _timed(plan, "step", timed, first)
         rows += [_counted(name, variant) for name, variant in variants.items()]
     if "both" in plan.what:
-        rows += _timed(plan, "both", {name: variant.both for name, variant in variants.items()}, first)
+        rows += _timed(plan, "both", {name: side.both for name, side in sides.items()}, first)
     if "memory" in plan.what:
         rows += [
             {"measure": "memory", "side": name, "bytes": peak_memory(cfg, folder / "memory")}
             for name, cfg in cfgs.items()
         ]
-    return {"machine": machine(), "config": plan.cfg, "overrides": list(plan.overrides), "rows": rows}
+    record = {"machine": machine(), "config": plan.cfg, "overrides": list(plan.overrides)}
+    record["images"] = "of the dataset" if plan.real_images else "generated"
+    if plan.against is not None:
+        record["against"] = commit(plan.against.resolve(), "mdistiller")
+    return {**record, "rows": rows}
 
 
 def machine() -> dict[str, Any]:
@@ -77,13 +85,13 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _others(plan: BenchPlan, first: Workload) -> dict[str, Steps]:
-    """Training steps of implementations other than this project's."""
+def _peers(plan: BenchPlan, first: Workload, folder: Path) -> dict[str, Mdistiller]:
+    """Implementations other than this project's, which compute the same as the first variant."""
     if plan.against is None:
         return {}
-    peer = Mdistiller(plan.against, first)
-    peer.refuse_unlike()
-    return {"mdistiller": peer.step}
+    peer = Mdistiller(plan.against, first, folder)
+    refuse_unlike(peer)
+    return {"mdistiller": peer}
 
 
 def _timed(plan: BenchPlan, measure: str, timed: dict[str, Steps], first: Workload) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -14,6 +15,12 @@ from ..data.in_memory import InMemoryLoader
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 MOST = 8192  # images of an in-memory dataset per epoch, since creating PIL images takes seconds for this many
+
+
+def pixels(loader: InMemoryLoader) -> np.ndarray:
+    """The images of a training set, (N, H, W, 3) uint8, without the padding."""
+    pad, (height, width) = loader.recipe.pad, loader.size
+    return loader.padded.cpu()[:, pad : pad + height, pad : pad + width].contiguous().numpy()
 
 
 class _Samples(Dataset):
@@ -43,10 +50,8 @@ class PilLoader:
         loader, flip = data.train, transforms.RandomHorizontalFlip()
         images: Sequence[Any]
         if isinstance(loader, InMemoryLoader):
-            pad, (height, width) = loader.recipe.pad, loader.size
-            pixels = loader.padded.cpu()[:, pad : pad + height, pad : pad + width].contiguous().numpy()
-            images = list(pixels[:MOST])
-            crop = transforms.Compose([transforms.RandomCrop(loader.size, padding=pad), flip])
+            images = list(pixels(loader)[:MOST])
+            crop = transforms.Compose([transforms.RandomCrop(loader.size, padding=loader.recipe.pad), flip])
         else:
             assert isinstance(loader, FileLoader)
             images = loader.files.paths

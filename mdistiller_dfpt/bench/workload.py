@@ -1,4 +1,4 @@
-"""A config set up for timing: real sizes and real steps, on generated images and random weights."""
+"""A config set up for timing: real sizes and real steps, with random weights, on generated images or its dataset."""
 
 import itertools
 from collections.abc import Iterator
@@ -28,14 +28,14 @@ FILE_SIZE = 440
 class Workload:
     """One config. `load`, `step` and `both` do the work of one window and return the number of images."""
 
-    def __init__(self, cfg: CN, folder: Path):
-        """`folder`: where the images of a file-based dataset are written."""
+    def __init__(self, cfg: CN, folder: Path, real_images: bool = False):
+        """`folder`: where the images of a file-based dataset are written; `real_images`: use the config's dataset."""
         cfg = cfg.clone()
         cfg.defrost()
         self.device = pick_device(cfg.EXPERIMENT.DEVICE)
         if cfg.EXPERIMENT.THREADS:
             torch.set_num_threads(cfg.EXPERIMENT.THREADS)
-        self.data = _generated(cfg, folder, self.device)
+        self.data = build_data(cfg, self.device) if real_images else _generated(cfg, folder, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.SOLVER.SEED)
             n = build_networks(cfg, self.data)

@@ -42,6 +42,7 @@ class Method(Hooked):
     couples_samples: bool = False  # whether `losses` is not a mean over samples; `check_distiller` tests it
     takes_soft_labels: bool = False  # whether the terms use `batch.labels`, and nothing else of the labels
     min_batch: int = 1  # the smallest number of samples in a step
+    inferred: Mapping[str, object] = {}  # shapes of the networks, by the key of mdistiller's that would give them
 
     def __init__(self, student: StagedModel):
         super().__init__()

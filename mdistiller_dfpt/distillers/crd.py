@@ -15,7 +15,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import AT_LEAST_ONE, FRACTION, POSITIVE, one_of
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
-from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shape, feature_shapes, weights
+from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shapes, feature_shapes, weights
 
 EPS = 1e-7
 WORTH_SAYING = 2**28  # bytes
@@ -181,8 +181,9 @@ class CRD(FeatureDistiller):
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
         dims = [feature_shapes(network, image_shape).pooled for network in (student, self.teacher_network)]
-        check_shape("CRD.FEAT.STUDENT_DIM", feat_student_dim, dims[0])
-        check_shape("CRD.FEAT.TEACHER_DIM", feat_teacher_dim, dims[1])
+        self.inferred = check_shapes({
+            "CRD.FEAT.STUDENT_DIM": (feat_student_dim, dims[0]), "CRD.FEAT.TEACHER_DIM": (feat_teacher_dim, dims[1]),
+        })  # fmt: skip
         self.mode, self.k, self.temperature = mode, nce_k, nce_temperature
         self.embed_student, self.embed_teacher = (Embedding(dim, feat_dim) for dim in dims)
         self.bank = Bank(num_data, feat_dim, nce_momentum)

@@ -50,10 +50,15 @@ def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def check_shape(key: str, given: object, inferred: object) -> None:
-    """ValueError if a config sets a shape that the networks do not have; empty or 0 means not set."""
-    if given not in (0, []) and given != inferred:
-        raise ValueError(f"{key} is {given}; these networks have {inferred}: correct it or remove it")
+def check_shapes(shapes: Mapping[str, tuple[object, object]]) -> dict[str, object]:
+    """{key: (given, inferred)} -> {key: inferred}; empty or 0 means not given.
+
+    ValueError if a config gives a shape that the networks do not have.
+    """
+    for key, (given, inferred) in shapes.items():
+        if given not in (0, []) and given != inferred:
+            raise ValueError(f"{key} is {given}; these networks have {inferred}: correct it or remove it")
+    return {key: inferred for key, (_, inferred) in shapes.items()}
 
 
 def weights(ce: float, feat: float) -> CN:

@@ -10,7 +10,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import NOT_NEGATIVE
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
-from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shape, feature_shapes, weights
+from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shapes, feature_shapes, weights
 
 
 def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class FitNet(FeatureDistiller):
         feat_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
-        check_shape("FITNET.INPUT_SIZE", input_size, list(image_shape[1:]))
+        self.inferred = check_shapes({"FITNET.INPUT_SIZE": (input_size, list(image_shape[1:]))})
         shapes = [feature_shapes(network, image_shape).feats for network in (student, self.teacher_network)]
         last = min(map(len, shapes)) - 1
         if hint_layer > last:

@@ -11,7 +11,7 @@ from ..config.limits import AT_LEAST_ONE, NOT_NEGATIVE
 from ..losses import Terms, distillation, label
 from ..models.output import autocast
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
-from .feature import ImageShape, check_shape, feature_shapes, stage_pairs
+from .feature import ImageShape, check_shapes, feature_shapes, stage_pairs
 
 
 def hcl_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -111,10 +111,12 @@ class ReviewKD(Distiller):
         mine, its = (feature_shapes(network, image_shape) for network in (student, self.teacher_network))
         pairs = stage_pairs(getattr(mine, self.source), its.preact_feats)
         pairs.append(((mine.pooled, 1, 1), (its.pooled, 1, 1)))
-        check_shape("REVIEWKD.IN_CHANNELS", in_channels, [s[0] for s, _ in pairs])
-        check_shape("REVIEWKD.OUT_CHANNELS", out_channels, [t[0] for _, t in pairs])
-        check_shape("REVIEWKD.SHAPES", shapes, [s[1] for s, _ in reversed(pairs)])
-        check_shape("REVIEWKD.OUT_SHAPES", out_shapes, [t[1] for _, t in reversed(pairs)])
+        self.inferred = check_shapes({
+            "REVIEWKD.IN_CHANNELS": (in_channels, [s[0] for s, _ in pairs]),
+            "REVIEWKD.OUT_CHANNELS": (out_channels, [t[0] for _, t in pairs]),
+            "REVIEWKD.SHAPES": (shapes, [s[1] for s, _ in reversed(pairs)]),
+            "REVIEWKD.OUT_SHAPES": (out_shapes, [t[1] for _, t in reversed(pairs)]),
+        })  # fmt: skip
         mid = min(max_mid_channel, pairs[-1][0][0])
         # Deepest first, in the order of execution
         self.fusions = nn.ModuleList(

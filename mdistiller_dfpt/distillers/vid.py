@@ -19,7 +19,7 @@ from .feature import (
     WEIGHT_LIMITS,
     FeatureDistiller,
     ImageShape,
-    check_shape,
+    check_shapes,
     feature_shapes,
     same_size,
     stage_pairs,
@@ -82,7 +82,7 @@ class VID(FeatureDistiller):
         ce_weight: float, feat_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
-        check_shape("VID.INPUT_SIZE", input_size, list(image_shape[1:]))
+        self.inferred = check_shapes({"VID.INPUT_SIZE": (input_size, list(image_shape[1:]))})
         if init_pred_var <= eps:
             raise ValueError(f"VID.INIT_PRED_VAR is {init_pred_var}; it must be greater than VID.EPS, {eps}")
         mine, its = (feature_shapes(network, image_shape).feats for network in (student, self.teacher_network))

@@ -56,10 +56,10 @@ def _libraries(cfg: CN) -> dict[str, str]:
     return {library: version(library) for library in sorted(used & {"timm", "torchvision"})}
 
 
-def commit(root: Path | None = None) -> str:
+def commit(root: Path | None = None, package: str = "mdistiller_dfpt") -> str:
     """The package's git commit, followed by `+` if files differ from it; empty if the package is not a checkout.
 
-    A package installed inside another repository has no commit.
+    `root`, `package`: of another one. A package installed inside another repository has no commit.
     """
     root = Path(__file__).resolve().parents[2] if root is None else root
 
@@ -70,8 +70,8 @@ def commit(root: Path | None = None) -> str:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             return ""
-        git("ls-files", "--error-unmatch", "mdistiller_dfpt/__init__.py")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "mdistiller_dfpt") else "")
+        git("ls-files", "--error-unmatch", f"{package}/__init__.py")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", package) else "")
     except (OSError, subprocess.SubprocessError):
         return ""
 

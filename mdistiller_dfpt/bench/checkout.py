@@ -1,0 +1,114 @@
+"""A checkout of mdistiller, imported as it is: without a GPU, and without the packages that it only logs with."""
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torchvision.datasets import CIFAR100
+from yacs.config import CfgNode as CN
+
+from ..config import flatten
+from ..data.in_memory import InMemoryLoader
+from ..errors import ConfigError
+from .pil_loader import pixels
+
+
+class Checkout(NamedTuple):
+    """The parts of mdistiller that its tools/train.py puts together."""
+
+    networks: dict[str, Any]  # {name: (class, path of weights)}
+    methods: dict[str, Any]
+    trainers: dict[str, Any]
+    cfg: CN
+    utils: Any  # the module with its averages and messages
+
+
+def imported(folder: Path, device: torch.device) -> Checkout:
+    """mdistiller's code; ConfigError if it cannot be imported. Its calls of `cuda` do nothing if we run on a CPU."""
+    if not (folder / "mdistiller").is_dir():
+        raise ConfigError(f"--against {folder}: not a checkout of mdistiller; it has no folder mdistiller")
+    sys.path.insert(0, str(folder.resolve()))
+    if device.type == "cpu":
+        for cls in (Tensor, nn.Module):
+            cls.cuda = _stay  # type: ignore[method-assign]
+    # Its trainers write events after an epoch, which is not timed
+    if "tensorboardX" not in sys.modules and importlib.util.find_spec("tensorboardX") is None:
+        module = types.ModuleType("tensorboardX")
+        module.SummaryWriter = _NoEvents  # type: ignore[attr-defined]
+        sys.modules["tensorboardX"] = module
+    try:
+        return Checkout(
+            importlib.import_module("mdistiller.models").cifar_model_dict,
+            importlib.import_module("mdistiller.distillers").distiller_dict,
+            importlib.import_module("mdistiller.engine").trainer_dict,
+            importlib.import_module("mdistiller.engine.cfg").CFG.clone(),
+            importlib.import_module("mdistiller.engine.utils"),
+        )
+    except (ImportError, AttributeError) as e:
+        raise ConfigError(f"--against {folder}: mdistiller cannot be imported ({e}): install what it needs") from None
+
+
+class _NoEvents:
+    """Takes the place of tensorboardX's writer where the package is missing."""
+
+    def __init__(self, folder: str):
+        """Nothing is written to the folder."""
+
+
+def _stay(self: Any, *args: Any, **kwargs: Any) -> Any:
+    return self
+
+
+@contextlib.contextmanager
+def its_fault(what: str) -> Iterator[None]:
+    """An error of mdistiller's own code as a ConfigError: it cannot compute this, so there is no ratio."""
+    try:
+        yield
+    except Exception as e:
+        words = " ".join(str(e).split())[:160]
+        raise ConfigError(
+            f"--against: no ratio, because mdistiller fails: {what} ({type(e).__name__}: {words})"
+        ) from None
+
+
+def its_config(its: CN, ours: CN, inferred: dict[str, Any], output: Path) -> CN:
+    """mdistiller's config, with our values for the keys that it has, and the shapes that we infer from the networks."""
+    values = {**flatten(ours), **inferred, "LOG.PREFIX": str(output)}
+    its.defrost()
+    for key, default in flatten(its).items():
+        if key in values:
+            its.merge_from_list([key, _as_its(values[key], default)])
+    return its
+
+
+def _as_its(value: Any, default: Any) -> Any:
+    """One of our values, converted to the type of mdistiller's default."""
+    if type(default) is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if type(default) is float and type(value) is int:
+        return float(value)
+    return tuple(value) if isinstance(default, tuple) else value
+
+
+def its_loader(cfg: CN, ours: InMemoryLoader) -> Any:
+    """mdistiller's training loader, with its own dataset class and transforms, on the images of our loader."""
+    images, labels = pixels(ours), ours.labels.tolist()
+
+    def in_memory(
+        self: Any, root: str, train: bool = True, transform: Any = None, target_transform: Any = None,
+        download: bool = False,
+    ) -> None:  # fmt: skip
+        self.data, self.targets = images, labels
+        self.transform, self.target_transform = transform, target_transform
+
+    # Its dataset classes derive from torchvision's, which would read the official archive or download it
+    with mock.patch.object(CIFAR100, "__init__", in_memory):
+        return importlib.import_module("mdistiller.dataset").get_dataset(cfg)[0]
