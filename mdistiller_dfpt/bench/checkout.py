@@ -110,5 +110,6 @@ def its_loader(cfg: CN, ours: InMemoryLoader) -> Any:
         self.transform, self.target_transform = transform, target_transform
 
     # Its dataset classes derive from torchvision's, which would read the official archive or download it
-    with mock.patch.object(CIFAR100, "__init__", in_memory):
+    module = importlib.import_module("mdistiller.dataset.cifar100")
+    with mock.patch.object(CIFAR100, "__init__", in_memory), mock.patch.object(module, "get_data_folder", str):
         return importlib.import_module("mdistiller.dataset").get_dataset(cfg)[0]
