@@ -1,11 +1,13 @@
 """A checkout of mdistiller, imported as it is: without a GPU, and without the packages that it only logs with."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import sys
 import types
 from collections.abc import Iterator
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -85,17 +87,15 @@ def its_config(its: CN, ours: CN, inferred: dict[str, Any], output: Path) -> CN:
     its.defrost()
     for key, default in flatten(its).items():
         if key in values:
-            its.merge_from_list([key, _as_its(values[key], default)])
+            *sections, name = key.split(".")
+            # Assigned, not merged: yacs refuses 0.9 where mdistiller's default is the integer 1
+            functools.reduce(getitem, sections, its)[name] = _as_its(values[key], default)
     return its
 
 
 def _as_its(value: Any, default: Any) -> Any:
-    """One of our values, converted to the type of mdistiller's default."""
-    if type(default) is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if type(default) is float and type(value) is int:
-        return float(value)
-    return tuple(value) if isinstance(default, tuple) else value
+    """One of our values: an integer where mdistiller's default is one and the value is whole."""
+    return int(value) if type(default) is int and isinstance(value, float) and value.is_integer() else value
 
 
 def its_loader(cfg: CN, ours: InMemoryLoader) -> Any:

@@ -1,6 +1,6 @@
 """mdistiller from a checkout, set up for the same computation: same pair, weights, images and batch."""
 
-import os
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -19,6 +19,13 @@ from .checkout import imported, its_config, its_fault, its_loader
 from .workload import Workload
 
 AVERAGES = ("training_time", "data_time", "losses", "top1", "top5")  # of mdistiller's `train_epoch`
+
+
+class _Nowhere(io.TextIOBase):
+    """Takes the place of the terminal: the progress line is formatted but not printed."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 class Mdistiller:
@@ -90,27 +97,30 @@ class Mdistiller:
 
     def both(self, steps: int) -> int:
         """mdistiller's own training iterations: its loader, step, averages, accuracies and progress line."""
-        if self._iterations is None:
-            loader = self._loader()
-            self._iterations = chain.from_iterable(repeat(loader))
-            self._averages = {name: self.code.utils.AverageMeter() for name in AVERAGES}
-            # The line is formatted and written, but not to a terminal
-            self._bar = tqdm(range(len(loader)), file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        self.prepare_iterations()
+        assert self._iterations is not None
         self.distiller.train()
         done = 0
         for data in islice(self._iterations, steps):
-            message = self.trainer.train_iter(data, 1, self._averages)
+            with its_fault(self.where):
+                message = self.trainer.train_iter(data, 1, self._averages)
             self._bar.set_description(self.code.utils.log_msg(message, "TRAIN"))
             self._bar.update()
             done += len(data[1])
         return done
 
-    def _loader(self) -> Any:
+    def prepare_iterations(self) -> None:
+        """Build its loader and averages for `both`; ConfigError if its loader is for other images."""
+        if self._iterations is not None:
+            return
         ours, kind = self.variant.data.train, self.variant.cfg.DATASET.TYPE
         if not isinstance(ours, InMemoryLoader) or ours.size != (32, 32) or self.variant.data.num_classes != 100:
-            raise ConfigError(f"--against: its loader is for CIFAR-100, and DATASET.TYPE is {kind}: add `--what step`")
+            raise ConfigError(f"--against: its loader is for CIFAR-100; DATASET.TYPE is {kind}: use `--what step`")
         with its_fault("its loader"):
-            return its_loader(self.cfg, ours)
+            loader = its_loader(self.cfg, ours)
+        self._iterations = chain.from_iterable(repeat(loader))
+        self._averages = {name: self.code.utils.AverageMeter() for name in AVERAGES}
+        self._bar = tqdm(range(len(loader)), file=_Nowhere())
 
     def _load(self, built: dict[str, nn.Module], ours: dict[str, nn.Module], names: dict[str, str]) -> None:
         for role, network in built.items():

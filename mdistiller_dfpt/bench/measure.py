@@ -91,6 +91,8 @@ def _peers(plan: BenchPlan, first: Workload, folder: Path) -> dict[str, Mdistill
         return {}
     peer = Mdistiller(plan.against, first, folder)
     refuse_unlike(peer)
+    if "both" in plan.what:
+        peer.prepare_iterations()
     return {"mdistiller": peer}
 
 
@@ -110,10 +112,10 @@ def _timed(plan: BenchPlan, measure: str, timed: dict[str, Steps], first: Worklo
 
 
 def _sized(steps: Steps, batch: int, seconds: float) -> Callable[[], int]:
-    """One window: as many batches as take about that many seconds, after a warm-up."""
-    steps(2)
-    tried = window(functools.partial(steps, 2))
-    return functools.partial(steps, max(2, round(seconds * tried.rate / batch)))
+    """One window: as many batches as take about that many seconds, at least one, after a warm-up."""
+    steps(1)
+    tried = window(functools.partial(steps, 1))
+    return functools.partial(steps, max(1, round(seconds * tried.rate / batch)))
 
 
 def _counted(name: str, variant: Workload) -> dict[str, Any]:
