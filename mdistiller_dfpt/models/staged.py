@@ -137,7 +137,7 @@ class LayeredModel(StagedModel):
     bn1: nn.BatchNorm2d
 
     def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return out, out
 
     def stages(self) -> list[Stage]:
@@ -153,6 +153,11 @@ def last_batch_norms(stages: Sequence[nn.Module]) -> list[nn.BatchNorm2d]:
     """The BatchNorm at the end of the residual branch of the last block of each stage."""
     blocks = [list(stage.children())[-1] for stage in stages]
     return [block.get_submodule("bn3" if hasattr(block, "bn3") else "bn2") for block in blocks]  # type: ignore[misc]
+
+
+def add_shortcut(out: Tensor, shortcut: Tensor) -> Tensor:
+    """The sum, in the memory of `out`, which nothing else reads: writing a new map costs more than the addition."""
+    return out.add_(shortcut) if out.dtype == shortcut.dtype else out + shortcut
 
 
 def relu_pair(preactivation: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,8 +25,8 @@ class InvertedResidual(nn.Module):
         mid = in_channels * expansion
         self.shortcut = stride == 1 and in_channels == channels
         self.conv = nn.Sequential(
-            *_conv_bn(in_channels, mid, 1, 1), nn.ReLU(),
-            *_conv_bn(mid, mid, 3, stride, groups=mid), nn.ReLU(),
+            *_conv_bn(in_channels, mid, 1, 1), nn.ReLU(True),
+            *_conv_bn(mid, mid, 3, stride, groups=mid), nn.ReLU(True),
             *_conv_bn(mid, channels, 1, 1),
         )  # fmt: skip
 
@@ -43,7 +43,7 @@ class MobileNetV2(StagedModel):
     def __init__(self, num_classes: int, width: float = 0.5):
         super().__init__()
         in_channels = int(32 * width)
-        self.conv1 = nn.Sequential(*_conv_bn(3, in_channels, 3, 2), nn.ReLU())
+        self.conv1 = nn.Sequential(*_conv_bn(3, in_channels, 3, 2), nn.ReLU(True))
         stem = in_channels
         self.blocks = nn.ModuleList()
         for expansion, channels, count, stride in _SETTING:
@@ -53,7 +53,7 @@ class MobileNetV2(StagedModel):
                 in_channels = int(channels * width)
             self.blocks.append(nn.Sequential(*layers))
         self.stage_channels = (stem, *(int(_SETTING[blocks[-1]][1] * width) for blocks in self._ends))
-        self.conv2 = nn.Sequential(*_conv_bn(in_channels, 1280, 1, 1), nn.ReLU())
+        self.conv2 = nn.Sequential(*_conv_bn(in_channels, 1280, 1, 1), nn.ReLU(True))
         self.classifier = nn.Sequential(nn.Linear(1280, num_classes))
         for m in self.modules():
             if isinstance(m, nn.Conv2d):

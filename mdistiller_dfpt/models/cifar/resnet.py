@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import LayeredModel, init_kaiming, last_batch_norms
+from ..staged import LayeredModel, add_shortcut, init_kaiming, last_batch_norms
 
 
 class BasicBlock(nn.Module):
@@ -25,9 +25,9 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
-        return out + (x if self.downsample is None else self.downsample(x))
+        return add_shortcut(out, x if self.downsample is None else self.downsample(x))
 
 
 class BlockStage(nn.Sequential):

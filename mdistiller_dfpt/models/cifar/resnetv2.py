@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import LayeredModel, init_kaiming, last_batch_norms
+from ..staged import LayeredModel, add_shortcut, init_kaiming, last_batch_norms
 from .resnet import BlockStage
 
 
@@ -30,8 +30,8 @@ class Basic(nn.Module):
         self.shortcut = _shortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(out)) + self.shortcut(x)
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return add_shortcut(self.bn2(self.conv2(out)), self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
@@ -51,9 +51,9 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        return self.bn3(self.conv3(out)) + self.shortcut(x)
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        return add_shortcut(self.bn3(self.conv3(out)), self.shortcut(x))
 
 
 class ResNetV2(LayeredModel):

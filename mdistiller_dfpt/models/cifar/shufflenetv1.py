@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import LayeredModel
+from ..staged import LayeredModel, add_shortcut
 from .resnet import BlockStage
 
 
@@ -26,11 +26,11 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.shuffle1(F.relu(self.bn1(self.conv1(x))))
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.shuffle1(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
         if self.stride == 1:
-            return out + x
+            return add_shortcut(out, x)
         return torch.cat([out, F.avg_pool2d(x, 3, 2, 1)], 1)
 
 

@@ -24,7 +24,7 @@ class ShuffleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         passed, x = x.chunk(2, dim=1)
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
         preactivation = self.bn3(self.conv3(out))
         activation = self.shuffle(torch.cat([passed, F.relu(preactivation)], 1))
@@ -52,7 +52,7 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
-        right = self.bn4(self.conv4(F.relu(self.bn3(self.conv3(x)))))
+        right = self.bn4(self.conv4(F.relu(self.bn3(self.conv3(x)), inplace=True)))
         right = self.bn5(self.conv5(right))
         preactivation = torch.cat([left, right], 1)
         return self.shuffle(F.relu(preactivation)), preactivation
@@ -87,7 +87,7 @@ class ShuffleNetV2(LayeredModel):
         self.linear = nn.Linear(widths[3], num_classes)
 
     def head_map(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn2(self.conv2(x)))
+        return F.relu(self.bn2(self.conv2(x)), inplace=True)
 
 
 MODELS.register("cifar/ShuffleV2")(ShuffleNetV2)

@@ -16,7 +16,7 @@ def _block(in_channels: int, channels: int, convs: int) -> nn.Sequential:
     """`convs` times conv-BN with a ReLU in between; the stage applies the last ReLU."""
     layers: list[nn.Module] = []
     for _ in range(convs):
-        layers += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+        layers += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(True)]
         in_channels = channels
     return nn.Sequential(*layers[:-1])
 
@@ -44,7 +44,7 @@ class VGG(StagedModel):
                 nn.init.zeros_(m.bias)
 
     def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        out = F.relu(self.block0(x))
+        out = F.relu(self.block0(x), inplace=True)
         return out, out
 
     def _stage(self, number: int, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import MODELS
-from ..staged import Stage, StagedModel
+from ..staged import Stage, StagedModel, add_shortcut
 
 
 class PreactBlock(nn.Module):
@@ -24,9 +24,9 @@ class PreactBlock(nn.Module):
             self.convShortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        normalised = F.relu(self.bn1(x))
-        out = self.conv2(F.relu(self.bn2(self.conv1(normalised))))
-        return out + (x if self.convShortcut is None else self.convShortcut(normalised))
+        normalised = F.relu(self.bn1(x), inplace=True)
+        out = self.conv2(F.relu(self.bn2(self.conv1(normalised)), inplace=True))
+        return add_shortcut(out, x if self.convShortcut is None else self.convShortcut(normalised))
 
 
 class Block(nn.Module):
@@ -92,7 +92,7 @@ class WideResNet(StagedModel):
         ]
 
     def head_map(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn1(x))
+        return F.relu(self.bn1(x), inplace=True)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         return [self.block2.first_bn, self.block3.first_bn, self.bn1]
