@@ -35,7 +35,7 @@ class Method(Hooked):
     limits: ClassVar[Mapping[str, Limit]] = {}  # the allowed values of the section's keys
     when: ClassVar[Mapping[str, When]] = {}  # the conditions, on the section, under which its keys have an effect
     reads: ClassVar[frozenset[str]] = frozenset()  # if it takes the whole config: the sections and added keys it uses
-    inferred: ClassVar[Mapping[str, Any]] = {}  # keys that are inferred from the networks here: mdistiller's defaults
+    mdistiller_defaults: ClassVar[Mapping[str, Any]] = {}  # of keys that are inferred from the networks here
     needs_teacher: ClassVar[bool] = False
     needs_strong_view: bool = False  # whether batches must include a strongly augmented view
     needs_teacher_maps: bool = True  # False if the method uses only the teacher's logits

@@ -166,7 +166,7 @@ class CRD(FeatureDistiller):
             "NCE": CN({"K": 16384, "MOMENTUM": 0.5, "TEMPERATURE": 0.07}),
         }
     )
-    inferred = {"FEAT.STUDENT_DIM": 256, "FEAT.TEACHER_DIM": 256}
+    mdistiller_defaults = {"FEAT.STUDENT_DIM": 256, "FEAT.TEACHER_DIM": 256}
     limits = {
         **WEIGHT_LIMITS, "MODE": one_of("exact", "relax"), "FEAT.DIM": AT_LEAST_ONE, "NCE.K": AT_LEAST_ONE,
         "NCE.MOMENTUM": FRACTION, "NCE.TEMPERATURE": POSITIVE,

@@ -56,7 +56,7 @@ class FitNet(FeatureDistiller):
         }
     )
     limits = {**WEIGHT_LIMITS, "HINT_LAYER": NOT_NEGATIVE}
-    inferred = {"INPUT_SIZE": [32, 32]}
+    mdistiller_defaults = {"INPUT_SIZE": [32, 32]}
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, hint_layer: int, input_size: list[int], ce_weight: float,

@@ -90,7 +90,7 @@ class ReviewKD(Distiller):
             "STU_PREACT": False,
         }
     )
-    inferred = {
+    mdistiller_defaults = {
         "SHAPES": [1, 8, 16, 32], "OUT_SHAPES": [1, 8, 16, 32], "IN_CHANNELS": [64, 128, 256, 256],
         "OUT_CHANNELS": [64, 128, 256, 256],
     }  # fmt: skip

@@ -75,7 +75,7 @@ class VID(FeatureDistiller):
         }
     )
     limits = {**WEIGHT_LIMITS, "EPS": POSITIVE, "INIT_PRED_VAR": POSITIVE}
-    inferred = {"INPUT_SIZE": [32, 32]}
+    mdistiller_defaults = {"INPUT_SIZE": [32, 32]}
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, eps: float, init_pred_var: float, input_size: list[int],

@@ -165,7 +165,7 @@ def mdistillers_cfg() -> CN:
     """This project's defaults, with mdistiller's for the keys that are inferred from the networks here."""
     tree = default_cfg()
     for name, cls in DISTILLERS.items():
-        for key, value in cls.inferred.items():
+        for key, value in cls.mdistiller_defaults.items():
             *sections, last = (name, *key.split("."))
             node = tree
             for section in sections:

@@ -1,12 +1,16 @@
 """Laws of ReviewKD."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from mdistiller_dfpt import build_model
+from mdistiller_dfpt.config import keywords
 from mdistiller_dfpt.config.load import load_cfg
-from mdistiller_dfpt.distillers.reviewkd import AttentionFusion, hcl_loss
+from mdistiller_dfpt.distillers.reviewkd import AttentionFusion, ReviewKD, hcl_loss
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
@@ -62,3 +66,11 @@ def test_the_released_recipe_is_a_config():
     assert (solver.LR, solver.BATCH_SIZE, solver.WEIGHT_DECAY, solver.EPOCHS) == (0.1, 128, 5e-4, 240)
     assert (list(solver.LR_DECAY_STAGES), solver.LR_DECAY_RATE, solver.NESTEROV) == ([150, 180, 210], 0.1, True)
     assert (cfg.REVIEWKD.REVIEWKD_WEIGHT, cfg.REVIEWKD.WARMUP_EPOCHS) == (5.0, 20)
+
+
+def test_inferred_shapes_are_mdistillers_defaults_for_the_pair_that_they_are_for():
+    defaults = json.loads((Path(__file__).parents[1] / "fixtures/mdistiller_config_keys.json").read_text())
+    networks = build_model("resnet8x4", "cifar", 100), build_model("resnet32x4", "cifar", 100)
+    inferred = ReviewKD(*networks, **keywords(ReviewKD.config)).inferred
+    assert inferred == {key: defaults[key] for key in inferred}
+    assert len(inferred) == 4
