@@ -13,7 +13,7 @@ import torch
 from mdistiller_dfpt.distributed import on_first_process
 from mdistiller_dfpt.runs.directory import existing_runs, new_run
 from mdistiller_dfpt.runs.hashing import state_hash
-from mdistiller_dfpt.runs.saving import Progress, Saver
+from mdistiller_dfpt.runs.saving import Progress, Saver, seed_process
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
@@ -34,6 +34,8 @@ def run_of(name, folder, *words, make_data=None):
 def fit(trainer, resume=False):
     """Train in the directory that a run of this config has, as `launch.run` does."""
     cfg = trainer.cfg
+    if not resume:
+        seed_process(cfg.SOLVER.SEED)
 
     def place():
         return existing_runs(cfg)[-1] if resume and existing_runs(cfg) else new_run(cfg)
