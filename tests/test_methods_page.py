@@ -17,13 +17,10 @@ def test_every_method_with_a_teacher_and_a_folder_is_in_it():
     assert {name for name in methods_page.folders() if name != "NONE"} == SOURCES.keys()
 
 
-UNSTATED = ("DGKD", "FT", "KDSVD", "LSKD", "OFD", "REVIEWKD", "SIMKD", "TAKD")  # being mended
-
-
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_a_methods_file_names_the_code_that_it_was_compared_with(name):
     code = methods_page.fields(SOURCES[name]).get("Code", "")
-    assert code or name in UNSTATED
+    assert code
     confirmed = name in methods_page.recorded()
-    assert confirmed != code.startswith("none") or name in UNSTATED
+    assert confirmed != code.startswith("none")
     assert methods_page.equal_to(name, code).startswith("**not confirmed**") == code.startswith("none")

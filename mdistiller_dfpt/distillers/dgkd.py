@@ -1,4 +1,10 @@
-"""DGKD: KD from the teacher and all assistants (Son et al., 2021, arXiv:2009.08825)."""
+"""DGKD: KD from the teacher and all assistants (Son et al., 2021, arXiv:2009.08825).
+
+Code: wonchulSon/DGKD 2599350, train.py:104-129, with its weights divided by the number of classes.
+
+Differs: the divergence is a mean over the batch, as in KD; in the code it is one over the classes as well, so that a
+weight there is a C-th of it here.
+"""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,10 @@
-"""FT: match factors; the teacher's come from an autoencoder of its map (Kim et al., 2018, arXiv:1802.04977)."""
+"""FT: match factors; the teacher's come from an autoencoder of its map (Kim et al., 2018, arXiv:1802.04977).
+
+Code: HobbitLong/RepDistiller b84f547, distiller_zoo/FT.py:7-30, models/util.py:7-62, helper/pretrain.py (the authors'
+Factor-Transfer-pytorch 19cce26 was read, not run).
+
+Differs: the authors' code normalises the factor itself instead of its square, at a weight of 500.
+"""
 
 import itertools
 from collections.abc import Iterable

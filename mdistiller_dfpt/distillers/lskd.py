@@ -1,4 +1,7 @@
-"""LSKD: standardise the logits before KD (Sun et al., 2024, arXiv:2403.01427)."""
+"""LSKD: standardise the logits before KD (Sun et al., 2024, arXiv:2403.01427).
+
+Code: sunshangquan/logit-standardization-KD f6e5aa5, mdistiller/distillers/KD.py:7-19.
+"""
 
 from torch import Tensor
 

@@ -1,4 +1,10 @@
-"""ReviewKD: each teacher stage supervises all deeper student stages (Chen et al., 2021, arXiv:2104.09044)."""
+"""ReviewKD: each teacher stage supervises all deeper student stages (Chen et al., 2021, arXiv:2104.09044).
+
+Code: dvlab-research/ReviewKD cede6ea, CIFAR-100/model/reviewkd.py:20-56, 160-177; megvii-research/mdistiller a08d46f,
+mdistiller/distillers/ReviewKD.py.
+
+Differs: the first epoch of the warm-up is epoch 1, as in mdistiller; in the authors' code it is 0.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""SimKD: the student reuses the teacher's classifier and learns its input (Chen et al., 2022, arXiv:2203.14001)."""
+"""SimKD: the student reuses the teacher's classifier and learns its input (Chen et al., 2022, arXiv:2203.14001).
+
+Code: DefangChen/SimKD 2b389c3, models/util.py:188-236, train_student.py:269-272.
+"""
 
 import copy
 from collections.abc import Mapping

@@ -1,4 +1,11 @@
-"""TAKD: KD from the last of a chain of assistants (Mirzadeh et al., 2020, arXiv:1902.03393)."""
+"""TAKD: KD from the last of a chain of assistants (Mirzadeh et al., 2020, arXiv:1902.03393).
+
+Code: imirzadeh/Teacher-Assistant-Knowledge-Distillation 0f8168f, train.py:87-99, with its weights divided by the number
+of classes.
+
+Differs: the divergence is a mean over the batch, as in KD; in the code it is one over the classes as well, so that a
+weight there is a C-th of it here.
+"""
 
 from torch import Tensor
 

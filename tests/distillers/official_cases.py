@@ -25,24 +25,24 @@ from mdistiller_dfpt.distillers.dgkd import dgkd_loss
 from mdistiller_dfpt.distillers.dist import dist_loss
 from mdistiller_dfpt.distillers.dkd import dkd_loss
 from mdistiller_dfpt.distillers.fitnet import Regressor, fitnet_loss
-from mdistiller_dfpt.distillers.ft import ft_loss
+from mdistiller_dfpt.distillers.ft import Paraphraser, _layers, ft_loss
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.distillers.kdpp import embedding_projector, nd_loss
 from mdistiller_dfpt.distillers.lskd import lskd_loss
 from mdistiller_dfpt.distillers.mlld import gram_loss
 from mdistiller_dfpt.distillers.nkd import nkd_loss
 from mdistiller_dfpt.distillers.nst import nst_loss
-from mdistiller_dfpt.distillers.ofd import ofd_loss
+from mdistiller_dfpt.distillers.ofd import Margin
 from mdistiller_dfpt.distillers.pkt import pkt_loss
 from mdistiller_dfpt.distillers.reviewkd import AttentionFusion, hcl_loss
 from mdistiller_dfpt.distillers.rkd import rkd_loss
-from mdistiller_dfpt.distillers.simkd import ReusedClassifier, simkd_loss
+from mdistiller_dfpt.distillers.simkd import projector, simkd_loss
 from mdistiller_dfpt.distillers.sp import sp_loss
 from mdistiller_dfpt.distillers.vid import Gaussian
 from mdistiller_dfpt.losses import distillation, label
 from mdistiller_dfpt.losses.logit_losses import standardized
 from mdistiller_dfpt.losses.term import total
-from mdistiller_dfpt.testing import tiny_batch, tiny_distiller, tiny_networks
+from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 from mdistiller_dfpt.training.dot import TwoMomentaSGD, backward_by_kind
 
 from ..golden import LOSSES, golden_state, labels, normal
@@ -53,7 +53,6 @@ ENTRIES: dict[str, dict[str, Any]] = json.loads((ROOT / "tests/fixtures/official
 """{entry: value, gradient norms with respect to the student's inputs, source, inputs in words}."""
 
 LISTED = {
-    "ft_whole": ("FT", "the layers of the autoencoder, being mended"),
     "ofd_margin_from_bn": ("OFD", "by design: the margin is measured on the training images, as the paper defines it, "
                                   "not derived from a BatchNorm"),
 }  # fmt: skip
@@ -188,17 +187,35 @@ def _(name: str) -> Found:
     return found(catkd_loss(own, target, int(name[16]), name.endswith("norm")), [student])
 
 
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def blocks(prefix: str) -> list[str]:
+    """Names in the authors' code of three convolutions without bias, each with its BatchNorm and a ReLU."""
+    layers = [(i + j, keys) for i in (0, 3, 6) for j, keys in enumerate((NORM[:1], NORM))]
+    return [f"{prefix}.{layer}.{key}" for layer, keys in layers for key in keys]
+
+
+def fill(module: nn.Module, names: list[str]) -> nn.Module:
+    """Fill a module, in float64, by the authors' names of the entries of its state, in its order."""
+    of = dict(zip(module.state_dict(), names, strict=True))
+    module.double().load_state_dict(golden_state(module, of.__getitem__))
+    return module
+
+
+def simkd_from(mine: int, its: int) -> Found:
+    """From a map of size `mine` to one of size `its`."""
+    student, teacher = learned(unit(70, 4, 12, mine, mine))[0], unit(71, 4, 20, its, its)
+    reused = tiny_distiller("SIMKD").reused
+    reused.size, reused.projector = (its, its), fill(projector(12, 20, 2), blocks("transfer")).train()
+    projected = reused.projector(reused.projected_map({"feats": [student], "head_map": student}))
+    logits = F.linear(projected.mean((2, 3)), 0.1 * unit(72, 100, 20), 0.1 * unit(73, 100))
+    return found(simkd_loss(projected, teacher), [student], logits_norm=logits.norm().item())
+
+
 @case("SIMKD", "simkd_f2")
 def _() -> Found:
-    student, teacher = tiny_networks()
-    student.fc, teacher.fc = nn.Linear(12, 5), nn.Linear(20, 100)
-    reused = ReusedClassifier(student, teacher, 2).double()
-    reused.projector.load_state_dict(golden_state(reused.projector, lambda key: f"transfer.{key}"))
-    (feature,) = learned(unit(70, 4, 12, 4, 4))
-    projected = reused.projector(feature)
-    logits = F.linear(projected.mean((2, 3)), 0.1 * unit(72, 100, 20), 0.1 * unit(73, 100))
-    loss = simkd_loss(projected, unit(71, 4, 20, 8, 8))
-    return found(loss, [feature], logits_norm=logits.norm().item())
+    return simkd_from(4, 8)
 
 
 @case("TAKD", "takd_lambda0.9_T4")
@@ -221,6 +238,18 @@ def _() -> Found:
 def _() -> Found:
     (student,) = learned(unit(12, 8, 64, 4, 4))
     return found(ft_loss(student, unit(22, 8, 96, 4, 4)), [student])
+
+
+@case("FT", "ft_whole")
+def _() -> Found:
+    (student,), teacher = learned(unit(82, 4, 10, 4, 4)), unit(83, 4, 12, 4, 4)
+    layers = [f"{part}.{i}.{key}" for part in ("encoder", "decoder") for i in (0, 3, 6) for key in ("weight", "bias")]
+    paraphraser = fill(Paraphraser(12, 6), layers)
+    # The biases of the translator's convolutions have no effect before BatchNorm, and are left out here
+    translator = fill(_layers([10, 10, 6, 6], nn.Conv2d, norm=True), blocks("encoder")).train()
+    error = F.mse_loss(paraphraser(teacher), teacher).item()
+    loss = ft_loss(translator(student), paraphraser.encoder(teacher).detach())
+    return found(loss, [student], reconstruction_mse=error)
 
 
 @case("RKD", "rkd_d25_a50")
@@ -308,10 +337,15 @@ def _() -> Found:
 
 @case("OFD", "ofd")
 def _() -> Found:
-    student = learned(*maps(10))
-    margins = [-unit(50 + i, c).abs() for i, c in enumerate((16, 32, 64))]
-    stages = zip(student, maps(30), margins, strict=True)
-    return found(sum(0.5 ** (2 - i) * ofd_loss(*stage) for i, stage in enumerate(stages)), student)
+    student, teacher = learned(*maps(10)), maps(30)
+    distiller = tiny_distiller("OFD")
+    distiller.connectors = nn.ModuleList(nn.Identity() for _ in student)
+    margins = [Margin(m.shape[1]).double().eval() for m in student]
+    for i, margin in enumerate(margins):
+        margin.total, margin.count = -unit(50 + i, *margin.total.shape).abs(), torch.ones(()).double()
+    distiller.margins = nn.ModuleList(margins)
+    outputs = [Output(m[0], {"preact_feats": [m[0], *m]}) for m in (student, teacher)]
+    return found(distiller.feature_loss(*outputs, tiny_batch()), student)
 
 
 @case("dot", "dot_10_steps")

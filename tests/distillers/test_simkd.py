@@ -5,34 +5,24 @@ import torch
 from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers import build_distiller
-from mdistiller_dfpt.distillers.simkd import SimKD, projector, simkd_loss
+from mdistiller_dfpt.distillers.simkd import SimKD, simkd_loss
 from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.testing import TinyNet, take_steps, tiny_batch, tiny_cfg, tiny_distiller, tiny_networks
 from mdistiller_dfpt.testing.laws import leaves_of
 
 from ..golden import normal
-from ..official import check, fill
+from .official_cases import simkd_from
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 KEYS = [f"transfer.{i + j}.{key}" for i in (0, 3, 6) for j, keys in enumerate((NORM[:1], NORM)) for key in keys]
 
 
-@pytest.mark.parametrize(
-    ("mine", "its", "value", "norm", "of_logits"),
-    [
-        (4, 8, 0.7212694457215022, 0.03580996337034034, 4.466816537352293),
-        (8, 4, 1.4550172262668652, 0.060447121625663354, 4.476489165497116),  # pooled before it is projected
-    ],
-)
-def test_loss_gradient_and_logits_are_those_of_the_authors_code(mine, its, value, norm, of_logits):
-    student, teacher = normal(70, (4, 12, mine, mine), 1).requires_grad_(), normal(71, (4, 20, its, its), 1)
-    reused = tiny_distiller("SIMKD").reused
-    reused.size, reused.projector = (its, its), fill(projector(12, 20, 2), KEYS).train()
-    projected = reused.projector(reused.projected_map({"feats": [student], "head_map": student}))
-    logits = F.linear(projected.mean((2, 3)), normal(72, (100, 20), 0.1), normal(73, (100,), 0.1))
-    torch.testing.assert_close(logits.norm().item(), of_logits, rtol=1e-6, atol=0)
-    check(simkd_loss(projected, teacher), value, [student], [norm])
+def test_a_larger_map_is_pooled_before_it_is_projected():
+    """Values of the authors' code for the inputs of `simkd_f2`, but with the maps' sizes exchanged."""
+    expected = {"value": 1.4550172262668652, "grad_norms": [0.060447121625663354], "logits_norm": 4.476489165497116}
+    found = simkd_from(8, 4)
+    assert found == {key: pytest.approx(value, rel=1e-6) for key, value in expected.items()}
 
 
 @pytest.mark.parametrize(
