@@ -29,13 +29,16 @@ def without_effect(s: Situation) -> list[str]:
 
 
 def deciding_values(s: Situation) -> dict[str, Any]:
-    """The keys that decide a run's result and differ from their defaults; yacs values as plain ones."""
+    """The keys that decide a run's result and differ from their defaults; yacs values as plain ones.
+
+    With them the revision of each method that has changed under equal keys, as `<method>.revision`.
+    """
     values = {}
     s = replace(s, processes=2)  # a run may go on with another number of processes
     for full, key in KEYS.items():
         if key.decides and key.when.test(s) and (value := value_of(s.cfg, full)) != key.default:
             values[full] = deciding(full, value)
-    return values
+    return values | {f"{name}.revision": number for name, number in s.revisions.items()}
 
 
 def deciding(full: str, value: Any) -> Any:
@@ -49,7 +52,7 @@ def differing(mine: Mapping[str, Any], other: Mapping[str, Any], of_mine: str, o
     """One phrase for each key of `deciding_values` that differs; a missing one has its default."""
     lines = []
     for full in sorted(set(mine) | set(other)):
-        default = KEYS[full].default if full in KEYS else None
+        default = 1 if full.endswith(".revision") else KEYS[full].default if full in KEYS else None
         here, there = mine.get(full, default), other.get(full, default)
         if here != there:
             lines.append(f"{full} {here}{' ' if of_mine else ''}{of_mine}, {there} {of_other}")

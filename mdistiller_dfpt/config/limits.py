@@ -1,7 +1,7 @@
 """The allowed values of a key, and the condition under which a key has an effect in a run."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ class Situation:
     has_other_teachers: bool
     in_files: bool  # whether the dataset's images are decoded from files
     processes: int
+    revisions: Mapping[str, int]  # of the methods whose computation has changed under equal keys
 
 
 class When(NamedTuple):

@@ -36,6 +36,7 @@ class Method(Hooked):
     when: ClassVar[Mapping[str, When]] = {}  # the conditions, on the section, under which its keys have an effect
     reads: ClassVar[frozenset[str]] = frozenset()  # if it takes the whole config: the sections and added keys it uses
     mdistiller_defaults: ClassVar[Mapping[str, Any]] = {}  # of keys that are inferred from the networks here
+    revision: ClassVar[int] = 1  # raised when equal keys give another result: runs of before are other runs
     needs_teacher: ClassVar[bool] = False
     needs_strong_view: bool = False  # whether batches must include a strongly augmented view
     needs_teacher_maps: bool = True  # False if the method uses only the teacher's logits

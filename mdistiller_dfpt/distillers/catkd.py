@@ -36,6 +36,7 @@ def catkd_loss(student: Tensor, teacher: Tensor, resolution: int, normalize: boo
 class CATKD(FeatureDistiller):
     """Cross-entropy and `catkd_loss`."""
 
+    revision = 2
     config = CN({"CAM_RESOLUTION": 2, "NORMALIZE": True, "LOSS": weights(1.0, 400.0)})
     limits = {**WEIGHT_LIMITS, "CAM_RESOLUTION": AT_LEAST_ONE}
 

@@ -59,6 +59,7 @@ def situation(cfg: CN, *, in_files: bool) -> Situation:
     return Situation(
         cfg, chosen.sections, chosen.is_taught, chosen.others_key == "ASSISTANTS",
         chosen.others_key == "OTHER_TEACHERS", in_files, world_size(),
+        {name: cls.revision for name, cls in chosen.methods.items() if cls.revision > 1},
     )  # fmt: skip
 
 

@@ -66,6 +66,7 @@ class FT(FeatureDistiller):
     by SGD at the constant rate INIT_LR (RepDistiller b84f547, helper/pretrain.py), and is frozen afterwards.
     """
 
+    revision = 2
     config = CN({"RATE": 0.5, "INIT_EPOCHS": 30, "INIT_LR": 0.01, "LOSS": weights(1.0, 200.0)})
     limits = {
         **WEIGHT_LIMITS, "RATE": Limit("in (0, 1]", lambda v: 0 < v <= 1), "INIT_EPOCHS": AT_LEAST_ONE,

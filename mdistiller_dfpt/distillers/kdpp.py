@@ -53,6 +53,7 @@ class KDPP(Distiller):
     (CIFAR/train_cifar_kd.py:50-56). The weight of `nd_loss` is constant.
     """
 
+    revision = 2
     config = CN(
         {
             "TEMPERATURE": 4.0,

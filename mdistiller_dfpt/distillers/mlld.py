@@ -68,6 +68,7 @@ class MLLD(Distiller):
     TEMPERATURES it takes the weak view's logits a second time (KD_ours.py:142-162).
     """
 
+    revision = 2
     config = CN(
         {
             "TEMPERATURES": [4.0, 2.0, 3.0, 5.0, 6.0],

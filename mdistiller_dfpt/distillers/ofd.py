@@ -70,6 +70,7 @@ class OFD(FeatureDistiller):
     path that is trained with the student has the statistics that its kind of teacher sets.
     """
 
+    revision = 2
     config = CN({"LOSS": weights(1.0, 1e-3), "CONNECTOR": CN({"KERNEL_SIZE": 1})})
     teacher_batch_statistics = True
     limits = {**WEIGHT_LIMITS, "CONNECTOR.KERNEL_SIZE": AT_LEAST_ONE}

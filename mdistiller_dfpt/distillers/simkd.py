@@ -82,6 +82,7 @@ def _conv(in_channels: int, channels: int, kernel: int) -> list[nn.Module]:
 class SimKD(Distiller):
     """By default only `simkd_loss`; the student's own head behind the projected map is neither used nor trained."""
 
+    revision = 2
     config = CN({"FACTOR": 2, "LOSS": CN({"CE_WEIGHT": 0.0, "FEAT_WEIGHT": 1.0})})
     limits = {"FACTOR": AT_LEAST_ONE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.FEAT_WEIGHT": NOT_NEGATIVE}
 

@@ -213,3 +213,13 @@ def test_a_fingerprint_does_not_depend_on_the_order_of_keys():
     other = {"teachers": None, "data": None, "config": {"B.Y": [2], "A.X": 1}}
     assert fingerprint(one) == fingerprint(other)
     assert fingerprint(one) != fingerprint({**one, "config": {"A.X": 1, "B.Y": [3]}})
+
+
+def test_a_method_that_computes_something_else_under_equal_keys_is_another_run(monkeypatch):
+    cfg = tiny_cfg("DISTILLER.TYPE", "KD")
+    before = identity_of(cfg, FileData, [])
+    monkeypatch.setattr(DISTILLERS["KD"], "revision", 2)
+    after = identity_of(cfg, FileData, [])
+    assert fingerprint(before) != fingerprint(after)
+    assert differences(after, before) == ["KD.revision 2 in this command, 1 in that run"]
+    assert identity_of(tiny_cfg("DISTILLER.TYPE", "DKD"), FileData, [])["config"].keys().isdisjoint({"KD.revision"})
