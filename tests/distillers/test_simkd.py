@@ -80,3 +80,12 @@ def test_a_perfect_projection_predicts_as_the_teacher_does():
     with torch.no_grad():
         logits, features = distiller.teacher_network(image)
         torch.testing.assert_close(distiller.deployed.classifier(features["head_map"].mean((2, 3))), logits)
+
+
+def test_a_larger_map_is_pooled_to_the_teachers_size():
+    student, teacher = build_model("resnet8x4"), build_model("vgg8")
+    method = build_distiller(tiny_cfg("DISTILLER.TYPE", "SIMKD"), student, teacher, 48).eval()
+    image = torch.randn(2, 3, 32, 32)
+    assert student(image)[1]["head_map"].shape[2:] == (8, 8)
+    projected = method.deployed(image)[1]["projected"]
+    assert projected.shape == teacher(image)[1]["head_map"].shape == (2, 512, 4, 4)
