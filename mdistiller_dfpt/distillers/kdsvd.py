@@ -1,6 +1,6 @@
 """KD-SVD: match relations between stages, each compressed to singular vectors (Lee et al., 2018, ECCV).
 
-Code: HobbitLong/RepDistiller b84f547, distiller_zoo/KDSVD.py, equal bit for bit where both call the same LAPACK routine.
+Code: HobbitLong/RepDistiller b84f547, distiller_zoo/KDSVD.py, bit for bit where both call the same LAPACK routine.
 No value is recorded: it depends on the signs of singular vectors, which the routines choose.
 
 Differs: mdistiller takes the vectors over the columns of the image.
