@@ -98,5 +98,5 @@ class WideResNet(StagedModel):
         return [self.block2.first_bn, self.block3.first_bn, self.bn1]
 
 
-for _depth, _width in ((16, 1), (16, 2), (40, 1), (40, 2)):
+for _depth, _width in ((16, 1), (16, 2), (16, 4), (28, 2), (28, 4), (40, 1), (40, 2)):
     MODELS.register(f"cifar/wrn_{_depth}_{_width}")(partial(WideResNet, _depth, _width))
