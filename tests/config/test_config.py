@@ -74,7 +74,7 @@ def test_all_faults_are_reported_at_once_with_file_line_and_choice(tmp_path):
         f"{path}:2: unknown key SOLVER.BATCHSIZE; did you mean SOLVER.BATCH_SIZE",
         f"{path}:3: SOLVER.LR is -1.0; it must be > 0",
         f"{path}:4: SOLVER.EPOCHS is 'ten'; it must be a whole number",
-        f"{path}:6: KD.TEMPERATURE is 0.0; it must be > 0",
+        f"{path}:6: KD.TEMPERATURE is 0.0; it must be in (0, 1000]",
         f"{path}:7: DISTILLER is a section",
         "command line: SOLVER.MOMENTUM is 1.5; it must be in [0, 1)",
         "command line: LOG.WANDB is 'maybe'; it must be True or False",

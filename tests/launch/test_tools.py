@@ -169,7 +169,7 @@ def test_a_run_is_continued_by_its_directory_alone_for_more_epochs(cwd, capsys):
         ([*digits("kd"), "DISTILLER.TYPE", "DKDD"], "DISTILLER.TYPE: unknown method 'DKDD'; did you mean DKD"),
         ([*digits("kd"), "DISTILLER.STUDENT", "resnet9"], "unknown network 'resnet9'; did you mean resnet"),
         ([*digits("vanilla"), "DATASET.TYPE", "cifar"], "unknown dataset 'cifar'; did you mean cifar100"),
-        ([*digits("kd"), "KD.TEMPERATURE", "-1"], "KD.TEMPERATURE is -1.0; it must be in \(0, 1000\]"),
+        ([*digits("kd"), "KD.TEMPERATURE", "-1"], r"KD.TEMPERATURE is -1.0; it must be in \(0, 1000\]"),
         ([*digits("vanilla"), "SOLVER.BATCH_SIZE", "9999"], "SOLVER.BATCH_SIZE is 9999; digits has 1433"),
         ([*digits("vanilla"), "MODEL.FAMILY", "imagnet"], "unknown network family 'imagnet'"),
         ([*digits("vanilla"), "EXPERIMENT.NAME", "../up"], "EXPERIMENT.NAME is '../up'"),
@@ -223,7 +223,7 @@ def _checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
         "missing": (folder / "gone.pth", "there is no such file"),
         "another network": (
             folder / "other.pth",
-            r"not a checkpoint of resnet20 with 10 classes: its keys are block0.0.weight",
+            "not a checkpoint of resnet20 with 10 classes: its keys are block0",
         ),
         "another class count": (folder / "classes.pth", r"fc.weight is \(100, 64\), not \(10, 64\)"),
         "garbage": (folder / "garbage.pth", r"no code in it was run \(damaged, or not written by torch"),
