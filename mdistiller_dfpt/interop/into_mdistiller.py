@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,12 +93,13 @@ class Exported(nn.Module):
         """Let the method pass over mdistiller's training set, before the first step of a new run."""
         device = next(self.student.parameters()).device
 
-        def batches() -> Iterator[Batch]:
+        def batches(epoch: int) -> Iterator[Batch]:
             for image, target, index, *_ in loader:
-                yield Batch(image.float().to(device), target.to(device), index.to(device), epoch=0)
+                yield Batch(image.float().to(device), target.to(device), index.to(device), epoch=epoch)
 
         for part in self.inner.hooked():
-            part.prepare(_Again(batches))
+            for epoch in range(1 - part.passes, 1):
+                part.prepare(_Again(partial(batches, epoch)))
 
     def train(self, mode: bool = True) -> "Exported":
         super().train(mode)
