@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 from ..config.effect import deciding, differing, of_earlier_version, value_of
 from ..config.keys import KEYS
 from ..config.load import load_yaml_text
+from ..distillers.choice import situation
 from ..errors import CheckpointError
 from .identity import Identity, as_identity, changed_code, other_data, other_teachers
 
@@ -68,10 +69,12 @@ def _refuse_other_of_earlier_version(folder: Path, manifest: Mapping[str, Any], 
     then = of_earlier_version(load_yaml_text(manifest["config"]))
     now = {key: deciding(key, value_of(cfg, key)) for key in KEYS}
     before = {key: deciding(key, then.get(key, KEYS[key].default)) for key in KEYS}  # then, a new key had no effect
+    here = situation(cfg, in_files=True)
     other = [
         f"{key} {now[key]} now, {before[key]} then" for key in sorted(KEYS)
-        if KEYS[key].decides and key != EPOCHS and now[key] != before[key]
+        if KEYS[key].decides and KEYS[key].when.test(here) and key != EPOCHS and now[key] != before[key]
     ]  # fmt: skip
+    other += [f"{name} computes something else in this version" for name in here.revisions]
     data, teachers = identity["data"], identity["teachers"] or []
     for key, was in (("classes", manifest.get("classes")), ("train_images", manifest.get("images"))):
         if data is not None and was is not None and was != dict(data)[key]:

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.runs.checkpoint import load_checkpoint
 from mdistiller_dfpt.runs.hashing import file_hash
@@ -181,6 +182,14 @@ def test_an_earlier_versions_checkpoint_of_another_teacher_or_dataset_is_refused
     teacher = json.loads((folder / "manifest.json").read_text())["identity"]["teachers"][0]
     vouch(folder, **{"identity": None, "teacher_sha256": teacher["sha256"], "images": 48, "classes": 5, **then})
     resume_refused(tmp_path, refused)
+
+
+def test_an_earlier_versions_checkpoint_of_a_method_that_has_changed_is_refused(tmp_path, monkeypatch):
+    folder = stopped_checkpoint(tmp_path)
+    teacher = json.loads((folder / "manifest.json").read_text())["identity"]["teachers"][0]
+    vouch(folder, identity=None, teacher_sha256=teacher["sha256"], images=48, classes=5)
+    monkeypatch.setattr(DISTILLERS["KD"], "revision", 2)
+    resume_refused(tmp_path, "KD computes something else in this version")
 
 
 class Calls:
