@@ -92,6 +92,15 @@ def test_a_run_in_mdistiller_resumes_with_what_the_method_measured_before_it(tmp
     assert losses_of(resumed) == losses_of(whole)[3:]
 
 
+def test_a_method_makes_all_its_passes_over_mdistillers_training_set(tmp_path):
+    done = run_in_mdistiller(tmp_path, "FT", "FT.INIT_EPOCHS", "3", "LOG.PREFIX", tmp_path / "latest")
+    assert len(losses_of(done)) == 3
+    passes = re.findall(r"FT: paraphraser, epoch (\d/\d): error (\S+)", done.stdout)
+    assert [number for number, _ in passes] == ["1/3", "2/3", "3/3"]
+    errors = [float(error) for _, error in passes]
+    assert errors == sorted(errors, reverse=True), "it goes on where the last pass ended"
+
+
 def test_a_method_whose_student_does_not_predict_alone_is_refused(tmp_path):
     done = run_in_mdistiller(tmp_path, "SIMKD")
     assert done.returncode == 2
