@@ -11,8 +11,9 @@ from ..errors import ConfigError
 from ..losses.term import total
 from .mdistiller import Mdistiller
 
-LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-4
-"""Relative, in float32, where losses on distances between samples are off by up to 2e-5 from their value in float64."""
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
+"""Relative, in float32. Rounding alone moves a loss on distances between samples by 2e-5 from its value in float64, and
+the gradients of untrained networks by up to 9e-3; two implementations, which round alike, differ by up to 2e-4."""
 NEGLIGIBLE = 1e-3
 """Of the norm of the whole gradient: smaller ones are compared with this, since they may be rounding errors alone."""
 

@@ -110,6 +110,14 @@ def test_a_different_computation_gets_no_ratio(peer_of):
         refuse_unlike(peer_of("kd", factor=1.5))
 
 
+def test_equal_losses_with_different_gradients_get_no_ratio(peer_of, monkeypatch):
+    peer = peer_of("kd")
+    loss = peer.loss
+    monkeypatch.setattr(peer, "loss", lambda: 1.01 * (value := loss()) - 0.01 * value.detach())
+    with pytest.raises(ConfigError, match="gradients differ by 9.9e-03"):
+        refuse_unlike(peer)
+
+
 @pytest.mark.parametrize(
     ("method", "words", "message"),
     [
