@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
 from torchvision.datasets import CIFAR100
 from yacs.config import CfgNode as CN
 
 from ..config import flatten
+from ..config.effect import deciding_values
 from ..data.in_memory import InMemoryLoader
+from ..distillers.choice import situation
 from ..errors import ConfigError
+from ..interop.cuda_calls import ignore_cuda_calls
 from .pil_loader import pixels
 
 
@@ -39,8 +41,7 @@ def imported(folder: Path, device: torch.device) -> Checkout:
         raise ConfigError(f"--against {folder}: not a checkout of mdistiller; it has no folder mdistiller")
     sys.path.insert(0, str(folder.resolve()))
     if device.type == "cpu":
-        for cls in (Tensor, nn.Module):
-            cls.cuda = _stay  # type: ignore[method-assign]
+        ignore_cuda_calls()
     # Its trainers write events after an epoch, which is not timed
     if "tensorboardX" not in sys.modules and importlib.util.find_spec("tensorboardX") is None:
         module = types.ModuleType("tensorboardX")
@@ -65,10 +66,6 @@ class _NoEvents:
         """Nothing is written to the folder."""
 
 
-def _stay(self: Any, *args: Any, **kwargs: Any) -> Any:
-    return self
-
-
 @contextlib.contextmanager
 def its_fault(what: str) -> Iterator[None]:
     """An error of mdistiller's own code as a ConfigError: it cannot compute this, so there is no ratio."""
@@ -81,9 +78,22 @@ def its_fault(what: str) -> Iterator[None]:
         ) from None
 
 
+# The loop's learning rate, and settings that change the speed alone
+_MAY_DIFFER = (
+    "SOLVER.SEED", "SOLVER.SCHEDULE", "SOLVER.WARMUP_EPOCHS", "SOLVER.AMP", "SOLVER.AMP_STUDENT",
+    "SOLVER.CHANNELS_LAST",
+)  # fmt: skip
+
+
 def its_config(its: CN, ours: CN, inferred: dict[str, Any], output: Path) -> CN:
     """mdistiller's config, with our values for the keys that it has, and the shapes that we infer from the networks."""
     values = {**flatten(ours), **inferred, "LOG.PREFIX": str(output)}
+    known = flatten(its)
+    only_ours = {key: value for key, value in deciding_values(situation(ours, in_files=False)).items()
+                 if key.startswith("SOLVER.") and key not in known and key not in _MAY_DIFFER}  # fmt: skip
+    if only_ours:
+        words = ", ".join(f"{key} {value}" for key, value in only_ours.items())
+        raise ConfigError(f"--against: no ratio, because mdistiller has no {words}: leave it out, or use --versus")
     its.defrost()
     for key, default in flatten(its).items():
         if key in values:

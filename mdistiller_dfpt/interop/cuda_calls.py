@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+OWNERS: tuple[Any, ...] = (Tensor, nn.Module)
+
 
 @contextmanager
 def cuda_calls_ignored(ignored: bool = True) -> Iterator[None]:
@@ -13,15 +15,19 @@ def cuda_calls_ignored(ignored: bool = True) -> Iterator[None]:
     if not ignored:
         yield
         return
-    owners: tuple[Any, ...] = (Tensor, nn.Module)
-    before = [owner.cuda for owner in owners]
-    for owner in owners:
-        owner.cuda = _stay
+    before = [owner.cuda for owner in OWNERS]
+    ignore_cuda_calls()
     try:
         yield
     finally:
-        for owner, cuda in zip(owners, before, strict=True):
+        for owner, cuda in zip(OWNERS, before, strict=True):
             owner.cuda = cuda
+
+
+def ignore_cuda_calls() -> None:
+    """The same for the rest of the process."""
+    for owner in OWNERS:
+        owner.cuda = _stay
 
 
 def _stay(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -181,3 +181,8 @@ def test_the_images_of_the_dataset_are_used_on_request(tmp_path, capsys):
     words += ["--seconds", "0.01", "--what", "both", "--real-images", "--json", str(record)]
     assert bench.main(words) == 0, capsys.readouterr().err
     assert json.loads(record.read_text())["images"] == "of the dataset"
+
+
+def test_work_that_mdistiller_does_not_do_is_refused(peer_of):
+    with pytest.raises(ConfigError, match=r"mdistiller has no SOLVER.CLIP_NORM 1.0, SOLVER.EMA 0.9: leave it out"):
+        peer_of("kd", "SOLVER.EMA", "0.9", "SOLVER.CLIP_NORM", "1.0", "SOLVER.AMP", "none")
