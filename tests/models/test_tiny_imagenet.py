@@ -8,7 +8,7 @@ from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.models import MODELS, build_model
 
-from .test_models import golden_weights
+from ..golden import golden_state
 
 # logits of the first image, their deviation, sides and means of the maps, tensors and parameters of the network
 GOLDEN = {
@@ -28,7 +28,7 @@ def test_outputs_equal_mdistillers(name):
     logits, spread, sides, means, tensors, parameters = GOLDEN[name]
     model = build_model(name, "tiny_imagenet", 200).double().eval()
     assert (len(model.state_dict()), sum(p.numel() for p in model.parameters())) == (tensors, parameters)
-    model.load_state_dict(golden_weights(model))
+    model.load_state_dict(golden_state(model))
     with torch.no_grad():
         ours, features = model(torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 64, 64))))
     np.testing.assert_allclose(ours[0, :4].numpy(), logits, rtol=1e-6)
