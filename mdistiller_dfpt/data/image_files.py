@@ -1,5 +1,6 @@
 """Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -179,6 +180,7 @@ class FileLoader(Loader):
                 persistent_workers=self.workers > 0, pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # separate, since each epoch would otherwise advance the global state
                 multiprocessing_context="spawn" if self.workers and self.device.type == "cuda" else None,
+                worker_init_fn=_leave_signals_to_the_trainer,
             )  # fmt: skip
         decoded = iter(self._loader)
         for keys in self.schedule.batches:
@@ -195,3 +197,9 @@ class FileLoader(Loader):
 
     def _on_device(self, images: Tensor) -> Tensor:
         return self.normalised(images.to(self.device, non_blocking=True).permute(0, 2, 3, 1))
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
