@@ -1,6 +1,7 @@
 """A signal to the whole process group, as from a terminal, `timeout` or a scheduler: the trainer alone acts on it."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,14 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 TRAIN = """
-import os, signal, sys
+import sys, time
 from mdistiller_dfpt.training import loop
-plain, calls, name = loop.take_step, [], sys.argv.pop()
+plain, calls = loop.take_step, []
 def take_step(*args, **kwargs):
     calls.append(1)
     if len(calls) == 3:
-        os.killpg(0, signal.Signals[name])
+        print("third step", flush=True)
+        time.sleep(1)
     return plain(*args, **kwargs)
 loop.take_step = take_step
 from tools.train import main
@@ -31,7 +33,7 @@ def test_a_signal_to_the_group_saves_once_and_ends_all_workers(name, code, tmp_p
     for split in ("train", "val"):
         for label in ("a", "b"):
             (tmp_path / split / label).mkdir(parents=True)
-            for i in range(8):
+            for i in range(60):
                 pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / split / label / f"{i}.png")
     (tmp_path / "run.yaml").write_text("DISTILLER: {STUDENT: resnet8}\n")
@@ -39,13 +41,17 @@ def test_a_signal_to_the_group_saves_once_and_ends_all_workers(name, code, tmp_p
              "DATASET.SIZE", "32", "DATASET.NUM_WORKERS", "2", "MODEL.FAMILY", "cifar", "SOLVER.BATCH_SIZE", "4",
              "SOLVER.EPOCHS", "2", "LOG.PREFIX", str(tmp_path / "out"), "LOG.TENSORBOARD", "False"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN, *words, name], capture_output=True, text=True, cwd=tmp_path,
-        env=environment, start_new_session=True, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert f"stopped by {name} in epoch 1, after step 3; continue with --resume" in done.stderr
-    assert "Traceback" not in done.stderr
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAIN, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env=environment, start_new_session=True,
+    ) as process:  # fmt: skip
+        while process.stdout.readline() not in ("third step\n", ""):
+            pass
+        os.killpg(process.pid, signal.Signals[name])  # a signal from its own parent ends a worker without an error
+        _, err = process.communicate(timeout=200)
+    assert process.returncode == code, err
+    assert f"stopped by {name} in epoch 1, after step 3; continue with --resume" in err
+    assert "Traceback" not in err
     resumed = subprocess.run(
         [sys.executable, str(ROOT / "tools/train.py"), *words, "--resume"], capture_output=True, text=True,
         cwd=tmp_path, env=environment, timeout=200,
