@@ -35,8 +35,10 @@ def _fault_of_the_users(error: Exception, file: str, line: int) -> int:
         if users_line_in(frame.filename):
             print(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}", file=sys.stderr)
     what = f"{file}:{line}: {type(error).__name__}: {_in_short(error)}"
-    print(f"{_process()}error: {what} (an error in this file, which a config names, not in mdistiller_dfpt)",
-          file=sys.stderr)  # fmt: skip
+    # Method files of mdistiller's forks may use what the fork's own networks take and return
+    of_networks = any(name in what for name in ("StagedModel", "LazyFeatures"))
+    advice = "; it uses what the networks of this package do not have, as those of its fork may" if of_networks else ""
+    print(f"{_process()}error: {what} (an error in this file, not in mdistiller_dfpt{advice})", file=sys.stderr)
     return UserError.exit_code
 
 

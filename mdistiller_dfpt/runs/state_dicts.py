@@ -44,13 +44,31 @@ def matches(content: Any, network: nn.Module, rename: Callable[[str], str | None
     return found
 
 
+def other_networks(content: Any, used: list[Match]) -> list[str]:
+    """The places in a file of weights and biases that are of none of the matches: of modules beside the network."""
+    known = {match.place.partition(" ")[0] if match.place.startswith("[") else "" for match in used}
+    places = {_words(place): state for place, state in _state_dicts(content)}
+    return [
+        f"{where or 'the file itself'} {next(key for key in state if _is_weight(key))} ..."
+        for where, state in places.items() if where not in known and any(map(_is_weight, state))
+    ]  # fmt: skip
+
+
+def _is_weight(key: str) -> bool:
+    return key.endswith((".weight", ".bias"))
+
+
+def _words(place: tuple[str, ...]) -> str:
+    return "".join(f"[{key!r}]" for key in place)
+
+
 def _match(
     place: tuple[str, ...], prefix: str, state: Mapping[str, Tensor], shadow: nn.Module,
     rename: Callable[[str], str | None],
 ) -> Match:  # fmt: skip
     inside = _inside(state, prefix, rename)
     beside = [k for k in _without_counters(state) if not k.startswith(prefix) and k != "n_averaged"]
-    where = "".join(f"[{key!r}]" for key in place) + (f" {prefix}*" if prefix else "")
+    where = _words(place) + (f" {prefix}*" if prefix else "")
     average = "n_averaged" in state or AVERAGE.search(" ".join([*place, prefix]).lower()) is not None
     return Match(where.strip(), inside, _faults(shadow, inside), average, beside)
 

@@ -11,7 +11,7 @@ from ..distributed import rank
 from ..errors import CheckpointError
 from ..models.external.adapt import AdaptedModel
 from .safe_load import load_pickled_tensors
-from .state_dicts import COUNTER, Match, dict_with_versions, matches
+from .state_dicts import COUNTER, Match, dict_with_versions, matches, other_networks
 
 WEIGHTS = "student.safetensors"  # in the directory of a run and in a checkpoint
 
@@ -52,24 +52,27 @@ def load_into(network: nn.Module, path: Path, name: str) -> None:
     if len(plain) > 1:
         raise CheckpointError(
             f"{path}: {len(plain)} networks in it fit {name}: {', '.join(m.place or 'the file itself' for m in plain)};"
-            " save the one to use in a file of its own"
+            " save the one to use in a file of its own (mdistiller's student_best is one)"
         )
     if not plain:
         raise CheckpointError(f"{path}: not a checkpoint of {name}: {_difference(found, content, target)}")
     match = plain[0]
     target.load_state_dict(dict_with_versions(match.state), strict=False)
     if rank() == 0:
-        for line in _notes(match, fitting):
+        for line in _notes(match, fitting, content):
             print(f"note: {path}: {line}", flush=True)
 
 
-def _notes(match: Match, fitting: list[Match]) -> list[str]:
+def _notes(match: Match, fitting: list[Match], content: dict[str, Any]) -> list[str]:
     """What was chosen among several networks, and what of the file is not used."""
     lines = []
     if others := [other.place or "the file itself" for other in fitting if other is not match]:
         lines.append(f"the weights are {match.place or 'of the file itself'}; not their average {', '.join(others)}")
     if match.beside:
         lines.append(f"the weights are {match.place}; left out: {_first(match.beside)}")
+    if others := other_networks(content, fitting):
+        lines.append(f"the weights are {match.place or 'of the file itself'}; left out: {_first(others)}, which the"
+                     " network may need to predict as it was trained")  # fmt: skip
     return lines
 
 
@@ -80,7 +83,8 @@ def _difference(found: list[Match], content: dict[str, Any], network: nn.Module)
     closest = min(found, key=lambda match: len(match.faults))
     own = [key for key in network.state_dict() if not key.endswith(COUNTER)]
     if set(own) & set(closest.state):
-        return _first(closest.faults, "; ")
+        beside = f" (outside {closest.place}: {_first(closest.beside)})" if closest.beside else ""
+        return _first(closest.faults, "; ") + beside
     return f"its keys are {_first(list(closest.state))}; expected {_first(own)}"
 
 

@@ -108,6 +108,12 @@ def test_a_method_whose_student_does_not_predict_alone_is_refused(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_two_learning_rates_under_its_two_momenta_are_refused_before_the_first_step(tmp_path):
+    done = run_in_mdistiller(tmp_path, "DFPTKD", "SOLVER.TRAINER", "dot", "DFPTKD.FINETUNE_BACKBONE", "True")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: SOLVER.TRAINER is dot: mdistiller's two momenta take one learning rate, and")
+
+
 def test_what_a_checkout_needs_is_named_in_one_line(tmp_path):
     for file in ("mdistiller/__init__.py", "mdistiller/distillers/__init__.py", "tools/train.py"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)

@@ -62,6 +62,7 @@ CONTENTS = {
     "Lightning": {"state_dict": {**behind("model.", STATE), "criterion.weight": torch.ones(5)}, "callbacks": {}},
     "Lightning, compiled": {"state_dict": behind("net._orig_mod.", STATE)},
     "OpenMMLab": {"meta": {"epoch": 3}, "state_dict": behind("backbone.", STATE)},
+    "SimKD": {"epoch": 3, "model": STATE, "proj": {"transfer.0.weight": torch.ones(2), "transfer.1.bias": torch.ones(2)}},
     "ImageNet example": {"state_dict": behind("module.", STATE), "best_acc1": torch.tensor(1.0)},
     "kuangliu's CIFAR": {"net": behind("module.", STATE), "acc": 71.2, "epoch": 3},
     "PyTorch's tutorial": {"model_state_dict": STATE, "optimizer_state_dict": {}, "loss": 0.1},
@@ -108,6 +109,7 @@ def test_missing_counters_of_batchnorm_are_no_fault(tmp_path):
     ("torchvision's references, average", "['model']; not their average ['model_ema'] module.*"),
     ("mdistiller, best", "['model'] module.student.*; left out: module.teacher.conv1.weight"),
     ("Lightning", "['state_dict'] model.*; left out: criterion.weight"),
+    ("SimKD", "['model']; left out: ['proj'] transfer.0.weight ..., which the network may need to predict"),
 ])  # fmt: skip
 def test_what_was_chosen_and_left_out_is_said(origin, said, tmp_path, capsys):
     loaded(CONTENTS[origin], tmp_path)
@@ -127,6 +129,14 @@ REFUSED = {
     ),
     "other classes": ({"model": network(7).state_dict()}, r"fc.weight is \(7, 64\), not \(5, 64\); fc.bias is \(7,\)"),
     "a deeper network": ({"model": TEACHER}, "layer1.1.conv1.weight is unexpected"),
+    "OpenMMLab, whose head has another name": (
+        {
+            "state_dict": {
+                ("head.fc." if k.startswith("fc") else "backbone.") + k.removeprefix("fc."): v for k, v in STATE.items()
+            }
+        },
+        r"fc.weight is missing; fc.bias is missing \(outside \['state_dict'\] backbone.\*: head.fc.weight, head.fc.bias",
+    ),
     "another network": (
         {"a.weight": torch.ones(1), "b.weight": torch.ones(1)},
         "its keys are a.weight, b.weight; expected conv1.weight, bn1.weight, bn1.bias and",
