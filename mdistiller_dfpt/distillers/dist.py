@@ -35,6 +35,7 @@ vars(_dist)["couples_samples"] = True  # the correlation within a class is taken
 class DIST(Distiller):
     """Cross-entropy and `dist_loss`."""
 
+    revision = 2
     config = CN({"TEMPERATURE": 4.0, "LOSS": CN({"CE_WEIGHT": 1.0, "INTER_WEIGHT": 2.0, "INTRA_WEIGHT": 2.0})})
     limits = {
         "TEMPERATURE": POSITIVE,

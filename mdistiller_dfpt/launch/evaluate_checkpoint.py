@@ -16,11 +16,12 @@ from ..distributed import pick_device
 from ..errors import CheckpointError, ConfigError
 from ..models.output import as_output, autocast, memory_format
 from ..runs.directory import CONFIG, find_finished, other_runs
+from ..runs.results import recorded_normalisation
 from ..runs.weights import WEIGHTS, load_into
 from ..training.evaluate import evaluate
 from ..training.precision import measured_precision
 from .build import Trained, identity_of_run, load_network
-from .networks import Role, build_network, build_networks, check_networks, name_of
+from .networks import Role, build_network, build_networks, check_networks, name_of, normalisation_of
 from .trained import trained_networks
 
 
@@ -51,6 +52,13 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: 
     data = build_data(cfg, device)
     if weights is None:
         weights = _found(cfg, role, data)
+    there, here = (
+        recorded_normalisation(weights),
+        str(normalisation_of(cfg, role, name_of(cfg, role) if role != "other" else name, data.normalisation)),
+    )
+    if there is not None and there != here:
+        raise ConfigError(f"{weights} was trained with images of {there}; here it gets {here}: set DATASET.MEAN and"
+                          " DATASET.STD, or the network's, as in the config.yaml of its run")  # fmt: skip
     network = load_deployed(cfg, weights, data) if role == "student" else load_network(cfg, role, weights, data, name)
     cfg = measured_precision(cfg, network, None, data, before=weights if weights.is_dir() else weights.parent)
     network = network.to(device).to(memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST)).eval()

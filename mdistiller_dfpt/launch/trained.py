@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +11,9 @@ from yacs.config import CfgNode as CN
 from ..config.effect import value_of
 from ..config.policy import PRETRAINED, student_lr
 from ..data import Data, build_data
+from ..data.normalisation import Normalisation
 from ..distillers.choice import choice
-from ..distributed import on_first_process, rank
+from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
 from ..interop.plugins import load_cfg
 from ..models.pretrained import pretrained_weights, torchvision_name
@@ -21,6 +21,7 @@ from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import find_finished, other_runs, run_name, same_runs
 from ..runs.identity import Identity
 from ..runs.locks import one_at_a_time, wait_until_free
+from ..runs.results import recorded_normalisation
 from .build import Trained, check_config, identity_of_run, load_trained
 from .networks import Role, normalisation_of
 
@@ -87,6 +88,9 @@ def _weights(
     if ckpt:
         if not Path(ckpt).exists():
             raise CheckpointError(f"DISTILLER.{keys[0]} is {ckpt}; there is no such file")
+        if there := recorded_normalisation(Path(ckpt)):
+            what = f"DISTILLER.{keys[0]} is {ckpt}, which was trained"
+            _refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, there, what)
         return Path(ckpt)
     if not config:
         raise CheckpointError(
@@ -94,6 +98,10 @@ def _weights(
             f"or set DISTILLER.{keys[1]} to the config that trains it"
         )
     return _of_config(cfg, data, train, chain, network, config, keys)
+
+
+def _role(keys: tuple[str, str]) -> Role:
+    return "teacher" if keys[0] == "TEACHER_CKPT" else "other"
 
 
 def _of_config(
@@ -114,7 +122,9 @@ def _of_config(
             f"DISTILLER.{keys[1]} is {config}, which trains on {teacher_cfg.DATASET.TYPE} with {its_data.num_classes}"
             f" classes; this run's {cfg.DATASET.TYPE} has {data.num_classes}: name a config that trains a teacher on it"
         )
-    _refuse_other_normalisation(cfg, data, teacher_cfg, its_data, network, config, keys)
+    there = normalisation_of(teacher_cfg, "student", teacher_cfg.DISTILLER.STUDENT, its_data.normalisation)
+    what = f"DISTILLER.{keys[1]} is {config}, which trains"
+    _refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, str(there), what)
     above = trained_networks(teacher_cfg, its_data, train, chain)
     identity = identity_of_run(teacher_cfg, its_data, above)
     found = _finished(teacher_cfg, identity)
@@ -143,17 +153,16 @@ def _of_config(
 
 
 def _refuse_other_normalisation(
-    cfg: CN, data: Data, teacher_cfg: CN, its_data: Data, network: str, config: str, keys: tuple[str, str]
+    cfg: CN, role: Role, network: str, images: Normalisation, there: str, what: str
 ) -> None:
-    """ConfigError if a teacher's config trains it on images that are normalised otherwise than it gets here."""
-    role: Role = "teacher" if keys[0] == "TEACHER_CKPT" else "other"
-    here = normalisation_of(cfg, role, network, data.normalisation)
-    there = normalisation_of(teacher_cfg, "student", teacher_cfg.DISTILLER.STUDENT, its_data.normalisation)
-    if here != there:
-        raise ConfigError(
-            f"DISTILLER.{keys[1]} is {config}, which trains with images of {there}; here {network} gets"
-            f" {here}: set DISTILLER.TEACHER_MEAN {list(there.mean)} DISTILLER.TEACHER_STD {list(there.std)}"
-        )
+    """ConfigError if a network was trained (`there`) on images that are normalised otherwise than it gets here."""
+    here = normalisation_of(cfg, role, network, images)
+    if str(here) != there:
+        mean, _, std = there.removeprefix("mean ").partition(", std ")
+        remedy = f"set DISTILLER.TEACHER_MEAN [{mean}] DISTILLER.TEACHER_STD [{std}]"
+        if role == "other":
+            remedy = "train it with the normalisation that it has here"
+        raise ConfigError(f"{what} with images of {there}; here {network} gets {here}: {remedy}")
 
 
 def run_of_assistant(cfg: CN, name: str, above: Sequence[str]) -> CN:
@@ -190,9 +199,8 @@ def _trained_once(cfg: CN, identity: Identity, train_it: Callable[[], None]) -> 
     found = _finished(cfg, identity)
     if found is not None:
         return found
-    base = Path(cfg.LOG.PREFIX) / run_name(cfg)
-    with one_at_a_time(base) if rank() == 0 else nullcontext():
-        for run in same_runs(cfg, identity) if rank() == 0 else ():
+    with one_at_a_time(Path(cfg.LOG.PREFIX) / run_name(cfg)):
+        for run in on_first_process(lambda: same_runs(cfg, identity)):
             wait_until_free(run)
         found = _finished(cfg, identity)  # another process may have trained it meanwhile
         if found is None:

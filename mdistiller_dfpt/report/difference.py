@@ -29,6 +29,8 @@ def difference(result: Result, reference: Result, where: str, *, of_one_method: 
     if result.continued != reference.continued:
         epochs = result.continued or reference.continued
         parts.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")
+    if result.normalisation.get("student") != reference.normalisation.get("student"):
+        parts.append("the images of the student are normalised otherwise")
     if result.has_own_start != reference.has_own_start:
         parts.append("one started from weights that a program gave it")
     # Dataset: what an earlier version did not record is unknown

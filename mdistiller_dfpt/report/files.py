@@ -82,10 +82,15 @@ class Result:
         return bool(self.data.get("identity", {}).get("start"))
 
     @property
+    def normalisation(self) -> dict[str, str]:
+        """Of the networks whose images are not normalised as the dataset's, in words."""
+        return self.data.get("identity", {}).get("normalisation", {})
+
+    @property
     def what(self) -> str:
         """What the run computed, apart from its seed, as a key for comparisons; runs of one value are repetitions."""
         facts = [self.data["protocol"].get("world_size", 1), self.code, self.continued, self.has_own_start]
-        facts += [self.data["protocol"].get("precision"), self.evaluations]
+        facts += [self.data["protocol"].get("precision"), self.evaluations, self.normalisation]
         return json.dumps([self.config, self.content, self.teachers, facts], sort_keys=True)
 
 

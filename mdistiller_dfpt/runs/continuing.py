@@ -12,7 +12,7 @@ from ..config.keys import KEYS
 from ..config.load import load_yaml_text
 from ..distillers.choice import situation
 from ..errors import CheckpointError
-from .identity import Identity, as_identity, changed_code, other_data, other_teachers
+from .identity import Identity, as_identity, changed_code, other_data, other_normalisation, other_teachers
 
 EPOCHS = "SOLVER.EPOCHS"
 REMEDY = "a run goes on with the values that it began with; leave these out, or start another run without --resume"
@@ -32,6 +32,7 @@ def continued(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg
     # Epochs and code may differ; what is unknown is not compared
     mine, old = ({key: value for key, value in i["config"].items() if key != EPOCHS} for i in (identity, written))
     other = differing(mine, old, "now", "then") + other_teachers(identity, written)
+    other += other_normalisation(identity, written)
     if identity["data"] is not None and written["data"] is not None:
         other += other_data(identity, written, "now", "then")
     if other:
@@ -75,6 +76,7 @@ def _refuse_other_of_earlier_version(folder: Path, manifest: Mapping[str, Any], 
         if KEYS[key].decides and KEYS[key].when.test(here) and key != EPOCHS and now[key] != before[key]
     ]  # fmt: skip
     other += [f"{name} computes something else in this version" for name in here.revisions]
+    other += [f"the images of the {network} were normalised otherwise" for network in identity.get("normalisation", ())]
     data, teachers = identity["data"], identity["teachers"] or []
     for key, was in (("classes", manifest.get("classes")), ("train_images", manifest.get("images"))):
         if data is not None and was is not None and was != dict(data)[key]:

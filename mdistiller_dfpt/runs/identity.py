@@ -65,10 +65,7 @@ def differences(mine: Identity, other: Identity, of_mine: str = HERE, of_other: 
     if mine.get("continued") != other.get("continued"):
         epochs = other.get("continued") or mine.get("continued") or []
         found.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")
-    a_own, b_own = mine.get("normalisation", {}), other.get("normalisation", {})
-    for network in sorted(set(a_own) | set(b_own)):
-        if a_own.get(network) != b_own.get(network):
-            found.append(f"the images of the {network} are normalised otherwise")
+    found += other_normalisation(mine, other)
     if mine.get("start") != other.get("start"):
         found.append("one started from weights that a program gave it")
     return found
@@ -86,6 +83,13 @@ def other_data(mine: Identity, other: Identity, of_mine: str, of_other: str) -> 
         for key in ("classes", "train_images", "test_images") if dict(a)[key] != dict(b)[key]
     ]  # fmt: skip
     return sizes or ["the dataset has other images or labels"]
+
+
+def other_normalisation(mine: Identity, other: Identity) -> list[str]:
+    """One phrase for each network whose images are normalised otherwise."""
+    a, b = mine.get("normalisation", {}), other.get("normalisation", {})
+    return [f"the images of the {network} are normalised otherwise" for network in sorted(set(a) | set(b))
+            if a.get(network) != b.get(network)]  # fmt: skip
 
 
 def changed_code(mine: Identity, other: Identity) -> list[str]:

@@ -3,11 +3,13 @@
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from ..distributed import on_first_process, rank
 from ..errors import ConfigError
 
 LOCK = "run.lock"  # in the directory of a run
@@ -15,32 +17,49 @@ LOCK = "run.lock"  # in the directory of a run
 
 @contextmanager
 def one_at_a_time(base: Path) -> Iterator[None]:
-    """Context that one process at a time is in, for runs whose directories are `base` and its repetitions.
+    """Context that one job at a time is in, for runs whose directories are `base` and its repetitions.
 
-    Two commands may need the same teacher at once: the second one waits, and finds what the first has trained.
+    Two commands may need the same teacher at once: the second one waits, and finds what the first has trained. All
+    processes of a job enter it.
     """
-    try:
-        base.parent.mkdir(parents=True, exist_ok=True)
-        file = open(base.with_name(f".{base.name}.lock"), "a", encoding="utf-8")  # noqa: SIM115  closed below
-    except OSError as e:
-        raise ConfigError(f"{base.parent}: cannot write there ({e.strerror})") from None
-    with file:
+    with contextlib.ExitStack() as stack:
+        file = None
+        if rank() == 0:
+            try:
+                base.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(open(base.with_name(f".{base.name}.lock"), "a", encoding="utf-8"))
+            except OSError as e:
+                raise ConfigError(f"{base.parent}: cannot write there ({e.strerror})") from None
         _wait_for_lock(file, base)
         yield
 
 
 def wait_until_free(run: Path) -> None:
-    """Return when no other process trains in this directory."""
-    with contextlib.suppress(FileNotFoundError), open(run / LOCK, "a", encoding="utf-8") as file:
+    """Return when no other job trains in this directory."""
+    with contextlib.ExitStack() as stack:
+        file = None
+        if rank() == 0 and (run / LOCK).exists():
+            file = stack.enter_context(open(run / LOCK, "a", encoding="utf-8"))
         _wait_for_lock(file, run)
 
 
-def _wait_for_lock(file: IO[str], what: Path) -> None:
+def _wait_for_lock(file: IO[str] | None, what: Path) -> None:
+    """Lock a file, if there is one, on the first process; the others ask it every second, so that none times out."""
+    is_said = False
+    while not on_first_process(lambda: file is None or _is_locked(file)):
+        if not is_said and rank() == 0:
+            print(f"another process trains {what}: waiting until it ends", flush=True)
+        is_said = True
+        time.sleep(1)
+
+
+def _is_locked(file: IO[str]) -> bool:
+    """Whether the lock could be taken."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        print(f"another process trains {what}: waiting until it ends", flush=True)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        return False
+    return True
 
 
 class RunLock:

@@ -1,5 +1,6 @@
 """results.json: the results of a run and its protocol."""
 
+import json
 import platform
 import subprocess
 from importlib.metadata import version
@@ -74,6 +75,16 @@ def commit(root: Path | None = None, package: str = "mdistiller_dfpt") -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", package) else "")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def recorded_normalisation(weights: Path) -> str | None:
+    """The normalisation of the student of the run that `weights` is, or is the file of; None if nothing is recorded."""
+    folder = weights if weights.is_dir() else weights.parent
+    try:
+        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))["protocol"]["normalisation"]
+        return str(found.get("student", found["images"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def best_epoch(epochs: list[dict[str, Any]]) -> dict[str, Any] | None:

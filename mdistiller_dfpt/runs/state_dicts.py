@@ -25,6 +25,17 @@ class Match(NamedTuple):
     is_average: bool  # whether it is a moving average of another network's weights
     beside: list[str]  # keys of the same state_dict outside the prefix
 
+    prefix: str
+
+    def holds_network_beside(self, other: "Match") -> bool:
+        """Whether the whole network is in it too, and all that is not of the network is the `other` one."""
+        own_place, its_place = (match.place.removesuffix(f"{match.prefix}*").strip() for match in (self, other))
+        inside = other.prefix.removeprefix(self.prefix)
+        return (
+            own_place == its_place and other.prefix.startswith(self.prefix) and inside != ""
+            and all(fault.startswith(inside) and fault.endswith(" is unexpected") for fault in self.faults)
+        )  # fmt: skip
+
 
 def matches(content: Any, network: nn.Module, rename: Callable[[str], str | None]) -> list[Match]:
     """All parts of a file's content that may be the weights of `network`, which stays unchanged, in the file's order.
@@ -36,7 +47,7 @@ def matches(content: Any, network: nn.Module, rename: Callable[[str], str | None
     found: list[Match] = []
     for place, state in _state_dicts(content):
         # Wrappers inside the network, `features.module.0`, only matter if it does not fit with them
-        for part in (state, _unwrapped(state)):
+        for part in (state, *_unwrapped(state)):
             parts = [_match(place, prefix, part, shadow, rename) for prefix in _prefixes(part, size)]
             found += parts
             if any(not match.faults for match in parts):
@@ -70,12 +81,13 @@ def _match(
     beside = [k for k in _without_counters(state) if not k.startswith(prefix) and k != "n_averaged"]
     where = _words(place) + (f" {prefix}*" if prefix else "")
     average = "n_averaged" in state or AVERAGE.search(" ".join([*place, prefix]).lower()) is not None
-    return Match(where.strip(), inside, _faults(shadow, inside), average, beside)
+    return Match(where.strip(), inside, _faults(shadow, inside), average, beside, prefix)
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The keys without the names that DataParallel and `torch.compile` insert around modules."""
-    return OrderedDict((WRAPPER.sub("", key), value) for key, value in state.items())
+def _unwrapped(state: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
+    """The keys without the names that DataParallel and `torch.compile` insert; none if two keys become one."""
+    found = OrderedDict((WRAPPER.sub("", key), value) for key, value in state.items())
+    return [found] if len(found) == len(state) else []
 
 
 def _state_dicts(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:

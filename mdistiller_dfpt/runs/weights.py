@@ -49,15 +49,21 @@ def load_into(network: nn.Module, path: Path, name: str) -> None:
     found = matches(content, target, rename)
     fitting = [match for match in found if not match.faults]
     plain = [match for match in fitting if not match.is_average] or fitting
-    if len(plain) > 1:
+    # A network beside another one, as a student that holds its teacher, does not fit as a whole
+    several = plain + [m for m in found if plain and m.faults and m.holds_network_beside(plain[0])]
+    if len(several) > 1:
+        places = ", ".join(match.place or "the file itself" for match in several)
         raise CheckpointError(
-            f"{path}: {len(plain)} networks in it fit {name}: {', '.join(m.place or 'the file itself' for m in plain)};"
+            f"{path}: {len(several)} networks in it fit {name}: {places};"
             " save the one to use in a file of its own (mdistiller's student_best is one)"
         )
     if not plain:
         raise CheckpointError(f"{path}: not a checkpoint of {name}: {_difference(found, content, target)}")
     match = plain[0]
-    target.load_state_dict(dict_with_versions(match.state), strict=False)
+    try:
+        target.load_state_dict(dict_with_versions(match.state), strict=False)
+    except RuntimeError as e:  # sparse, quantised, or without values
+        raise CheckpointError(f"{path}: cannot be copied into {name} ({str(e).splitlines()[-1].strip()})") from None
     if rank() == 0:
         for line in _notes(match, fitting, content):
             print(f"note: {path}: {line}", flush=True)

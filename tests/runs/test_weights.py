@@ -62,7 +62,7 @@ CONTENTS = {
     "Lightning": {"state_dict": {**behind("model.", STATE), "criterion.weight": torch.ones(5)}, "callbacks": {}},
     "Lightning, compiled": {"state_dict": behind("net._orig_mod.", STATE)},
     "OpenMMLab": {"meta": {"epoch": 3}, "state_dict": behind("backbone.", STATE)},
-    "SimKD": {"epoch": 3, "model": STATE, "proj": {"transfer.0.weight": torch.ones(2), "transfer.1.bias": torch.ones(2)}},
+    "SimKD": {"epoch": 3, "model": STATE, "proj": {"transfer.0.weight": torch.ones(2)}},
     "ImageNet example": {"state_dict": behind("module.", STATE), "best_acc1": torch.tensor(1.0)},
     "kuangliu's CIFAR": {"net": behind("module.", STATE), "acc": 71.2, "epoch": 3},
     "PyTorch's tutorial": {"model_state_dict": STATE, "optimizer_state_dict": {}, "loss": 0.1},
@@ -127,6 +127,12 @@ REFUSED = {
         {"model": {**behind("module.student.", STATE), **behind("module.teacher.", OTHER)}},
         r"2 networks in it fit resnet8 with 5 classes: \['model'\] module.student.*, \['model'\] module.teacher.*",
     ),
+    "a student that holds its teacher": (
+        {**STATE, **behind("teacher.", OTHER)},
+        r"2 networks in it fit resnet8 with 5 classes: teacher.\*, the file itself",
+    ),
+    "a network and a wrapped one": ({**STATE, **behind("module.", OTHER)}, r"2 networks in it fit resnet8"),
+    "sparse": ({**STATE, "fc.weight": STATE["fc.weight"].to_sparse()}, "cannot be copied into resnet8 with 5"),
     "other classes": ({"model": network(7).state_dict()}, r"fc.weight is \(7, 64\), not \(5, 64\); fc.bias is \(7,\)"),
     "a deeper network": ({"model": TEACHER}, "layer1.1.conv1.weight is unexpected"),
     "OpenMMLab, whose head has another name": (
@@ -135,7 +141,7 @@ REFUSED = {
                 ("head.fc." if k.startswith("fc") else "backbone.") + k.removeprefix("fc."): v for k, v in STATE.items()
             }
         },
-        r"fc.weight is missing; fc.bias is missing \(outside \['state_dict'\] backbone.\*: head.fc.weight, head.fc.bias",
+        r"fc.weight is missing; fc.bias is missing \(outside \['state_dict'\] backbone.\*: head.fc.weight, head.fc.",
     ),
     "another network": (
         {"a.weight": torch.ones(1), "b.weight": torch.ones(1)},
