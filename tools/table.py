@@ -19,6 +19,9 @@ from mdistiller_dfpt.report.files import unfinished
 from mdistiller_dfpt.report.render import FORMATS
 from mdistiller_dfpt.report.spec import METRICS, Cell, load_table
 
+OF_TABLES = ("prefix", "metric", "seeds", "rows", "columns", "format", "run", "smoke", "jobs")
+"""Options that need --table."""
+
 
 class CellsFailed(UserError):
     """Some runs of a table failed; the others are complete."""
@@ -34,10 +37,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", help="default: the table's")
     parser.add_argument("--rows", nargs="+", help="only these rows, plus the reference row")
     parser.add_argument("--columns", nargs="+", help="only these columns")
-    parser.add_argument("--format", choices=sorted(FORMATS), default="markdown")
+    parser.add_argument("--format", choices=sorted(FORMATS), help="default: markdown")
     parser.add_argument("--run", action="store_true", help="train the missing cells first")
     parser.add_argument("--smoke", action="store_true", help="run two steps of every cell on random images")
-    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs")
+    parser.add_argument("--jobs", type=int, help="number of parallel runs, default 1")
     parser.add_argument("opts", nargs="*", metavar="FOLDER | KEY VALUE", help="a folder, or overrides for every run")
     return parser.parse_intermixed_args(argv)
 
@@ -50,10 +53,15 @@ def _main(argv: list[str]) -> None:
     args = _arguments(argv)
     if args.table is None:
         if len(args.opts) != 1:
-            raise ConfigError("nothing to print: give a FOLDER of results, or --table FILE")
+            what = f"{len(args.opts)} folders are" if args.opts else "nothing is"
+            raise ConfigError(f"{what} given: give one FOLDER of results, which may hold folders, or --table FILE")
+        given = vars(args) | {"prefix": None if args.prefix == Path("./output") else args.prefix}
+        if unused := [f"--{name}" for name in OF_TABLES if given[name] not in (None, False)]:
+            raise ConfigError(f"{', '.join(unused)} without --table: a FOLDER is printed as a whole, in Markdown")
         folder = Path(args.opts[0])
         print(markdown_table(load_results(folder), unfinished(folder)))
         return
+    args.jobs, args.format = 1 if args.jobs is None else args.jobs, args.format or "markdown"
     if args.jobs < 1:
         raise ConfigError(f"--jobs is {args.jobs}; it must be at least 1")
     spec = load_table(args.table)

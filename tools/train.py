@@ -28,7 +28,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         " run in this directory, also for more SOLVER.EPOCHS. auto: continue it if there is one, else start it",
     )  # fmt: skip
     parser.add_argument(
-        "--list", metavar="PATTERN", help="print the names of the configs that contain or match PATTERN"
+        "--list", metavar="PATTERN", help="print the names of all configs, or of those that contain or match PATTERN"
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, for example SOLVER.EPOCHS 20")
     return parser.parse_intermixed_args(_with_values(argv))

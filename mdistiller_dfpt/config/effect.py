@@ -9,6 +9,9 @@ from yacs.config import CfgNode as CN
 from .keys import KEYS, REMOVED, Situation
 from .keywords import flatten
 
+REVISIONS = {("SOLVER.TRAINER", "dot"): 2, ("SOLVER.TYPE", "AdamW"): 2}
+"""Of values whose meaning has changed, as `revision` of a method: runs of before are other runs."""
+
 
 def value_of(cfg: CN, full: str) -> Any:
     """The value of a key by its full name; a plain mapping for a section with arbitrary keys."""
@@ -31,14 +34,16 @@ def without_effect(s: Situation) -> list[str]:
 def deciding_values(s: Situation) -> dict[str, Any]:
     """The keys that decide a run's result and differ from their defaults; yacs values as plain ones.
 
-    With them the revision of each method that has changed under equal keys, as `<method>.revision`.
+    With them, as `<name>.revision`, that of each method, trainer and optimiser that has changed under equal keys.
     """
     values = {}
     s = replace(s, processes=2)  # a run may go on with another number of processes
     for full, key in KEYS.items():
         if key.decides and key.when.test(s) and (value := value_of(s.cfg, full)) != key.default:
             values[full] = deciding(full, value)
-    return values | {f"{name}.revision": number for name, number in s.revisions.items()}
+    of_values = {value: number for (full, value), number in REVISIONS.items()
+                 if KEYS[full].when.test(s) and value_of(s.cfg, full) == value}  # fmt: skip
+    return values | {f"{name}.revision": number for name, number in {**s.revisions, **of_values}.items()}
 
 
 def deciding(full: str, value: Any) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from yacs.config import CfgNode as CN
 
+from ..config.keywords import flatten
 from ..config.limits import Situation
 from ..distributed import world_size
 from ..errors import ConfigError
@@ -59,8 +60,15 @@ def situation(cfg: CN, *, in_files: bool) -> Situation:
     return Situation(
         cfg, chosen.sections, chosen.is_taught, chosen.others_key == "ASSISTANTS",
         chosen.others_key == "OTHER_TEACHERS", in_files, world_size(),
-        {name: cls.revision for name, cls in chosen.methods.items() if cls.revision > 1},
+        {name: revision for name in {*chosen.methods, *_logit_losses(cfg, chosen)}
+         if (revision := getattr(DISTILLERS.get(name), "revision", 1)) > 1},
     )  # fmt: skip
+
+
+def _logit_losses(cfg: CN, chosen: Choice) -> set[str]:
+    """The logit losses of the run's methods and kind of teacher: those of methods have their names."""
+    flat = flatten({section: cfg[section] for section in chosen.sections if section in cfg})
+    return {value for key, value in flat.items() if key.endswith("LOGIT_LOSS")}
 
 
 def _kind(methods: Mapping[str, type[Method]], asked_for: str) -> str:

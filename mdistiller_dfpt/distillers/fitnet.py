@@ -2,6 +2,9 @@
 
 Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/FitNet.py and _common.py (the authors' own was not
 compared).
+
+Differs: where one map's side is no whole multiple of the other's, ours is pooled to it; theirs is convolved without
+padding.
 """
 
 from torch import Tensor, nn

@@ -18,7 +18,9 @@ from types import ModuleType
 from yacs.config import CfgNode as CN
 
 from .. import config
+from ..distillers.choice import choice
 from ..errors import USER_FILES, ConfigError, UserError
+from ..models.external.names import file_of_network
 from ..runs.hashing import file_hash
 from .collect import collect
 from .mdistiller_package import NAME, imports_mdistiller, module_name
@@ -64,8 +66,12 @@ def _key(name: str, path: Path) -> str:
 
 
 def sources(cfg: CN) -> dict[str, str]:
-    """{file name: SHA-256} of the files that the plugins of a config consist of."""
+    """{file name: SHA-256} of the files of a config's plugins, and of its networks of the form `module:function`."""
     files = {file for name in cfg.PLUGINS for file in _files.get(_key(name, Path(name)), ())}
+    chosen = choice(cfg)
+    for name in (chosen.student, chosen.teacher, *chosen.others):
+        if ":" in name and (file := file_of_network(name)):
+            files.add(file)
     paths = [Path(file) for file in sorted(files) if Path(file).is_file()]
     often = Counter(path.name for path in paths)
     return {

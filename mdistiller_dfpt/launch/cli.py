@@ -86,7 +86,7 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("error: the output was closed, as by `| head`; a run that this ended continues with --resume",
+        print("error: the output was closed, as by `| head`; a run, if it ended one, continues with --resume",
               file=sys.stderr)  # fmt: skip
         return 141  # as a process that SIGPIPE ends
     except Exception as e:

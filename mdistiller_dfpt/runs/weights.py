@@ -86,8 +86,8 @@ def _difference(found: list[Match], content: dict[str, Any], network: nn.Module)
     """How the part of a file that is closest to a network differs from it."""
     if not found:
         return f"it contains no tensors by name; its keys are {_first([str(key) for key in content])}"
-    closest = min(found, key=lambda match: len(match.faults))
     own = [key for key in network.state_dict() if not key.endswith(COUNTER)]
+    closest = min(found, key=lambda match: (not set(own) & set(match.state), len(match.faults)))
     if set(own) & set(closest.state):
         beside = f" (outside {closest.place}: {_first(closest.beside)})" if closest.beside else ""
         return _first(closest.faults, "; ") + beside

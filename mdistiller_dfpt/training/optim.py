@@ -72,7 +72,7 @@ def adamw(groups: Groups, plan: Plan) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter, 2019, arXiv:1711.05101), betas (0.9, 0.999), fused.
 
     Biases and the weights of normalisation layers, all parameters of one dimension, do not decay, as in the recipes for
-    transformers (Touvron et al., 2021, DeiT).
+    transformers (Touvron et al., 2021, DeiT), which exempt position embeddings and class tokens as well; these decay.
     """
     decayed = [{**g, "params": [p for p in g["params"] if p.ndim > 1]} for g in groups]
     others = [{**g, "params": [p for p in g["params"] if p.ndim <= 1], "weight_decay": 0.0} for g in groups]

@@ -339,3 +339,10 @@ def test_paths_and_their_weights_come_from_files_and_from_the_command_line(tmp_p
     for key, text in (("", "{teacher: 0}"), (".teacher", "[1"), (".teacher", "1" + 400 * "0"), (".", "1")):
         assert faults(None, [f"DISTILLER.PATHS{key}", text]).startswith("command line: DISTILLER.PATHS")
     assert dict(load_cfg(path, ["DISTILLER.PATHS", "{}"]).DISTILLER.PATHS) == {}, "the default of the kind again"
+
+
+def test_lists_may_be_written_as_mdistillers_tuples(tmp_path):
+    path = write(tmp_path, "c.yaml", "FITNET: {INPUT_SIZE: '(16, 16)'}\n")
+    assert load_cfg(path).FITNET.INPUT_SIZE == [16, 16]
+    assert load_cfg(None, ["FITNET.INPUT_SIZE", "(8, 8)"]).FITNET.INPUT_SIZE == [8, 8]
+    assert "FITNET.INPUT_SIZE is '(8, 8'" in faults(None, ["FITNET.INPUT_SIZE", "(8, 8"])

@@ -269,3 +269,15 @@ def test_a_cells_config_is_without_its_seed(table):
     cell = next(iter(load_table(table).cells.values()))
     assert cell_configs(cell, ["SOLVER.SEED", "7"]) == cell_configs(cell, [])
     assert cell_configs(cell, ["SOLVER.LR", "0.7"]) != cell_configs(cell, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--format", "csv", "--seeds", "5"], "--seeds, --format without --table: a FOLDER is printed as a whole"),
+        (["another"], "2 folders are given: give one FOLDER of results"),
+    ],
+)
+def test_options_of_a_table_are_refused_with_a_folder(words, message, prefix, capsys):
+    assert TABLE([str(prefix), *words]) == 2
+    assert message in capsys.readouterr().err

@@ -320,7 +320,7 @@ def test_a_closed_output_is_said_and_loses_nothing(cwd):
     assert done.returncode == 141
     assert (
         done.stderr.strip()
-        == "error: the output was closed, as by `| head`; a run that this ended continues with --resume"
+        == "error: the output was closed, as by `| head`; a run, if it ended one, continues with --resume"
     )
 
 

@@ -16,6 +16,7 @@ from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.launch.run import config_of
+from mdistiller_dfpt.runs.continuing import continued
 from mdistiller_dfpt.runs.identity import differences, fingerprint, identity_of, read_identity
 from mdistiller_dfpt.teachers import TEACHERS
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data
@@ -223,3 +224,37 @@ def test_a_method_that_computes_something_else_under_equal_keys_is_another_run(m
     assert fingerprint(before) != fingerprint(after)
     assert differences(after, before) == ["KD.revision 2 in this command, 1 in that run"]
     assert identity_of(tiny_cfg("DISTILLER.TYPE", "DKD"), FileData, [])["config"].keys().isdisjoint({"KD.revision"})
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("SOLVER.TYPE", "AdamW"), "AdamW"), (("SOLVER.TRAINER", "dot"), "dot"), (("DISTILLER.TYPE", "DIST"), "DIST"),
+        (("DISTILLER.TYPE", "DFPTKD", "DFPTKD.LOGIT_LOSS", "DIST"), "DIST"),
+    ],
+)  # fmt: skip
+def test_what_has_changed_under_equal_keys_has_its_revision_in_the_identity(words, name):
+    config = identity_of(tiny_cfg(*words), FileData, [])["config"]
+    assert {key: value for key, value in config.items() if key.endswith(".revision")} == {f"{name}.revision": 2}
+
+
+def test_the_file_of_a_users_network_is_part_of_the_identity(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "a_net_of_mine.py"
+    file.write_text("def build(num_classes):\n    return None\n")
+    cfg = tiny_cfg("DISTILLER.STUDENT", "a_net_of_mine:build")
+    before = plugins.sources(cfg)
+    assert list(before) == ["a_net_of_mine.py"]
+    file.write_text("def build(num_classes):\n    return 1\n")
+    assert plugins.sources(cfg) != before
+
+
+def test_images_that_are_normalised_otherwise_make_another_run_and_are_refused_at_a_resume(tmp_path):
+    cfg = tiny_cfg("DISTILLER.TYPE", "KD")
+    one = identity_of(cfg, FileData, [])
+    other = {**one, "normalisation": {"student": "mean 0.5, std 0.5"}}
+    said = "the images of the student are normalised otherwise"
+    assert differences(one, other) == [said]
+    for now, then in ((one, other), (other, one)):
+        with pytest.raises(CheckpointError, match=said):
+            continued(tmp_path, {"identity": then}, now, cfg)

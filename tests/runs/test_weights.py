@@ -132,8 +132,12 @@ REFUSED = {
         r"2 networks in it fit resnet8 with 5 classes: teacher.\*, the file itself",
     ),
     "a network and a wrapped one": ({**STATE, **behind("module.", OTHER)}, r"2 networks in it fit resnet8"),
-    "sparse": ({**STATE, "fc.weight": STATE["fc.weight"].to_sparse()}, "cannot be copied into resnet8 with 5"),
+    "without values": ({**STATE, "fc.weight": STATE["fc.weight"].to("meta")}, "cannot be copied into resnet8 with 5"),
     "other classes": ({"model": network(7).state_dict()}, r"fc.weight is \(7, 64\), not \(5, 64\); fc.bias is \(7,\)"),
+    "a deeper network, beside an accuracy": (
+        {"model": TEACHER, "best_acc": torch.tensor([98.9])},
+        "layer1.1.conv1.weight is unexpected",
+    ),
     "a deeper network": ({"model": TEACHER}, "layer1.1.conv1.weight is unexpected"),
     "OpenMMLab, whose head has another name": (
         {

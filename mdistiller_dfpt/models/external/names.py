@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -88,6 +89,12 @@ def _timm(name: str) -> Maker:
     if not timm.is_model(name):
         raise ConfigError(f"timm has no model {name!r}; {suggest(name, timm.list_models())}")
     return lambda **arguments: timm.create_model(name, pretrained=False, **arguments)
+
+
+def file_of_network(name: str) -> str | None:
+    """The file of a user's `module:function`; what it imports is not followed."""
+    _imported(name)
+    return getattr(sys.modules[name.partition(":")[0]], "__file__", None)
 
 
 def _imported(name: str) -> Maker:
