@@ -55,13 +55,14 @@ def deciding(full: str, value: Any) -> Any:
 
 def differing(mine: Mapping[str, Any], other: Mapping[str, Any], of_mine: str, of_other: str) -> list[str]:
     """One phrase for each key of `deciding_values` that differs; a missing one has its default."""
-    lines = []
+    lines, revisions = [], []
     for full in sorted(set(mine) | set(other)):
         default = 1 if full.endswith(".revision") else KEYS[full].default if full in KEYS else None
         here, there = mine.get(full, default), other.get(full, default)
         if here != there:
-            lines.append(f"{full} {here}{' ' if of_mine else ''}{of_mine}, {there} {of_other}")
-    return lines
+            found = revisions if full.endswith(".revision") else lines
+            found.append(f"{full} {here}{' ' if of_mine else ''}{of_mine}, {there} {of_other}")
+    return lines or revisions  # a run of another method has another revision too
 
 
 def of_earlier_version(written: CN | Mapping[str, Any]) -> dict[str, Any]:

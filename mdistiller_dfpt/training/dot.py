@@ -18,8 +18,8 @@ class TwoMomentaSGD(torch.optim.Optimizer):
 
     v_ce = g_ce + (momentum - delta) v_ce,  v_kd = g_kd + (momentum + delta) v_kd,  w -= lr (v_ce + v_kd);
     weight decay is part of g_ce. A parameter that only one kind of terms reaches in a step, such as the classifier
-    under a feature loss, has one gradient: it gets `momentum` itself, and weight decay (where distillation alone reaches
-    it, from its second step on, as in mdistiller). With delta 0 all other parameters are those of SGD.
+    under a feature loss, has one gradient: it gets `momentum` itself, and weight decay (from the second step on
+    where distillation alone reaches it, as in mdistiller). With delta 0 all other parameters are those of SGD.
     """
 
     found_inf: Tensor | None = None  # () bool, set by the guard on a GPU: skip the update, without synchronising

@@ -189,7 +189,7 @@ def test_a_table_that_does_not_fit_is_refused_by_file_and_key(table, change, mes
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "nothing to print"),
+        ([], "nothing is given"),
         (["--table", "no.yaml"], "no.yaml"),
         (["--rows", "ofd"], "--rows names ofd"),
         (["--jobs", "0"], "--jobs is 0"),
