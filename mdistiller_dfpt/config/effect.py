@@ -55,7 +55,8 @@ def deciding(full: str, value: Any) -> Any:
 
 def differing(mine: Mapping[str, Any], other: Mapping[str, Any], of_mine: str, of_other: str) -> list[str]:
     """One phrase for each key of `deciding_values` that differs; a missing one has its default."""
-    lines, revisions = [], []
+    lines: list[str] = []
+    revisions: list[str] = []
     for full in sorted(set(mine) | set(other)):
         default = 1 if full.endswith(".revision") else KEYS[full].default if full in KEYS else None
         here, there = mine.get(full, default), other.get(full, default)
