@@ -32,7 +32,7 @@ class CellsFailed(UserError):
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = Parser("table.py", __doc__)
     parser.add_argument("--table", type=Path, help="yaml file of a table")
-    parser.add_argument("--prefix", type=Path, default=Path("./output"), help="LOG.PREFIX of the runs")
+    parser.add_argument("--prefix", type=Path, help="LOG.PREFIX of the runs, default ./output")
     parser.add_argument("--metric", choices=METRICS, help="default: the table's")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: the table's")
     parser.add_argument("--rows", nargs="+", help="only these rows, plus the reference row")
@@ -55,13 +55,13 @@ def _main(argv: list[str]) -> None:
         if len(args.opts) != 1:
             what = f"{len(args.opts)} folders are" if args.opts else "nothing is"
             raise ConfigError(f"{what} given: give one FOLDER of results, which may hold folders, or --table FILE")
-        given = vars(args) | {"prefix": None if args.prefix == Path("./output") else args.prefix}
-        if unused := [f"--{name}" for name in OF_TABLES if given[name] not in (None, False)]:
+        if unused := [f"--{name}" for name in OF_TABLES if vars(args)[name] not in (None, False)]:
             raise ConfigError(f"{', '.join(unused)} without --table: a FOLDER is printed as a whole, in Markdown")
         folder = Path(args.opts[0])
         print(markdown_table(load_results(folder), unfinished(folder)))
         return
-    args.jobs, args.format = 1 if args.jobs is None else args.jobs, args.format or "markdown"
+    args.prefix, args.format = args.prefix or Path("./output"), args.format or "markdown"
+    args.jobs = 1 if args.jobs is None else args.jobs
     if args.jobs < 1:
         raise ConfigError(f"--jobs is {args.jobs}; it must be at least 1")
     spec = load_table(args.table)

@@ -95,7 +95,7 @@ def its_config(its: CN, ours: CN, inferred: dict[str, Any], output: Path) -> CN:
         words = ", ".join(f"{key} {value}" for key, value in only_ours.items())
         raise ConfigError(f"--against: no ratio, because mdistiller has no {words}: leave it out, or use --versus")
     its.defrost()
-    for key, default in flatten(its).items():
+    for key, default in known.items():
         if key in values:
             *sections, name = key.split(".")
             # Assigned, not merged: yacs refuses 0.9 where mdistiller's default is the integer 1

@@ -52,9 +52,10 @@ def _composed_of(path: Path) -> tuple[Path, Path] | None:
 
 def layers_of(path: Path, chain: tuple[Path, ...] = ()) -> Iterator[Layer]:
     """The layers of a config, those that it inherits from first."""
-    if Path(os.path.realpath(path)) in chain:
+    place = Path(os.path.realpath(path))
+    if place in chain:
         raise ConfigError(f"{path}: _BASE_ refers back to this file")
-    chain = (*chain, Path(os.path.realpath(path)))
+    chain = (*chain, place)
     if not path.is_file() and (parts := _composed_of(path)) is not None:
         for part in parts:
             yield from layers_of(part, chain)

@@ -168,9 +168,8 @@ def _as_type(value: Any, key: Key) -> tuple[bool, Any]:
         if value is None or value == "":
             return True, None
         default = key.kind()  # of its type, for the checks below
-    if isinstance(default, list) and isinstance(value, str) and value.startswith("("):  # as in mdistiller's files
-        value = _as_tuple(value)
-        value = list(value) if isinstance(value, tuple) else value
+    if isinstance(default, list) and isinstance(decoded := _as_tuple(value), tuple):  # `(16, 16)` in mdistiller's files
+        value = list(decoded)
     if isinstance(default, tuple):  # of a method written for mdistiller: yaml has lists alone, and yacs reads (a, b)
         value = _as_tuple(value)
     if type(default) is float and type(value) is int and abs(value) < 2**53:

@@ -191,14 +191,12 @@ def _assistant(cfg: CN, data: Data, train: Train, name: str, above: Sequence[Tra
               flush=True)  # fmt: skip
         train(step, data, above, "auto")
 
-    return _trained_once(step, identity_of_run(step, data, above), train_it)
+    identity = identity_of_run(step, data, above)
+    return _finished(step, identity) or _trained_once(step, identity, train_it)
 
 
 def _trained_once(cfg: CN, identity: Identity, train_it: Callable[[], None]) -> Path:
-    """The weights of the run that computes this, trained now if there is none; by one process at a time."""
-    found = _finished(cfg, identity)
-    if found is not None:
-        return found
+    """The weights of the run that computes this, of which there is none yet; trained by one process at a time."""
     with one_at_a_time(Path(cfg.LOG.PREFIX) / run_name(cfg)):
         for run in on_first_process(lambda: same_runs(cfg, identity)):
             wait_until_free(run)

@@ -19,20 +19,23 @@ MISMATCH = re.compile(r"size mismatch for (\S+):")
 class Match(NamedTuple):
     """A part of a file, as the weights of a network: faulty unless `faults` is empty."""
 
-    place: str  # the keys that lead to it, then its prefix, for messages; empty: the file itself
+    where: str  # the keys that lead to its state_dict; empty: the file itself
+    prefix: str
     state: Mapping[str, Tensor]  # under the network's keys
     faults: list[str]
     is_average: bool  # whether it is a moving average of another network's weights
     beside: list[str]  # keys of the same state_dict outside the prefix
 
-    prefix: str
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return f"{self.where} {self.prefix}{'*' if self.prefix else ''}".strip() or "the file itself"
 
     def holds_network_beside(self, other: "Match") -> bool:
         """Whether the whole network is in it too, and all that is not of the network is the `other` one."""
-        own_place, its_place = (match.place.removesuffix(f"{match.prefix}*").strip() for match in (self, other))
         inside = other.prefix.removeprefix(self.prefix)
         return (
-            own_place == its_place and other.prefix.startswith(self.prefix) and inside != ""
+            self.where == other.where and other.prefix.startswith(self.prefix) and inside != ""
             and all(fault.startswith(inside) and fault.endswith(" is unexpected") for fault in self.faults)
         )  # fmt: skip
 
@@ -57,7 +60,7 @@ def matches(content: Any, network: nn.Module, rename: Callable[[str], str | None
 
 def other_networks(content: Any, used: list[Match]) -> list[str]:
     """The places in a file of weights and biases that are of none of the matches: of modules beside the network."""
-    known = {match.place.partition(" ")[0] if match.place.startswith("[") else "" for match in used}
+    known = {match.where for match in used}
     places = {_words(place): state for place, state in _state_dicts(content)}
     return [
         f"{where or 'the file itself'} {next(key for key in state if _is_weight(key))} ..."
@@ -79,9 +82,8 @@ def _match(
 ) -> Match:  # fmt: skip
     inside = _inside(state, prefix, rename)
     beside = [k for k in _without_counters(state) if not k.startswith(prefix) and k != "n_averaged"]
-    where = _words(place) + (f" {prefix}*" if prefix else "")
     average = "n_averaged" in state or AVERAGE.search(" ".join([*place, prefix]).lower()) is not None
-    return Match(where.strip(), inside, _faults(shadow, inside), average, beside, prefix)
+    return Match(_words(place), prefix, inside, _faults(shadow, inside), average, beside)
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:

@@ -52,7 +52,7 @@ def load_into(network: nn.Module, path: Path, name: str) -> None:
     # A network beside another one, as a student that holds its teacher, does not fit as a whole
     several = plain + [m for m in found if plain and m.faults and m.holds_network_beside(plain[0])]
     if len(several) > 1:
-        places = ", ".join(match.place or "the file itself" for match in several)
+        places = ", ".join(match.place for match in several)
         raise CheckpointError(
             f"{path}: {len(several)} networks in it fit {name}: {places};"
             " save the one to use in a file of its own (mdistiller's student_best is one)"
@@ -72,12 +72,12 @@ def load_into(network: nn.Module, path: Path, name: str) -> None:
 def _notes(match: Match, fitting: list[Match], content: dict[str, Any]) -> list[str]:
     """What was chosen among several networks, and what of the file is not used."""
     lines = []
-    if others := [other.place or "the file itself" for other in fitting if other is not match]:
-        lines.append(f"the weights are {match.place or 'of the file itself'}; not their average {', '.join(others)}")
+    if others := [other.place for other in fitting if other is not match]:
+        lines.append(f"the weights are {match.place}; not their average {', '.join(others)}")
     if match.beside:
         lines.append(f"the weights are {match.place}; left out: {_first(match.beside)}")
     if others := other_networks(content, fitting):
-        lines.append(f"the weights are {match.place or 'of the file itself'}; left out: {_first(others)}, which the"
+        lines.append(f"the weights are {match.place}; left out: {_first(others)}, which the"
                      " network may need to predict as it was trained")  # fmt: skip
     return lines
 
