@@ -15,7 +15,7 @@ from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.testing import snapshot, take_steps, tiny_batch, tiny_distiller
 
 from ..golden import LOSSES, normal
-from .official_cases import crd_inputs
+from .official.core import crd_inputs
 
 
 def test_the_bank_equals_the_reference_implementation():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ..golden import LOSSES
-from .official_cases import CASES, ENTRIES, LISTED, RECORD, differences, measured
+from .official.cases import CASES, ENTRIES, LISTED, RECORD, differences, measured
 
 TOLERANCE = 1e-6
 
@@ -28,6 +28,6 @@ def test_the_record_is_what_is_measured():
     """Another processor or library may round differently: a tenth power more, or anything below 1e-12."""
     recorded, now = json.loads(RECORD.read_text()), measured()
     without = [{m: {**own, "difference": None} for m, own in record.items()} for record in (recorded, now)]
-    assert without[0] == without[1], "run `python -m tests.distillers.official_cases`"
+    assert without[0] == without[1], "run `python -m tests.distillers.official`"
     for method, own in now.items():
         assert own["difference"] <= max(10 * recorded[method]["difference"], 1e-12), method

@@ -12,7 +12,7 @@ from mdistiller_dfpt.testing import TinyNet, take_steps, tiny_batch, tiny_cfg, t
 from mdistiller_dfpt.testing.laws import leaves_of
 
 from ..golden import normal
-from .official_cases import simkd_from
+from .official.core import simkd_from
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 KEYS = [f"transfer.{i + j}.{key}" for i in (0, 3, 6) for j, keys in enumerate((NORM[:1], NORM)) for key in keys]
