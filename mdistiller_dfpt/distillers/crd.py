@@ -19,6 +19,7 @@ from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shapes, 
 
 EPS = 1e-7
 WORTH_SAYING = 2**28  # bytes
+SECTION_OF_ROWS = "CRD"  # of its keys, mdistiller's loader reads NCE.K and MODE
 CHUNK = 2**24  # elements of a temporary tensor: 64 MiB in float32
 
 
@@ -115,6 +116,23 @@ def _draw_on_device(labels: Tensor, target: Tensor, k: int, seed: int, same: boo
     return torch.cat(drawn)
 
 
+def contrastive_rows(labels: Tensor, batch: Batch, k: int, mode: str, seed: int) -> Tensor:
+    """Rows (B, 1 + k) of a positive and k negatives of each sample, as a function of seed, epoch and step.
+
+    `labels` (N,): those of the training samples, -1 where a sample was not met yet. `mode`: the positive is the sample
+    itself (exact) or any sample of its class (relax).
+    """
+    seed = crc32(f"{seed} {batch.epoch} {batch.step}".encode())
+    if mode == "exact":
+        positive = batch.index[:, None]
+    else:
+        # In the first epoch most labels are unknown, but a sample is always a positive of its own
+        known = labels.clone()
+        known[batch.index] = batch.target
+        positive = draw_rows(known, batch.target, 1, seed + 1, same=True)
+    return torch.cat([positive, draw_rows(labels, batch.target, k, seed, same=False)], 1)
+
+
 class Bank(nn.Module):
     """The latest embedding of every training sample, by its index; equal in all processes of a run.
 
@@ -206,16 +224,7 @@ class CRD(FeatureDistiller):
 
     def draw(self, batch: Batch) -> Tensor:
         """Rows of the positive and the negatives, (B, 1 + K), as a function of seed, epoch and step."""
-        seed = crc32(f"{self.seed} {batch.epoch} {batch.step}".encode())
-        labels = self.bank.labels
-        if self.mode == "exact":
-            positive = batch.index[:, None]
-        else:
-            # In the first epoch the bank lacks labels, but a sample is always a positive of its own
-            known = labels.clone()
-            known[batch.index] = batch.target
-            positive = draw_rows(known, batch.target, 1, seed + 1, same=True)
-        return torch.cat([positive, draw_rows(labels, batch.target, self.k, seed, same=False)], 1)
+        return contrastive_rows(self.bank.labels, batch, self.k, self.mode, self.seed)
 
     def after_step(self, batch: Batch) -> None:
         self._update_bank()

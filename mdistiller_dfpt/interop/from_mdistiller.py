@@ -14,6 +14,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.keywords import asked_for
 from ..distillers.base import Batch, Distiller, Method, StagedModel, TeacherLike
+from ..distillers.crd import SECTION_OF_ROWS, contrastive_rows
 from ..distributed import pick_device, world_size
 from ..errors import PluginError
 from ..losses import Term, Terms, distillation, label
@@ -25,20 +26,28 @@ from .cuda_calls import cuda_calls_ignored
 
 OFFERED = {**{field.name: field.name for field in fields(Batch)}, "image_weak": "image", "image_strong": "strong"}
 """The keywords of `forward_train`, and the fields of a batch that they are."""
+ROWS = "contrastive_index"
+"""The keyword with the rows of a positive and of the negatives that mdistiller's loader draws; see SECTION_OF_ROWS."""
 
 
 class Foreign(Distiller):
     """Runs a method written for mdistiller in this project's loop; `adapt` creates a subclass for each such class."""
 
     foreign: ClassVar[Any]
-    wanted: ClassVar[tuple[str, ...]]  # those of OFFERED that its `forward_train` takes
+    wanted: ClassVar[tuple[str, ...]]  # those of OFFERED, and ROWS, that its `forward_train` takes
     undeclared: ClassVar[tuple[str, ...]] = ()  # keys that it reads and its fork's config does not have
+    labels: Tensor  # (N,), a buffer of methods that want ROWS: -1 until a sample was met
 
-    def __init__(self, student: StagedModel, teacher: TeacherLike, *, cfg: CN, **more: Any):
+    def __init__(self, student: StagedModel, teacher: TeacherLike, *, cfg: CN, num_data: int):
         super().__init__(student, teacher)
         if type(self.teacher) is not Frozen:
             raise ValueError(f"DISTILLER.TEACHER_KIND: {type(self).__name__} is written for mdistiller and runs the "
                              "teacher's network itself, so it supports only the kind frozen")  # fmt: skip
+        if ROWS in self.wanted:
+            self.register_buffer("labels", torch.full((num_data,), -1, dtype=torch.int64))
+            section = cfg[SECTION_OF_ROWS]
+            self.draws = {"k": section.NCE.K, "mode": section.MODE, "seed": cfg.SOLVER.SEED}
+        more = asked_for(self.foreign, {"num_data": num_data})
         on_cpu = pick_device(cfg.EXPERIMENT.DEVICE).type == "cpu"
         try:
             with cuda_calls_ignored(on_cpu):
@@ -76,7 +85,9 @@ class Foreign(Distiller):
         return tuple(as_output(result)) if isinstance(result, tuple) and len(result) == 2 else result
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
-        values = {name: getattr(batch, OFFERED[name]) for name in self.wanted}
+        values = {name: getattr(batch, OFFERED[name]) for name in self.wanted if name != ROWS}
+        if ROWS in self.wanted:
+            values[ROWS] = contrastive_rows(self.labels, batch, **self.draws)
         with cuda_calls_ignored(batch.image.device.type == "cpu"):
             result = self.method.forward_train(**values)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
@@ -89,6 +100,10 @@ class Foreign(Distiller):
             for name, value in losses.items()
         }
         return logits, weighted_by_shard(terms, batch)
+
+    def after_step(self, batch: Batch) -> None:
+        if ROWS in self.wanted:
+            self.labels[batch.index] = batch.target
 
     def forward_student(self, image: Tensor) -> Output:
         with cuda_calls_ignored(image.device.type == "cpu"):
@@ -113,12 +128,14 @@ def _wanted(cls: Any) -> tuple[str, ...]:
     """The keywords that a class's `forward_train` takes; PluginError if it requires others."""
     parameters = list(inspect.signature(cls.forward_train).parameters.values())[1:]
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if unknown := [p.name for p in named if p.default is p.empty and p.name not in OFFERED]:
-        raise PluginError(cls, f"`forward_train` requires {', '.join(unknown)}; supported are {', '.join(OFFERED)}")
+    offered = (*OFFERED, ROWS)
+    if unknown := [p.name for p in named if p.default is p.empty and p.name not in offered]:
+        raise PluginError(cls, f"`forward_train` requires {', '.join(unknown)}; supported are {', '.join(offered)}")
     names = {p.name for p in named}
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         names.update(field.name for field in fields(Batch))
-    return tuple(name for name in OFFERED if name in names)
+    required = {p.name for p in named if p.default is p.empty}
+    return tuple(name for name in offered if name in (required if name == ROWS else names))
 
 
 def _refuse_constructor(cls: Any) -> None:
@@ -152,18 +169,14 @@ def adapt(cls: type[nn.Module], added: Iterable[str] = (), undeclared: Iterable[
     """
     _refuse_constructor(cls)
     wanted, sections = _wanted(cls), frozenset(name.partition(".")[0] for name in keys_read(cls))
+    if ROWS in wanted:
+        sections |= {SECTION_OF_ROWS}
     reads = sections | {full for full in added if full.partition(".")[0] in sections}
     methods: dict[str, Any] = {
         "foreign": cls, "__doc__": cls.__doc__, "wanted": wanted, "needs_strong_view": "image_strong" in wanted,
         "reads": reads, "undeclared": tuple(undeclared),
         "__module__": cls.__module__, "__qualname__": cls.__qualname__,
     }  # fmt: skip
-    if asked_for(cls, {"num_data": 0}):
-
-        def __init__(self: Foreign, student: StagedModel, teacher: TeacherLike, *, cfg: CN, num_data: int) -> None:
-            Foreign.__init__(self, student, teacher, cfg=cfg, num_data=num_data)
-
-        methods["__init__"] = __init__
     return type(cls.__name__, (Foreign,), methods)
 
 

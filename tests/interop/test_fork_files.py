@@ -199,7 +199,7 @@ def test_a_loss_with_the_name_of_the_total_gets_another(tmp_path):
     ("text", "message"),
     [
         ("def __init__(self, student, cfg):", r"Mine.py:7: Mine: its constructor must take \(student, teacher, cfg\)"),
-        ("def forward_train(self, image, contrastive_index):", "`forward_train` requires contrastive_index; supported"),
+        ("def forward_train(self, image, logits_of_other):", "`forward_train` requires logits_of_other; supported"),
     ],
 )
 def test_a_class_that_cannot_be_called_here_is_refused_when_it_is_imported(text, message, tmp_path):

@@ -281,10 +281,60 @@ def test_a_method_written_for_two_views_gets_the_strong_view(more, tmp_path):
 
 
 def test_a_method_that_needs_other_data_is_refused_with_what_is_supported(tmp_path):
-    write(tmp_path, "mine.py", TWO_VIEWS.format(parameters="image, target, contrastive_index, *, k=1, **kwargs"))
-    with pytest.raises(PluginError, match=r"mine.py:5: Mine: `forward_train` requires contrastive_index; supported are "
-                                          "image, target, index, epoch, .*image_strong"):  # fmt: skip
+    write(tmp_path, "mine.py", TWO_VIEWS.format(parameters="image, target, neighbours, *, k=1, **kwargs"))
+    with pytest.raises(PluginError, match=r"mine.py:5: Mine: `forward_train` requires neighbours; supported are "
+                                          "image, target, index, .*image_strong, contrastive_index"):  # fmt: skip
         load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+
+
+CONTRASTED = """
+import torch
+
+from mdistiller.distillers._base import Distiller
+
+class Mine(Distiller):
+    def __init__(self, student, teacher, cfg, num_data):
+        super().__init__(student, teacher)
+        self.num_data, self.rows = num_data, []
+
+    def forward_train(self, image, target, index, contrastive_index, **kwargs):
+        self.rows.append(contrastive_index)
+        logits = self.student(image)[0]
+        return logits, {"loss_ce": torch.nn.functional.cross_entropy(logits, target)}
+"""
+
+
+def rows_of_a_run(cfg):
+    distiller, data = tiny_distiller("MINE", *cfg), tiny_data()
+    torch.manual_seed(1)
+    assert distiller.method.num_data == data.num_train
+    batches = [batch for epoch in (0, 1) for batch in data.train.epoch(epoch)]
+    for batch in batches:
+        distiller(batch)
+        distiller.after_step(batch)
+    return batches, distiller.method.rows
+
+
+def test_a_method_with_a_memory_bank_gets_the_rows_that_mdistillers_loader_draws(tmp_path):
+    write(tmp_path, "mine.py", CONTRASTED)
+    load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+    batches, rows = rows_of_a_run(["CRD.NCE.K", "5"])
+    labels = {int(i): int(y) for batch in batches for i, y in zip(batch.index, batch.target, strict=True)}
+    for batch, drawn in zip(batches, rows, strict=True):
+        assert drawn.shape == (len(batch.index), 6)
+        assert drawn[:, 0].equal(batch.index)
+    # From the second epoch on all labels are known
+    for batch, drawn in list(zip(batches, rows, strict=True))[len(batches) // 2 :]:
+        for row, own_label in zip(drawn[:, 1:].tolist(), batch.target.tolist(), strict=True):
+            assert all(labels[other] != own_label for other in row)
+    again = rows_of_a_run(["CRD.NCE.K", "5"])[1]
+    assert all(a.equal(b) for a, b in zip(rows, again, strict=True))
+    assert not rows[0].equal(rows[len(batches) // 2])
+    positives = rows_of_a_run(["CRD.NCE.K", "5", "CRD.MODE", "relax"])
+    drawn = torch.cat([r[:, 0] for r in positives[1]]).tolist()
+    own = torch.cat([batch.index for batch in positives[0]]).tolist()
+    assert [labels[i] for i in drawn] == [labels[i] for i in own]
+    assert drawn != own
 
 
 def test_foreign_classes_are_distinguished_from_ours():
