@@ -110,6 +110,8 @@ KEYS: dict[str, Key] = {
     "DISTILLER.TEACHER_KIND": Key("frozen", "the kind of teacher, any name in TEACHERS", when=TAUGHT),
     "DISTILLER.PATHS": Key({}, "the matched paths of the teacher and their weights; {}: the default of the kind",
                            when=TAUGHT, entries=WEIGHT),
+    "DISTILLER.MATCH_WEIGHT": Key(0.0, "scale the distillation terms to this total weight, to compare methods at equal"
+                                  " strength; 0: as configured", NOT_NEGATIVE, TAUGHT),
     "DISTILLER.TEACHER_CKPT": Key(None, "weights of the teacher; default: of the finished run of TEACHER_CFG;"
                                   " pretrained or pretrained:TAG: of torchvision", None, TAUGHT, False, str),
     "DISTILLER.TEACHER_CFG": Key(None, "config that trains the teacher, relative to the file that sets this key",

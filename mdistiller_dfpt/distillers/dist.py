@@ -54,4 +54,7 @@ class DIST(Distiller):
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         loss = dist_loss(student.logits, teacher.logits, self.inter_weight, self.intra_weight, self.temperature)
-        return {"ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight), "dist": distillation(loss)}
+        return {
+            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "dist": distillation(loss, inside=self.inter_weight + self.intra_weight),
+        }

@@ -74,7 +74,8 @@ class DKD(Distiller):
         if self.standardize:
             s, t = standardized(s), standardized(t)
         warm = min(batch.epoch / self.warmup, 1.0) if self.warmup else 1.0
+        loss = dkd_loss(s, t, batch.target, self.alpha, self.beta, self.temperature)
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
-            "dkd": distillation(dkd_loss(s, t, batch.target, self.alpha, self.beta, self.temperature), warm),
+            "dkd": distillation(loss, ramp=warm, inside=self.alpha + self.beta),
         }

@@ -73,6 +73,7 @@ class FeatureDistiller(Distiller):
     """Cross-entropy with the labels and one weighted term on features, which subclasses implement as `feature_loss`."""
 
     limits = WEIGHT_LIMITS
+    inside: float = 1.0  # the sum of the weights that `feature_loss` applies itself
 
     def __init__(self, student: StagedModel, teacher: TeacherLike, *, ce_weight: float, feat_weight: float):
         super().__init__(student, teacher)
@@ -85,5 +86,5 @@ class FeatureDistiller(Distiller):
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
-            "feat": distillation(self.feature_loss(student, teacher, batch), self.feat_weight),
+            "feat": distillation(self.feature_loss(student, teacher, batch), self.feat_weight, inside=self.inside),
         }

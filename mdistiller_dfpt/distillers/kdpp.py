@@ -100,6 +100,6 @@ class KDPP(Distiller):
         direction = self.directions[batch.target]
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
-            "kd": distillation(kd_loss(student.logits, teacher.logits, self.temperature), warm * self.kd_weight),
+            "kd": distillation(kd_loss(student.logits, teacher.logits, self.temperature), self.kd_weight, ramp=warm),
             "nd": distillation(nd_loss(embedding, teacher.features["pooled_feat"], direction), self.nd_weight),
         }

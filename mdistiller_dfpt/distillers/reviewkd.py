@@ -143,5 +143,5 @@ class ReviewKD(Distiller):
         loss = hcl_loss(fused, [t for _, t in reversed(pairs)])
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
-            "review": distillation(loss, self.reviewkd_weight * warm),
+            "review": distillation(loss, self.reviewkd_weight, ramp=warm),
         }

@@ -73,6 +73,7 @@ class RKD(FeatureDistiller):
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
         self.arguments = (distance_weight, angle_weight, pdist_squared, pdist_epsilon)
+        self.inside = distance_weight + angle_weight
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return rkd_loss(student.features["pooled_feat"], teacher.features["pooled_feat"], *self.arguments)

@@ -121,7 +121,8 @@ class Foreign(Distiller):
 
 def _term(name: str, value: Tensor) -> Term:
     """mdistiller's name for the label term is `loss_ce`; what is no scalar is averaged, as in its trainer."""
-    return (label if name == "loss_ce" else distillation)(value.float().mean())
+    value = value.float().mean()
+    return label(value) if name == "loss_ce" else distillation(value, inside=None)
 
 
 def _wanted(cls: Any) -> tuple[str, ...]:

@@ -16,17 +16,20 @@ Kind = Literal["label", "distillation", "teacher"]
 class Term:
     """A scalar before weighting. `kind`: from the labels, from the teacher, or from the teacher's own training.
 
-    DOT's two momenta, the distillation weight in reports and the like use the kind and never infer it from a name.
+    Two momenta, the distillation weight in reports and the like use the kind and never infer it from a name.
     """
 
     value: Tensor  # ()
     weight: float
     kind: Kind
+    ramp: float = 1.0  # the fraction of the weight that is in force in this step, such as that of a warm-up
+    inside: float | None = 1.0  # the sum of the weights that `value` has already; None: unknown
 
     @cached_property
     def weighted(self) -> Tensor:
-        """The value times the weight, ()."""
-        return self.value if self.weight == 1 else self.weight * self.value
+        """The value times the weight in force, ()."""
+        factor = self.weight * self.ramp
+        return self.value if factor == 1 else factor * self.value
 
     def times(self, factor: float) -> "Term":
         """The term with its weight multiplied by `factor`."""
@@ -46,9 +49,9 @@ def label(value: Tensor, weight: float = 1.0) -> Term:
     return Term(value, weight, "label")
 
 
-def distillation(value: Tensor, weight: float = 1.0) -> Term:
+def distillation(value: Tensor, weight: float = 1.0, *, ramp: float = 1.0, inside: float | None = 1.0) -> Term:
     """A term that matches the student to the teacher."""
-    return Term(value, weight, "distillation")
+    return Term(value, weight, "distillation", ramp, inside)
 
 
 def own(value: Tensor, weight: float = 1.0) -> Term:

@@ -20,6 +20,7 @@ from .optim import set_learning_rate, set_mode
 from .parallel import share_buffers
 from .signals import Requests, Stopped
 from .state import Training
+from .strength import strength
 
 
 def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = lambda: None) -> dict[str, float]:
@@ -51,9 +52,13 @@ def take_step(run: Training, batch: Batch) -> None:
         with run.gradient_exchange(last=micro is micros[-1]):
             # Forward: student and teacher, and the terms of the loss
             logits, terms = step_of(distiller, run.forward(micro), len(micro.target), run.data.num_classes)
-            share = micro.size / batch.size
             # Checked here too: a class may implement `terms` or `forward` itself
-            terms = {name: term.times(share) for name, term in trainable(terms, type(distiller)).items()}
+            terms = run.matched(trainable(terms, type(distiller)))
+            if run.at_start:
+                run.meters.update(strength(distiller, logits, terms, micro), len(micro.target))
+                run.at_start = False
+            share = micro.size / batch.size
+            terms = {name: term.times(share) for name, term in terms.items()}
             # Backward: gradients are accumulated over micro-batches
             run.backward(terms)
         run.meters.update({**run.take_logged(), **accuracy(logits, micro.target)}, len(micro.target))

@@ -1,7 +1,7 @@
 """The state of a run during training: distiller, data, optimiser and progress."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from ..distillers.choice import choice
 from ..distillers.hook_values import returned
 from ..distributed import world_size
 from ..errors import ConfigError, users_line
-from ..losses import Terms
+from ..losses import Term, Terms
 from ..losses.term import total
 from ..models.output import memory_format
 from ..runs.saving import Progress
@@ -27,6 +27,7 @@ from .guard import Guard
 from .meters import Meters
 from .optim import build_optimizer, build_schedule
 from .parallel import average_gradients, parallel
+from .strength import matching_factor, scaled
 from .sync_batch_norm import with_synchronised_batch_norm
 
 
@@ -61,6 +62,8 @@ class Training:
         self.epochs: list[dict[str, Any]] = []  # records of the finished epochs
         self.step = 0  # steps taken in the current epoch
         self.prepared = 0  # passes over the training set before the first step
+        self.at_start = True  # whether no step of the run was taken yet
+        self.factor: float | None = None  # on the distillation terms, from the first step of this process on
 
     def join_processes(self) -> None:
         """From now on, average gradients over the processes of the run."""
@@ -71,6 +74,16 @@ class Training:
         if not isinstance(self.forward, DistributedDataParallel) or (last and not self.two_momenta):
             return contextlib.nullcontext()
         return self.forward.no_sync()
+
+    def matched(self, terms: Mapping[str, Term]) -> Terms:
+        """The terms of a step, with those of distillation scaled to a total of DISTILLER.MATCH_WEIGHT."""
+        wanted, terms = self.cfg.DISTILLER.MATCH_WEIGHT, dict(terms)
+        # A run that goes on may be past its last epoch of distillation
+        if not wanted or not (self.at_start or any(term.kind == "distillation" for term in terms.values())):
+            return terms
+        if self.factor is None:
+            self.factor = matching_factor(terms, wanted, self.device)
+        return scaled(terms, self.factor)
 
     def backward(self, terms: Terms) -> None:
         """The gradient of the weighted sum of terms; with two momenta, a separate gradient for each kind."""
@@ -126,6 +139,7 @@ class Training:
     def restore(self, done: Progress) -> None:
         """Continue from this progress."""
         self.epochs, self.step, self.prepared = done.epochs, done.step, done.prepared
+        self.at_start = not (done.epochs or done.step)
         self.meters = Meters(self.device)
         self.meters.sums = {name: value.to(self.device) for name, value in done.sums.items()}
         self.meters.counts = dict(done.counts)
