@@ -21,8 +21,11 @@ class Value(NamedTuple):
     cell: Cell
     by_seed: dict[int, float]
     delta: float | None  # mean over the common seeds, this row minus the reference
+    interval: tuple[float, float] | None  # its 95 % confidence interval; None for fewer than two common seeds
     p_value: float | None  # two-sided paired t-test over the common seeds; None for fewer than two
     paired: int
+    weight: float | None  # total weight of the distillation terms
+    gradient: float | None  # the norm of their gradient at the first step, relative to that of KD at weight 1
     protocol: str  # how the protocol differs from the reference's; empty if it does not
     others: tuple[str, ...]  # runs in the cell's folder that are not in it, and why
 
@@ -90,17 +93,38 @@ def _value(cell: Cell, found: Found, reference: Mapping[int, Result], metric: st
     both = [seed for seed in mine if seed in other]
     runs = [*reference.values(), *own.values()]
     differences = dict.fromkeys(d for run in own.values() if (d := difference(run, runs[0], "in the reference")))
-    delta = p_value = None
+    delta = p_value = interval = None
     if both and own is not reference:
         gaps = [mine[seed] - other[seed] for seed in both]
         delta = mean(gaps)
-        p_value = _paired_test(gaps)
-    return Value(cell, mine, delta, p_value, len(both), "; ".join(differences), tuple(found.others))
+        p_value, interval = _paired_test(gaps)
+    weight, gradient = (_at_start(own, name) for name in ("distillation_weight", "gradient_to_kd"))
+    notes = "; ".join(differences)
+    return Value(cell, mine, delta, interval, p_value, len(both), weight, gradient, notes, tuple(found.others))
 
 
-def _paired_test(gaps: list[float]) -> float | None:
+def _at_start(runs: Mapping[int, Result], name: str) -> float | None:
+    known = [value for run in runs.values() if (value := run.at_start(name)) is not None]
+    return mean(known) if known else None
+
+
+def _paired_test(gaps: list[float]) -> tuple[float | None, tuple[float, float] | None]:
+    """The p-value of a two-sided paired t-test and the 95 % confidence interval of the mean; None where undefined."""
     from scipy.stats import ttest_1samp
 
     if len(gaps) < 2 or stdev(gaps) == 0:
-        return None
-    return float(ttest_1samp(gaps, 0.0).pvalue)
+        return None, None
+    test = ttest_1samp(gaps, 0.0)
+    low, high = test.confidence_interval(0.95)
+    return float(test.pvalue), (float(low), float(high))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """The p-values corrected for their number (Holm, 1979); None stays and is not counted."""
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        corrected[i] = largest
+    return corrected

@@ -66,6 +66,10 @@ class Result:
         """The hashes of the files of the run's plugins, by name."""
         return self.data.get("identity", {}).get("code", {})
 
+    def at_start(self, name: str) -> float | None:
+        """A value that a run measures in its first step only; None if an earlier version did not."""
+        return self.data["epochs"][0].get("train", {}).get(name)
+
     @property
     def evaluations(self) -> int:
         """How many epochs were evaluated; the best of more is better."""

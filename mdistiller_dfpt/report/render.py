@@ -4,29 +4,37 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from .cells import Value
+from .cells import Value, holm
 from .spec import TableSpec
 
-HEAD = ("method", "seeds", "top-1", "against {reference}", "paired t-test", "published", "source", "protocol")
 
-
-def _rows(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> list[list[str]]:
-    rows = []
-    for v in values:
+def _table(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> list[list[str]]:
+    """The head and the rows of one pair; columns in which no row has a value are left out."""
+    rows = [
+        ["method", "weight", "gradient / kd", "seeds", "top-1", f"against {spec.rows[spec.reference]}",
+         "paired t-test", "published", "source", "protocol"]
+    ]  # fmt: skip
+    for v, corrected in zip(values, holm([v.p_value for v in values]), strict=True):
         published = v.cell.published
+        interval = "" if v.interval is None else f" ({v.interval[0]:+.2f} to {v.interval[1]:+.2f})"
+        test = "" if v.p_value is None else f"p = {v.p_value:.3f}, Holm {corrected:.3f}, n = {v.paired}"
         rows.append(
             [
                 spec.rows[v.cell.row],
+                "" if v.weight is None else f"{v.weight:.3g}",
+                "" if v.gradient is None else f"{v.gradient:.3g}",
                 ", ".join(map(str, v.by_seed)),
                 "" if v.mean is None else f"{v.mean:.2f}" + ("" if v.deviation is None else f" ± {v.deviation:.2f}"),
-                "" if v.delta is None else f"{v.delta:+.2f}",
-                "" if v.p_value is None else f"p = {v.p_value:.3f}, n = {v.paired}",
+                "" if v.delta is None else f"{v.delta:+.2f}{interval}",
+                test,
                 "" if published is None else f"{published.value:.2f}",
                 "" if published is None else published.source,
                 marks.setdefault(v.protocol, f"[{len(marks) + 1}]") if v.protocol else "",
             ]
         )
-    return rows
+    always = {"method", "seeds", "top-1"}
+    used = [i for i, name in enumerate(rows[0]) if name in always or any(row[i] for row in rows[1:])]
+    return [[row[i] for i in used] for row in rows]
 
 
 def _missing(spec: TableSpec, values: Sequence[Value], seeds: Sequence[int]) -> list[str]:
@@ -50,19 +58,17 @@ def _by_column(values: Sequence[Value]) -> dict[str, list[Value]]:
     return columns
 
 
-def _head(spec: TableSpec) -> list[str]:
-    return [h.format(reference=spec.rows[spec.reference]) for h in HEAD]
-
-
 def markdown(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence[int]) -> str:
     """One table per pair, then sources, differences in protocol and missing cells."""
     marks: dict[str, str] = {}
     lines = [f"# {spec.title}", "", f"Top-1 on the test set, {metric.replace('_', ' ')} epoch(s); mean ± standard "
-             "deviation over seeds. Published values are others' runs under their own protocols."]  # fmt: skip
+             "deviation over seeds; differences with the 95 % interval of the paired test, p-values as they are and "
+             "corrected for the number of rows (Holm). Published values are others' runs under their own protocols."
+             ]  # fmt: skip
     for column, own in _by_column(values).items():
-        head = _head(spec)
+        head, *rows = _table(spec, own, marks)
         lines += ["", f"## {spec.columns[column]}", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-        lines += [f"| {' | '.join(row)} |" for row in _rows(spec, own, marks)]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", *(f"{key}: {text}  " for key, text in spec.sources.items())]
     lines += [f"{mark} differs in protocol: {text}  " for text, mark in marks.items()]
     others = _others(spec, values)
@@ -88,10 +94,10 @@ def latex(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence
     marks: dict[str, str] = {}
     lines = [f"% {spec.title}; {metric} epoch(s)"]
     for column, own in _by_column(values).items():
-        head = _head(spec)
+        head, *rows = _table(spec, own, marks)
         lines += [rf"\begin{{tabular}}{{{'l' * len(head)}}}", r"\toprule"]
         lines += [rf"\multicolumn{{{len(head)}}}{{l}}{{{_escape(spec.columns[column])}}} \\", r"\midrule"]
-        lines += [" & ".join(map(_escape, row)) + r" \\" for row in (head, *_rows(spec, own, marks))]
+        lines += [" & ".join(map(_escape, row)) + r" \\" for row in (head, *rows)]
         lines += [r"\bottomrule", r"\end{tabular}", ""]
     lines += [f"% {key}: {text}" for key, text in spec.sources.items()]
     lines += [f"% {mark} differs in protocol: {text}" for text, mark in marks.items()]
@@ -105,15 +111,15 @@ def as_csv(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequenc
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["pair", "method", "metric", "mean", "std", *(f"seed{s}" for s in seeds), f"minus_{spec.reference}", "p_value",
-         "paired_seeds", "published", "source", "protocol_differs"]
+        ["pair", "method", "metric", "mean", "std", *(f"seed{s}" for s in seeds), f"minus_{spec.reference}", "low",
+         "high", "p_value", "paired_seeds", "weight", "gradient_to_kd", "published", "source", "protocol_differs"]
     )  # fmt: skip
     for v in values:
         published = v.cell.published
         writer.writerow(
             [v.cell.column, v.cell.row, metric, v.mean, v.deviation, *(v.by_seed.get(s) for s in seeds), v.delta,
-             v.p_value, v.paired, *((published.value, spec.sources[published.source]) if published else (None, None)),
-             v.protocol]
+             *(v.interval or (None, None)), v.p_value, v.paired, v.weight, v.gradient,
+             *((published.value, spec.sources[published.source]) if published else (None, None)), v.protocol]
         )  # fmt: skip
     return out.getvalue().rstrip("\n")
 
