@@ -19,6 +19,7 @@ from mdistiller_dfpt.config.yaml_reader import read_yaml
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.report import load_results
 from mdistiller_dfpt.report.table import spread
+from mdistiller_dfpt.teachers import TEACHERS
 
 ROOT = Path(__file__).parents[1]
 PAGE, CONFIGS = ROOT / "docs/methods.md", ROOT / "configs"
@@ -45,11 +46,23 @@ def fields(source: Path) -> dict[str, str]:
 
 
 def sources() -> dict[str, Path]:
-    """{name: file} of all methods with a teacher, and of trainers with a record."""
-    found = {name: Path(sys.modules[cls.__module__].__file__ or "") for name, cls in DISTILLERS.items()
-             if cls.needs_teacher}  # fmt: skip
-    trainers = {name: ROOT / f"mdistiller_dfpt/training/{name}.py" for name in recorded() if name not in DISTILLERS}
-    return {**dict(sorted(found.items())), **trainers}
+    """{name: file} of all methods with a teacher, of kinds of teacher with a `Code:`, and of trainers with a record."""
+    methods = {name: _file_of(cls) for name, cls in DISTILLERS.items() if cls.needs_teacher}
+    kinds = {name: _file_of(cls) for name, cls in TEACHERS.items() if "Code" in fields(_file_of(cls))}
+    trainers = {name: ROOT / f"mdistiller_dfpt/training/{name}.py" for name in recorded()
+                if name not in DISTILLERS and name not in TEACHERS}  # fmt: skip
+    return dict(sorted(methods.items())) | dict(sorted(kinds.items())) | trainers
+
+
+def _file_of(cls: type) -> Path:
+    return Path(sys.modules[cls.__module__].__file__ or "")
+
+
+def title_of(name: str) -> str:
+    """The key and the value that select a method, a kind of teacher, or a trainer."""
+    if name in DISTILLERS:
+        return f"`{name}`"
+    return f"`DISTILLER.TEACHER_KIND {name}`" if name in TEACHERS else f"`SOLVER.TRAINER {name}`"
 
 
 def recorded() -> dict[str, Any]:
@@ -58,11 +71,12 @@ def recorded() -> dict[str, Any]:
 
 
 def folders() -> dict[str, list[str]]:
-    """{method or trainer: its folders of configs/cifar100}, less those of several methods."""
+    """{method, kind of teacher or trainer: its folders of configs/cifar100}, less those of several methods."""
     found: dict[str, list[str]] = {}
     for base in sorted(CONFIGS.glob("cifar100/*/base.yaml")):
         values = read_yaml(base)[0]
-        method = values.get("SOLVER", {}).get("TRAINER") or _type_of(values, base)
+        kind = values.get("DISTILLER", {}).get("TEACHER_KIND")
+        method = values.get("SOLVER", {}).get("TRAINER") or kind or _type_of(values, base)
         if isinstance(method, str):
             found.setdefault(method, []).append(base.parent.name)
     return found
@@ -124,10 +138,9 @@ def table() -> str:
     for name, source in sources().items():
         facts, own = fields(source), own_folders.get(name, [])
         first = own[0] if own else ""
-        title = f"`{name}`" if name in DISTILLERS else f"`SOLVER.TRAINER {name}`"
         recipe = "<br>".join(f"`{folder}`: {head_of(CONFIGS / 'cifar100' / folder / 'base.yaml')}" for folder in own)
         rows.append((
-            title, facts["What"].rstrip("."), facts.get("Code", "-"), equal_to(name, facts.get("Code", "")),
+            title_of(name), facts["What"].rstrip("."), facts.get("Code", "-"), equal_to(name, facts.get("Code", "")),
             facts.get("Differs", ""), recipe, published(first), ours(first),
         ))  # fmt: skip
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)

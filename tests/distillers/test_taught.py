@@ -21,6 +21,7 @@ KINDS = {
     "dual_path": ("DISTILLER.TEACHER_KIND", "dual_path"),
     "assistants": ("DISTILLER.TEACHER_KIND", "assistants", "DISTILLER.ASSISTANTS", "[resnet20, resnet14]"),
     "ensemble": ("DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS", "[resnet20, resnet14]"),
+    "noisy": ("DISTILLER.TEACHER_KIND", "noisy"),
 }
 MEMBERS = ("DISTILLER.PATHS", "{teacher1: 1.0, teacher2: 0.5, teacher3: 0.5}")
 FROZEN_PATHS_ONLY = ("SIMKD", "KDPP", "FT")
@@ -70,6 +71,8 @@ def test_any_method_works_with_any_kind_of_teacher(name, kind):
         )
     elif name in FROZEN_PATHS_ONLY and kind == "dual_path":
         trains(name, *KINDS[kind], "DISTILLER.PATHS", "{teacher: 1.0}")
+    elif name == "SIMKD" and kind == "noisy":  # it deploys a classifier of one path
+        trains(name, *KINDS[kind], "DISTILLER.PATHS", "{noisy1: 1.0}")
     else:
         trains(name, *KINDS[kind])
 
