@@ -152,6 +152,7 @@ class Distiller(Method):
             teacher, path = teacher
         self.teacher: Teacher = teacher if isinstance(teacher, Teacher) else Frozen(teacher)
         self.path = path or next(iter(self.teacher.default_paths()))
+        self.min_batch = max(self.min_batch, self.teacher.min_batch)
 
     @property
     def teacher_network(self) -> StagedModel:

@@ -17,11 +17,9 @@ from yacs.config import CfgNode as CN
 from ..config.limits import AT_LEAST_ONE, POSITIVE, Limit
 from ..distributed import all_reduce
 from ..errors import DivergedError
+from ..teachers.momenta import Momenta
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, weights
-
-# Of the paraphraser's training: the defaults of RepDistiller's train_student.py
-MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
 
 def factor_map(factor: Tensor) -> Tensor:
@@ -78,7 +76,7 @@ class FT(FeatureDistiller):
         ce_weight: float, feat_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
-        if any(p.requires_grad for p in self.teacher_network.parameters()):
+        if self.teacher.learns(self.path):
             raise ValueError(
                 f"FT trains its paraphraser on the path {self.path!r} before the first step, and the path is trained "
                 "with the student: select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`"
@@ -87,7 +85,7 @@ class FT(FeatureDistiller):
         s, t = (feature_shapes(network, image_shape).feats[-1][0] for network in (student, self.teacher_network))
         factor = max(1, int(t * rate))
         self.paraphraser = Paraphraser(t, factor).requires_grad_(False)
-        self.momenta = nn.ParameterList(map(torch.zeros_like, self.paraphraser.parameters())).requires_grad_(False)
+        self.momenta = Momenta(self.paraphraser.parameters())
         self.translator = _layers([s, s, factor, factor], nn.Conv2d, norm=True)
 
     def prepare(self, batches: Iterable[Batch]) -> None:
@@ -97,7 +95,7 @@ class FT(FeatureDistiller):
         for batch in batches:
             feature = self.teacher(batch)[self.path].features["feats"][-1]
             loss = F.mse_loss(self.paraphraser(feature), feature) * (len(batch.target) / batch.size)
-            self._step(own, torch.autograd.grad(loss, own))
+            self.momenta.step(own, torch.autograd.grad(loss, own), self.init_lr)
             errors.append(loss.detach() * batch.size)
             samples, epoch = samples + batch.size, batch.epoch
         self.paraphraser.requires_grad_(False)
@@ -105,13 +103,6 @@ class FT(FeatureDistiller):
         if not mean < float("inf"):
             raise DivergedError(f"FT: the paraphraser's error is {mean}; lower FT.INIT_LR (now {self.init_lr})")
         print(f"FT: paraphraser, epoch {self.passes + epoch}/{self.passes}: error {mean:.4g}", flush=True)
-
-    @torch.no_grad()
-    def _step(self, own: list[nn.Parameter], gradients: Iterable[Tensor]) -> None:
-        """One step of SGD; its momenta are in the state of the run, unlike those of an optimiser made here."""
-        for weight, momentum, gradient in zip(own, self.momenta, gradients, strict=True):
-            momentum.mul_(MOMENTUM).add_(all_reduce(gradient)).add_(weight, alpha=WEIGHT_DECAY)
-            weight.sub_(momentum, alpha=self.init_lr)
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         factor = self.paraphraser.encoder(teacher.features["feats"][-1])

@@ -73,7 +73,7 @@ class KDPP(Distiller):
         kd_weight: float, nd_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher)
-        if any(p.requires_grad for p in self.teacher_network.parameters()):
+        if self.teacher.learns(self.path):
             raise ValueError(
                 f"KDPP takes class means of the path {self.path!r} before the first step, and the path is trained with "
                 "the student: select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`"

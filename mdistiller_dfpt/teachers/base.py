@@ -51,6 +51,7 @@ class Teacher(Hooked):
     others_key: ClassVar[str] = ""  # the key of DISTILLER with the networks passed to the constructor as `others`
     couples_samples: bool = False  # whether `losses` is not a mean over samples
     takes_soft_labels: bool = False  # whether labels are not used, or only as `batch.labels`
+    min_batch: int = 1  # the smallest number of samples in a step
 
     def __init__(self, network: StagedModel):
         super().__init__()
@@ -83,6 +84,10 @@ class Teacher(Hooked):
     def has_maps(self, path: str) -> bool:
         """Whether a path has features; False where it has only logits, so that methods on features do not match it."""
         return bool(self.network_of(path).stage_channels)
+
+    def learns(self, path: str) -> bool:
+        """Whether a path changes in training, so that nothing can be measured on it before the first step."""
+        return any(p.requires_grad for p in self.network_of(path).parameters())
 
     def frozen(self) -> list[StagedModel]:
         """The frozen networks, whose weights are stored in their own files."""

@@ -22,6 +22,7 @@ KINDS = {
     "assistants": ("DISTILLER.TEACHER_KIND", "assistants", "DISTILLER.ASSISTANTS", "[resnet20, resnet14]"),
     "ensemble": ("DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS", "[resnet20, resnet14]"),
     "noisy": ("DISTILLER.TEACHER_KIND", "noisy"),
+    "views": ("DISTILLER.TEACHER_KIND", "views"),
 }
 MEMBERS = ("DISTILLER.PATHS", "{teacher1: 1.0, teacher2: 0.5, teacher3: 0.5}")
 FROZEN_PATHS_ONLY = ("SIMKD", "KDPP", "FT")
@@ -69,7 +70,7 @@ def test_any_method_works_with_any_kind_of_teacher(name, kind):
             "teacher of kind ensemble has only logits: set DISTILLER.PATHS to paths that have them "
             "(teacher1, teacher2, teacher3)"
         )
-    elif name in FROZEN_PATHS_ONLY and kind == "dual_path":
+    elif (name in FROZEN_PATHS_ONLY and kind == "dual_path") or (name in ("KDPP", "FT") and kind == "views"):
         trains(name, *KINDS[kind], "DISTILLER.PATHS", "{teacher: 1.0}")
     elif name == "SIMKD" and kind == "noisy":  # it deploys a classifier of one path
         trains(name, *KINDS[kind], "DISTILLER.PATHS", "{noisy1: 1.0}")

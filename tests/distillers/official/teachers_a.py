@@ -1,8 +1,19 @@
 """Kinds of teacher that change or multiply one network."""
 
+import torch
+from torch import Tensor
+
 from mdistiller_dfpt.config import keywords
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.teachers.noisy import Noisy, perturbed
+from mdistiller_dfpt.teachers.views import (
+    feature_inter_loss,
+    intra_view_loss,
+    logit_inter_loss,
+    logit_intra_loss,
+    weighted_feature,
+    weighted_mean,
+)
 
 from ...golden import normal
 from .cases import Found, case, found, learned, unit
@@ -14,3 +25,47 @@ def _() -> Found:
     targets = [perturbed(teacher, unit(seed, 8, 100), values["kept"], values["std"]) for seed in (5, 6, 7)]
     noisy = sum(kd_loss(student, target, 4.0) for target in targets)
     return found(kd_loss(student, teacher, 4.0) + values["weight"] * noisy, [student])
+
+
+SHARES = torch.tensor([1.0, 0.8, 0.8, 0.8], dtype=torch.double)
+
+
+def feature_views() -> tuple[Tensor, list[Tensor]]:
+    feature = unit(41, 8, 64)
+    return feature, learned(*(feature + a * unit(50 + i, 8, 64) for i, a in enumerate((0.3, 0.6, 2.0))))
+
+
+def logit_views(scale: float) -> tuple[Tensor, list[Tensor]]:
+    logits = normal(2)
+    return scale * logits, learned(*(scale * (logits + a * normal(50 + i)) for i, a in enumerate((0.1, 0.3, 1.0))))
+
+
+@case("views", "angular_feat_inter", "angular_feat_intra")
+def _(name: str) -> Found:
+    anchor, views = feature_views()
+    loss = feature_inter_loss if name.endswith("inter") else intra_view_loss
+    return found(loss(anchor, torch.stack(views, 1)), views)
+
+
+@case("views", *(f"angular_logit_{which}{peaked}" for which in ("inter", "intra") for peaked in ("", "_peaked")))
+def _(name: str) -> Found:
+    anchor, views = logit_views(30.0 if name.endswith("peaked") else 1.0)
+    loss = logit_inter_loss if "inter" in name else logit_intra_loss
+    return found(loss(anchor, torch.stack(views, 1), 4.0), views)
+
+
+@case("views", "angular_mean")
+def _() -> Found:
+    """Their weights have unit length and do not sum to 1: as many times the mean, in the gradient of KD too."""
+    (anchor, views), (student,) = logit_views(1.0), learned(normal(1))
+    times = (SHARES.sum() / SHARES.norm()).item()
+    together = weighted_mean(torch.stack([anchor, *views]), SHARES, 4.0)
+    gradient = torch.autograd.grad(times * kd_loss(student, together.detach(), 4.0), student)[0]
+    value = (times * (together / 4).softmax(1) * unit(9, 8, 100)).sum()
+    return found(value, views, kd_grad=gradient.norm().item())
+
+
+@case("views", "angular_feature")
+def _() -> Found:
+    feature, views = feature_views()
+    return found((weighted_feature(torch.stack([feature, *views]), SHARES) * unit(9, 8, 64)).sum(), views)
