@@ -86,7 +86,7 @@ class Teacher(Hooked):
         return bool(self.network_of(path).stage_channels)
 
     def learns(self, path: str) -> bool:
-        """Whether a path changes in training, so that nothing can be measured on it before the first step."""
+        """Whether the features of a path change in training: nothing can be measured on them before the first step."""
         return any(p.requires_grad for p in self.network_of(path).parameters())
 
     def frozen(self) -> list[StagedModel]:

@@ -23,6 +23,7 @@ KINDS = {
     "ensemble": ("DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS", "[resnet20, resnet14]"),
     "noisy": ("DISTILLER.TEACHER_KIND", "noisy"),
     "views": ("DISTILLER.TEACHER_KIND", "views"),
+    "adapter": ("DISTILLER.TEACHER_KIND", "adapter"),
 }
 MEMBERS = ("DISTILLER.PATHS", "{teacher1: 1.0, teacher2: 0.5, teacher3: 0.5}")
 FROZEN_PATHS_ONLY = ("SIMKD", "KDPP", "FT")

@@ -35,6 +35,7 @@ RUNS = {
     "SP by both paths of a prompted teacher": ("SP", PROMPTED),
     "DKD by an ensemble": ("DKD", ENSEMBLE),
     "AT by noisy copies": ("AT", ("DISTILLER.TEACHER_KIND", "noisy")),
+    "SP by an adapted teacher": ("SP", ("DISTILLER.TEACHER_KIND", "adapter", "ADAPTER.LOGIT_LOSS", "DIST")),
     "KD by views, trained before too": ("KD", ("DISTILLER.TEACHER_KIND", "views", "VIEWS.INIT_EPOCHS", "1")),
     # Batches that split into the same micro-batches for any number of processes: BatchNorm sees one at a time
     "KD in micro-batches": ("KD", ("SOLVER.ACCUMULATE", "2"), 48),

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mdistiller_dfpt.config import keywords
 from mdistiller_dfpt.distillers.kd import kd_loss
+from mdistiller_dfpt.teachers.adapter import adapter
 from mdistiller_dfpt.teachers.noisy import Noisy, perturbed
 from mdistiller_dfpt.teachers.views import (
     feature_inter_loss,
@@ -15,7 +16,7 @@ from mdistiller_dfpt.teachers.views import (
     weighted_mean,
 )
 
-from ...golden import normal
+from ...golden import golden_state, normal
 from .cases import Found, case, found, learned, unit
 
 
@@ -69,3 +70,11 @@ def _() -> Found:
 def _() -> Found:
     feature, views = feature_views()
     return found((weighted_feature(torch.stack([feature, *views]), SHARES) * unit(9, 8, 64)).sum(), views)
+
+
+@case("adapter", "pesfkd_adapted")
+def _() -> Found:
+    (feature,), module = learned(unit(41, 8, 64)), adapter(64, 32, 100).double()
+    theirs = ("l1.0", "adapter.0", "", "adapter.2")
+    module.load_state_dict(golden_state(module, lambda key: f"{theirs[int(key[0])]}{key[1:]}"))
+    return found(((normal(2) - module(feature)) * unit(9, 8, 100)).sum(), [feature])
