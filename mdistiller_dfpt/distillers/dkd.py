@@ -4,14 +4,13 @@ Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/DKD.py; on stand
 sunshangquan/logit-standardization-KD f6e5aa5, mdistiller/distillers/DKD.py:7-40.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import NOT_NEGATIVE, POSITIVE
 from ..losses import LOGIT_LOSSES, Terms, distillation, label
-from ..losses.logit_losses import standardized, without_target
+from ..losses.logit_losses import standardized, target_and_rest, without_target
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 
@@ -23,18 +22,12 @@ def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, alpha: float, bet
     NCKD where the teacher is confident. The computation stays in log space, so no logit gap overflows.
     """
     # The target against all others combined
-    log_s, log_t = (_binary(logits / temperature, target) for logits in (student, teacher))
+    log_s, log_t = (target_and_rest(logits / temperature, target) for logits in (student, teacher))
     tckd = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
     # The others among themselves
     log_s, log_t = ((without_target(logits, target) / temperature).log_softmax(1) for logits in (student, teacher))
     nckd = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
     return (alpha * tckd + beta * nckd) * temperature**2
-
-
-def _binary(logits: Tensor, target: Tensor) -> Tensor:
-    """Log-probabilities of the target and of all other classes combined; (B, C) -> (B, 2)."""
-    others = without_target(logits, target).logsumexp(1)
-    return torch.stack([logits.gather(1, target[:, None])[:, 0], others], 1).log_softmax(1)
 
 
 @LOGIT_LOSSES.register("DKD")

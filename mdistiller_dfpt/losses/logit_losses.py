@@ -19,6 +19,12 @@ def without_target(logits: Tensor, target: Tensor) -> Tensor:
     return logits.gather(1, others + (others >= target[:, None]))
 
 
+def target_and_rest(logits: Tensor, target: Tensor) -> Tensor:
+    """Log-probabilities of a class per sample and of all other classes combined; (B, C), (B,) -> (B, 2)."""
+    others = without_target(logits, target).logsumexp(1)
+    return torch.stack([logits.gather(1, target[:, None])[:, 0], others], 1).log_softmax(1)
+
+
 def standardized(logits: Tensor) -> Tensor:
     """Each sample's logits scaled to mean 0 and standard deviation 1 (Sun et al., 2024, arXiv:2403.01427, algorithm 1).
 
