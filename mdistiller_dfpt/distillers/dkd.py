@@ -10,7 +10,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import NOT_NEGATIVE, POSITIVE
 from ..losses import LOGIT_LOSSES, Terms, distillation, label
-from ..losses.logit_losses import standardized, target_and_rest, without_target
+from ..losses.logit_losses import mean_divergence, standardized, target_and_rest, without_target
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 
@@ -23,10 +23,10 @@ def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, alpha: float, bet
     """
     # The target against all others combined
     log_s, log_t = (target_and_rest(logits / temperature, target) for logits in (student, teacher))
-    tckd = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    tckd = mean_divergence(log_s, log_t)
     # The others among themselves
     log_s, log_t = ((without_target(logits, target) / temperature).log_softmax(1) for logits in (student, teacher))
-    nckd = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    nckd = mean_divergence(log_s, log_t)
     return (alpha * tckd + beta * nckd) * temperature**2
 
 

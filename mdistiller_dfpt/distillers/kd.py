@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..losses import LOGIT_LOSSES, Terms, distillation, label
+from ..losses.logit_losses import mean_divergence
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 
@@ -19,7 +20,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Te
     The factor temperature**2 keeps its gradient comparable in magnitude to that of the cross-entropy.
     """
     log_s, log_t = ((logits / temperature).log_softmax(1) for logits in (student, teacher))
-    return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True) * temperature**2
+    return mean_divergence(log_s, log_t) * temperature**2
 
 
 @LOGIT_LOSSES.register("KD")

@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, Limit
 from ..losses import LOGIT_LOSSES, Terms, distillation, label
+from ..losses.logit_losses import divergences
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 DECAY = 0.05  # of a pair's weight with its ranks
@@ -33,8 +34,7 @@ def ldrld_loss(student: Tensor, teacher: Tensor, k: int, temperature: float) -> 
 
 
 def _kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """Divergences in the last dimension; (..., N), (..., N) -> (...)."""
-    return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    return divergences(student.log_softmax(-1), teacher.log_softmax(-1))
 
 
 @LOGIT_LOSSES.register("LDRLD")

@@ -4,11 +4,11 @@ Code: gizi1/NormKD 279371b, mdistiller/distillers/NormKD.py:8-23.
 """
 
 from torch import Tensor
-from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..losses import LOGIT_LOSSES
+from ..losses.logit_losses import divergences
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .logit import LogitDistiller
 
@@ -20,7 +20,7 @@ def normkd_loss(student: Tensor, teacher: Tensor, temperature_norm: float) -> Te
     """
     own_s, own_t = (temperature_norm * x.std(1, keepdim=True).clamp(min=1e-7) for x in (student, teacher))
     log_s, log_t = (student / own_s).log_softmax(1), (teacher / own_t).log_softmax(1)
-    return (F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1, keepdim=True) * own_t**2).mean()
+    return (divergences(log_s, log_t) * own_t[:, 0] ** 2).mean()
 
 
 @LOGIT_LOSSES.register("NORMKD")

@@ -9,7 +9,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..losses import LOGIT_LOSSES, Terms, distillation, label
-from ..losses.logit_losses import standardized, target_and_rest
+from ..losses.logit_losses import mean_divergence, standardized, target_and_rest
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 
@@ -24,11 +24,11 @@ def rld_loss(
     """
     log_s = target_and_rest(student / alpha_temperature, target)
     log_t = target_and_rest(teacher / alpha_temperature, teacher.argmax(1))
-    confidence = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True) * alpha_temperature**2
+    confidence = mean_divergence(log_s, log_t) * alpha_temperature**2
     # Finite, unlike -inf, so that a sample without classes has two uniform distributions and not NaN
     masked = teacher >= teacher.gather(1, target[:, None])
     log_s, log_t = ((x / temperature).masked_fill(masked, -1e9).log_softmax(1) for x in (student, teacher))
-    correlation = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True) * temperature**2
+    correlation = mean_divergence(log_s, log_t) * temperature**2
     return alpha * confidence + beta * correlation
 
 

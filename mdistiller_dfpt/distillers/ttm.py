@@ -4,11 +4,11 @@ Code: zkxufo/TTM fe457b3, distiller_zoo/ttm.py:13-21, distiller_zoo/wttm.py:13-2
 """
 
 from torch import Tensor
-from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import NOT_NEGATIVE, POSITIVE
 from ..losses import LOGIT_LOSSES
+from ..losses.logit_losses import divergences
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .logit import LogitDistiller
 
@@ -29,8 +29,7 @@ def wttm_loss(student: Tensor, teacher: Tensor, gamma: float) -> Tensor:
 
 
 def _divergences(student: Tensor, teacher: Tensor, gamma: float) -> Tensor:
-    log_s, log_t = student.log_softmax(1), (gamma * teacher).log_softmax(1)
-    return F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1)
+    return divergences(student.log_softmax(1), (gamma * teacher).log_softmax(1))
 
 
 @LOGIT_LOSSES.register("TTM")

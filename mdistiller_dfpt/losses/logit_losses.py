@@ -13,6 +13,28 @@ LOGIT_LOSSES: Registry[LogitLoss] = Registry("logit loss")
 """Maps a name to `(student (B, C), teacher (B, C), target (B,), temperature) -> ()`; the gradient is the student's."""
 
 
+def divergences(log_s: Tensor, log_t: Tensor) -> Tensor:
+    """KL(t || s) in the last dimension, from log-probabilities; (..., C), (..., C) -> (...)."""
+    return (log_t.exp() * (log_t - log_s)).sum(-1)
+
+
+def mean_divergence(log_s: Tensor, log_t: Tensor) -> Tensor:
+    """KL(t || s) from log-probabilities, averaged over the samples; (B, C), (B, C) -> ().
+
+    The steps of `F.kl_div`, whose results it has to the last bit; unlike that, it can be vectorised by `torch.vmap`.
+    """
+    return (log_t.exp() * (log_t - log_s)).sum() / log_s.shape[0]
+
+
+def per_sample(loss: LogitLoss, student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """The loss of each sample by itself, (B,): their mean is the loss, unless it couples samples."""
+
+    def of_one(s: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return loss(s[None], t[None], y[None], temperature)
+
+    return torch.vmap(of_one)(student, teacher, target)
+
+
 def without_target(logits: Tensor, target: Tensor) -> Tensor:
     """The logits of all classes except each sample's target; (B, C), (B,) -> (B, C - 1)."""
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
