@@ -27,10 +27,10 @@ def build_distiller(
 
     `teacher` is the trained network, which the kind of teacher wraps; `others` are further trained networks, for kinds
     that use several. `num_data` is the size of the training set, for methods with a memory bank; `image_shape`
-    (3, H, W) is for methods that need the sizes of feature maps. ConfigError if a method is unknown or one of its keys
-    does not fit these networks.
+    (3, H, W) is for methods that need the sizes of feature maps. A method that asks for `epochs` gets SOLVER.EPOCHS.
+    ConfigError if a method is unknown or one of its keys does not fit these networks.
     """
-    beside = {"num_data": num_data, "image_shape": tuple(image_shape)}
+    beside = {"num_data": num_data, "image_shape": tuple(image_shape), "epochs": cfg.SOLVER.EPOCHS}
     chosen = choice(cfg)
     try:
         if not chosen.is_taught:

@@ -50,6 +50,15 @@ def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a, b
 
 
+def refuse_trained_path(distiller: Distiller, use: str) -> None:
+    """ValueError if the matched path is trained with the student; `use`: what the method makes of it at the start."""
+    if distiller.teacher.learns(distiller.path):
+        raise ValueError(
+            f"{use} the path {distiller.path!r} before the first step, and the path is trained with the student: select"
+            " a frozen path, for example `DISTILLER.PATHS.teacher 1.0`"
+        )
+
+
 def check_shapes(shapes: Mapping[str, tuple[object, object]]) -> dict[str, object]:
     """{key: (given, inferred)} -> {key: inferred}; empty or 0 means not given.
 

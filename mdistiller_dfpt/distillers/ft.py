@@ -19,7 +19,15 @@ from ..distributed import all_reduce
 from ..errors import DivergedError
 from ..teachers.momenta import Momenta
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
-from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, weights
+from .feature import (
+    WEIGHT_LIMITS,
+    FeatureDistiller,
+    ImageShape,
+    feature_shapes,
+    refuse_trained_path,
+    same_size,
+    weights,
+)  # fmt: skip
 
 
 def factor_map(factor: Tensor) -> Tensor:
@@ -76,11 +84,7 @@ class FT(FeatureDistiller):
         ce_weight: float, feat_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
-        if self.teacher.learns(self.path):
-            raise ValueError(
-                f"FT trains its paraphraser on the path {self.path!r} before the first step, and the path is trained "
-                "with the student: select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`"
-            )
+        refuse_trained_path(self, "FT trains its paraphraser on")
         self.passes, self.init_lr = init_epochs, init_lr
         s, t = (feature_shapes(network, image_shape).feats[-1][0] for network in (student, self.teacher_network))
         factor = max(1, int(t * rate))

@@ -18,7 +18,7 @@ from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..distributed import all_reduce
 from ..losses import Terms, distillation, label
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
-from .feature import ImageShape, feature_shapes
+from .feature import ImageShape, feature_shapes, refuse_trained_path
 from .kd import kd_loss
 
 
@@ -73,11 +73,7 @@ class KDPP(Distiller):
         kd_weight: float, nd_weight: float, image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher)
-        if self.teacher.learns(self.path):
-            raise ValueError(
-                f"KDPP takes class means of the path {self.path!r} before the first step, and the path is trained with "
-                "the student: select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`"
-            )
+        refuse_trained_path(self, "KDPP takes class means of")
         self.temperature, self.warmup_epochs = temperature, warmup_epochs
         self.ce_weight, self.kd_weight, self.nd_weight = ce_weight, kd_weight, nd_weight
         s, t = (feature_shapes(network, image_shape) for network in (student, self.teacher_network))

@@ -29,12 +29,14 @@ from .tiny_data import IMAGE_SHAPE, tiny_batch
 from .tiny_networks import TinyNet, fit_batch, tiny_networks
 
 NUM_DATA = 48
+EPOCHS = 2
 T = TypeVar("T", bound=Method | Teacher)
 
 
 def tiny_cfg(*overrides: str) -> CN:
     """The defaults, with batches of 16, two epochs, and these overrides."""
-    return load_cfg(None, ["SOLVER.BATCH_SIZE", "16", "SOLVER.EPOCHS", "2", "LOG.TENSORBOARD", "False", *overrides])
+    own = {"SOLVER.BATCH_SIZE": "16", "SOLVER.EPOCHS": str(EPOCHS), "LOG.TENSORBOARD": "False"}
+    return load_cfg(None, [*(word for pair in own.items() for word in pair), *overrides])
 
 
 def tiny_others(count: int) -> list[StagedModel]:
@@ -68,7 +70,7 @@ def tiny_method(cls: type[Method], *, seed: int = 0, knowing: bool = False, **ch
         others = tiny_others(1)
         for one in (network, *others) if knowing else ():
             fit_batch(one, tiny_batch())
-        beside = asked_for(cls, {"num_data": NUM_DATA, "image_shape": IMAGE_SHAPE})
+        beside = asked_for(cls, {"num_data": NUM_DATA, "image_shape": IMAGE_SHAPE, "epochs": EPOCHS})
         arguments = {**keywords(cls.config), **beside, **changes}
         if issubclass(cls, Distiller):
             method: Method = cls(student, _what_teaches(cls, network, others), **arguments)

@@ -26,7 +26,7 @@ KINDS = {
     "adapter": ("DISTILLER.TEACHER_KIND", "adapter"),
 }
 MEMBERS = ("DISTILLER.PATHS", "{teacher1: 1.0, teacher2: 0.5, teacher3: 0.5}")
-FROZEN_PATHS_ONLY = ("SIMKD", "KDPP", "FT")
+FROZEN_PATHS_ONLY = ("SIMKD", "KDPP", "FT", "WKD")
 TAUGHT = sorted(name for name, method in DISTILLERS.items() if method.needs_teacher)
 
 
