@@ -1,0 +1,76 @@
+"""EAKD: samples weighted by the teacher's entropy and the student's (Su et al., 2023, arXiv:2311.13621).
+
+Code: cpsu00/EA-KD 6fb4c06, mdistiller/distillers/KD.py:8-26, mdistiller/distillers/DKD.py:7-49.
+
+Differs: the paper divides by the largest entropy, log C; the code does so on ImageNet, and on CIFAR-100 its KD and DKD
+divide by 100 (ENTROPY_BOUND). Of its losses, ReviewKD's and MLLD's are not offered.
+"""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
+from ..losses import LOGIT_LOSSES, Terms, distillation, label
+from ..losses.logit_losses import per_sample
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """(B, C) -> (B,), in nats."""
+    log_p = logits.log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1)
+
+
+def entropy_weights(student: Tensor, teacher: Tensor, temperature: float, bound: float) -> Tensor:
+    """(H_t + H_t H_s / bound) / 2 of the softened logits (B, C), (B, C) -> (B,), detached."""
+    s, t = (entropy(logits.detach() / temperature) for logits in (student, teacher))
+    return (t + t * s / bound) / 2
+
+
+@DISTILLERS.register("EAKD")
+class EAKD(Distiller):
+    """Cross-entropy and a logit loss whose samples are weighted by `entropy_weights`."""
+
+    config = CN(
+        {
+            "LOGIT_LOSS": "KD",  # any that does not couple samples
+            "TEMPERATURE": 4.0,
+            "ENTROPY_TEMPERATURE": 3.0,
+            "ENTROPY_BOUND": 0.0,  # 0: log C, the largest entropy
+            "WARMUP": 0,  # epochs over which the weight of the loss rises
+            "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9}),
+        }
+    )
+    limits = {
+        "TEMPERATURE": A_TEMPERATURE, "ENTROPY_TEMPERATURE": A_TEMPERATURE, "ENTROPY_BOUND": NOT_NEGATIVE,
+        "WARMUP": NOT_NEGATIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE,
+    }  # fmt: skip
+    needs_teacher_maps = False
+
+    def __init__(
+        self, student: StagedModel, teacher: TeacherLike, *, logit_loss: str, temperature: float,
+        entropy_temperature: float, entropy_bound: float, warmup: int, ce_weight: float, kd_weight: float,
+    ):  # fmt: skip
+        super().__init__(student, teacher)
+        self.logit_loss = LOGIT_LOSSES[logit_loss]
+        if getattr(self.logit_loss, "couples_samples", False):
+            raise ValueError(
+                f"EAKD.LOGIT_LOSS is {logit_loss}, which is no mean over samples, so its samples cannot be weighted: "
+                "use another"
+            )
+        self.temperature, self.entropy_temperature = temperature, entropy_temperature
+        self.bound, self.warmup = entropy_bound, warmup
+        self.ce_weight, self.kd_weight = ce_weight, kd_weight
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        s, t = student.logits, teacher.logits
+        weights = entropy_weights(s, t, self.entropy_temperature, self.bound or math.log(s.shape[1]))
+        loss = (weights * per_sample(self.logit_loss, s, t, batch.target, self.temperature)).mean()
+        warm = min(batch.epoch / self.warmup, 1.0) if self.warmup else 1.0
+        return {
+            "ce": label(F.cross_entropy(s, batch.target), self.ce_weight),
+            "kd": distillation(loss, warm * self.kd_weight),
+        }
