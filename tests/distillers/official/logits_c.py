@@ -1,19 +1,30 @@
 """Methods on logits of 2023 to 2025."""
 
+import math
 from dataclasses import replace
 
+import torch
+
+from mdistiller_dfpt.distillers import LOGIT_LOSSES
+from mdistiller_dfpt.distillers.abkd import abkd_loss
 from mdistiller_dfpt.distillers.base import Output
+from mdistiller_dfpt.distillers.eakd import entropy_weights
 from mdistiller_dfpt.distillers.ldrld import ldrld_loss
 from mdistiller_dfpt.distillers.luminet import luminet_loss
 from mdistiller_dfpt.distillers.normkd import normkd_loss
 from mdistiller_dfpt.distillers.rld import rld_loss
 from mdistiller_dfpt.distillers.ttm import ttm_loss, wttm_loss
-from mdistiller_dfpt.losses.logit_losses import standardized
+from mdistiller_dfpt.distillers.wkd import class_distances, gaussian_loss, target_loss, transport_loss
+from mdistiller_dfpt.losses.logit_losses import per_sample, standardized
 from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
 from ...golden import labels, normal
-from .cases import Found, case, found, learned, of_logits
+from .cases import LISTED, Found, case, found, learned, of_logits, unit
+
+LISTED["abkd_a0.5_b-0.5_T4"] = (
+    "ABKD", "by design: where alpha + beta is 0, the limit of the general case; the code's lacks a factor 1/alpha",
+)  # fmt: skip
 
 of_logits("RLD", "rld_a1_b8_T4", lambda s, t: rld_loss(s, t, labels(), 1.0, 8.0, 4.0, 4.0))
 of_logits("RLD", "rld_a2_b3_T2_at1", lambda s, t: rld_loss(s, t, labels(), 2.0, 3.0, 2.0, 1.0))
@@ -48,3 +59,48 @@ def _() -> Found:
     (student,), batch = learned(normal(1)), replace(tiny_batch(8), target=labels())
     terms = tiny_distiller("LDRLD").losses(Output(student, {}), Output(normal(2), {}), batch)
     return found(total(terms), [student])
+
+
+def wkd_l(temperature: float, gamma: float) -> Found:
+    size = unit(100, 100, 100).abs()
+    cost = (1 - (-(size + size.T) / 4).exp()).fill_diagonal_(0)
+    (student,), teacher = learned(normal(1)), normal(2)
+    transport = transport_loss(student, teacher, labels(), cost, temperature, 0.05, 10)
+    return found(target_loss(student, teacher, labels()) + gamma * transport, [student])
+
+
+case("WKD", "wkd_l_T8_g600")(lambda: wkd_l(8.0, 600.0))
+case("WKD", "wkd_l_T2_g30")(lambda: wkd_l(2.0, 30.0))
+
+
+def wkd_f(grid: int, size: int) -> Found:
+    (student,) = learned(unit(101, 4, 6, size, size))
+    mean, deviation = gaussian_loss(student, unit(102, 4, 6, size, size), grid, 1e-5)
+    return found(3 * mean + deviation, [student])
+
+
+case("WKD", "wkd_f_grid1")(lambda: wkd_f(1, 4))
+case("WKD", "wkd_f_grid3")(lambda: wkd_f(3, 8))
+case("WKD", "wkd_f_grid4")(lambda: wkd_f(4, 8))
+
+
+@case("WKD", "wkd_cka")
+def _() -> Found:
+    distances = class_distances(unit(103, 5, 12, 7))
+    return {"value": distances.sum().item(), "rows": distances.sum(1).tolist()}
+
+
+def eakd(student: torch.Tensor, teacher: torch.Tensor, loss: str, bound: float) -> torch.Tensor:
+    weights = entropy_weights(student, teacher, 3.0, bound)
+    return (weights * per_sample(LOGIT_LOSSES[loss], student, teacher, labels(), 4.0)).mean()
+
+
+for bound, value in (("log100", math.log(100)), ("100", 100.0)):
+    of_logits("EAKD", f"eakd_kd_T4_t3_H{bound}", lambda s, t, value=value: eakd(s, t, "KD", value))
+    of_logits("EAKD", f"eakd_dkd_a1_b8_T4_H{bound}", lambda s, t, value=value: eakd(s, t, "DKD", value))
+
+for alpha, beta in ((0.8, 0.3), (0.5, 0.5), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (1.2, -0.2)):
+    of_logits(
+        "ABKD", f"abkd_a{alpha:g}_b{beta:g}_T4",
+        lambda s, t, alpha=alpha, beta=beta: abkd_loss(s, t, alpha, beta, 4.0),
+    )  # fmt: skip
