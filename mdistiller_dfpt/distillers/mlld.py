@@ -7,18 +7,16 @@ Differs: the paper has all levels on both views, and masks single samples and cl
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import NOT_NEGATIVE, Limit
 from ..losses import Terms, distillation, label
-from ..losses.sharded import over_processes
-from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike, checked_output
+from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
 from .kd import kd_loss
+from .two_views import TwoViewDistiller
 
 
 def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -60,7 +58,7 @@ _ARE_TEMPERATURES = Limit("numbers > 0, at least one", lambda v: len(v) > 0 and 
 
 
 @DISTILLERS.register("MLLD")
-class MLLD(Distiller):
+class MLLD(TwoViewDistiller):
     """Cross-entropy on a weak and on a strong view; `mlld_loss` on the weak view, `several_kd_loss` on the strong one.
 
     These are the terms that the authors' code returns, and with which the published values were trained; in the paper
@@ -82,8 +80,6 @@ class MLLD(Distiller):
         "LOSS.CE_WEIGHT": NOT_NEGATIVE,
         "LOSS.KD_WEIGHT": NOT_NEGATIVE,
     }
-    needs_strong_view = True
-    needs_teacher_maps = False
     couples_samples = True
 
     def __init__(
@@ -95,19 +91,7 @@ class MLLD(Distiller):
         self.repeated = tuple(t for t in temperatures if t not in strong_temperatures)
         self.ce_weight, self.kd_weight = ce_weight, kd_weight
 
-    def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
-        if batch.strong is None:
-            raise ValueError("MLLD needs batches with a strongly augmented view in addition to the weak one")
-        # `forward` has run both networks on the weak view; here they run on the strong one
-        with torch.no_grad():
-            strong_teacher = self.teacher(replace(batch, image=batch.strong))[self.path].detach()
-        views = {
-            "teacher": checked_output(paths, self.path, type(self.teacher), student).detach(),
-            "student_strong": self.forward_student(batch.strong), "teacher_strong": strong_teacher,
-        }  # fmt: skip
-        return over_processes(self._both_views, student, views, batch, couples_samples=True)
-
-    def _both_views(self, student: Output, views: Mapping[str, Output], batch: Batch) -> Terms:
+    def both_views(self, student: Output, views: Mapping[str, Output], batch: Batch) -> Terms:
         s, t = student.logits, views["teacher"].logits
         s_strong, t_strong = views["student_strong"].logits, views["teacher_strong"].logits
         weak = mlld_loss(s, t, self.temperatures) + several_kd_loss(s, t, self.repeated)

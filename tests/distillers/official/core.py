@@ -85,7 +85,7 @@ def _() -> Found:
     weak, strong = learned(normal(1), normal(80))
     views = {"teacher": normal(2), "student_strong": strong, "teacher_strong": normal(81)}
     batch = replace(tiny_batch(8), target=labels())
-    terms = distiller._both_views(Output(weak, {}), {k: Output(v, {}) for k, v in views.items()}, batch)
+    terms = distiller.both_views(Output(weak, {}), {k: Output(v, {}) for k, v in views.items()}, batch)
     return found(total(terms), [weak, strong])
 
 
