@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
-from ..losses import LOGIT_LOSSES, Terms, distillation, label
-from ..losses.logit_losses import per_sample
+from ..losses import Terms, distillation, label
+from ..losses.logit_losses import loss_over_samples, per_sample
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 
@@ -55,12 +55,7 @@ class EAKD(Distiller):
         entropy_temperature: float, entropy_bound: float, warmup: int, ce_weight: float, kd_weight: float,
     ):  # fmt: skip
         super().__init__(student, teacher)
-        self.logit_loss = LOGIT_LOSSES[logit_loss]
-        if getattr(self.logit_loss, "couples_samples", False):
-            raise ValueError(
-                f"EAKD.LOGIT_LOSS is {logit_loss}, which is no mean over samples, so its samples cannot be weighted: "
-                "use another"
-            )
+        self.logit_loss = loss_over_samples("EAKD.LOGIT_LOSS", logit_loss)
         self.temperature, self.entropy_temperature = temperature, entropy_temperature
         self.bound, self.warmup = entropy_bound, warmup
         self.ce_weight, self.kd_weight = ce_weight, kd_weight

@@ -35,6 +35,14 @@ def per_sample(loss: LogitLoss, student: Tensor, teacher: Tensor, target: Tensor
     return torch.vmap(of_one)(student, teacher, target)
 
 
+def loss_over_samples(key: str, name: str) -> LogitLoss:
+    """The logit loss of this name, the value of the config key; ValueError if it has no value for a single sample."""
+    loss = LOGIT_LOSSES[name]
+    if getattr(loss, "couples_samples", False):
+        raise ValueError(f"{key} is {name}, which is no mean over samples, so that none can be weighted: use another")
+    return loss
+
+
 def without_target(logits: Tensor, target: Tensor) -> Tensor:
     """The logits of all classes except each sample's target; (B, C), (B,) -> (B, C - 1)."""
     others = torch.arange(logits.shape[1] - 1, device=logits.device)

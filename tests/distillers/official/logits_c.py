@@ -3,7 +3,9 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from mdistiller_dfpt.distillers import LOGIT_LOSSES
 from mdistiller_dfpt.distillers.abkd import abkd_loss
@@ -13,6 +15,7 @@ from mdistiller_dfpt.distillers.ldrld import ldrld_loss
 from mdistiller_dfpt.distillers.luminet import luminet_loss
 from mdistiller_dfpt.distillers.normkd import normkd_loss
 from mdistiller_dfpt.distillers.rld import rld_loss
+from mdistiller_dfpt.distillers.sdd import region_logits, sdd_loss
 from mdistiller_dfpt.distillers.ttm import ttm_loss, wttm_loss
 from mdistiller_dfpt.distillers.wkd import class_distances, gaussian_loss, target_loss, transport_loss
 from mdistiller_dfpt.losses.logit_losses import per_sample, standardized
@@ -90,7 +93,7 @@ def _() -> Found:
     return {"value": distances.sum().item(), "rows": distances.sum(1).tolist()}
 
 
-def eakd(student: torch.Tensor, teacher: torch.Tensor, loss: str, bound: float) -> torch.Tensor:
+def eakd(student: Tensor, teacher: Tensor, loss: str, bound: float) -> Tensor:
     weights = entropy_weights(student, teacher, 3.0, bound)
     return (weights * per_sample(LOGIT_LOSSES[loss], student, teacher, labels(), 4.0)).mean()
 
@@ -104,3 +107,27 @@ for alpha, beta in ((0.8, 0.3), (0.5, 0.5), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0), 
         "ABKD", f"abkd_a{alpha:g}_b{beta:g}_T4",
         lambda s, t, alpha=alpha, beta=beta: abkd_loss(s, t, alpha, beta, 4.0),
     )  # fmt: skip
+
+
+def sdd(loss: str, grids: list[int]) -> Found:
+    classifiers = nn.Linear(12, 10).double(), nn.Linear(20, 10).double()
+    for classifier, seed in zip(classifiers, (110, 112), strict=True):
+        classifier.load_state_dict({"weight": unit(seed, *classifier.weight.shape), "bias": unit(seed + 1, 10)})
+    (student,), teacher = learned(unit(115, 8, 12, 8, 8)), 3 * unit(116, 8, 20, 4, 4)
+    target = torch.from_numpy(np.random.default_rng(114).integers(0, 10, 8))
+    regions = [region_logits(x, head, grids) for x, head in zip((student, teacher), classifiers, strict=True)]
+    return found(sdd_loss(regions[0], regions[1].detach(), target, LOGIT_LOSSES[loss], 4.0), [student])
+
+
+for name in ("kd", "dkd"):
+    case("SDD", f"sdd_{name}_12")(lambda name=name: sdd(name.upper(), [1, 2]))
+    case("SDD", f"sdd_{name}_124")(lambda name=name: sdd(name.upper(), [1, 2, 4]))
+
+
+@case("CRLD", "crld_total")
+def _() -> Found:
+    weak, strong = learned(normal(1), normal(80))
+    views = {"teacher": 4 * normal(2), "student_strong": strong, "teacher_strong": normal(81)}
+    batch = replace(tiny_batch(8), target=labels())
+    terms = tiny_distiller("CRLD").both_views(Output(weak, {}), {k: Output(v, {}) for k, v in views.items()}, batch)
+    return found(total(terms), [weak, strong])

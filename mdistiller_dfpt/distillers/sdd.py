@@ -1,0 +1,85 @@
+"""SDD: match logits of the image's regions (Wei et al., 2024, CVPR, arXiv:2403.13512).
+
+Code: shicaiwei123/SDD-CVPR2024 e412036, mdistiller/distillers/KD.py:16-98, mdistiller/distillers/SDD_DKD.py:9-124,
+mdistiller/models/cifar/utils.py:5-39.
+
+Differs: DKD's alpha and beta are its defaults, 1 and 8, for all pairs.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode as CN
+
+from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, Limit
+from ..losses import LogitLoss, Terms, distillation, label
+from ..losses.logit_losses import loss_over_samples, per_sample
+from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
+
+FINEST = 4  # the grid that coarser ones are pooled from
+
+
+def region_logits(feature: Tensor, classifier: nn.Linear, grids: Sequence[int]) -> Tensor:
+    """The classifier on the means of a map (B, C, H, W) in the cells of the grids; -> (B, cells, classes)."""
+    finest = F.adaptive_avg_pool2d(feature, FINEST)
+    cells = torch.cat([F.adaptive_avg_pool2d(finest, grid).flatten(2) for grid in grids], 2)
+    return classifier(cells.transpose(1, 2))
+
+
+def sdd_loss(student: Tensor, teacher: Tensor, target: Tensor, loss: LogitLoss, temperature: float) -> Tensor:
+    """The mean of a logit loss over all regions; (B, N, C), (B, N, C), the whole image first, (B,) -> ().
+
+    A region where the teacher is right and on the image wrong, or the reverse, complements the image and counts twice.
+    """
+    right = teacher.argmax(2) == target[:, None]
+    weights = 1 + (right != right[:, :1]).to(student.dtype)
+    s, t = student.flatten(0, 1), teacher.flatten(0, 1)
+    losses = per_sample(loss, s, t, target.repeat_interleave(student.shape[1]), temperature)
+    return (weights.flatten() * losses).mean()
+
+
+_GRIDS = Limit(
+    f"1 and then other divisors of {FINEST}, increasing",
+    lambda v: v[:1] == [1] and all(type(n) is int and n > 0 and FINEST % n == 0 for n in v) and v == sorted(set(v)),
+)
+
+
+@DISTILLERS.register("SDD")
+class SDD(Distiller):
+    """Cross-entropy and `sdd_loss` on the regions of the map that is pooled, through each network's classifier."""
+
+    config = CN(
+        {
+            "LOGIT_LOSS": "KD",  # any that does not couple samples
+            "TEMPERATURE": 4.0,
+            "GRIDS": [1, 2, 4],
+            "WARMUP": 0,  # epochs over which the weight of the loss rises
+            "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9}),
+        }
+    )
+    limits = {
+        "TEMPERATURE": A_TEMPERATURE, "GRIDS": _GRIDS, "WARMUP": NOT_NEGATIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE,
+        "LOSS.KD_WEIGHT": NOT_NEGATIVE,
+    }  # fmt: skip
+
+    def __init__(
+        self, student: StagedModel, teacher: TeacherLike, *, logit_loss: str, temperature: float, grids: list[int],
+        warmup: int, ce_weight: float, kd_weight: float,
+    ):  # fmt: skip
+        super().__init__(student, teacher)
+        self.logit_loss = loss_over_samples("SDD.LOGIT_LOSS", logit_loss)
+        self.temperature, self.grids, self.warmup = temperature, tuple(grids), warmup
+        self.ce_weight, self.kd_weight = ce_weight, kd_weight
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        own = region_logits(student.features["head_map"], self.student.classifier_layer, self.grids)
+        with torch.no_grad():  # a teacher may train its classifier, but this term must not
+            its = region_logits(teacher.features["head_map"], self.teacher_network.classifier_layer, self.grids)
+        loss = sdd_loss(own, its, batch.target, self.logit_loss, self.temperature)
+        warm = min(batch.epoch / self.warmup, 1.0) if self.warmup else 1.0
+        return {
+            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "kd": distillation(loss, warm * self.kd_weight),
+        }
