@@ -68,12 +68,17 @@ def names(what: str) -> Limit:
 _NAME = re.compile(r"[\w.,=+-]{1,128}(/[\w.,=+-]{1,128}){0,7}")
 
 
+def as_directory(name: str) -> str:
+    """A name, such as a fork's tag `a&b,[1,2]`, as that of a directory: other characters are replaced by `_`."""
+    return re.sub(r"[^\w.,=+/-]+", "_", name)
+
+
 def is_name(value: str) -> bool:
-    """Whether this is a valid run name: components that cannot leave the output directory; empty for a derived name."""
-    return value == "" or (_NAME.fullmatch(value) is not None and ".." not in value)
+    """Whether this names a directory that cannot leave the output directory; empty for a derived name."""
+    return value == "" or (_NAME.fullmatch(as_directory(value)) is not None and ".." not in value)
 
 
-IS_NAME = Limit("letters, digits and . , = + - _ in components of up to 128, separated by /", is_name)
+IS_NAME = Limit("components of up to 128 characters, separated by /, without `..`", is_name)
 IS_DEVICE = Limit("auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None)
 IS_INTERVAL = Limit('"N steps" or "N minutes"', lambda v: re.fullmatch(r"[1-9]\d*( steps?| minutes?)", v) is not None)
 NETWORKS = names("network names")

@@ -1,7 +1,6 @@
 """Loads and validates configs. Files are data: they inherit through `_BASE_`, are merged and checked as a whole."""
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from ..errors import ConfigError
 from .added_keys import apply_expected
 from .compose import Layer, find_config, layers_of
 from .keys import default_cfg
-from .limits import is_name
+from .limits import as_directory
 from .merge import Merge
 from .paths import beside, make_relative, resolve_paths
 from .policy import data_family, student_lr
@@ -86,8 +85,7 @@ def name_from(path: Path) -> str:
     """A run's name: the config's path below configs/ (cifar100/kd/res56_res20), else folder and file name."""
     parts = Path(os.path.realpath(path)).with_suffix("").parts[1:]
     below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-2:]
-    name = "/".join(below)
-    return name if is_name(name) else "/".join(re.sub(r"[^\w.,=+-]+", "_", part) for part in below)
+    return as_directory("/".join(below))
 
 
 def dump_cfg(cfg: CN, folder: Path | None = None) -> str:

@@ -22,7 +22,7 @@ class Merge:
 
     def __init__(self, cfg: CN):
         self.cfg = cfg
-        self.faults: list[str] = []
+        self.faults: dict[str, str] = {}  # by key where a later layer may set another value, else by themselves
         self.where: dict[str, str] = {}
 
     def tree(
@@ -37,16 +37,16 @@ class Merge:
                 self.free(node, key, full, value, where(full))
             elif full in REMOVED:
                 if value != REMOVED[full].default:  # an earlier version wrote all keys, most of them with their default
-                    self.faults.append(f"{where(full)}: unknown key {full}: {REMOVED[full].what_to_do()}")
+                    self._fault(f"{where(full)}: unknown key {full}: {REMOVED[full].what_to_do()}")
             elif key not in node:
-                self.faults.append(f"{where(full)}: unknown key {full}; {self._advice(full, prefix, node)}")
+                self._fault(f"{where(full)}: unknown key {full}; {self._advice(full, prefix, node)}")
             elif isinstance(node[key], CN):
                 if replaces and _entries(full):
                     self.replaced(node[key], full, value, where(full))
                 elif isinstance(value, dict):
                     self.tree(value, where, node[key], full + ".", replaces=replaces)
                 else:
-                    self.faults.append(f"{where(full)}: {full} is a section; set a key below it")
+                    self._fault(f"{where(full)}: {full} is a section; set a key below it")
             else:
                 self.value(node, key, full, value, where(full))
 
@@ -63,19 +63,27 @@ class Merge:
         assert limit is not None
         fits, value = _as_type(value, Key(1.0))
         if key and fits and _holds(limit, value):
-            node[key] = value
-            self.where[full] = where
+            self._set(node, key, full, value, where)
         else:
-            self.faults.append(f"{where}: {full} is {_show(value)}; it must be {limit.words}")
+            self._fault(f"{where}: {full} is {_show(value)}; it must be {limit.words}", full)
 
     def value(self, node: CN, key: str, full: str, value: Any, where: str) -> None:
         known = KEYS.get(full, Key(node[key]))
         ok, converted = _as_type(value, known)
         if ok:
-            node[key] = converted
-            self.where[full] = where
-        else:
-            self.faults.append(f"{where}: {full} is {_show(value)}; it must be {_words_of_type(known)}")
+            self._set(node, key, full, converted, where)
+            return
+        advice = f"; `{full} VALUE` on the command line replaces this section" if isinstance(value, dict) else ""
+        self._fault(f"{where}: {full} is {_show(value)}; it must be {_words_of_type(known)}{advice}", full)
+
+    def _set(self, node: CN, key: str, full: str, value: Any, where: str) -> None:
+        node[key] = value
+        self.where[full] = where
+        self.faults.pop(full, None)  # of an earlier layer
+
+    def _fault(self, text: str, full: str = "") -> None:
+        """Take note of a fault; with `full`, a later layer that sets this key mends it."""
+        self.faults[full or text] = text
 
     def overrides(self, words: Sequence[str] | Mapping[str, Any]) -> None:
         """Pairs KEY VALUE as on a command line, or a mapping of keys, which may be dotted, to values."""
@@ -101,11 +109,11 @@ class Merge:
             is_open = bool(_entries(full) or _entries(section))
             # Does the key exist?
             if full in REMOVED:
-                self.faults.append(f"{where}: unknown key {full}: {REMOVED[full].what_to_do()}")
+                self._fault(f"{where}: unknown key {full}: {REMOVED[full].what_to_do()}")
             elif not isinstance(node, CN) or (parts[-1] not in node and not is_open):
-                self.faults.append(f"{where}: unknown key {full}; {suggest(full, list(flatten(self.cfg)))}")
+                self._fault(f"{where}: unknown key {full}; {suggest(full, list(flatten(self.cfg)))}")
             elif not is_open and isinstance(node[parts[-1]], CN):
-                self.faults.append(f"{where}: {full} is a section; set a key below it")
+                self._fault(f"{where}: {full} is a section; set a key below it")
             # Text is taken as it stands, all else is read as yaml
             elif not is_open and _is_text(KEYS.get(full, Key(node[parts[-1]]))):
                 self.value(node, parts[-1], full, text, where)
@@ -113,7 +121,7 @@ class Merge:
                 try:
                     value, _ = parse_yaml(text)
                 except ConfigError as e:
-                    self.faults.append(f"{where}: {full} is {_show(text)}; {e}")
+                    self._fault(f"{where}: {full} is {_show(text)}; {e}")
                     continue
                 if _entries(full):
                     self.replaced(node[parts[-1]], full, value, where)
@@ -128,16 +136,16 @@ class Merge:
             node.clear()
             self.tree(value, lambda _: where, node, full + ".")
         else:
-            self.faults.append(f"{where}: {full} is {_show(value)}; it must be a mapping such as {{teacher: 1.0}}")
+            self._fault(f"{where}: {full} is {_show(value)}; it must be a mapping such as {{teacher: 1.0}}")
 
     def check(self) -> None:
         flat = flatten(self.cfg)
         for full, key in KEYS.items():
             if key.limit and not key.entries and flat[full] is not key.default and not _holds(key.limit, flat[full]):
                 where = self.where.get(full, "default")
-                self.faults.append(f"{where}: {full} is {_show(flat[full])}; it must be {key.limit.words}")
+                self._fault(f"{where}: {full} is {_show(flat[full])}; it must be {key.limit.words}")
         if self.faults:
-            raise ConfigError("\n".join(self.faults))
+            raise ConfigError("\n".join(self.faults.values()))
 
 
 def _holds(limit: Limit, value: Any) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
-from ..data import Data
+from ..data import DATASETS, Data
 from ..distillers import build_distiller
 from ..distillers.choice import choice
 from ..distributed import pick_device, rank, world_size
@@ -45,7 +45,8 @@ def check_config(cfg: CN) -> torch.device:
     if device.type == "cpu" and "bf16" in (cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT) and not has_bfloat16():
         print("warning: this CPU computes bfloat16 in software, many times slower than float32: use SOLVER.AMP none",
               file=sys.stderr)  # fmt: skip
-    SCHEDULES[cfg.SOLVER.SCHEDULE]  # ConfigError if it is unknown
+    DATASETS[cfg.DATASET.TYPE]  # ConfigError if it is unknown
+    SCHEDULES[cfg.SOLVER.SCHEDULE]
     OPTIMIZERS[cfg.SOLVER.TYPE]
     choice(cfg)
     check_networks(cfg)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
-from ..data import Data, build_data
+from ..data import DATASETS, Data, build_data
 from ..data.generated import LAYOUTS, write_data_set
 from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
 from ..distillers import build_distiller
@@ -20,7 +20,7 @@ from ..training.trainer import Trainer
 from .networks import build_networks
 
 BATCH, STEPS, CLASSES = 4, 2, 100
-FILE_SIZE = 64  # height and width of images in files, if a network accepts any size
+FILE_SIZE = 64  # height and width of images in files, if the config sets none and a network accepts any size
 
 
 def smoke(cfg: CN, size: int = 32) -> dict[str, float]:
@@ -28,6 +28,7 @@ def smoke(cfg: CN, size: int = 32) -> dict[str, float]:
 
     For a file-based dataset, small files are generated in its layout and read as in a run.
     """
+    DATASETS[cfg.DATASET.TYPE]  # ConfigError if it is unknown
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.EPOCHS, cfg.SOLVER.ACCUMULATE = BATCH, 1, 1
@@ -60,7 +61,7 @@ def _data_in_files(cfg: CN, folder: Path, fixed_size: bool) -> Data:
     words = write_data_set(cfg.DATASET.TYPE, folder, classes=4, per_class=BATCH * STEPS // 4)
     cfg.merge_from_list(words)
     cfg.DATASET.NUM_WORKERS = 0
-    if not fixed_size:
+    if not fixed_size and cfg.DATASET.SIZE is None:
         cfg.DATASET.SIZE = FILE_SIZE
     return build_data(cfg, torch.device("cpu"))
 

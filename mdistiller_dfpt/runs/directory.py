@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode as CN
 
+from ..config.limits import as_directory
 from ..distillers.choice import choice
 from ..errors import CheckpointError, ConfigError
 from .checkpoint import WEIGHTS, checkpoints
@@ -21,8 +22,8 @@ CHECKPOINTS = "checkpoints"
 def run_name(cfg: CN) -> str:
     """Name of a run's directory relative to LOG.PREFIX, without the number that distinguishes repetitions."""
     e, d = cfg.EXPERIMENT, cfg.DISTILLER
-    name = e.NAME or f"{cfg.DATASET.TYPE}/{choice(cfg).label.lower()}/{d.TEACHER}_{d.STUDENT}"
-    return "/".join([name, *([e.TAG] if e.TAG not in ("", "default") else []), f"seed{cfg.SOLVER.SEED}"])
+    name = as_directory(e.NAME) or f"{cfg.DATASET.TYPE}/{choice(cfg).label.lower()}/{d.TEACHER}_{d.STUDENT}"
+    return "/".join([name, *([as_directory(e.TAG)] if e.TAG not in ("", "default") else []), f"seed{cfg.SOLVER.SEED}"])
 
 
 def existing_runs(cfg: CN) -> list[Path]:

@@ -17,6 +17,7 @@ from mdistiller_dfpt.config.effect import without_effect
 from mdistiller_dfpt.config.keys import REMOVED, default_cfg
 from mdistiller_dfpt.distillers.choice import choice, situation
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.build import check_config
 from mdistiller_dfpt.launch.networks import check_networks
 from mdistiller_dfpt.launch.smoke import smoke
 
@@ -84,6 +85,20 @@ def test_all_faults_are_reported_at_once_with_file_line_and_choice(tmp_path):
     assert len(text.splitlines()) == 8
 
 
+def test_a_later_layer_mends_a_value_of_an_earlier_one_and_only_that(tmp_path):
+    write(tmp_path, "base.yaml", "SOLVER: {EPOCHS: ten, LR: fast, BATCHES: 1}\n")
+    path = write(tmp_path, "c.yaml", "_BASE_: base.yaml\nSOLVER: {LR: 0.5}\n")
+    text = faults(path, ["SOLVER.EPOCHS", "3"])
+    assert "unknown key SOLVER.BATCHES" in text
+    assert len(text.splitlines()) == 1
+    assert "SOLVER.EPOCHS is 'eleven'" in faults(path, {"SOLVER.EPOCHS": "eleven"})
+    write(tmp_path, "base.yaml", "SOLVER: {EPOCHS: ten, LR: fast}\n")
+    assert (load_cfg(path, {"SOLVER.EPOCHS": 3}).SOLVER.EPOCHS, load_cfg(path, {"SOLVER.EPOCHS": 3}).SOLVER.LR) == (
+        3,
+        0.5,
+    )
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -100,6 +115,9 @@ def test_all_faults_are_reported_at_once_with_file_line_and_choice(tmp_path):
         (["A..B", "1"], "unknown key A..B"),
         (["EXPERIMENT.NAME", "../../x"], "EXPERIMENT.NAME is '../../x'"),
         (["EXPERIMENT.NAME", "/abs"], "EXPERIMENT.NAME is '/abs'"),
+        (["EXPERIMENT.TAG", "a/.&./b/.."], "EXPERIMENT.TAG is 'a/.&./b/..'; it must be components of up to 128"),
+        (["EXPERIMENT.TAG", "a//b"], "EXPERIMENT.TAG is 'a//b'"),
+        (["EXPERIMENT.TAG", "[" + "a" * 128], "EXPERIMENT.TAG is '[aaaa"),
         (["SOLVER.LR", "__import__('os')"], "SOLVER.LR is"),
         (["SOLVER.LR", "-" * 100_000 + "1"], "SOLVER.LR is"),
         (["SOLVER.LR", "[" * 5000], "SOLVER.LR is"),
@@ -290,6 +308,16 @@ def test_mdistillers_yaml_runs_unchanged_and_keys_without_effect_are_reported(tm
     found = smoke(dot)
     assert found.keys() == {"ce", "kd", "loss", "top1", "top5"}
     assert found["ce"] == pytest.approx(0.1 * math.log(100), rel=0.2)
+
+
+def test_two_steps_are_of_the_configs_dataset_and_size(tmp_path):
+    words = {"DATASET.TYPE": "imagenet", "DISTILLER.TYPE": "REVIEWKD", "DISTILLER.TEACHER": "ResNet18",
+             "DISTILLER.STUDENT": "ResNet18", "REVIEWKD.SHAPES": [1, 1, 2, 4, 8]}  # fmt: skip
+    assert smoke(load_cfg(None, {**words, "DATASET.SIZE": 32}))["loss"] > 0
+    unknown = load_cfg(None, {"DATASET.TYPE": "cub2011", "DISTILLER.STUDENT": "ResNet34"})
+    for use in (smoke, check_config):
+        with pytest.raises(ConfigError, match=r"DATASET.TYPE: unknown dataset 'cub2011'; did you mean cub200"):
+            use(unknown)
 
 
 @pytest.mark.parametrize(("key", "words"), [

@@ -7,7 +7,14 @@ import torch
 from safetensors.torch import save_file
 
 from mdistiller_dfpt.errors import CheckpointError
-from mdistiller_dfpt.runs.directory import existing_runs, find_finished, find_resumable, is_finished, other_runs
+from mdistiller_dfpt.runs.directory import (
+    existing_runs,
+    find_finished,
+    find_resumable,
+    is_finished,
+    new_run,
+    other_runs,
+)
 from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.identity import differences, fingerprint, identity_of, read_identity, write_identity
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data
@@ -49,6 +56,22 @@ def test_the_newest_finished_run_is_found_by_its_number(tmp_path):
     assert [p.name for p in existing_runs(cfg)] == [f"seed1{n}" for n in ("", "-2", "-10", "-11", "-12", "-13")]
     assert find_finished(cfg, mine).name == "seed1-10"
     assert find_resumable(cfg, mine).name == "seed1-11"
+
+
+@pytest.mark.parametrize(
+    ("tag", "folder"),
+    [
+        ("UniML&KR,res56", "UniML_KR,res56"),
+        ("x-x,[12, 1, -2]", "x-x,_12,_1,_-2_"),
+        ("v1/a b", "v1/a_b"),
+        ("ü_$(x)", "ü__x_"),
+    ],
+)
+def test_any_tag_has_a_directory_of_its_own_or_shares_it_by_number(tag, folder, tmp_path):
+    cfg = config(tmp_path, "EXPERIMENT.TAG", tag)
+    assert tag == cfg.EXPERIMENT.TAG
+    assert new_run(cfg) == tmp_path / "tiny" / folder / "seed1"
+    assert new_run(config(tmp_path, "EXPERIMENT.TAG", folder)) == tmp_path / "tiny" / folder / "seed1-2"
 
 
 def test_a_run_is_finished_if_results_and_weights_are_there_and_belong_together(tmp_path):
