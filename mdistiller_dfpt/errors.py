@@ -83,6 +83,15 @@ def users_line(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
+def is_accident(error: BaseException) -> bool:
+    """Whether an error in user code is not raised by it, or by this package for it, to say what is wrong."""
+    if users_line(error) is None:
+        return False
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = last.filename.startswith(os.path.dirname(__file__) + os.sep)
+    return not (last.line or "").startswith("raise") or not (ours or users_line_in(last.filename))
+
+
 def users_line_in(file: str) -> bool:
     """Whether a file is user code."""
     return any(file == place or file.startswith(place + os.sep) for place in USER_FILES)

@@ -8,7 +8,7 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..config.keywords import asked_for, keywords_for
-from ..errors import ConfigError, made
+from ..errors import ConfigError, is_accident, made
 from ..models import StagedModel
 from ..teachers import ORIGINAL, Teacher, TeacherPath, build_teacher
 from .base import Distiller, Method
@@ -40,6 +40,8 @@ def build_distiller(
         else:
             method = _taught(cfg, chosen, student, teacher, others, beside)
     except ValueError as e:
+        if is_accident(e):
+            raise
         raise ConfigError(str(e)) from None
     for distiller in (*(member.distiller for member in getattr(method, "members", ())), method):
         check_hooks(distiller)

@@ -7,6 +7,7 @@ of the plugin that was imported last.
 """
 
 import ast
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..config.keys import default_cfg
+from ..config.yaml_reader import read_yaml
 from ..distillers.base import DISTILLERS
 from ..distillers.dkd import dkd_loss
 from ..distillers.feature import feature_shapes
@@ -60,6 +62,22 @@ def fork_of(path: Path) -> Path | None:
     for folder in path.resolve().parents:
         if folder.name == NAME and (folder / "engine" / "cfg.py").is_file():
             return folder if folder / "distillers" in path.resolve().parents else None
+    return None
+
+
+def file_of_method(config: Path) -> Path | None:
+    """The file of the method that a config in a fork's checkout names; None if there is none."""
+    places = (parent / NAME for parent in config.resolve().parents)
+    fork = next((place for place in places if (place / "engine" / "cfg.py").is_file()), None)
+    if fork is None:
+        return None
+    section = read_yaml(config)[0].get("DISTILLER")
+    wanted = section.get("TYPE") if isinstance(section, dict) else None
+    classes = [cls for cls, name in _names_in(fork / "distillers" / "__init__.py").items() if name == wanted]
+    for file in sorted((fork / "distillers").rglob("[!_]*.py")):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if any(re.search(rf"^class {cls}\b", text, re.MULTILINE) for cls in classes):
+            return file
     return None
 
 

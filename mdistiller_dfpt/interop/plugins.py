@@ -23,7 +23,7 @@ from ..errors import USER_FILES, ConfigError, UserError
 from ..models.external.names import file_of_network
 from ..runs.hashing import file_hash
 from .collect import collect
-from .mdistiller_package import NAME, imports_mdistiller, module_name
+from .mdistiller_package import NAME, file_of_method, imports_mdistiller, module_name
 
 GROUP = "mdistiller_dfpt.plugins"
 _loaded: dict[str, ModuleType] = {}
@@ -39,7 +39,21 @@ def load_cfg(path: str | os.PathLike[str] | None = None, overrides: config.Overr
     errors, one per line: location, key, value, allowed values.
     """
     load_published()
-    return config.load_cfg(path, overrides, plugins=load_plugins)
+    try:
+        cfg = config.load_cfg(path, overrides, plugins=load_plugins)
+        if _advice(path):
+            choice(cfg)  # ConfigError if the method is unknown
+    except ConfigError as e:
+        raise ConfigError("\n".join((str(e), *_advice(path)))) from None
+    return cfg
+
+
+def _advice(path: str | os.PathLike[str] | None) -> list[str]:
+    """What to set for a config in a checkout of a fork whose method is not imported yet."""
+    file = None if path is None or not Path(path).is_file() else file_of_method(Path(path))
+    if file is None or str(file) in _loaded:
+        return []
+    return [f"{path}: in a checkout of mdistiller; its method and the keys of its fork come with PLUGINS [{file}]"]
 
 
 def load_plugins(names: Iterable[str], beside: Path | None = None) -> None:

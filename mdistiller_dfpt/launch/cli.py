@@ -38,7 +38,10 @@ def _fault_of_the_users(error: Exception, file: str, line: int) -> int:
     # Method files of mdistiller's forks may use what the fork's own networks take and return
     of_networks = any(name in what for name in ("StagedModel", "LazyFeatures"))
     advice = "; it uses what the networks of this package do not have, as those of its fork may" if of_networks else ""
-    print(f"{_process()}error: {what} (an error in this file, not in mdistiller_dfpt{advice})", file=sys.stderr)
+    whose = "an error in this file, not in mdistiller_dfpt"
+    if isinstance(error, FileNotFoundError):
+        whose = f"this file opens it; a relative path starts at the working directory, {Path.cwd()}"
+    print(f"{_process()}error: {what} ({whose}{advice})", file=sys.stderr)
     return UserError.exit_code
 
 

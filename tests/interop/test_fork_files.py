@@ -228,6 +228,63 @@ def test_a_fault_in_a_step_names_the_forks_file_and_line(tmp_path, capsys):
     assert line.startswith(f"error: {place}/Mine.py:20: NameError: name 'unknown_name' is not defined"), line
 
 
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("random.sample(range(2), 5)", "ValueError: Sample larger than population or is negative (an error in this"),
+        ("a, b = (1,)", "ValueError: not enough values to unpack (expected 2, got 1) (an error in this file"),
+        ("open('no such file')", "FileNotFoundError: [Errno 2] No such file or directory: 'no such file' (this file "
+                                 "opens it; a relative path starts at the working directory, {cwd})"),
+    ],
+)  # fmt: skip
+def test_a_fault_in_a_constructor_names_the_forks_file_and_line(statement, words, tmp_path, capsys, monkeypatch):
+    text = METHOD.format(name="Mine").replace("self.weight = torch", f"import random; {statement}; self.weight = torch")
+    place = checkout(tmp_path / "fork", Mine=text)
+    load_cfg(None, {"PLUGINS": [str(place / "Mine.py")]})
+    monkeypatch.chdir(tmp_path)
+    assert guarded(lambda argv: tiny_distiller("MINE_OF_FORK"), []) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: {place}/Mine.py:15: {words.format(cwd=tmp_path)}"), line
+
+
+def test_what_a_constructor_itself_says_of_a_value_is_the_message(tmp_path):
+    text = METHOD.format(name="Mine").replace("self.weight = torch", "raise ValueError('x is 3'); self.weight = torch")
+    place = checkout(tmp_path / "fork", Mine=text)
+    load_cfg(None, {"PLUGINS": [str(place / "Mine.py")]})
+    with pytest.raises(ConfigError, match="^x is 3$"):
+        tiny_distiller("MINE_OF_FORK")
+
+
+def test_a_config_in_a_checkout_says_which_file_has_its_method(tmp_path):
+    place = checkout(tmp_path / "fork", Mine=METHOD.format(name="Mine"))
+    (tmp_path / "fork/configs").mkdir()
+    for text in ("warmup: 7\n", ""):
+        (tmp_path / "fork/configs/c.yaml").write_text("DISTILLER: {TYPE: MINE_OF_FORK}\n" + text)
+        with pytest.raises(ConfigError) as e:
+            load_cfg(tmp_path / "fork/configs/c.yaml")
+        first, second = str(e.value).splitlines()
+        assert "unknown key warmup" in first if text else "unknown method 'MINE_OF_FORK'" in first
+        assert second.startswith(f"{tmp_path}/fork/configs/c.yaml: ")
+        assert second.endswith(f"PLUGINS [{place}/Mine.py]")
+    cfg = load_cfg(tmp_path / "fork/configs/c.yaml", {"PLUGINS": [str(place / "Mine.py")]})
+    assert cfg.DISTILLER.TYPE == "MINE_OF_FORK"
+    with pytest.raises(ConfigError, match="^overrides: unknown key wormup; did you mean warmup.*$"):
+        load_cfg(tmp_path / "fork/configs/c.yaml", {"PLUGINS": [str(place / "Mine.py")], "wormup": 1})
+
+
+def test_a_section_of_a_fork_where_a_value_is_here_is_replaced_on_the_command_line(tmp_path):
+    place = checkout(tmp_path / "fork", Mine=METHOD.format(name="Mine"))
+    (tmp_path / "c.yaml").write_text("SOLVER: {SCHEDULE: {TYPE: COSINE}}\nDISTILLER: {TYPE: MINE_OF_FORK}\n")
+    words = ["PLUGINS", f"[{place}/Mine.py]"]
+    with pytest.raises(
+        ConfigError,
+        match=r"c.yaml:1: SOLVER.SCHEDULE is \{'TYPE': 'COSINE'\}; it must be text; "
+        "`SOLVER.SCHEDULE VALUE` on the command line replaces this section",
+    ):
+        load_cfg(tmp_path / "c.yaml", words)
+    assert load_cfg(tmp_path / "c.yaml", [*words, "SOLVER.SCHEDULE", "cosine"]).SOLVER.SCHEDULE == "cosine"
+
+
 def test_a_forks_trainer_is_refused_with_what_to_write_instead():
     with pytest.raises(ConfigError, match=r"SOLVER.TRAINER is 'ours'; .* base gives a method its views"):
         load_cfg(None, ["SOLVER.TRAINER", "ours"])
