@@ -247,6 +247,20 @@ def test_a_fault_in_a_constructor_names_the_forks_file_and_line(statement, words
     assert line.startswith(f"error: {place}/Mine.py:15: {words.format(cwd=tmp_path)}"), line
 
 
+def test_a_tensor_that_the_fork_saved_on_a_cuda_device_is_loaded_on_a_cpu(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save(torch.arange(3.0), tmp_path / "costs.pth")
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(tmp_path / "costs.pth")
+    text = METHOD.format(name="Mine").replace("torch.ones(1)", f"torch.load('{tmp_path}/costs.pth')")
+    place = checkout(tmp_path / "fork", Mine=text)
+    before = torch.load
+    assert method_of(place / "Mine.py", "MINE_OF_FORK", "EXPERIMENT.DEVICE", "cpu").weight.tolist() == [0, 1, 2]
+    assert torch.load is before
+
+
 def test_what_a_constructor_itself_says_of_a_value_is_the_message(tmp_path):
     text = METHOD.format(name="Mine").replace("self.weight = torch", "raise ValueError('x is 3'); self.weight = torch")
     place = checkout(tmp_path / "fork", Mine=text)
