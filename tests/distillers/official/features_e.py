@@ -1,0 +1,87 @@
+"""Methods that match feature maps and embeddings: ICKD, MGD, ITRD, AFD, VKD."""
+
+import torch
+from torch import Tensor, nn
+
+from mdistiller_dfpt.distillers.afd import PairAttention, afd_loss
+from mdistiller_dfpt.distillers.ickd import ickd_loss
+from mdistiller_dfpt.distillers.itrd import correlation_loss, mutual_loss
+from mdistiller_dfpt.distillers.kd import kd_loss
+from mdistiller_dfpt.distillers.mgd import Generation, mgd_loss
+from mdistiller_dfpt.distillers.vkd import vkd_loss
+
+from ...golden import golden_state
+from .cases import Found, case, found, learned, maps, of_logits, unit
+from .core import NORM, fill
+
+
+@case("ICKD", "ickd", "ickd_sizes")
+def _(name: str) -> Found:
+    (student,) = learned(maps(10)[2 if name == "ickd" else 1])
+    projector = nn.Sequential(nn.Conv2d(student.shape[1], 96, 1, bias=False), nn.BatchNorm2d(96))
+    fill(projector, ["embed_s.conv2d.weight", *(f"embed_s.l2norm.{key}" for key in NORM)])
+    return found(ickd_loss(projector(student), maps(20)[2]), [student])
+
+
+@case("MGD", "mgd", "mgd_same_width")
+def _(name: str) -> Found:
+    (student,), teacher = learned(unit(12, 8, 64, 4, 4)), unit(22, 8, 96, 4, 4)
+    if name == "mgd_same_width":
+        (student,), teacher = learned(teacher), unit(32, 8, 96, 4, 4)
+    generation = Generation(student.shape[1], 96, 0.15).double()
+    generation.load_state_dict(golden_state(generation, lambda key: key.replace("generate", "generation")))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return found(mgd_loss(generation(student), teacher), [student])
+
+
+def itrd_embedded(student: Tensor, width: int) -> Tensor:
+    return fill(nn.Linear(student.shape[1], width), ["embed.linear.weight", "embed.linear.bias"])(student)
+
+
+@case("ITRD", "itrd_correlation", "itrd_same_width_correlation")
+def _(name: str) -> Found:
+    (student,), width = learned(unit(40, 8, 64)), 64 if "same" in name else 96
+    return found(correlation_loss(itrd_embedded(student, width), unit(41, 8, width), 1.01), [student])
+
+
+@case("ITRD", "itrd_mutual")
+def _() -> Found:
+    (student,) = learned(unit(40, 8, 64))
+    return found(mutual_loss(itrd_embedded(student, 96), unit(41, 8, 96)), [student])
+
+
+@case("ITRD", "itrd_same_width_mutual")
+def _() -> Found:
+    (student,) = learned(unit(40, 8, 64))
+    return found(mutual_loss(student, unit(41, 8, 64)), [student])
+
+
+@case("AFD", "afd")
+def _() -> Found:
+    student = learned(*maps(10))
+    large, middle, small = maps(20)
+    teacher = [large, unit(23, *large.shape), middle, small]
+    attention = PairAttention([16, 32, 64], [24, 24, 48, 96], 16).double()
+    parts = {
+        "queries": "linear_trans_t.query_layer", "keys": "linear_trans_s.key_layer",
+        "bilinear": "linear_trans_s.bilinear", "position_t": "p_t", "position_s": "p_s",
+    }  # fmt: skip
+
+    def name_of(key: str) -> str:
+        part, *rest = key.split(".")
+        if rest:
+            rest[-2] = ("linear", "bn")[int(rest[-2])]
+        return ".".join(("attention", parts[part], *rest))
+
+    attention.load_state_dict(golden_state(attention, name_of))
+    return found(afd_loss(student, teacher, attention(student, teacher)), student)
+
+
+@case("VKD", "vkd_feat")
+def _() -> Found:
+    (student,) = learned(unit(40, 8, 64))
+    return found(vkd_loss(student @ torch.linalg.qr(unit(46, 96, 64)).Q.T, unit(41, 8, 96)), [student])
+
+
+of_logits("VKD", "vkd_kl", lambda s, t: kd_loss(s, t, 1.0))
