@@ -1,16 +1,24 @@
-"""Methods that match feature maps and embeddings: ICKD, MGD, ITRD, AFD, VKD."""
+"""Methods that match feature maps and embeddings: ICKD, MGD, ITRD, AFD, VKD, FCFD."""
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from mdistiller_dfpt.distillers.afd import PairAttention, afd_loss
+from mdistiller_dfpt.distillers.base import Output
+from mdistiller_dfpt.distillers.fcfd import FCFD
 from mdistiller_dfpt.distillers.ickd import ickd_loss
 from mdistiller_dfpt.distillers.itrd import correlation_loss, mutual_loss
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.distillers.mgd import Generation, mgd_loss
 from mdistiller_dfpt.distillers.vkd import vkd_loss
+from mdistiller_dfpt.losses.term import total
+from mdistiller_dfpt.models import build_model
+from mdistiller_dfpt.models.statistics import batch_statistics
+from mdistiller_dfpt.testing import tiny_batch
 
-from ...golden import golden_state
+from ...golden import golden_state, labels
 from .cases import Found, case, found, learned, maps, of_logits, unit
 from .core import NORM, fill
 
@@ -85,3 +93,23 @@ def _() -> Found:
 
 
 of_logits("VKD", "vkd_kl", lambda s, t: kd_loss(s, t, 1.0))
+
+
+@case("FCFD", "fcfd_all_paths")
+def _() -> Found:
+    """Their epoch 9, counted from 0. Their teacher is in training mode."""
+    student, teacher = (build_model(name).double() for name in ("resnet8x4", "resnet14"))
+    weights = {"ce_weight": 1.0, "kd_weight": 1.0, "mixed_weight": 1.0, "feat_weight": 5.0}
+    method = FCFD(student, teacher, temperature=4.0, paths=4, warmup_epochs=20, **weights).double().train()
+    for network in (student, teacher):
+        network.load_state_dict(golden_state(network))
+    for bridges, ends in ((method.to_teacher, "0.1"), (method.to_student, "1.0")):
+        for stage, bridge in enumerate(bridges, start=1):
+            keys = golden_state(bridge, lambda key, prefix=f"bridges.{stage}.{ends}": f"{prefix}.{key}")
+            bridge.load_state_dict(keys)
+    image = unit(0, 4, 3, 32, 32)
+    batch = replace(tiny_batch(4, epoch=10), image=image, target=labels()[:4])
+    with torch.no_grad(), batch_statistics(teacher):
+        expected = Output(*teacher(image))
+    loss = total(method.losses(Output(*student(image)), expected, batch))
+    return found(loss, [student.conv1.weight, student.layer2[0].conv1.weight, student.fc.weight])
