@@ -46,12 +46,12 @@ def fields(source: Path) -> dict[str, str]:
 
 
 def sources() -> dict[str, Path]:
-    """{name: file} of all methods with a teacher, of kinds of teacher with a `Code:`, and of trainers with a record."""
-    methods = {name: _file_of(cls) for name, cls in DISTILLERS.items() if cls.needs_teacher}
-    kinds = {name: _file_of(cls) for name, cls in TEACHERS.items() if "Code" in fields(_file_of(cls))}
-    trainers = {name: ROOT / f"mdistiller_dfpt/training/{name}.py" for name in recorded()
-                if name not in DISTILLERS and name not in TEACHERS}  # fmt: skip
-    return dict(sorted(methods.items())) | dict(sorted(kinds.items())) | trainers
+    """{name: file} of all methods with a teacher, of kinds of teacher that name a code, of trainers with a record."""
+    methods = {name: cls for name, cls in DISTILLERS.items() if cls.needs_teacher}
+    kinds = {name: cls for name, cls in TEACHERS.items() if "Code" in fields(_file_of(cls))}
+    found = {name: _file_of(cls) for name, cls in [*sorted(methods.items()), *sorted(kinds.items())]}
+    trainers = [name for name in recorded() if name not in {**DISTILLERS, **TEACHERS}]
+    return {**found, **{name: ROOT / f"mdistiller_dfpt/training/{name}.py" for name in trainers}}
 
 
 def _file_of(cls: type) -> Path:
@@ -59,10 +59,9 @@ def _file_of(cls: type) -> Path:
 
 
 def title_of(name: str) -> str:
-    """The key and the value that select a method, a kind of teacher, or a trainer."""
-    if name in DISTILLERS:
-        return f"`{name}`"
-    return f"`DISTILLER.TEACHER_KIND {name}`" if name in TEACHERS else f"`SOLVER.TRAINER {name}`"
+    """The key and value of the config that select a method, a kind of teacher or a trainer; DISTILLER.TYPE alone."""
+    key = "" if name in DISTILLERS else "DISTILLER.TEACHER_KIND " if name in TEACHERS else "SOLVER.TRAINER "
+    return f"`{key}{name}`"
 
 
 def recorded() -> dict[str, Any]:

@@ -24,6 +24,8 @@ class Situation:
     cfg: CN
     sections: frozenset[str]  # those of the run's methods and of its kind of teacher
     is_taught: bool
+    has_network: bool  # whether the kind of teacher is around a network
+    starts_untrained: bool  # whether that network is trained along with the student
     has_assistants: bool
     has_other_teachers: bool
     in_files: bool  # whether the dataset's images are decoded from files
@@ -40,6 +42,8 @@ class When(NamedTuple):
 
 ALWAYS = When("", lambda s: True)
 TAUGHT = When("no method of the run has a teacher", lambda s: s.is_taught)
+HAS_NETWORK = When("no network teaches in this run", lambda s: s.has_network)
+IS_TRAINED = When("no trained network teaches in this run", lambda s: s.has_network and not s.starts_untrained)
 IN_FILES = When("the images of this dataset are in memory", lambda s: s.in_files)
 HAS_ASSISTANTS = When("the kind of teacher has no assistants", lambda s: s.has_assistants)
 HAS_OTHER_TEACHERS = When("the kind of teacher has a single network", lambda s: s.has_other_teachers)

@@ -10,7 +10,8 @@ from yacs.config import CfgNode as CN
 from ..config.keywords import asked_for, keywords_for
 from ..errors import ConfigError, is_accident, made
 from ..models import StagedModel
-from ..teachers import ORIGINAL, Teacher, TeacherPath, build_teacher
+from ..models.dummy import num_logits
+from ..teachers import ORIGINAL, TEACHERS, Teacher, TeacherPath, build_teacher
 from .base import Distiller, Method
 from .choice import Choice, choice
 from .combined import Combined, Member
@@ -30,12 +31,12 @@ def build_distiller(
     (3, H, W) is for methods that need the sizes of feature maps. A method that asks for `epochs` gets SOLVER.EPOCHS.
     ConfigError if a method is unknown or one of its keys does not fit these networks.
     """
-    beside = {"num_data": num_data, "image_shape": tuple(image_shape), "epochs": cfg.SOLVER.EPOCHS}
+    beside: dict[str, Any] = {"num_data": num_data, "image_shape": tuple(image_shape), "epochs": cfg.SOLVER.EPOCHS}
     chosen = choice(cfg)
     try:
         if not chosen.is_taught:
             method = _alone(cfg, chosen, student)
-        elif teacher is None:
+        elif teacher is None and chosen.teacher:
             raise ConfigError(f"DISTILLER.TYPE is {chosen.label}; it needs a teacher: set DISTILLER.TEACHER")
         else:
             method = _taught(cfg, chosen, student, teacher, others, beside)
@@ -57,7 +58,7 @@ def _alone(cfg: CN, chosen: Choice, student: StagedModel) -> Method:
 
 
 def _taught(
-    cfg: CN, chosen: Choice, student: StagedModel, network: StagedModel, others: Sequence[StagedModel],
+    cfg: CN, chosen: Choice, student: StagedModel, network: StagedModel | None, others: Sequence[StagedModel],
     beside: Mapping[str, Any],
 ) -> Distiller:  # fmt: skip
     methods = chosen.methods
@@ -68,7 +69,12 @@ def _taught(
         raise ConfigError(f"DISTILLER.PATHS is set; {chosen.label} has its own keys for path weights: remove it")
     # A method whose section has the keys of its kind of teacher builds the teacher, which all methods of a list share
     builds = next((n for n, m in methods.items() if getattr(m, "builds_teacher", False)), None)
-    teacher: Teacher | None = None if builds else build_teacher(cfg, network, others, chosen.kind)
+    teacher: Teacher | None = None
+    if not builds:
+        of_run = dict(beside)
+        if asked_for(TEACHERS[chosen.kind], {"num_classes": None}):
+            of_run["num_classes"] = num_logits(student, beside["image_shape"])
+        teacher = build_teacher(cfg, network, others, chosen.kind, of_run)
     if teacher is not None:
         check_hooks(teacher)
     members: dict[str, list[Member]] = {}
@@ -110,13 +116,15 @@ def _refuse_unknown(paths: Mapping[str, float], teacher: Teacher, kind: str) -> 
 def _refuse_without_maps(name: str, distillers: Sequence[Distiller], kind: str) -> None:
     for distiller in distillers:
         teacher = distiller.teacher
+        if not distiller.needs_teacher_maps:
+            continue
         for network in (distiller.student, distiller.teacher_network):
-            if distiller.needs_teacher_maps and not network.stage_channels:
+            if not network.stage_channels:
                 raise ConfigError(
                     f"DISTILLER.TYPE: {name} uses features, and {_title(network)} has no feature maps: name the modules"
                     " that end its stages, or use a method on logits"
                 )
-        if distiller.needs_teacher_maps and not teacher.has_maps(distiller.path):
+        if not teacher.has_maps(distiller.path):
             others = ", ".join(path for path in teacher.path_names() if teacher.has_maps(path))
             remedy = f"set DISTILLER.PATHS to paths that have them ({others})" if others else "use another kind"
             raise ConfigError(

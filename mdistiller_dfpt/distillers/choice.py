@@ -19,8 +19,8 @@ class Choice:
 
     methods: Mapping[str, type[Method]]
     student: str
-    teacher: str  # empty, and so is the kind, where no method has one
-    kind: str  # of the teacher
+    teacher: str  # empty where no method has one, or its kind is around no network
+    kind: str  # of the teacher; empty where no method has one
     others_key: str  # the key of DISTILLER that names the networks beside the teacher; empty where its kind takes none
     others: tuple[str, ...]  # those networks: assistants, or other teachers
 
@@ -42,6 +42,11 @@ class Choice:
         """Whether any of the methods needs a teacher."""
         return bool(self.kind)
 
+    @property
+    def starts_untrained(self) -> bool:
+        """Whether the teacher's network is trained along with the student."""
+        return self.is_taught and TEACHERS[self.kind].starts_untrained
+
 
 def choice(cfg: CN) -> Choice:
     """What a config asks for; ConfigError where a name is unknown, or two methods need different kinds of teacher."""
@@ -50,16 +55,17 @@ def choice(cfg: CN) -> Choice:
     if not any(method.needs_teacher for method in methods.values()):
         return Choice(methods, d.STUDENT, "", "", "", ())
     kind = _kind(methods, d.TEACHER_KIND)
-    key = TEACHERS[kind].others_key
-    return Choice(methods, d.STUDENT, d.TEACHER, kind, key, tuple(d[key]) if key else ())
+    cls = TEACHERS[kind]
+    key, teacher = cls.others_key, d.TEACHER if cls.needs_network else ""
+    return Choice(methods, d.STUDENT, teacher, kind, key, tuple(d[key]) if key else ())
 
 
 def situation(cfg: CN, *, in_files: bool) -> Situation:
     """What decides which keys have an effect; `in_files`: the images are decoded from files."""
     chosen = choice(cfg)
     return Situation(
-        cfg, chosen.sections, chosen.is_taught, chosen.others_key == "ASSISTANTS",
-        chosen.others_key == "OTHER_TEACHERS", in_files, world_size(),
+        cfg, chosen.sections, chosen.is_taught, bool(chosen.teacher), chosen.starts_untrained,
+        chosen.others_key == "ASSISTANTS", chosen.others_key == "OTHER_TEACHERS", in_files, world_size(),
         {name: revision for name in {*chosen.methods, *_logit_losses(cfg, chosen)}
          if (revision := getattr(DISTILLERS.get(name), "revision", 1)) > 1},
     )  # fmt: skip

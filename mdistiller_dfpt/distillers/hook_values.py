@@ -67,7 +67,7 @@ def check_hooks(part: Hooked) -> None:
         if unknown := [path for path in part.default_paths() if path not in part.path_names()]:
             raise PluginError(type(part), f"`default_paths` names {', '.join(unknown)}; `path_names` returned "
                                           f"{', '.join(part.path_names())}")  # fmt: skip
-        for path in part.path_names():
+        for path in part.path_names() if part.needs_network else ():
             if not isinstance(network := part.network_of(path), nn.Module):
                 raise PluginError(type(part), f"`network_of` returned {_short(network)} for the path {path!r}; it must "
                                               "return a network")  # fmt: skip

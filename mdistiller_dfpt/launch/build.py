@@ -25,6 +25,9 @@ from ..training.trainer import Trainer
 from .check_shards import check_shards
 from .networks import Role, build_network, check_networks, name_of, own_normalisations
 
+OF_THE_OTHER = 1_000_000_007
+"""Added to the seed of the initial weights of a network beside the student; equal networks must not stay equal."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -68,10 +71,10 @@ def build_trainer(
 
     Initial weights depend only on the seed, not on the method or on what was built before.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.SOLVER.SEED)
-        student = build_network(cfg, "student", "", data.num_classes, data.image_shape, data.normalisation)
+    student = _untrained(cfg, "student", data, cfg.SOLVER.SEED)
     teacher = trained[0].network if trained else None
+    if teacher is None and choice(cfg).starts_untrained:
+        teacher = _untrained(cfg, "teacher", data, cfg.SOLVER.SEED + OF_THE_OTHER)
     if world_size() > 1:
         check_shards(cfg)
     cfg = measured_precision(cfg, student, teacher, data, before=before)
@@ -82,6 +85,13 @@ def build_trainer(
     if rank() > 0:  # dropout and the like are to differ from the first process's
         seed_process(cfg.SOLVER.SEED)
     return Trainer(cfg, distiller, data, identity)
+
+
+def _untrained(cfg: CN, role: Role, data: Data, seed: int) -> StagedModel:
+    """The network for a role, with the initial weights of a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_network(cfg, role, "", data.num_classes, data.image_shape, data.normalisation)
 
 
 def load_trained(cfg: CN, role: Role, weights: Path, data: Data, name: str = "") -> Trained:

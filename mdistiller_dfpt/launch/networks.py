@@ -23,7 +23,7 @@ Role = Literal["student", "teacher", "other"]
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of a run: `teacher` if a method needs one, `others` if the kind of teacher has several."""
+    """The networks of a run: `teacher` if the kind of teacher is around one, `others` if it is around several."""
 
     student: StagedModel
     teacher: StagedModel | None
@@ -71,7 +71,7 @@ def own_normalisations(cfg: CN, images: Normalisation) -> dict[str, str]:
     """By role, or name, of the networks of a run: their normalisation in words, where it is not the images'."""
     chosen = choice(cfg)
     roles: list[tuple[Role, str]] = [("student", chosen.student)]
-    if chosen.is_taught:
+    if chosen.teacher:
         roles += [("teacher", chosen.teacher), *(("other", name) for name in chosen.others)]
     found = {name if role == "other" else role: normalisation_of(cfg, role, name, images) for role, name in roles}
     return {key: str(own) for key, own in found.items() if own != images}
@@ -98,7 +98,7 @@ def build_networks(cfg: CN, data: Data) -> Networks:
     """Untrained networks of a config for this dataset."""
     chosen, shape = choice(cfg), (data.num_classes, data.image_shape, data.normalisation)
     student = build_network(cfg, "student", "", *shape)
-    teacher = build_network(cfg, "teacher", "", *shape) if chosen.is_taught else None
+    teacher = build_network(cfg, "teacher", "", *shape) if chosen.teacher else None
     return Networks(student, teacher, [build_network(cfg, "other", name, *shape) for name in chosen.others])
 
 
@@ -107,7 +107,7 @@ def check_networks(cfg: CN) -> None:
     chosen = choice(cfg)
     with torch.device("meta"):
         build_network(cfg, "student")
-        if chosen.is_taught:
+        if chosen.teacher:
             build_network(cfg, "teacher")
         for name in chosen.others:
             build_network(cfg, "other", name)

@@ -11,7 +11,7 @@ from ..config.effect import without_effect
 from ..data import Data, build_data
 from ..distillers.choice import situation
 from ..distributed import on_first_process
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..interop.plugins import load_cfg
 from ..models import StagedModel
 from ..runs.directory import (
@@ -64,7 +64,10 @@ def config_of(run: Path, overrides: Sequence[str]) -> CN:
 
 def build_teacher(cfg: CN, data: Data) -> StagedModel:
     """The trained network of DISTILLER.TEACHER, found or trained as in a run; CheckpointError if there is none."""
-    return trained_networks(cfg, data, train)[0].network
+    trained = trained_networks(cfg, data, train)
+    if not trained:
+        raise ConfigError(f"DISTILLER.TEACHER_KIND is {cfg.DISTILLER.TEACHER_KIND}; no trained network teaches")
+    return trained[0].network
 
 
 def train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Resume = False) -> dict[str, Any]:

@@ -56,8 +56,9 @@ def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> li
     jobs: dict[str, Job] = {}
     for cell in cells:
         cfg = load_cfg(cell.config, [*cell.overrides, *opts])
-        path = cfg.DISTILLER.TEACHER_CFG
-        if not choice(cfg).is_taught or cfg.DISTILLER.TEACHER_CKPT or not path or path in jobs:
+        path, chosen = cfg.DISTILLER.TEACHER_CFG, choice(cfg)
+        needs_one = chosen.teacher and not chosen.starts_untrained and not cfg.DISTILLER.TEACHER_CKPT
+        if not needs_one or not path or path in jobs:
             continue
         given = {key: value for key in OF_PLACE if (value := value_of(cfg, key)) is not None}
         place = [word for key, value in given.items() for word in (key, str(value))]

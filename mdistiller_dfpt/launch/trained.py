@@ -39,13 +39,13 @@ class Train(Protocol):
 
 
 def trained_networks(cfg: CN, data: Data, train: Train, chain: tuple[Path, ...] = ()) -> list[Trained]:
-    """The teacher, then the other teachers or assistants of a run; empty if no method has a teacher.
+    """The teacher, then the other teachers or assistants of a run; empty if no trained network teaches.
 
     `chain`: the configs of the teachers that this one teaches. CheckpointError, with the command that provides it, if
     one is not trained and the config does not ask to train it.
     """
     chosen, d = choice(cfg), cfg.DISTILLER
-    if not chosen.is_taught:
+    if not chosen.teacher or (chosen.starts_untrained and not d.TEACHER_CKPT):
         return []
     of_teachers = chosen.others_key == "OTHER_TEACHERS"
     if of_teachers:

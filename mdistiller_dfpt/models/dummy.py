@@ -31,6 +31,12 @@ def probing(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def num_logits(network: nn.Module, shape: ImageShape) -> int:
+    """The number of logits of a network."""
+    with probing(network):
+        return network(dummy_image(network, shape))[0].shape[1]
+
+
 def try_image(network: nn.Module, name: str, shape: ImageShape) -> Any:
     """The network's output for a dummy image; ConfigError naming it `name` if it cannot take one of `shape`."""
     try:

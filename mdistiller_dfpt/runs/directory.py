@@ -21,8 +21,9 @@ CHECKPOINTS = "checkpoints"
 
 def run_name(cfg: CN) -> str:
     """Name of a run's directory relative to LOG.PREFIX, without the number that distinguishes repetitions."""
-    e, d = cfg.EXPERIMENT, cfg.DISTILLER
-    name = as_directory(e.NAME) or f"{cfg.DATASET.TYPE}/{choice(cfg).label.lower()}/{d.TEACHER}_{d.STUDENT}"
+    e, d, chosen = cfg.EXPERIMENT, cfg.DISTILLER, choice(cfg)
+    teacher = chosen.kind if chosen.is_taught and not chosen.teacher else d.TEACHER
+    name = as_directory(e.NAME) or f"{cfg.DATASET.TYPE}/{chosen.label.lower()}/{teacher}_{d.STUDENT}"
     return "/".join([name, *([as_directory(e.TAG)] if e.TAG not in ("", "default") else []), f"seed{cfg.SOLVER.SEED}"])
 
 

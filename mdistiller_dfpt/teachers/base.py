@@ -42,20 +42,26 @@ class Teacher(Hooked):
     """Base of all kinds of teacher: `teacher(batch)` returns the output of each path, by name.
 
     The frozen networks' parameters, buffers and outputs never change. The teacher's parameters that require grad are
-    trained jointly with the student, by the terms that `losses` returns.
+    trained jointly with the student, by the terms that `losses` returns. The constructor gets the network, unless
+    `needs_network` is False, and what it names of num_data, num_classes, image_shape and epochs.
     """
 
     config: ClassVar[CN] = CN()  # the config section; its keys are the constructor's keywords
     limits: ClassVar[Mapping[str, Limit]] = {}  # the allowed values of the section's keys
     when: ClassVar[Mapping[str, When]] = {}  # the conditions, on the section, under which its keys have an effect
     others_key: ClassVar[str] = ""  # the key of DISTILLER with the networks passed to the constructor as `others`
+    needs_network: ClassVar[bool] = True  # False: DISTILLER.TEACHER is not used
+    starts_untrained: ClassVar[bool] = False  # True: the network is trained along with the student, from its start
     couples_samples: bool = False  # whether `losses` is not a mean over samples
     takes_soft_labels: bool = False  # whether labels are not used, or only as `batch.labels`
     min_batch: int = 1  # the smallest number of samples in a step
 
-    def __init__(self, network: StagedModel):
+    network: StagedModel  # absent if `needs_network` is False
+
+    def __init__(self, network: StagedModel | None):
         super().__init__()
-        self.network = network.requires_grad_(False).eval()
+        if network is not None:
+            self.network = network.requires_grad_(False).eval()
         self.dtype: torch.dtype | None = None  # autocast dtype of the frozen networks; None: float32
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:

@@ -26,17 +26,17 @@ from ..models import StagedModel
 from ..registry import suggest
 from ..teachers import ORIGINAL, TEACHERS, Frozen, Teacher, TeacherPath
 from .tiny_data import IMAGE_SHAPE, tiny_batch
-from .tiny_networks import TinyNet, fit_batch, tiny_networks
+from .tiny_networks import CLASSES, TinyNet, fit_batch, tiny_networks
 
-NUM_DATA = 48
-EPOCHS = 2
+NUM_DATA, EPOCHS = 48, 2
+OF_RUN = {"num_data": NUM_DATA, "num_classes": CLASSES, "image_shape": IMAGE_SHAPE, "epochs": EPOCHS}
 T = TypeVar("T", bound=Method | Teacher)
 
 
 def tiny_cfg(*overrides: str) -> CN:
     """The defaults, with batches of 16, two epochs, and these overrides."""
-    own = {"SOLVER.BATCH_SIZE": "16", "SOLVER.EPOCHS": str(EPOCHS), "LOG.TENSORBOARD": "False"}
-    return load_cfg(None, [*(word for pair in own.items() for word in pair), *overrides])
+    words = ["SOLVER.BATCH_SIZE", "16", "SOLVER.EPOCHS", str(EPOCHS), "LOG.TENSORBOARD", "False"]
+    return load_cfg(None, [*words, *overrides])
 
 
 def tiny_others(count: int) -> list[StagedModel]:
@@ -70,7 +70,7 @@ def tiny_method(cls: type[Method], *, seed: int = 0, knowing: bool = False, **ch
         others = tiny_others(1)
         for one in (network, *others) if knowing else ():
             fit_batch(one, tiny_batch())
-        beside = asked_for(cls, {"num_data": NUM_DATA, "image_shape": IMAGE_SHAPE, "epochs": EPOCHS})
+        beside = asked_for(cls, OF_RUN)
         arguments = {**keywords(cls.config), **beside, **changes}
         if issubclass(cls, Distiller):
             method: Method = cls(student, _what_teaches(cls, network, others), **arguments)
@@ -94,10 +94,10 @@ def _what_teaches(cls: type[Distiller], network: StagedModel, others: Sequence[S
 def tiny_teacher(cls: type[Teacher], network: StagedModel | None = None, seed: int = 0, **changes: Any) -> Teacher:
     """A kind of teacher around a tiny network (and a second one if it uses several), with its section's defaults."""
     network = tiny_networks(seed)[1] if network is None else network
-    arguments = {**keywords(cls.config), **changes}
+    arguments = {**asked_for(cls, OF_RUN), **keywords(cls.config), **changes}
     if cls.others_key:
         arguments.setdefault("others", tiny_others(1))
-    return cls(network, **arguments)
+    return cls(*([network] if cls.needs_network else []), **arguments)
 
 
 def with_values(cls: type[T], values: Mapping[str, Any]) -> type[T]:

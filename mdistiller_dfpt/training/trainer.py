@@ -67,8 +67,9 @@ class Trainer:
 
     @property
     def teacher_sha256(self) -> str | None:
-        """The hash of the teacher network's weights."""
-        return None if self.teacher is None else state_hash(self.teacher.network.state_dict())
+        """The hash of the teacher network's weights; None if no frozen network teaches."""
+        teacher = self.teacher
+        return state_hash(teacher.network.state_dict()) if teacher is not None and teacher.frozen() else None
 
     @property
     def distiller(self) -> Method:
@@ -242,9 +243,9 @@ class Trainer:
         self.teacher.cache = cache.whole(self.training.device)
 
     def _teacher_record(self) -> dict[str, Any] | None:
-        """The teacher's name, hash of its weights, and accuracy as measured here."""
+        """The frozen teacher's name, hash of its weights, and accuracy as measured here."""
         teacher = self.teacher
-        if teacher is None:
+        if teacher is None or not teacher.frozen():
             return None
         paths = evaluate(lambda image: {"teacher": teacher.output_of(teacher.network, image).logits}, self.data.test)
         measured, name, sha256 = paths["teacher"], choice(self.cfg).teacher, self.teacher_sha256 or ""

@@ -50,8 +50,11 @@ def test_every_config_loads_names_networks_that_exist_and_sets_no_key_without_ef
     for path in CONFIGS:
         try:
             cfg = load_once(path.resolve())
-            faults += [f"{path}: {line}" for line in said(cfg, in_files=cfg.DATASET.TYPE not in ("digits", "cifar100"))]
+            lines = said(cfg, in_files=cfg.DATASET.TYPE not in ("digits", "cifar100"))
             d = cfg.DISTILLER
+            if choice(cfg).is_taught:  # a pair names its teacher, which some kinds of teacher do not use
+                lines = [line for line in lines if not line.endswith("network teaches in this run")]
+            faults += [f"{path}: {line}" for line in lines]
             if (names := (cfg.MODEL.FAMILY, d.STUDENT, d.TEACHER, *d.ASSISTANTS)) not in checked:
                 check_networks(cfg)
                 checked.add(names)

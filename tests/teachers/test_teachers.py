@@ -13,6 +13,7 @@ from mdistiller_dfpt.testing import (
     tiny_others,
     tiny_teacher,
 )
+from mdistiller_dfpt.testing.make import OF_RUN
 
 
 @pytest.mark.parametrize("law", TEACHER_LAWS, ids=lambda law: law.__name__)
@@ -24,7 +25,7 @@ def test_every_kind_of_teacher_obeys_the_laws(kind, law):
 @pytest.mark.parametrize("kind", sorted(TEACHERS))
 def test_its_node_is_its_name_and_its_keys_its_keywords(kind):
     cfg = tiny_cfg("DISTILLER.TEACHER_KIND", kind)
-    teacher = build_teacher(cfg, tiny_networks()[1], tiny_others(1))
+    teacher = build_teacher(cfg, tiny_networks()[1], tiny_others(1), of_run=OF_RUN)
     assert type(teacher) is TEACHERS[kind]
     assert (kind.upper() in cfg) == bool(TEACHERS[kind].config)
     with pytest.raises(TypeError):
