@@ -14,6 +14,7 @@ from .safe_load import load_pickled_tensors
 from .state_dicts import COUNTER, Match, dict_with_versions, matches, other_networks
 
 WEIGHTS = "student.safetensors"  # in the directory of a run and in a checkpoint
+TEACHER_WEIGHTS = "teacher.safetensors"  # in the directory of a run, if the teacher is trained along with the student
 
 
 def load_weights(path: Path) -> dict[str, Any]:

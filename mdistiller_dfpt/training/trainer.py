@@ -29,6 +29,7 @@ from ..runs.locks import RunLock
 from ..runs.log import RunLogs, duration, summary_table
 from ..runs.results import FORMAT, protocol, summarise
 from ..runs.saving import Saver
+from ..runs.weights import TEACHER_WEIGHTS
 from ..teachers import Frozen, Teacher
 from ..teachers.fill_cache import fill_cache, open_cache
 from ..teachers.logits_cache import LogitsCache
@@ -262,6 +263,8 @@ class Trainer:
     def _finish(self, saver: Saver, used_protocol: dict[str, Any]) -> dict[str, Any]:
         run = self.training
         saver.save_weights(WEIGHTS, run.weights())
+        if self.teacher is not None and self.teacher.starts_untrained:
+            saver.save_weights(TEACHER_WEIGHTS, self.teacher.network.state_dict())
         results = {
             "format": FORMAT,
             "method": choice(self.cfg).label,
