@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import NOT_NEGATIVE, POSITIVE
-from ..losses import LOGIT_LOSSES, Terms, distillation, label
+from ..losses import LOGIT_LOSSES, Terms, distillation, label, warm_up
 from ..losses.logit_losses import mean_divergence, standardized, target_and_rest, without_target
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
@@ -66,9 +66,8 @@ class DKD(Distiller):
         s, t = student.logits, teacher.logits
         if self.standardize:
             s, t = standardized(s), standardized(t)
-        warm = min(batch.epoch / self.warmup, 1.0) if self.warmup else 1.0
         loss = dkd_loss(s, t, batch.target, self.alpha, self.beta, self.temperature)
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
-            "dkd": distillation(loss, ramp=warm, inside=self.alpha + self.beta),
+            "dkd": distillation(loss, ramp=warm_up(batch.epoch, self.warmup), inside=self.alpha + self.beta),
         }

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
-from ..losses import Terms, distillation, label
+from ..losses import Terms, distillation, label, warm_up
 from ..losses.logit_losses import loss_over_samples, per_sample
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
@@ -64,8 +64,7 @@ class EAKD(Distiller):
         s, t = student.logits, teacher.logits
         weights = entropy_weights(s, t, self.entropy_temperature, self.bound or math.log(s.shape[1]))
         loss = (weights * per_sample(self.logit_loss, s, t, batch.target, self.temperature)).mean()
-        warm = min(batch.epoch / self.warmup, 1.0) if self.warmup else 1.0
         return {
             "ce": label(F.cross_entropy(s, batch.target), self.ce_weight),
-            "kd": distillation(loss, warm * self.kd_weight),
+            "kd": distillation(loss, self.kd_weight, ramp=warm_up(batch.epoch, self.warmup)),
         }

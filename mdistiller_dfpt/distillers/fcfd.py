@@ -17,7 +17,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..data.randomness import random_bits
-from ..losses import Terms, distillation, label
+from ..losses import Terms, distillation, label, warm_up
 from ..models.output import autocast
 from ..models.staged import global_pool
 from ..models.statistics import batch_statistics
@@ -143,11 +143,10 @@ class FCFD(Distiller):
                     entered = self.to_student[path.last - 1](t[path.last])
                     _, logits = self._run_from(self.student, path.last, entered)
             mixed = mixed + kd_loss(logits.to(dtype), teacher.logits, self.temperature)
-        warm = min(batch.epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
         terms = {
             "ce": label(F.cross_entropy(student.logits, batch.labels), self.ce_weight),
             "kd": distillation(kd_loss(student.logits, teacher.logits, self.temperature), self.kd_weight),
-            "feat": distillation(feat, self.feat_weight * warm),
+            "feat": distillation(feat, self.feat_weight, ramp=warm_up(batch.epoch, self.warmup_epochs)),
         }
         return {**terms, "mixed": distillation(mixed, self.mixed_weight)} if self.paths else terms
 

@@ -16,7 +16,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..distributed import all_reduce
-from ..losses import Terms, distillation, label
+from ..losses import Terms, distillation, label, warm_up
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .feature import ImageShape, feature_shapes, refuse_trained_path
 from .kd import kd_loss
@@ -91,11 +91,14 @@ class KDPP(Distiller):
         self.directions.copy_(F.normalize(all_reduce(total)))
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        warm = min((batch.epoch - 1) / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
         embedding = self.projector(student.features["pooled_feat"])
         direction = self.directions[batch.target]
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
-            "kd": distillation(kd_loss(student.logits, teacher.logits, self.temperature), self.kd_weight, ramp=warm),
+            "kd": distillation(
+                kd_loss(student.logits, teacher.logits, self.temperature),
+                self.kd_weight,
+                ramp=warm_up(batch.epoch - 1, self.warmup_epochs),
+            ),
             "nd": distillation(nd_loss(embedding, teacher.features["pooled_feat"], direction), self.nd_weight),
         }

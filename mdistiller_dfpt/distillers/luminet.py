@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
-from ..losses import LOGIT_LOSSES, Terms, distillation, label
+from ..losses import LOGIT_LOSSES, Terms, distillation, label, warm_up
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .kd import kd_loss
 
@@ -50,9 +50,10 @@ class LumiNet(Distiller):
         self.ce_weight, self.alpha, self.temperature, self.warmup = ce_weight, alpha, t, warmup
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        warm = min(batch.epoch / self.warmup, 1.0) if self.warmup else 1.0
         loss = luminet_loss(student.logits, teacher.logits, self.alpha, self.temperature)
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
-            "kd": distillation(loss, warm),
+            "kd": distillation(
+                loss, ramp=warm_up(batch.epoch, self.warmup), inside=(self.alpha / self.temperature) ** 2
+            ),
         }

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import AT_LEAST_ONE, NOT_NEGATIVE
-from ..losses import Terms, distillation, label
+from ..losses import Terms, distillation, label, warm_up
 from ..models.output import autocast
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .feature import ImageShape, check_shapes, feature_shapes, stage_pairs
@@ -139,9 +139,8 @@ class ReviewKD(Distiller):
             for fusion, (s, t) in zip(self.fusions, reversed(pairs), strict=True):
                 out, deeper = fusion(s, deeper, tuple(t.shape[2:]))
                 fused.append(out.float())
-        warm = min(batch.epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
         loss = hcl_loss(fused, [t for _, t in reversed(pairs)])
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
-            "review": distillation(loss, self.reviewkd_weight, ramp=warm),
+            "review": distillation(loss, self.reviewkd_weight, ramp=warm_up(batch.epoch, self.warmup_epochs)),
         }

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
-from ..losses import LOGIT_LOSSES, Terms, distillation, label
+from ..losses import LOGIT_LOSSES, Terms, distillation, label, warm_up
 from ..losses.logit_losses import mean_divergence, standardized, target_and_rest
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
@@ -72,8 +72,7 @@ class RLD(Distiller):
         if self.standardize:
             s, t = standardized(s), standardized(t)
         loss = rld_loss(s, t, batch.target, self.alpha, self.beta, self.temperature, self.alpha_temperature)
-        warm = min(batch.epoch / self.warmup, 1.0) if self.warmup else 1.0
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
-            "rld": distillation(loss, warm),
+            "rld": distillation(loss, ramp=warm_up(batch.epoch, self.warmup), inside=self.alpha + self.beta),
         }

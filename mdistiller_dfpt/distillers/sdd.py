@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, Limit
-from ..losses import LogitLoss, Terms, distillation, label
+from ..losses import LogitLoss, Terms, distillation, label, warm_up
 from ..losses.logit_losses import loss_over_samples, per_sample
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
@@ -78,8 +78,7 @@ class SDD(Distiller):
         with torch.no_grad():  # a teacher may train its classifier, but this term must not
             its = region_logits(teacher.features["head_map"], self.teacher_network.classifier_layer, self.grids)
         loss = sdd_loss(own, its, batch.target, self.logit_loss, self.temperature)
-        warm = min(batch.epoch / self.warmup, 1.0) if self.warmup else 1.0
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
-            "kd": distillation(loss, warm * self.kd_weight),
+            "kd": distillation(loss, self.kd_weight, ramp=warm_up(batch.epoch, self.warmup)),
         }

@@ -190,11 +190,11 @@ class WKD(Distiller):
             cost = transport_loss(
                 student.logits, teacher.logits, batch.target, self.cost, self.temperature, self.entropy, self.iterations
             )
-            terms["wkd_logit"] = distillation(cost, left * self.logit_weight)
+            terms["wkd_logit"] = distillation(cost, self.logit_weight, ramp=left)
         if self.feat_weight:
             s, t = (output.features["feats"][self.hint_layer] for output in (student, teacher))
             mean, deviation = gaussian_loss(self.projector(s), t, self.grid, self.eps)
-            terms["wkd_feat"] = distillation(self.mean_ratio * mean + deviation, left * self.feat_weight)
+            terms["wkd_feat"] = distillation(self.mean_ratio * mean + deviation, self.feat_weight, ramp=left)
         return terms
 
     def _decay(self, epoch: int) -> float:

@@ -25,11 +25,15 @@ class Term:
     ramp: float = 1.0  # the fraction of the weight that is in force in this step, such as that of a warm-up
     inside: float | None = 1.0  # the sum of the weights that `value` has already; None: unknown
 
+    @property
+    def in_force(self) -> float:
+        """The weight in this step."""
+        return self.weight * self.ramp
+
     @cached_property
     def weighted(self) -> Tensor:
-        """The value times the weight in force, ()."""
-        factor = self.weight * self.ramp
-        return self.value if factor == 1 else factor * self.value
+        """The value times the weight in this step, ()."""
+        return self.value if self.in_force == 1 else self.in_force * self.value
 
     def times(self, factor: float) -> "Term":
         """The term with its weight multiplied by `factor`."""
@@ -52,6 +56,11 @@ def label(value: Tensor, weight: float = 1.0) -> Term:
 def distillation(value: Tensor, weight: float = 1.0, *, ramp: float = 1.0, inside: float | None = 1.0) -> Term:
     """A term that matches the student to the teacher."""
     return Term(value, weight, "distillation", ramp, inside)
+
+
+def warm_up(epoch: int, epochs: int) -> float:
+    """The `ramp` of a term whose weight rises linearly over the first epochs; 1 if there are none."""
+    return min(epoch / epochs, 1.0) if epochs else 1.0
 
 
 def own(value: Tensor, weight: float = 1.0) -> Term:

@@ -58,4 +58,4 @@ def test_a_loss_that_couples_samples_is_refused():
 
 def test_a_method_rises_over_its_warm_up():
     distiller = tiny_distiller("EAKD", "EAKD.WARMUP", "4", "EAKD.LOSS.KD_WEIGHT", "2.0")
-    assert [distiller(tiny_batch(epoch=e))[1]["kd"].weight for e in (1, 2, 8)] == [0.5, 1.0, 2.0]
+    assert [distiller(tiny_batch(epoch=e))[1]["kd"].in_force for e in (1, 2, 8)] == [0.5, 1.0, 2.0]

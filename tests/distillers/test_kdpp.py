@@ -35,7 +35,7 @@ def test_a_dead_embedding_has_a_finite_gradient():
 @pytest.mark.parametrize(("epochs", "epoch", "factor"), [(20, 1, 0.0), (20, 11, 0.5), (20, 30, 1.0), (0, 1, 1.0)])
 def test_kd_alone_is_warmed_up_from_zero_in_the_first_epoch(epochs, epoch, factor):
     _, terms = tiny_distiller("KDPP", "KDPP.WARMUP_EPOCHS", str(epochs))(tiny_batch(epoch=epoch))
-    weights = {name: term.weight for name, term in terms.items()}
+    weights = {name: term.in_force for name, term in terms.items()}
     assert weights == pytest.approx({"ce": 1.0, "kd": factor, "nd": 2.0})
 
 

@@ -114,7 +114,7 @@ def test_weights_fall_to_zero_in_the_last_epoch():
     weights = []
     for epoch in (1, 4, 7, 10):
         _, terms = distiller(replace(tiny_batch(), epoch=epoch))
-        weights.append([terms[name].weight for name in ("wkd_target", "wkd_logit", "wkd_feat")])
+        weights.append([terms[name].in_force for name in ("wkd_target", "wkd_logit", "wkd_feat")])
     expected = [[1, 200, 0.08], [1, 200, 0.08], [1, 100, 0.04], [1, 0, 0]]
     torch.testing.assert_close(torch.tensor(weights), torch.tensor(expected))
 
