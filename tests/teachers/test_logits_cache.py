@@ -24,6 +24,10 @@ SERVED = [
 ]  # fmt: skip
 
 
+# It divides by a deviation over the batch: of an untrained teacher that is a fiftieth of the logits, which are rounded
+COARSER = {"LUMINET": 5e-2}
+
+
 def run(name, folder, *words, cache="cache", **data):
     words = (*words, "DISTILLER.LOGITS_CACHE", str(folder / cache)) if cache else words
     cfg = tiny_cfg("DISTILLER.TYPE", name, "LOG.PREFIX", str(folder / "out"), "EXPERIMENT.TAG", cache or "live", *words)
@@ -40,7 +44,7 @@ def test_an_epoch_from_the_cache_is_one_with_the_teacher_to_its_rounding(name, t
     live, first, second = run(name, tmp_path, cache=""), run(name, tmp_path), run(name, tmp_path)
     expected = live.one_epoch()
     for trainer in (first, second):
-        assert trainer.one_epoch() == pytest.approx(expected, rel=1e-2, abs=2e-3)
+        assert trainer.one_epoch() == pytest.approx(expected, rel=COARSER.get(name, 1e-2), abs=2e-3)
     assert first.cache.computed == 48
     assert second.cache.computed == 0, "the second run finds what the first one left"
     for key, value in first.distiller.state_dict().items():
