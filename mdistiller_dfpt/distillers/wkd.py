@@ -53,7 +53,7 @@ def gaussian_loss(student: Tensor, teacher: Tensor, grid: int, eps: float) -> tu
     """Squared distances of means and of standard deviations in the cells of a grid; maps (B, C, H, W) -> (), ().
 
     Each is summed over the channels, averaged over cells and samples: the Wasserstein distance of Gaussians with
-    diagonal covariances (equation 8).
+    diagonal covariances.
     """
     mean, deviation = student.new_zeros(()), student.new_zeros(())
     for s, t in zip(_cells(student, grid), _cells(teacher, grid), strict=True):
