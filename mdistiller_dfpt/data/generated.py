@@ -8,8 +8,8 @@ from PIL import Image
 
 from ..errors import ConfigError
 
-LAYOUTS = ("cub200", "folder", "imagenet", "tiny_imagenet")
-"""The file-based datasets whose layout can be generated."""
+LAYOUTS = {"cub200": 200, "folder": None, "imagenet": 1000, "tiny_imagenet": 200}
+"""The file-based datasets whose layout can be generated, and how many classes the real ones have."""
 
 
 def write_data_set(kind: str, root: Path, classes: int = 4, per_class: int = 3, size: int = 48) -> list[str]:

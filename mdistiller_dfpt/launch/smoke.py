@@ -63,7 +63,9 @@ def _data_in_files(cfg: CN, folder: Path, fixed_size: bool) -> Data:
     cfg.DATASET.NUM_WORKERS = 0
     if not fixed_size and cfg.DATASET.SIZE is None:
         cfg.DATASET.SIZE = FILE_SIZE
-    return build_data(cfg, torch.device("cpu"))
+    data = build_data(cfg, torch.device("cpu"))
+    # Samples of a few of its classes; networks and methods have all
+    return data._replace(num_classes=LAYOUTS[cfg.DATASET.TYPE] or data.num_classes)
 
 
 def _random_data(count: int, size: int) -> Data:
