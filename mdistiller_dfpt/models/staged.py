@@ -27,6 +27,7 @@ class StagedModel(nn.Module):
 
     stage_channels: tuple[int, ...]
     head_modules: tuple[str, ...] = ("fc",)
+    has_tokens: bool = False  # whether the maps are the tokens of a transformer or perceptron, on their grid
 
     def stages(self) -> list[Stage]:
         """The stem and the stages in order, each `x -> (activation, preactivation)`.

@@ -69,6 +69,7 @@ class AdaptedModel(StagedModel):
         self.network, self.stage_names, self.has_stem = network, names, stem is not None
         self.layouts = [layouts[0] if stem is None else stem, *layouts] if names else []
         self.stage_channels = tuple(layout.channels for layout in self.layouts)
+        self.has_tokens = any(layout.kind != "NCHW" for layout in layouts)
         order = list(calls)
         behind = order
         if names:

@@ -1,9 +1,10 @@
-"""Methods that match feature maps and embeddings: ICKD, MGD, ITRD, AFD, VKD, FCFD."""
+"""Methods that match feature maps and embeddings: ICKD, MGD, ITRD, AFD, VKD, FCFD, OFAKD."""
 
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers.afd import PairAttention, afd_loss
 from mdistiller_dfpt.distillers.base import Output
@@ -12,13 +13,14 @@ from mdistiller_dfpt.distillers.ickd import ickd_loss
 from mdistiller_dfpt.distillers.itrd import correlation_loss, mutual_loss
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.distillers.mgd import Generation, mgd_loss
+from mdistiller_dfpt.distillers.ofakd import MapHead, TokenHead, ofakd_loss
 from mdistiller_dfpt.distillers.vkd import vkd_loss
 from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.models.statistics import batch_statistics
 from mdistiller_dfpt.testing import tiny_batch
 
-from ...golden import golden_state, labels
+from ...golden import golden_state, labels, normal
 from .cases import Found, case, found, learned, maps, of_logits, unit
 from .core import NORM, fill
 
@@ -113,3 +115,50 @@ def _() -> Found:
         expected = Output(*teacher(image))
     loss = total(method.losses(Output(*student(image)), expected, batch))
     return found(loss, [student.conv1.weight, student.layer2[0].conv1.weight, student.fc.weight])
+
+
+for _eps, _temperature in ((1.0, 1.0), (2.0, 4.0)):
+    of_logits(
+        "OFAKD", f"ofakd_loss_e{_eps:g}_T{_temperature:g}",
+        lambda s, t, e=_eps, temperature=_temperature: ofakd_loss(s, t, labels(), e, temperature),
+    )  # fmt: skip
+
+
+def map_head_name(key: str, stage: int) -> str:
+    part, *rest = key.split(".")
+    if part == "classifier":
+        return ".".join(("projector", str(stage), str(max(4 - stage, 1) + 2), *rest))
+    return ".".join(("projector", str(stage), rest[0], *(["op"] if len(rest) > 2 else []), *rest[1:]))
+
+
+def token_head_name(key: str, stage: int) -> str:
+    part, number, *rest = key.split(".")
+    if part == "classifier":
+        return f"projector.{stage}.3.{number}"
+    if part == "merge":
+        return ".".join((f"projector.{stage}.0.fn", str(int(number) // 2), *rest))
+    names = {"qkv": "attn.qkv", "proj": "attn.proj", "norm1": "norm1", "norm2": "norm2"}
+    inside = f"mlp.{({'0': 'fc1', '2': 'fc2'})[rest[1]]}" if rest[0] == "mlp" else names[rest[0]]
+    return f"projector.{stage}.1.{number}.{inside}.{rest[-1]}"
+
+
+@case("OFAKD", "ofakd_map_heads", "ofakd_token_heads")
+def _(name: str) -> Found:
+    (logits,), teacher = learned(normal(1)), normal(2)
+    if name == "ofakd_map_heads":
+        eps = [1.5] * 5
+        student = learned(*(unit(10 + i, 8, 16 * 2**i, 16 // 2**i, 16 // 2**i) for i in range(4)))
+        heads = [MapHead(16 * 2**i, 3 - i, 128, 100).double() for i in range(4)]
+        states = [golden_state(h, lambda k, i=i: map_head_name(k, i)) for i, h in enumerate(heads, start=1)]
+        maps_in = student
+    else:
+        eps, shapes = [1.0, 1.1, 1.2, 1.3, 1.4], ((28, 12), (14, 16), (7, 32), (7, 32))
+        student = learned(*(unit(14 + i, 8, side**2, width) for i, (side, width) in enumerate(shapes)))
+        heads = [TokenHead((w, n, n), 3 - i, 32, 100, grid=7, heads=4).double() for i, (n, w) in enumerate(shapes)]
+        states = [golden_state(h, lambda k, i=i: token_head_name(k, i)) for i, h in enumerate(heads, start=1)]
+        maps_in = [x.transpose(1, 2).unflatten(2, (n, n)) for x, (n, _) in zip(student, shapes, strict=True)]
+    loss = F.cross_entropy(logits, labels()) + ofakd_loss(logits, teacher, labels(), eps[-1])
+    for head, state, x, e in zip(heads, states, maps_in, eps, strict=False):
+        head.load_state_dict(state)
+        loss = loss + ofakd_loss(head(x), teacher, labels(), e)
+    return found(loss, [logits, *student])
