@@ -144,6 +144,7 @@ class Distiller(Method):
     matches_one_path: ClassVar[bool] = True  # False if `terms` selects its paths itself
     teacher_kind: ClassVar[str] = ""  # the kind of teacher that the method requires, if any
     builds_teacher: ClassVar[bool] = False  # True if its section has that kind's keys and its constructor builds it
+    starts_from_teacher: ClassVar[bool] = False  # True if it fine-tunes the teacher: a student with its weights
 
     def __init__(self, student: StagedModel, teacher: TeacherLike):
         super().__init__(student)
@@ -153,6 +154,14 @@ class Distiller(Method):
         self.teacher: Teacher = teacher if isinstance(teacher, Teacher) else Frozen(teacher)
         self.path = path or next(iter(self.teacher.default_paths()))
         self.min_batch = max(self.min_batch, self.teacher.min_batch)
+        if self.starts_from_teacher:
+            try:
+                student.load_state_dict(self.teacher.network.state_dict())
+            except (RuntimeError, AttributeError):
+                raise ValueError(
+                    f"DISTILLER.STUDENT: {type(self).__name__} fine-tunes a trained teacher, so DISTILLER.STUDENT is to"
+                    " be the network DISTILLER.TEACHER"
+                ) from None
 
     @property
     def teacher_network(self) -> StagedModel:

@@ -1,7 +1,7 @@
 """Builds any method and any kind of teacher on tiny networks."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import getitem
@@ -54,6 +54,7 @@ def tiny_distiller(name: str, *overrides: str, seed: int = 0, knowing: bool = Fa
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         chosen = choice(cfg)
+        student = tiny_student(chosen.methods.values(), student, teacher)
         others = tiny_others(len(chosen.others) or (1 if chosen.others_key else 0))
         for network in (teacher, *others) if knowing else ():
             fit_batch(network, tiny_batch())
@@ -62,12 +63,19 @@ def tiny_distiller(name: str, *overrides: str, seed: int = 0, knowing: bool = Fa
         return distiller.train()
 
 
+def tiny_student(methods: Iterable[type[Method]], student: TinyNet, teacher: TinyNet) -> TinyNet:
+    """The tiny student, or one of the teacher's architecture for methods that fine-tune the teacher."""
+    is_teachers = any(getattr(cls, "starts_from_teacher", False) for cls in methods)
+    return copy.deepcopy(teacher).train() if is_teachers else student
+
+
 def tiny_method(cls: type[Method], *, seed: int = 0, knowing: bool = False, **changes: Any) -> Method:
     """A method's class on tiny networks, with the defaults of its section and these changes, in training mode."""
     student, network = tiny_networks(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         others = tiny_others(1)
+        student = tiny_student([cls], student, network)
         for one in (network, *others) if knowing else ():
             fit_batch(one, tiny_batch())
         beside = asked_for(cls, OF_RUN)

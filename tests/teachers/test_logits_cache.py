@@ -20,7 +20,7 @@ TAUGHT = sorted(n for n, m in DISTILLERS.items() if m.needs_teacher)
 SERVED = [
     n for n in TAUGHT
     if not DISTILLERS[n].needs_teacher_maps and not DISTILLERS[n].needs_strong_view
-    and DISTILLERS[n].teacher_kind != "assistants"  # the last assistant is matched in place of the teacher
+    and DISTILLERS[n].teacher_kind in ("", "dual_path")  # of all others, the frozen teacher is not matched
 ]  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""Kinds of teacher without a trained network, and networks that learn from each other."""
+"""Kinds of teacher without a trained network, and teachers that are fine-tuned before they teach."""
 
 from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers.kd import kd_loss
+from mdistiller_dfpt.distillers.mcmi import conditional_information
 from mdistiller_dfpt.teachers.previous_epoch import softened_labels
 from mdistiller_dfpt.teachers.smoothed import virtual_probabilities
 
@@ -34,3 +35,10 @@ def _() -> Found:
     (student,) = learned(normal(1))
     loss = 0.05 * F.cross_entropy(student, labels()) + 0.475 * kd_loss(student, normal(2), 6.0)
     return found(loss, [student])
+
+
+@case("MCMI", "mcmi_w-0.25")
+def _() -> Found:
+    (network,) = learned(normal(1))
+    information = conditional_information(network, normal(2).softmax(1))
+    return found(F.cross_entropy(network, labels()) - 0.25 * information, [network])
