@@ -31,7 +31,10 @@ def build_distiller(
     (3, H, W) is for methods that need the sizes of feature maps. A method that asks for `epochs` gets SOLVER.EPOCHS.
     ConfigError if a method is unknown or one of its keys does not fit these networks.
     """
-    beside: dict[str, Any] = {"num_data": num_data, "image_shape": tuple(image_shape), "epochs": cfg.SOLVER.EPOCHS}
+    beside: dict[str, Any] = {
+        "num_data": num_data, "image_shape": tuple(image_shape), "epochs": cfg.SOLVER.EPOCHS,
+        "batch_size": cfg.SOLVER.BATCH_SIZE,
+    }  # fmt: skip
     chosen = choice(cfg)
     try:
         if not chosen.is_taught:

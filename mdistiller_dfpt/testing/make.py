@@ -28,14 +28,16 @@ from ..teachers import ORIGINAL, TEACHERS, Frozen, Teacher, TeacherPath
 from .tiny_data import IMAGE_SHAPE, tiny_batch
 from .tiny_networks import CLASSES, TinyNet, fit_batch, tiny_networks
 
-NUM_DATA, EPOCHS = 48, 2
-OF_RUN = {"num_data": NUM_DATA, "num_classes": CLASSES, "image_shape": IMAGE_SHAPE, "epochs": EPOCHS}
+NUM_DATA, EPOCHS, BATCH_SIZE = 48, 2, 16
+OF_RUN = {
+    "num_data": NUM_DATA, "num_classes": CLASSES, "image_shape": IMAGE_SHAPE, "epochs": EPOCHS, "batch_size": BATCH_SIZE,
+}  # fmt: skip
 T = TypeVar("T", bound=Method | Teacher)
 
 
 def tiny_cfg(*overrides: str) -> CN:
     """The defaults, with batches of 16, two epochs, and these overrides."""
-    words = ["SOLVER.BATCH_SIZE", "16", "SOLVER.EPOCHS", str(EPOCHS), "LOG.TENSORBOARD", "False"]
+    words = ["SOLVER.BATCH_SIZE", str(BATCH_SIZE), "SOLVER.EPOCHS", str(EPOCHS), "LOG.TENSORBOARD", "False"]
     return load_cfg(None, [*words, *overrides])
 
 

@@ -24,9 +24,14 @@ KINDS = {
     "noisy": ("DISTILLER.TEACHER_KIND", "noisy"),
     "views": ("DISTILLER.TEACHER_KIND", "views"),
     "adapter": ("DISTILLER.TEACHER_KIND", "adapter"),
+    "prompted": ("DISTILLER.TEACHER_KIND", "prompted"),
 }
 MEMBERS = ("DISTILLER.PATHS", "{teacher1: 1.0, teacher2: 0.5, teacher3: 0.5}")
 FROZEN_PATHS_ONLY = ("SIMKD", "KDPP", "FT", "WKD")
+NOT_BY = {
+    "dual_path": FROZEN_PATHS_ONLY, "prompted": FROZEN_PATHS_ONLY, "views": ("KDPP", "FT", "WKD"), "noisy": ("SIMKD",),
+}  # fmt: skip
+"""Methods that match no path, or no several paths, of a kind but the original."""
 TAUGHT = sorted(name for name, method in DISTILLERS.items() if method.needs_teacher)
 
 
@@ -71,10 +76,8 @@ def test_any_method_works_with_any_kind_of_teacher(name, kind):
             "teacher of kind ensemble has only logits: set DISTILLER.PATHS to paths that have them "
             "(teacher1, teacher2, teacher3)"
         )
-    elif (name in FROZEN_PATHS_ONLY and kind == "dual_path") or (name in ("KDPP", "FT") and kind == "views"):
+    elif name in NOT_BY.get(kind, ()):
         trains(name, *KINDS[kind], "DISTILLER.PATHS", "{teacher: 1.0}")
-    elif name == "SIMKD" and kind == "noisy":  # it deploys a classifier of one path
-        trains(name, *KINDS[kind], "DISTILLER.PATHS", "{noisy1: 1.0}")
     else:
         trains(name, *KINDS[kind])
 

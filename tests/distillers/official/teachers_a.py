@@ -1,12 +1,17 @@
 """Kinds of teacher that change or multiply one network."""
 
+import re
+
 import torch
 from torch import Tensor
 
 from mdistiller_dfpt.config import keywords
 from mdistiller_dfpt.distillers.kd import kd_loss
+from mdistiller_dfpt.distillers.pat import RegionAttention, positions
+from mdistiller_dfpt.distillers.reviewkd import hcl_loss, nearest
 from mdistiller_dfpt.teachers.adapter import adapter
 from mdistiller_dfpt.teachers.noisy import Noisy, perturbed
+from mdistiller_dfpt.teachers.prompted import Prompt, projector
 from mdistiller_dfpt.teachers.views import (
     feature_inter_loss,
     intra_view_loss,
@@ -17,7 +22,7 @@ from mdistiller_dfpt.teachers.views import (
 )
 
 from ...golden import golden_state, normal
-from .cases import Found, case, found, learned, unit
+from .cases import Found, case, found, learned, maps, unit
 
 
 @case("noisy", "tekap_logits_T4")
@@ -78,3 +83,31 @@ def _() -> Found:
     theirs = ("l1.0", "adapter.0", "", "adapter.2")
     module.load_state_dict(golden_state(module, lambda key: f"{theirs[int(key[0])]}{key[1:]}"))
     return found(((normal(2) - module(feature)) * unit(9, 8, 100)).sum(), [feature])
+
+
+@case("PAT", "pat_aligned")
+def _() -> Found:
+    student, teacher = learned(*maps(10)), maps(20)
+    attention = RegionAttention([tuple(x.shape[1:]) for x in student], 4, 32, 8).double()
+    state = golden_state(
+        attention,
+        lambda key: "attention_blending." + re.sub(r"^patches\.(\d)\.", r"projector_s.\1.projector.", key),
+    )
+    attention.load_state_dict(state)
+    aligned = []
+    # The authors index the encodings by the place in the batch
+    for i, x in enumerate(attention(student, positions(8, 32).double()[:, None])):
+        align = projector(32, teacher[i].shape[1]).double()
+        align.load_state_dict(golden_state(align, lambda key, i=i: f"aligners.{i}.conv.{key}"))
+        aligned.append(align(nearest(x, teacher[i].shape[2:])))
+    return found(hcl_loss(aligned, teacher), student)
+
+
+@case("prompted", "pat_prompt_feedback", "pat_prompt_alone")
+def _(name: str) -> Found:
+    x, feedback = learned(unit(21, 8, 48, 8, 8), unit(22, 8, 96, 4, 4))
+    prompt = Prompt(48, 96).double()
+    theirs = {"align": "fb_aligner.conv", "fusion": "fusion_block", "block": "prompt_block"}
+    prompt.load_state_dict(golden_state(prompt, lambda key: re.sub(r"^\w+(?=\.)", lambda m: theirs[m[0]], key)))
+    inputs = [x, feedback] if name.endswith("feedback") else [x]
+    return found((prompt(x, feedback if len(inputs) == 2 else None) * unit(9, 8, 48, 8, 8)).sum(), inputs)
