@@ -30,7 +30,8 @@ from .tiny_networks import CLASSES, TinyNet, fit_batch, tiny_networks
 
 NUM_DATA, EPOCHS, BATCH_SIZE = 48, 2, 16
 OF_RUN = {
-    "num_data": NUM_DATA, "num_classes": CLASSES, "image_shape": IMAGE_SHAPE, "epochs": EPOCHS, "batch_size": BATCH_SIZE,
+    "num_data": NUM_DATA, "num_classes": CLASSES, "image_shape": IMAGE_SHAPE, "epochs": EPOCHS,
+    "batch_size": BATCH_SIZE,
 }  # fmt: skip
 T = TypeVar("T", bound=Method | Teacher)
 
