@@ -13,6 +13,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..losses import LOGIT_LOSSES, Terms, distillation, label
+from ..losses.logit_losses import entropy
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 WEIGHTS = ("SURER.FORWARD", "SURER.REVERSE", "OTHERS.FORWARD", "OTHERS.REVERSE", "LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT")
@@ -25,12 +26,6 @@ def divergences(student: Tensor, teacher: Tensor, temperature: float) -> tuple[T
     return temperature**2 * forward, temperature**2 * reverse
 
 
-def entropy(logits: Tensor, temperature: float) -> Tensor:
-    """The entropy of each sample's softened probabilities; (B, C) -> (B,)."""
-    log_p = (logits / temperature).log_softmax(1)
-    return -(log_p.exp() * log_p).sum(1)
-
-
 def bdkd_loss(
     student: Tensor, teacher: Tensor, temperature: float, surer: tuple[float, float], others: tuple[float, float]
 ) -> Tensor:
@@ -39,7 +34,7 @@ def bdkd_loss(
     `surer`: (w_f, w_r) of samples for which the student's entropy is below the teacher's; `others`: of all others.
     """
     forward, reverse = divergences(student, teacher, temperature)
-    is_surer = entropy(student.detach(), temperature) < entropy(teacher, temperature)
+    is_surer = entropy(student.detach() / temperature) < entropy(teacher / temperature)
     weight_f, weight_r = (torch.where(is_surer, a, b) for a, b in zip(surer, others, strict=True))
     return (weight_f * forward + weight_r * reverse).mean()
 

@@ -14,14 +14,8 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..losses import Terms, distillation, label, warm_up
-from ..losses.logit_losses import loss_over_samples, per_sample
+from ..losses.logit_losses import entropy, loss_over_samples, per_sample
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """(B, C) -> (B,), in nats."""
-    log_p = logits.log_softmax(1)
-    return -(log_p.exp() * log_p).sum(1)
 
 
 def entropy_weights(student: Tensor, teacher: Tensor, temperature: float, bound: float) -> Tensor:

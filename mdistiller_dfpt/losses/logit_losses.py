@@ -55,6 +55,12 @@ def target_and_rest(logits: Tensor, target: Tensor) -> Tensor:
     return torch.stack([logits.gather(1, target[:, None])[:, 0], others], 1).log_softmax(1)
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """The entropy of each sample's probabilities, in nats; (B, C) -> (B,)."""
+    log_p = logits.log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1)
+
+
 def standardized(logits: Tensor) -> Tensor:
     """Each sample's logits scaled to mean 0 and standard deviation 1 (Sun et al., 2024, arXiv:2403.01427, algorithm 1).
 

@@ -1,6 +1,5 @@
 """The dual-forward path teacher of DFPT-KD and DFPT-KD+ (arXiv:2506.18244): a frozen path and a prompt path."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,13 +10,15 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, Limit, When, one_of
 from ..data import Batch
-from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own
+from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own, warm_up
+from ..losses.logit_losses import entropy
 from ..models import StagedModel
 from ..models.complexity import count_macs, total
 from ..models.dummy import dummy_image, probing
 from ..models.output import Output, as_output, autocast
 from .base import ORIGINAL, TEACHERS, Paths
 from .frozen import Frozen
+from .own_copy import head_parameters, own_copy
 from .prompt import PROMPT_BLOCKS, FusionBlock
 
 PROMPT = "prompt"
@@ -42,9 +43,7 @@ def prompt_loss(
 
 
 def _is_stage_list(value: object) -> bool:
-    return value == "all" or (
-        isinstance(value, list) and len(value) > 0 and all(type(v) is int and v >= 1 for v in value)
-    )
+    return value == "all" or (isinstance(value, list) and all(type(v) is int and v >= 1 for v in value))
 
 
 @TEACHERS.register("dual_path")
@@ -63,6 +62,9 @@ class DualPath(Frozen):
     INIT "teacher": zero prompts, identity fusions and a copied head, so that both paths initially compute the same
     function (exactly so with BN "running"). "random": prompts, fusions and head are initialised randomly.
 
+    With STAGES [] nothing is prompted: the path is the teacher with the statistics of BN and a head of its own. With
+    all weights of its loss 0 the path is not trained.
+
     ValueError if STAGES names a stage that the network does not have, or whose map does not reach the logits.
     """
 
@@ -71,7 +73,7 @@ class DualPath(Frozen):
         {
             "TEMPERATURE": 4.0,
             "LOGIT_LOSS": "KD",  # of the prompt path; any name in LOGIT_LOSSES
-            "STAGES": "all",  # the prompted stages, counted from 1, or "all" that the logits depend on
+            "STAGES": "all",  # the prompted stages, counted from 1; [] for none; or "all" that the logits depend on
             "FINETUNE_BACKBONE": False,  # True: DFPT-KD+, the prompt path trains its own copy of the stages
             "FINETUNE_LR_FACTOR": 0.1,  # learning rate of the copied stages relative to the schedule's
             "BN": "batch",  # statistics of the BatchNorm layers on the prompt path: batch or running
@@ -86,6 +88,10 @@ class DualPath(Frozen):
                     # Maximum norm of the prompt path's gradient; 0: no clipping. Typical steps on CIFAR-100: 1.5 to 3;
                     # without clipping, the fusions and the head, which are not normalised, can diverge
                     "CLIP_NORM": 5.0,
+                    "LR_FACTOR": 1.0,  # learning rate of prompts, fusions and head relative to the schedule's
+                    # Epochs over which the path passes from the student's supervision to the teacher's: the student's
+                    # weight falls from its value to 0, and the teacher's rises from 0 to its value; 0: both constant
+                    "HAND_OVER_EPOCHS": 0,
                     "NORM": True,  # BatchNorm and ReLU after each point-wise convolution of the block except the last
                     "LOSS": CN({"TEACHER_WEIGHT": 1.0, "STUDENT_WEIGHT": 1.0, "CE_WEIGHT": 1.0}),  # of L_P
                 }
@@ -96,6 +102,7 @@ class DualPath(Frozen):
         "TEMPERATURE": A_TEMPERATURE,
         "STAGES": Limit('"all" or a list of stage numbers from 1', _is_stage_list, types=(list,)),
         "FINETUNE_LR_FACTOR": POSITIVE,
+        "PROMPT.LR_FACTOR": POSITIVE,
         "BN": one_of("batch", "running"),
         "INIT": one_of("teacher", "random"),
         "PROMPT.R1": Limit(">= 1", lambda v: v >= 1),
@@ -104,7 +111,13 @@ class DualPath(Frozen):
             "odd sizes >= 1, at least one", lambda v: len(v) > 0 and all(type(k) is int and k % 2 and k > 0 for k in v)
         ),
         **dict.fromkeys(
-            ("PROMPT.CLIP_NORM", "PROMPT.LOSS.TEACHER_WEIGHT", "PROMPT.LOSS.STUDENT_WEIGHT", "PROMPT.LOSS.CE_WEIGHT"),
+            (
+                "PROMPT.CLIP_NORM",
+                "PROMPT.HAND_OVER_EPOCHS",
+                "PROMPT.LOSS.TEACHER_WEIGHT",
+                "PROMPT.LOSS.STUDENT_WEIGHT",
+                "PROMPT.LOSS.CE_WEIGHT",
+            ),
             NOT_NEGATIVE,
         ),
     }
@@ -118,12 +131,14 @@ class DualPath(Frozen):
         self, network: StagedModel, *, temperature: float, logit_loss: str, stages: str | Sequence[int],
         finetune_backbone: bool, finetune_lr_factor: float, bn: str, init: str, fusion: bool, prompt_block: str,
         prompt_r1: int, prompt_r2: float, prompt_kernels: Sequence[int], prompt_clip_norm: float, prompt_norm: bool,
-        prompt_teacher_weight: float, prompt_student_weight: float, prompt_ce_weight: float,
+        prompt_lr_factor: float, prompt_hand_over_epochs: int, prompt_teacher_weight: float,
+        prompt_student_weight: float, prompt_ce_weight: float,
     ):  # fmt: skip
         super().__init__(network)
         self.stages = _numbers(stages, network)
         self.finetune, self.batch_statistics = finetune_backbone, bn == "batch"
-        self.finetune_lr_factor, self.clip_norm = finetune_lr_factor, prompt_clip_norm
+        self.finetune_lr_factor, self.lr_factor, self.clip_norm = finetune_lr_factor, prompt_lr_factor, prompt_clip_norm
+        self.hand_over = prompt_hand_over_epochs
         self.logit_loss: LogitLoss = LOGIT_LOSSES[logit_loss]
         self.couples_samples = getattr(self.logit_loss, "couples_samples", False)
         self.temperature = temperature
@@ -131,7 +146,7 @@ class DualPath(Frozen):
             "teacher_weight": prompt_teacher_weight, "student_weight": prompt_student_weight,
             "ce_weight": prompt_ce_weight,
         }  # fmt: skip
-        self.own = _own_copy(network, share=not finetune_backbone, new_head=init == "random")
+        self.own = own_copy(network, share=not finetune_backbone, new_head=init == "random")
         self.prompts, self.fusions = nn.ModuleDict(), nn.ModuleDict()
         for i in self.stages:
             channels = network.stage_channels[i]
@@ -142,6 +157,9 @@ class DualPath(Frozen):
                 if isinstance(fusing, FusionBlock):
                     fusing.identity()
             self.prompts[str(i)], self.fusions[str(i)] = prompt, fusing
+        if not any(self.weights.values()):
+            for module in (self.own, self.prompts, self.fusions):
+                module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "DualPath":
@@ -172,10 +190,20 @@ class DualPath(Frozen):
 
     def _first_maps(self, image: Tensor) -> Mapping[str, Any]:
         """The original path's maps up to the first prompt; none if the prompt path runs its own stages."""
-        if self.finetune:
+        if self.runs_all_stages:
             return {}
         with torch.no_grad(), autocast(self.dtype, image):
-            return {"feats": self.network.first_maps(image, self.stages[0])}
+            return {"feats": self.network.first_maps(image, self.first)}
+
+    @property
+    def runs_all_stages(self) -> bool:
+        """Whether no stage of the path computes what the original path does: trained, or with other statistics."""
+        return self.finetune or (not self.stages and self.batch_statistics)
+
+    @property
+    def first(self) -> int:
+        """The first stage that the path computes itself: the first prompted one, or the head."""
+        return self.stages[0] if self.stages else len(self.network.stage_channels)
 
     def prompt_path(self, image: Tensor, original: Mapping[str, Any]) -> Output:
         """The prompt path's output; `original`: the original path's features up to the first prompt, stem first.
@@ -183,10 +211,12 @@ class DualPath(Frozen):
         None are needed if the path runs its own stages.
         """
         with autocast(self.dtype, image):
-            if self.finetune:
+            if self.runs_all_stages:
                 return as_output(self.own.rerun(image, self.fuse))
-            first = self.stages[0]
-            before = [*original["feats"][:first], self.fuse(first, original["feats"][first])]
+            first = self.first
+            before = list(original["feats"][:first])
+            if self.stages:
+                before.append(self.fuse(first, original["feats"][first]))
             logits, features = self.own.rerun(image, self.fuse, before)
         # Stages before the first prompt are those of the original path, including their preactivations
         preact_feats = [*original.get("preact_feats", before)[:first], *features["preact_feats"][first:]]
@@ -202,9 +232,15 @@ class DualPath(Frozen):
         prompt = outputs[PROMPT].logits
         with torch.no_grad():
             self.log("accuracy_prompt", (prompt.argmax(1) == batch.target).float().mean() * 100)
+            self.log("entropy_prompt", entropy(prompt).mean())
+        weights = dict(self.weights)
+        if self.hand_over:
+            handed = warm_up(batch.epoch - 1, self.hand_over)
+            weights["teacher_weight"] *= handed
+            weights["student_weight"] *= 1 - handed
         return prompt_loss(
             prompt, outputs[ORIGINAL].logits, student.logits, batch.target, self.logit_loss, self.temperature,
-            **self.weights,
+            **weights,
         )  # fmt: skip
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
@@ -219,11 +255,11 @@ class DualPath(Frozen):
         slow = self._copied_stages()
         slow_ids = {id(p) for p in slow}
         fast = [p for p in self.parameters() if p.requires_grad and id(p) not in slow_ids]
-        return [{"params": fast, "lr_factor": 1.0}, {"params": slow, "lr_factor": self.finetune_lr_factor}]
+        return [{"params": fast, "lr_factor": self.lr_factor}, {"params": slow, "lr_factor": self.finetune_lr_factor}]
 
     def _copied_stages(self) -> list[nn.Parameter]:
         """The trained parameters of the copied stages; none if the backbone is frozen."""
-        head = {id(p) for p in _head_parameters(self.own)}
+        head = {id(p) for p in head_parameters(self.own)}
         return [p for p in self.own.parameters() if p.requires_grad and id(p) not in head]
 
     def overhead(self, image_shape: tuple[int, int, int]) -> str:
@@ -249,7 +285,7 @@ def _numbers(stages: str | Sequence[int], network: StagedModel) -> tuple[int, ..
         raise ValueError("STAGES: the network has no feature maps to prompt")
     count, reaching = len(network.stage_channels) - 1, network.reaching_stages()
     numbers = reaching if stages == "all" else sorted({int(s) for s in stages})
-    if not numbers or not all(1 <= i <= count for i in numbers):
+    if not all(1 <= i <= count for i in numbers):
         raise ValueError(f"STAGES is {numbers}; {type(network).__name__} has stages 1..{count}")
     if lost := sorted(set(numbers) - set(reaching)):
         raise ValueError(
@@ -257,25 +293,3 @@ def _numbers(stages: str | Sequence[int], network: StagedModel) -> tuple[int, ..
             f"of stage {lost[0]}: choose from {', '.join(map(str, reaching))}"
         )
     return tuple(numbers)
-
-
-def _head_parameters(network: StagedModel) -> list[nn.Parameter]:
-    return [p for name in network.head_modules for p in network.get_submodule(name).parameters()]
-
-
-def _own_copy(network: StagedModel, share: bool, new_head: bool) -> StagedModel:
-    """The network that the prompt path runs: buffers and head its own, the stages' weights shared or copied."""
-    # deepcopy leaves the objects in its memo as they are: these parameters are shared
-    head = {id(p) for p in _head_parameters(network)}
-    shared = [p for p in network.parameters() if share and id(p) not in head]
-    copied = copy.deepcopy(network, {id(p): p for p in shared})
-    frozen = {id(p) for p in shared}
-    for p in copied.parameters():
-        p.requires_grad_(id(p) not in frozen)
-    # A new head starts from random weights, as its layers' constructors draw them
-    if new_head:
-        for name in copied.head_modules:
-            for module in copied.get_submodule(name).modules():
-                if callable(reset := getattr(module, "reset_parameters", None)):
-                    reset()
-    return copied

@@ -12,6 +12,7 @@ from ..distributed import all_reduce, world_size
 from ..errors import ConfigError
 from ..losses import Term, Terms
 from ..losses.term import total
+from ..teachers import ORIGINAL
 
 WEIGHT, GRADIENT = "distillation_weight", "gradient_to_kd"
 """The names under which the first epoch of a run has both."""
@@ -65,8 +66,8 @@ def strength(distiller: Method, logits: Tensor, terms: Terms, batch: Batch) -> d
     full = [Term(term.value, term.weight, term.kind) for term in distilling if term.value.requires_grad]
     if not (isinstance(distiller, Distiller) and distiller.frozen() and full and logits.requires_grad):
         return values
-    teacher = distiller.teacher.output_of(distiller.teacher.network, batch.image)
-    kd = kd_loss(logits, teacher.logits, TEMPERATURE)
+    teacher = distiller.teacher(batch)[ORIGINAL].logits  # also if they are cached
+    kd = kd_loss(logits, teacher, TEMPERATURE)
     mine = total({str(i): term for i, term in enumerate(full)})
     reference = _gradient_norm(kd, parameters)
     if reference > 0:

@@ -120,7 +120,7 @@ def test_evaluation_is_deterministic_and_changes_nothing():
     torch.testing.assert_close(logits(dual, BATCH.image[:1])[1], first[:1])
 
 
-@pytest.mark.parametrize("stages", [[], [0], [4], [1, 7]])
+@pytest.mark.parametrize("stages", [[0], [4], [1, 7]])
 def test_stages_that_do_not_exist_are_refused(stages):
     with pytest.raises(ValueError, match=r"STAGES is .*; TinyNet has stages 1..3"):
         tiny_dual(stages=stages)
@@ -209,3 +209,42 @@ def test_stages_before_the_first_prompt_have_the_original_paths_preactivations()
         assert torch.equal(original[1], prompt[1])
         assert not torch.equal(original[2], prompt[2])
     assert not torch.equal(paths["prompt"].features["feats"][1], paths["prompt"].features["preact_feats"][1])
+
+
+def test_without_prompts_the_path_is_the_teacher_with_a_head_of_its_own():
+    same = tiny_dual(stages=[], bn="running", init="teacher").train()
+    assert torch.equal(*logits(same))
+    assert len(same.prompts) == len(same.fusions) == 0
+    head = tiny_dual(stages=[], bn="running", init="random").train()
+    assert {n for n, p in head.named_parameters() if p.requires_grad} == {"own.fc.weight", "own.fc.bias"}
+    pooled = head(BATCH)["teacher"].features["pooled_feat"]
+    torch.testing.assert_close(logits(head)[1], head.own.fc(pooled))
+
+
+def test_without_prompts_and_loss_only_the_statistics_differ():
+    dual = tiny_dual(
+        stages=[], bn="batch", init="teacher", prompt_teacher_weight=0, prompt_student_weight=0, prompt_ce_weight=0
+    ).train()  # fmt: skip
+    assert not [n for n, p in dual.named_parameters() if p.requires_grad]
+    assert dual.losses(dual(BATCH)["teacher"], dual(BATCH), BATCH) == {}
+    original, prompt = logits(dual)
+    assert not torch.allclose(original, prompt)
+    whole = dual.network.train()
+    torch.testing.assert_close(prompt, whole(BATCH.image)[0])
+    whole.eval()
+
+
+def test_supervision_is_handed_from_the_student_to_the_teacher():
+    dual = tiny_dual(prompt_hand_over_epochs=4, prompt_student_weight=2.0, prompt_teacher_weight=0.5).train()
+    found = []
+    for epoch in (1, 2, 4, 5, 9):
+        batch = tiny_batch(4, epoch=epoch)
+        terms = dual.losses(dual(batch)["teacher"], dual(batch), batch)
+        found.append(tuple(terms[name].weight if name in terms else 0 for name in ("prompt_student", "prompt_teacher")))
+    assert found == [(2.0, 0), (1.5, 0.125), (0.5, 0.375), (0, 0.5), (0, 0.5)]
+
+
+def test_prompts_may_learn_at_another_rate():
+    groups = tiny_dual(prompt_lr_factor=0.1, finetune_backbone=True, finetune_lr_factor=0.01).parameter_groups()
+    assert [group["lr_factor"] for group in groups] == [0.1, 0.01]
+    assert all(group["params"] for group in groups)
