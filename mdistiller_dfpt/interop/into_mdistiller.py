@@ -55,7 +55,7 @@ class Exported(nn.Module):
         self.teacher = staged(teacher, cfg.DISTILLER.TEACHER, family)
         size = IMAGE_SIZE.get(data, 32)
         beside = {"num_data": NUM_DATA.get(data, 0), "image_shape": (3, size, size), "epochs": cfg.SOLVER.EPOCHS,
-                  "batch_size": cfg.SOLVER.BATCH_SIZE}  # fmt: skip
+                  "batch_size": cfg.SOLVER.get("BATCH_SIZE", 64)}  # fmt: skip
         arguments = (keywords_for(self.method, cfg[self.name]) if self.method.config else {}) | asked_for(
             self.method, beside
         )

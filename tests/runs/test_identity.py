@@ -76,7 +76,10 @@ def test_every_number_of_the_sections_in_use_changes_the_fingerprint():
             full = f"{section}.{key}"
             limit, kind = KEYS[full].limit, type(value)
             other = next(kind(v) for v in (value + 1, value / 2) if limit is None or limit.test(kind(v)))
-            needed = [f"{section}.FINETUNE_BACKBONE", "True"] if key == "FINETUNE_LR_FACTOR" else []
+            needed = {
+                "FINETUNE_LR_FACTOR": [f"{section}.FINETUNE_BACKBONE", "True"],
+                "INIT_LR": [f"{section}.INIT_EPOCHS", "1"],
+            }.get(key, [])  # fmt: skip
             assert print_of(*words, *needed) != print_of(*words, *needed, full, str(other)), full
 
 
