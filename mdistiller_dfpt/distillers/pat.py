@@ -1,6 +1,7 @@
 """PAT: match the stages of a prompted teacher, aligned by attention (Lin et al., 2025, ICCV, arXiv:2501.08885).
 
-Code: jimmylin0979/PAT a7aff3f, distillers/pat.py:62-89, 374-438, 681-711, 812-1046.
+Code: jimmylin0979/PAT a7aff3f, distillers/pat.py:39-89, 441-594, 681-711, 812-1046 (its step, lines 374-434, was read,
+not run).
 
 Differs: positions are encoded along the tokens; the authors index the encodings by the sample's place in its batch.
 Feedback is zero, not absent, in the first step. With two or three stages there are as many times 16 queries. Where the

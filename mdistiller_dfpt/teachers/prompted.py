@@ -1,10 +1,9 @@
 """Prompts before each stage of a frozen teacher (PAT, Lin et al., 2025, ICCV, arXiv:2501.08885).
 
-Code: jimmylin0979/PAT a7aff3f, distillers/pat.py:425-606.
-
-Differs: under methods without aligned student features, which have no feedback to give, the prompts learn from the
-student's logits. As in the code, and unlike squeeze-and-excitation, a gate is returned without the map that it would
-scale, so that a prompt is one number per channel.
+The blocks are compared with jimmylin0979/PAT a7aff3f, distillers/pat.py:441-594. As there, and unlike
+squeeze-and-excitation, a gate is returned without the map that it would scale, so that a prompt is one number per
+channel. Under methods without aligned student features, which have no feedback to give, the prompts learn from the
+student's logits.
 """
 
 import math

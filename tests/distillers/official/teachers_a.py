@@ -103,7 +103,7 @@ def _() -> Found:
     return found(hcl_loss(aligned, teacher), student)
 
 
-@case("prompted", "pat_prompt_feedback", "pat_prompt_alone")
+@case("PAT", "pat_prompt_feedback", "pat_prompt_alone")
 def _(name: str) -> Found:
     x, feedback = learned(unit(21, 8, 48, 8, 8), unit(22, 8, 96, 4, 4))
     prompt = Prompt(48, 96).double()
