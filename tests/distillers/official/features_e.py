@@ -1,4 +1,4 @@
-"""Methods that match feature maps and embeddings: ICKD, MGD, ITRD, AFD, VKD, FCFD, OFAKD."""
+"""Methods that match feature maps and embeddings: ICKD, MGD, ITRD, AFD, VKD, FCFD, OFAKD, DeiT."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers.afd import PairAttention, afd_loss
 from mdistiller_dfpt.distillers.base import Output
+from mdistiller_dfpt.distillers.deit import deit_loss
 from mdistiller_dfpt.distillers.fcfd import FCFD
 from mdistiller_dfpt.distillers.ickd import ickd_loss
 from mdistiller_dfpt.distillers.itrd import correlation_loss, mutual_loss
@@ -162,3 +163,10 @@ def _(name: str) -> Found:
         head.load_state_dict(state)
         loss = loss + ofakd_loss(head(x), teacher, labels(), e)
     return found(loss, [logits, *student])
+
+
+@case("DEIT", "deit_hard", "deit_soft")
+def _(name: str) -> Found:
+    own, distilled = learned(normal(1), normal(80))
+    loss = deit_loss(distilled, normal(2), name.removeprefix("deit_"), 3.0)
+    return found(0.5 * F.cross_entropy(own, labels()) + 0.5 * loss, [own, distilled])
