@@ -1,4 +1,4 @@
-"""Methods that match feature maps and embeddings: ICKD, MGD, ITRD, AFD, VKD, FCFD, OFAKD, DeiT."""
+"""Methods that match feature maps and embeddings: ICKD, MGD, ITRD, AFD, VKD, FCFD, OFAKD, DeiT, DiffKD."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from mdistiller_dfpt.distillers.afd import PairAttention, afd_loss
 from mdistiller_dfpt.distillers.base import Output
 from mdistiller_dfpt.distillers.deit import deit_loss
+from mdistiller_dfpt.distillers.diffkd import Diffusion
 from mdistiller_dfpt.distillers.fcfd import FCFD
 from mdistiller_dfpt.distillers.ickd import ickd_loss
 from mdistiller_dfpt.distillers.itrd import correlation_loss, mutual_loss
@@ -170,3 +171,22 @@ def _(name: str) -> Found:
     own, distilled = learned(normal(1), normal(80))
     loss = deit_loss(distilled, normal(2), name.removeprefix("deit_"), 3.0)
     return found(0.5 * F.cross_entropy(own, labels()) + 0.5 * loss, [own, distilled])
+
+
+@case("DIFFKD", "diffkd_map", "diffkd_logits")
+def _(name: str) -> Found:
+    is_map = name == "diffkd_map"
+    source, channels, side = (16, 24, 4) if is_map else (20, 20, 1)
+    (student,), teacher = learned(unit(60, 8, source, side, side)), unit(61, 8, channels, side, side)
+    diffusion = Diffusion(source, channels, latent=32 if is_map else 0, steps=5, is_map=is_map).double().train()
+    names = {
+        "encoder": "ae.encoder", "decoder": "ae.decoder.0", "align": "trans", "times": "model.time_embedding",
+        "noise_of": "model.pred", "share": "noise_adapter.feat", "share_head": "noise_adapter.pred", "project": "proj",
+    }  # fmt: skip
+    state = golden_state(diffusion, lambda key: ".".join((names[key.split(".")[0]], *key.split(".")[1:])))
+    diffusion.load_state_dict(state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        out = diffusion(student, teacher)
+    loss = F.mse_loss(out.student, out.teacher) + out.diffusion + out.reconstruction
+    return found(loss, [student], diffusion=out.diffusion.item())
