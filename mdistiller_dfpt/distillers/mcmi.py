@@ -41,6 +41,7 @@ class MCMI(Distiller):
     config = CN({"LOSS": CN({"CE_WEIGHT": 1.0, "CMI_WEIGHT": 0.15})})
     limits = {"LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.CMI_WEIGHT": NOT_NEGATIVE}
     starts_from_teacher = True
+    teacher_kind = "frozen"
     matches_one_path = False  # none: the teacher's weights are used, and neither its logits nor its maps
     centroids: Tensor  # (C, C), a row per class
 

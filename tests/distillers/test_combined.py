@@ -44,7 +44,7 @@ def test_the_networks_run_once():
 
 @pytest.mark.parametrize(
     "names",
-    [*pairwise(n for n in TAUGHT if n not in ("DFPTKD", "SIMKD")), ("DFPTKD", "CRD"), ("SIMKD", "CRD"),
+    [*pairwise(n for n in TAUGHT if n not in ("AID", "BDKD", "DFPTKD", "SIMKD")), ("DFPTKD", "CRD"), ("SIMKD", "CRD"),
      ("AT", "DFPTKD"), ("DFPTKD", "SIMKD")],
     ids="+".join,
 )  # fmt: skip

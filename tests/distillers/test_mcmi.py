@@ -67,6 +67,11 @@ def test_without_the_weight_it_is_cross_entropy():
     torch.testing.assert_close(sum(t.weighted for t in terms.values()), F.cross_entropy(logits, batch.target))
 
 
+def test_its_teacher_is_the_frozen_network():
+    with pytest.raises(ConfigError, match="MCMI requires a teacher of kind frozen"):
+        tiny_distiller("MCMI", "DISTILLER.TEACHER_KIND", "smoothed")
+
+
 @pytest.mark.parametrize("name", ["MCMI", "AID"])
 def test_the_student_starts_as_the_teacher_and_another_network_is_refused(name):
     method = tiny_distiller(name)

@@ -25,14 +25,17 @@ KINDS = {
     "views": ("DISTILLER.TEACHER_KIND", "views"),
     "adapter": ("DISTILLER.TEACHER_KIND", "adapter"),
     "prompted": ("DISTILLER.TEACHER_KIND", "prompted"),
+    "trained_path": ("DISTILLER.TEACHER_KIND", "trained_path"),
 }
 MEMBERS = ("DISTILLER.PATHS", "{teacher1: 1.0, teacher2: 0.5, teacher3: 0.5}")
-FROZEN_PATHS_ONLY = ("SIMKD", "KDPP", "FT", "WKD")
+FROZEN_PATHS_ONLY = ("SIMKD", "KDPP", "FT", "WKD", "FCFD", "FBT")
 NOT_BY = {
-    "dual_path": FROZEN_PATHS_ONLY, "prompted": FROZEN_PATHS_ONLY, "views": ("KDPP", "FT", "WKD"), "noisy": ("SIMKD",),
+    "dual_path": FROZEN_PATHS_ONLY, "trained_path": FROZEN_PATHS_ONLY, "prompted": FROZEN_PATHS_ONLY,
+    "views": ("KDPP", "FT", "WKD"), "noisy": ("SIMKD",),
 }  # fmt: skip
 """Methods that match no path, or no several paths, of a kind but the original."""
-TAUGHT = sorted(name for name, method in DISTILLERS.items() if method.needs_teacher)
+TAUGHT = sorted(name for name, method in DISTILLERS.items()
+                if method.needs_teacher and not method.starts_from_teacher)  # fmt: skip
 
 
 def own_kind(name):

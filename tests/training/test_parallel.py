@@ -37,6 +37,7 @@ RUNS = {
     "AT by noisy copies": ("AT", ("DISTILLER.TEACHER_KIND", "noisy")),
     "SP by an adapted teacher": ("SP", ("DISTILLER.TEACHER_KIND", "adapter", "ADAPTER.LOGIT_LOSS", "DIST")),
     "KD by views, trained before too": ("KD", ("DISTILLER.TEACHER_KIND", "views", "VIEWS.INIT_EPOCHS", "1")),
+    **{f"KD by {kind}": ("KD", ("DISTILLER.TEACHER_KIND", kind)) for kind in ("peer", "previous_epoch", "smoothed")},
     # Batches that split into the same micro-batches for any number of processes: BatchNorm sees one at a time
     "KD in micro-batches": ("KD", ("SOLVER.ACCUMULATE", "2"), 48),
     "SP in micro-batches": ("SP", ("SOLVER.ACCUMULATE", "2"), 48),
