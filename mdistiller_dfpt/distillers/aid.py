@@ -1,6 +1,6 @@
 """AID: a teacher fine-tuned towards a trained student (Qian et al., 2025, "A Good Teacher Adapts", ICCV).
 
-Code: none published.
+Code: none found.
 
 Differs: weights, temperature and number of epochs were not at hand; they are keys.
 """

@@ -1,6 +1,6 @@
 """BD-KD: forward and reverse divergence, weighted per sample by the gap of entropies (Amara et al., arXiv:2212.12965).
 
-Code: none published.
+Code: none found.
 
 Differs: the paper's rule for the weights of a sample was not at hand; here they are keys, one pair for samples of which
 the student is surer than the teacher, and one for all others.

@@ -177,7 +177,7 @@ def some_batch():
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in sorted(DISTILLERS) if not getattr(DISTILLERS[n], "starts_from_teacher", 0)]
+    "name", [n for n, cls in sorted(DISTILLERS.items()) if not getattr(cls, "starts_from_teacher", 0)]
 )
 @pytest.mark.parametrize("kinds", [(tiny_vit, tiny_cnn), (tiny_cnn, tiny_vit)], ids=["vit to cnn", "cnn to vit"])
 def test_every_method_between_a_transformer_and_a_cnn(name, kinds):

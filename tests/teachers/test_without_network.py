@@ -72,5 +72,5 @@ def test_it_teaches_under_other_methods_on_logits(kind, name, tmp_path):
 def test_configs_run_on_pairs_of_several_families(method, pair):
     cfg = load_cfg(f"cifar100/{method}/{pair}")
     found = smoke(cfg)
-    assert found.keys() == {"ce", "kd", "loss", "top1", "top5"}
+    assert found.keys() == {"ce", "kd", "loss", "top1", "top5", "distillation_weight"}
     assert found["loss"] == pytest.approx(found["ce"] + found["kd"], rel=1e-4)

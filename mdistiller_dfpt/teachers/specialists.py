@@ -1,0 +1,108 @@
+"""Teachers that are each responsible for some classes, after Knowledge Concentration (Gao et al., arXiv:1711.07607).
+
+Every specialist has logits for all classes, and those of other classes are masked; the student's loss is the method's.
+The paper, of which no code was found, has a sigmoid per class and a head per group of classes instead.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+from ..config.limits import Limit, names
+from ..data import Batch
+from ..models import StagedModel
+from ..models.output import NoFeatures, Output
+from .base import ORIGINAL, TEACHERS, Paths
+from .several import SeveralNetworks
+
+OUTSIDE = 1000.0  # logits of masked classes, below the smallest one that is not: probability 0 at any usual temperature
+
+REFUSAL = (
+    f"the path {ORIGINAL!r} of specialists has only logits, but the method uses {{!r}}; match their own paths, for"
+    " example `DISTILLER.PATHS.specialist1 1.0`"
+)
+
+
+def parse_classes(words: str) -> list[int]:
+    """Class numbers, from 0: `0-9,15` -> [0, ..., 9, 15]; ValueError if it is not of this form."""
+    classes: list[int] = []
+    for part in words.split(","):
+        numbers = part.strip().split("-")
+        if not all(n.isdecimal() for n in numbers) or len(numbers) > 2 or int(numbers[-1]) < int(numbers[0]):
+            raise ValueError(f"CLASSES has {words!r}; write class numbers and ranges, such as 0-9,15")
+        classes += range(int(numbers[0]), int(numbers[-1]) + 1)
+    return classes
+
+
+def owners(classes: Sequence[str], networks: int, num_classes: int) -> Tensor:
+    """The specialist (from 0) of each class, (C,) int64; ValueError unless each class has exactly one.
+
+    Empty `classes`: contiguous groups of nearly equal size.
+    """
+    if not classes:
+        return torch.arange(num_classes) * networks // num_classes
+    if len(classes) != networks:
+        raise ValueError(f"CLASSES has {len(classes)} groups; there are {networks} networks")
+    groups = [parse_classes(words) for words in classes]
+    listed = sorted(label for group in groups for label in group)
+    if listed != list(range(num_classes)):
+        wrong = next((label for label in listed if listed.count(label) > 1 or label >= num_classes), None)
+        wrong = min(set(range(num_classes)) - set(listed)) if wrong is None else wrong
+        raise ValueError(f"CLASSES must name each of {num_classes} classes, from 0, exactly once; see class {wrong}")
+    found = torch.empty(num_classes, dtype=torch.int64)
+    for number, group in enumerate(groups):
+        found[group] = number
+    return found
+
+
+def concentrated(logits: Tensor, owner: Tensor, target: Tensor) -> Tensor:
+    """The logits of the specialist of each sample's class, where it is responsible; (K, B, C), (C,), (B,) -> (B, C)."""
+    chosen = owner[target]
+    own = logits[chosen, torch.arange(len(target), device=target.device)]
+    is_masked = owner[None, :] != chosen[:, None]
+    lowest = own.masked_fill(is_masked, torch.inf).amin(1, keepdim=True)
+    return torch.where(is_masked, lowest - OUTSIDE, own)
+
+
+@TEACHERS.register("specialists")
+class Specialists(SeveralNetworks):
+    """The path `teacher`: for each sample, the specialist of its class, with no probability for the classes of others.
+
+    `specialist1`, `specialist2`, ... are the networks themselves. The first is DISTILLER.TEACHER, the others are
+    DISTILLER.OTHER_TEACHERS.
+    """
+
+    others_key = "OTHER_TEACHERS"
+    config = CN({"CLASSES": []})  # of each network, such as [0-49, 50-99]; []: contiguous groups of equal size
+    limits: ClassVar[Mapping[str, Limit]] = {"CLASSES": names("classes, such as [0-9, '10-19,25']")}
+    owner: Tensor  # (C,) int64
+
+    def __init__(
+        self, network: StagedModel, others: Sequence[StagedModel] = (), *, classes: Sequence[str], num_classes: int
+    ):
+        super().__init__(network, others, [f"specialist{i}" for i in range(1, len(others) + 2)])
+        self.register_buffer("owner", owners(classes, len(others) + 1, num_classes))
+
+    def forward(self, batch: Batch) -> Mapping[str, Output]:
+        compute: dict[str, Callable[[], Output]] = {
+            path: partial(self.output_of, network, batch.image) for path, network in self.networks.items()
+        }
+        paths = Paths({**compute, ORIGINAL: lambda: self._concentrated(paths, batch)})
+        return paths
+
+    def _concentrated(self, paths: Mapping[str, Output], batch: Batch) -> Output:
+        logits = torch.stack([paths[path].logits for path in self.networks])
+        return Output(concentrated(logits, self.owner, batch.target), NoFeatures(REFUSAL))
+
+    def path_names(self) -> Sequence[str]:
+        return (ORIGINAL, *super().path_names())
+
+    def network_of(self, path: str) -> StagedModel:
+        return self.network if path == ORIGINAL else super().network_of(path)
+
+    def has_maps(self, path: str) -> bool:
+        return path != ORIGINAL
