@@ -3,6 +3,7 @@
 import argparse
 import collections
 import pathlib
+import pickle
 import re
 import tarfile
 import types
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 
 from ..errors import CheckpointError
+from .stand_ins import StandIn, as_states, is_replaceable
 
 MAX_ENTRIES, MAX_PICKLE_BYTES = 100_000, 64 << 20  # far above those of any network
+MAX_CLASSES = 300  # that are read without their code; each takes another pass over the file
 
 _NUMPY_DTYPES = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"]
 _scalar, _reconstruct = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
@@ -28,30 +31,46 @@ _ALLOWED: list[Any] = [
 ]  # fmt: skip
 
 
-def load_pickled_tensors(path: Path) -> Any:
+def load_pickled_tensors(path: Path, *, objects: bool = False) -> Any:
     """Load a `torch.save` file of tensors, plain containers, argument namespaces and NumPy values.
 
-    Nothing else is unpickled, and there is no fallback: CheckpointError names what else the file contains.
+    With `objects`, those of other classes are read as what they hold, networks as their state_dicts. No other name is
+    ever looked up, and there is no fallback: CheckpointError names what else the file contains.
     """
+    replaced: list[str] = []
     try:
         if zipfile.is_zipfile(path):
             _refuse_bombs(path)
-        with torch.serialization.safe_globals(_ALLOWED):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        while True:
+            try:
+                with torch.serialization.safe_globals([*_ALLOWED, *((StandIn, name) for name in replaced)]):
+                    content = torch.load(path, map_location="cpu", weights_only=True)
+                return as_states(content) if replaced else content
+            except pickle.UnpicklingError as e:
+                name = _refused(e)
+                if not (objects and is_replaceable(name) and name not in replaced and len(replaced) < MAX_CLASSES):
+                    raise
+                replaced.append(name)
     except CheckpointError:
         raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except Exception as e:  # a damaged or malicious file can raise almost any exception
         raise CheckpointError(
-            f"{path}: not a checkpoint of tensors; no code in it was run ({_reason(path, e)})"
+            f"{path}: not a checkpoint of tensors; no code in it was run ({_reason(path, e, replaced)})"
         ) from None
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _refused(error: Exception) -> str:
+    """The name in a file that PyTorch refuses; empty if that is not the reason."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return found[1] if found else ""
+
+
+def _reason(path: Path, error: Exception, replaced: list[str]) -> str:
     """What a file contains that is not loaded, by its name, or what it is instead."""
-    if found := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"it contains {found[1]}: where it was written, save the network's state_dict() instead"
+    if name := _refused(error) or next(iter(replaced), ""):
+        return f"it contains {name}: where it was written, save the network's state_dict() instead"
     if "TorchScript" in str(error):
         return "it is a TorchScript archive: where it was written, save the network's state_dict() instead"
     with open(path, "rb") as f:

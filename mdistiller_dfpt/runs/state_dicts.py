@@ -49,8 +49,10 @@ def matches(content: Any, network: nn.Module, rename: Callable[[str], str | None
     size = len(_without_counters(shadow.state_dict()))
     found: list[Match] = []
     for place, state in _state_dicts(content):
-        # Wrappers inside the network, `features.module.0`, only matter if it does not fit with them
-        for part in (state, *_unwrapped(state)):
+        # Wrappers inside the network, `features.module.0`, only matter if it does not fit with them; likewise the
+        # names of its parts, `backbone.conv1` and `head.fc`
+        plain = _unwrapped(state)
+        for part in (state, *plain, *_joined((*plain, state)[0])):
             parts = [_match(place, prefix, part, shadow, rename) for prefix in _prefixes(part, size)]
             found += parts
             if any(not match.faults for match in parts):
@@ -90,6 +92,13 @@ def _unwrapped(state: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
     """The keys without the names that DataParallel and `torch.compile` insert; none if two keys become one."""
     found = OrderedDict((WRAPPER.sub("", key), value) for key, value in state.items())
     return [found] if len(found) == len(state) else []
+
+
+def _joined(state: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
+    """The keys without the names of the network's parts, as OpenMMLab's; none if they are no names of parts."""
+    found = OrderedDict((key.partition(".")[2], value) for key, value in state.items() if "." in key)
+    parts = {key.partition(".")[0] for key in state}
+    return [found] if len(found) == len(state) and len(parts) > 1 else []
 
 
 def _state_dicts(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:

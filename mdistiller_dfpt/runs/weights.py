@@ -32,7 +32,7 @@ def load_weights(path: Path) -> dict[str, Any]:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as e:
             raise CheckpointError(f"{path}: not a safetensors file ({e})") from None
-    content = load_pickled_tensors(path)
+    content = load_pickled_tensors(path, objects=True)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: contains {type(content).__name__}; expected a state_dict, or a dict with one")
     return content
@@ -92,7 +92,8 @@ def _difference(found: list[Match], content: dict[str, Any], network: nn.Module)
     if set(own) & set(closest.state):
         beside = f" (outside {closest.place}: {_first(closest.beside)})" if closest.beside else ""
         return _first(closest.faults, "; ") + beside
-    return f"its keys are {_first(list(closest.state))}; expected {_first(own)}"
+    whole = next(match for match in found if match.where == closest.where)  # of each state_dict, it comes first
+    return f"its keys are {_first(list(whole.state))}; expected {_first(own)}"
 
 
 def _first(names: list[str], between: str = ", ") -> str:

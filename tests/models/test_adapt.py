@@ -14,6 +14,7 @@ from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
 from mdistiller_dfpt.distillers.choice import choice
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.networks import build_network
 from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.models import build_model
@@ -242,6 +243,25 @@ def test_a_users_own_network_by_import_path():
     assert model(torch.randn(1, 3, 32, 32))[0].shape == (1, 3)
     with pytest.raises(ConfigError, match="defines its own stages"):
         build_model("resnet8", stages=["layer1"])
+
+
+def test_a_users_function_of_a_fixed_number_of_classes():
+    """As `resnet18()` of weiaicunzai/pytorch-cifar100 and `ResNet18()` of kuangliu/pytorch-cifar."""
+    name = f"{__name__}:of_ten_classes"
+    assert build_model(name, num_classes=10, image_size=32)(torch.randn(1, 3, 32, 32))[0].shape == (1, 10)
+    cfg = load_cfg(None, ["DISTILLER.STUDENT", name])
+    with pytest.raises(ConfigError, match=r"of_ten_classes returns logits of shape \(1, 10\) for one image; it must"):
+        build_network(cfg, "student", "", 3, (3, 32, 32))
+    with pytest.raises(ConfigError, match=r"of_a_path cannot be built \(.*missing 1 required .* 'path'\)"):
+        build_model(f"{__name__}:of_a_path", num_classes=10, image_size=32)
+
+
+def of_ten_classes():
+    return own_network(10)
+
+
+def of_a_path(path):
+    return own_network(10)
 
 
 def own_network(num_classes):

@@ -5,6 +5,7 @@ import re
 import tarfile
 import warnings
 from collections import OrderedDict
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,11 @@ def behind(prefix, state):
     return OrderedDict((prefix + key, value) for key, value in state.items())
 
 
+def in_parts(state):
+    """Keys of a network in two parts, as OpenMMLab's classifiers."""
+    return OrderedDict((("head." if k.startswith("fc") else "backbone.") + k, v) for k, v in state.items())
+
+
 def loaded(content, tmp_path, suffix="pth"):
     """A fresh network with the weights of a file with this content."""
     path = tmp_path / f"w.{suffix}"
@@ -41,6 +47,33 @@ def loaded(content, tmp_path, suffix="pth"):
 
 def same(a, b):
     return state_hash(a.state_dict()) == state_hash(b.state_dict())
+
+
+class Own:
+    def __init__(self):
+        self.value = 3
+
+
+class OwnDict(dict):
+    pass
+
+
+class OwnList(list):
+    pass
+
+
+class Average:
+    """As timm's and YOLO's: an object around a network, in the place of a state_dict."""
+
+    def __init__(self, module):
+        self.module, self.decay = module, 0.9
+
+
+def with_hidden_buffer():
+    """A network with a buffer that its state_dict does not have."""
+    whole = network()
+    whole.register_buffer("grid", torch.ones(2), persistent=False)
+    return whole
 
 
 OURS = network()
@@ -61,7 +94,14 @@ CONTENTS = {
              "metric": np.float32(71.2)},
     "Lightning": {"state_dict": {**behind("model.", STATE), "criterion.weight": torch.ones(5)}, "callbacks": {}},
     "Lightning, compiled": {"state_dict": behind("net._orig_mod.", STATE)},
-    "OpenMMLab": {"meta": {"epoch": 3}, "state_dict": behind("backbone.", STATE)},
+    "OpenMMLab, the backbone": {"meta": {"epoch": 3}, "state_dict": behind("backbone.", STATE)},
+    "OpenMMLab": {"state_dict": in_parts(STATE), "message_hub": {"loss": Own()}},
+    "OpenMMLab, in parallel": {"state_dict": behind("module.", in_parts(STATE))},
+    "a whole network": OURS,
+    "a whole network, in parallel": {"epoch": 3, "net": torch.nn.DataParallel(OURS)},
+    "a whole network with a buffer that is not saved": with_hidden_buffer(),
+    "an object around the network": {"ema": Average(OURS), "epoch": 3},
+    "objects beside it": {"model": STATE, "x": Own(), "args": OwnDict(lr=0.1)},
     "SimKD": {"epoch": 3, "model": STATE, "proj": {"transfer.0.weight": torch.ones(2)}},
     "ImageNet example": {"state_dict": behind("module.", STATE), "best_acc1": torch.tensor(1.0)},
     "kuangliu's CIFAR": {"net": behind("module.", STATE), "acc": 71.2, "epoch": 3},
@@ -118,10 +158,6 @@ def test_what_was_chosen_and_left_out_is_said(origin, said, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-class Own:
-    pass
-
-
 REFUSED = {
     "two that fit": (
         {"model": {**behind("module.student.", STATE), **behind("module.teacher.", OTHER)}},
@@ -139,22 +175,19 @@ REFUSED = {
         "layer1.1.conv1.weight is unexpected",
     ),
     "a deeper network": ({"model": TEACHER}, "layer1.1.conv1.weight is unexpected"),
-    "OpenMMLab, whose head has another name": (
-        {
-            "state_dict": {
-                ("head.fc." if k.startswith("fc") else "backbone.") + k.removeprefix("fc."): v for k, v in STATE.items()
-            }
-        },
-        r"fc.weight is missing; fc.bias is missing \(outside \['state_dict'\] backbone.\*: head.fc.weight, head.fc.",
-    ),
     "another network": (
         {"a.weight": torch.ones(1), "b.weight": torch.ones(1)},
         "its keys are a.weight, b.weight; expected conv1.weight, bn1.weight, bn1.bias and",
     ),
+    "another network, most of it in one part": (
+        {**{f"features.{i}.weight": torch.ones(1) for i in range(60)}, "classifier.weight": torch.ones(1)},
+        "its keys are features.0.weight, features.1.weight, features.2.weight and",
+    ),
     "no weights": ({"epoch": 3, "lr": 0.1}, "contains no tensors by name; its keys are epoch, lr"),
     "a list": ([1, 2], "contains list; expected a state_dict"),
-    "a class": ({"model": STATE, "x": Own()}, "it contains tests.runs.test_weights.Own: where it was written, save"),
-    "a whole network": (OURS, r"it contains mdistiller_dfpt.models.cifar.resnet.ResNet: .*state_dict\(\)"),
+    "a class of the standard library": ({"model": STATE, "x": Fraction(1, 2)}, "it contains fractions.Fraction: where"),
+    "a list of one's own": (OwnList([3]), r"it contains tests.runs.test_weights.OwnList: .*state_dict\(\)"),
+    "an own object": (Own(), "it contains no tensors by name; its keys are value"),
 }
 
 

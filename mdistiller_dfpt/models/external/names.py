@@ -60,12 +60,17 @@ def published_normalisation(name: str) -> Normalisation | None:
 
 
 def _made(make: Maker, name: str, num_classes: int, image_size: int) -> nn.Module:
-    """Transformers are built for one image size, passed under one of two names; most networks take none."""
-    for size in ({"img_size": image_size}, {"image_size": image_size}, {}):
+    """Transformers are built for one image size, passed under one of two names; most networks take none.
+
+    A user's function may also be of a fixed number of classes, which its logits show.
+    """
+    given = {"num_classes": num_classes}
+    attempts = [{**given, "img_size": image_size}, {**given, "image_size": image_size}, given, *([{}] * (":" in name))]
+    for arguments in attempts:
         try:
-            return make(num_classes=num_classes, **size)
+            return make(**arguments)
         except TypeError as e:
-            if not size or not re.search(r"im(a)?g(e)?_size", str(e)):
+            if arguments == attempts[-1] or not re.search(r"im(a)?g(e)?_size|num_classes", str(e)):
                 raise ConfigError(f"{name} cannot be built ({e})") from None
     raise AssertionError("the last attempt returns or raises")
 
