@@ -1,10 +1,16 @@
-"""The number of classes of published datasets."""
+"""Folder and number of classes of published datasets."""
 
 from pathlib import Path
 
 from yacs.config import CfgNode as CN
 
 from ..errors import DataError
+
+
+def folder_of(cfg: CN, name: str) -> Path:
+    """The folder `name` in DATASET.ROOT, or DATASET.ROOT itself if that is its name."""
+    root = Path(cfg.DATASET.ROOT)
+    return root if root.name == name and root.is_dir() and not (root / name).exists() else root / name
 
 
 def check_class_count(cfg: CN, found: int, official: int, where: Path) -> None:

@@ -1,6 +1,7 @@
-"""Tables of image paths and labels, as CSV files."""
+"""Tables of image paths and labels: CSV, lines of JSON as of Hugging Face's imagefolder, and lists `path label`."""
 
 import csv
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,34 @@ from ..errors import DataError
 from .class_folders import SUFFIXES
 from .image_files import FileSet
 
-PATHS = ("path", "file_name", "filename", "file", "filepath", "image", "image_path", "image_id")
+PATHS = ("path", "file_name", "filename", "file", "filepath", "image", "image_path", "image_id", "id")
 LABELS = ("label", "class", "labels", "target", "class_name")
 """Names of the two columns in the header of a table with more of them."""
 
 Row = tuple[str, str]
+
+
+class _Images:
+    """Finds the images of a table: beside it, or in a folder of its split; their ending may be left out."""
+
+    def __init__(self, table: Path):
+        split, root = table.stem, table.parent.parent if table.parent.name == "meta" else table.parent  # OpenMMLab's
+        own = [root / split, root / f"{split}_images", root / "images"]
+        if not any(folder.is_dir() for folder in own):  # a test set that was drawn from the training images
+            own = [root / "train", root / "train_images"]
+        self.folders = [table.parent, *(folder for folder in own if folder.is_dir())]
+        self.endings = ["", *SUFFIXES]
+
+    def find(self, name: str) -> Path | None:
+        """The file of a row, also if its folders are separated as in Windows; None if there is none."""
+        for ending in self.endings:
+            for folder in self.folders:
+                for spelling in (name, name.replace("\\", "/")):
+                    if (path := folder / f"{spelling}{ending}").is_file():
+                        self.endings.remove(ending)  # the next row most likely has the same
+                        self.endings.insert(0, ending)
+                        return path
+        return None
 
 
 def read_table(table: Path) -> list[Row]:
@@ -28,9 +52,10 @@ def read_table(table: Path) -> list[Row]:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"{table}: cannot be read ({e})") from None
+    images = _Images(table)
     rows: list[Row] = []
     columns, width = (0, 1), 2
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+    for number, row in enumerate(_cells(table, text), start=1):
         if not row:
             continue
         if number == 1 and (named := _columns(row)) is not None:
@@ -41,7 +66,7 @@ def read_table(table: Path) -> list[Row]:
             expected = "path,label" if width == 2 else f"{width} values, as in its header"
             raise DataError(f"{table}:{number}: is {','.join(row)!r}; expected {expected}")
         name, label = row[columns[0]].strip(), row[columns[1]].strip()
-        path = _path(table.parent, name)
+        path = images.find(name)
         if path is None:
             if number == 1 and not name.lower().endswith(SUFFIXES):
                 _say_header(table, row)
@@ -51,6 +76,28 @@ def read_table(table: Path) -> list[Row]:
     if not rows:
         raise DataError(f"{table}: contains no images")
     return rows
+
+
+def _cells(table: Path, text: str) -> list[list[str]]:
+    lines = text.splitlines()
+    if table.suffix == ".txt":
+        return [line.rsplit(maxsplit=1) for line in lines]  # a path may contain spaces
+    if table.suffix == ".jsonl":
+        return [_of_json(table, number, line) for number, line in enumerate(lines, start=1)]
+    first = lines[0] if lines else ""
+    separator = next((one for one in ",;\t" if one in first), ",")
+    return list(csv.reader(lines, delimiter=separator))
+
+
+def _of_json(table: Path, number: int, line: str) -> list[str]:
+    if not line.strip():
+        return []
+    try:
+        values = json.loads(line)
+        row = [str(values[next(key for key in known if key in values)]) for known in (PATHS, LABELS)]
+    except (ValueError, TypeError, StopIteration):
+        raise DataError(f"{table}:{number}: is {line[:80]!r}; expected an object with file_name and label") from None
+    return row
 
 
 def _columns(row: Sequence[str]) -> tuple[int, int] | None:
@@ -63,11 +110,6 @@ def _columns(row: Sequence[str]) -> tuple[int, int] | None:
 def _say_header(table: Path, row: Sequence[str]) -> None:
     if rank() == 0:
         print(f"note: {table}:1: {','.join(row)!r} is taken as a header", flush=True)
-
-
-def _path(root: Path, name: str) -> Path | None:
-    """The file of a row, also if its folders are separated as in Windows; None if there is none."""
-    return next((path for path in (root / name, root / name.replace("\\", "/")) if path.is_file()), None)
 
 
 def classes_of(labels: Sequence[str], table: Path) -> list[str]:

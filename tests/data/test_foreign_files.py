@@ -152,3 +152,74 @@ def test_a_rotation_in_exif_is_not_applied_as_in_torchvision(tmp_path):
     assert torch.equal(
         torch.as_tensor(np.array(read_image(str(tmp_path / "turned.png")))), torch.as_tensor(np.array(picture))
     )
+
+
+@pytest.mark.parametrize("kind", ["csv", "semicolons", "tabs", "without endings", "jsonl", "txt", "meta"])
+def test_tables_as_kaggle_hugging_face_caffe_and_openmmlab_lay_them_out(kind, tmp_path):
+    """The images of both splits have the same names, in folders of their own."""
+    for number, split in enumerate(("train", "val")):
+        for i in range(2):
+            image(tmp_path / split / f"a b{i}.png", 2 * number + i)
+        names = [f"a b{i}" + ".png" * (kind != "without endings") for i in range(2)]
+        separator = {"semicolons": ";", "tabs": "\t", "txt": " ", "meta": " "}.get(kind, ",")
+        rows = "".join(f"{name}{separator}{'yx'[i]}\n" for i, name in enumerate(names))
+        if kind == "jsonl":
+            rows = "".join(f'{{"file_name": "{name}", "label": "{"yx"[i]}"}}\n' for i, name in enumerate(names))
+        table = {"jsonl": f"{split}/metadata.jsonl", "txt": f"{split}.txt", "meta": f"meta/{split}.txt"}.get(kind)
+        (tmp_path / (table or f"{split}.csv")).parent.mkdir(exist_ok=True)
+        (tmp_path / (table or f"{split}.csv")).write_text(rows)
+    found = source(tmp_path)
+    assert found.train.classes == ("x", "y")
+    for part, split in ((found.train, "train"), (found.test, "val")):
+        assert part.paths == [str(tmp_path / split / f"a b{i}.png") for i in range(2)]
+        assert part.labels.tolist() == [1, 0]
+
+
+def test_a_test_set_drawn_from_the_training_images_is_in_their_folder(tmp_path):
+    for i in range(4):
+        image(tmp_path / "train_images" / f"{i}.png", i)
+    (tmp_path / "train.csv").write_text("image_id,label\n0.png,0\n1.png,1\n")
+    with pytest.raises(DataError, match=r"train.csv: there is no such table of test images beside it, .*val.csv"):
+        source(tmp_path)
+    (tmp_path / "val.csv").write_text("image_id,label\n2.png,0\n3.png,1\n")
+    assert source(tmp_path).test.paths == [str(tmp_path / "train_images" / f"{i}.png") for i in (2, 3)]
+    image(tmp_path / "val/0.png")  # of a test set with images of its own, none is a training image
+    with pytest.raises(DataError, match=r"val.csv:2: no such file"):
+        source(tmp_path)
+
+
+def test_a_list_beside_class_folders_is_not_read(tmp_path):
+    (base(tmp_path) / "train.txt").write_text("a/x\n")
+    assert source(tmp_path).train.labels.tolist() == [0, 1]
+
+
+def test_an_object_without_path_or_label_is_named(tmp_path):
+    base(tmp_path)
+    (tmp_path / "train/metadata.jsonl").write_text('{"file_name": "a/x.png", "text": "a cat"}\n')
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: is .*a cat.*; expected an object with file_name and label"):
+        source(tmp_path)
+
+
+@pytest.mark.parametrize(("files", "said"), [
+    (["data/train-00000-of-00001.parquet"], r"it contains data/: its .parquet files have images as bytes: write the"),
+    (["pathmnist.npz"], "its .npz files have images as arrays"),
+    (["cifar-10-batches-py/data_batch_1"], "CIFAR-10 has images as arrays"),
+    (["data/train/a/x.png"], r"perhaps DATASET.ROOT is '.*/data'"),
+    (["train/1.jpg", "labels.csv"], "if labels.csv has the labels, divide its rows into train.csv and val.csv"),
+    (["train/a/x.png", "val/images/x.png", "val/val_annotations.txt"], "Tiny ImageNet, use DATASET.TYPE tiny_imagenet"),
+    (["images.txt", "train_test_split.txt"], "CUB-200-2011, use DATASET.TYPE cub200"),
+    (["Train/a/x.png", "Val/a/x.png"], "it contains Train/, Val/"),
+    ([], "it is empty"),
+])  # fmt: skip
+def test_what_is_there_instead_of_a_dataset_is_said(files, said, tmp_path):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=said):
+        source(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("tiny_imagenet", "tiny-imagenet-200"), ("imagenet", "imagenet")])
+def test_the_folder_of_a_published_dataset_itself_is_a_root(kind, name, tmp_path):
+    base(tmp_path / name)
+    assert source(tmp_path / name, kind).test.paths == source(tmp_path, kind).test.paths

@@ -14,7 +14,7 @@ from ...errors import DataError
 from ..build import DATASETS, FileSource
 from ..download import download, md5_of
 from ..image_files import IMAGENET_MEAN, IMAGENET_STD, FileRecipe, FileSet
-from ..official import check_class_count
+from ..official import check_class_count, folder_of
 
 CLASSES, SIZE = 200, 224
 FOLDER, ARCHIVE = "CUB_200_2011", "CUB_200_2011.tgz"
@@ -28,7 +28,7 @@ def cub200(cfg: CN) -> FileSource:
 
     The split is the official train_test_split.txt.
     """
-    root = Path(cfg.DATASET.ROOT) / FOLDER
+    root = folder_of(cfg, FOLDER)
     if not root.is_dir():
         archive = root.with_name(ARCHIVE)
         if not archive.is_file():

@@ -12,6 +12,11 @@ from ..image_files import imagenet_recipe
 from ..tables import classes_of, file_set, read_table
 
 SIZE = 224
+_ENCODED = {
+    "*.parquet": "its .parquet files have images as bytes", "*.arrow": "its .arrow files have images as bytes",
+    "*.npz": "its .npz files have images as arrays", "*.npy": "its .npy files have images as arrays",
+    "cifar-10-batches-py": "CIFAR-10 has images as arrays", "data_batch_1": "CIFAR-10 has images as arrays",
+}  # fmt: skip
 SECOND = ("val", "valid", "validation", "test")
 """Names of the test set, in this order."""
 
@@ -20,38 +25,79 @@ SECOND = ("val", "valid", "validation", "test")
 def folder(cfg: CN) -> FileSource:
     """DATASET.ROOT contains train/<class>/* and val/<class>/* (or valid/, validation/, test/), or tables of them.
 
-    The tables are train.csv and val.csv, or metadata.csv in the folder of each split: one row `path,label` per image,
-    with paths relative to the table. Labels are names, in alphabetical order, or whole numbers, in numerical order.
-    Augmented like ImageNet.
+    The tables are train.csv and val.csv, or metadata.csv (or .jsonl) in the folder of each split: one row `path,label`
+    per image; or train.txt and val.txt (also in meta/), of rows `path label`. Paths are relative to the table, or to
+    the folder train/, train_images/ or images/ beside it. Labels are names, in alphabetical order, or whole numbers, in
+    numerical order. Augmented like ImageNet.
     """
     root = Path(cfg.DATASET.ROOT)
     second = _second(root)
-    tables = [_table(root, split) for split in ("train", second)]
-    if tables[0] is not None:
-        rows, others = (read_table(table or root / f"{second}.csv") for table in tables)
+    table, second_table = (_table(root, split) for split in ("train", second))
+    if table is not None:
+        rows = read_table(table)
+        if second_table is None:
+            raise DataError(f"{table}: there is no such table of test images beside it, {root / second}.csv: write one"
+                            f" with rows that are not in {table.name}")  # fmt: skip
+        others = read_table(second_table)
         check_same_classes([label for _, label in rows], [label for _, label in others], root)
-        classes = classes_of([label for _, label in rows], tables[0])
+        classes = classes_of([label for _, label in rows], table)
         train, test = (file_set(part, classes) for part in (rows, others))
     elif (root / "train").is_dir():
-        classes = class_folders(root / "train")
-        check_same_classes(classes, class_folders(root / second), root)
+        classes = _classes_in(root, "train")
+        check_same_classes(classes, _classes_in(root, second), root)
         train, test = (list_files(root / split, classes) for split in ("train", second))
     else:
         raise DataError(
             f"no dataset in DATASET.ROOT {str(root)!r}: it must contain train/<class>/* and val/<class>/*, "
-            "or train.csv and val.csv with rows path,label"
+            f"or train.csv and val.csv with rows path,label; {_found_instead(root)}"
         )
     return FileSource(train, test, imagenet_recipe(cfg.DATASET.SIZE or SIZE))
 
 
 def _table(root: Path, split: str) -> Path | None:
-    tables = (root / f"{split}.csv", root / split / "metadata.csv")
+    """The table of a split, if it has one; a list beside class folders may be of another kind."""
+    tables = [root / f"{split}.csv", *(root / split / f"metadata.{ending}" for ending in ("csv", "jsonl"))]
+    if not any(root.glob(f"{split}/*/")):
+        tables += [root / f"{split}.txt", root / "meta" / f"{split}.txt"]
     return next((table for table in tables if table.is_file()), None)
+
+
+def _classes_in(root: Path, split: str) -> list[str]:
+    """The class folders of a split; DataError saying what else is there."""
+    try:
+        names = class_folders(root / split)
+    except DataError as e:
+        raise DataError(f"{e}; {_found_instead(root)}") from None
+    if names == ["images"]:
+        raise DataError(f"{root / split}: contains no class folders; {_found_instead(root)}")
+    return names
+
+
+def _found_instead(root: Path) -> str:
+    """What a folder contains, and what to do with it if it is a dataset of another form."""
+    if not root.is_dir():
+        return "it is a file" if root.exists() else "there is no such folder"
+    names = sorted(f"{p.name}/" if p.is_dir() else p.name for p in root.iterdir() if not p.name.startswith("."))
+    if not names:
+        return "it is empty"
+    shown = f"it contains {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    if (root / "val" / "val_annotations.txt").is_file():
+        return f"{shown}: if it is Tiny ImageNet, use DATASET.TYPE tiny_imagenet"
+    if (root / "train_test_split.txt").is_file():
+        return f"{shown}: if it is CUB-200-2011, use DATASET.TYPE cub200"
+    for pattern, kind in _ENCODED.items():
+        if any(root.glob(pattern)) or any(root.glob(f"data/{pattern}")):
+            return f"{shown}: {kind}: write the images to files, or see A dataset in docs/extend.md"
+    if inside := next((p.parent for p in sorted(root.glob("*/train")) if p.is_dir()), None):
+        return f"{shown}: perhaps DATASET.ROOT is {str(inside)!r}"
+    if table := next(iter(sorted(root.glob("*.csv"))), None):
+        return f"{shown}: if {table.name} has the labels, divide its rows into train.csv and val.csv"
+    return shown
 
 
 def _second(root: Path) -> str:
     """The name of the test set; which of several was taken is said."""
-    found = [name for name in SECOND if (root / name).is_dir() or (root / f"{name}.csv").is_file()]
+    found = [name for name in SECOND if (root / name).is_dir() or _table(root, name)]
     if len(found) > 1 and rank() == 0:
         print(f"note: {root}: {found[0]} is the test set; not used: {', '.join(found[1:])}", flush=True)
     return found[0] if found else SECOND[0]

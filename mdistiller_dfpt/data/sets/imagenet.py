@@ -10,7 +10,7 @@ from ...errors import DataError
 from ..build import DATASETS, FileSource
 from ..class_folders import check_same_classes, class_folders, list_files
 from ..image_files import FileSet, imagenet_recipe
-from ..official import check_class_count
+from ..official import check_class_count, folder_of
 
 CLASSES, SIZE = 1000, 224
 TRUTH = Path("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")
@@ -25,7 +25,7 @@ def imagenet(cfg: CN) -> FileSource:
     The flat layout is val/ILSVRC2012_val_*.JPEG; its labels are read from the devkit's ground truth and meta.mat,
     or from LOC_val_solution.csv.
     """
-    root = Path(cfg.DATASET.ROOT) / "imagenet"
+    root = folder_of(cfg, "imagenet")
     if not (root / "train").is_dir() or not (root / "val").is_dir():
         raise DataError(
             f"no ImageNet at {root}: put (or link) its images at {root}/train/<wnid>/ and {root}/val/; "

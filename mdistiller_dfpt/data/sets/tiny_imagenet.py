@@ -10,7 +10,7 @@ from ...errors import DataError
 from ..build import DATASETS, FileSource
 from ..class_folders import check_same_classes, class_folders, list_files
 from ..image_files import FileRecipe, FileSet
-from ..official import check_class_count
+from ..official import check_class_count, folder_of
 
 CLASSES, SIZE = 200, 64
 
@@ -21,7 +21,7 @@ def tiny_imagenet(cfg: CN) -> FileSource:
 
     If `val` has class folders, they are the test set, also beside a val_annotations.txt.
     """
-    root = Path(cfg.DATASET.ROOT) / "tiny-imagenet-200"
+    root = folder_of(cfg, "tiny-imagenet-200")
     if not (root / "train").is_dir():
         raise DataError(
             f"no Tiny ImageNet at {root}: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip in {cfg.DATASET.ROOT}"
