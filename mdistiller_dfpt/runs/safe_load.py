@@ -48,6 +48,7 @@ def load_pickled_tensors(path: Path, *, objects: bool = False) -> Any:
                 return as_states(content) if replaced else content
             except pickle.UnpicklingError as e:
                 name = _refused(e)
+                name = f"builtins.{name}" if name and "." not in name else name  # PyTorch leaves it out
                 if not (objects and is_replaceable(name) and name not in replaced and len(replaced) < MAX_CLASSES):
                     raise
                 replaced.append(name)

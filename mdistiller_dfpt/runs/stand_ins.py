@@ -11,7 +11,9 @@ from torch import Tensor
 from ..errors import CheckpointError
 
 DEPTH, MAX_MODULES = 4, 100_000  # of objects in containers; far above the modules of any network
-_HARMLESS = {"collections.deque", "datetime.datetime", "functools.partial", "pathlib.PurePosixPath", "uuid.UUID"}
+_HARMLESS = {  # of the standard library, in files of OpenMMLab and of networks saved whole
+    "builtins.getattr", "collections.deque", "datetime.datetime", "functools.partial", "pathlib.PurePosixPath",
+}  # fmt: skip
 _REBUILDS_TENSORS = re.compile(r"torch\.(_utils|_tensor|storage)\.")
 
 
@@ -25,13 +27,12 @@ class StandIn:
 def is_replaceable(name: str) -> bool:
     """Whether a stand-in may take the place of this name.
 
-    Names of the standard library are refused, most of which only a hostile file contains, and functions that make
+    Most names of the standard library are refused, as only a hostile file contains them, and functions that make
     tensors.
     """
-    package = name.partition(".")[0]
-    if "." not in name or package in sys.stdlib_module_names:  # those of `builtins` come without it
+    if name.partition(".")[0] in sys.stdlib_module_names:
         return name in _HARMLESS
-    return not _REBUILDS_TENSORS.match(name)
+    return name != "" and not _REBUILDS_TENSORS.match(name)
 
 
 def as_states(value: Any, depth: int = DEPTH) -> Any:

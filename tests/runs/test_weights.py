@@ -54,6 +54,16 @@ class Own:
         self.value = 3
 
 
+class History:
+    """As the curves in OpenMMLab's files, which hold methods of their own."""
+
+    def __init__(self):
+        self.values, self.methods = np.arange(3.0), {"mean": self.mean}
+
+    def mean(self):
+        return self.values.mean()
+
+
 class OwnDict(dict):
     pass
 
@@ -95,7 +105,7 @@ CONTENTS = {
     "Lightning": {"state_dict": {**behind("model.", STATE), "criterion.weight": torch.ones(5)}, "callbacks": {}},
     "Lightning, compiled": {"state_dict": behind("net._orig_mod.", STATE)},
     "OpenMMLab, the backbone": {"meta": {"epoch": 3}, "state_dict": behind("backbone.", STATE)},
-    "OpenMMLab": {"state_dict": in_parts(STATE), "message_hub": {"loss": Own()}},
+    "OpenMMLab": {"state_dict": in_parts(STATE), "message_hub": {"loss": History()}},
     "OpenMMLab, in parallel": {"state_dict": behind("module.", in_parts(STATE))},
     "a whole network": OURS,
     "a whole network, in parallel": {"epoch": 3, "net": torch.nn.DataParallel(OURS)},
