@@ -1,5 +1,6 @@
 """A network's weights from files of any origin."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .safe_load import load_pickled_tensors
 from .state_dicts import COUNTER, Match, dict_with_versions, matches, other_networks
 
 WEIGHTS = "student.safetensors"  # in the directory of a run and in a checkpoint
+POSITIONS = re.compile(r"(^|\.)(pos_embed|pos_embedding|position_embeddings?)\S* is \(")  # of a transformer's tokens
 TEACHER_WEIGHTS = "teacher.safetensors"  # in the directory of a run, if the teacher is trained along with the student
 
 
@@ -61,6 +63,11 @@ def load_into(network: nn.Module, path: Path, name: str) -> None:
     if not plain:
         raise CheckpointError(f"{path}: not a checkpoint of {name}: {_difference(found, content, target)}")
     match = plain[0]
+    if match.prefix == "student." and match.beside and (path / WEIGHTS if path.is_dir() else path).name == WEIGHTS:
+        raise CheckpointError(
+            f"{path}: the student in it predicts with modules of its method ({_first(match.beside)}), not as {name}"
+            " alone: evaluate it with the --cfg of its run; a teacher must be a network of its own"
+        )
     try:
         target.load_state_dict(dict_with_versions(match.state), strict=False)
     except RuntimeError as e:  # sparse, quantised, or without values
@@ -91,7 +98,9 @@ def _difference(found: list[Match], content: dict[str, Any], network: nn.Module)
     closest = min(found, key=lambda match: (not set(own) & set(match.state), len(match.faults)))
     if set(own) & set(closest.state):
         beside = f" (outside {closest.place}: {_first(closest.beside)})" if closest.beside else ""
-        return _first(closest.faults, "; ") + beside
+        sized = all(POSITIONS.search(fault) for fault in closest.faults)
+        hint = ": it was trained with images of another size; set DATASET.SIZE to that" if sized else ""
+        return _first(closest.faults, "; ") + hint + beside
     whole = next(match for match in found if match.where == closest.where)  # of each state_dict, it comes first
     return f"its keys are {_first(list(whole.state))}; expected {_first(own)}"
 

@@ -247,3 +247,21 @@ def test_torchvisions_files_as_its_own_builders_read_them(tmp_path):
 
 def small_vit(num_classes):
     return torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=num_classes)
+
+
+def test_a_transformer_for_another_image_size_is_named(tmp_path):
+    larger = torchvision.models.VisionTransformer(64, 8, 2, 2, 16, 32, num_classes=5)
+    torch.save(larger.state_dict(), tmp_path / "w.pth")
+    model = build_model(f"{__name__}:small_vit", num_classes=5, image_size=32)
+    with pytest.raises(CheckpointError, match=r"pos_embedding is \(1, 65, 16\), not \(1, 17, 16\): .*set DATASET.SIZE"):
+        load_into(model, tmp_path / "w.pth", "x")
+
+
+def test_the_student_of_a_run_that_predicts_with_its_method_is_no_network_of_its_own(tmp_path):
+    """As SimKD's, whose student never trains its own classifier."""
+    (tmp_path / "run").mkdir()
+    state = {**behind("student.", STATE), "projector.0.weight": torch.ones(2)}
+    save_file(state, tmp_path / "run" / "student.safetensors")
+    for path in (tmp_path / "run", tmp_path / "run" / "student.safetensors"):
+        with pytest.raises(CheckpointError, match=r"with modules of its method \(projector.0.weight\)"):
+            load_into(network(), path, "resnet8 with 5 classes")
