@@ -101,6 +101,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
             )
         make = FileLoader
         common |= {"workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips, "timeout": cfg.EXPERIMENT.TIMEOUT}
+    else:
+        common |= {"size": cfg.DATASET.SIZE}
     seed = cfg.SOLVER.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
     recipe = source.recipe._replace(
         mean=tuple(cfg.DATASET.MEAN or source.recipe.mean), std=tuple(cfg.DATASET.STD or source.recipe.std)

@@ -55,11 +55,11 @@ def crop_flip(padded: Tensor, index: Tensor, views: Views, size: tuple[int, int]
 
 
 class InMemoryLoader(Loader):
-    """Batches of an in-memory dataset."""
+    """Batches of an in-memory dataset, resized to `size` after the augmentation if it is given."""
 
     def __init__(
         self, images: ImageSet, recipe: Recipe, batch_size: int, *, train: bool, seed: int = 0,
-        device: torch.device | str = "cpu", channels_last: bool = False,
+        device: torch.device | str = "cpu", channels_last: bool = False, size: int | None = None,
     ):  # fmt: skip
         super().__init__(
             images.labels, batch_size, train=train, seed=seed, device=device, channels_last=channels_last,
@@ -67,7 +67,10 @@ class InMemoryLoader(Loader):
         )  # fmt: skip
         self.recipe = recipe
         self.augmentation = f"crop with padding {recipe.pad}" + (", flip" if recipe.flip else "")
-        self.size = (images.images.shape[1], images.images.shape[2])
+        self.stored_size = (images.images.shape[1], images.images.shape[2])
+        self.size = self.stored_size if size is None else (size, size)
+        if self.size != self.stored_size:
+            self.augmentation += f", resized to {size}"
         pad = recipe.pad if train else 0
         self.padded = F.pad(images.images, (0, 0, pad, pad, pad, pad)).to(device)
 
@@ -75,6 +78,13 @@ class InMemoryLoader(Loader):
         views = self._draw(epoch)
         for shard in self.shards(self.order(epoch).to(self.device), epoch, first):
             yield self._batch(shard, views, strong)
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """As every loader's, at the size of this one."""
+        image = super().normalised(image)
+        if self.size == self.stored_size:
+            return image
+        return F.interpolate(image, self.size, mode="bilinear", antialias=True)
 
     def _draw(self, epoch: int) -> Views | None:
         """All views of an epoch, computed in advance, so that no step copies to the device or synchronises with it."""
@@ -116,4 +126,4 @@ class InMemoryLoader(Loader):
 
     def _cropped(self, index: Tensor, views: Views | None) -> Tensor:
         """The samples at `index`, cropped and flipped if there are views; (B, H, W, 3) uint8."""
-        return self.padded[index] if views is None else crop_flip(self.padded, index, views, self.size)
+        return self.padded[index] if views is None else crop_flip(self.padded, index, views, self.stored_size)

@@ -103,6 +103,25 @@ def test_channels_last_changes_the_layout_alone():
     assert last.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_images_are_resized_after_their_augmentation():
+    """As CIFAR-100 for a transformer of 224 pixels (OFA-KD)."""
+    images = ImageSet(torch.randint(0, 256, (8, 6, 6, 3), dtype=torch.uint8), torch.arange(8), ())
+    recipe = Recipe(pad=1, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
+    small, large, same = (
+        InMemoryLoader(images, recipe, 8, train=True, seed=3, size=size) for size in (None, 12, 6)
+    )  # fmt: skip
+    assert (large.size, large.augmentation) == ((12, 12), "crop with padding 1, flip, resized to 12")
+    for strong in (False, True):
+        of_small, of_large, of_same = (next(loader.epoch(2, strong=strong)) for loader in (small, large, same))
+        one, other = (of_small.strong, of_large.strong) if strong else (of_small.image, of_large.image)
+        assert other.shape == (8, 3, 12, 12)
+        # Bilinear at twice the size: the inner pixels of each pair are at a quarter of the way to the neighbour
+        torch.testing.assert_close(other[..., 1:-1:2, 0], 0.75 * one[..., :-1, 0] + 0.25 * one[..., 1:, 0])
+        assert torch.equal(of_same.image, of_small.image)
+    batch = next(large.epoch(2))
+    assert torch.equal(large.images_in(batch.index, batch.view), batch.image)
+
+
 def test_digits_are_split_by_class_and_fill_the_range():
     source = DATASETS["digits"](tiny_cfg())
     assert len(source.train.labels) + len(source.test.labels) == 1797
