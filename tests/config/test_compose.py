@@ -84,7 +84,7 @@ def test_the_name_below_configs_is_enough_from_any_directory(tmp_path, monkeypat
     with pytest.raises(ConfigError, match="no such config; did you mean cifar100/dkd/res32x4_res8x4"):
         load_cfg("cifar100/dkd/res32x4_res8x")
     train = runpy.run_path(str(ROOT / "tools/train.py"))["main"]
-    assert train(["--list", "dkd/res32x4"]) == 0
+    assert train(["--list", "/dkd/res32x4"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed == [f"cifar100/dkd/res32x4_{n}" for n in ("res8x4", "shuv1", "shuv2")] + [
         f"cub200/dkd/res32x4_{n}" for n in ("mv2", "shuv1")

@@ -303,13 +303,13 @@ def test_mdistillers_yaml_runs_unchanged_and_keys_without_effect_are_reported(tm
         "LOG.TENSORBOARD_FREQ 100 has no effect here: every epoch is written",
     ]
     found = smoke(cfg)
-    assert found.keys() == {"ce", "feat", "loss", "top1", "top5"}
+    assert found.keys() == {"ce", "feat", "loss", "top1", "top5", "distillation_weight", "gradient_to_kd"}
     assert found["ce"] == pytest.approx(math.log(100), rel=0.2), "an untrained student on random labels"
     assert said(load_cfg()) == []
     dot = load_cfg(write(tmp_path, "dot.yaml", IN_CIRCULATION.replace('"crd"', '"dot"').replace('"CRD"', '"KD"')))
     assert said(dot)[0].startswith("LOG")
     found = smoke(dot)
-    assert found.keys() == {"ce", "kd", "loss", "top1", "top5"}
+    assert found.keys() == {"ce", "kd", "loss", "top1", "top5", "distillation_weight", "gradient_to_kd"}
     assert found["ce"] == pytest.approx(0.1 * math.log(100), rel=0.2)
 
 
