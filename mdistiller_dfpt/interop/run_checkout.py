@@ -23,6 +23,9 @@ USAGE = "usage: python -m mdistiller_dfpt.plugin MDISTILLER_CHECKOUT --cfg FILE 
 
 def run_checkout(argv: list[str]) -> None:
     """Run the script of the checkout `argv[0]` with the remaining arguments; ConfigError if it is none."""
+    if argv[:1] in (["-h"], ["--help"]):
+        print(USAGE)
+        return
     if not argv or argv[0].startswith("-"):
         raise ConfigError(USAGE)
     checkout = Path(argv[0]).resolve()
@@ -43,6 +46,9 @@ def run_checkout(argv: list[str]) -> None:
                 f"{argv[0]} needs {', '.join(missing)}, not installed: pip install {' '.join(missing)}"
             ) from None
         print(f"mdistiller_dfpt adds {', '.join(extend(distiller_dict, CFG))}", flush=True)
+        if CFG.LOG.get("WANDB") and find_spec("wandb") is None:
+            CFG.LOG.WANDB = False  # the script would set it itself, in a config that is frozen by then
+            print("wandb is not installed: LOG.WANDB is False", flush=True)
         if on_cpu:
             print(
                 "there is no CUDA device: `.cuda()` in the checkout has no effect, and it trains on the CPU", flush=True

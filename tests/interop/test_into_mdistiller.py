@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,18 @@ def test_two_learning_rates_under_its_two_momenta_are_refused_before_the_first_s
     done = run_in_mdistiller(tmp_path, "DFPTKD", "SOLVER.TRAINER", "dot", "DFPTKD.FINETUNE_BACKBONE", "True")
     assert done.returncode == 2
     assert done.stderr.startswith("error: SOLVER.TRAINER is dot: mdistiller's two momenta take one learning rate, and")
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_checkout_that_logs_to_wandb_runs_without_it(tmp_path):
+    done = run_in_mdistiller(tmp_path, "CATKD")
+    assert len(losses_of(done)) == 3
+    assert "wandb is not installed: LOG.WANDB is False" in done.stdout.splitlines()
+
+
+def test_help_is_the_usage():
+    done = plugin("--help")
+    assert (done.returncode, done.stdout[:36]) == (0, "usage: python -m mdistiller_dfpt.plu")
 
 
 def test_what_a_checkout_needs_is_named_in_one_line(tmp_path):
