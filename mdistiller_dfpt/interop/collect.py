@@ -56,8 +56,8 @@ def _register(added: dict[str, Any], package: Package, path: Path | None) -> Non
         method = adapt(cls, ADDED, add_unset(keys_read(cls))) if is_foreign(cls) else cls
         free = _free_name(name, path)
         if free != name:
-            print(f"{_label(path)}: {name} is a method of this project already; the one of this file is DISTILLER.TYPE "
-                  f"{free}", flush=True)  # fmt: skip
+            print(f"{_label(path)}: DISTILLER.TYPE {name} is this project's own method; the one of this file is "
+                  f"DISTILLER.TYPE {free}", flush=True)  # fmt: skip
         DISTILLERS.register(free)(method)
         if issubclass(method, Foreign):
             read = method.reads | {"SOLVER"}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
+from ..config.effect import value_of
 from ..config.keywords import asked_for
 from ..distillers.base import Batch, Distiller, Method, StagedModel, TeacherLike
 from ..distillers.crd import SECTION_OF_ROWS, contrastive_rows
@@ -54,8 +55,10 @@ class Foreign(Distiller):
                 self.method = self.foreign(student, self.teacher_network, self._with_set_keys(cfg), **more)
         except AttributeError as e:
             if unset := [full for full in self.undeclared if str(e) in full.split(".")]:
-                raise PluginError(self.foreign, f"it reads cfg.{unset[0]}, which its fork's config does not have: set "
-                                                f"{unset[0]}") from None  # fmt: skip
+                others = [full for full in self.undeclared if full != unset[0] and value_of(cfg, full) is None]
+                too = f"; and, if it reads them, {', '.join(others)}" if others else ""
+                raise PluginError(self.foreign, f"it reads cfg.{unset[0]}, which no `CFG` has: set {unset[0]}{too}"
+                                  ) from None  # fmt: skip
             raise
         if world_size() > 1:
             print(f"{type(self).__name__} is written for mdistiller: each process computes its loss on its own samples")

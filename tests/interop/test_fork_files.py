@@ -133,7 +133,7 @@ def test_a_class_whose_name_is_taken_is_registered_with_its_forks_name(tmp_path,
     place = checkout(tmp_path / "fork", KD=METHOD.format(name="KD"))
     ours = DISTILLERS["KD"]
     method = method_of(place / "KD.py", "KD@fork")
-    assert "fork: KD is a method of this project already; the one of this file is DISTILLER.TYPE KD@fork" in (
+    assert "fork: DISTILLER.TYPE KD is this project's own method; the one of this file is DISTILLER.TYPE KD@fork" in (
         capsys.readouterr().out
     )
     assert (DISTILLERS["KD"], method.of_fork, method.read["temperature"]) == (ours, "fork", 2.0)
@@ -183,9 +183,7 @@ def test_a_key_that_the_fork_sets_outside_its_config_can_be_set_and_is_asked_for
     words = {"PLUGINS": [str(place / "Mine.py")], "DISTILLER.TYPE": "MINE_OF_FORK"}
     assert load_cfg(None, words | {"scales": "[1, 2]"}).scales == "[1, 2]"
     assert tiny_distiller("MINE_OF_FORK", "scales", "[1, 2]").method.read["warmup"] == [1, 2]
-    with pytest.raises(
-        PluginError, match="Mine.py:7: Mine: it reads cfg.scales, which its fork's config does not have"
-    ):
+    with pytest.raises(PluginError, match="Mine.py:7: Mine: it reads cfg.scales, which no `CFG` has: set scales"):
         tiny_distiller("MINE_OF_FORK")
 
 
