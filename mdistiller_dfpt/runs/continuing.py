@@ -12,7 +12,15 @@ from ..config.keys import KEYS
 from ..config.load import load_yaml_text
 from ..distillers.choice import situation
 from ..errors import CheckpointError
-from .identity import Identity, as_identity, changed_code, other_data, other_normalisation, other_teachers
+from .identity import (
+    Identity,
+    as_identity,
+    changed_code,
+    other_data,
+    other_normalisation,
+    other_teachers,
+    plugins_of_one,
+)
 
 EPOCHS = "SOLVER.EPOCHS"
 REMEDY = "a run goes on with the values that it began with; leave these out, or start another run without --resume"
@@ -63,6 +71,8 @@ def warn_of_changes(folder: Path, manifest: Mapping[str, Any], identity: Identit
               f" is not that of {now} epochs", file=sys.stderr)  # fmt: skip
     for phrase in changed_code(identity, written):
         print(f"warning: {phrase} than when {folder} was written; the run goes on with it", file=sys.stderr)
+    for phrase in plugins_of_one(identity, written, "now", f"when {folder} was written"):
+        print(f"warning: {phrase}; the run goes on as it is now", file=sys.stderr)
 
 
 def _refuse_other_of_earlier_version(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN) -> None:

@@ -62,6 +62,7 @@ def differences(mine: Identity, other: Identity, of_mine: str = HERE, of_other: 
     """
     found = differing(mine["config"], other["config"], of_mine, of_other)
     found += other_data(mine, other, of_mine, of_other) + other_teachers(mine, other) + changed_code(mine, other)
+    found += plugins_of_one(mine, other, of_mine, of_other)
     if mine.get("continued") != other.get("continued"):
         epochs = other.get("continued") or mine.get("continued") or []
         found.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")
@@ -93,9 +94,16 @@ def other_normalisation(mine: Identity, other: Identity) -> list[str]:
 
 
 def changed_code(mine: Identity, other: Identity) -> list[str]:
-    """One phrase for each file of a plugin that is not the same in both runs."""
+    """One phrase for each file of a plugin that both runs have and that is not the same in both."""
     a, b = mine.get("code", {}), other.get("code", {})
-    return [f"the plugin {name} has other code" for name in sorted(set(a) | set(b)) if a.get(name) != b.get(name)]
+    return [f"the plugin {name} has other code" for name in sorted(a.keys() & b.keys()) if a[name] != b[name]]
+
+
+def plugins_of_one(mine: Identity, other: Identity, of_mine: str, of_other: str) -> list[str]:
+    """One phrase for each of the two that has files of plugins which the other one does not have."""
+    a, b = mine.get("code", {}), other.get("code", {})
+    sides = ((a.keys() - b.keys(), of_mine), (b.keys() - a.keys(), of_other))
+    return [f"the plugin {', '.join(sorted(names))} only {side}" for names, side in sides if names]
 
 
 def other_teachers(mine: Identity, other: Identity) -> list[str]:

@@ -157,3 +157,9 @@ def test_another_plugins_code_is_another_run(tmp_path):
     assert find_finished(cfg, mine) is None
     assert other_runs(cfg, mine)[run].endswith("is a different run: the plugin mine.py has other code")
     assert read_identity(run)["code"] == {"mine.py": "b"}
+    without, more = (
+        identity_of(cfg, tiny_data(), [], {}),
+        identity_of(cfg, tiny_data(), [], {"mine.py": "b", "x.py": ""}),
+    )
+    assert other_runs(cfg, without)[run].endswith("is a different run: the plugin mine.py only in that run")
+    assert other_runs(cfg, more)[run].endswith("is a different run: the plugin x.py only in this command")
