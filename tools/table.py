@@ -56,7 +56,8 @@ def _main(argv: list[str]) -> None:
             what = f"{len(args.opts)} folders are" if args.opts else "nothing is"
             raise ConfigError(f"{what} given: give one FOLDER of results, which may hold folders, or --table FILE")
         if unused := [f"--{name}" for name in OF_TABLES if vars(args)[name] not in (None, False)]:
-            raise ConfigError(f"{', '.join(unused)} without --table: a FOLDER is printed as a whole, in Markdown")
+            raise ConfigError(f"{', '.join(unused)} without --table: a FOLDER is printed as a whole, in Markdown; "
+                              "name runs in a table's yaml file, as in configs/tables")  # fmt: skip
         folder = Path(args.opts[0])
         print(markdown_table(load_results(folder), unfinished(folder)))
         return
