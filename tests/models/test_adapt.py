@@ -269,3 +269,17 @@ def own_network(num_classes):
         nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1)), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(4, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("timm/test_vit", ("blocks.1", "blocks.2", "blocks.3", "blocks.5")),
+        ("timm/test_convnext", ("stages.0", "stages.1", "stages.2", "stages.3")),
+        ("timm/test_efficientnet", ("blocks.1", "blocks.2", "blocks.3", "blocks.4")),
+        ("timm/test_resnet", ("layer1", "layer2", "layer3", "layer4")),
+        ("timm/efficientnet_lite0", ("blocks.1", "blocks.2", "blocks.4", "blocks.6")),
+    ],
+)
+def test_stages_are_found_inside_the_one_sequence_of_blocks_also_beside_a_large_stem(name, stages):
+    assert build_model(name, "imagenet", 10).stage_names == stages

@@ -72,6 +72,11 @@ def _size(network: nn.Module, name: str) -> int:
     return sum(p.numel() for p in network.get_submodule(name).parameters())
 
 
+def _parts(network: nn.Module, name: str) -> int:
+    """The number of direct children with weights."""
+    return sum(_size(network, child) > 0 for child in _children(network, name))
+
+
 def _is_one_convolution(network: nn.Module, names: list[str]) -> bool:
     layers = [m for name in names for m in network.get_submodule(name).modules()]
     kinds = [type(m) for m in layers if isinstance(m, nn.Conv2d | nn.Linear)]
@@ -100,7 +105,10 @@ def _chain(network: nn.Module, calls: dict[str, Call]) -> list[str]:
             return chain
         sizes = {n: _size(network, n) for n in maps}
         inside = max(sizes, key=lambda n: sizes[n])
-        if sizes[inside] <= 0.9 * sum(sizes.values()) or len(_children(network, inside)) < 2:
+        # In a small network the stem may have more than a tenth of the weights
+        sequences = [n for n in maps if isinstance(network.get_submodule(n), nn.Sequential) and _parts(network, n) > 1]
+        least = 0.5 if sequences == [inside] else 0.9
+        if sizes[inside] <= least * sum(sizes.values()) or len(_children(network, inside)) < 2:
             return chain
 
 
