@@ -37,4 +37,12 @@ def test_a_resumed_run_is_an_unbroken_one_to_the_bit(tmp_path):
 @pytest.mark.parametrize("method", ["aid_teacher", "aid"])
 @pytest.mark.parametrize("pair", ["res56_res20", "vgg13_mv2", "res32x4_shuv1", "wrn40_2_wrn16_2"])
 def test_configs_run_on_pairs_of_several_families(method, pair):
-    assert smoke(load_cfg(f"cifar100/{method}/{pair}")).keys() == {"ce", "kd", "loss", "top1", "top5"}
+    assert smoke(load_cfg(f"cifar100/{method}/{pair}")).keys() == {
+        "ce",
+        "kd",
+        "loss",
+        "top1",
+        "top5",
+        "distillation_weight",
+        "gradient_to_kd",
+    }

@@ -140,5 +140,5 @@ def test_a_list_names_methods_once_each(value):
 
 
 def test_an_unknown_member_is_named():
-    with pytest.raises(ConfigError, match="unknown method 'DDK'; did you mean DKD"):
-        listed("KD", "DDK")
+    with pytest.raises(ConfigError, match="unknown method 'DKDD'; did you mean DKD"):
+        listed("KD", "DKDD")

@@ -108,7 +108,7 @@ def test_an_ensemble_trains_its_teachers_first_and_keeps_them(cwd, capsys):
     assert list(results_in(cwd / "output")) == [f"{cwd.name}/first/seed1", f"{cwd.name}/second/seed1", "d/taught/seed1"]
     assert done["protocol"]["settings"]["DISTILLER.TEACHER_KIND"] == "ensemble"
     train = done["epochs"][0]["train"]
-    assert train.keys() == {"ce", "kd", "loss", "top1", "top5"}
+    assert train.keys() == {"ce", "kd", "loss", "top1", "top5", "distillation_weight", "gradient_to_kd"}
     assert train["loss"] == pytest.approx(train["ce"] + train["kd"], rel=1e-5)
     capsys.readouterr()
     each = run(load_cfg(None, [*words, "DISTILLER.PATHS", "{teacher1: 1, teacher2: 2}", "EXPERIMENT.TAG", "each"]))

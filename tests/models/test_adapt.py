@@ -202,7 +202,16 @@ def test_real_networks_as_teacher_and_student(teacher, student):
                           "DISTILLER.STUDENT", student])  # fmt: skip
     found = smoke(cfg)
     terms = ("ce", "kd_teacher", "kd_prompt", "prompt_teacher", "prompt_student", "prompt_ce")
-    assert found.keys() == {*terms, "accuracy_prompt", "loss", "top1", "top5"}
+    assert found.keys() == {
+        *terms,
+        "accuracy_prompt",
+        "entropy_prompt",
+        "loss",
+        "top1",
+        "top5",
+        "distillation_weight",
+        "gradient_to_kd",
+    }
     assert found["loss"] == pytest.approx(sum(found[name] for name in terms), rel=1e-5)
 
 
