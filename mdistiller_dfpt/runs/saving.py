@@ -67,6 +67,7 @@ class Progress:
     counts: dict[str, float] = field(default_factory=dict)  # samples that each average is over
     average: dict[str, Tensor] = field(default_factory=dict)  # of the deployed network's weights, if there is one
     prepared: int = 0  # passes over the training set before the first step
+    factor: float | None = None  # on the distillation terms; None: not found yet, or none
 
 
 class Saver:
@@ -98,6 +99,7 @@ class Saver:
             "epoch": epoch,
             "step": done.step,
             "prepared": done.prepared,
+            "factor": done.factor,
             "counts": done.counts,
             "counts_of_others": [counts for _, counts in meters[1:]],
             "epochs": done.epochs,
@@ -164,7 +166,8 @@ class Saver:
             after = f"epoch {manifest['epoch']}" + (f", step {step}" if step else "")
             print(f"resuming after {after if manifest['epoch'] or step else f'pass {prepared}'}", flush=True)
             sums, counts = _meters_of_this_process(manifest, state)
-            return Progress(manifest["epochs"], step, sums, counts, state.get("average", {}), prepared)
+            average, factor = state.get("average", {}), manifest.get("factor")
+            return Progress(manifest["epochs"], step, sums, counts, average, prepared, factor)
         raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint")
 
     def status(self, state: str, done: Progress, reason: str = "") -> None:

@@ -63,7 +63,7 @@ class Training:
         self.step = 0  # steps taken in the current epoch
         self.prepared = 0  # passes over the training set before the first step
         self.at_start = True  # whether no step of the run was taken yet
-        self.factor: float | None = None  # on the distillation terms, from the first step of this process on
+        self.factor: float | None = None  # on the distillation terms, from the first step of the run on
 
     def join_processes(self) -> None:
         """From now on, average gradients over the processes of the run."""
@@ -78,7 +78,7 @@ class Training:
     def matched(self, terms: Mapping[str, Term]) -> Terms:
         """The terms of a step, with those of distillation scaled to a total of DISTILLER.MATCH_WEIGHT."""
         wanted, terms = self.cfg.DISTILLER.MATCH_WEIGHT, dict(terms)
-        # A run that goes on may be past its last epoch of distillation
+        # Later terms may lack some of the first step, and a run of an earlier version goes on without the factor
         if not wanted or not (self.at_start or any(term.kind == "distillation" for term in terms.values())):
             return terms
         if self.factor is None:
@@ -134,11 +134,12 @@ class Training:
     def progress(self) -> Progress:
         """The progress of the run, for a checkpoint."""
         average = {} if self.average is None else self.average.values
-        return Progress(self.epochs, self.step, self.meters.sums, self.meters.counts, average, self.prepared)
+        sums, counts = self.meters.sums, self.meters.counts
+        return Progress(self.epochs, self.step, sums, counts, average, self.prepared, self.factor)
 
     def restore(self, done: Progress) -> None:
         """Continue from this progress."""
-        self.epochs, self.step, self.prepared = done.epochs, done.step, done.prepared
+        self.epochs, self.step, self.prepared, self.factor = done.epochs, done.step, done.prepared, done.factor
         self.at_start = not (done.epochs or done.step)
         self.meters = Meters(self.device)
         self.meters.sums = {name: value.to(self.device) for name, value in done.sums.items()}

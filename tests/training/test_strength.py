@@ -107,6 +107,19 @@ def test_matching_goes_on_after_a_resume_where_distillation_has_ended(tmp_path):
     assert run.fit(tmp_path / "parts", resume=True)["student_sha256"] == whole["student_sha256"]
 
 
+@pytest.mark.parametrize("together", ["[KD, ESKD]", "[ESKD, KD]"])
+def test_the_factor_of_the_first_step_stays_after_a_resume(together, tmp_path):
+    words = [together, "ESKD.STOP_EPOCH", "1", "DISTILLER.MATCH_WEIGHT", "2.0"]
+    cfg = tiny_cfg("DISTILLER.TYPE", *words)
+    whole = Trainer(cfg, tiny_distiller(*words), tiny_data()).fit(tmp_path / "whole")
+    short = cfg.clone()
+    short.defrost()
+    short.SOLVER.EPOCHS = 1
+    Trainer(short, tiny_distiller(*words), tiny_data()).fit(tmp_path / "parts")
+    again = Trainer(cfg, tiny_distiller(*words), tiny_data()).fit(tmp_path / "parts", resume=True)
+    assert again["student_sha256"] == whole["student_sha256"]
+
+
 def test_a_key_without_effect_or_a_weight_of_nothing_is_said(tmp_path):
     with pytest.raises(ConfigError, match="DISTILLER.MATCH_WEIGHT is 8; the terms of distillation have no weight"):
         trained(tmp_path / "none", "KD", "KD.LOSS.KD_WEIGHT", "0.0", "DISTILLER.MATCH_WEIGHT", "8.0")
