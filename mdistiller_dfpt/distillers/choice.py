@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from yacs.config import CfgNode as CN
 
-from ..config.keywords import flatten
+from ..config.keywords import asked_for, flatten
 from ..config.limits import Situation
 from ..distributed import world_size
 from ..errors import ConfigError
@@ -46,6 +46,12 @@ class Choice:
     def starts_untrained(self) -> bool:
         """Whether the teacher's network is trained along with the student."""
         return self.is_taught and TEACHERS[self.kind].starts_untrained
+
+    @property
+    def depends_on_epochs(self) -> bool:
+        """Whether a method or the kind of teacher is built with SOLVER.EPOCHS, as for a decay up to the last epoch."""
+        parts = [*self.methods.values(), *([TEACHERS[self.kind]] if self.is_taught else [])]
+        return any(asked_for(getattr(part, "foreign", part), {"epochs": None}) for part in parts)
 
 
 def choice(cfg: CN) -> Choice:

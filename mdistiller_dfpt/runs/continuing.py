@@ -10,7 +10,7 @@ from yacs.config import CfgNode as CN
 from ..config.effect import deciding, differing, of_earlier_version, value_of
 from ..config.keys import KEYS
 from ..config.load import load_yaml_text
-from ..distillers.choice import situation
+from ..distillers.choice import choice, situation
 from ..errors import CheckpointError
 from .identity import (
     Identity,
@@ -29,8 +29,8 @@ REMEDY = "a run goes on with the values that it began with; leave these out, or 
 def continued(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN) -> Identity:
     """What a run computes that goes on from the checkpoint in `folder`; CheckpointError if that is of another run.
 
-    A run may go on for more epochs. Under a schedule that depends on their number it is then not the run of that
-    length, and its identity says so; the same if the code of its plugins was changed.
+    A run may go on for more epochs. With a schedule or a method that depends on their number it is then not the run of
+    that length, and its identity says so; the same if the code of its plugins was changed.
     """
     written = as_identity(manifest.get("identity"))
     if written is None:
@@ -50,9 +50,17 @@ def continued(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg
     for key in ("continued", "start"):
         if key in written:
             identity[key] = written[key]
-    if now != then and cfg.SOLVER.SCHEDULE != "step":
+    if now != then and _depending_on_epochs(cfg):
         identity["continued"] = [*written.get("continued", []), then]
     return identity
+
+
+def _depending_on_epochs(cfg: CN) -> str:
+    """What the number of epochs decides before the last one; empty if a longer run begins as a shorter one."""
+    if cfg.SOLVER.SCHEDULE != "step":
+        return f"the {cfg.SOLVER.SCHEDULE} schedule"
+    chosen = choice(cfg)
+    return f"what {chosen.label} computes" if chosen.depends_on_epochs else ""
 
 
 def warn_of_changes(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN) -> None:
@@ -65,9 +73,8 @@ def warn_of_changes(folder: Path, manifest: Mapping[str, Any], identity: Identit
     if written["data"] is None:
         print(f"warning: the content of the dataset of {folder} is unknown: not compared", file=sys.stderr)
     now, then = (i["config"].get(EPOCHS, KEYS[EPOCHS].default) for i in (identity, written))
-    if now != then and cfg.SOLVER.SCHEDULE != "step":
-        schedule = cfg.SOLVER.SCHEDULE
-        print(f"warning: {EPOCHS} was {then}, is now {now}: the {schedule} schedule differs from here on, and the run"
+    if now != then and (what := _depending_on_epochs(cfg)):
+        print(f"warning: {EPOCHS} was {then}, is now {now}: {what} differs from here on, and the run"
               f" is not that of {now} epochs", file=sys.stderr)  # fmt: skip
     for phrase in changed_code(identity, written):
         print(f"warning: {phrase} than when {folder} was written; the run goes on with it", file=sys.stderr)

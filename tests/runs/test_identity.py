@@ -159,6 +159,17 @@ def test_a_run_that_is_continued_under_another_schedule_is_not_the_run_of_that_l
     assert "continued" not in read_identity(steps.run)
 
 
+@pytest.mark.parametrize(
+    ("words", "depends"),
+    [(("WKD",), True), (("KD",), False), (("KD", "DISTILLER.TEACHER_KIND", "previous_epoch"), True)],
+)
+def test_a_method_of_the_number_of_epochs_makes_a_continued_run_another_one(words, depends, tmp_path):
+    cfg = tiny_cfg("DISTILLER.TYPE", *words, "SOLVER.EPOCHS", "3")
+    now = identity_of(cfg, tiny_data(), [])
+    then = {**now, "config": {**now["config"], "SOLVER.EPOCHS": 2}}
+    assert continued(tmp_path, {"identity": then}, now, cfg).get("continued") == ([2] if depends else None)
+
+
 def test_a_finished_run_stays_what_it_is_until_a_longer_one_has_a_checkpoint(tmp_path):
     first = run_of("NONE", tmp_path)
     fit(first)
