@@ -76,7 +76,8 @@ class TrainedPath(DualPath):
             gradients = torch.autograd.grad(loss, self.learned, allow_unused=True)
             known = [torch.zeros_like(p) if g is None else g for p, g in zip(self.learned, gradients, strict=True)]
             if self.clip_norm > 0:
-                factor = self.clip_norm / torch.stack([g.norm() for g in known]).norm().clamp(self.clip_norm)
+                norm = torch.stack([all_reduce(g).norm() for g in known]).norm()  # of the whole batch
+                factor = self.clip_norm / norm.clamp(self.clip_norm)
                 known = [g * factor for g in known]
             rate = self.first_lr * (1 + math.cos(math.pi * (epoch - 1) / self.passes)) / 2
             self.momenta.step(self.learned, known, rate)

@@ -1,6 +1,7 @@
 """A prompt path that is trained before the student: what is trained when, and a stop between two passes."""
 
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ from mdistiller_dfpt.testing import (
 from mdistiller_dfpt.training.signals import Stopped
 from mdistiller_dfpt.training.trainer import Trainer
 
+from ..forks import in_processes
+
 WORDS = ("DISTILLER.TEACHER_KIND", "trained_path", "TRAINED_PATH.FIRST.EPOCHS", "3")
 
 
@@ -32,6 +35,7 @@ def loss_of(path, batch):
 
 
 def test_passes_train_the_path_and_nothing_else(capsys):
+    torch.manual_seed(0)
     path, data = tiny_teacher(TrainedPath, first_epochs=3), tiny_data()
     network, before, at_first = snapshot(path.network), snapshot(path.prompts), loss_of(path, tiny_batch())
     for epoch in (-2, -1, 0):
@@ -42,6 +46,22 @@ def test_passes_train_the_path_and_nothing_else(capsys):
     assert [line.split(":")[1] for line in capsys.readouterr().out.splitlines()] == [
         f" prompt path, epoch {n}/3" for n in (1, 2, 3)
     ]
+
+
+def prompts_after(rows, total):
+    """One clipped step with a path that has no batch statistics, which processes do not share."""
+    torch.manual_seed(0)
+    path = tiny_teacher(TrainedPath, first_epochs=1, first_lr=1.0, bn="running", prompt_norm=False,
+                        prompt_clip_norm=0.01)  # fmt: skip
+    path.prepare([replace(tiny_batch(8).rows(rows, total=total), epoch=0)])
+    return torch.cat([p.detach().flatten() for p in path.prompts.parameters()])
+
+
+def test_two_processes_clip_the_gradient_of_the_whole_batch(tmp_path):
+    whole = prompts_after(slice(None), None)
+    found = in_processes(lambda rank: prompts_after(slice(rank, None, 2), 8), tmp_path)
+    for rank in range(2):
+        torch.testing.assert_close(found[rank], whole, rtol=1e-4, atol=1e-6)
 
 
 def test_then_it_stays_as_it_is():
