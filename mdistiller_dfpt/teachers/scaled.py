@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 from ..config.limits import Limit
 from ..data import Batch
 from ..distributed import all_reduce
+from ..errors import ConfigError
 from ..losses.logit_losses import entropy
 from ..models import StagedModel
 from ..models.output import NoFeatures, Output
@@ -20,6 +21,13 @@ SCALED = "scaled"
 STEPS = 40  # of the bisection; the factor is then known to 1e-9 of its range
 LARGEST = 2.0**10
 MEASURED = 50_000  # images
+TOLERANCE = 0.01  # of a reached entropy, relative to the wanted one
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """The mean entropy of the probabilities of all processes' logits (B, C), in nats; ()."""
+    samples = torch.tensor(float(len(logits)), device=logits.device)
+    return all_reduce(entropy(logits).sum()) / all_reduce(samples)
 
 
 def factor_for_entropy(logits: Tensor, wanted: float) -> Tensor:
@@ -27,11 +35,10 @@ def factor_for_entropy(logits: Tensor, wanted: float) -> Tensor:
 
     It is sought in 1 / 1024 .. 1024 by bisection of its logarithm, as entropy falls where it rises.
     """
-    samples = all_reduce(torch.tensor(float(len(logits)), device=logits.device))
     low, high = -torch.ones((), device=logits.device), torch.ones((), device=logits.device)
     for _ in range(STEPS):
         middle = (low + high) / 2
-        too_unsure = all_reduce(entropy(logits * LARGEST**middle).sum()) / samples > wanted
+        too_unsure = mean_entropy(logits * LARGEST**middle) > wanted
         low, high = torch.where(too_unsure, middle, low), torch.where(too_unsure, high, middle)
     return LARGEST ** ((low + high) / 2)
 
@@ -78,7 +85,12 @@ class Scaled(Frozen):
             if images >= MEASURED:
                 break
         logits = torch.cat(found)
-        self.factors.copy_(torch.stack([factor_for_entropy(logits, wanted) for wanted in self.entropies]))
+        for i, wanted in enumerate(self.entropies):
+            self.factors[i] = factor_for_entropy(logits, wanted)
+            reached = mean_entropy(logits * self.factors[i]).item()
+            if abs(reached - wanted) > TOLERANCE * wanted:
+                raise ConfigError(f"SCALED.ENTROPIES has {wanted:g}; scaled by {1 / LARGEST:g} to {LARGEST:g}, the"
+                                  f" teacher's logits come no closer than {reached:.4g} nats")  # fmt: skip
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
         plain = super().forward(batch)

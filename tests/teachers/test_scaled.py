@@ -37,6 +37,12 @@ def test_each_epoch_has_its_own_entropy_and_the_last_one_holds():
         assert torch.equal(paths["teacher"].logits, teacher.network(batch.image)[0])
 
 
+def test_an_entropy_that_no_factor_gives_is_refused():
+    teacher = tiny_teacher(Scaled, entropies=[1.0, 2 * math.log(5)])
+    with pytest.raises(ConfigError, match=r"SCALED.ENTROPIES has .*; scaled by 0.000976562 to 1024, .* no closer"):
+        teacher.prepare([tiny_batch()])
+
+
 def test_features_are_the_original_paths_alone():
     with pytest.raises(ConfigError, match="the path 'scaled' of a teacher of kind scaled has only logits"):
         tiny_distiller("AT", "DISTILLER.TEACHER_KIND", "scaled", "DISTILLER.PATHS", "{scaled: 1.0}")
