@@ -1,5 +1,6 @@
 """The allowed values of a key, and the condition under which a key has an effect in a run."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -72,17 +73,28 @@ def names(what: str) -> Limit:
 _NAME = re.compile(r"[\w.,=+-]{1,128}(/[\w.,=+-]{1,128}){0,7}")
 
 
-def as_directory(name: str) -> str:
-    """A name, such as a fork's tag `a&b,[1,2]`, as that of a directory: other characters are replaced by `_`."""
+def without_other_characters(name: str) -> str:
+    """A name with all characters replaced by `_` that names of directories do not have here."""
     return re.sub(r"[^\w.,=+/-]+", "_", name)
+
+
+def as_directory(name: str) -> str:
+    """A name, such as a fork's tag `a&b,[1,2]`, as that of a directory; different names have different ones."""
+    plain = without_other_characters(name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def is_name(value: str) -> bool:
     """Whether this names a directory that cannot leave the output directory; empty for a derived name."""
-    return value == "" or (_NAME.fullmatch(as_directory(value)) is not None and ".." not in value)
+    directory = as_directory(value)
+    parts = directory.split("/")
+    fits = _NAME.fullmatch(directory) is not None and all(len(part.encode()) <= 255 for part in parts)
+    return value == "" or (fits and ".." not in value and "." not in parts)
 
 
-IS_NAME = Limit("components of up to 128 characters, separated by /, without `..`", is_name)
+IS_NAME = Limit(
+    "components of up to 128 characters and 255 bytes, separated by /, without `..` or a single `.`", is_name
+)
 IS_DEVICE = Limit("auto, cpu, cuda or cuda:N", lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None)
 IS_INTERVAL = Limit('"N steps" or "N minutes"', lambda v: re.fullmatch(r"[1-9]\d*( steps?| minutes?)", v) is not None)
 NETWORKS = names("network names")

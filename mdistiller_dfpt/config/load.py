@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from .added_keys import apply_expected
 from .compose import Layer, find_config, layers_of
 from .keys import default_cfg
-from .limits import as_directory
+from .limits import without_other_characters
 from .merge import Merge
 from .paths import beside, make_relative, resolve_paths
 from .policy import data_family, student_lr
@@ -85,7 +85,7 @@ def name_from(path: Path) -> str:
     """A run's name: the config's path below configs/ (cifar100/kd/res56_res20), else folder and file name."""
     parts = Path(os.path.realpath(path)).with_suffix("").parts[1:]
     below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-2:]
-    return as_directory("/".join(below))
+    return without_other_characters("/".join(below))
 
 
 def dump_cfg(cfg: CN, folder: Path | None = None) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config.compose import is_config
+from ..config.limits import as_directory
 from ..config.load import name_from
 from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
@@ -79,7 +80,7 @@ def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
             if not is_config(config):
                 raise ConfigError(f"{path}: rows.{row} names {config}, which does not exist")
             overrides = tuple(str(w) for item in entry.get("overrides", {}).items() for w in item)
-            tag = f"/{row}" if overrides else ""
+            tag = f"/{as_directory(row)}" if overrides else ""
             cells[row, pair] = Cell(
                 row, pair, config, (*overrides, "EXPERIMENT.TAG", row) if overrides else (),
                 name_from(config) + tag, _published(path, sources, row, pair, entry.get("published", {}).get(pair)),

@@ -23,7 +23,9 @@ def run_name(cfg: CN) -> str:
     """Name of a run's directory relative to LOG.PREFIX, without the number that distinguishes repetitions."""
     e, d, chosen = cfg.EXPERIMENT, cfg.DISTILLER, choice(cfg)
     teacher = chosen.kind if chosen.is_taught and not chosen.teacher else d.TEACHER
-    name = as_directory(e.NAME) or f"{cfg.DATASET.TYPE}/{chosen.label.lower()}/{teacher}_{d.STUDENT}"
+    name = as_directory(e.NAME) or f"{cfg.DATASET.TYPE}/{chosen.label.lower()}/{teacher}_{d.STUDENT}".replace(
+        "../", "_/"
+    )
     return "/".join([name, *([as_directory(e.TAG)] if e.TAG not in ("", "default") else []), f"seed{cfg.SOLVER.SEED}"])
 
 

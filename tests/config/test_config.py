@@ -119,6 +119,8 @@ def test_a_later_layer_mends_a_value_of_an_earlier_one_and_only_that(tmp_path):
         (["EXPERIMENT.NAME", "../../x"], "EXPERIMENT.NAME is '../../x'"),
         (["EXPERIMENT.NAME", "/abs"], "EXPERIMENT.NAME is '/abs'"),
         (["EXPERIMENT.TAG", "a/.&./b/.."], "EXPERIMENT.TAG is 'a/.&./b/..'; it must be components of up to 128"),
+        (["EXPERIMENT.TAG", "."], "EXPERIMENT.TAG is '.'"),
+        (["EXPERIMENT.NAME", "字" * 100], "EXPERIMENT.NAME is '字字"),
         (["EXPERIMENT.TAG", "a//b"], "EXPERIMENT.TAG is 'a//b'"),
         (["EXPERIMENT.TAG", "[" + "a" * 128], "EXPERIMENT.TAG is '[aaaa"),
         (["SOLVER.LR", "__import__('os')"], "SOLVER.LR is"),

@@ -21,6 +21,7 @@ from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.launch.table_jobs import cell_configs
 from mdistiller_dfpt.models.published import TEACHERS, compare_with_record
 from mdistiller_dfpt.report.spec import load_table
+from mdistiller_dfpt.runs.directory import run_name
 
 ROOT = Path(__file__).parents[2]
 TABLE = runpy.run_path(str(ROOT / "tools/table.py"))["main"]
@@ -39,6 +40,13 @@ rows:
   dfptkd: {{title: DFPT-KD}}
   cold: {{title: KD at T 1, config: "kd/{{pair}}", overrides: {{KD.TEMPERATURE: 1.0}}}}
 """
+
+
+def test_a_row_of_any_name_is_where_its_runs_are(tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text(SPEC.replace("cold:", '"cold & dark":'))
+    cell = load_table(path).cells["cold & dark", "res20_res8"]
+    assert run_name(load_cfg(cell.config, cell.overrides)) == f"{cell.folder}/seed1"
 
 
 @pytest.fixture

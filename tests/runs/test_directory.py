@@ -1,6 +1,7 @@
 """Which of several runs of one name is taken: the newest that computed the same."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mdistiller_dfpt.runs.directory import (
     is_finished,
     new_run,
     other_runs,
+    run_name,
 )
 from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.identity import differences, fingerprint, identity_of, read_identity, write_identity
@@ -61,17 +63,27 @@ def test_the_newest_finished_run_is_found_by_its_number(tmp_path):
 @pytest.mark.parametrize(
     ("tag", "folder"),
     [
-        ("UniML&KR,res56", "UniML_KR,res56"),
-        ("x-x,[12, 1, -2]", "x-x,_12,_1,_-2_"),
-        ("v1/a b", "v1/a_b"),
-        ("ü_$(x)", "ü__x_"),
+        ("UniML&KR,res56", "UniML_KR,res56-"),
+        ("x-x,[12, 1, -2]", "x-x,_12,_1,_-2_-"),
+        ("v1/a b", "v1/a_b-"),
+        ("ü_$(x)", "ü__x_-"),
     ],
 )
-def test_any_tag_has_a_directory_of_its_own_or_shares_it_by_number(tag, folder, tmp_path):
+def test_any_tag_has_a_directory_of_its_own(tag, folder, tmp_path):
     cfg = config(tmp_path, "EXPERIMENT.TAG", tag)
     assert tag == cfg.EXPERIMENT.TAG
-    assert new_run(cfg) == tmp_path / "tiny" / folder / "seed1"
-    assert new_run(config(tmp_path, "EXPERIMENT.TAG", folder)) == tmp_path / "tiny" / folder / "seed1-2"
+    run = new_run(cfg).relative_to(tmp_path / "tiny").as_posix()
+    assert re.fullmatch(re.escape(folder) + "[0-9a-f]{6}/seed1", run)
+    # Also beside tags that become the same name
+    others = [folder.removesuffix("-"), tag.replace(" ", "&").replace("(", "[").replace("&", ";")]
+    for other in others:
+        assert new_run(config(tmp_path, "EXPERIMENT.TAG", other)).name == "seed1"
+
+
+def test_a_teacher_of_a_file_above_does_not_lead_out_of_the_prefix(tmp_path):
+    cfg = tiny_cfg("EXPERIMENT.NAME", "", "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "../../../../../nets.py:Net")
+    assert ".." not in run_name(cfg)
+    assert run_name(cfg).endswith("/nets.py:Net_resnet32/seed1")
 
 
 def test_a_run_is_finished_if_results_and_weights_are_there_and_belong_together(tmp_path):
