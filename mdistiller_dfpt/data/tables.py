@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,8 @@ class _Images:
         for ending in self.endings:
             for folder in self.folders:
                 for spelling in (name, name.replace("\\", "/")):
-                    if (path := folder / f"{spelling}{ending}").is_file():
+                    path = folder / f"{spelling}{ending}"
+                    if os.path.isfile(path):  # False also where the name is too long
                         self.endings.remove(ending)  # the next row most likely has the same
                         self.endings.insert(0, ending)
                         return path
@@ -86,7 +88,11 @@ def _cells(table: Path, text: str) -> list[list[str]]:
         return [_of_json(table, number, line) for number, line in enumerate(lines, start=1)]
     first = lines[0] if lines else ""
     separator = next((one for one in ",;\t" if one in first), ",")
-    return list(csv.reader(lines, delimiter=separator))
+    reader = csv.reader(lines, delimiter=separator)
+    try:
+        return list(reader)
+    except csv.Error as e:
+        raise DataError(f"{table}:{reader.line_num}: is no line of a table ({e})") from None
 
 
 def _of_json(table: Path, number: int, line: str) -> list[str]:

@@ -92,6 +92,16 @@ def test_what_is_taken_as_a_header_is_said_and_a_typo_is_not_one(tmp_path, capsy
         source(tables(tmp_path, f"00.png,a\n{good}", good))
 
 
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [(f"{'a' * 300}.png,a", "no such file"), ('"' + "b" * 200_000, "is no line of a table")],
+    ids=["a long name", "a long field"],
+)
+def test_what_no_file_system_or_table_has_is_named(first, said, tmp_path):
+    with pytest.raises(DataError, match=rf"train.csv:1: {said}"):
+        source(tables(tmp_path, f"{first}\n0.png,a\n", "1.png,b\n"))
+
+
 def test_columns_are_found_by_their_names_and_windows_separators_are_read(tmp_path):
     image(tmp_path / "d/x.png")
     rows = ",path,label\n0,d\\x.png,b\n1,1.png,a\n"
