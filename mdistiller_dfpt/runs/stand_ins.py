@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-DEPTH, MAX_MODULES = 4, 100_000  # of objects in containers; far above the modules of any network
+DEPTH = 4  # of objects in containers
+MAX_MODULES, MAX_NAME = 100_000, 2_000  # far above those of any network; a module inside itself has no end
 _HARMLESS = {  # of the standard library, in files of OpenMMLab and of networks saved whole
     "builtins.getattr", "collections.deque", "datetime.datetime", "functools.partial", "pathlib.PurePosixPath",
 }  # fmt: skip
@@ -60,6 +61,8 @@ def _state_dict(module: Mapping[str, Any]) -> OrderedDict[str, Tensor]:
         if not left:
             return state
         prefix, attributes = left.pop()
+        if len(prefix) > MAX_NAME:
+            raise CheckpointError(f"it contains a module inside itself, or of a name of {len(prefix):,} characters")
         own = {**attributes.get("_parameters", {}), **attributes.get("_buffers", {})}
         hidden = attributes.get("_non_persistent_buffers_set", ())
         state |= {prefix + k: v for k, v in own.items() if isinstance(v, Tensor) and k not in hidden}

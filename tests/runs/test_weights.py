@@ -168,6 +168,10 @@ def test_what_was_chosen_and_left_out_is_said(origin, said, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+class Nested(torch.nn.Identity):
+    """A network that a file may hold whole."""
+
+
 REFUSED = {
     "two that fit": (
         {"model": {**behind("module.student.", STATE), **behind("module.teacher.", OTHER)}},
@@ -208,6 +212,15 @@ def test_what_does_not_fit_is_said_in_one_line(kind, tmp_path):
         loaded(content, tmp_path)
     assert "\n" not in str(error.value)
     assert "weights_only" not in str(error.value)
+
+
+def test_a_module_inside_itself_is_refused_at_once(tmp_path):
+    nested = Nested(2)
+    nested.register_buffer("value", torch.ones(1))
+    nested._modules["name_of_a_part"] = nested
+    torch.save(nested, tmp_path / "file.pt")
+    with pytest.raises(CheckpointError, match="it contains a module inside itself"):
+        load_into(network(), tmp_path / "file.pt", "resnet8 with 5 classes")
 
 
 def test_files_that_are_no_checkpoints_are_named_for_what_they_are(tmp_path):
