@@ -16,7 +16,7 @@ from ..config.effect import value_of
 from ..config.keywords import asked_for
 from ..distillers.base import Batch, Distiller, Method, StagedModel, TeacherLike
 from ..distillers.crd import SECTION_OF_ROWS, contrastive_rows
-from ..distributed import pick_device, world_size
+from ..distributed import all_gather, pick_device, world_size
 from ..errors import PluginError
 from ..losses import Term, Terms, distillation, label
 from ..losses.sharded import weighted_by_shard
@@ -106,7 +106,8 @@ class Foreign(Distiller):
 
     def after_step(self, batch: Batch) -> None:
         if ROWS in self.wanted:
-            self.labels[batch.index] = batch.target
+            # Of all processes, as each draws from all samples
+            self.labels[all_gather(batch.index, batch.total)] = all_gather(batch.target, batch.total)
 
     def forward_student(self, image: Tensor) -> Output:
         with cuda_calls_ignored(image.device.type == "cpu"):

@@ -26,6 +26,7 @@ from mdistiller_dfpt.testing import (
 )  # fmt: skip
 from mdistiller_dfpt.training.trainer import Trainer
 
+from ..forks import in_processes
 from ..tiny_runs import fit
 
 FOR_MDISTILLER = '''
@@ -335,6 +336,21 @@ def test_a_method_with_a_memory_bank_gets_the_rows_that_mdistillers_loader_draws
     own = torch.cat([batch.index for batch in positives[0]]).tolist()
     assert [labels[i] for i in drawn] == [labels[i] for i in own]
     assert drawn != own
+
+
+def labels_after_a_step(rows, total):
+    distiller, batch = tiny_distiller("MINE"), tiny_batch(8).rows(rows, total=total)
+    distiller.after_step(batch)
+    return distiller.labels
+
+
+def test_each_process_draws_by_the_labels_that_all_have_met(tmp_path):
+    write(tmp_path, "mine.py", CONTRASTED)
+    load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
+    whole = labels_after_a_step(slice(None), None)
+    assert (whole >= 0).sum() == 8
+    found = in_processes(lambda rank: labels_after_a_step(slice(rank, None, 2), 8).tolist(), tmp_path)
+    assert found[0] == found[1] == whole.tolist()
 
 
 def test_foreign_classes_are_distinguished_from_ours():
