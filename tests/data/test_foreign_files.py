@@ -1,5 +1,7 @@
 """Images and tables of other origins: read with the right values, or named; what is not read is counted and said."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,12 @@ def test_what_is_taken_as_a_header_is_said_and_a_typo_is_not_one(tmp_path, capsy
     assert "train.csv:1: 'file;x,label' is taken as a header" in capsys.readouterr().out
     with pytest.raises(DataError, match=r"train.csv:1: no such file: .*/00.png"):
         source(tables(tmp_path, f"00.png,a\n{good}", good))
+
+
+def test_training_images_in_the_test_set_are_said(tmp_path, capsys):
+    source(tables(tmp_path, "0.png,a\n1.png,b\n", "1.png,b\n2.png,a\n"))
+    assert re.search(r"note: 1 of 2 images of .*val.csv are training images too, such as .*1.png",
+                     capsys.readouterr().out)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,10 @@ def folder(cfg: CN) -> FileSource:
                             f" with rows that are not in {table.name}")  # fmt: skip
         others = read_table(second_table)
         check_same_classes([label for _, label in rows], [label for _, label in others], root)
+        shared = {path for path, _ in rows} & {path for path, _ in others}
+        if shared and rank() == 0:
+            print(f"note: {len(shared)} of {len(others)} images of {second_table} are training images too, such as"
+                  f" {min(shared)}", flush=True)  # fmt: skip
         classes = classes_of([label for _, label in rows], table)
         train, test = (file_set(part, classes) for part in (rows, others))
     elif (root / "train").is_dir():
