@@ -134,9 +134,11 @@ class Merge:
         """Replace an open section as a whole."""
         if isinstance(value, dict):
             node.clear()
+            for key in [k for k in self.faults if k == full or k.startswith(f"{full}.")]:
+                del self.faults[key]  # of an earlier layer
             self.tree(value, lambda _: where, node, full + ".")
         else:
-            self._fault(f"{where}: {full} is {_show(value)}; it must be a mapping such as {{teacher: 1.0}}")
+            self._fault(f"{where}: {full} is {_show(value)}; it must be a mapping such as {{teacher: 1.0}}", full)
 
     def check(self) -> None:
         flat = flatten(self.cfg)

@@ -355,6 +355,8 @@ def test_paths_and_their_weights_come_from_files_and_from_the_command_line(tmp_p
     assert dict(cfg.DISTILLER.PATHS) == {"teacher": 1.0, "prompt": 4.0}
     assert dict(load_cfg(path, ["DISTILLER.PATHS.prompt", "8"]).DISTILLER.PATHS) == {"teacher": 1.0, "prompt": 8.0}
     assert dict(load_cfg(path, ["DISTILLER.PATHS", "{prompt: 3}"]).DISTILLER.PATHS) == {"prompt": 3.0}
+    wrong = write(tmp_path, "wrong.yaml", "DISTILLER: {PATHS: {prompt: x}}\n")
+    assert dict(load_cfg(wrong, ["DISTILLER.PATHS", "{prompt: 3}"]).DISTILLER.PATHS) == {"prompt": 3.0}
     for overrides, paths in (
         ({"DISTILLER.PATHS.prompt": 8}, {"teacher": 1.0, "prompt": 8.0}),
         ({"DISTILLER.PATHS": {"prompt": 3}}, {"prompt": 3.0}),
