@@ -137,6 +137,9 @@ class Exported(nn.Module):
                 raise ConfigError(f"{self.name} needs the samples' indices: set SOLVER.TRAINER to crd")
             index = torch.arange(len(target), device=target.device)
         # mdistiller's trainer with indices passes no epoch: warm-ups then count as finished
+        if "epoch" not in kwargs and asked_for(self.method, {"epochs": 0}):
+            raise ConfigError(f"{self.name} decays over the epochs, which this trainer does not pass: set"
+                              " SOLVER.TRAINER to base")  # fmt: skip
         self._batch = Batch(image, target, index, kwargs.get("epoch", 10**6), self._step)
         logits, terms = self.inner(self._batch)
         return logits, {"loss_ce": _sum(terms, logits, of_labels=True), "loss_kd": _sum(terms, logits, of_labels=False)}

@@ -12,6 +12,7 @@ import torch
 from yacs.config import CfgNode as CN
 
 from mdistiller_dfpt import DISTILLERS
+from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.interop.into_mdistiller import NUM_DATA, extend
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.testing import tiny_batch, tiny_cfg, tiny_networks
@@ -175,6 +176,17 @@ def test_a_learning_rate_factor_is_applied_in_mdistillers_loop():
     optimizer.step()
     torch.testing.assert_close(slow.detach(), before[0] - 0.01 * slow.grad)
     torch.testing.assert_close(fast.detach(), before[1] - 0.1 * fast.grad)
+
+
+def test_a_decay_over_the_epochs_needs_a_trainer_that_passes_them():
+    registry, tree = {}, tiny_cfg().clone()
+    tree.defrost()
+    extend(registry, tree)
+    exported, batch = registry["WKD"](*tiny_networks(), tree).train(), tiny_batch()
+    _, first = exported(image=batch.image, target=batch.target, index=batch.index, epoch=1)
+    assert first["loss_kd"] > 0
+    with pytest.raises(ConfigError, match="WKD decays over the epochs, .*: set SOLVER.TRAINER to base"):
+        exported(image=batch.image, target=batch.target, index=batch.index)
 
 
 @pytest.mark.parametrize("words", [[], ["--cfg", "x"], ["no_such_folder", "--cfg", "x"]])
