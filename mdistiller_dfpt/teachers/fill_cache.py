@@ -28,6 +28,8 @@ def open_cache(folder: str, loader: Loader, classes: int, teacher: str) -> Logit
         )
     content = hashlib.sha256(loader.padded.cpu().numpy().tobytes())
     content.update(f"{teacher} {loader.recipe}".encode())
+    if loader.size != loader.stored_size:
+        content.update(f" {loader.size}".encode())
     return LogitsCache(Path(folder), content.hexdigest()[:32], loader.num_samples, loader.num_views, classes)
 
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from mdistiller_dfpt.data import Batch
-from mdistiller_dfpt.data.in_memory import InMemoryLoader
+from mdistiller_dfpt.data.in_memory import ImageSet, InMemoryLoader
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.teachers.fill_cache import open_cache
 from mdistiller_dfpt.teachers.logits_cache import LogitsCache
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.loop import train_epoch
@@ -121,6 +122,18 @@ def test_several_teachers_are_refused(tmp_path):
     words = ("DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS", "[resnet20]")
     with pytest.raises(ConfigError, match=r"KD uses more of the teacher than the logits of one network"):
         run("KD", tmp_path, *words)
+
+
+def test_another_size_of_the_images_has_another_file(tmp_path):
+    plain = tiny_data().train
+    images = ImageSet(plain.padded[:, 1:-1, 1:-1].clone(), plain.labels, tuple("abcde"))
+    loaders = [plain] + [
+        InMemoryLoader(images, plain.recipe, 16, train=True, seed=1, size=size) for size in (None, 8, 12, 16)
+    ]
+    assert loaders[0].padded.equal(loaders[3].padded)
+    paths = [open_cache(str(tmp_path), loader, 5, "t").path for loader in loaders]
+    assert paths[0] == paths[1] == paths[2], "of the size that they have"
+    assert len(set(paths)) == 3
 
 
 def test_another_teacher_precision_data_set_or_augmentation_has_another_file(tmp_path):
