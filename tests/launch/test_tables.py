@@ -90,7 +90,9 @@ def printed(capsys, *argv, code=0) -> str:
 def test_a_table_has_mean_spread_difference_test_and_published_value(table, prefix, capsys):
     out = printed(capsys, "--table", table, "--prefix", prefix)
     assert "| KD | 1, 2, 3 | 70.00 ± 0.50 |  |  | 71.50 | X |  |" in out
-    assert "| DFPT-KD | 1, 2, 3 | 71.10 ± 0.46 | +1.10 | p = 0.003, n = 3 |  |  |  |" in out
+    assert (
+        "| DFPT-KD | 1, 2, 3 | 71.10 ± 0.46 | +1.10 (+0.85 to +1.35) | p = 0.003, Holm 0.003, n = 3 |  |  |  |" in out
+    )
     assert "X: a paper & its table 1" in out
 
 
