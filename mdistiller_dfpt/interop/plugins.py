@@ -44,6 +44,8 @@ def load_cfg(path: str | os.PathLike[str] | None = None, overrides: config.Overr
         if _advice(path):
             choice(cfg)  # ConfigError if the method is unknown
     except ConfigError as e:
+        if str(e).startswith("PLUGINS"):  # its file is named, and faulty
+            raise
         raise ConfigError("\n".join((str(e), *_advice(path)))) from None
     return cfg
 

@@ -284,6 +284,13 @@ def test_a_config_in_a_checkout_says_which_file_has_its_method(tmp_path):
         load_cfg(tmp_path / "fork/configs/c.yaml", {"PLUGINS": [str(place / "Mine.py")], "wormup": 1})
 
 
+def test_a_config_in_a_checkout_whose_method_cannot_be_imported_says_that_alone(tmp_path):
+    place = checkout(tmp_path / "fork", Mine="import no_such_package\n" + METHOD.format(name="Mine"))
+    (tmp_path / "fork/c.yaml").write_text("DISTILLER: {TYPE: MINE_OF_FORK}\n")
+    with pytest.raises(ConfigError, match=r"^PLUGINS names .*No module named 'no_such_package' \(.*Mine.py:1\)$"):
+        load_cfg(tmp_path / "fork/c.yaml", {"PLUGINS": [str(place / "Mine.py")]})
+
+
 def test_a_section_of_a_fork_where_a_value_is_here_is_replaced_on_the_command_line(tmp_path):
     place = checkout(tmp_path / "fork", Mine=METHOD.format(name="Mine"))
     (tmp_path / "c.yaml").write_text("SOLVER: {SCHEDULE: {TYPE: COSINE}}\nDISTILLER: {TYPE: MINE_OF_FORK}\n")
