@@ -15,6 +15,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, AT_LEAST_ONE, NOT_NEGATIVE, Limit, one_of
 from ..losses import Terms, distillation, label
+from ..losses.logit_losses import is_target
 from ..models.dummy import ImageShape
 from ..models.output import autocast
 from ..models.staged import global_pool
@@ -29,7 +30,7 @@ def ofakd_loss(student: Tensor, teacher: Tensor, target: Tensor, eps: float, tem
     y is one for the target, else zero. With eps 1 it is the cross-entropy with the teacher's probabilities; a larger
     one emphasises the target, and more so the more confident the teacher is.
     """
-    y = F.one_hot(target, student.shape[1])
+    y = is_target(student, target).to(student.dtype)
     t, log_s = (teacher / temperature).softmax(1), (student / temperature).log_softmax(1)
     return -(((t + y) ** eps - y) * log_s).sum(1).mean()
 

@@ -18,6 +18,7 @@ from yacs.config import CfgNode as CN
 from ..config.limits import A_TEMPERATURE, AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, When, one_of
 from ..distributed import all_gather
 from ..losses import Terms, distillation, label
+from ..losses.logit_losses import is_target
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .feature import ImageShape, feature_shapes, refuse_trained_path
 from .fitnet import Regressor
@@ -37,7 +38,7 @@ def transport_loss(
     Logits (B, C), (B, C), labels (B,), costs (C, C) -> (). A class without mass on either side takes no part in the
     iterations of Sinkhorn: the target has none, which spares a copy of the costs for each sample.
     """
-    without = F.one_hot(target, student.shape[1]).bool()
+    without = is_target(student, target)
     s, t = ((x / temperature).masked_fill(without, -math.inf).softmax(1) for x in (student, teacher))
     cost = cost.relu() + 1e-8
     kernel = (-cost / entropy).exp()

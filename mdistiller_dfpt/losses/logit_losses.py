@@ -43,6 +43,11 @@ def loss_over_samples(key: str, name: str) -> LogitLoss:
     return loss
 
 
+def is_target(logits: Tensor, target: Tensor) -> Tensor:
+    """Whether a class is the sample's target; (B, C), (B,) -> (B, C) bool. Unlike `one_hot`, it reads no value."""
+    return target[:, None] == torch.arange(logits.shape[1], device=logits.device)
+
+
 def without_target(logits: Tensor, target: Tensor) -> Tensor:
     """The logits of all classes except each sample's target; (B, C), (B,) -> (B, C - 1)."""
     others = torch.arange(logits.shape[1] - 1, device=logits.device)

@@ -29,6 +29,12 @@ def total_weight(terms: Terms) -> float | None:
     return None if None in weights else sum(w for w in weights if w is not None)
 
 
+def _of_all_processes(weight: float, device: torch.device) -> float:
+    """The mean over the processes; rounded, as shards of unequal size weight their terms."""
+    mean = all_reduce(torch.tensor(weight / world_size(), dtype=torch.float64, device=device))
+    return float(f"{mean.item():.9g}")
+
+
 def matching_factor(terms: Terms, wanted: float, device: torch.device) -> float:
     """The factor on all distillation terms that brings their total weight to `wanted`; the same in all processes.
 
@@ -37,9 +43,7 @@ def matching_factor(terms: Terms, wanted: float, device: torch.device) -> float:
     if (mine := total_weight(terms)) is None:
         raise ConfigError(f"DISTILLER.MATCH_WEIGHT is {wanted:g}; the weights of this method are unknown, as they are "
                           "applied within its losses: set them by its own keys")  # fmt: skip
-    weight = torch.tensor(mine / world_size(), dtype=torch.float64, device=device)
-    # Rounded: shards of unequal size weight their terms, so the sum over processes has a rounding error
-    found = float(f"{all_reduce(weight).item():.9g}")
+    found = _of_all_processes(mine, device)
     if found <= 0:
         raise ConfigError(f"DISTILLER.MATCH_WEIGHT is {wanted:g}; the terms of distillation have no weight to scale")
     return wanted / found
@@ -53,15 +57,15 @@ def scaled(terms: Terms, factor: float) -> Terms:
 def strength(distiller: Method, logits: Tensor, terms: Terms, batch: Batch) -> dict[str, Tensor]:
     """The total weight of a step's distillation terms, and the norm of their gradient divided by that of KD's.
 
-    Gradients are those of the student's parameters; KD is `kd_loss` with the original path at temperature 4 and weight
-    1, so that KD itself at weight 0.9 has 0.9. Warm-ups count as completed. Nothing changes but what is returned; empty
-    if nothing is distilled, and without a ratio if there is no trained teacher to compare with.
+    Gradients are those of the student's parameters, of this process's samples; KD is `kd_loss` with the original path
+    at temperature 4 and weight 1, so that KD itself at weight 0.9 has 0.9. Warm-ups count as completed. Nothing changes
+    but what is returned; empty if nothing is distilled, and without a ratio if there is no trained teacher.
     """
     distilling = _distilling(terms)
     if not distilling:
         return {}
     weight = total_weight(terms)
-    values = {} if weight is None else {WEIGHT: torch.tensor(weight, device=logits.device)}
+    values = {} if weight is None else {WEIGHT: torch.tensor(_of_all_processes(weight, logits.device))}
     parameters = [p for p in distiller.student.parameters() if p.requires_grad]
     full = [Term(term.value, term.weight, term.kind) for term in distilling if term.value.requires_grad]
     if not (isinstance(distiller, Distiller) and distiller.frozen() and full and logits.requires_grad):
