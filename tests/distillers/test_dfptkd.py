@@ -183,7 +183,6 @@ def test_a_run_at_four_times_the_usual_rate_is_stable(init):
     ("key", "value", "message"),
     [
         ("STAGES", "[9]", "DFPTKD.STAGES is [9]; TinyNet has stages 1..3"),
-        ("STAGES", "[]", "DFPTKD.STAGES is []"),
         ("STAGES", "some", "DFPTKD.STAGES is 'some'"),
         ("PROMPT.KERNELS", "[4]", "DFPTKD.PROMPT.KERNELS is [4]; it must be odd sizes"),
         ("PROMPT.R2", "0", "DFPTKD.PROMPT.R2 is 0.0"),
