@@ -19,7 +19,9 @@ PAIRS = sorted((Path(__file__).parents[2] / "configs/cifar100/pairs").glob("*.ya
 PLAIN = [
     name for name, m in sorted(DISTILLERS.items())
     if issubclass(m, Distiller) and m.terms is Distiller.terms and m.deployed is Distiller.deployed
-    and not m.needs_strong_view and name != "CRD"  # which draws random numbers, and the meta device has none
+    and not m.needs_strong_view and not m.starts_from_teacher
+    # which draw random numbers, run stages of a copy, or make a weight orthogonal: the meta device has no values
+    and name not in ("CRD", "FCFD", "VKD")
 ]  # fmt: skip
 
 

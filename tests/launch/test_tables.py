@@ -4,8 +4,8 @@ import csv
 import io
 import json
 import math
-import re
 import os
+import re
 import runpy
 import shutil
 from pathlib import Path
