@@ -65,7 +65,7 @@ def strength(distiller: Method, logits: Tensor, terms: Terms, batch: Batch) -> d
     if not distilling:
         return {}
     weight = total_weight(terms)
-    values = {} if weight is None else {WEIGHT: torch.tensor(_of_all_processes(weight, logits.device))}
+    values = {} if weight is None else {WEIGHT: logits.new_tensor(_of_all_processes(weight, logits.device))}
     parameters = [p for p in distiller.student.parameters() if p.requires_grad]
     full = [Term(term.value, term.weight, term.kind) for term in distilling if term.value.requires_grad]
     if not (isinstance(distiller, Distiller) and distiller.frozen() and full and logits.requires_grad):
