@@ -13,17 +13,16 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
 from ..losses import LOGIT_LOSSES, Terms, distillation, label
-from ..losses.logit_losses import entropy
+from ..losses.logit_losses import divergences, entropy
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 WEIGHTS = ("SURER.FORWARD", "SURER.REVERSE", "OTHERS.FORWARD", "OTHERS.REVERSE", "LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT")
 
 
-def divergences(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def both_ways(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """T^2 KL(teacher || student) and T^2 KL(student || teacher) of each sample; (B, C), (B, C) -> (B,), (B,)."""
     s, t = ((logits / temperature).log_softmax(1) for logits in (student, teacher))
-    forward, reverse = (t.exp() * (t - s)).sum(1), (s.exp() * (s - t)).sum(1)
-    return temperature**2 * forward, temperature**2 * reverse
+    return temperature**2 * divergences(s, t), temperature**2 * divergences(t, s)
 
 
 def bdkd_loss(
@@ -33,7 +32,7 @@ def bdkd_loss(
 
     `surer`: (w_f, w_r) of samples for which the student's entropy is below the teacher's; `others`: of all others.
     """
-    forward, reverse = divergences(student, teacher, temperature)
+    forward, reverse = both_ways(student, teacher, temperature)
     is_surer = entropy(student.detach() / temperature) < entropy(teacher / temperature)
     weight_f, weight_r = (torch.where(is_surer, a, b) for a, b in zip(surer, others, strict=True))
     return (weight_f * forward + weight_r * reverse).mean()
@@ -42,7 +41,7 @@ def bdkd_loss(
 @LOGIT_LOSSES.register("REVERSE_KD")
 def reverse_kd(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> Tensor:
     """T^2 KL(student || teacher); (B, C), (B, C) -> ()."""
-    return divergences(student, teacher, temperature)[1].mean()
+    return both_ways(student, teacher, temperature)[1].mean()
 
 
 @DISTILLERS.register("BDKD")

@@ -23,7 +23,7 @@ from ..models.dummy import ImageShape
 from ..models.output import Output, as_output, autocast
 from ..models.statistics import batch_statistics
 from .base import DISTILLERS, Batch, Distiller, StagedModel, TeacherLike
-from .feature import feature_shapes
+from .feature import feature_shapes, refuse_trained_network
 from .ofakd import ofakd_loss
 from .token_block import AttentionBlock, init_by_fan_out, tokens_of
 
@@ -101,11 +101,7 @@ class FBT(Distiller):
     ):  # fmt: skip
         super().__init__(student, teacher)
         network = self.teacher_network
-        if network not in self.frozen():
-            raise ValueError(
-                f"FBT runs the last stage of a frozen network, and the path {self.path!r} is trained with the student: "
-                "select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`"
-            )
+        refuse_trained_network(self, "FBT runs the last stage")
         self.eps, self.detach_fusion = eps, detach_fusion
         self.ce_weight, self.nce_weight, self.logit_weight = ce_weight, nce_weight, logit_weight
         self.student_first = first == "student" or (first == "auto" and (network.has_tokens or not student.has_tokens))

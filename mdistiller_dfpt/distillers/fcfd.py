@@ -7,7 +7,6 @@ running statistics of the teacher's BatchNorm do not change; in the code they do
 """
 
 import contextlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from ..models.output import autocast
 from ..models.staged import global_pool
 from ..models.statistics import batch_statistics
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
-from .feature import ImageShape, feature_shapes
+from .feature import ImageShape, feature_shapes, refuse_trained_network
 from .kd import kd_loss
 
 
@@ -107,11 +106,7 @@ class FCFD(Distiller):
             if type(network).stages is StagedModel.stages:
                 raise ValueError("FCFD runs single stages, and a network of another library is always run in full: "
                                  "choose networks of this package")  # fmt: skip
-        if self.teacher_network not in self.frozen():
-            raise ValueError(
-                f"FCFD runs the stages of a frozen network, and the path {self.path!r} is trained with the student: "
-                "select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`"
-            )
+        refuse_trained_network(self, "FCFD runs the stages")
         mine, its = (feature_shapes(network, image_shape).feats for network in (student, self.teacher_network))
         if len(mine) != len(its):
             raise ValueError(
@@ -153,13 +148,8 @@ class FCFD(Distiller):
     def _run_from(self, network: StagedModel, last: int, x: Tensor) -> tuple[dict[int, Tensor], Tensor]:
         """The maps of the stages after `last`, from its map x, and the logits."""
         maps = {}
-        with self._statistics(network):
+        with batch_statistics(network) if self.training else contextlib.nullcontext():
             for i, stage in enumerate(network.stages()[last + 1 :], start=last + 1):
                 x, _ = stage(x)
                 maps[i] = x
             return maps, network.head(x)[0]
-
-    @contextlib.contextmanager
-    def _statistics(self, network: StagedModel) -> Iterator[None]:
-        with batch_statistics(network) if self.training else contextlib.nullcontext():
-            yield

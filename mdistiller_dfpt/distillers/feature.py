@@ -59,6 +59,15 @@ def refuse_trained_path(distiller: Distiller, use: str) -> None:
         )
 
 
+def refuse_trained_network(distiller: Distiller, use: str) -> None:
+    """ValueError unless the network of the matched path is frozen; `use`: what the method runs of it."""
+    if distiller.teacher_network not in distiller.frozen():
+        raise ValueError(
+            f"{use} of a frozen network, and the path {distiller.path!r} is trained with the student: select a frozen "
+            "path, for example `DISTILLER.PATHS.teacher 1.0`"
+        )
+
+
 def check_shapes(shapes: Mapping[str, tuple[object, object]]) -> dict[str, object]:
     """{key: (given, inferred)} -> {key: inferred}; empty or 0 means not given.
 

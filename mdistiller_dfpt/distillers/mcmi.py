@@ -17,6 +17,7 @@ from yacs.config import CfgNode as CN
 from ..config.limits import NOT_NEGATIVE
 from ..distributed import all_reduce
 from ..losses import Terms, label
+from ..losses.logit_losses import mean_divergence
 from ..losses.sharded import weighted_by_shard
 from ..models.statistics import batch_statistics
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
@@ -28,7 +29,7 @@ def conditional_information(logits: Tensor, centroids: Tensor) -> Tensor:
     `centroids`: Q^y, the mean probabilities of each sample's class.
     """
     log_p, log_q = logits.log_softmax(1), centroids.clamp(min=torch.finfo(centroids.dtype).tiny).log()
-    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+    return mean_divergence(log_q, log_p)
 
 
 @DISTILLERS.register("MCMI")

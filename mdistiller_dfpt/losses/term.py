@@ -68,6 +68,11 @@ def own(value: Tensor, weight: float = 1.0) -> Term:
     return Term(value, weight, "teacher")
 
 
+def own_terms(parts: Mapping[str, tuple[float, Callable[[], Tensor]]]) -> Terms:
+    """{name: (weight, value)} as terms of the teacher's own; a value of weight 0 is not computed."""
+    return {name: own(value(), weight) for name, (weight, value) in parts.items() if weight > 0}
+
+
 def checked(terms: Mapping[str, Term], where: type) -> Mapping[str, Term]:
     """The terms, if each is a scalar `Term`; PluginError naming the class that returned something else."""
     if not isinstance(terms, Mapping):

@@ -17,7 +17,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Limit
 from ..data import Batch
-from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own
+from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own_terms
 from ..models import StagedModel
 from ..models.output import Output, autocast
 from .base import ORIGINAL, TEACHERS, Paths, Teacher
@@ -40,11 +40,10 @@ def adapter_loss(
 
     ce_weight CE(z', y) + kd_weight KD(z_S, z'): the student's own loss, whose gradient here goes to the target z'.
     """
-    terms = {
+    return own_terms({
         "adapter_ce": (ce_weight, lambda: F.cross_entropy(adapted, target)),
         "adapter_kd": (kd_weight, lambda: loss(student.detach(), adapted, target, temperature)),
-    }
-    return {name: own(term(), weight) for name, (weight, term) in terms.items() if weight > 0}
+    })  # fmt: skip
 
 
 @TEACHERS.register("adapter")

@@ -10,7 +10,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, Limit, When, one_of
 from ..data import Batch
-from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own, warm_up
+from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own_terms, warm_up
 from ..losses.logit_losses import entropy
 from ..models import StagedModel
 from ..models.complexity import count_macs, total
@@ -34,12 +34,11 @@ def prompt_loss(
     L_P = teacher_weight KD(p^P, p^T) + student_weight KD(p^P, sg[p^S]) + ce_weight CE(p^P, y)
     The targets of the prompt path are detached, so that a single backward pass trains it and the student.
     """
-    terms = {
+    return own_terms({
         "prompt_teacher": (teacher_weight, lambda: loss(prompt, teacher.detach(), target, temperature)),
         "prompt_student": (student_weight, lambda: loss(prompt, student.detach(), target, temperature)),
         "prompt_ce": (ce_weight, lambda: F.cross_entropy(prompt, target)),
-    }
-    return {name: own(term(), weight) for name, (weight, term) in terms.items() if weight > 0}
+    })  # fmt: skip
 
 
 def _is_stage_list(value: object) -> bool:

@@ -1,7 +1,6 @@
 """An ensemble of teachers: the mean of their probabilities, or weighted per sample (CA-MKD, arXiv:2201.00007)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -12,9 +11,8 @@ from yacs.config import CfgNode as CN
 from ..config.limits import POSITIVE, Limit, one_of
 from ..data import Batch
 from ..models import StagedModel
-from ..models.output import NoFeatures, Output
-from .base import ORIGINAL, TEACHERS, Paths
-from .several import SeveralNetworks
+from .base import ORIGINAL, TEACHERS
+from .several import Joined
 
 
 def confidence_weights(logits: Tensor, target: Tensor) -> Tensor:
@@ -40,20 +38,18 @@ def mixed_logits(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
     return temperature * (log_probabilities + weights.log()[:, :, None]).logsumexp(0)
 
 
-REFUSAL = (
-    f"an ensemble's path {ORIGINAL!r} has only logits, but the method uses {{!r}}; match its members' paths, for"
-    " example `DISTILLER.PATHS.teacher1 1.0 DISTILLER.PATHS.teacher2 1.0`"
-)
-
-
 @TEACHERS.register("ensemble")
-class Ensemble(SeveralNetworks):
+class Ensemble(Joined):
     """The path `teacher` is the ensemble, with logits only; `teacher1`, `teacher2`, ... are its members, with maps.
 
     The first member is DISTILLER.TEACHER, the others are DISTILLER.OTHER_TEACHERS.
     """
 
     others_key = "OTHER_TEACHERS"
+    refusal = (
+        f"an ensemble's path {ORIGINAL!r} has only logits, but the method uses {{!r}}; match its members' paths, for"
+        " example `DISTILLER.PATHS.teacher1 1.0 DISTILLER.PATHS.teacher2 1.0`"
+    )
     config = CN(
         {
             "WEIGHTS": "mean",  # mean, or confidence: per sample, by each member's confidence in the label (CA-MKD)
@@ -69,25 +65,8 @@ class Ensemble(SeveralNetworks):
         self.by_confidence, self.temperature = weights == "confidence", temperature
         self.takes_soft_labels = not self.by_confidence  # a mean does not use the labels
 
-    def forward(self, batch: Batch) -> Mapping[str, Output]:
-        compute: dict[str, Callable[[], Output]] = {
-            path: partial(self.output_of, network, batch.image) for path, network in self.networks.items()
-        }
-        paths = Paths({**compute, ORIGINAL: lambda: self._together(paths, batch)})
-        return paths
-
-    def _together(self, paths: Mapping[str, Output], batch: Batch) -> Output:
-        logits = torch.stack([paths[path].logits for path in self.networks])
+    def joined_logits(self, logits: Tensor, batch: Batch) -> Tensor:
         weights = logits.new_full(logits.shape[:2], 1 / len(logits))
         if self.by_confidence:
             weights = confidence_weights(logits, batch.target)
-        return Output(mixed_logits(logits, weights, self.temperature), NoFeatures(REFUSAL))
-
-    def path_names(self) -> Sequence[str]:
-        return (ORIGINAL, *super().path_names())
-
-    def network_of(self, path: str) -> StagedModel:
-        return self.network if path == ORIGINAL else super().network_of(path)
-
-    def has_maps(self, path: str) -> bool:
-        return path != ORIGINAL
+        return mixed_logits(logits, weights, self.temperature)

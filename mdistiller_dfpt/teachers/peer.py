@@ -17,7 +17,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, Limit
 from ..data import Batch
-from ..losses import LOGIT_LOSSES, Terms, own
+from ..losses import LOGIT_LOSSES, Terms, own_terms
 from ..models import StagedModel
 from ..models.output import NoFeatures, Output, as_output, autocast
 from .base import ORIGINAL, TEACHERS, Paths, Teacher
@@ -70,13 +70,12 @@ class Peer(Teacher):
         logits = outputs[ORIGINAL].logits
         with torch.no_grad():
             self.log("accuracy_peer", (logits.argmax(1) == batch.target).float().mean() * 100)
-        terms: Terms = {}
-        if self.ce_weight > 0:
-            terms["peer_ce"] = own(F.cross_entropy(logits, batch.target), self.ce_weight)
-        if self.kd_weight > 0:
-            loss = self.logit_loss(logits, student.logits, batch.target, self.temperature)
-            terms["peer_kd"] = own(loss, self.kd_weight)
-        return terms
+        return own_terms({
+            "peer_ce": (self.ce_weight, lambda: F.cross_entropy(logits, batch.target)),
+            "peer_kd": (
+                self.kd_weight, lambda: self.logit_loss(logits, student.logits, batch.target, self.temperature)
+            ),
+        })  # fmt: skip
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
         return {ORIGINAL: self.logits(image)}

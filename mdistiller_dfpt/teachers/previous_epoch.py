@@ -12,13 +12,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, Limit
 from ..data import Batch
 from ..distributed import all_gather
 from ..losses import Terms
+from ..losses.logit_losses import is_target
 from ..models.output import Output
 from .base import TEACHERS
 from .without_network import WithoutNetwork
@@ -33,7 +33,7 @@ def softened_labels(previous: Tensor, target: Tensor, alpha: float, temperature:
     `alpha` in (0, 1].
     """
     log_p = (previous / temperature).log_softmax(1) + math.log(alpha)
-    of_label = F.one_hot(target, previous.shape[1]).to(log_p.dtype) * (1 - alpha)
+    of_label = is_target(previous, target).to(log_p.dtype) * (1 - alpha)
     return torch.logaddexp(log_p, of_label.log())
 
 
@@ -67,7 +67,7 @@ class PreviousEpoch(WithoutNetwork):
     def target_logits(self, batch: Batch) -> Tensor:
         alpha = self.alpha * min(1.0, batch.epoch / self.epochs)
         soft = softened_labels(self.predictions[batch.index], batch.target, alpha, self.temperature)
-        hard = NOTHING * (1 - F.one_hot(batch.target, soft.shape[1]))
+        hard = torch.where(is_target(soft, batch.target), 0.0, NOTHING)
         return self.temperature * torch.where(self.is_known[batch.index, None], soft, hard)
 
     def losses(self, student: Output, outputs: Mapping[str, Output], batch: Batch) -> Terms:

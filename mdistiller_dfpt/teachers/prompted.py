@@ -18,7 +18,7 @@ from yacs.config import CfgNode as CN
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, Limit
 from ..data import Batch
 from ..distributed import all_gather, rank, world_size
-from ..losses import LOGIT_LOSSES, Terms, own
+from ..losses import LOGIT_LOSSES, Terms, own_terms
 from ..models import StagedModel
 from ..models.output import Output, as_output, autocast
 from .base import ORIGINAL, TEACHERS, Paths
@@ -178,12 +178,14 @@ class Prompted(Frozen):
 
     def losses(self, student: Output, outputs: Mapping[str, Output], batch: Batch) -> Terms:
         prompted = outputs[PROMPTED].logits
-        targets = {
-            "prompt_reg": (self.reg_weight, outputs[ORIGINAL].logits),
-            "prompt_student": (self.student_weight, student.logits.detach()),
-        }
-        return {name: own(self.logit_loss(prompted, target, batch.target, self.temperature), weight)
-                for name, (weight, target) in targets.items() if weight > 0}  # fmt: skip
+
+        def towards(target: Tensor) -> Tensor:
+            return self.logit_loss(prompted, target, batch.target, self.temperature)
+
+        return own_terms({
+            "prompt_reg": (self.reg_weight, lambda: towards(outputs[ORIGINAL].logits)),
+            "prompt_student": (self.student_weight, lambda: towards(student.logits.detach())),
+        })  # fmt: skip
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
         if self.first < len(self.prompts):  # what the prompts make of other images depends on the last step's

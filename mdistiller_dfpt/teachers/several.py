@@ -1,11 +1,15 @@
 """What the kinds of teacher that are made of several networks share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ..data import Batch
 from ..models import StagedModel
-from .base import Teacher
+from ..models.output import NoFeatures, Output
+from .base import ORIGINAL, Paths, Teacher
 
 
 class SeveralNetworks(Teacher):
@@ -27,3 +31,36 @@ class SeveralNetworks(Teacher):
 
     def frozen(self) -> list[StagedModel]:
         return list(self.networks.values())
+
+
+class Joined(SeveralNetworks):
+    """The path `teacher` is made of the members' logits, by `joined_logits` of a subclass, and has no features.
+
+    Each member is a path as well, with maps. `refusal`: what to tell a method that uses features of `teacher`.
+    """
+
+    refusal: str
+
+    def joined_logits(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The logits (B, C) of the path `teacher`, of those of the K members (K, B, C)."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement joined_logits")
+
+    def forward(self, batch: Batch) -> Mapping[str, Output]:
+        compute: dict[str, Callable[[], Output]] = {
+            path: partial(self.output_of, network, batch.image) for path, network in self.networks.items()
+        }
+        paths = Paths({**compute, ORIGINAL: lambda: self._joined(paths, batch)})
+        return paths
+
+    def _joined(self, paths: Mapping[str, Output], batch: Batch) -> Output:
+        logits = torch.stack([paths[path].logits for path in self.networks])
+        return Output(self.joined_logits(logits, batch), NoFeatures(self.refusal))
+
+    def path_names(self) -> Sequence[str]:
+        return (ORIGINAL, *super().path_names())
+
+    def network_of(self, path: str) -> StagedModel:
+        return self.network if path == ORIGINAL else super().network_of(path)
+
+    def has_maps(self, path: str) -> bool:
+        return path != ORIGINAL

@@ -4,8 +4,7 @@ Every specialist has logits for all classes, and those of other classes are mask
 The paper, of which no code was found, has a sigmoid per class and a head per group of classes instead.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -15,16 +14,10 @@ from yacs.config import CfgNode as CN
 from ..config.limits import Limit, names
 from ..data import Batch
 from ..models import StagedModel
-from ..models.output import NoFeatures, Output
-from .base import ORIGINAL, TEACHERS, Paths
-from .several import SeveralNetworks
+from .base import ORIGINAL, TEACHERS
+from .several import Joined
 
 OUTSIDE = 1000.0  # logits of masked classes, below the smallest one that is not: probability 0 at any usual temperature
-
-REFUSAL = (
-    f"the path {ORIGINAL!r} of specialists has only logits, but the method uses {{!r}}; match their own paths, for"
-    " example `DISTILLER.PATHS.specialist1 1.0`"
-)
 
 
 def parse_classes(words: str) -> list[int]:
@@ -69,7 +62,7 @@ def concentrated(logits: Tensor, owner: Tensor, target: Tensor) -> Tensor:
 
 
 @TEACHERS.register("specialists")
-class Specialists(SeveralNetworks):
+class Specialists(Joined):
     """The path `teacher`: for each sample, the specialist of its class, with no probability for the classes of others.
 
     `specialist1`, `specialist2`, ... are the networks themselves. The first is DISTILLER.TEACHER, the others are
@@ -77,6 +70,10 @@ class Specialists(SeveralNetworks):
     """
 
     others_key = "OTHER_TEACHERS"
+    refusal = (
+        f"the path {ORIGINAL!r} of specialists has only logits, but the method uses {{!r}}; match their own paths, for"
+        " example `DISTILLER.PATHS.specialist1 1.0`"
+    )
     config = CN({"CLASSES": []})  # of each network, such as [0-49, 50-99]; []: contiguous groups of equal size
     limits: ClassVar[Mapping[str, Limit]] = {"CLASSES": names("classes, such as [0-9, '10-19,25']")}
     owner: Tensor  # (C,) int64
@@ -87,22 +84,5 @@ class Specialists(SeveralNetworks):
         super().__init__(network, others, [f"specialist{i}" for i in range(1, len(others) + 2)])
         self.register_buffer("owner", owners(classes, len(others) + 1, num_classes))
 
-    def forward(self, batch: Batch) -> Mapping[str, Output]:
-        compute: dict[str, Callable[[], Output]] = {
-            path: partial(self.output_of, network, batch.image) for path, network in self.networks.items()
-        }
-        paths = Paths({**compute, ORIGINAL: lambda: self._concentrated(paths, batch)})
-        return paths
-
-    def _concentrated(self, paths: Mapping[str, Output], batch: Batch) -> Output:
-        logits = torch.stack([paths[path].logits for path in self.networks])
-        return Output(concentrated(logits, self.owner, batch.target), NoFeatures(REFUSAL))
-
-    def path_names(self) -> Sequence[str]:
-        return (ORIGINAL, *super().path_names())
-
-    def network_of(self, path: str) -> StagedModel:
-        return self.network if path == ORIGINAL else super().network_of(path)
-
-    def has_maps(self, path: str) -> bool:
-        return path != ORIGINAL
+    def joined_logits(self, logits: Tensor, batch: Batch) -> Tensor:
+        return concentrated(logits, self.owner, batch.target)
