@@ -1,6 +1,6 @@
 """The values of a table's cells, from result files: mean, spread, difference, paired test, protocol."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ class Value(NamedTuple):
     paired: int
     weight: float | None  # total weight of the distillation terms
     gradient: float | None  # the norm of their gradient at the first step, relative to that of KD at weight 1
+    teacher: float | None  # its top-1
+    paths: dict[str, dict[str, float]]  # of a teacher's trained paths: top-1 and divergences in the last epoch, means
     protocol: str  # how the protocol differs from the reference's; empty if it does not
     others: tuple[str, ...]  # runs in the cell's folder that are not in it, and why
 
@@ -99,8 +101,23 @@ def _value(cell: Cell, found: Found, reference: Mapping[int, Result], metric: st
         delta = mean(gaps)
         p_value, interval = _paired_test(gaps)
     weight, gradient = (_at_start(own, name) for name in ("distillation_weight", "gradient_to_kd"))
-    notes = "; ".join(differences)
-    return Value(cell, mine, delta, interval, p_value, len(both), weight, gradient, notes, tuple(found.others))
+    return Value(
+        cell, mine, delta, interval, p_value, len(both), weight, gradient, _top1_of_teacher(own.values()),
+        _trained_paths(own.values()), "; ".join(differences), tuple(found.others),
+    )  # fmt: skip
+
+
+def _top1_of_teacher(runs: Iterable[Result]) -> float | None:
+    return next((teacher["top1"] for run in runs if (teacher := run.data["protocol"].get("teacher"))), None)
+
+
+def _trained_paths(runs: Iterable[Result]) -> dict[str, dict[str, float]]:
+    """The means over the runs, of what each of them evaluated."""
+    of_runs = [run.trained_paths for run in runs]
+    return {
+        path: {name: mean(run[path][name] for run in of_runs) for name in values}
+        for path, values in (of_runs[0] if of_runs else {}).items()
+    }
 
 
 def _at_start(runs: Mapping[int, Result], name: str) -> float | None:

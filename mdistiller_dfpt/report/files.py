@@ -71,6 +71,20 @@ class Result:
         return self.data["epochs"][0].get("train", {}).get(name)
 
     @property
+    def trained_paths(self) -> dict[str, dict[str, float]]:
+        """By path that is trained beside the student: top-1 in the last epoch, and the divergences known of it."""
+        test = self.data["epochs"][-1].get("test", {})
+        divergences = test.get("kl", {})
+        found = {}
+        for path in test:
+            if path in ("teacher", "student", "kl"):
+                continue
+            pairs = {"KL from teacher": f"teacher||{path}", "KL to student": f"{path}||student"}
+            found[path] = {"top-1": test[path]["top1"]}
+            found[path] |= {words: divergences[pair] for words, pair in pairs.items() if pair in divergences}
+        return found
+
+    @property
     def evaluations(self) -> int:
         """How many epochs were evaluated; the best of more is better."""
         return sum("test" in epoch for epoch in self.data["epochs"])

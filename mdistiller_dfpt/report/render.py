@@ -12,7 +12,7 @@ def _table(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> l
     """The head and the rows of one pair; columns in which no row has a value are left out."""
     rows = [
         ["method", "weight", "gradient / kd", "seeds", "top-1", f"against {spec.rows[spec.reference]}",
-         "paired t-test", "published", "source", "protocol"]
+         "paired t-test", "trained path", "published", "source", "protocol"]
     ]  # fmt: skip
     for v, corrected in zip(values, holm([v.p_value for v in values]), strict=True):
         published = v.cell.published
@@ -27,6 +27,7 @@ def _table(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> l
                 "" if v.mean is None else f"{v.mean:.2f}" + ("" if v.deviation is None else f" ± {v.deviation:.2f}"),
                 "" if v.delta is None else f"{v.delta:+.2f}{interval}",
                 test,
+                _paths(v),
                 "" if published is None else f"{published.value:.2f}",
                 "" if published is None else published.source,
                 marks.setdefault(v.protocol, f"[{len(marks) + 1}]") if v.protocol else "",
@@ -35,6 +36,15 @@ def _table(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> l
     always = {"method", "seeds", "top-1"}
     used = [i for i, name in enumerate(rows[0]) if name in always or any(row[i] for row in rows[1:])]
     return [[row[i] for i in used] for row in rows]
+
+
+def _paths(value: Value) -> str:
+    """`61.64 (KL from teacher 0.03, KL to student 0.41)`, of several paths with their names."""
+    texts = {}
+    for path, values in value.paths.items():
+        divergences = [f"{name} {number:.2f}" for name, number in values.items() if name != "top-1"]
+        texts[path] = f"{values['top-1']:.2f}" + (f" ({', '.join(divergences)})" if divergences else "")
+    return "; ".join(texts.values() if len(texts) == 1 else [f"{path} {text}" for path, text in texts.items()])
 
 
 def _missing(spec: TableSpec, values: Sequence[Value], seeds: Sequence[int]) -> list[str]:
@@ -112,13 +122,14 @@ def as_csv(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequenc
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         ["pair", "method", "metric", "mean", "std", *(f"seed{s}" for s in seeds), f"minus_{spec.reference}", "low",
-         "high", "p_value", "paired_seeds", "weight", "gradient_to_kd", "published", "source", "protocol_differs"]
+         "high", "p_value", "paired_seeds", "weight", "gradient_to_kd", "trained_path", "published", "source",
+         "protocol_differs"]
     )  # fmt: skip
     for v in values:
         published = v.cell.published
         writer.writerow(
             [v.cell.column, v.cell.row, metric, v.mean, v.deviation, *(v.by_seed.get(s) for s in seeds), v.delta,
-             *(v.interval or (None, None)), v.p_value, v.paired, v.weight, v.gradient,
+             *(v.interval or (None, None)), v.p_value, v.paired, v.weight, v.gradient, _paths(v),
              *((published.value, spec.sources[published.source]) if published else (None, None)), v.protocol]
         )  # fmt: skip
     return out.getvalue().rstrip("\n")

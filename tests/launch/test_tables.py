@@ -21,11 +21,13 @@ from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.launch.table_jobs import cell_configs
 from mdistiller_dfpt.models.published import TEACHERS, compare_with_record
+from mdistiller_dfpt.report.cells import evaluate_table
 from mdistiller_dfpt.report.spec import load_table
 from mdistiller_dfpt.runs.directory import run_name
 
 ROOT = Path(__file__).parents[2]
 TABLE = runpy.run_path(str(ROOT / "tools/table.py"))["main"]
+PLOT = runpy.run_path(str(ROOT / "tools/plot.py"))["main"]
 TABLES = sorted((ROOT / "configs/tables").glob("*.yaml"))
 SPEC = f"""
 title: Digits
@@ -95,6 +97,72 @@ def test_a_table_has_mean_spread_difference_test_and_published_value(table, pref
         "| DFPT-KD | 1, 2, 3 | 71.10 ± 0.46 | +1.10 (+0.85 to +1.35) | p = 0.003, Holm 0.003, n = 3 |  |  |  |" in out
     )
     assert "X: a paper & its table 1" in out
+
+
+def test_a_trained_path_has_its_accuracy_and_divergences(table, prefix, capsys):
+    for seed, top1, apart in ((1, 60.0, 0.5), (2, 62.0, 0.25)):
+        path = prefix / f"digits/dfptkd/res20_res8/seed{seed}/results.json"
+        record = json.loads(path.read_text())
+        kl = {"teacher||prompt": apart, "teacher||student": 9.0, "prompt||student": 1.0}
+        test = {"teacher": {"top1": 70.0}, "prompt": {"top1": top1}, "student": {"top1": 50.0}, "kl": kl}
+        record["epochs"] = [{"epoch": 1, "test": {"prompt": {"top1": 1.0}}}, {"epoch": 2, "test": test}]
+        path.write_text(json.dumps(record))
+    argv = ["--table", table, "--prefix", prefix, "--seeds", "1", "2"]
+    out = printed(capsys, *argv)
+    assert "| trained path |" in out
+    assert "| 61.00 (KL from teacher 0.38, KL to student 1.00) |" in out
+    assert "trained path" not in printed(capsys, *argv, "--rows", "cold"), "a frozen teacher has none"
+
+
+GAP = f"""
+title: Gap
+configs: {ROOT}/configs/cifar100
+metric: last
+seeds: [1, 2]
+reference: kd
+columns:
+  res56_res20: {{title: ResNet56 -> ResNet20}}
+  res110_res20: {{title: ResNet110 -> ResNet20}}
+rows:
+  kd: {{title: KD}}
+  dkd: {{title: DKD}}
+"""
+
+
+def test_gains_over_the_reference_are_drawn_against_the_teachers_accuracy(tmp_path, capsys):
+    table, out = tmp_path / "gap.yaml", tmp_path / "out"
+    table.write_text(GAP)
+    argv = ["--table", str(table), "--prefix", str(out), "-o", str(tmp_path / "gains.svg")]
+    for pair, gain in (("res56_res20", 1.0), ("res110_res20", 0.5)):
+        for seed in (1, 2):
+            finished(out, f"cifar100/kd/{pair}", seed, 70.0 + seed)
+            finished(out, f"cifar100/dkd/{pair}", seed, 70.0 + seed + gain)
+            if (pair, seed) == ("res56_res20", 2):
+                assert PLOT(argv) == 3, "one pair is no line"
+                assert "no row has finished runs on two pairs" in capsys.readouterr().err
+    assert PLOT(argv) == 0
+    drawn = (tmp_path / "gains.svg").read_text()
+    assert "<!-- ResNet110 -&gt; ResNet20 -->" in drawn
+    assert "<!-- DKD -->" in drawn
+    spec = load_table(table)
+    values = evaluate_table(spec, out, "last", spec.seeds, lambda cell: cell_configs(cell, ()))
+    assert [(v.cell.row, v.teacher, v.delta) for v in values if v.cell.row == "dkd"] == [
+        ("dkd", 72.0, 1.0), ("dkd", 72.0, 0.5),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give either a FOLDER of runs or --table FILE"),
+        (["runs", "--table", "t.yaml"], "give either a FOLDER of runs or --table FILE"),
+        (["runs", "--prefix", "out"], "--prefix needs --table"),
+        (["--table", "t.yaml", "--title", "x"], "--title is for a FOLDER"),
+    ],
+)
+def test_options_of_a_plot_that_do_not_fit_are_refused(words, message, capsys):
+    assert PLOT([*words, "-o", "x.png"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_another_protocol_is_flagged_and_missing_seeds_are_listed(table, prefix, capsys):
