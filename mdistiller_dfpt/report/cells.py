@@ -9,6 +9,7 @@ from ..config.effect import differing
 from .difference import difference
 from .files import Result, load_results, repetitions, unfinished
 from .spec import Cell, TableSpec
+from .table import AT_START
 
 Configs = Sequence[Mapping[str, Any]]
 Expected = Callable[[Cell], Configs]
@@ -100,7 +101,7 @@ def _value(cell: Cell, found: Found, reference: Mapping[int, Result], metric: st
         gaps = [mine[seed] - other[seed] for seed in both]
         delta = mean(gaps)
         p_value, interval = _paired_test(gaps)
-    weight, gradient = (_at_start(own, name) for name in ("distillation_weight", "gradient_to_kd"))
+    weight, gradient = (_at_start(own, name) for name in AT_START)
     return Value(
         cell, mine, delta, interval, p_value, len(both), weight, gradient, _top1_of_teacher(own.values()),
         _trained_paths(own.values()), "; ".join(differences), tuple(found.others),

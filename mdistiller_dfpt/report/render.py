@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 from .cells import Value, holm
 from .spec import TableSpec
+from .table import AT_START
 
 
 def _table(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> list[list[str]]:
     """The head and the rows of one pair; columns in which no row has a value are left out."""
     rows = [
-        ["method", "weight", "gradient / kd", "seeds", "top-1", f"against {spec.rows[spec.reference]}",
+        ["method", *AT_START.values(), "seeds", "top-1", f"against {spec.rows[spec.reference]}",
          "paired t-test", "trained path", "published", "source", "protocol"]
     ]  # fmt: skip
     for v, corrected in zip(values, holm([v.p_value for v in values]), strict=True):

@@ -8,6 +8,9 @@ from .difference import difference
 from .files import Result, repetitions
 from .spec import METRICS
 
+AT_START = {"distillation_weight": "weight", "gradient_to_kd": "gradient / kd"}
+"""What runs measure in their first step, and its name in tables."""
+
 
 def spread(values: Sequence[float | None]) -> str:
     """`52.31 ± 0.24` (sample standard deviation), or the single value; empty if a run lacks it."""
@@ -15,6 +18,13 @@ def spread(values: Sequence[float | None]) -> str:
     if len(known) < len(values):
         return ""
     return f"{mean(known):.2f} ± {stdev(known):.2f}" if len(known) > 1 else f"{known[0]:.2f}"
+
+
+def _at_start(group: Mapping[int, Result], name: str) -> str:
+    """The mean of a value that runs measure in their first step; empty if one of them did not."""
+    values = [run.at_start(name) for run in group.values()]
+    known = [value for value in values if value is not None]
+    return f"{mean(known):.3g}" if known and len(known) == len(values) else ""
 
 
 def _name(group: Mapping[int, Result]) -> str:
@@ -36,7 +46,8 @@ def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) ->
     often = Counter(map(_name, groups))
     labels = [_name(g) if often[_name(g)] == 1 else f"{_name(g)} ({_folders(g)})" for g in groups]
     distilled = next((n for n, g in enumerate(groups) if any(r.teachers for r in g.values())), 0)
-    lines = ["| run | seeds | top-1 last | top-1 best | top-1 mean of last 5 | protocol |", "|---|---|---|---|---|---|"]
+    head = ["run", "seeds", "top-1 last", "top-1 best", "top-1 mean of last 5", *AT_START.values(), "protocol"]
+    rows = []
     notes: dict[str, str] = {}
     first_of_name: dict[str, int] = {}
     for number, group in enumerate(groups):
@@ -46,7 +57,11 @@ def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) ->
         text = difference(one, other, f"in {labels[against]}", of_one_method=first != number)
         mark = notes.setdefault(text, f"[{len(notes) + 1}]") if text else ""
         values = [spread([r.data["final"]["top1"].get(m) for r in group.values()]) for m in METRICS]
-        lines.append(f"| {labels[number]} | {', '.join(map(str, group))} | {' | '.join(values)} | {mark} |")
+        values += [_at_start(group, measured) for measured in AT_START]
+        rows.append([labels[number], ", ".join(map(str, group)), *values, mark])
+    shown = [i for i, title in enumerate(head) if title not in AT_START.values() or any(row[i] for row in rows)]
+    lines = ["| " + " | ".join(row[i] for i in shown) + " |" for row in (head, *rows)]
+    lines.insert(1, "|" + "---|" * len(shown))
     lines += ["", *(f"{mark} {text}" for text, mark in notes.items())] if notes else []
     lines += ["", f"Not finished ({len(unfinished)}):", *(f"- {line}" for line in unfinished)] if unfinished else []
     return "\n".join(lines)

@@ -42,6 +42,19 @@ def test_a_row_has_mean_and_sample_deviation(runs):
     assert f"| 1, 2 | {mean:.2f} ± {deviation:.2f} |" in row
 
 
+def test_a_table_of_a_folder_has_what_was_measured_in_the_first_step(runs, tmp_path):
+    head, _, *rows = markdown_table(load_results(runs)).splitlines()
+    assert "| weight | gradient / kd |" in head
+    columns = {line.split(" | ")[0]: line.split(" | ")[5:7] for line in rows}
+    assert columns["| kd"][0] == "0.9"
+    assert float(columns["| kd"][1]) == pytest.approx(0.9, rel=0.05), "KD relative to KD of weight 1"
+    record = json.loads((runs / "kd/seed1/results.json").read_text())
+    del record["epochs"][0]["train"]["gradient_to_kd"], record["epochs"][0]["train"]["distillation_weight"]
+    (tmp_path / "seed1").mkdir()
+    (tmp_path / "seed1/results.json").write_text(json.dumps(record))
+    assert "weight" not in markdown_table(load_results(tmp_path)), "an earlier version measured nothing"
+
+
 def test_another_protocol_is_flagged_and_explained(runs):
     lines = markdown_table(load_results(runs)).splitlines()
     assert next(line for line in lines if line.startswith("| odd |")).endswith("| [1] |")
