@@ -75,7 +75,9 @@ def folders() -> dict[str, list[str]]:
     for base in sorted(CONFIGS.glob("cifar100/*/base.yaml")):
         values = read_yaml(base)[0]
         kind = values.get("DISTILLER", {}).get("TEACHER_KIND")
-        method = values.get("SOLVER", {}).get("TRAINER") or kind or _type_of(values, base)
+        trainer = values.get("SOLVER", {}).get("TRAINER")
+        # A trainer that belongs to a method has no row, and no values, of its own
+        method = (trainer if trainer in recorded() else None) or kind or _type_of(values, base)
         if isinstance(method, str):
             found.setdefault(method, []).append(base.parent.name)
     return found

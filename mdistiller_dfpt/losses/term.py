@@ -10,13 +10,14 @@ from torch import Tensor
 from ..errors import ConfigError, PluginError
 
 Kind = Literal["label", "distillation", "teacher"]
+Part = Literal["target", "others"]
 
 
 @dataclass(frozen=True)
 class Term:
     """A scalar before weighting. `kind`: from the labels, from the teacher, or from the teacher's own training.
 
-    Two momenta, the distillation weight in reports and the like use the kind and never infer it from a name.
+    Trainers, the distillation weight in reports and the like use the kind and never infer it from a name.
     """
 
     value: Tensor  # ()
@@ -24,6 +25,7 @@ class Term:
     kind: Kind
     ramp: float = 1.0  # the fraction of the weight that is in force in this step, such as that of a warm-up
     inside: float | None = 1.0  # the sum of the weights that `value` has already; None: unknown
+    part: Part | None = None  # of a distillation term: the part of the classes that it is about, if it is about one
 
     @property
     def in_force(self) -> float:
@@ -53,9 +55,11 @@ def label(value: Tensor, weight: float = 1.0) -> Term:
     return Term(value, weight, "label")
 
 
-def distillation(value: Tensor, weight: float = 1.0, *, ramp: float = 1.0, inside: float | None = 1.0) -> Term:
-    """A term that matches the student to the teacher."""
-    return Term(value, weight, "distillation", ramp, inside)
+def distillation(
+    value: Tensor, weight: float = 1.0, *, ramp: float = 1.0, inside: float | None = 1.0, part: Part | None = None
+) -> Term:
+    """A term that matches the student to the teacher; `part`: on the target against the rest, or among the others."""
+    return Term(value, weight, "distillation", ramp, inside, part)
 
 
 def warm_up(epoch: int, epochs: int) -> float:

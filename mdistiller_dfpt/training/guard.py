@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from ..data import Batch
 from ..distributed import all_reduce, world_size
 from ..errors import DivergedError
-from .dot import TwoMomentaSGD
+from .several_momenta import SeveralMomentaSGD
 
 
 def reads_found_inf(optimizer: torch.optim.Optimizer) -> bool:
     """Whether an optimiser's step reads `found_inf` on the device and skips the update if it is set."""
-    return isinstance(optimizer, TwoMomentaSGD) or bool(optimizer.defaults.get("fused"))
+    return isinstance(optimizer, SeveralMomentaSGD) or bool(optimizer.defaults.get("fused"))
 
 
 class Guard:
@@ -31,8 +31,8 @@ class Guard:
     def check(self, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> None:
         """Raise DivergedError, or set the flag on the device, if the loss () or the gradient is not finite."""
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        if isinstance(self.optimizer, TwoMomentaSGD):
-            gradients += self.optimizer.distillation_gradients()
+        if isinstance(self.optimizer, SeveralMomentaSGD):
+            gradients += self.optimizer.stored_gradients()
         gradient = nn.utils.get_total_norm(gradients)
         bad = ~(torch.isfinite(loss) & torch.isfinite(gradient))
         if world_size() > 1:  # if one process diverges, all stop

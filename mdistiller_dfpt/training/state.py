@@ -22,11 +22,11 @@ from ..models.output import memory_format
 from ..runs.saving import Progress
 from ..teachers import Teacher
 from .average import WeightAverage
-from .dot import TwoMomentaSGD, backward_by_kind
 from .guard import Guard
 from .meters import Meters
 from .optim import build_optimizer, build_schedule
 from .parallel import average_gradients, parallel
+from .several_momenta import SeveralMomentaSGD, backward_by_group
 from .strength import matching_factor, scaled
 from .sync_batch_norm import with_synchronised_batch_norm
 
@@ -50,12 +50,14 @@ class Training:
             if users_line(e) is not None:
                 raise  # in a user's function, which the error names
             raise ConfigError(str(e)) from None
-        self.two_momenta = isinstance(self.optimizer, TwoMomentaSGD)
-        if self.accumulate > 1 and self.two_momenta:
-            raise ConfigError(f"SOLVER.ACCUMULATE is {self.accumulate}; SOLVER.TRAINER dot has no micro-batches")
+        self.several_momenta = isinstance(self.optimizer, SeveralMomentaSGD)
+        if self.accumulate > 1 and self.several_momenta:
+            raise ConfigError(
+                f"SOLVER.ACCUMULATE is {self.accumulate}; SOLVER.TRAINER {cfg.SOLVER.TRAINER} has no micro-batches"
+            )
         self.forward: nn.Module = self.distiller
         self.mixing = _mixing(cfg, self.distiller, data.num_classes)
-        self.clip_norm: float | None = None if self.two_momenta else cfg.SOLVER.CLIP_NORM
+        self.clip_norm: float | None = None if self.several_momenta else cfg.SOLVER.CLIP_NORM
         self.average = WeightAverage(self.distiller.deployed, cfg.SOLVER.EMA) if cfg.SOLVER.EMA else None
         self.guard = Guard(self.distiller, self.optimizer, self.device, cfg.SOLVER.LR)
         self.meters = Meters(self.device)
@@ -71,7 +73,7 @@ class Training:
 
     def gradient_exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Exchange gradients only in the backward pass of the last micro-batch of a batch."""
-        if not isinstance(self.forward, DistributedDataParallel) or (last and not self.two_momenta):
+        if not isinstance(self.forward, DistributedDataParallel) or (last and not self.several_momenta):
             return contextlib.nullcontext()
         return self.forward.no_sync()
 
@@ -86,8 +88,8 @@ class Training:
         return scaled(terms, self.factor)
 
     def backward(self, terms: Terms) -> None:
-        """The gradient of the weighted sum of terms; with two momenta, a separate gradient for each kind."""
-        if not isinstance(self.optimizer, TwoMomentaSGD):
+        """The gradient of the weighted sum of terms; with several momenta, one for each group."""
+        if not isinstance(self.optimizer, SeveralMomentaSGD):
             total(terms).backward()
             return
 
@@ -98,7 +100,7 @@ class Training:
             for part in self.distiller.hooked():
                 part.before_step()
 
-        backward_by_kind(terms, self.optimizer, exchange, clip)
+        backward_by_group(terms, self.optimizer, exchange, clip)
 
     def clip_gradient(self) -> None:
         """Scale the gradient of all trained parameters to at most SOLVER.CLIP_NORM."""

@@ -10,7 +10,8 @@ from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.distillers.mlld import gram_loss, mlld_loss, several_kd_loss, share_up_to_median
 from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
-from mdistiller_dfpt.training.dot import TwoMomentaSGD, backward_by_kind
+from mdistiller_dfpt.training.dot import TwoMomentaSGD
+from mdistiller_dfpt.training.several_momenta import backward_by_group
 
 from ..golden import normal
 
@@ -84,6 +85,6 @@ def test_under_two_momenta_the_labels_of_both_views_are_the_labels():
     labels = {name: terms[name] for name in ("ce", "ce_strong")}
     expected = torch.autograd.grad(total(labels), parameters, retain_graph=True)
     optimizer = TwoMomentaSGD(parameters, lr=0.1, momentum=0.9, delta=0.05, weight_decay=0.0)
-    backward_by_kind(terms, optimizer, exchange=lambda: None, clip=lambda: None)
+    backward_by_group(terms, optimizer, exchange=lambda: None, clip=lambda: None)
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)

@@ -6,7 +6,8 @@ import torch
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.losses import distillation, label, own
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
-from mdistiller_dfpt.training.dot import TwoMomentaSGD, backward_by_kind
+from mdistiller_dfpt.training.dot import TwoMomentaSGD
+from mdistiller_dfpt.training.several_momenta import backward_by_group
 from mdistiller_dfpt.training.trainer import Trainer
 
 from ..golden import normal
@@ -21,7 +22,7 @@ def run(make, steps=4):
         optimizer.zero_grad()
         if isinstance(optimizer, TwoMomentaSGD):
             (0.5 * (w - 2).pow(2).sum()).backward()
-            optimizer.set_distillation_gradient()
+            optimizer.store_gradient("distilled")
             (0.5 * (w + 1).pow(2).sum()).backward()
         else:
             (0.5 * (w + 1).pow(2).sum() + 0.5 * (w - 2).pow(2).sum()).backward()
@@ -50,7 +51,7 @@ def test_terms_are_split_by_kind_and_not_by_name():
     for _ in range(2):
         terms = {"kd": label(w, 1.0), "ce": distillation(w, 3.0), "prompt_ce": own(w, 5.0)}
         optimizer.zero_grad()
-        backward_by_kind(terms, optimizer, lambda: None, lambda: None)
+        backward_by_group(terms, optimizer, lambda: None, lambda: None)
         optimizer.step()
     assert w.item() == pytest.approx(-(1 + 8) - (1 * 1.25 + 8 * 1.75))
 
@@ -83,7 +84,7 @@ def test_a_step_without_distillation_terms_is_sgd_with_the_momentum_itself():
     optimizer = TwoMomentaSGD([w], lr=1.0, momentum=0.5, delta=0.25, weight_decay=0.0)
     for terms in ({"ce": label(w), "kd": distillation(w, 8.0)}, {"ce": label(w)}):
         optimizer.zero_grad()
-        backward_by_kind(terms, optimizer, lambda: None, lambda: None)
+        backward_by_group(terms, optimizer, lambda: None, lambda: None)
         optimizer.step()
     assert w.item() == pytest.approx(-(1 + 8) - 1 * 1.5)
 
@@ -97,7 +98,7 @@ def test_a_parameter_that_one_kind_of_terms_reaches_is_trained_by_sgd():
     for step in range(4):
         dot.zero_grad()
         terms = {"ce": label((ours[0] * 3).sum()), "kd": distillation((ours[1] * 2).sum())}
-        backward_by_kind(terms, dot, lambda: None, lambda: None)
+        backward_by_group(terms, dot, lambda: None, lambda: None)
         dot.step()
         sgd.zero_grad()
         ((theirs[0] * 3).sum() + (theirs[1] * 2).sum()).backward()

@@ -35,7 +35,8 @@ from mdistiller_dfpt.losses import distillation, label
 from mdistiller_dfpt.losses.logit_losses import standardized
 from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
-from mdistiller_dfpt.training.dot import TwoMomentaSGD, backward_by_kind
+from mdistiller_dfpt.training.dot import TwoMomentaSGD
+from mdistiller_dfpt.training.several_momenta import backward_by_group
 
 from ...golden import golden_state, labels, normal
 from .cases import LISTED, Found, case, found, learned, maps, of_logits, unit
@@ -298,7 +299,7 @@ def _() -> Found:
         ce = (a * (x + y)).sum() + x.pow(2).sum() + y.pow(2).sum()
         kd = (b * (x + z)).sum() + 0.3 * x.pow(4).sum() + z.pow(2).sum()
         optimizer.zero_grad()
-        backward_by_kind({"ce": label(ce), "kd": distillation(kd)}, optimizer, lambda: None, lambda: None)
+        backward_by_group({"ce": label(ce), "kd": distillation(kd)}, optimizer, lambda: None, lambda: None)
         optimizer.step()
     parts = {"shared": x, "label_term_alone": y, "distillation_term_alone": z}
     return {name: p.tolist() for name, p in parts.items()}
