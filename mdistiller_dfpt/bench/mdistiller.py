@@ -35,8 +35,10 @@ class Mdistiller:
         """`output`: where mdistiller's trainer creates its folder."""
         self.code = code = imported(folder, variant.device)
         self.variant, d, ours = variant, variant.cfg.DISTILLER, variant.trainer.distiller
-        if variant.cfg.SOLVER.TRAINER == "dot":
-            raise ConfigError("--against: no ratio, because mdistiller's trainer of SOLVER.TRAINER dot is unsupported")
+        if (trainer := variant.cfg.SOLVER.TRAINER) not in ("base", "crd"):
+            raise ConfigError(
+                f"--against: no ratio, because mdistiller's trainer of SOLVER.TRAINER {trainer} is unsupported"
+            )
         self.label = label = choice(variant.cfg).label
         if label not in code.methods:
             raise ConfigError(f"--against {folder}: it has no {label}; it has {', '.join(sorted(code.methods))}")

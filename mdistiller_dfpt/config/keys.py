@@ -53,22 +53,35 @@ class Key:
 
 # Optimisers and schedules of a user's get all these values
 _STEP = When("the cosine schedule does not use it", lambda s: s.cfg.SOLVER.SCHEDULE != "cosine")
-_DOT = When(
-    "SOLVER.TRAINER is not dot",
-    lambda s: s.cfg.SOLVER.TRAINER == "dot" or s.cfg.SOLVER.TYPE not in ("SGD", "AdamW"),
+
+
+def _trained_by(name: str) -> When:
+    return When(
+        f"SOLVER.TRAINER is not {name}",
+        lambda s: name == s.cfg.SOLVER.TRAINER or s.cfg.SOLVER.TYPE not in ("SGD", "AdamW"),
+    )
+
+
+_DOT, _DEEPKD = _trained_by("dot"), _trained_by("deepkd")
+_OWN_TASK = When(
+    f"{_DEEPKD.otherwise}, or with AS_RELEASED the labels have the momentum of the target class",
+    lambda s: _DEEPKD.test(s) and not s.cfg.SOLVER.DEEPKD.AS_RELEASED,
 )
-_NOT_DOT = When("SOLVER.TRAINER dot has its own optimiser", lambda s: s.cfg.SOLVER.TRAINER != "dot")
+_WITH_OPTIMISER = ("dot", "deepkd")
+_NO_OWN = When(
+    "SOLVER.TRAINER dot and deepkd have their own optimisers", lambda s: s.cfg.SOLVER.TRAINER not in _WITH_OPTIMISER
+)
 _MOMENTUM = When(
     "it is for SGD with momentum",
-    lambda s: s.cfg.SOLVER.TRAINER != "dot" and s.cfg.SOLVER.TYPE != "AdamW" and s.cfg.SOLVER.MOMENTUM > 0,
+    lambda s: _NO_OWN.test(s) and s.cfg.SOLVER.TYPE != "AdamW" and s.cfg.SOLVER.MOMENTUM > 0,
 )
-_HAS_MOMENTUM = When("AdamW has its own", lambda s: s.cfg.SOLVER.TRAINER == "dot" or s.cfg.SOLVER.TYPE != "AdamW")
+_HAS_MOMENTUM = When("AdamW has its own", lambda s: not _NO_OWN.test(s) or s.cfg.SOLVER.TYPE != "AdamW")
 _CACHED = When("DISTILLER.LOGITS_CACHE is not set", lambda s: bool(s.cfg.DISTILLER.LOGITS_CACHE))
 _SEVERAL = When("there is one process", lambda s: s.processes > 1)
 _TRAINERS = Limit(
-    "one of base, crd, dot; a trainer of an mdistiller fork is not run here: base gives a method its views, indices and"
-    " epoch",
-    lambda v: v in ("base", "crd", "dot"),
+    "one of base, crd, dot, deepkd; a trainer of an mdistiller fork is not run here: base gives a method its views,"
+    " indices and epoch",
+    lambda v: v in ("base", "crd", "dot", "deepkd"),
 )
 _NOT_CRD = When("one loop serves all methods", lambda s: s.cfg.SOLVER.TRAINER != "crd")
 _NEVER = When("every epoch is written", lambda s: False)
@@ -141,8 +154,9 @@ KEYS: dict[str, Key] = {
     "DISTILLER.STUDENT_STD": Key(None, "the same for the student", DEVIATIONS, kind=list),
     "DISTILLER.TEACHER_AUTO_TRAIN": Key(False, "if there is no teacher yet, train it first from TEACHER_CFG",
                                         None, IS_TRAINED, False),
-    "SOLVER.TRAINER": Key("base", "base; dot: two momenta, SOLVER.MOMENTUM -+ DOT.DELTA; crd is accepted and means"
-                          " base", _TRAINERS, _NOT_CRD),
+    "SOLVER.TRAINER": Key("base", "base; dot: two momenta, SOLVER.MOMENTUM -+ DOT.DELTA; deepkd: three momenta, for"
+                          " methods with terms of the target and of the other classes; crd is accepted and means base",
+                          _TRAINERS, _NOT_CRD),
     "SOLVER.BATCH_SIZE": Key(64, "global batch size, over all processes", AT_LEAST_ONE),
     "SOLVER.ACCUMULATE": Key(1, "micro-batches per batch (gradient accumulation), if a batch does not fit in memory",
                              AT_LEAST_ONE),
@@ -158,14 +172,14 @@ KEYS: dict[str, Key] = {
     "SOLVER.WEIGHT_DECAY": Key(0.0001, "weight decay", NOT_NEGATIVE),
     "SOLVER.MOMENTUM": Key(0.9, "momentum of SGD", FRACTION, _HAS_MOMENTUM),
     "SOLVER.NESTEROV": Key(False, "Nesterov momentum", None, _MOMENTUM),
-    "SOLVER.CLIP_NORM": Key(None, "maximum norm of the gradient; default: no clipping", POSITIVE, _NOT_DOT, kind=float),
+    "SOLVER.CLIP_NORM": Key(None, "maximum norm of the gradient; default: no clipping", POSITIVE, _NO_OWN, kind=float),
     "SOLVER.LABEL_SMOOTHING": Key(0.0, "probability spread over all classes, for methods that take soft labels",
                                   FRACTION),
     "SOLVER.MIXUP": Key(0.0, "alpha of mixup, 0 for none, for methods that take soft labels", NOT_NEGATIVE),
     "SOLVER.CUTMIX": Key(0.0, "alpha of CutMix, 0 for none; with MIXUP, each batch takes one of them", NOT_NEGATIVE),
     "SOLVER.EMA": Key(None, "decay of a moving average of the student's weights, which is evaluated and saved in their"
                       " place; default: none", Limit("in (0, 1)", lambda v: 0 < v < 1), kind=float),
-    "SOLVER.TYPE": Key("SGD", "SGD; AdamW, without decay of biases and norms; any name in OPTIMIZERS", None, _NOT_DOT),
+    "SOLVER.TYPE": Key("SGD", "SGD; AdamW, without decay of biases and norms; any name in OPTIMIZERS", None, _NO_OWN),
     "SOLVER.AMP": Key("none", "none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: the"
                       " faster of the two for each network, benchmarked once before the first step",
                       one_of("none", "bf16", "fastest")),
@@ -174,6 +188,11 @@ KEYS: dict[str, Key] = {
     "SOLVER.CHANNELS_LAST": Key(False, "memory format of images and weights"),
     "SOLVER.SEED": Key(1, "seed of the initial weights, and of the data unless DATASET.SEED is set", A_SEED),
     "SOLVER.DOT.DELTA": Key(0.075, "the difference of the two momenta from SOLVER.MOMENTUM", FRACTION, _DOT),
+    "SOLVER.DEEPKD.DELTA_TOG": Key(0.075, "added to SOLVER.MOMENTUM for the labels' terms", None, _OWN_TASK),
+    "SOLVER.DEEPKD.DELTA_TCG": Key(-0.075, "the same for the terms of the target class", None, _DEEPKD),
+    "SOLVER.DEEPKD.DELTA_NCG": Key(0.075, "the same for the terms of the other classes", None, _DEEPKD),
+    "SOLVER.DEEPKD.AS_RELEASED": Key(True, "the labels have the momentum of the target class, as in the authors' code;"
+                                     " else their own, as in the paper", None, _DEEPKD),
     "LOG.TENSORBOARD": Key(True, "write events for TensorBoard", decides=False),
     "LOG.TENSORBOARD_FREQ": Key(500, "accepted for mdistiller's files; unused there as well", None, _NEVER, False),
     "LOG.SAVE_CHECKPOINT_FREQ": Key(40, "epochs between student weights that are kept; checkpoints are every epoch",

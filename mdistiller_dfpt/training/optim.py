@@ -15,6 +15,7 @@ from ..distillers import Method
 from ..errors import PluginError
 from ..registry import Registry
 from .dot import TwoMomentaSGD
+from .three_momenta import ThreeMomentaSGD
 
 Groups = list[dict[str, Any]]
 
@@ -31,6 +32,10 @@ class Plan:
     nesterov: bool
     weight_decay: float
     dot_delta: float
+    deepkd_delta_tog: float
+    deepkd_delta_tcg: float
+    deepkd_delta_ncg: float
+    deepkd_as_released: bool
 
     @classmethod
     def of(cls, cfg: CN) -> "Plan":
@@ -107,13 +112,16 @@ def build_schedule(cfg: CN) -> Callable[[float], float]:
 
 
 def build_optimizer(cfg: CN, distiller: Method) -> torch.optim.Optimizer:
-    """The optimiser of SOLVER.TYPE for the parameter groups, or SGD with two momenta if SOLVER.TRAINER is dot.
+    """The optimiser of SOLVER.TYPE for the parameter groups, or SGD with several momenta if SOLVER.TRAINER has its own.
 
     Each group keeps its `lr_factor` in addition to its learning rate.
     """
     groups, plan = [g for g in distiller.parameter_groups() if g["params"]], Plan.of(cfg)
     if cfg.SOLVER.TRAINER == "dot":
         return TwoMomentaSGD(groups, plan.lr, plan.momentum, plan.dot_delta, plan.weight_decay)
+    if cfg.SOLVER.TRAINER == "deepkd":
+        deltas = (plan.deepkd_delta_tog, plan.deepkd_delta_tcg, plan.deepkd_delta_ncg)
+        return ThreeMomentaSGD(groups, plan.lr, plan.momentum, deltas, plan.weight_decay, plan.deepkd_as_released)
     make = OPTIMIZERS[cfg.SOLVER.TYPE]
     optimizer = _called(make, groups, plan, "(groups, plan)")
     if not isinstance(optimizer, torch.optim.Optimizer):
