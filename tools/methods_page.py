@@ -46,8 +46,8 @@ def fields(source: Path) -> dict[str, str]:
 
 
 def sources() -> dict[str, Path]:
-    """{name: file} of all methods with a teacher, of kinds of teacher that name a code, of trainers with a record."""
-    methods = {name: cls for name, cls in DISTILLERS.items() if cls.needs_teacher}
+    """{name: file} of methods with a teacher, others and kinds of teacher that name a code, trainers with a record."""
+    methods = {name: cls for name, cls in DISTILLERS.items() if cls.needs_teacher or "Code" in fields(_file_of(cls))}
     kinds = {name: cls for name, cls in TEACHERS.items() if "Code" in fields(_file_of(cls))}
     found = {name: _file_of(cls) for name, cls in [*sorted(methods.items()), *sorted(kinds.items())]}
     trainers = [name for name in recorded() if name not in {**DISTILLERS, **TEACHERS}]
