@@ -26,6 +26,7 @@ from .limits import (
     METHODS,
     NETWORKS,
     NOT_NEGATIVE,
+    NUMBERED,
     PER_CHANNEL,
     POSITIVE,
     TAUGHT,
@@ -111,6 +112,8 @@ KEYS: dict[str, Key] = {
                         Limit(">= 8", lambda v: v >= 8), kind=int),
     "DATASET.CLASSES": Key(None, "expected number of classes, which is checked; default: not checked", AT_LEAST_ONE,
                            decides=False, kind=int),
+    "DATASET.SUPERCLASSES": Key(None, "new class of each class, repeated if there are more: [0, 1] joins those of even"
+                                " and those of odd number; default: classes are not joined", NUMBERED, kind=list),
     "DATASET.SEED": Key(None, "seed of the sample order and the views; default: SOLVER.SEED", A_SEED, kind=int),
     "DATASET.ON_ERROR": Key("stop", "if a file is not an image: stop and name it; skip: skip and count such files",
                             one_of("stop", "skip"), IN_FILES),

@@ -103,6 +103,10 @@ METHODS = Limit(
     lambda v: isinstance(v, str) or (len(v) > 0 and all(type(n) is str for n in v) and len(set(v)) == len(v)),
     types=(list,),
 )
+NUMBERED = Limit(
+    "whole numbers from 0 to at least 1, without gaps",
+    lambda v: all(type(c) is int for c in v) and len(set(v)) > 1 and set(v) == set(range(len(set(v)))),
+)
 INCREASING = Limit(
     "increasing whole numbers >= 1",
     lambda v: all(type(e) is int and e >= 1 for e in v) and all(a < b for a, b in pairwise(v)),

@@ -1,7 +1,7 @@
 """The registry of datasets, and the loaders of a run."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from .image_files import FileLoader, FileRecipe, FileSet
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
 from .normalisation import Normalisation
+from .superclasses import joined
 
 DATASETS: "Registry[Callable[[CN], ImageSource | FileSource]]" = Registry("dataset", "DATASET.TYPE")
 """Maps DATASET.TYPE to a function cfg -> ImageSource or FileSource."""
@@ -90,6 +91,9 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     if cfg.DATASET.CLASSES not in (None, classes):
         raise ConfigError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here:"
                           " correct it, or remove the key")  # fmt: skip
+    if groups := cfg.DATASET.SUPERCLASSES:
+        source = _joined(source, groups)
+        classes = len(source.train.classes)
     make: Callable[..., Loader] = InMemoryLoader
     common: dict[str, Any] = {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
     if isinstance(source, FileSource):
@@ -110,6 +114,12 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     train = make(source.train, recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
     return Data(train, test, classes, content_of(source.train, source.test))
+
+
+def _joined(source: ImageSource | FileSource, groups: Sequence[int]) -> ImageSource | FileSource:
+    if isinstance(source, ImageSource):
+        return source._replace(train=joined(source.train, groups), test=joined(source.test, groups))
+    return source._replace(train=joined(source.train, groups), test=joined(source.test, groups))
 
 
 def _check_split(split: ImageSet | FileSet, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from yacs.config import CfgNode as CN
 from ..data import DATASETS, Data, build_data
 from ..data.generated import LAYOUTS, write_data_set
 from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
+from ..data.superclasses import joined
 from ..distillers import build_distiller
 from ..distillers.choice import choice
 from ..errors import DivergedError
@@ -40,7 +42,7 @@ def smoke(cfg: CN, size: int = 32) -> dict[str, float]:
         if cfg.DATASET.TYPE in LAYOUTS:
             data = _data_in_files(cfg, Path(folder), any(is_external(n) for n in names if n))
         else:
-            data = _random_data(BATCH * STEPS, size)
+            data = _random_data(BATCH * STEPS, size, cfg.DATASET.SUPERCLASSES)
         cfg.freeze()
         # Networks: untrained statistics would blow up deep teachers, so they are measured first
         n = build_networks(cfg, data)
@@ -60,7 +62,7 @@ def smoke(cfg: CN, size: int = 32) -> dict[str, float]:
 def _data_in_files(cfg: CN, folder: Path, fixed_size: bool) -> Data:
     words = write_data_set(cfg.DATASET.TYPE, folder, classes=4, per_class=BATCH * STEPS // 4)
     cfg.merge_from_list(words)
-    cfg.DATASET.NUM_WORKERS = 0
+    cfg.DATASET.NUM_WORKERS, cfg.DATASET.SUPERCLASSES = 0, None
     if not fixed_size and cfg.DATASET.SIZE is None:
         cfg.DATASET.SIZE = FILE_SIZE
     data = build_data(cfg, torch.device("cpu"))
@@ -68,12 +70,14 @@ def _data_in_files(cfg: CN, folder: Path, fixed_size: bool) -> Data:
     return data._replace(num_classes=LAYOUTS[cfg.DATASET.TYPE] or data.num_classes)
 
 
-def _random_data(count: int, size: int) -> Data:
+def _random_data(count: int, size: int, superclasses: Sequence[int] | None) -> Data:
     images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (count,))
     recipe = Recipe(pad=4, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
     source = ImageSet(images, labels, tuple(map(str, range(CLASSES))))
+    if superclasses:
+        source = joined(source, superclasses)
     return Data(
         InMemoryLoader(source, recipe, BATCH, train=True, seed=1),
-        InMemoryLoader(source, recipe, BATCH, train=False), CLASSES,
+        InMemoryLoader(source, recipe, BATCH, train=False), len(source.classes),
     )  # fmt: skip
