@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -144,10 +144,26 @@ class FileLoader(Loader):
         )  # fmt: skip
         self.augmentation, self.size = recipe.words, (recipe.size, recipe.size)
         self.skip_faults = skip_faults
+        self.classes, self.recipe = files.classes, recipe
         self.files = Files(files, recipe.train if train else recipe.test, seed)
         self.workers, self.timeout = workers, timeout
         self.schedule = _Schedule()
         self._loader: DataLoader | None = None
+
+    def only(self, kept: Tensor) -> Self:
+        other = super().only(kept)
+        other.schedule, other._loader = _Schedule(), None  # its epochs are its own
+        return other
+
+    def as_test(self, index: Tensor) -> "FileLoader":
+        paths = [self.files.paths[i] for i in index.tolist()]
+        other = FileLoader(
+            FileSet(paths, self.labels[index.to(self.device)], self.classes), self.recipe, self.batch_size, train=False,
+            device=self.device, channels_last=self.layout == torch.channels_last, workers=self.workers,
+            skip_faults=self.skip_faults, timeout=self.timeout,
+        )  # fmt: skip
+        other.sharded = False
+        return other
 
     def epoch(self, epoch: int = 1, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
         shards = list(self.shards(self.order(epoch), epoch, first))

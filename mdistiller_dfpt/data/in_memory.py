@@ -1,5 +1,6 @@
 """Datasets that fit in memory: one uint8 tensor on the device; whole batches are cropped, flipped and normalised."""
 
+import copy
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -78,6 +79,14 @@ class InMemoryLoader(Loader):
         views = self._draw(epoch)
         for shard in self.shards(self.order(epoch).to(self.device), epoch, first):
             yield self._batch(shard, views, strong)
+
+    def as_test(self, index: Tensor) -> "InMemoryLoader":
+        index, (height, width) = index.to(self.device), self.stored_size
+        other, pad = copy.copy(self), self.recipe.pad if self.train else 0
+        other.train, other.sharded, other.kept, other.num_left_out = False, False, None, 0
+        other.labels = self.labels[index]
+        other.padded = self.padded[index, pad : pad + height, pad : pad + width]
+        return other
 
     def normalised(self, image: Tensor) -> Tensor:
         """As every loader's, at the size of this one."""

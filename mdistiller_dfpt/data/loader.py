@@ -1,6 +1,8 @@
 """Common to all loaders: the order of an epoch, this process's shard of each batch, normalisation on the device."""
 
+import copy
 from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -20,6 +22,9 @@ class Loader:
 
     augmentation: str  # a description, for the protocol of a run
     size: tuple[int, int]  # height and width of the images it returns
+    kept: Tensor | None = None  # (N,) bool, on the CPU: the samples that its epochs have; None: all
+    num_left_out = 0  # samples that its epochs do not have
+    sharded = True  # whether the processes of a run share a batch, or each of them gets all of it
 
     def __init__(
         self, labels: Tensor, batch_size: int, *, train: bool, seed: int, device: torch.device | str,
@@ -35,7 +40,7 @@ class Loader:
         self.shift = -torch.tensor(mean, device=device) / deviation
 
     def __len__(self) -> int:
-        return -(-self.num_samples // self.batch_size)
+        return -(-self.num_per_epoch // self.batch_size)
 
     @property
     def device(self) -> torch.device:
@@ -46,9 +51,14 @@ class Loader:
         return len(self.labels)
 
     @property
+    def num_per_epoch(self) -> int:
+        """Samples in an epoch: all, less those that are held out."""
+        return self.num_samples - self.num_left_out
+
+    @property
     def last_batch(self) -> int:
         """Samples in the last batch of an epoch, over all processes."""
-        return self.num_samples - (len(self) - 1) * self.batch_size
+        return self.num_per_epoch - (len(self) - 1) * self.batch_size
 
     def epoch(self, epoch: int = 1, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
         """The batches of an epoch, starting with number `first`; shuffled and augmented if this is a training set.
@@ -59,13 +69,25 @@ class Loader:
 
     def order(self, epoch: int) -> Tensor:
         """The samples (N,) in the order of an epoch, on the CPU."""
-        return epoch_order(self.num_samples, self.seed, epoch) if self.train else torch.arange(self.num_samples)
+        order = epoch_order(self.num_samples, self.seed, epoch) if self.train else torch.arange(self.num_samples)
+        return order if self.kept is None else order[self.kept[order]]
+
+    def only(self, kept: Tensor) -> Self:
+        """The same loader, with epochs of the samples where `kept` (N,) is true."""
+        other = copy.copy(self)
+        other.kept, other.num_left_out = kept, int((~kept).sum())
+        return other
+
+    def as_test(self, index: Tensor) -> "Loader":
+        """A loader of the samples at `index` (N,) alone, as a test set that every process reads whole."""
+        raise NotImplementedError
 
     def shards(self, order: Tensor, epoch: int, first: int) -> Iterator[Shard]:
         """This process's shard of each batch, starting with number `first`."""
         for number in range(first, len(self)):
             whole = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield Shard(whole[rank() :: world_size()], epoch, number + 1, len(whole))
+            own = whole[rank() :: world_size()] if self.sharded else whole
+            yield Shard(own, epoch, number + 1, len(whole))
 
     def normalised(self, image: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) float."""

@@ -10,11 +10,12 @@ from yacs.config import CfgNode as CN
 from ..config.limits import Limit, When
 from ..config.nodes import NodeRegistry
 from ..data import Batch
-from ..errors import PluginError
+from ..errors import ConfigError, PluginError
 from ..losses import Terms
 from ..losses.sharded import over_processes
 from ..losses.term import checked, checking
 from ..models import StagedModel
+from ..models.dummy import probing
 from ..models.output import Output, as_output, autocast
 from ..models.statistics import batch_statistics
 from ..teachers import ORIGINAL, Frozen, Teacher, TeacherPath
@@ -72,6 +73,20 @@ class Method(Hooked):
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
         """Logits (B, classes) to evaluate, by path, from the teacher to the student."""
         return {"student": self.forward_student(image).logits}
+
+    def forward_held_out(self, batch: Batch) -> tuple[Output, Tensor]:
+        """The deployed network's output for the held-out samples of a step, and their labels; equal in all processes.
+
+        Without gradient and dropout, and with the BatchNorm statistics of these samples, which are not kept.
+        """
+        if self.held is None:
+            raise ConfigError(
+                f"{type(self).__name__} measures the student on samples that are not trained on, and this loop holds"
+                " none out: run it with tools/train.py of this project"
+            )
+        held = self.held.batch(batch)
+        with probing(self.deployed), batch_statistics(self.deployed):
+            return self.forward_student(held.image), held.target
 
     def frozen(self) -> Sequence[StagedModel]:
         """The frozen networks, whose weights are stored in their own files."""

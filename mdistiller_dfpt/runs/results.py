@@ -28,7 +28,7 @@ def protocol(
     s = cfg.SOLVER
     return {
         "data": cfg.DATASET.TYPE,
-        "train_images": data.num_train,
+        "train_images": data.train.num_per_epoch,
         "test_images": data.test.num_samples,
         "classes": data.num_classes,
         "augmentation": data.train.augmentation,

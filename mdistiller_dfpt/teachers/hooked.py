@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..data import Batch
+from ..data.held_out import HeldOut
 from ..errors import PluginError
 from ..losses.term import RESERVED
 
@@ -14,6 +15,9 @@ class Hooked(nn.Module):
     """A module with the loop's hooks, each of which does nothing by default, and with values to log."""
 
     passes: int = 1  # how often `prepare` is called, each time with other views of the training set
+
+    held_out: float = 0.0  # the share of the training set that is not trained on, but given to it as `held`
+    held: HeldOut | None = None
 
     def __init__(self) -> None:
         super().__init__()

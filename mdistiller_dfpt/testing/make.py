@@ -15,6 +15,7 @@ from ..config import keywords
 from ..config.keywords import asked_for, flatten, keyword_of
 from ..config.merge import checked_value
 from ..data import Batch
+from ..data.held_out import hold_out
 from ..distillers import Distiller, Method, build_distiller
 from ..distillers.base import TeacherLike
 from ..distillers.choice import choice
@@ -25,7 +26,7 @@ from ..losses.term import total
 from ..models import StagedModel
 from ..registry import suggest
 from ..teachers import ORIGINAL, TEACHERS, Frozen, Teacher, TeacherPath
-from .tiny_data import IMAGE_SHAPE, tiny_batch
+from .tiny_data import IMAGE_SHAPE, tiny_batch, tiny_data
 from .tiny_networks import CLASSES, TinyNet, fit_batch, tiny_networks
 
 NUM_DATA, EPOCHS, BATCH_SIZE = 48, 2, 16
@@ -136,6 +137,8 @@ def prepare(method: Method, batch: Batch | None = None) -> None:
     batch = tiny_batch() if batch is None else batch
     own = batch.rows(slice(rank(), None, world_size()), total=len(batch.target))
     for part in method.hooked():
+        if part.held_out:
+            part.held = hold_out(tiny_data().train, part.held_out)[1]
         for epoch in range(1 - part.passes, 1):
             part.prepare([replace(own, epoch=epoch)])
 

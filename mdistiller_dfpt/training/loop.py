@@ -95,7 +95,7 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
             "lr": run.learning_rate(epoch - 1 / steps),
             "train": train,
             "seconds": round(seconds * steps / steps_left, 3),
-            "images_per_second": round(run.data.num_train * steps_left / steps / seconds, 1),
+            "images_per_second": round(run.data.train.num_per_epoch * steps_left / steps / seconds, 1),
         }
         # Evaluate the weights that will be deployed
         set_mode(run.optimizer, training=False)

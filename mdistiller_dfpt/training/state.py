@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode as CN
 
 from ..data import Data
+from ..data.held_out import hold_out
 from ..data.mixing import Mixing
 from ..distillers import Method
 from ..distillers.choice import choice
@@ -35,7 +36,7 @@ class Training:
     """The state used by the loop. `forward` is the distiller, or its wrapper that exchanges gradients."""
 
     def __init__(self, cfg: CN, distiller: Method, data: Data):
-        self.cfg, self.data = cfg, data
+        self.cfg, self.data = cfg, without_held_out(distiller, data)
         self.device = data.train.device
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # streams, events and random numbers refer to the current device
@@ -148,6 +149,17 @@ class Training:
         self.meters.counts = dict(done.counts)
         if self.average is not None:
             self.average.load(done.average)
+
+
+def without_held_out(distiller: Method, data: Data) -> Data:
+    """The data less the samples that the method or its teacher holds out, which it gets."""
+    parts = [part for part in distiller.hooked() if part.held_out]
+    if not parts:
+        return data
+    train, held = hold_out(data.train, max(part.held_out for part in parts))
+    for part in parts:
+        part.held = held
+    return data._replace(train=train)
 
 
 def _mixing(cfg: CN, distiller: Method, num_classes: int) -> Mixing:

@@ -52,8 +52,8 @@ class Trainer:
     run: Path  # the run directory, set by `fit` where it is given one
 
     def __init__(self, cfg: CN, distiller: Method, data: Data, identity: Identity | None = None):
-        self.cfg, self.data = cfg, data
         self.training = Training(cfg, distiller, data)
+        self.cfg, self.data = cfg, self.training.data
         self.requests = Requests()
         self.teacher: Teacher | None = getattr(self.training.distiller, "teacher", None)
         self.is_own_start = identity is None  # whether the initial weights are the caller's
