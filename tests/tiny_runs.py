@@ -27,8 +27,9 @@ def run_of(name, folder, *words, make_data=None):
     """A trainer with run directories in `folder`, two epochs of three steps; `A+B`: the methods A and B combined."""
     kind = f"[{name.replace('+', ', ')}]" if "+" in name else name
     cfg = tiny_cfg("DISTILLER.TYPE", kind, "LOG.PREFIX", str(folder), "EXPERIMENT.NAME", "tiny", *words)
-    data = make_data(cfg) if make_data else tiny_data(seed=cfg.SOLVER.SEED)
-    return Trainer(cfg, tiny_distiller(kind, *words), data)
+    distiller = tiny_distiller(kind, *words)
+    data = make_data(cfg) if make_data else tiny_data(seed=cfg.SOLVER.SEED, extra=40 if distiller.needs_extra else 0)
+    return Trainer(cfg, distiller, data)
 
 
 def fit(trainer, resume=False):

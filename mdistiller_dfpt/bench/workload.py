@@ -9,6 +9,7 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..data import Batch, Data, build_data
+from ..data.extra import Pool
 from ..data.generated import LAYOUTS, write_data_set
 from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
 from ..distillers import build_distiller
@@ -54,7 +55,7 @@ class Workload:
     def batch(self) -> Batch:
         """One batch that stays on the device."""
         if self._kept is None:
-            self._kept = next(iter(self.data.train.epoch(1, strong=self.trainer.distiller.needs_strong_view)))
+            self._kept = next(iter(self.data.batches(1, strong=self.trainer.distiller.needs_strong_view)))
         return self._kept
 
     def load(self, batches: int) -> int:
@@ -63,7 +64,7 @@ class Workload:
         Always whole epochs, so that no worker prefetches outside the timed window.
         """
         epochs = -(-batches // len(self.data.train))
-        return sum(len(b.target) for epoch in range(1, epochs + 1) for b in self.data.train.epoch(epoch))
+        return sum(len(b.target) for epoch in range(1, epochs + 1) for b in self.data.batches(epoch))
 
     def step(self, steps: int) -> int:
         """Training steps on one batch that stays on the device: no loader, no logging."""
@@ -74,7 +75,7 @@ class Workload:
     def both(self, steps: int) -> int:
         """Training as in a run: batches from the loader, and for each a step and the averages."""
         if self._stream is None:
-            epoch = partial(self.data.train.epoch, strong=self.trainer.distiller.needs_strong_view)
+            epoch = partial(self.data.batches, strong=self.trainer.distiller.needs_strong_view)
             self._stream = itertools.chain.from_iterable(map(epoch, itertools.count(1)))
         done = 0
         for batch in itertools.islice(self._stream, steps):
@@ -103,4 +104,8 @@ def _generated(cfg: CN, folder: Path, device: torch.device) -> Data:
     test = InMemoryLoader(
         images(cfg.DATASET.TEST.BATCH_SIZE), recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common
     )
-    return Data(train, test, classes)
+    if cfg.DATASET.EXTRA.TYPE is None:
+        return Data(train, test, classes)
+    batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
+    extra = InMemoryLoader(images(IMAGES[kind]), recipe, batch, train=True, seed=2, drop_last=True, **common)
+    return Data(train, test, classes, extra=Pool(extra))

@@ -4,6 +4,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+UNLABELLED = -1
+"""The target of an image without a label; a loss that takes it for a class raises an error."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -25,7 +28,8 @@ class Batch:
     `epoch` and `step` count from 1, as in the literature. `strong`: a second, strongly augmented view (B, 3, H, W) of
     the same samples, for methods that need one. `total`: samples in the full batch, if it is sharded across processes;
     None: these are all. `view` (B,) int64: the number of the view of each image, if there are finitely many views.
-    `soft` (B, classes): the labels as distributions, if they are smoothed or images are mixed.
+    `soft` (B, classes): the labels as distributions, if they are smoothed or images are mixed. `extra`: unlabelled
+    images, for methods that need some: a batch of its own, whose targets are all UNLABELLED.
     """
 
     image: Tensor
@@ -37,6 +41,7 @@ class Batch:
     total: int | None = None
     view: Tensor | None = None
     soft: Tensor | None = None
+    extra: "Batch | None" = None
 
     @property
     def labels(self) -> Tensor:
@@ -49,9 +54,10 @@ class Batch:
         return len(self.target) if self.total is None else self.total
 
     def rows(self, rows: slice, total: int | None = None) -> "Batch":
-        """Some of this process's samples, as a batch of `total` in all processes."""
+        """Some of this process's samples, and the unlabelled ones in the same places, of `total` in all processes."""
         strong, view, soft = (None if x is None else x[rows] for x in (self.strong, self.view, self.soft))
+        extra = None if self.extra is None else self.extra.rows(rows, total)
         return replace(
             self, image=self.image[rows], target=self.target[rows], index=self.index[rows], strong=strong, view=view,
-            soft=soft, total=total,
+            soft=soft, total=total, extra=extra,
         )  # fmt: skip

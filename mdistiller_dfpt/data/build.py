@@ -1,7 +1,8 @@
 """The registry of datasets, and the loaders of a run."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,9 @@ from yacs.config import CfgNode as CN
 from ..distributed import on_first_process, pick_device, world_size
 from ..errors import ConfigError, DataError, is_users, place_of
 from ..registry import Registry
+from .batch import Batch
 from .content import Content, content_of
+from .extra import OTHER_SEED, Pool, files_below, matching
 from .image_files import FileLoader, FileRecipe, FileSet
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
@@ -44,6 +47,14 @@ class Data(NamedTuple):
     test: Loader
     num_classes: int
     content: Content | None = None  # of the dataset, if it was loaded by `build_data`
+    extra: Pool | None = None  # unlabelled images, a batch of which goes with each step
+
+    def batches(self, epoch: int, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
+        """The training batches of an epoch, starting with number `first`, with unlabelled images if there are any."""
+        batches = self.train.epoch(epoch, first, strong=strong)
+        if self.extra is None:
+            return batches
+        return self.extra.beside(batches, (epoch - 1) * len(self.train) + first, strong=strong)
 
     @property
     def in_files(self) -> bool:
@@ -69,16 +80,11 @@ class Data(NamedTuple):
 def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     """Load DATASET.TYPE and create its loaders.
 
-    Raises DataError if the dataset is missing or damaged, ConfigError if the batch is larger than the dataset.
+    Raises DataError if the dataset is missing or damaged, ConfigError if the batch is larger than the dataset; the same
+    for its unlabelled images, if there are any.
     """
     device = pick_device(cfg.EXPERIMENT.DEVICE) if device is None else device
-    load = DATASETS[cfg.DATASET.TYPE]
-    if cfg.DATASET.DOWNLOAD and world_size() > 1:  # one process downloads and unpacks, then the others find the files
-        on_first_process(lambda: load(cfg) and None)
-    source = load(cfg)
-    name = f"{cfg.DATASET.TYPE} ({place_of(load)})" if is_users(load) else cfg.DATASET.TYPE
-    for split in (source.train, source.test):
-        _check_split(split, name)
+    source = _load(cfg)
     count = len(source.train.labels)
     if count < cfg.SOLVER.BATCH_SIZE:
         raise ConfigError(
@@ -113,7 +119,37 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     )
     train = make(source.train, recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
-    return Data(train, test, classes, content_of(source.train, source.test))
+    data = Data(train, test, classes, content_of(source.train, source.test))
+    if cfg.DATASET.EXTRA.TYPE is None:
+        return data
+    images, batch = _unlabelled(cfg, source.train), cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
+    common |= {"drop_last": True, "train": True, "seed": seed + OTHER_SEED}
+    return data._replace(extra=Pool.of(images, lambda: make(images, recipe, batch, **common)))
+
+
+def _load(cfg: CN) -> ImageSource | FileSource:
+    """The dataset DATASET.TYPE, checked."""
+    load = DATASETS[cfg.DATASET.TYPE]
+    if cfg.DATASET.DOWNLOAD and world_size() > 1:  # one process downloads and unpacks, then the others find the files
+        on_first_process(lambda: load(cfg) and None)
+    source = load(cfg)
+    name = f"{cfg.DATASET.TYPE} ({place_of(load)})" if is_users(load) else cfg.DATASET.TYPE
+    for split in (source.train, source.test):
+        _check_split(split, name)
+    return source
+
+
+def _unlabelled(cfg: CN, train: ImageSet | FileSet) -> ImageSet | FileSet:
+    """The images of DATASET.EXTRA, in memory if those of the training set are; of another dataset, its training set."""
+    extra = cfg.DATASET.EXTRA
+    root = cfg.DATASET.ROOT if extra.ROOT is None else extra.ROOT
+    if extra.TYPE == "images":
+        return matching(files_below(Path(root)), train, extra.TYPE, resize=extra.RESIZE)
+    other = cfg.clone()
+    other.defrost()
+    other.DATASET.TYPE, other.DATASET.ROOT, other.DATASET.CLASSES = extra.TYPE, root, None
+    other.freeze()
+    return matching(_load(other).train, train, extra.TYPE, resize=extra.RESIZE)
 
 
 def _joined(source: ImageSource | FileSource, groups: Sequence[int]) -> ImageSource | FileSource:

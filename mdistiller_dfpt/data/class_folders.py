@@ -3,12 +3,13 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..distributed import rank
 from ..errors import DataError
@@ -108,16 +109,22 @@ def read_folders(root: Path, classes: list[str], size: tuple[int, int]) -> tuple
     DataError naming the file if an image is damaged or not of size `size`, or naming the folder if it is empty.
     """
     files = list_files(root, classes)
+    return read_images(files.paths, size), files.labels.numpy()
+
+
+def read_images(
+    paths: Sequence[str], size: tuple[int, int], change: Callable[[Image.Image], Image.Image] | None = None
+) -> np.ndarray:
+    """The images as (N, H, W, 3) uint8, each after `change`; DataError if one is damaged or not of size `size`."""
 
     def read(path: str) -> np.ndarray:
         image = read_image(path)
         if isinstance(image, Fault):
             raise DataError(f"{path}: cannot be read as an image ({image.reason})")
-        array = np.asarray(image)
+        array = np.asarray(image if change is None else change(image))
         if array.shape != (*size, 3):
             raise DataError(f"{path}: is {array.shape[1]}x{array.shape[0]}; expected {size[1]}x{size[0]}")
         return array
 
     with ThreadPoolExecutor(4) as pool:
-        images = np.stack(list(pool.map(read, files.paths)))
-    return images, files.labels.numpy()
+        return np.stack(list(pool.map(read, paths)))

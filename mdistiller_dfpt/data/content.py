@@ -20,6 +20,13 @@ class Content(TypedDict):
     sha256: str
 
 
+class Images(TypedDict):
+    """Unlabelled images, as recorded in the identity of a run."""
+
+    images: int
+    sha256: str
+
+
 def content_of(train: ImageSet | FileSet, test: ImageSet | FileSet) -> Content:
     """The content of a dataset; the hash includes the labels and the names of the classes.
 
@@ -29,15 +36,27 @@ def content_of(train: ImageSet | FileSet, test: ImageSet | FileSet) -> Content:
     digest = hashlib.sha256("\0".join(train.classes).encode())
     for split in (train, test):
         digest.update(split.labels.cpu().to(torch.int64).numpy().tobytes())
-        if isinstance(split, ImageSet):
-            digest.update(f"{tuple(split.images.shape)}".encode())
-            digest.update(split.images.cpu().contiguous().numpy().data)
-        else:
-            digest.update("\0".join(_listed(split.paths)).encode())
+        _add_images(digest, split)
     return Content(
         classes=len(train.classes), train_images=len(train.labels), test_images=len(test.labels),
         sha256=digest.hexdigest(),
     )  # fmt: skip
+
+
+def images_of(split: ImageSet | FileSet) -> Images:
+    """The content of unlabelled images, hashed as those of a dataset."""
+    digest = hashlib.sha256()
+    _add_images(digest, split)
+    return Images(images=len(split.labels), sha256=digest.hexdigest())
+
+
+def _add_images(digest: "hashlib._Hash", split: ImageSet | FileSet) -> None:
+    """Hash the images of a split."""
+    if isinstance(split, ImageSet):
+        digest.update(f"{tuple(split.images.shape)}".encode())
+        digest.update(split.images.cpu().contiguous().numpy().data)
+    else:
+        digest.update("\0".join(_listed(split.paths)).encode())
 
 
 FEW, FIRST = 50_000, 4096

@@ -136,11 +136,11 @@ class FileLoader(Loader):
     def __init__(
         self, files: FileSet, recipe: FileRecipe, batch_size: int, *, train: bool, seed: int = 0,
         device: torch.device | str = "cpu", channels_last: bool = False, workers: int = 0, skip_faults: bool = False,
-        timeout: float = 0,
+        timeout: float = 0, drop_last: bool = False,
     ):  # fmt: skip
         super().__init__(
             files.labels, batch_size, train=train, seed=seed, device=device, channels_last=channels_last,
-            mean=recipe.mean, std=recipe.std,
+            mean=recipe.mean, std=recipe.std, drop_last=drop_last,
         )  # fmt: skip
         self.augmentation, self.size = recipe.words, (recipe.size, recipe.size)
         self.skip_faults = skip_faults
@@ -172,10 +172,8 @@ class FileLoader(Loader):
         for shard, (images, second, index, faults) in zip(shards, self._decoded(strong), strict=True):
             if faults and not self.skip_faults:
                 fault = faults[0]
-                raise DataError(
-                    f"{fault.path}: cannot be read as an image ({fault.reason}); replace it, "
-                    "or add `DATASET.ON_ERROR skip` to skip such files"
-                )
+                skip = "" if self.drop_last else ", or add `DATASET.ON_ERROR skip` to skip such files"
+                raise DataError(f"{fault.path}: cannot be read as an image ({fault.reason}); replace it{skip}")
             skipped += faults
             if images is None:
                 continue

@@ -61,10 +61,11 @@ class InMemoryLoader(Loader):
     def __init__(
         self, images: ImageSet, recipe: Recipe, batch_size: int, *, train: bool, seed: int = 0,
         device: torch.device | str = "cpu", channels_last: bool = False, size: int | None = None,
+        drop_last: bool = False,
     ):  # fmt: skip
         super().__init__(
             images.labels, batch_size, train=train, seed=seed, device=device, channels_last=channels_last,
-            mean=recipe.mean, std=recipe.std,
+            mean=recipe.mean, std=recipe.std, drop_last=drop_last,
         )  # fmt: skip
         self.recipe = recipe
         self.augmentation = f"crop with padding {recipe.pad}" + (", flip" if recipe.flip else "")

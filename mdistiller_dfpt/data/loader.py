@@ -17,7 +17,7 @@ class Loader:
     """Batches of a dataset. `epoch(e)` returns the batches of epoch e; they are the same on every call.
 
     `batch_size` is the global batch size; each process gets every `world_size`-th sample of a batch, so the order is
-    the same for any number of processes.
+    the same for any number of processes. `drop_last`: only full batches; what is left of an epoch is not used.
     """
 
     augmentation: str  # a description, for the protocol of a run
@@ -28,10 +28,10 @@ class Loader:
 
     def __init__(
         self, labels: Tensor, batch_size: int, *, train: bool, seed: int, device: torch.device | str,
-        channels_last: bool, mean: tuple[float, ...], std: tuple[float, ...],
+        channels_last: bool, mean: tuple[float, ...], std: tuple[float, ...], drop_last: bool = False,
     ):  # fmt: skip
         self.labels = labels.to(device)
-        self.batch_size, self.train, self.seed = batch_size, train, seed
+        self.batch_size, self.train, self.seed, self.drop_last = batch_size, train, seed, drop_last
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         # (image / 255 - mean) / std as one multiplication and addition
         self.normalisation = Normalisation(tuple(mean), tuple(std))
@@ -40,7 +40,8 @@ class Loader:
         self.shift = -torch.tensor(mean, device=device) / deviation
 
     def __len__(self) -> int:
-        return -(-self.num_per_epoch // self.batch_size)
+        full, left = divmod(self.num_per_epoch, self.batch_size)
+        return full + (left > 0 and not self.drop_last)
 
     @property
     def device(self) -> torch.device:
@@ -58,7 +59,7 @@ class Loader:
     @property
     def last_batch(self) -> int:
         """Samples in the last batch of an epoch, over all processes."""
-        return self.num_per_epoch - (len(self) - 1) * self.batch_size
+        return min(self.batch_size, self.num_per_epoch - (len(self) - 1) * self.batch_size)
 
     def epoch(self, epoch: int = 1, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
         """The batches of an epoch, starting with number `first`; shuffled and augmented if this is a training set.

@@ -40,6 +40,7 @@ class Method(Hooked):
     revision: ClassVar[int] = 1  # raised when equal keys give another result: runs of before are other runs
     needs_teacher: ClassVar[bool] = False
     needs_strong_view: bool = False  # whether batches must include a strongly augmented view
+    needs_extra: bool = False  # whether batches must include unlabelled images, DATASET.EXTRA
     needs_teacher_maps: bool = True  # False if the method uses only the teacher's logits
     couples_samples: bool = False  # whether `losses` is not a mean over samples; `check_distiller` tests it
     takes_soft_labels: bool = False  # whether the terms use `batch.labels`, and nothing else of the labels
@@ -187,6 +188,10 @@ class Distiller(Method):
         """The method's terms by logged name; `teacher` is the matched path's output, detached."""
         raise NotImplementedError(f"{type(self).__name__} does not implement losses")
 
+    def extra_losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        """If `needs_extra`: the terms of unlabelled images, added to those of `losses`; `batch` has no labels."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement extra_losses")
+
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         student = self.forward_student(batch.image)
         if not isinstance(student, Output):
@@ -206,7 +211,18 @@ class Distiller(Method):
         teacher = self.matched_output(student, paths, batch)
         # Before the terms are weighted or merged, which would fail with an error that names no class
         losses = checking(self.losses, type(self))
-        return over_processes(losses, student, teacher, batch, couples_samples=self.couples_samples)
+        terms = over_processes(losses, student, teacher, batch, couples_samples=self.couples_samples)
+        return {**terms, **self.extra_terms(batch)} if self.needs_extra else terms
+
+    def extra_terms(self, batch: Batch) -> Terms:
+        """The terms of the unlabelled images of a batch, both networks' outputs for which are computed here."""
+        if batch.extra is None:
+            raise ValueError(f"{type(self).__name__} needs batches with unlabelled images: see DATASET.EXTRA")
+        student = self.forward_student(batch.extra.image)
+        with torch.no_grad():
+            teacher = checked_output(self.teacher(batch.extra), self.path, type(self.teacher), student).detach()
+        losses = checking(self.extra_losses, type(self))
+        return over_processes(losses, student, teacher, batch.extra, couples_samples=self.couples_samples)
 
     def matched_output(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Output:
         """The output of the matched path, detached."""

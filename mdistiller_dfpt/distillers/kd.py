@@ -30,17 +30,22 @@ def _kd(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) ->
 
 @DISTILLERS.register("KD")
 class KD(Distiller):
-    """Cross-entropy with the labels and `kd_loss` with the teacher."""
+    """Cross-entropy with the labels and `kd_loss` with the teacher; with EXTRA_WEIGHT, on unlabelled images as well."""
 
-    config = CN({"TEMPERATURE": 4.0, "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9})})
-    limits = {"TEMPERATURE": A_TEMPERATURE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE}
+    config = CN({"TEMPERATURE": 4.0, "LOSS": CN({"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9, "EXTRA_WEIGHT": 0.0})})
+    limits = {
+        "TEMPERATURE": A_TEMPERATURE, "LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.KD_WEIGHT": NOT_NEGATIVE,
+        "LOSS.EXTRA_WEIGHT": NOT_NEGATIVE,
+    }  # fmt: skip
     needs_teacher_maps = False  # the loss uses only its logits
     takes_soft_labels = True
 
     def __init__(
-        self, student: StagedModel, teacher: TeacherLike, *, temperature: float, ce_weight: float, kd_weight: float
-    ):
+        self, student: StagedModel, teacher: TeacherLike, *, temperature: float, ce_weight: float, kd_weight: float,
+        extra_weight: float = 0.0,
+    ):  # fmt: skip
         super().__init__(student, teacher)
+        self.needs_extra, self.extra_weight = extra_weight > 0, extra_weight
         self.temperature, self.ce_weight, self.kd_weight = temperature, ce_weight, kd_weight
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
@@ -48,3 +53,6 @@ class KD(Distiller):
             "ce": label(F.cross_entropy(student.logits, batch.labels), self.ce_weight),
             "kd": distillation(kd_loss(student.logits, teacher.logits, self.temperature), self.kd_weight),
         }
+
+    def extra_losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        return {"extra": distillation(kd_loss(student.logits, teacher.logits, self.temperature), self.extra_weight)}

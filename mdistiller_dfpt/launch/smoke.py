@@ -2,13 +2,13 @@
 
 import math
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from yacs.config import CfgNode as CN
 
 from ..data import DATASETS, Data, build_data
+from ..data.extra import Pool
 from ..data.generated import LAYOUTS, write_data_set
 from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
 from ..data.superclasses import joined
@@ -42,7 +42,7 @@ def smoke(cfg: CN, size: int = 32) -> dict[str, float]:
         if cfg.DATASET.TYPE in LAYOUTS:
             data = _data_in_files(cfg, Path(folder), any(is_external(n) for n in names if n))
         else:
-            data = _random_data(BATCH * STEPS, size, cfg.DATASET.SUPERCLASSES)
+            data = _random_data(cfg, BATCH * STEPS, size)
         cfg.freeze()
         # Networks: untrained statistics would blow up deep teachers, so they are measured first
         n = build_networks(cfg, data)
@@ -62,6 +62,9 @@ def smoke(cfg: CN, size: int = 32) -> dict[str, float]:
 def _data_in_files(cfg: CN, folder: Path, fixed_size: bool) -> Data:
     words = write_data_set(cfg.DATASET.TYPE, folder, classes=4, per_class=BATCH * STEPS // 4)
     cfg.merge_from_list(words)
+    if cfg.DATASET.EXTRA.TYPE is not None:
+        cfg.DATASET.EXTRA.TYPE, cfg.DATASET.EXTRA.ROOT = "images", cfg.DATASET.ROOT
+        cfg.DATASET.EXTRA.BATCH_SIZE = BATCH
     cfg.DATASET.NUM_WORKERS, cfg.DATASET.SUPERCLASSES = 0, None
     if not fixed_size and cfg.DATASET.SIZE is None:
         cfg.DATASET.SIZE = FILE_SIZE
@@ -70,14 +73,16 @@ def _data_in_files(cfg: CN, folder: Path, fixed_size: bool) -> Data:
     return data._replace(num_classes=LAYOUTS[cfg.DATASET.TYPE] or data.num_classes)
 
 
-def _random_data(count: int, size: int, superclasses: Sequence[int] | None) -> Data:
+def _random_data(cfg: CN, count: int, size: int) -> Data:
     images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (count,))
     recipe = Recipe(pad=4, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
     source = ImageSet(images, labels, tuple(map(str, range(CLASSES))))
-    if superclasses:
-        source = joined(source, superclasses)
-    return Data(
-        InMemoryLoader(source, recipe, BATCH, train=True, seed=1),
-        InMemoryLoader(source, recipe, BATCH, train=False), len(source.classes),
-    )  # fmt: skip
+    if cfg.DATASET.SUPERCLASSES:
+        source = joined(source, cfg.DATASET.SUPERCLASSES)
+    train = InMemoryLoader(source, recipe, BATCH, train=True, seed=1)
+    extra = None
+    if cfg.DATASET.EXTRA.TYPE is not None:
+        extra = Pool(InMemoryLoader(source, recipe, BATCH, train=True, seed=2, drop_last=True))
+    test = InMemoryLoader(source, recipe, BATCH, train=False)
+    return Data(train, test, len(source.classes), extra=extra)

@@ -28,7 +28,7 @@ from .networks import Role, normalisation_of
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
 """Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
 
-OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR", "MEAN", "STD", "SUPERCLASSES")
+OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR", "MEAN", "STD", "SUPERCLASSES", "EXTRA")
 """Keys of DATASET that decide what a dataset holds, and how it is normalised."""
 
 
@@ -146,8 +146,7 @@ def _of_config(
         print(f"no teacher {network} yet: training it first from {config}; it is kept for later runs", flush=True)
         check_config(teacher_cfg)
         # Its own batches and order
-        own = build_data(teacher_cfg, data.train.device) if its_data is data else its_data
-        train(teacher_cfg, own, above, "auto")
+        train(teacher_cfg, build_data(teacher_cfg, data.train.device), above, "auto")
 
     return _trained_once(teacher_cfg, identity, train_it)
 

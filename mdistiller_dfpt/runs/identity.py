@@ -14,7 +14,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.effect import deciding_values, differing
 from ..data import Data
-from ..data.content import Content
+from ..data.content import Content, Images
 from ..distillers.choice import situation
 from .atomic import write_json
 
@@ -30,6 +30,7 @@ class Identity(TypedDict):
     code: NotRequired[dict[str, str]]  # sha256 of the files of its plugins, by name, if there are any
     continued: NotRequired[list[int]]  # the values of SOLVER.EPOCHS before it, under a schedule that depends on them
     normalisation: NotRequired[dict[str, str]]  # of networks with one of their own, by role or name
+    extra: NotRequired[Images]  # the unlabelled images beside the dataset, if there are any
     start: NotRequired[str]  # hash of the initial weights, if they are the caller's and not a function of the seed
 
 
@@ -44,6 +45,8 @@ def identity_of(
     }
     if code:
         identity["code"] = dict(code)
+    if data.extra is not None and data.extra.content is not None:
+        identity["extra"] = data.extra.content
     return identity
 
 
@@ -67,6 +70,8 @@ def differences(mine: Identity, other: Identity, of_mine: str = HERE, of_other: 
         epochs = other.get("continued") or mine.get("continued") or []
         found.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")
     found += other_normalisation(mine, other)
+    if mine.get("extra") != other.get("extra"):
+        found.append("the unlabelled images are others")
     if mine.get("start") != other.get("start"):
         found.append("one started from weights that a program gave it")
     return found
@@ -145,6 +150,8 @@ def as_identity(record: Any) -> Identity | None:
         identity["continued"] = list(record["continued"])
     if record.get("normalisation"):
         identity["normalisation"] = dict(record["normalisation"])
+    if record.get("extra"):
+        identity["extra"] = record["extra"]
     if record.get("start"):
         identity["start"] = record["start"]
     return identity

@@ -32,6 +32,7 @@ def protocol(
         "test_images": data.test.num_samples,
         "classes": data.num_classes,
         "augmentation": data.train.augmentation,
+        **({} if data.extra is None else {"unlabelled_images": data.extra.images}),
         "epochs": s.EPOCHS,
         "batch": s.BATCH_SIZE,
         "optimizer": optimizer,

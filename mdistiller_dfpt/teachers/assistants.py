@@ -24,6 +24,7 @@ class Assistants(SeveralNetworks):
 
     others_key = "ASSISTANTS"
     takes_soft_labels = True
+    reads_only_images = True
 
     def __init__(self, network: StagedModel, others: Sequence[StagedModel] = ()):
         super().__init__(network, others, [ORIGINAL, *(path_of(i) for i in range(1, len(others) + 1))])

@@ -54,6 +54,7 @@ class Teacher(Hooked):
     starts_untrained: ClassVar[bool] = False  # True: the network is trained along with the student, from its start
     couples_samples: bool = False  # whether `losses` is not a mean over samples
     takes_soft_labels: bool = False  # whether labels are not used, or only as `batch.labels`
+    reads_only_images: bool = False  # whether outputs depend on `batch.image` alone: it can teach unlabelled images
     min_batch: int = 1  # the smallest number of samples in a step
 
     network: StagedModel  # absent if `needs_network` is False

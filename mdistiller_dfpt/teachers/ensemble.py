@@ -63,7 +63,7 @@ class Ensemble(Joined):
     ):  # fmt: skip
         super().__init__(network, others, [f"teacher{i}" for i in range(1, len(others) + 2)])
         self.by_confidence, self.temperature = weights == "confidence", temperature
-        self.takes_soft_labels = not self.by_confidence  # a mean does not use the labels
+        self.takes_soft_labels = self.reads_only_images = not self.by_confidence  # a mean does not use the labels
 
     def joined_logits(self, logits: Tensor, batch: Batch) -> Tensor:
         weights = logits.new_full(logits.shape[:2], 1 / len(logits))

@@ -16,6 +16,7 @@ class Frozen(Teacher):
     """One path, `teacher`: the frozen network."""
 
     takes_soft_labels = True
+    reads_only_images = True
 
     def __init__(self, network: StagedModel):
         super().__init__(network)

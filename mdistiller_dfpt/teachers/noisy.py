@@ -60,6 +60,7 @@ class Noisy(Frozen):
     epoch; the frozen network runs once for all paths.
     """
 
+    reads_only_images = False
     config = CN(
         {
             "AUGNUM": 3,  # noisy paths

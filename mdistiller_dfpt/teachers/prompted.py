@@ -100,6 +100,7 @@ class Prompted(Frozen):
     """
 
     takes_soft_labels = False
+    reads_only_images = False
     config = CN(
         {
             "TEMPERATURE": 1.0,

@@ -55,6 +55,7 @@ class Scaled(Frozen):
     last one holds for all later epochs. Factors are measured before the first step, on at most 50,000 training images.
     """
 
+    reads_only_images = False
     config = CN({"ENTROPIES": [1.0]})
     limits: ClassVar[Mapping[str, Limit]] = {
         "ENTROPIES": Limit("a list of positive numbers, at least one", _entropies, types=(list,))

@@ -7,15 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..data import Batch
 from ..distillers import DISTILLERS, Distiller, Method
-from ..losses import Terms
 from ..losses.term import total
 from ..models.output import Output
-from .laws import BrokenLaw, holds, leaves_of, obey, reachable_tensors, tensors_of
-from .make import changed, snapshot, take_steps, tiny_method, tiny_networks, with_values
+from .laws import BrokenLaw, Undeclared, holds, leaves_of, obey, reachable_tensors, tensors_of
+from .make import changed, run_seeded, snapshot, take_steps, tiny_method, tiny_networks, with_values
 from .shards import coupling_of
 from .tiny_data import tiny_batch
 from .tiny_networks import CLASSES
@@ -85,7 +83,10 @@ def a_restored_method_goes_on_as_the_first(cls: type[Method]) -> None:
     holds(not keys, f"the training state lacks {keys[:3]}")
     for epoch in (1, 2):
         batch = tiny_batch(step=3, epoch=epoch)
-        terms, again = _run(first, batch)[1], _run(second, batch)[1]  # the state of the generators is saved as well
+        terms, again = (
+            run_seeded(first, batch)[1],
+            run_seeded(second, batch)[1],
+        )  # the state of the generators is saved as well
         for name, term in terms.items():
             holds(
                 torch.equal(term.weighted, again[name].weighted),
@@ -196,23 +197,33 @@ def the_logits_are_the_students(cls: type[Method]) -> None:
     if not isinstance(second, Distiller):
         return
     _change_outputs(second, lambda out: Output(out.logits.flip(1) * 3, out.features))
-    logits, others = (_run(method, tiny_batch())[0] for method in (first, second))
+    logits, others = (run_seeded(method, tiny_batch())[0] for method in (first, second))
     holds(torch.equal(logits, others), "the logits that it returns change with the teacher's: return the student's")
 
 
 def a_strong_view_is_read_only_if_declared(cls: type[Method]) -> None:
     """Batches have a strong view only if `needs_strong_view` is set."""
+    without = replace(tiny_batch(), strong=None, extra=replace(tiny_batch().extra or tiny_batch(), strong=None))
+    _do_without(cls, "the strong view", "needs_strong_view", "strong", without)
+
+
+def unlabelled_images_are_read_only_if_declared(cls: type[Method]) -> None:
+    """Batches have unlabelled images only if `needs_extra` is set."""
+    _do_without(cls, "the unlabelled images", "needs_extra", "extra", replace(tiny_batch(), extra=None))
+
+
+def _do_without(cls: type[Method], what: str, declared: str, field: str, without: Batch) -> None:
     first, second = tiny_method(cls), tiny_method(cls)
-    if first.needs_strong_view:
+    if getattr(first, declared):
         return
-    advice = "set `needs_strong_view = True` in the class, or `batch.strong` is None"
-    expected = _run(first, tiny_batch())[1]
+    advice = f"set `{declared} = True` in the class, or `batch.{field}` is None"
+    expected = run_seeded(first, tiny_batch())[1]
     try:
-        found = _run(second, replace(tiny_batch(), strong=None))[1]
+        found = run_seeded(second, without)[1]
     except Exception as e:
-        raise BrokenLaw(f"without a strong view it raises {type(e).__name__}: {e}; {advice}") from e
+        raise BrokenLaw(f"without {what} it raises {type(e).__name__}: {e}; {advice}") from e
     same = list(expected) == list(found) and all(torch.equal(t.value, found[n].value) for n, t in expected.items())
-    holds(same, f"its terms change with the strong view; {advice}")
+    holds(same, f"its terms change with {what}; {advice}")
 
 
 def soft_labels_replace_the_numbers_if_declared(cls: type[Method]) -> None:
@@ -222,8 +233,8 @@ def soft_labels_replace_the_numbers_if_declared(cls: type[Method]) -> None:
         return
     batch = tiny_batch()
     soft = torch.full((len(batch.target), CLASSES), 1 / CLASSES)
-    expected = _run(first, replace(batch, soft=soft))[1]
-    found = _run(second, replace(batch, soft=soft, target=batch.target.flip(0)))[1]
+    expected = run_seeded(first, replace(batch, soft=soft))[1]
+    found = run_seeded(second, replace(batch, soft=soft, target=batch.target.flip(0)))[1]
     same = all(torch.equal(term.value, found[name].value) for name, term in expected.items())
     holds(same, "its terms use `batch.target` of mixed labels: use `batch.labels`, or `takes_soft_labels = False`")
 
@@ -234,26 +245,13 @@ def the_teachers_features_are_read_only_if_declared(cls: type[Method]) -> None:
     if method.needs_teacher_maps or not isinstance(method, Distiller):
         return
     _change_outputs(method, lambda out: Output(out.logits, Undeclared()))
-    _run(method, tiny_batch())
-
-
-class Undeclared(dict[str, Any]):
-    """Features that a method does not declare to use."""
-
-    def __missing__(self, key: str) -> Any:
-        raise BrokenLaw(f"it reads the teacher's {key!r}: set `needs_teacher_maps = True` in the class")
+    run_seeded(method, tiny_batch())
 
 
 def _change_outputs(method: Distiller, change: Callable[[Output], Output]) -> None:
     """From now on, `change` is applied to the outputs of the method's teacher."""
     plain = method.teacher.forward
     vars(method.teacher).update(forward=lambda batch: {path: change(out) for path, out in plain(batch).items()})
-
-
-def _run(method: Method, batch: Batch) -> tuple[Tensor, Terms]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return method(batch)
 
 
 def inputs_are_left_as_they_are(cls: type[Method]) -> None:
@@ -286,6 +284,7 @@ DISTILLER_LAWS: tuple[Law, ...] = (
     terms_are_finite_at_a_logit_gap_of_a_thousand, the_smallest_batch_is_trained_on,
     in_eval_mode_what_is_deployed_speaks, a_batch_may_be_shared_by_two_processes,
     label_terms_do_not_depend_on_the_teacher, the_logits_are_the_students, a_strong_view_is_read_only_if_declared,
+    unlabelled_images_are_read_only_if_declared,
     soft_labels_replace_the_numbers_if_declared, the_teachers_features_are_read_only_if_declared,
     inputs_are_left_as_they_are, an_unknown_keyword_is_refused,
 )  # fmt: skip

@@ -14,6 +14,13 @@ class BrokenLaw(AssertionError):
     """The subject violates a rule that all of its kind must obey; the message says which one, and what to do."""
 
 
+class Undeclared(dict[str, Any]):
+    """Features that a method does not declare to use."""
+
+    def __missing__(self, key: str) -> Any:
+        raise BrokenLaw(f"it reads the teacher's {key!r}: set `needs_teacher_maps = True` in the class")
+
+
 def holds(condition: bool, message: str) -> None:
     """Raise BrokenLaw with this message unless the condition holds."""
     if not condition:

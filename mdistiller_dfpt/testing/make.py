@@ -22,6 +22,7 @@ from ..distillers.choice import choice
 from ..distributed import rank, world_size
 from ..errors import ConfigError
 from ..interop.plugins import load_cfg
+from ..losses import Terms
 from ..losses.term import total
 from ..models import StagedModel
 from ..registry import suggest
@@ -141,6 +142,13 @@ def prepare(method: Method, batch: Batch | None = None) -> None:
             part.held = hold_out(tiny_data().train, part.held_out)[1]
         for epoch in range(1 - part.passes, 1):
             part.prepare([replace(own, epoch=epoch)])
+
+
+def run_seeded(method: Method, batch: Batch) -> tuple[Tensor, Terms]:
+    """A method's logits and terms, with the same state of the generators in every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return method(batch)
 
 
 def take_steps(method: Method, steps: int, lr: float = 0.05, epoch: int = 1) -> list[float]:

@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..data.batch import UNLABELLED
 from ..distillers.kd import kd_loss
 from ..losses.term import total
 from ..models.dummy import probing
@@ -150,6 +152,20 @@ def outputs_of_a_sample_do_not_depend_on_the_others(cls: type[Teacher]) -> None:
         holds(same, f"the outputs of the path {path!r} for a sample depend on the other samples of its batch")
 
 
+def unlabelled_images_are_taught_if_declared(cls: type[Teacher]) -> None:
+    """With `reads_only_images`, outputs depend neither on labels and indices nor on the batches in between."""
+    teacher, batch = tiny_teacher(cls).train(), tiny_batch()
+    if not teacher.reads_only_images:
+        return
+    expected = dict(teacher(batch))
+    dict(teacher(tiny_batch(seed=1)))
+    target = torch.full_like(batch.target, UNLABELLED)
+    found = teacher(replace(batch, target=target, index=batch.index + 1, epoch=batch.epoch + 1, step=batch.step + 1))
+    for path, output in expected.items():
+        holds(torch.equal(output.logits, found[path].logits), f"the path {path!r} has other logits for the same images "
+              "with other labels, indices or epoch: set `reads_only_images = False` in the class")  # fmt: skip
+
+
 def a_batch_may_be_shared_by_two_processes(cls: type[Teacher]) -> None:
     """Terms that are no mean over samples are declared by `couples_samples`, or several GPUs would compute others."""
     difference = coupling_of(tiny_teacher(cls))
@@ -175,7 +191,8 @@ TEACHER_LAWS: tuple[Law, ...] = (
     the_same_batch_gives_the_same_outputs, every_path_gives_logits, maps_are_those_of_the_paths_network,
     frozen_networks_never_change, its_own_terms_train_it_and_not_the_student, what_it_trains_is_saved,
     evaluation_changes_nothing, bfloat16_changes_rounding_alone, frozen_networks_run_in_the_configured_precision,
-    outputs_of_a_sample_do_not_depend_on_the_others, a_batch_may_be_shared_by_two_processes,
+    outputs_of_a_sample_do_not_depend_on_the_others, unlabelled_images_are_taught_if_declared,
+    a_batch_may_be_shared_by_two_processes,
 )  # fmt: skip
 
 

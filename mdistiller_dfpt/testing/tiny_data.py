@@ -3,7 +3,9 @@
 import torch
 
 from ..data import Batch, Data
-from ..data.content import content_of
+from ..data.batch import UNLABELLED
+from ..data.content import content_of, images_of
+from ..data.extra import OTHER_SEED, Pool
 from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
 from .tiny_networks import CLASSES
 
@@ -11,15 +13,19 @@ IMAGE_SHAPE = (3, 8, 8)
 
 
 def tiny_batch(size: int = 8, seed: int = 0, step: int = 1, epoch: int = 1) -> Batch:
-    """Noise images, each with a strong view, and labels 0, 1, 2, ... in turn; equal arguments give equal batches."""
+    """Noise images, each with a strong view and an unlabelled image, and labels 0, 1, 2, ... in turn.
+
+    Equal arguments give equal batches.
+    """
     generator = torch.Generator().manual_seed(seed)
-    image = torch.randn(size, *IMAGE_SHAPE, generator=generator)
-    strong = torch.randn(size, *IMAGE_SHAPE, generator=generator)
-    return Batch(image, torch.arange(size) % CLASSES, torch.arange(size), epoch=epoch, step=step, strong=strong)
+    image, strong, extra, strong_extra = (torch.randn(size, *IMAGE_SHAPE, generator=generator) for _ in range(4))
+    index = torch.arange(size)
+    unlabelled = Batch(extra, torch.full_like(index, UNLABELLED), index, epoch, step, strong_extra)
+    return Batch(image, index % CLASSES, index, epoch, step, strong, extra=unlabelled)
 
 
-def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1) -> Data:
-    """Images whose brightness encodes the class."""
+def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1, extra: int = 0) -> Data:
+    """Images whose brightness encodes the class, and `extra` unlabelled ones of the same kind."""
     generator = torch.Generator().manual_seed(7)
 
     def images(count: int) -> ImageSet:
@@ -29,7 +35,12 @@ def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1) -
 
     recipe = Recipe(pad=1, flip=True, mean=(0.4,) * 3, std=(0.3,) * 3)
     of_train, of_test = images(train), images(test)
-    return Data(
+    data = Data(
         InMemoryLoader(of_train, recipe, batch, train=True, seed=seed),
         InMemoryLoader(of_test, recipe, 7, train=False), CLASSES, content_of(of_train, of_test),
     )  # fmt: skip
+    if not extra:
+        return data
+    others = images(extra)
+    loader = InMemoryLoader(others, recipe, batch, train=True, seed=seed + OTHER_SEED, drop_last=True)
+    return data._replace(extra=Pool(loader, images_of(others)))

@@ -28,7 +28,7 @@ def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = l
     loader = run.data.train
     run.distiller.train()
     set_mode(run.optimizer, training=True)
-    batches = loader.epoch(epoch, first=run.step, strong=run.distiller.needs_strong_view)
+    batches = run.data.batches(epoch, first=run.step, strong=run.distiller.needs_strong_view)
     batches = run.mixing.over(batches)
     for batch in ProgressBar(f"epoch {epoch}/{run.last_epoch}", len(loader), run.meters).over(batches):
         # The learning rate depends on the progress, including the fraction of an epoch

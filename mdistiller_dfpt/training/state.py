@@ -57,6 +57,7 @@ class Training:
                 f"SOLVER.ACCUMULATE is {self.accumulate}; SOLVER.TRAINER {cfg.SOLVER.TRAINER} has no micro-batches"
             )
         self.forward: nn.Module = self.distiller
+        _refuse_extra(cfg, self.distiller, data)
         self.mixing = _mixing(cfg, self.distiller, data.num_classes)
         self.clip_norm: float | None = None if self.several_momenta else cfg.SOLVER.CLIP_NORM
         self.average = WeightAverage(self.distiller.deployed, cfg.SOLVER.EMA) if cfg.SOLVER.EMA else None
@@ -174,3 +175,23 @@ def _mixing(cfg: CN, distiller: Method, num_classes: int) -> Mixing:
         raise ConfigError(f"{asked[-1]}; DISTILLER.LOGITS_CACHE has the teacher's logits of images that are not mixed")
     seed = s.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
     return Mixing(s.LABEL_SMOOTHING, s.MIXUP, s.CUTMIX, num_classes, seed)
+
+
+def _refuse_extra(cfg: CN, distiller: Method, data: Data) -> None:
+    """ConfigError unless there are unlabelled images where the method uses such, and only there."""
+    label, kind, name = choice(cfg).label, choice(cfg).kind, cfg.DATASET.EXTRA.TYPE
+    if not distiller.needs_extra:
+        if data.extra is not None:
+            raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; {label} uses no unlabelled images: remove it")
+        return
+    if data.extra is None:
+        raise ConfigError(f"{label} uses unlabelled images beside the training set: set DATASET.EXTRA.TYPE")
+    teacher: Teacher | None = getattr(distiller, "teacher", None)
+    if teacher is not None and not teacher.reads_only_images:
+        raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; the outputs of a teacher of kind {kind} do not depend on the"
+                          " image alone, so it does not teach unlabelled ones")  # fmt: skip
+    if cfg.DISTILLER.LOGITS_CACHE:
+        raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; DISTILLER.LOGITS_CACHE has logits of the training set alone")
+    if cfg.SOLVER.ACCUMULATE > 1:
+        raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; unlabelled images are not divided into"
+                          " micro-batches: set it to 1")  # fmt: skip

@@ -210,6 +210,12 @@ class TakesAStrongViewWhereThereIsOne(Good):
         return super().losses(self.forward_student(image), teacher, batch)
 
 
+class ReadsUnlabelledImagesThatItDoesNotDeclare(Good):
+    def losses(self, student, teacher, batch):
+        others = self.forward_student(batch.extra.image).logits
+        return {**super().losses(student, teacher, batch), "others": distillation(others.square().mean())}
+
+
 class TakesNumbersWhereLabelsAreMixed(Good):
     takes_soft_labels = True
 
@@ -256,6 +262,7 @@ BROKEN_DISTILLERS = [
     (ReturnsTheTeachersLogits, "the_logits_are_the_students", "change with the teacher's: return the student's"),
     (ReadsAStrongViewThatItDoesNotDeclare, "a_strong_view_is_read_only_if_declared", "it raises TypeError: "),
     (TakesAStrongViewWhereThereIsOne, "a_strong_view_is_read_only_if_declared", "terms change with the strong view"),
+    (ReadsUnlabelledImagesThatItDoesNotDeclare, "unlabelled_images_are_read_only_if_declared", "`needs_extra = True`"),
     (TakesNumbersWhereLabelsAreMixed, "soft_labels_replace_the_numbers_if_declared", "use `batch.labels`, or"),
     (
         ReadsFeaturesThatItDoesNotDeclare,
@@ -386,6 +393,13 @@ class NormalisesByTheBatch(Learning):
         return Output(plain.logits - plain.logits.mean(0), plain.features)
 
 
+class CountsEpochs(Learning):
+    reads_only_images = True
+
+    def forward(self, batch):
+        return {path: Output(batch.epoch * out.logits, out.features) for path, out in super().forward(batch).items()}
+
+
 class MatchesTheMeanOfTheBatch(Learning):
     def losses(self, student, outputs, batch):
         return {"head_mean": own(F.mse_loss(outputs["head"].logits.mean(0), student.logits.mean(0)))}
@@ -411,6 +425,7 @@ BROKEN_TEACHERS = [
     (RunsItsNetworkInFloat32, "frozen_networks_run_in_the_configured_precision", "use `self.run_frozen` or"),
     (EvaluatesItsNetworkInFloat32, "frozen_networks_run_in_the_configured_precision", "in {torch.float32} under"),
     (NormalisesByTheBatch, "outputs_of_a_sample_do_not_depend_on_the_others", "the outputs of the path 'head' for a"),
+    (CountsEpochs, "unlabelled_images_are_taught_if_declared", "set `reads_only_images = False` in the class"),
     (SpeaksBfloat16, "bfloat16_changes_rounding_alone", "'head' is torch.bfloat16 under bfloat16"),
 ]
 
