@@ -49,6 +49,11 @@ class Batch:
         return self.target if self.soft is None else self.soft
 
     @property
+    def classes(self) -> Tensor:
+        """The class of the largest share of each label (B,): `target` unless images are mixed."""
+        return self.target if self.soft is None else self.soft.argmax(1)
+
+    @property
     def size(self) -> int:
         """Samples in the full batch, over all processes."""
         return len(self.target) if self.total is None else self.total

@@ -128,9 +128,9 @@ def contrastive_rows(labels: Tensor, batch: Batch, k: int, mode: str, seed: int)
     else:
         # In the first epoch most labels are unknown, but a sample is always a positive of its own
         known = labels.clone()
-        known[batch.index] = batch.target
-        positive = draw_rows(known, batch.target, 1, seed + 1, same=True)
-    return torch.cat([positive, draw_rows(labels, batch.target, k, seed, same=False)], 1)
+        known[batch.index] = batch.classes
+        positive = draw_rows(known, batch.classes, 1, seed + 1, same=True)
+    return torch.cat([positive, draw_rows(labels, batch.classes, k, seed, same=False)], 1)
 
 
 class Bank(nn.Module):
@@ -190,6 +190,7 @@ class CRD(FeatureDistiller):
         "NCE.MOMENTUM": FRACTION, "NCE.TEMPERATURE": POSITIVE,
     }  # fmt: skip
     couples_samples = True  # the bank must be equal in all processes
+    takes_soft_labels = True  # a mixed image counts as one of the class of its larger part
     normalizers: Tensor  # (2,), a buffer
 
     def __init__(
@@ -219,7 +220,7 @@ class CRD(FeatureDistiller):
         )
         # The estimate of the first batch is kept for the run
         self.normalizers.copy_(normalizers)
-        self._pending = (batch.index, batch.target, s.detach(), t.detach())
+        self._pending = (batch.index, batch.classes, s.detach(), t.detach())
         return loss
 
     def draw(self, batch: Batch) -> Tensor:

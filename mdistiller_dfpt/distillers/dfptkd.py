@@ -14,6 +14,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import NOT_NEGATIVE
 from ..losses import LOGIT_LOSSES, LogitLoss, Terms, distillation, label
+from ..losses.logit_losses import classes_of
 from ..losses.sharded import over_processes
 from ..teachers.dual_path import ORIGINAL, PROMPT, DualPath
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
@@ -23,18 +24,18 @@ def student_loss(
     student: Tensor, teacher: Tensor, prompt: Tensor, target: Tensor, loss: LogitLoss, temperature: float,
     *, ce_weight: float, teacher_weight: float, prompt_weight: float,
 ) -> Terms:  # fmt: skip
-    """The terms of L_S for logits (B, C) of student, original path and prompt path, and labels (B,).
+    """The terms of L_S for logits (B, C) of student, original path and prompt path, and labels (B,) or (B, C).
 
     L_S = ce_weight CE(p^S, y) + teacher_weight KD(p^S, p^T) + prompt_weight KD(p^S, sg[p^P])
     Both targets are detached, so a single backward pass trains the student and the prompt path at the same weights.
     """
-    terms = {}
+    terms, classes = {}, classes_of(target)
     if ce_weight > 0:
         terms["ce"] = label(F.cross_entropy(student, target), ce_weight)
     if teacher_weight > 0:
-        terms["kd_teacher"] = distillation(loss(student, teacher.detach(), target, temperature), teacher_weight)
+        terms["kd_teacher"] = distillation(loss(student, teacher.detach(), classes, temperature), teacher_weight)
     if prompt_weight > 0:
-        terms["kd_prompt"] = distillation(loss(student, prompt.detach(), target, temperature), prompt_weight)
+        terms["kd_prompt"] = distillation(loss(student, prompt.detach(), classes, temperature), prompt_weight)
     return terms
 
 
@@ -54,6 +55,7 @@ class DFPTKD(Distiller):
     teacher_kind = "dual_path"
     builds_teacher = True
     matches_one_path = False
+    takes_soft_labels = True
     needs_teacher_maps = False  # except for the first stages', which the teacher computes even if logits are cached
 
     def __init__(
@@ -77,6 +79,6 @@ class DFPTKD(Distiller):
 
     def _both_paths(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         return student_loss(
-            student.logits, paths[ORIGINAL].logits, paths[PROMPT].logits, batch.target, self.logit_loss,
+            student.logits, paths[ORIGINAL].logits, paths[PROMPT].logits, batch.labels, self.logit_loss,
             self.temperature, **self.weights,
         )  # fmt: skip

@@ -93,6 +93,7 @@ class FBT(Distiller):
         **dict.fromkeys(("LOSS.CE_WEIGHT", "LOSS.NCE_WEIGHT", "LOSS.LOGIT_WEIGHT"), NOT_NEGATIVE),
     }  # fmt: skip
     couples_samples = True
+    takes_soft_labels = True
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, first: str, patch: int, window: int, attention_heads: int,
@@ -156,10 +157,10 @@ class FBT(Distiller):
         scale = self.log_scale.exp().clamp(max=100)
         for learner, of in (("student", "teacher"), ("fusion", "teacher"), ("student", "target")):
             nce = nce + info_nce(pooled[learner], pooled[of], scale)
-            logit = logit + ofakd_loss(all_of[learner].logits, all_of[of].logits, batch.target, self.eps)
-        logit = logit + F.cross_entropy(fusion.logits, batch.target)
+            logit = logit + ofakd_loss(all_of[learner].logits, all_of[of].logits, batch.classes, self.eps)
+        logit = logit + F.cross_entropy(fusion.logits, batch.labels)
         return {
-            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "ce": label(F.cross_entropy(student.logits, batch.labels), self.ce_weight),
             "nce": distillation(nce, self.nce_weight),
             "logit": distillation(logit, self.logit_weight),
         }

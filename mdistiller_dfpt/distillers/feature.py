@@ -103,6 +103,6 @@ class FeatureDistiller(Distiller):
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         return {
-            "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),
+            "ce": label(F.cross_entropy(student.logits, batch.labels), self.ce_weight),
             "feat": distillation(self.feature_loss(student, teacher, batch), self.feat_weight, inside=self.inside),
         }

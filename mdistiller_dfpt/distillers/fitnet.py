@@ -60,6 +60,7 @@ class FitNet(FeatureDistiller):
     )
     limits = {**WEIGHT_LIMITS, "HINT_LAYER": NOT_NEGATIVE}
     mdistiller_defaults = {"INPUT_SIZE": [32, 32]}
+    takes_soft_labels = True
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, hint_layer: int, input_size: list[int], ce_weight: float,

@@ -141,11 +141,8 @@ class OFAKD(Distiller):
         init_by_fan_out(self.heads)
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        labels = batch.labels
-        target = labels.argmax(1) if labels.dim() == 2 else labels
-
         def loss(logits: Tensor, eps: float) -> Tensor:
-            return ofakd_loss(logits, teacher.logits, target, eps, self.temperature)
+            return ofakd_loss(logits, teacher.logits, batch.classes, eps, self.temperature)
 
         maps, stages = student.features["feats"], student.logits.new_zeros(())
         for i, eps, head in zip(self.stages, self.eps, self.heads, strict=False):
@@ -153,7 +150,7 @@ class OFAKD(Distiller):
                 logits = head(maps[i])
             stages = stages + loss(logits.to(student.logits.dtype), eps)
         return {
-            "ce": label(F.cross_entropy(student.logits, labels), self.ce_weight),
+            "ce": label(F.cross_entropy(student.logits, batch.labels), self.ce_weight),
             "kd": distillation(loss(student.logits, self.eps[-1]), self.kd_weight),
             "stages": distillation(stages, self.stage_weight),
         }

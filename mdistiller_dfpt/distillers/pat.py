@@ -100,6 +100,7 @@ class PAT(Distiller):
     teacher_kind = "prompted"
     builds_teacher = True
     matches_one_path = False
+    takes_soft_labels = True
     min_batch = 2  # BatchNorm over maps that may have a single position
 
     def __init__(
@@ -139,7 +140,7 @@ class PAT(Distiller):
             self.teacher.give_feedback([(s - t).detach() for s, t in zip(aligned, targets, strict=True)], batch.size)
         kd = kd_loss(student.logits, paths[ORIGINAL].logits, self.temperature)
         return {
-            "ce": label(F.cross_entropy(student.logits, batch.target), self.weights["ce"]),
+            "ce": label(F.cross_entropy(student.logits, batch.labels), self.weights["ce"]),
             "kd": distillation(kd, self.weights["kd"]),
             "feat": distillation(hcl_loss(aligned, targets), self.weights["feat"]),
         }

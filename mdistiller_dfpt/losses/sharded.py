@@ -18,8 +18,10 @@ def whole_output(output: Output, total: int | None) -> Output:
 
 
 def whole_batch(batch: Batch) -> Batch:
-    """The batch with the targets and indices of all processes; images remain those of this process."""
-    return replace(batch, target=all_gather(batch.target, batch.total), index=all_gather(batch.index, batch.total))
+    """The batch with the labels and indices of all processes; images remain those of this process."""
+    target, index = all_gather(batch.target, batch.total), all_gather(batch.index, batch.total)
+    return replace(batch, target=target, index=index,
+                   soft=None if batch.soft is None else all_gather(batch.soft, batch.total))  # fmt: skip
 
 
 T = TypeVar("T", Output, Mapping[str, Output])

@@ -11,7 +11,7 @@ from yacs.config import CfgNode as CN
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, Limit, When, one_of
 from ..data import Batch
 from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own_terms, warm_up
-from ..losses.logit_losses import entropy
+from ..losses.logit_losses import classes_of, entropy
 from ..models import StagedModel
 from ..models.complexity import count_macs, total
 from ..models.dummy import dummy_image, probing
@@ -29,14 +29,15 @@ def prompt_loss(
     prompt: Tensor, teacher: Tensor, student: Tensor, target: Tensor, loss: LogitLoss, temperature: float,
     *, teacher_weight: float, student_weight: float, ce_weight: float,
 ) -> Terms:  # fmt: skip
-    """The terms of L_P for logits (B, C) of prompt path, original path and student, and labels (B,).
+    """The terms of L_P for logits (B, C) of prompt path, original path and student, and labels (B,) or (B, C).
 
     L_P = teacher_weight KD(p^P, p^T) + student_weight KD(p^P, sg[p^S]) + ce_weight CE(p^P, y)
     The targets of the prompt path are detached, so that a single backward pass trains it and the student.
     """
+    classes = classes_of(target)
     return own_terms({
-        "prompt_teacher": (teacher_weight, lambda: loss(prompt, teacher.detach(), target, temperature)),
-        "prompt_student": (student_weight, lambda: loss(prompt, student.detach(), target, temperature)),
+        "prompt_teacher": (teacher_weight, lambda: loss(prompt, teacher.detach(), classes, temperature)),
+        "prompt_student": (student_weight, lambda: loss(prompt, student.detach(), classes, temperature)),
         "prompt_ce": (ce_weight, lambda: F.cross_entropy(prompt, target)),
     })  # fmt: skip
 
@@ -67,7 +68,7 @@ class DualPath(Frozen):
     ValueError if STAGES names a stage that the network does not have, or whose map does not reach the logits.
     """
 
-    takes_soft_labels = False  # the losses of the prompt path take class indices
+    takes_soft_labels = True
     config = CN(
         {
             "TEMPERATURE": 4.0,
@@ -238,7 +239,7 @@ class DualPath(Frozen):
             weights["teacher_weight"] *= handed
             weights["student_weight"] *= 1 - handed
         return prompt_loss(
-            prompt, outputs[ORIGINAL].logits, student.logits, batch.target, self.logit_loss, self.temperature,
+            prompt, outputs[ORIGINAL].logits, student.logits, batch.labels, self.logit_loss, self.temperature,
             **weights,
         )  # fmt: skip
 

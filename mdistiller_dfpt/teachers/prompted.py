@@ -99,7 +99,7 @@ class Prompted(Frozen):
     The maps of the path are those of its stages, before the next prompt.
     """
 
-    takes_soft_labels = False
+    takes_soft_labels = True
     reads_only_images = False
     config = CN(
         {
@@ -181,7 +181,7 @@ class Prompted(Frozen):
         prompted = outputs[PROMPTED].logits
 
         def towards(target: Tensor) -> Tensor:
-            return self.logit_loss(prompted, target, batch.target, self.temperature)
+            return self.logit_loss(prompted, target, batch.classes, self.temperature)
 
         return own_terms({
             "prompt_reg": (self.reg_weight, lambda: towards(outputs[ORIGINAL].logits)),

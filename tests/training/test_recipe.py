@@ -18,7 +18,7 @@ RECIPE = ("SOLVER.TYPE", "AdamW", "SOLVER.LR", "0.001", "SOLVER.SCHEDULE", "cosi
           "SOLVER.EMA", "0.9", "SOLVER.EPOCHS", "3")  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["NONE", "KD"])
+@pytest.mark.parametrize("name", ["NONE", "KD", "CRD", "DFPTKD", "PAT"])
 def test_the_whole_recipe_trains_and_resumes_to_the_bit(name, tmp_path):
     whole = run_of(name, tmp_path / "whole", *RECIPE)
     expected = outcome(whole)
@@ -84,7 +84,7 @@ def test_the_gradient_is_clipped_to_its_norm_over_all_parameters(tmp_path):
     ("name", "words", "message"),
     [
         ("DKD", ["SOLVER.MIXUP", "0.8"], "SOLVER.MIXUP is 0.8; DKD takes labels as numbers"),
-        ("KD", ["SOLVER.CUTMIX", "1.0", "DISTILLER.TEACHER_KIND", "dual_path"], "a teacher of kind dual_path takes"),
+        ("KD", ["SOLVER.CUTMIX", "1.0", "DISTILLER.TEACHER_KIND", "adapter"], "a teacher of kind adapter takes"),
         ("KD", ["SOLVER.MIXUP", "0.8", "DISTILLER.LOGITS_CACHE", "cache"], "of images that are not mixed"),
         ("KD", ["DISTILLER.TEACHER_KIND", "ensemble", "ENSEMBLE.WEIGHTS", "confidence", "DISTILLER.OTHER_TEACHERS",
                 "[resnet8]", "SOLVER.LABEL_SMOOTHING", "0.1"], "a teacher of kind ensemble takes labels as numbers"),
