@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mdistiller_dfpt.distillers.base import Output
+from mdistiller_dfpt.distillers.taid import TAID, taid_loss
 from mdistiller_dfpt.losses import Terms, distillation, label
 from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
@@ -13,7 +14,7 @@ from mdistiller_dfpt.training.several_momenta import backward_by_group
 from mdistiller_dfpt.training.three_momenta import ThreeMomentaSGD
 
 from ...golden import labels, normal
-from .cases import Found, case, found, learned, unit
+from .cases import Found, case, found, learned, of_logits, unit
 
 # The words of the config, and the epoch
 DEEPKD = {
@@ -73,3 +74,33 @@ def _(name: str) -> Found:
         backward_by_group(terms, optimizer, lambda: None, lambda: None)
         optimizer.step()
     return {"x": x.tolist(), "y": y.tolist()}
+
+
+for t in (0.4, 0.9):
+    of_logits("TAID", f"taid_t{t:g}", lambda s, z, t=t: taid_loss(s, z, t, 1.0))
+
+# The words of the config, and the steps of the run
+TAID_STEPS = {
+    "taid_12_steps": ((), 1000),
+    "taid_12_steps_large_alpha": (("T_END", "0.7", "ALPHA", "0.3", "BETA", "0.5"), 1000),
+    "taid_12_steps_floor": ((), 12),
+    "taid_12_steps_not_adaptive": (("T_START", "0.2", "ADAPTIVE", "False"), 20),
+}
+
+
+@case("TAID", *TAID_STEPS)
+def _(name: str) -> Found:
+    words, steps = TAID_STEPS[name]
+    distiller = tiny_distiller("TAID", "TAID.TEMPERATURE", "1.0", *(f"TAID.{w}" if w.isupper() else w for w in words))
+    assert isinstance(distiller, TAID)
+    distiller.double()
+    distiller.t.copy_(torch.tensor(distiller.rule["start"], dtype=torch.double))  # it was built in float32
+    distiller.steps = distiller.steps_per_epoch = steps
+    losses, ts = [], []
+    for i in range(12):
+        student = (1 - i / 12) * normal(1) + i / 12 * normal(2) + 0.1 * normal(10 + i)
+        batch = replace(tiny_batch(8, step=i + 1), target=labels())
+        losses.append(distiller.losses(Output(student, {}), Output(normal(2), {}), batch)["kd"].value.item())
+        distiller.after_step(batch)
+        ts.append(distiller.t.item())
+    return {"losses": losses, "ts": ts, "momentum": distiller.momentum.item()}
