@@ -15,7 +15,7 @@ from ..data.superclasses import joined
 from ..distillers import build_distiller
 from ..distillers.choice import choice
 from ..errors import DivergedError
-from ..models.external.names import is_external
+from ..models.external.names import is_external, narrowed
 from ..models.statistics import measure_statistics
 from ..training.precision import measured_precision
 from ..training.trainer import Trainer
@@ -28,12 +28,14 @@ FILE_SIZE = 64  # height and width of images in files, if the config sets none a
 def smoke(cfg: CN, size: int = 32) -> dict[str, float]:
     """Averages over two steps of the config's method on its networks, as of an epoch; raises the errors of a run.
 
-    For a file-based dataset, small files are generated in its layout and read as in a run.
+    For a file-based dataset, small files are generated in its layout and read as in a run. Networks of timm have few
+    channels, and their own depth.
     """
     DATASETS[cfg.DATASET.TYPE]  # ConfigError if it is unknown
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.EPOCHS, cfg.SOLVER.ACCUMULATE = BATCH, 1, 1
+    cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER = narrowed(cfg.DISTILLER.STUDENT), narrowed(cfg.DISTILLER.TEACHER)
     chosen = choice(cfg)
     names = [chosen.student, chosen.teacher, *chosen.others]
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
@@ -42,7 +44,7 @@ def smoke(cfg: CN, size: int = 32) -> dict[str, float]:
         if cfg.DATASET.TYPE in LAYOUTS:
             data = _data_in_files(cfg, Path(folder), any(is_external(n) for n in names if n))
         else:
-            data = _random_data(cfg, BATCH * STEPS, size)
+            data = _random_data(cfg, BATCH * STEPS, cfg.DATASET.SIZE or size)
         cfg.freeze()
         # Networks: untrained statistics would blow up deep teachers, so they are measured first
         n = build_networks(cfg, data)

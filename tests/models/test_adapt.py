@@ -20,6 +20,7 @@ from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.models.external.adapt import AdaptedModel
 from mdistiller_dfpt.models.external.map_layout import Layout, find_layout, from_map, to_map
+from mdistiller_dfpt.models.external.names import narrowed, published_normalisation
 from mdistiller_dfpt.teachers.dual_path import DualPath
 from mdistiller_dfpt.testing import changed, check_network, prepare, snapshot
 
@@ -307,3 +308,32 @@ def own_network(num_classes):
 )
 def test_stages_are_found_inside_the_one_sequence_of_blocks_also_beside_a_large_stem(name, stages):
     assert build_model(name, "imagenet", 10).stage_names == stages
+
+
+def test_arguments_of_timms_networks_are_part_of_their_names():
+    name = "timm/swin_tiny_patch4_window7_224(embed_dim=16, depths=[1, 1, 2, 1], num_heads=(1, 2, 4, 8))"
+    model = build_model(name, "cifar", 5, image_size=64)
+    assert model.stage_channels == (16, 16, 32, 64, 128)
+    assert len(model.network.layers[2].blocks) == 2
+    assert published_normalisation(name) == published_normalisation("timm/swin_tiny_patch4_window7_224")
+    for wrong in ("(depth)", "(depth=print)", "(3)", "(depth=1", "(depth=1)x"):
+        with pytest.raises(ConfigError, match="write its arguments as"):
+            build_model(f"timm/vit_tiny_patch16_224{wrong}", "cifar", 5)
+    with pytest.raises(ConfigError, match="cannot be built"):
+        build_model("timm/vit_tiny_patch16_224(depths=1)", "cifar", 5)
+
+
+@pytest.mark.parametrize("name", [
+    "swin_tiny_patch4_window7_224", "vit_small_patch16_224", "mixer_s32_224", "convnext_tiny", "resnet18",
+])  # fmt: skip
+def test_a_narrow_network_has_the_modules_of_the_wide_one(name):
+    wide, narrow = (timm_on_meta(n) for n in (f"timm/{name}", narrowed(f"timm/{name}")))
+    assert [n for n, _ in wide.named_modules()] == [n for n, _ in narrow.named_modules()]
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (wide, narrow)]
+    assert sizes[1] < 0.2 * sizes[0]
+    assert narrowed("torchvision/resnet18") == "torchvision/resnet18"
+
+
+def timm_on_meta(name):
+    with torch.device("meta"):
+        return build_model(name, "cifar", 5).network

@@ -1,10 +1,16 @@
-"""Networks of other libraries and of the user: torchvision/resnet18, timm/vit_tiny_patch16_224, package.nets:build."""
+"""Networks of other libraries and of the user: torchvision/resnet18, timm/vit_tiny_patch16_224, package.nets:build.
 
+timm's take arguments: timm/vit_tiny_patch16_224(patch_size=8, depth=6).
+"""
+
+import ast
 import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import nn
 
 from ...data.normalisation import Normalisation
@@ -54,7 +60,7 @@ def published_normalisation(name: str) -> Normalisation | None:
     if library == "timm":
         import timm
 
-        known = timm.get_pretrained_cfg(rest, allow_unregistered=True)
+        known = timm.get_pretrained_cfg(timm_arguments(rest)[0], allow_unregistered=True)
         return None if known is None else Normalisation(tuple(known.mean), tuple(known.std))
     return None
 
@@ -91,9 +97,52 @@ def _timm(name: str) -> Maker:
         import timm
     except ImportError:
         raise ConfigError(f"timm/{name} needs timm: pip install timm") from None
-    if not timm.is_model(name):
-        raise ConfigError(f"timm has no model {name!r}; {suggest(name, timm.list_models())}")
-    return lambda **arguments: timm.create_model(name, pretrained=False, **arguments)
+    known, given = timm_arguments(name)
+    if not timm.is_model(known):
+        raise ConfigError(f"timm has no model {known!r}; {suggest(known, timm.list_models())}")
+    return lambda **arguments: timm.create_model(known, pretrained=False, **{**arguments, **given})
+
+
+def timm_arguments(name: str) -> tuple[str, dict[str, Any]]:
+    """`vit_tiny_patch16_224(patch_size=8, depth=6)` -> the name, and the arguments: plain values, never evaluated."""
+    known, opening, inside = name.partition("(")
+    if not opening:
+        return name, {}
+    try:
+        call = ast.parse(f"f({inside}", mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert not call.args
+        return known, {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        raise ConfigError(f"timm/{name}: write its arguments as timm/NAME(width=32, depths=[2, 2])") from None
+
+
+NARROW: tuple[dict[str, Any], ...] = (
+    {"embed_dim": 16, "num_heads": (1, 2, 4, 8)},
+    {"dims": (8, 16, 32, 64)},
+    {"embed_dim": 32, "num_heads": 2},
+    {"embed_dim": 32},
+    {"mlp_ratio": (0.1, 0.1)},
+    {"channels": (64, 16, 32, 64)},
+)
+"""Arguments that make networks of timm small, by the arguments that the families take."""
+
+
+def narrowed(name: str) -> str:
+    """The same network of timm with few channels, its depth and modules unchanged; a name of other kinds as it is."""
+    library, _, rest = name.partition("/")
+    if library != "timm":
+        return name
+    known, given = timm_arguments(rest)
+    for arguments in NARROW:
+        words = ", ".join(f"{key}={value!r}" for key, value in {**given, **arguments}.items())
+        try:
+            with torch.device("meta"):
+                _timm(f"{known}({words})")()
+        except (ConfigError, TypeError, RuntimeError, AssertionError, ValueError):
+            continue
+        return f"timm/{known}({words})"
+    return name
 
 
 def file_of_network(name: str) -> str | None:
