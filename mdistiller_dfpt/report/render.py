@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 
 from .cells import Value, holm
-from .spec import TableSpec
+from .spec import Published, TableSpec
 from .table import AT_START
 
 
@@ -29,8 +29,8 @@ def _table(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> l
                 "" if v.delta is None else f"{v.delta:+.2f}{interval}",
                 test,
                 _paths(v),
-                "" if published is None else f"{published.value:.2f}",
-                "" if published is None else published.source,
+                "" if published is None else ", ".join(f"{p.value:.2f}" for p in published.each()),
+                "" if published is None else ", ".join(p.source for p in published.each()),
                 marks.setdefault(v.protocol, f"[{len(marks) + 1}]") if v.protocol else "",
             ]
         )
@@ -117,6 +117,12 @@ def latex(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence
     return "\n".join(lines)
 
 
+def _both(published: Published, spec: TableSpec) -> tuple[object, str]:
+    """The value, a number if it is one, and the texts of its sources."""
+    values = [p.value for p in published.each()]
+    return values[0] if len(values) == 1 else values, "; ".join(spec.sources[p.source] for p in published.each())
+
+
 def as_csv(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence[int]) -> str:
     """One line per cell, with the accuracy of every seed; empty if missing."""
     out = io.StringIO()
@@ -131,7 +137,7 @@ def as_csv(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequenc
         writer.writerow(
             [v.cell.column, v.cell.row, metric, v.mean, v.deviation, *(v.by_seed.get(s) for s in seeds), v.delta,
              *(v.interval or (None, None)), v.p_value, v.paired, v.weight, v.gradient, _paths(v),
-             *((published.value, spec.sources[published.source]) if published else (None, None)), v.protocol]
+             *(_both(published, spec) if published else (None, None)), v.protocol]
         )  # fmt: skip
     return out.getvalue().rstrip("\n")
 

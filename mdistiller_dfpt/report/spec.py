@@ -14,10 +14,15 @@ METRICS = ("last", "best", "mean_last_5")
 
 
 class Published(NamedTuple):
-    """A published value and its source."""
+    """A published value and its source; `others`: those that other sources give for the same."""
 
     value: float
     source: str
+    others: tuple["Published", ...] = ()
+
+    def each(self) -> "tuple[Published, ...]":
+        """This one, then the others."""
+        return (self, *self.others)
 
 
 class Cell(NamedTuple):
@@ -49,8 +54,9 @@ def load_table(path: Path) -> TableSpec:
 
     Keys: title; configs (folder of the configs, relative to the file); metric; seeds; reference (the row that other
     rows are compared with); sources {key: text}; columns {pair: {title, ...}}; rows {key: {title, config, overrides,
-    published: {pair: [value, source]}}}. `config` is a path below `configs` without .yaml, in which `{row}`, `{pair}`
-    and the entries of the column are substituted; default: `{row}/{pair}`.
+    published: {pair: [value, source]}}}, or a list of such pairs where sources differ. `config` is a path below
+    `configs` without .yaml, in which `{row}`, `{pair}` and the entries of the column are substituted; default:
+    `{row}/{pair}`.
     """
     data, _ = read_yaml(path)
     try:
@@ -103,7 +109,11 @@ def _titles(part: Mapping[str, Any]) -> dict[str, str]:
 def _published(path: Path, sources: Mapping[str, str], row: str, pair: str, entry: list | None) -> Published | None:
     if entry is None:
         return None
-    value, source = entry
-    if source not in sources:
-        raise ConfigError(f"{path}: rows.{row}.published.{pair} has the source {source}, which `sources` does not name")
-    return Published(float(value), source)
+    found = []
+    for value, source in entry if isinstance(entry[0], list) else [entry]:
+        if source not in sources:
+            raise ConfigError(
+                f"{path}: rows.{row}.published.{pair} has the source {source}, which `sources` does not name"
+            )
+        found.append(Published(float(value), source))
+    return found[0]._replace(others=tuple(found[1:]))

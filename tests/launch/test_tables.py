@@ -236,6 +236,17 @@ def test_a_folder_of_mixed_runs_has_a_row_for_each_different_run(prefix, capsys)
     assert f"{mark} SOLVER.EPOCHS 1, 10 in digits/kd/res20_res8 (seed1-2, seed2-2, seed3)" in out
 
 
+def test_sources_that_differ_are_all_printed(table, prefix, capsys):
+    spec = SPEC.replace("[71.5, X]", "[[71.5, X], [74, Y]]").replace("its table 1\"", "its table 1\", Y: another")
+    table.write_text(spec)
+    assert "| 71.50, 74.00 | X, Y |" in printed(capsys, "--table", table, "--prefix", prefix)
+    rows = list(csv.DictReader(printed(capsys, "--table", table, "--prefix", prefix, "--format", "csv").splitlines()))
+    assert (rows[0]["published"], rows[0]["source"]) == ("[71.5, 74.0]", "a paper & its table 1; another")
+    table.write_text(spec.replace("[74, Y]", "[74, Z]"))
+    with pytest.raises(ConfigError, match="has the source Z, which `sources` does not name"):
+        load_table(table)
+
+
 def test_a_mean_of_five_epochs_needs_five(table, prefix, capsys):
     path = prefix / "digits/kd/res20_res8/seed3/results.json"
     record = json.loads(path.read_text())
