@@ -56,6 +56,7 @@ class Key:
 
 # Optimisers and schedules of a user's get all these values
 _STEP = When("the cosine schedule does not use it", lambda s: s.cfg.SOLVER.SCHEDULE != "cosine")
+_COSINE = When("the schedule is step", lambda s: s.cfg.SOLVER.SCHEDULE != "step")
 
 
 def _trained_by(name: str) -> When:
@@ -114,6 +115,13 @@ KEYS: dict[str, Key] = {
                         Limit(">= 8", lambda v: v >= 8), kind=int),
     "DATASET.CLASSES": Key(None, "expected number of classes, which is checked; default: not checked", AT_LEAST_ONE,
                            decides=False, kind=int),
+    "DATASET.RECIPE": Key("published", "published: the dataset's augmentation; imagenet: also of images in memory, a"
+                          " random resized crop to SIZE (or 224) and a flip, in NUM_WORKERS processes; for testing, a"
+                          " centre crop", one_of("published", "imagenet")),
+    "DATASET.AUTO_AUGMENT": Key(None, "a policy of timm, such as rand-m9-mstd0.5-inc1, of training images", None,
+                                IN_FILES, kind=str),
+    "DATASET.ERASING": Key(0.0, "probability that a rectangle of a training image is replaced by noise", FRACTION,
+                           IN_FILES),
     "DATASET.SUPERCLASSES": Key(None, "new class of each class, repeated if there are more: [0, 1] joins those of even"
                                 " and those of odd number; default: classes are not joined", NUMBERED, kind=list),
     "DATASET.SEED": Key(None, "seed of the sample order and the views; default: SOLVER.SEED", A_SEED, kind=int),
@@ -135,6 +143,9 @@ KEYS: dict[str, Key] = {
     "DISTILLER.TYPE": Key("NONE", "a method, or a list of methods whose terms are summed", METHODS),
     "DISTILLER.TEACHER": Key("ResNet50", "the teacher's network", when=HAS_NETWORK),
     "DISTILLER.STUDENT": Key("resnet32", "the student's network"),
+    "DISTILLER.STUDENT_CKPT": Key(None, "weights that the student starts from: a file, the directory of a run, or"
+                                  " pretrained: those that timm or torchvision publishes; a classifier of other classes"
+                                  " starts anew", None, decides=False, kind=str),
     "DISTILLER.TEACHER_KIND": Key("frozen", "the kind of teacher, any name in TEACHERS", when=TAUGHT),
     "DISTILLER.PATHS": Key({}, "the matched paths of the teacher and their weights; {}: the default of the kind",
                            when=TAUGHT, entries=WEIGHT),
@@ -177,10 +188,11 @@ KEYS: dict[str, Key] = {
     "SOLVER.EPOCHS": Key(240, "epochs of training", AT_LEAST_ONE),
     "SOLVER.LR": Key(0.05, "learning rate; default: depends on the student, 0.01 for MobileNet and ShuffleNet",
                      POSITIVE),
-    "SOLVER.SCHEDULE": Key("step", "step: times LR_DECAY_RATE after each of LR_DECAY_STAGES; cosine: to 0 in all"
-                           " epochs; any name in SCHEDULES"),
+    "SOLVER.SCHEDULE": Key("step", "step: times LR_DECAY_RATE after each of LR_DECAY_STAGES; cosine: to LR_MIN in"
+                           " all epochs; any name in SCHEDULES"),
     "SOLVER.LR_DECAY_STAGES": Key([150, 180, 210], "the last epochs before each decay", INCREASING, _STEP),
     "SOLVER.LR_DECAY_RATE": Key(0.1, "the factor of each decay", Limit("in (0, 1]", lambda v: 0 < v <= 1), _STEP),
+    "SOLVER.LR_MIN": Key(0.0, "learning rate at the end of the cosine schedule", NOT_NEGATIVE, _COSINE),
     "SOLVER.WARMUP_EPOCHS": Key(0.0, "epochs of a linear warm-up, updated at every step", NOT_NEGATIVE),
     "SOLVER.WEIGHT_DECAY": Key(0.0001, "weight decay", NOT_NEGATIVE),
     "SOLVER.MOMENTUM": Key(0.9, "momentum of SGD", FRACTION, _HAS_MOMENTUM),

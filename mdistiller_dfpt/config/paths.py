@@ -10,7 +10,7 @@ from .policy import PRETRAINED
 
 FILES = (
     ("DISTILLER", "TEACHER_CFG"), ("DISTILLER", "TEACHER_CKPT"), ("DISTILLER", "OTHER_TEACHER_CFGS"),
-    ("DISTILLER", "OTHER_TEACHER_CKPTS"),
+    ("DISTILLER", "OTHER_TEACHER_CKPTS"), ("DISTILLER", "STUDENT_CKPT"),
 )  # fmt: skip
 FOLDERS = (("DATASET", "ROOT"), ("LOG", "PREFIX"), ("DISTILLER", "LOGITS_CACHE"))  # they may be made by the run
 

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from yacs.config import CfgNode as CN
 
+from ..config.policy import PUBLISHED_SIZE
 from ..distributed import on_first_process, pick_device, world_size
 from ..errors import ConfigError, DataError, is_users, place_of
 from ..registry import Registry
+from .auto_augment import augmented
 from .batch import Batch
 from .content import Content, content_of
 from .extra import OTHER_SEED, Pool, files_below, matching
-from .image_files import FileLoader, FileRecipe, FileSet
+from .image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
 from .normalisation import Normalisation
@@ -100,6 +102,11 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     if groups := cfg.DATASET.SUPERCLASSES:
         source = _joined(source, groups)
         classes = len(source.train.classes)
+    content = content_of(source.train, source.test)
+    extra = None if cfg.DATASET.EXTRA.TYPE is None else _unlabelled(cfg, source.train)
+    if isinstance(source, ImageSource) and cfg.DATASET.RECIPE == "imagenet":
+        source = as_files(source, cfg.DATASET.SIZE or PUBLISHED_SIZE)
+        extra = _as_file_set(extra, "unlabelled") if isinstance(extra, ImageSet) else extra
     make: Callable[..., Loader] = InMemoryLoader
     common: dict[str, Any] = {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
     if isinstance(source, FileSource):
@@ -117,14 +124,16 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     recipe = source.recipe._replace(
         mean=tuple(cfg.DATASET.MEAN or source.recipe.mean), std=tuple(cfg.DATASET.STD or source.recipe.std)
     )
+    if isinstance(recipe, FileRecipe):
+        recipe = augmented(recipe, cfg.DATASET.AUTO_AUGMENT, cfg.DATASET.ERASING)
     train = make(source.train, recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
-    data = Data(train, test, classes, content_of(source.train, source.test))
-    if cfg.DATASET.EXTRA.TYPE is None:
+    data = Data(train, test, classes, content)
+    if extra is None:
         return data
-    images, batch = _unlabelled(cfg, source.train), cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
+    batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
     common |= {"drop_last": True, "train": True, "seed": seed + OTHER_SEED}
-    return data._replace(extra=Pool.of(images, lambda: make(images, recipe, batch, **common)))
+    return data._replace(extra=Pool.of(extra, lambda: make(extra, recipe, batch, **common)))
 
 
 def _load(cfg: CN) -> ImageSource | FileSource:
@@ -156,6 +165,17 @@ def _joined(source: ImageSource | FileSource, groups: Sequence[int]) -> ImageSou
     if isinstance(source, ImageSource):
         return source._replace(train=joined(source.train, groups), test=joined(source.test, groups))
     return source._replace(train=joined(source.train, groups), test=joined(source.test, groups))
+
+
+def as_files(source: ImageSource, size: int) -> FileSource:
+    """A dataset in memory with the augmentation of ImageNet, and its own mean and deviation."""
+    recipe = imagenet_recipe(size)._replace(mean=source.recipe.mean, std=source.recipe.std)
+    return FileSource(_as_file_set(source.train, "training"), _as_file_set(source.test, "test"), recipe)
+
+
+def _as_file_set(split: ImageSet, name: str) -> FileSet:
+    names = [f"{name} image {i}" for i in range(len(split.labels))]
+    return FileSet(names, split.labels, split.classes, split.images)
 
 
 def _check_split(split: ImageSet | FileSet, name: str) -> None:

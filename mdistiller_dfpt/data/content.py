@@ -52,10 +52,11 @@ def images_of(split: ImageSet | FileSet) -> Images:
 
 def _add_images(digest: "hashlib._Hash", split: ImageSet | FileSet) -> None:
     """Hash the images of a split."""
-    if isinstance(split, ImageSet):
+    if split.images is not None:
         digest.update(f"{tuple(split.images.shape)}".encode())
         digest.update(split.images.cpu().contiguous().numpy().data)
     else:
+        assert isinstance(split, FileSet)
         digest.update("\0".join(_listed(split.paths)).encode())
 
 

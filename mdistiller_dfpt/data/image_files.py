@@ -28,6 +28,7 @@ class FileSet(NamedTuple):
     paths: list[str]
     labels: Tensor
     classes: tuple[str, ...]
+    images: Tensor | None = None  # (N, H, W, 3) uint8, if they are decoded already; `paths` are then their names
 
 
 class FileRecipe(NamedTuple):
@@ -86,12 +87,12 @@ class Files(Dataset):
     """The samples of one split: (epoch, index) -> a uint8 image (or two views) and the index, or a `Fault`."""
 
     def __init__(self, files: FileSet, transform: Transform, seed: int):
-        self.paths, self.transform, self.seed = files.paths, transform, seed
+        self.paths, self.images, self.transform, self.seed = files.paths, files.images, transform, seed
         self.strong = False
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Fault:
         epoch, index = key
-        image = read_image(self.paths[index])
+        image = read_image(self.paths[index]) if self.images is None else Image.fromarray(self.images[index].numpy())
         if isinstance(image, Fault):
             return image
         # The view is a function of (seed, epoch, index), independent of the worker
@@ -157,10 +158,12 @@ class FileLoader(Loader):
 
     def as_test(self, index: Tensor) -> "FileLoader":
         paths = [self.files.paths[i] for i in index.tolist()]
+        images = None if self.files.images is None else self.files.images[index]
+        own = FileSet(paths, self.labels[index.to(self.device)], self.classes, images)
         other = FileLoader(
-            FileSet(paths, self.labels[index.to(self.device)], self.classes), self.recipe, self.batch_size, train=False,
-            device=self.device, channels_last=self.layout == torch.channels_last, workers=self.workers,
-            skip_faults=self.skip_faults, timeout=self.timeout,
+            own, self.recipe, self.batch_size, train=False, device=self.device,
+            channels_last=self.layout == torch.channels_last, workers=self.workers, skip_faults=self.skip_faults,
+            timeout=self.timeout,
         )  # fmt: skip
         other.sharded = False
         return other

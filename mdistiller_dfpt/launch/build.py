@@ -23,6 +23,7 @@ from ..training.optim import OPTIMIZERS, SCHEDULES
 from ..training.precision import has_bfloat16, measured_precision
 from ..training.trainer import Trainer
 from .check_shards import check_shards
+from .initial import start_from, start_of
 from .networks import Role, build_network, check_networks, name_of, own_normalisations
 
 OF_THE_OTHER = 1_000_000_007
@@ -61,6 +62,8 @@ def identity_of_run(cfg: CN, data: Data, trained: Sequence[Trained]) -> Identity
     identity = identity_of(cfg, data, [(t.name, t.sha256) for t in trained], sources(cfg))
     if own := own_normalisations(cfg, data.normalisation):
         identity["normalisation"] = own
+    if start := start_of(cfg):
+        identity["start"] = start
     return identity
 
 
@@ -72,6 +75,8 @@ def build_trainer(
     Initial weights depend only on the seed, not on the method or on what was built before.
     """
     student = _untrained(cfg, "student", data, cfg.SOLVER.SEED)
+    if before is None:
+        start_from(cfg, student, data)
     teacher = trained[0].network if trained else None
     if teacher is None and choice(cfg).starts_untrained:
         teacher = _untrained(cfg, "teacher", data, cfg.SOLVER.SEED + OF_THE_OTHER)

@@ -170,6 +170,7 @@ def run_of_assistant(cfg: CN, name: str, above: Sequence[str]) -> CN:
     step.defrost()
     step.DISTILLER.STUDENT = name
     step.DISTILLER.STUDENT_STAGES = []
+    step.DISTILLER.STUDENT_CKPT = None
     step.DISTILLER.STUDENT_MEAN = step.DISTILLER.STUDENT_STD = None
     step.DISTILLER.PATHS = CN()  # those of the student may include assistants that do not exist yet
     step.DISTILLER.ASSISTANTS = list(above)

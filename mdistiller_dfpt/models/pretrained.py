@@ -1,13 +1,16 @@
-"""torchvision's published weights for a teacher: from its cache, or downloaded on request; verified by hash."""
+"""Published weights, from a cache or downloaded on request: torchvision's, verified by hash, and timm's."""
 
 import re
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision import models
 
 from ..errors import CheckpointError
+from .external.names import timm_arguments
 
 _NAMES = {
     "ResNet18": "resnet18", "ResNet34": "resnet34", "ResNet50": "resnet50", "MobileNetV2": "mobilenet_v2",
@@ -53,6 +56,28 @@ def pretrained_weights(name: str, family: str, tag: str, download: bool) -> Path
     if not found.startswith(_hash_in(path)):
         raise CheckpointError(f"{path}: damaged; it does not match the hash in its name: delete it")
     return path
+
+
+def timm_weights(name: str, size: int, download: bool) -> dict[str, Tensor]:
+    """The state_dict of timm/NAME with the weights that timm publishes; CheckpointError if there are none."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    known, arguments = timm_arguments(name.removeprefix("timm/"))
+    published = timm.get_pretrained_cfg(known)
+    if published is None or not published.has_weights or arguments:
+        raise CheckpointError(f"timm publishes no weights of {name}; name a file, or a network of timm.list_pretrained")
+    cached = isinstance(try_to_load_from_cache(published.hf_hub_id or "", "model.safetensors"), str)
+    if not (cached or download):
+        raise CheckpointError(
+            f"no weights of {name} in the cache of Hugging Face: add `DATASET.DOWNLOAD True` to your command to "
+            f"download {published.hf_hub_id}"
+        )
+    try:
+        extra: dict[str, Any] = {} if size == published.input_size[-1] else {"img_size": size}
+        return timm.create_model(known, pretrained=True, **extra).state_dict()
+    except Exception as e:  # of huggingface_hub and its connections: many types
+        raise CheckpointError(f"{name}: its weights cannot be loaded ({str(e).splitlines()[0]})") from None
 
 
 def _hash_in(path: Path) -> str:

@@ -32,7 +32,7 @@ def difference(result: Result, reference: Result, where: str, *, of_one_method: 
     if result.normalisation.get("student") != reference.normalisation.get("student"):
         parts.append("the images of the student are normalised otherwise")
     if result.has_own_start != reference.has_own_start:
-        parts.append("one started from weights that a program gave it")
+        parts.append("they started from other weights")
     # Dataset: what an earlier version did not record is unknown
     if (result.content is None) != (reference.content is None):
         parts.append("the content of one dataset is unknown: an earlier version did not record it")

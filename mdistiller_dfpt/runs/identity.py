@@ -31,7 +31,7 @@ class Identity(TypedDict):
     continued: NotRequired[list[int]]  # the values of SOLVER.EPOCHS before it, under a schedule that depends on them
     normalisation: NotRequired[dict[str, str]]  # of networks with one of their own, by role or name
     extra: NotRequired[Images]  # the unlabelled images beside the dataset, if there are any
-    start: NotRequired[str]  # hash of the initial weights, if they are the caller's and not a function of the seed
+    start: NotRequired[str]  # of the initial weights, if they are given and not a function of the seed
 
 
 def identity_of(
@@ -73,7 +73,7 @@ def differences(mine: Identity, other: Identity, of_mine: str = HERE, of_other: 
     if mine.get("extra") != other.get("extra"):
         found.append("the unlabelled images are others")
     if mine.get("start") != other.get("start"):
-        found.append("one started from weights that a program gave it")
+        found.append("they started from other weights")
     return found
 
 

@@ -36,6 +36,7 @@ class Plan:
     deepkd_delta_tcg: float
     deepkd_delta_ncg: float
     deepkd_as_released: bool
+    lr_min: float = 0.0
 
     @classmethod
     def of(cls, cfg: CN) -> "Plan":
@@ -59,8 +60,9 @@ def step(progress: float, plan: Plan) -> float:
 
 @SCHEDULES.register("cosine")
 def cosine(progress: float, plan: Plan) -> float:
-    """Half a cosine to zero over all epochs (Loshchilov & Hutter, 2017, arXiv:1608.03983), without restarts."""
-    return 0.5 * plan.lr * (1 + math.cos(math.pi * min(progress / plan.epochs, 1.0)))
+    """Half a cosine to LR_MIN over all epochs (Loshchilov & Hutter, 2017, arXiv:1608.03983), without restarts."""
+    height = 0.5 * (1 + math.cos(math.pi * min(progress / plan.epochs, 1.0)))
+    return plan.lr_min + (plan.lr - plan.lr_min) * height
 
 
 @OPTIMIZERS.register("SGD")

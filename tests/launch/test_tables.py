@@ -237,7 +237,7 @@ def test_a_folder_of_mixed_runs_has_a_row_for_each_different_run(prefix, capsys)
 
 
 def test_sources_that_differ_are_all_printed(table, prefix, capsys):
-    spec = SPEC.replace("[71.5, X]", "[[71.5, X], [74, Y]]").replace("its table 1\"", "its table 1\", Y: another")
+    spec = SPEC.replace("[71.5, X]", "[[71.5, X], [74, Y]]").replace('its table 1"', 'its table 1", Y: another')
     table.write_text(spec)
     assert "| 71.50, 74.00 | X, Y |" in printed(capsys, "--table", table, "--prefix", prefix)
     rows = list(csv.DictReader(printed(capsys, "--table", table, "--prefix", prefix, "--format", "csv").splitlines()))

@@ -14,6 +14,12 @@ def test_step_schedule_is_the_literatures():
         assert build_schedule(cfg)(progress) == pytest.approx(rate)
 
 
+def test_cosine_ends_at_the_lowest_rate():
+    cfg = tiny_cfg("SOLVER.SCHEDULE", "cosine", "SOLVER.EPOCHS", "10", "SOLVER.LR", "0.1", "SOLVER.LR_MIN", "0.02")
+    rate = build_schedule(cfg)
+    assert [rate(e) for e in (0, 5, 10, 12)] == pytest.approx([0.1, 0.06, 0.02, 0.02])
+
+
 def test_cosine_falls_from_the_full_rate_to_zero():
     cfg = tiny_cfg("SOLVER.SCHEDULE", "cosine", "SOLVER.EPOCHS", "10", "SOLVER.LR", "0.1")
     rates = [build_schedule(cfg)(e / 10) for e in range(101)]
