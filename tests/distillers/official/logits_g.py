@@ -3,6 +3,7 @@
 from torch.nn import functional as F
 
 from mdistiller_dfpt.distillers.kd import kd_loss
+from mdistiller_dfpt.distillers.pld import pld_loss
 from mdistiller_dfpt.distillers.sinkd import sinkd_loss
 from mdistiller_dfpt.losses.logit_losses import entropy
 
@@ -20,3 +21,10 @@ def _() -> Found:
     kd = kd_loss(student, teacher, 3.5) / 3.5**2 + entropy(teacher / 3.5).mean()
     loss = 0.1 * F.cross_entropy(student, labels()) + 0.9 * kd
     return found(loss + 0.8 * 0.001 * len(student) * sinkd_loss(student, teacher, 2.0, 0.1, 20), [student])
+
+
+for temperature in (1.0, 4.0):
+    of_logits(
+        "PLD", f"pld_T{temperature:g}",
+        lambda s, t, temperature=temperature: pld_loss(s, t, labels(), temperature),
+    )  # fmt: skip
