@@ -83,9 +83,9 @@ _HAS_MOMENTUM = When("AdamW has its own", lambda s: not _NO_OWN.test(s) or s.cfg
 _CACHED = When("DISTILLER.LOGITS_CACHE is not set", lambda s: bool(s.cfg.DISTILLER.LOGITS_CACHE))
 _SEVERAL = When("there is one process", lambda s: s.processes > 1)
 _TRAINERS = Limit(
-    "one of base, crd, dot, deepkd; a trainer of an mdistiller fork is not run here: base gives a method its views,"
-    " indices and epoch",
-    lambda v: v in ("base", "crd", "dot", "deepkd"),
+    "one of base, crd, dot, deepkd, projected; a trainer of an mdistiller fork is not run here: base gives a method its"
+    " views, indices and epoch",
+    lambda v: v in ("base", "crd", "dot", "deepkd", "projected"),
 )
 _NOT_CRD = When("one loop serves all methods", lambda s: s.cfg.SOLVER.TRAINER != "crd")
 _NEVER = When("every epoch is written", lambda s: False)
@@ -179,7 +179,8 @@ KEYS: dict[str, Key] = {
     "DISTILLER.TEACHER_AUTO_TRAIN": Key(False, "if there is no teacher yet, train it first from TEACHER_CFG",
                                         None, IS_TRAINED, False),
     "SOLVER.TRAINER": Key("base", "base; dot: two momenta, SOLVER.MOMENTUM -+ DOT.DELTA; deepkd: three momenta, for"
-                          " methods with terms of the target and of the other classes; crd is accepted and means base",
+                          " methods with terms of the target and of the other classes; projected: the gradient of"
+                          " distillation without the part that opposes the labels'; crd is accepted and means base",
                           _TRAINERS, _NOT_CRD),
     "SOLVER.BATCH_SIZE": Key(64, "global batch size, over all processes", AT_LEAST_ONE),
     "SOLVER.ACCUMULATE": Key(1, "micro-batches per batch (gradient accumulation), if a batch does not fit in memory",

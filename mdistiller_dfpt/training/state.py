@@ -27,6 +27,7 @@ from .guard import Guard
 from .meters import Meters
 from .optim import build_optimizer, build_schedule
 from .parallel import average_gradients, parallel
+from .projected import backward_projected
 from .several_momenta import SeveralMomentaSGD, backward_by_group
 from .strength import matching_factor, scaled
 from .sync_batch_norm import with_synchronised_batch_norm
@@ -52,7 +53,8 @@ class Training:
                 raise  # in a user's function, which the error names
             raise ConfigError(str(e)) from None
         self.several_momenta = isinstance(self.optimizer, SeveralMomentaSGD)
-        if self.accumulate > 1 and self.several_momenta:
+        self.several_backwards = self.several_momenta or cfg.SOLVER.TRAINER == "projected"
+        if self.accumulate > 1 and self.several_backwards:
             raise ConfigError(
                 f"SOLVER.ACCUMULATE is {self.accumulate}; SOLVER.TRAINER {cfg.SOLVER.TRAINER} has no micro-batches"
             )
@@ -75,7 +77,7 @@ class Training:
 
     def gradient_exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Exchange gradients only in the backward pass of the last micro-batch of a batch."""
-        if not isinstance(self.forward, DistributedDataParallel) or (last and not self.several_momenta):
+        if not isinstance(self.forward, DistributedDataParallel) or (last and not self.several_backwards):
             return contextlib.nullcontext()
         return self.forward.no_sync()
 
@@ -90,13 +92,17 @@ class Training:
         return scaled(terms, self.factor)
 
     def backward(self, terms: Terms) -> None:
-        """The gradient of the weighted sum of terms; with several momenta, one for each group."""
-        if not isinstance(self.optimizer, SeveralMomentaSGD):
-            total(terms).backward()
-            return
+        """The gradient of the weighted sum of terms; where the trainer asks for it, a separate one for each kind."""
 
         def exchange() -> None:
             average_gradients(self.distiller)
+
+        if not isinstance(self.optimizer, SeveralMomentaSGD):
+            if self.several_backwards:
+                backward_projected(terms, self.trained(), exchange)
+            else:
+                total(terms).backward()
+            return
 
         def clip() -> None:
             for part in self.distiller.hooked():
@@ -104,11 +110,14 @@ class Training:
 
         backward_by_group(terms, self.optimizer, exchange, clip)
 
+    def trained(self) -> list[Tensor]:
+        """The parameters of the optimiser."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def clip_gradient(self) -> None:
         """Scale the gradient of all trained parameters to at most SOLVER.CLIP_NORM."""
         if self.clip_norm is not None:
-            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(trained, self.clip_norm)
+            nn.utils.clip_grad_norm_(self.trained(), self.clip_norm)
 
     def averaged(self) -> Iterable[Tensor]:
         """The averaged weights, if any."""

@@ -33,6 +33,7 @@ RUNS = {
     **{name: (name, ()) for name in sorted(set(DISTILLERS) - {"DIFFKD"})},
     "a list": ("[DFPTKD, SP]", ()),
     "KD with two momenta": ("KD", TWO_MOMENTA),
+    "KD with projected gradients": ("KD", ("SOLVER.TRAINER", "projected")),
     "SP by both paths of a prompted teacher": ("SP", PROMPTED),
     "DKD by an ensemble": ("DKD", ENSEMBLE),
     "AT by noisy copies": ("AT", ("DISTILLER.TEACHER_KIND", "noisy")),
