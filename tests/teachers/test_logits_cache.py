@@ -43,9 +43,12 @@ def test_the_methods_over_logits_are_those_that_may_use_it():
 @pytest.mark.parametrize("name", SERVED)
 def test_an_epoch_from_the_cache_is_one_with_the_teacher_to_its_rounding(name, tmp_path):
     live, first, second = run(name, tmp_path, cache=""), run(name, tmp_path), run(name, tmp_path)
-    expected = live.one_epoch()
-    for trainer in (first, second):
-        assert trainer.one_epoch() == pytest.approx(expected, rel=COARSER.get(name, 1e-2), abs=2e-3)
+    found = []
+    for trainer in (live, first, second):
+        torch.manual_seed(0)  # for dropout
+        found.append(trainer.one_epoch())
+    for epoch in found[1:]:
+        assert epoch == pytest.approx(found[0], rel=COARSER.get(name, 1e-2), abs=2e-3)
     assert first.cache.computed == 48
     assert second.cache.computed == 0, "the second run finds what the first one left"
     for key, value in first.distiller.state_dict().items():
