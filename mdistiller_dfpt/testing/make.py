@@ -139,7 +139,7 @@ def prepare(method: Method, batch: Batch | None = None) -> None:
     own = batch.rows(slice(rank(), None, world_size()), total=len(batch.target))
     for part in method.hooked():
         if part.held_out:
-            part.held = hold_out(tiny_data().train, part.held_out)[1]
+            part.held = hold_out(tiny_data(size=batch.image.shape[-1]).train, part.held_out)[1]
         for epoch in range(1 - part.passes, 1):
             part.prepare([replace(own, epoch=epoch)])
 

@@ -24,8 +24,8 @@ def tiny_batch(size: int = 8, seed: int = 0, step: int = 1, epoch: int = 1) -> B
     return Batch(image, index % CLASSES, index, epoch, step, strong, extra=unlabelled)
 
 
-def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1, extra: int = 0) -> Data:
-    """Images whose brightness encodes the class, and `extra` unlabelled ones of the same kind."""
+def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1, size: int = 8, extra: int = 0) -> Data:
+    """Images whose brightness encodes the class, resized to `size`, and `extra` unlabelled ones of the same kind."""
     generator = torch.Generator().manual_seed(7)
 
     def images(count: int) -> ImageSet:
@@ -36,11 +36,11 @@ def tiny_data(train: int = 48, test: int = 20, batch: int = 16, seed: int = 1, e
     recipe = Recipe(pad=1, flip=True, mean=(0.4,) * 3, std=(0.3,) * 3)
     of_train, of_test = images(train), images(test)
     data = Data(
-        InMemoryLoader(of_train, recipe, batch, train=True, seed=seed),
-        InMemoryLoader(of_test, recipe, 7, train=False), CLASSES, content_of(of_train, of_test),
+        InMemoryLoader(of_train, recipe, batch, train=True, seed=seed, size=size),
+        InMemoryLoader(of_test, recipe, 7, train=False, size=size), CLASSES, content_of(of_train, of_test),
     )  # fmt: skip
     if not extra:
         return data
     others = images(extra)
-    loader = InMemoryLoader(others, recipe, batch, train=True, seed=seed + OTHER_SEED, drop_last=True)
+    loader = InMemoryLoader(others, recipe, batch, train=True, seed=seed + OTHER_SEED, size=size, drop_last=True)
     return data._replace(extra=Pool(loader, images_of(others)))

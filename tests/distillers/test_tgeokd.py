@@ -17,6 +17,7 @@ from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.testing import check_distiller, prepare, take_steps, tiny_batch, tiny_distiller
 
+from ..forks import in_processes
 from ..golden import labels, normal
 
 
@@ -135,3 +136,18 @@ def test_it_learns_with_a_dual_path_teacher():
 
 def test_the_laws_hold_with_other_values():
     check_distiller(TGeoKD, temperature=1.5, held_out=0.5, step_size=1.0)
+
+
+def terms_and_gradient(rows, size):
+    """The weighted terms of a batch of which this process has some rows, and the norm of the controller's gradient."""
+    distiller = tiny_distiller("TGEOKD").eval()
+    _, terms = distiller(tiny_batch(8).rows(rows, total=size))
+    total(terms).backward()
+    return [*(term.weighted.item() for term in terms.values()), distiller.controller[0].weight.grad.norm().item()]
+
+
+def test_each_of_two_processes_computes_what_one_does(tmp_path):
+    whole = terms_and_gradient(slice(None), None)
+    found = in_processes(lambda rank: terms_and_gradient(slice(rank, None, 2), 8), tmp_path)
+    assert found[0] == pytest.approx(whole, rel=1e-4)
+    assert found[1] == pytest.approx(whole, rel=1e-4)
