@@ -44,11 +44,30 @@ class ReusedClassifier(nn.Module):
         width = its.features["head_map"].shape[1]
         if width != self.classifier.in_features:
             raise ValueError(
-                f"SIMKD reuses the teacher's classifier, which takes {self.classifier.in_features} features, and the "
-                f"map that the teacher pools has {width} channels: use another teacher"
+                f"the student reuses the teacher's classifier, which takes {self.classifier.in_features} features, and "
+                f"the map that the teacher pools has {width} channels: use another teacher"
             )
         self.size = tuple(its.features["head_map"].shape[2:])
         self.projector = projector(self.projected_map(mine.features).shape[1], width, factor)
+
+    @classmethod
+    def of(cls, distiller: Distiller, factor: int, image_shape: ImageShape) -> "ReusedClassifier":
+        """That of a method's networks; what it does not use of the student's head is frozen.
+
+        ValueError if the teacher's classifier is trained with the student.
+        """
+        student, teacher = distiller.student, distiller.teacher_network
+        if any(p.requires_grad for p in teacher.classifier_layer.parameters()):
+            raise ValueError(
+                f"{type(distiller).__name__.upper()} reuses the classifier of the path {distiller.path!r}, which is "
+                "trained with the student: select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`"
+            )
+        reused = cls(student, teacher, factor, image_shape)
+        unused: list[nn.Module] = [student.classifier_layer]
+        unused += [student.get_submodule(name) for name in student.head_modules if reused.skips_head]
+        for module in unused:
+            module.requires_grad_(False)
+        return reused
 
     def projected_map(self, features: Mapping[str, Any]) -> Tensor:
         """The student's map (B, C, H, W) that is projected, at most as large as the teacher's."""
@@ -91,15 +110,8 @@ class SimKD(Distiller):
         image_shape: ImageShape = (3, 32, 32),
     ):  # fmt: skip
         super().__init__(student, teacher)
-        if any(p.requires_grad for p in self.teacher_network.classifier_layer.parameters()):
-            raise ValueError(f"SIMKD reuses the classifier of the path {self.path!r}, which is trained with the "
-                             "student: select a frozen path, for example `DISTILLER.PATHS.teacher 1.0`")  # fmt: skip
         self.ce_weight, self.feat_weight = ce_weight, feat_weight
-        self.reused = ReusedClassifier(student, self.teacher_network, factor, image_shape)
-        student.classifier_layer.requires_grad_(False)
-        if self.reused.skips_head:
-            for name in student.head_modules:
-                student.get_submodule(name).requires_grad_(False)
+        self.reused = ReusedClassifier.of(self, factor, image_shape)
 
     @property
     def deployed(self) -> nn.Module:
