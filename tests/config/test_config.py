@@ -220,7 +220,7 @@ def test_a_run_is_named_after_the_path_of_its_config(tmp_path):
 
 def test_a_nodes_keys_become_keywords():
     cfg = default_cfg()
-    assert keywords(cfg.KD) == {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}
+    assert keywords(cfg.KD) == {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9, "extra_weight": 0.0}
     assert {"prompt_r1", "prompt_ce_weight", "ce_weight"} <= set(keywords(cfg.DFPTKD))
 
 

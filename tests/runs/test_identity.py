@@ -42,23 +42,33 @@ OTHERS = {
     "SOLVER.CHANNELS_LAST": True, "SOLVER.SEED": 9, "SOLVER.DOT.DELTA": 0.01, "DISTILLER.MATCH_WEIGHT": 2.0,
     "SOLVER.DEEPKD.DELTA_TOG": 0.01, "SOLVER.DEEPKD.DELTA_TCG": 0.01, "SOLVER.DEEPKD.DELTA_NCG": 0.01,
     "SOLVER.DEEPKD.AS_RELEASED": False,
+    "DATASET.EXTRA.TYPE": "images", "DATASET.EXTRA.BATCH_SIZE": 17, "DATASET.EXTRA.RESIZE": True,
 }  # fmt: skip
 NEEDED = {
     "DISTILLER.ASSISTANTS": ("DISTILLER.TEACHER_KIND", "assistants"), "SOLVER.DOT.DELTA": ("SOLVER.TRAINER", "dot"),
     "DISTILLER.OTHER_TEACHERS": ("DISTILLER.TEACHER_KIND", "ensemble"),
     "SOLVER.DEEPKD.DELTA_TOG": ("SOLVER.TRAINER", "deepkd", "SOLVER.DEEPKD.AS_RELEASED", "False"),
     **{f"SOLVER.DEEPKD.{key}": ("SOLVER.TRAINER", "deepkd") for key in ("DELTA_TCG", "DELTA_NCG", "AS_RELEASED")},
+    "DATASET.EXTRA.BATCH_SIZE": ("DATASET.EXTRA.TYPE", "images"),
+    "DATASET.EXTRA.RESIZE": ("DATASET.EXTRA.TYPE", "images"),
 }  # fmt: skip
 
 
 class FileData:
     """What an identity takes from a dataset of files."""
 
-    in_files, content = True, tiny_data().content
+    in_files, content, extra = True, tiny_data().content, None
+
+
+class MemoryData(FileData):
+    """The same of a dataset in memory."""
+
+    in_files = False
 
 
 def print_of(*words):
-    return fingerprint(identity_of(tiny_cfg("DISTILLER.TYPE", "KD", *words), FileData, []))
+    data = MemoryData if "DATASET.EXTRA.RESIZE" in words else FileData
+    return fingerprint(identity_of(tiny_cfg("DISTILLER.TYPE", "KD", *words), data, []))
 
 
 def test_every_key_that_decides_a_result_changes_the_fingerprint():
