@@ -46,6 +46,8 @@ class Method(Hooked):
     takes_soft_labels: bool = False  # whether the terms use `batch.labels`, and nothing else of the labels
     min_batch: int = 1  # the smallest number of samples in a step
     inferred: Mapping[str, object] = {}  # shapes of the networks, by the key of mdistiller's that would give them
+    uses_classifier: ClassVar[bool] = False  # whether it needs the student's own classifier, not one deployed instead
+    leading: "tuple[Method, ...]" = ()  # in a list of methods: the one that adds modules to the network of all
 
     def __init__(self, student: StagedModel):
         super().__init__()
@@ -64,12 +66,17 @@ class Method(Hooked):
         """The network used for prediction after training: the student, with any modules that the method adds to it."""
         return self.student
 
+    @property
+    def trained(self) -> nn.Module:
+        """The network that the terms train: the deployed one, in a list of methods that of the list."""
+        return (self.leading[0] if self.leading else self).deployed
+
     # Used by the training loop
 
     def forward_student(self, image: Tensor) -> Output:
         """The deployed network's output for images (B, 3, H, W)."""
         with autocast(self.student_dtype, image):
-            return as_output(self.deployed(image))
+            return as_output(self.trained(image))
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
         """Logits (B, classes) to evaluate, by path, from the teacher to the student."""
@@ -86,7 +93,7 @@ class Method(Hooked):
                 " none out: run it with tools/train.py of this project"
             )
         held = self.held.batch(batch)
-        with probing(self.deployed), batch_statistics(self.deployed):
+        with probing(self.trained), batch_statistics(self.trained):
             return self.forward_student(held.image), held.target
 
     def frozen(self) -> Sequence[StagedModel]:

@@ -39,6 +39,7 @@ class CATKD(FeatureDistiller):
     revision = 2
     config = CN({"CAM_RESOLUTION": 2, "NORMALIZE": True, "LOSS": weights(1.0, 400.0)})
     limits = {**WEIGHT_LIMITS, "CAM_RESOLUTION": AT_LEAST_ONE}
+    uses_classifier = True
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, cam_resolution: int, normalize: bool, ce_weight: float,

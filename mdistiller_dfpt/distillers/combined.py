@@ -36,7 +36,8 @@ class Combined(Distiller):
     """The members share student and teacher; each has its own terms and modules.
 
     Terms are summed unchanged, so cross-entropy counts once for each *method* that has it: set the weights in the
-    yaml file. At most one member may add modules to the deployed network. ValueError if two do.
+    yaml file. At most one member may add modules to the deployed network, and then none may use the student's own
+    classifier. ValueError if they do.
     """
 
     def __init__(self, members: Sequence[Member]):
@@ -58,6 +59,13 @@ class Combined(Distiller):
             both = " and ".join(names)
             raise ValueError(f"{both} cannot be combined: each adds modules to the deployed network")
         self.deploying = distillers.index((adding or distillers)[0])
+        # What a member runs itself, such as another view, goes through the network of all
+        for d in distillers:
+            d.leading = (distillers[self.deploying],)
+        using = [type(d).__name__ for d in distillers if d.uses_classifier]
+        if using and adding:
+            raise ValueError(f"{using[0]} and {type(adding[0]).__name__} cannot be combined: one uses the student's own"
+                             " classifier, the other deploys another one")  # fmt: skip
 
     @property
     def deployed(self) -> nn.Module:

@@ -49,6 +49,7 @@ class DISWOT(Distiller):
     config = CN({"LOSS": CN({"CE_WEIGHT": 1.0, "RELATION_WEIGHT": 3000.0, "SEMANTIC_WEIGHT": 1.0})})
     limits = dict.fromkeys(("LOSS.CE_WEIGHT", "LOSS.RELATION_WEIGHT", "LOSS.SEMANTIC_WEIGHT"), NOT_NEGATIVE)
     couples_samples = True
+    uses_classifier = True
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, ce_weight: float, relation_weight: float,

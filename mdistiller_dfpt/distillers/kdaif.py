@@ -96,6 +96,7 @@ class KDAIF(Distiller):
     needs_teacher_maps = False
     couples_samples = True  # by the Hessian and by the scaling of the scores
     held_out = 0.1
+    uses_classifier = True
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, temperature: float, held_out: float, damping: float,

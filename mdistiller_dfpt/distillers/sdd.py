@@ -63,6 +63,7 @@ class SDD(Distiller):
         "TEMPERATURE": A_TEMPERATURE, "GRIDS": _GRIDS, "WARMUP": NOT_NEGATIVE, "LOSS.CE_WEIGHT": NOT_NEGATIVE,
         "LOSS.KD_WEIGHT": NOT_NEGATIVE,
     }  # fmt: skip
+    uses_classifier = True
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, logit_loss: str, temperature: float, grids: list[int],

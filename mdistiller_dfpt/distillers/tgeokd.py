@@ -89,6 +89,7 @@ class TGeoKD(Distiller):
     needs_teacher_maps = False
     couples_samples = True  # the step that the controller looks ahead is on the whole batch
     held_out = 0.1
+    uses_classifier = True
     means: Tensor  # (C, C), a row per class
 
     def __init__(

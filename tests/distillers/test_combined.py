@@ -44,8 +44,8 @@ def test_the_networks_run_once():
 
 @pytest.mark.parametrize(
     "names",
-    [*pairwise(n for n in TAUGHT if n not in ("AID", "BDKD", "DFPTKD", "SIMKD")), ("DFPTKD", "CRD"), ("SIMKD", "CRD"),
-     ("AT", "DFPTKD"), ("DFPTKD", "SIMKD")],
+    [*pairwise(n for n in TAUGHT if n not in ("AID", "BDKD", "DFPTKD", "KD3", "SIMKD")), ("DFPTKD", "CRD"),
+     ("SIMKD", "CRD"), ("AT", "DFPTKD"), ("DFPTKD", "SIMKD")],
     ids="+".join,
 )  # fmt: skip
 def test_methods_train_together_and_the_teacher_does_not_change(names):
@@ -142,3 +142,25 @@ def test_a_list_names_methods_once_each(value):
 def test_an_unknown_member_is_named():
     with pytest.raises(ConfigError, match="unknown method 'DKDD'; did you mean DKD"):
         listed("KD", "DKDD")
+
+
+@pytest.mark.parametrize(("names", "words"), [
+    (("HARD", "SIMKD"), ()), (("CRLD", "LELP"), ()), (("KD", "LELP"), ("KD.LOSS.EXTRA_WEIGHT", "1.0")),
+])  # fmt: skip
+def test_what_a_member_runs_itself_goes_through_the_deployed_network(names, words):
+    distiller = listed(*names, words=words)
+    member, adding = (m.distiller for m in distiller.members)
+    image = tiny_batch().image
+    with torch.no_grad():
+        torch.testing.assert_close(
+            member.eval().forward_student(image).logits, adding.eval().deployed(image)[0], rtol=0, atol=0
+        )
+    # Every member's terms train the classifier that is deployed, none the student's own
+    assert adding.deployed is not distiller.student
+    assert not any(p.requires_grad for p in distiller.student.classifier_layer.parameters())
+
+
+@pytest.mark.parametrize("names", [("KDAIF", "SIMKD"), ("LELP", "TGEOKD"), ("CATKD", "SIMKD")], ids="+".join)
+def test_no_other_classifier_beside_a_method_that_uses_the_students_own(names):
+    with pytest.raises(ConfigError, match="cannot be combined: one uses the student's own classifier"):
+        listed(*names)
