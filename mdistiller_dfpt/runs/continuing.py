@@ -41,6 +41,10 @@ def continued(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg
     mine, old = ({key: value for key, value in i["config"].items() if key != EPOCHS} for i in (identity, written))
     other = differing(mine, old, "now", "then") + other_teachers(identity, written)
     other += other_normalisation(identity, written)
+    if identity.get("extra") != written.get("extra"):
+        other.append("the unlabelled images are others")
+    if identity.get("start") not in (None, written.get("start")):  # a program's is in the checkpoint alone
+        other.append("it started from other weights")
     if identity["data"] is not None and written["data"] is not None:
         other += other_data(identity, written, "now", "then")
     if other:

@@ -185,6 +185,27 @@ def test_a_method_of_the_number_of_epochs_makes_a_continued_run_another_one(word
     assert continued(tmp_path, {"identity": then}, now, cfg).get("continued") == ([2] if depends else None)
 
 
+def test_a_run_goes_on_only_with_its_own_unlabelled_images_and_initial_weights(tmp_path):
+    cfg = tiny_cfg()
+    plain, of_program = identity_of(cfg, tiny_data(), []), {"start": "0" * 64}
+    extra, other = ({"extra": identity_of(cfg, tiny_data(extra=n), [])["extra"]} for n in (16, 32))
+    first, second = {"start": "file 1"}, {"start": "file 2"}
+
+    def resumed(written, now):
+        return continued(tmp_path, {"identity": {**plain, **written}}, {**plain, **now}, cfg)
+
+    for written, now in ((extra, other), (extra, {}), ({}, extra)):
+        with pytest.raises(CheckpointError, match="another run: the unlabelled images are others"):
+            resumed(written, now)
+    for written, now in ((first, second), ({}, first)):
+        with pytest.raises(CheckpointError, match="another run: it started from other weights"):
+            resumed(written, now)
+    for own in (extra, first):
+        assert resumed(own, own) == {**plain, **own}
+    # Of a program's weights only the checkpoint knows
+    assert resumed(of_program, {}) == {**plain, **of_program}
+
+
 def test_a_finished_run_stays_what_it_is_until_a_longer_one_has_a_checkpoint(tmp_path):
     first = run_of("NONE", tmp_path)
     fit(first)
