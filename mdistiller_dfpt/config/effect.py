@@ -8,6 +8,7 @@ from yacs.config import CfgNode as CN
 
 from .keys import KEYS, REMOVED, Situation
 from .keywords import flatten
+from .policy import PRETRAINED
 
 REVISIONS = {("SOLVER.TRAINER", "dot"): 2, ("SOLVER.TYPE", "AdamW"): 2}
 """Of values whose meaning has changed, as `revision` of a method: runs of before are other runs."""
@@ -47,7 +48,12 @@ def deciding_values(s: Situation) -> dict[str, Any]:
 
 
 def deciding(full: str, value: Any) -> Any:
-    """What decides of a key's value, as a plain value: of LOGITS_CACHE, not the folder but its rounding."""
+    """What decides of a key's value, as a plain value: of LOGITS_CACHE, not the folder but its rounding.
+
+    Of STUDENT_CKPT, not the place of a file, whose content is recorded beside the config.
+    """
+    if full == "DISTILLER.STUDENT_CKPT" and value and value.partition(":")[0] != PRETRAINED:
+        return "file"
     if full == "DISTILLER.LOGITS_CACHE":
         return "float16" if value else None
     return list(value) if isinstance(value, tuple) else value

@@ -145,7 +145,7 @@ KEYS: dict[str, Key] = {
     "DISTILLER.STUDENT": Key("resnet32", "the student's network"),
     "DISTILLER.STUDENT_CKPT": Key(None, "weights that the student starts from: a file, the directory of a run, or"
                                   " pretrained: those that timm or torchvision publishes; a classifier of other classes"
-                                  " starts anew", None, decides=False, kind=str),
+                                  " starts anew", kind=str),
     "DISTILLER.TEACHER_KIND": Key("frozen", "the kind of teacher, any name in TEACHERS", when=TAUGHT),
     "DISTILLER.PATHS": Key({}, "the matched paths of the teacher and their weights; {}: the default of the kind",
                            when=TAUGHT, entries=WEIGHT),

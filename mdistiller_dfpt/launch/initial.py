@@ -25,7 +25,7 @@ def start_of(cfg: CN) -> str | None:
     if not path.is_file():
         raise CheckpointError(f"DISTILLER.STUDENT_CKPT is {given}; there is no such file")
     with open(path, "rb") as f:
-        return file_digest(f, "sha256").hexdigest()
+        return f"file {file_digest(f, 'sha256').hexdigest()}"
 
 
 def start_from(cfg: CN, student: StagedModel, data: Data) -> None:

@@ -31,8 +31,11 @@ def difference(result: Result, reference: Result, where: str, *, of_one_method: 
         parts.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")
     if result.normalisation.get("student") != reference.normalisation.get("student"):
         parts.append("the images of the student are normalised otherwise")
-    if result.has_own_start != reference.has_own_start:
+    if result.start != reference.start:
         parts.append("they started from other weights")
+    # As a method without such images has none, of two methods only those of both are compared
+    if result.extra != reference.extra and (of_one_method or (result.extra and reference.extra)):
+        parts.append("the unlabelled images are others")
     # Dataset: what an earlier version did not record is unknown
     if (result.content is None) != (reference.content is None):
         parts.append("the content of one dataset is unknown: an earlier version did not record it")

@@ -11,6 +11,7 @@ from typing import Any
 from ..config.effect import of_earlier_version
 from ..config.keys import KEYS
 from ..errors import DataError
+from ..runs.identity import NAMED_STARTS
 
 RESULTS, STATUS = "results.json", "status.json"
 SEED = "SOLVER.SEED"
@@ -95,9 +96,18 @@ class Result:
         return self.data.get("identity", {}).get("continued", [])
 
     @property
-    def has_own_start(self) -> bool:
-        """Whether a program gave the run its initial weights, which then do not follow from the seed."""
-        return bool(self.data.get("identity", {}).get("start"))
+    def start(self) -> str:
+        """What the run started from, if its initial weights do not follow from the seed; empty if they do.
+
+        Those of a program differ by seed, and are not told apart.
+        """
+        start = self.data.get("identity", {}).get("start", "")
+        return start if start.startswith(NAMED_STARTS) else start and "a program"
+
+    @property
+    def extra(self) -> dict[str, Any] | None:
+        """The content of the unlabelled images, if there are any."""
+        return self.data.get("identity", {}).get("extra")
 
     @property
     def normalisation(self) -> dict[str, str]:
@@ -107,8 +117,8 @@ class Result:
     @property
     def what(self) -> str:
         """What the run computed, apart from its seed, as a key for comparisons; runs of one value are repetitions."""
-        facts = [self.data["protocol"].get("world_size", 1), self.code, self.continued, self.has_own_start]
-        facts += [self.data["protocol"].get("precision"), self.evaluations, self.normalisation]
+        facts = [self.data["protocol"].get("world_size", 1), self.code, self.continued, self.start]
+        facts += [self.data["protocol"].get("precision"), self.evaluations, self.normalisation, self.extra]
         return json.dumps([self.config, self.content, self.teachers, facts], sort_keys=True)
 
 

@@ -9,6 +9,8 @@ from mdistiller_dfpt import build_data, load_cfg
 from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.launch.build import build_trainer, identity_of_run
 from mdistiller_dfpt.models import build_model
+from mdistiller_dfpt.report.difference import difference
+from mdistiller_dfpt.report.files import Result
 from mdistiller_dfpt.runs.identity import differences, fingerprint
 
 WORDS = {"DATASET.TYPE": "digits", "DISTILLER.STUDENT": "resnet8", "DISTILLER.TYPE": "NONE", "SOLVER.EPOCHS": 1,
@@ -34,7 +36,16 @@ def test_of_a_file_with_its_classifier_if_it_has_the_same_classes(classes, tmp_p
     assert fingerprint(student_of(tmp_path / "b.safetensors")[1]) == fingerprint(identity)
     given["conv1.weight"].add_(1)
     save_file(given, tmp_path / "b.safetensors")
-    assert differences(identity, student_of(tmp_path / "b.safetensors")[1]) == ["they started from other weights"]
+    other = student_of(tmp_path / "b.safetensors")[1]
+    assert differences(identity, other) == ["they started from other weights"]
+    # Tables keep the runs apart, also from those of no file, which their configs do not ask for
+    plain = {**other, "config": {k: v for k, v in other["config"].items() if k != "DISTILLER.STUDENT_CKPT"}}
+    del plain["start"]
+    assert differences(plain, other)[0] == "DISTILLER.STUDENT_CKPT None in this command, file in that run"
+    runs = [Result("a", tmp_path, {"protocol": {"seed": 1}, "epochs": [], "identity": i})
+            for i in (identity, other, plain, {**plain, "start": "1" * 64}, {**plain, "start": "2" * 64})]  # fmt: skip
+    assert len({run.what for run in runs}) == 4, "those of a program, one for each seed, are alike"
+    assert difference(runs[0], runs[1], "") == "they started from other weights"
 
 
 def test_of_a_file_of_another_network_or_none(tmp_path):

@@ -11,7 +11,9 @@ import pytest
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results, markdown_table
 from mdistiller_dfpt.report.curves import plot_curves
-from mdistiller_dfpt.report.files import unfinished
+from mdistiller_dfpt.report.difference import difference
+from mdistiller_dfpt.report.files import Result, unfinished
+from mdistiller_dfpt.runs.identity import identity_of
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
@@ -53,6 +55,18 @@ def test_a_table_of_a_folder_has_what_was_measured_in_the_first_step(runs, tmp_p
     (tmp_path / "seed1").mkdir()
     (tmp_path / "seed1/results.json").write_text(json.dumps(record))
     assert "weight" not in markdown_table(load_results(tmp_path)), "an earlier version measured nothing"
+
+
+def test_runs_with_other_unlabelled_images_are_no_repetitions(tmp_path):
+    facts = {"protocol": {"seed": 1}, "epochs": []}
+    few, many, none = (
+        Result("a", tmp_path, {**facts, "identity": identity_of(tiny_cfg(), tiny_data(extra=n), [])})
+        for n in (16, 32, 0)
+    )
+    assert len({few.what, many.what, none.what}) == 3
+    assert difference(few, many, "") == "the unlabelled images are others"
+    assert difference(few, none, "") == "", "a method that uses none"
+    assert difference(few, none, "", of_one_method=True) == "the unlabelled images are others"
 
 
 def test_another_protocol_is_flagged_and_explained(runs):
