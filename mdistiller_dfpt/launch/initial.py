@@ -7,8 +7,9 @@ from yacs.config import CfgNode as CN
 
 from ..config.policy import PRETRAINED
 from ..data import Data
+from ..distillers.choice import choice
 from ..distributed import on_first_process
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..models import StagedModel, build_model
 from ..models.pretrained import pretrained_weights, timm_weights
 from ..runs.weights import WEIGHTS, load_into
@@ -19,6 +20,10 @@ PUBLISHED_CLASSES = 1000
 def start_of(cfg: CN) -> str | None:
     """What identifies the initial weights of DISTILLER.STUDENT_CKPT; None if they are a function of the seed."""
     given = cfg.DISTILLER.STUDENT_CKPT
+    of_teacher = [name for name, cls in choice(cfg).methods.items() if getattr(cls, "starts_from_teacher", False)]
+    if given and of_teacher:
+        raise ConfigError(f"DISTILLER.STUDENT_CKPT is {given}; with {of_teacher[0]} the student starts from the weights"
+                          " of the teacher: remove this key")  # fmt: skip
     if not given or given.partition(":")[0] == PRETRAINED:
         return given or None
     path = Path(given) / WEIGHTS if Path(given).is_dir() else Path(given)

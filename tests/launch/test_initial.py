@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from mdistiller_dfpt import build_data, load_cfg
-from mdistiller_dfpt.errors import CheckpointError
+from mdistiller_dfpt.errors import CheckpointError, ConfigError
 from mdistiller_dfpt.launch.build import build_trainer, identity_of_run
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.report.difference import difference
@@ -54,6 +54,13 @@ def test_of_a_file_of_another_network_or_none(tmp_path):
         student_of(tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="DISTILLER.STUDENT_CKPT is .*none; there is no such file"):
         student_of(tmp_path / "none")
+
+
+@pytest.mark.parametrize("method", ["MCMI", "AID"])
+def test_not_where_the_student_starts_from_the_teacher(method, tmp_path):
+    save_file(build_model("resnet8", num_classes=10).state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(ConfigError, match=f"with {method} the student starts from the weights of the teacher"):
+        student_of(tmp_path / "a.safetensors", **{"DISTILLER.TYPE": method, "DISTILLER.TEACHER": "resnet8"})
 
 
 def test_what_timm_publishes(monkeypatch):
