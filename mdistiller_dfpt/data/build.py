@@ -104,7 +104,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         classes = len(source.train.classes)
     content = content_of(source.train, source.test)
     extra = None if cfg.DATASET.EXTRA.TYPE is None else _unlabelled(cfg, source.train)
-    if isinstance(source, ImageSource) and cfg.DATASET.RECIPE == "imagenet":
+    if cfg.DATASET.RECIPE == "imagenet":
         source = as_files(source, cfg.DATASET.SIZE or PUBLISHED_SIZE)
         extra = _as_file_set(extra, "unlabelled") if isinstance(extra, ImageSet) else extra
     make: Callable[..., Loader] = InMemoryLoader
@@ -167,9 +167,11 @@ def _joined(source: ImageSource | FileSource, groups: Sequence[int]) -> ImageSou
     return source._replace(train=joined(source.train, groups), test=joined(source.test, groups))
 
 
-def as_files(source: ImageSource, size: int) -> FileSource:
-    """A dataset in memory with the augmentation of ImageNet, and its own mean and deviation."""
+def as_files(source: ImageSource | FileSource, size: int) -> FileSource:
+    """A dataset, in files or in memory, with the augmentation of ImageNet, and its own mean and deviation."""
     recipe = imagenet_recipe(size)._replace(mean=source.recipe.mean, std=source.recipe.std)
+    if isinstance(source, FileSource):
+        return source._replace(recipe=recipe)
     return FileSource(_as_file_set(source.train, "training"), _as_file_set(source.test, "test"), recipe)
 
 

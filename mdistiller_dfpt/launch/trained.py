@@ -28,8 +28,8 @@ from .networks import Role, normalisation_of
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
 """Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
 
-OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR", "MEAN", "STD", "SUPERCLASSES", "EXTRA")
-"""Keys of DATASET that decide what a dataset holds, and how it is normalised."""
+OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR", "MEAN", "STD", "SUPERCLASSES", "EXTRA", "RECIPE")
+"""Keys of DATASET that decide what a dataset holds, how it is normalised, and which of its keys have an effect."""
 
 
 class Train(Protocol):

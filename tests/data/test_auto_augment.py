@@ -9,6 +9,7 @@ from PIL import Image
 
 from mdistiller_dfpt import build_data, load_cfg
 from mdistiller_dfpt.data.auto_augment import Erasing, augmented
+from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.data.image_files import imagenet_recipe
 from mdistiller_dfpt.errors import ConfigError
 
@@ -31,6 +32,19 @@ def test_images_in_memory_get_the_views_of_files_and_stay_the_same_dataset():
     assert torch.equal(batch.index, first(plain).index)
     assert torch.equal(batch.target, first(plain).target)
     assert not torch.equal(batch.image[batch.index.argsort()], later.image[later.index.argsort()])
+
+
+@pytest.mark.parametrize("kind", ["cub200", "tiny_imagenet"])
+def test_images_in_files_of_another_recipe_get_that_of_imagenet(kind, tmp_path):
+    files = write_data_set(kind, tmp_path, classes=4, per_class=16)
+    words = [*files, *(str(w) for pair in MEMORY.items() for w in pair if pair[0] != "DATASET.TYPE")]
+    plain, data = (
+        build_data(load_cfg(None, ["DATASET.TYPE", kind, *words, "DATASET.SIZE", "24", "DATASET.RECIPE", recipe]))
+        for recipe in ("published", "imagenet")
+    )
+    assert data.train.augmentation == "random resized crop 24, flip" != plain.train.augmentation
+    assert data.normalisation == plain.normalisation
+    assert data.content == plain.content
 
 
 def test_a_policy_of_timm_is_a_function_of_the_sample_and_leaves_all_generators_alone():

@@ -2,8 +2,9 @@
 
 import pytest
 
-from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt import build_data, load_cfg
 from mdistiller_dfpt.errors import CheckpointError
+from mdistiller_dfpt.launch.build import identity_of_run
 from mdistiller_dfpt.launch.run import run
 from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.weights import load_weights
@@ -44,3 +45,19 @@ def test_it_is_trained_once_and_found_by_what_it_computes(method, tmp_path, monk
     (tmp_path / "tuned.yaml").write_text(f"{tuned}{method}: {{LOSS: {{CE_WEIGHT: 2.0}}}}\n")
     with pytest.raises(CheckpointError, match="teacher resnet14 is not trained yet: run .*--cfg tuned.yaml"):
         run(load_cfg("last.yaml"))
+
+
+def test_a_teacher_of_another_recipe_is_found_by_its_own_keys(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "first.yaml").write_text(FIRST.replace("digits", "digits, SIZE: 8, NUM_WORKERS: 0"))
+    (tmp_path / "teacher.yaml").write_text(
+        "_BASE_: first.yaml\nDATASET: {RECIPE: imagenet, ERASING: 0.25}\nDISTILLER: {TYPE: NONE, STUDENT: resnet14}\n"
+    )
+    (tmp_path / "last.yaml").write_text(LAST.replace("tuned", "teacher"))
+    looked_for = []
+    monkeypatch.setattr("mdistiller_dfpt.launch.trained.find_finished", lambda _, identity: looked_for.append(identity))
+    with pytest.raises(CheckpointError, match="teacher resnet14 is not trained yet"):
+        run(load_cfg("last.yaml"))
+    cfg = load_cfg("teacher.yaml")
+    assert looked_for == [identity_of_run(cfg, build_data(cfg), ())]
+    assert looked_for[0]["config"]["DATASET.ERASING"] == 0.25
