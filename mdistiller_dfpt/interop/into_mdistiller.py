@@ -212,13 +212,15 @@ def export(name: str) -> type[Exported]:
 def extend(distiller_dict: dict[str, Any], tree: CN) -> list[str]:
     """Add every method that mdistiller lacks, with its config section; returns the names added.
 
-    Excludes methods that need two views of a batch or held-out samples, which mdistiller's loader does not give.
+    Excludes methods that need two views of a batch, held-out samples or unlabelled images, which mdistiller's loader
+    does not give.
     """
     added = []
     for key in sorted({kind.others_key for kind in TEACHERS.values() if kind.others_key} | {OTHERS_CKPTS}):
         tree.DISTILLER.setdefault(key, [])
     for name, method in sorted(DISTILLERS.items()):
-        if name in distiller_dict or not issubclass(method, Distiller) or method.needs_strong_view or method.held_out:
+        needs_more = method.needs_strong_view or method.held_out or method.needs_extra
+        if name in distiller_dict or not issubclass(method, Distiller) or needs_more:
             continue
         if method.config:
             _add_missing(tree.setdefault(name, CN()), method.config)

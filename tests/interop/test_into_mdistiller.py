@@ -154,7 +154,7 @@ def test_what_mdistiller_has_stays_its_own_and_the_rest_is_added():
     assert (tree.DIST.T, tree.DIST.BETA) == (5.0, 9.0), "a section of a fork's keeps its keys"
     assert set(DISTILLERS["DIST"].config) <= set(tree.DIST), "and gets ours"
     assert {"KDPP", "TAKD", "DGKD", "FT", "CC"} <= set(added)
-    assert not {"MLLD", "NONE"} & set(added)
+    assert not {"MLLD", "NONE", "KDAIF", "KD3"} & set(added), "no views, held-out samples or unlabelled images there"
     assert NUM_DATA["cifar100"] == 50_000
 
 
