@@ -106,6 +106,7 @@ class KD3(Distiller):
         self.share, self.threshold, self.alpha, self.epochs = student_share, threshold, alpha, epochs
         self.ce_weight, self.kd_weight = ce_weight, kd_weight
         self.feat_weight, self.contrast_weight = feat_weight, contrast_weight
+        self.seed = int(torch.randint(2**31, (), device="cpu"))
 
     @property
     def deployed(self) -> nn.Module:
@@ -127,7 +128,7 @@ class KD3(Distiller):
         if batch.extra is None:
             raise ValueError("KD3 needs batches with unlabelled images: see DATASET.EXTRA")
         extra = batch.extra
-        seed = random_bits_of(extra.step, 0, extra.epoch, STREAM)
+        seed = random_bits_of(extra.step, self.seed, extra.epoch, STREAM)
         kept = drawn(len(extra.index), self.alpha, seed).to(extra.image)
         student = self.forward_student(extra.image)
         with torch.no_grad():

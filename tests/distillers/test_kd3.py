@@ -98,3 +98,11 @@ def test_without_labels_it_learns_and_resumes_to_the_bit(tmp_path):
 def test_without_a_pool_it_says_what_to_set(tmp_path):
     with pytest.raises(ConfigError, match="KD3 uses unlabelled images beside the training set: set DATASET.EXTRA.TYPE"):
         run_of("KD3", tmp_path, make_data=lambda cfg: tiny_data())
+
+
+def test_the_share_of_an_images_own_statistics_depends_on_the_seed(monkeypatch):
+    seeds = []
+    monkeypatch.setattr("mdistiller_dfpt.distillers.kd3.drawn", lambda n, a, s: seeds.append(s) or torch.ones(n))
+    for seed in (0, 1, 0):
+        tiny_distiller("KD3", seed=seed)(tiny_batch())
+    assert seeds[0] == seeds[2] != seeds[1]
