@@ -40,6 +40,7 @@ class Method(Hooked):
     revision: ClassVar[int] = 1  # raised when equal keys give another result: runs of before are other runs
     needs_teacher: ClassVar[bool] = False
     needs_strong_view: bool = False  # whether batches must include a strongly augmented view
+    uses_labelled: bool = True  # False: without labels, labelled images are only classified, for the log
     needs_extra: bool = False  # whether batches must include unlabelled images, DATASET.EXTRA
     needs_teacher_maps: bool = True  # False if the method uses only the teacher's logits
     couples_samples: bool = False  # whether `losses` is not a mean over samples; `check_distiller` tests it
@@ -77,6 +78,15 @@ class Method(Hooked):
         """The deployed network's output for images (B, 3, H, W)."""
         with autocast(self.student_dtype, image):
             return as_output(self.trained(image))
+
+    def observed(self, image: Tensor) -> Output:
+        """The deployed network's output as in an evaluation, which leaves no gradient and no running statistics."""
+        mode = self.deployed.training
+        self.deployed.eval()
+        with torch.no_grad():
+            output = self.forward_student(image)
+        self.deployed.train(mode)
+        return output
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
         """Logits (B, classes) to evaluate, by path, from the teacher to the student."""
@@ -200,7 +210,7 @@ class Distiller(Method):
         raise NotImplementedError(f"{type(self).__name__} does not implement extra_losses")
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
-        student = self.forward_student(batch.image)
+        student = self.forward_student(batch.image) if self.uses_labelled else self.observed(batch.image)
         if not isinstance(student, Output):
             raise PluginError(
                 type(self), f"`forward_student` returned {type(student).__name__}; it must return an Output"

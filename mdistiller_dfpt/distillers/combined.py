@@ -47,6 +47,7 @@ class Combined(Distiller):
         self.distillers = nn.ModuleList(distillers)
         self.needs_teacher_maps = any(d.needs_teacher_maps for d in distillers)
         self.needs_strong_view = any(d.needs_strong_view for d in distillers)
+        self.uses_labelled = any(d.uses_labelled for d in distillers)
         self.needs_extra = any(d.needs_extra for d in distillers)
         self.min_batch = max(d.min_batch for d in distillers)
         self.takes_soft_labels = all(d.takes_soft_labels for d in distillers)

@@ -18,6 +18,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Limit
 from ..data.randomness import random_bits_of
+from ..distributed import all_gather, rank, world_size
 from ..losses import Terms, distillation, label
 from ..losses.logit_losses import divergences
 from ..losses.sharded import over_processes
@@ -41,15 +42,19 @@ def selected(student: Tensor, teacher: Tensor, share: float, threshold: float) -
     return confidence >= threshold, confidence
 
 
-def mixed_statistics(image: Tensor, kept: Tensor) -> Tensor:
-    """Images with other contrast and colour: `kept` (B,) of their own statistics, the rest of another sample's.
+def mixed_statistics(image: Tensor, kept: Tensor, total: int | None = None) -> Tensor:
+    """Images with other contrast and colour: of their own statistics in part, the rest of another sample's.
 
     (B, 3, H, W) -> (B, 3, H, W). The statistics are mean and deviation of each channel (as Zhou et al., 2021,
-    arXiv:2104.02008, mix those of feature maps); the other sample is the one at the same place from the end.
+    arXiv:2104.02008, mix those of feature maps); the other sample is the one at the same place from the end of the
+    batch of `total` in all processes, `kept` (total,) the part that stays.
     """
-    mean, std = image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True) + 1e-6
-    kept = kept[:, None, None, None]
-    return (image - mean) / std * torch.lerp(std.flip(0), std, kept) + torch.lerp(mean.flip(0), mean, kept)
+    own = slice(rank(), None, world_size())
+    mean, std = image.mean((2, 3)), image.std((2, 3)) + 1e-6
+    part = kept[own, None]
+    new_mean, new_std = (torch.lerp(all_gather(x, total).flip(0)[own], x, part) for x in (mean, std))
+    mean, std, new_mean, new_std = (x[:, :, None, None] for x in (mean, std, new_mean, new_std))
+    return (image - mean) / std * new_std + new_mean
 
 
 def drawn(count: int, alpha: float, seed: int) -> Tensor:
@@ -70,9 +75,8 @@ class KD3(Distiller):
     """On selected unlabelled images: KD, squared differences of features, and a contrast with perturbed images.
 
     The student ends in a projector and the teacher's frozen classifier. The weight of its predictions in the selection
-    rises linearly from 0 to STUDENT_SHARE over the run. With CE_WEIGHT 0, labelled images are only counted and
-    classified for the log: no gradient and no running statistics come from them. Each process perturbs an image with
-    the statistics of one of its own images.
+    rises linearly from 0 to STUDENT_SHARE over the run. With CE_WEIGHT 0, labelled images are only classified for the
+    log: no gradient and no running statistics come from them.
     """
 
     config = CN(
@@ -104,7 +108,7 @@ class KD3(Distiller):
         self.reused = ReusedClassifier.of(self, factor, image_shape)
         self.temperature, self.contrast_temperature = temperature, contrast_temperature
         self.share, self.threshold, self.alpha, self.epochs = student_share, threshold, alpha, epochs
-        self.ce_weight, self.kd_weight = ce_weight, kd_weight
+        self.uses_labelled, self.ce_weight, self.kd_weight = ce_weight > 0, ce_weight, kd_weight
         self.feat_weight, self.contrast_weight = feat_weight, contrast_weight
         self.seed = int(torch.randint(2**31, (), device="cpu"))
 
@@ -112,16 +116,9 @@ class KD3(Distiller):
     def deployed(self) -> nn.Module:
         return self.reused
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
-        if self.ce_weight or not self.training:
-            return super().forward(batch)
-        self.reused.eval()
-        with torch.no_grad():
-            student = self.forward_student(batch.image)
-        self.reused.train()
-        return student.logits, {**self.extra_terms(batch), **self.teacher_terms(student, self.teacher(batch), batch)}
-
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        if not self.uses_labelled:
+            return {}
         return {"ce": label(F.cross_entropy(student.logits, batch.labels), self.ce_weight)}
 
     def extra_terms(self, batch: Batch) -> Terms:
@@ -129,11 +126,14 @@ class KD3(Distiller):
             raise ValueError("KD3 needs batches with unlabelled images: see DATASET.EXTRA")
         extra = batch.extra
         seed = random_bits_of(extra.step, self.seed, extra.epoch, STREAM)
-        kept = drawn(len(extra.index), self.alpha, seed).to(extra.image)
+        kept = drawn(extra.size, self.alpha, seed).to(extra.image)
         student = self.forward_student(extra.image)
         with torch.no_grad():
             teacher = checked_output(self.teacher(extra), self.path, type(self.teacher), student).detach()
-        views = {"teacher": teacher, "perturbed": self.forward_student(mixed_statistics(extra.image, kept))}
+        views = {
+            "teacher": teacher,
+            "perturbed": self.forward_student(mixed_statistics(extra.image, kept, extra.total)),
+        }
         share = self.share * (batch.epoch - 1) / max(self.epochs - 1, 1)
 
         def losses(student: Output, views: Mapping[str, Output], extra: Batch) -> Terms:

@@ -199,8 +199,6 @@ def _refuse_extra(cfg: CN, distiller: Method, data: Data) -> None:
     if teacher is not None and not teacher.reads_only_images:
         raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; the outputs of a teacher of kind {kind} do not depend on the"
                           " image alone, so it does not teach unlabelled ones")  # fmt: skip
-    if cfg.DISTILLER.LOGITS_CACHE:
-        raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; DISTILLER.LOGITS_CACHE has logits of the training set alone")
     if cfg.SOLVER.ACCUMULATE > 1:
         raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; unlabelled images are not divided into"
                           " micro-batches: set it to 1")  # fmt: skip

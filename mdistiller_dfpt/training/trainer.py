@@ -220,7 +220,7 @@ class Trainer:
         """The cache of the frozen network's logits; ConfigError if the method uses more of the teacher than logits."""
         distiller, d = self.distiller, self.cfg.DISTILLER
         serves = isinstance(distiller, Distiller) and isinstance(distiller.teacher, Frozen)
-        if not serves or distiller.needs_teacher_maps or distiller.needs_strong_view:
+        if not serves or distiller.needs_teacher_maps or distiller.needs_strong_view or distiller.needs_extra:
             raise ConfigError(
                 f"DISTILLER.LOGITS_CACHE is {d.LOGITS_CACHE}; {choice(self.cfg).label} uses more of the teacher than"
                 " the logits of one network per view, or no logits: remove this key"

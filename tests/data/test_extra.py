@@ -224,7 +224,10 @@ def trained(folder, *words, extra=40):
         (lambda p: run_of("KD", p, make_data=lambda c: tiny_data(extra=40)), "KD uses no unlabelled images: remove it"),
         (lambda p: trained(p, extra=0), "KD uses unlabelled images beside the training set: set DATASET.EXTRA.TYPE"),
         (lambda p: trained(p, "SOLVER.ACCUMULATE", "2"), "are not divided into micro-batches: set it to 1"),
-        (lambda p: trained(p, "DISTILLER.LOGITS_CACHE", str(p)), "has logits of the training set alone"),
+        (
+            lambda p: trained(p, "DISTILLER.LOGITS_CACHE", str(p)),
+            "uses more of the teacher than the logits of one network per view",
+        ),
         (
             lambda p: trained(p, "DISTILLER.TEACHER_KIND", "previous_epoch"),
             "a teacher of kind previous_epoch do not depend on the image alone",

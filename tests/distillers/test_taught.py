@@ -28,8 +28,8 @@ KINDS = {
     "trained_path": ("DISTILLER.TEACHER_KIND", "trained_path"),
 }
 MEMBERS = ("DISTILLER.PATHS", "{teacher1: 1.0, teacher2: 0.5, teacher3: 0.5}")
-FROZEN_PATHS_ONLY = ("SIMKD", "KDPP", "FT", "WKD", "FCFD", "FBT", "LELP", "HARD", "TGEOKD")
-DEPLOY_MORE = ("SIMKD", "DEIT", "LELP")
+FROZEN_PATHS_ONLY = ("SIMKD", "KD3", "KDPP", "FT", "WKD", "FCFD", "FBT", "LELP", "HARD", "TGEOKD")
+DEPLOY_MORE = ("SIMKD", "DEIT", "LELP", "KD3")
 NOT_BY = {
     **dict.fromkeys(("dual_path", "trained_path", "prompted"), (*FROZEN_PATHS_ONLY, *DEPLOY_MORE)),
     "views": ("KDPP", "FT", "WKD", "LELP", "TGEOKD"), "noisy": DEPLOY_MORE,

@@ -11,6 +11,7 @@ from torch import nn
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.config import keywords
 from mdistiller_dfpt.data import Batch
+from mdistiller_dfpt.data.batch import UNLABELLED
 from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
 from mdistiller_dfpt.distillers.choice import choice
 from mdistiller_dfpt.errors import ConfigError
@@ -175,7 +176,8 @@ def test_looking_for_them_changes_nothing():
 
 def some_batch():
     index = torch.arange(4)
-    return Batch(torch.randn(4, 3, 32, 32), index, index, epoch=1, step=1, strong=torch.randn(4, 3, 32, 32))
+    extra = Batch(torch.randn(4, 3, 32, 32), torch.full_like(index, UNLABELLED), index)
+    return Batch(torch.randn(4, 3, 32, 32), index, index, strong=torch.randn(4, 3, 32, 32), extra=extra)
 
 
 REFUSED = {

@@ -33,7 +33,8 @@ COARSER = {"LUMINET": 5e-2}
 def run(name, folder, *words, cache="cache", **data):
     words = (*words, "DISTILLER.LOGITS_CACHE", str(folder / cache)) if cache else words
     cfg = tiny_cfg("DISTILLER.TYPE", name, "LOG.PREFIX", str(folder / "out"), "EXPERIMENT.TAG", cache or "live", *words)
-    return Trainer(cfg, tiny_distiller(name, *words), tiny_data(**data))
+    distiller = tiny_distiller(name, *words)
+    return Trainer(cfg, distiller, tiny_data(extra=40 if distiller.needs_extra else 0, **data))
 
 
 def test_the_methods_over_logits_are_those_that_may_use_it():

@@ -53,7 +53,8 @@ def cfg_of(name, *overrides):
 def one_epoch(name, words, images=45):
     """What is trained, before and after an epoch of batches of 16, 16 and 13; the averages; the accuracy."""
     torch.manual_seed(0)
-    data, distiller = tiny_data(train=images, test=19, batch=16), tiny_distiller(name, *words)
+    distiller = tiny_distiller(name, *words)
+    data = tiny_data(train=images, test=19, batch=16, extra=33 if distiller.needs_extra else 0)
     for module in distiller.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # each process draws numbers of its own

@@ -349,7 +349,7 @@ def test_a_training_step_reads_nothing_from_the_device(name, tmp_path):
     run = run_of(name, tmp_path)
     run.distiller.train()
     # Strong views are made on the CPU, and read its random numbers
-    for batch in list(run.data.train.epoch(1, strong=run.distiller.needs_strong_view)):
+    for batch in list(run.data.batches(1, strong=run.distiller.needs_strong_view)):
         assert operators_per_step(run, batch)[1] == 0
 
 
