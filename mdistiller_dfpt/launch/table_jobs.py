@@ -22,6 +22,12 @@ from .trained import OF_PLACE
 TRAIN = Path(__file__).parents[2] / "tools" / "train.py"
 
 
+class Interrupted(UserError):
+    """Ctrl-C: jobs that had not begun are not begun."""
+
+    exit_code = 130
+
+
 @dataclass(frozen=True)
 class Job:
     """One training job: the arguments of tools/train.py, and the log file for its output."""
@@ -72,19 +78,24 @@ def run_jobs(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) -> 
     """Run all jobs, `parallel` at a time, each in its own process; returns the failed jobs."""
     failed = []
     with ThreadPoolExecutor(parallel) as pool:
-        pending = {pool.submit(_run, job): job for job in jobs}
-        for number, future in enumerate(as_completed(pending), start=1):
-            job, code = pending[future], future.result()
-            say(
-                f"[{number}/{len(jobs)}] {job.label}: "
-                + ("done" if code == 0 else f"failed with {code}, see {job.log}")
-            )
-            if code:
-                failed.append(job)
+        pending = {pool.submit(_run, job, say): job for job in jobs}
+        try:
+            for number, future in enumerate(as_completed(pending), start=1):
+                job, code = pending[future], future.result()
+                say(
+                    f"[{number}/{len(jobs)}] {job.label}: "
+                    + ("done" if code == 0 else f"failed with {code}, see {job.log}")
+                )
+                if code:
+                    failed.append(job)
+        except KeyboardInterrupt:  # the running jobs get the signal as well: they save and stop
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise Interrupted("interrupted; repeat the same command to go on") from None
     return failed
 
 
-def _run(job: Job) -> int:
+def _run(job: Job, say: Callable[[str], None]) -> int:
+    say(f"{job.label} ... (log: {job.log})")
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "a", encoding="utf-8") as log:
         return subprocess.run([sys.executable, str(TRAIN), *job.words], stdout=log, stderr=log).returncode
@@ -95,11 +106,15 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
     failed = []
     with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn")) as pool:
         pending = {pool.submit(_smoke, cell): cell for cell in cells}
-        for number, future in enumerate(as_completed(pending), start=1):
-            cell, fault = pending[future], future.result()
-            if fault:
-                failed.append(cell)
-            say(f"[{number}/{len(cells)}] {cell.row} {cell.column}: {fault or 'ok'}")
+        try:
+            for number, future in enumerate(as_completed(pending), start=1):
+                cell, fault = pending[future], future.result()
+                if fault:
+                    failed.append(cell)
+                say(f"[{number}/{len(cells)}] {cell.row} {cell.column}: {fault or 'ok'}")
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise Interrupted("interrupted") from None
     return failed
 
 

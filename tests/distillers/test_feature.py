@@ -19,7 +19,7 @@ PAIRS = sorted((Path(__file__).parents[2] / "configs/cifar100/pairs").glob("*.ya
 PLAIN = [
     name for name, m in sorted(DISTILLERS.items())
     if issubclass(m, Distiller) and m.terms is Distiller.terms and m.deployed is Distiller.deployed
-    and not m.needs_strong_view and not m.starts_from_teacher
+    and not m.needs_strong_view and not m.starts_from_teacher and not m.held_out
     # which draw random numbers, run stages of a copy, or make a weight orthogonal: the meta device has no values
     and name not in ("CRD", "FCFD", "VKD")
 ]  # fmt: skip

@@ -8,6 +8,8 @@ import os
 import re
 import runpy
 import shutil
+import subprocess
+import time
 from pathlib import Path
 from statistics import mean
 
@@ -19,7 +21,7 @@ from mdistiller_dfpt.config.effect import deciding_values
 from mdistiller_dfpt.distillers.choice import choice, situation
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.smoke import smoke
-from mdistiller_dfpt.launch.table_jobs import cell_configs
+from mdistiller_dfpt.launch.table_jobs import Interrupted, Job, cell_configs, run_jobs
 from mdistiller_dfpt.models.published import TEACHERS, compare_with_record
 from mdistiller_dfpt.report.cells import evaluate_table
 from mdistiller_dfpt.report.spec import load_table
@@ -307,6 +309,28 @@ def test_missing_cells_are_trained_once_and_a_failing_one_stops_no_other(table, 
     table.write_text(SPEC)
     assert TABLE(["--table", str(table), "--prefix", "runs", "--rows", "dfptkd", "--seeds", "1", "--run", *quick]) == 0
     assert "done" not in capsys.readouterr().err, "nothing was missing"
+
+
+def test_an_interrupted_table_begins_no_further_job(tmp_path, monkeypatch):
+    begun, said = [], []
+
+    def trained(words, **options):
+        begun.append(words)
+        time.sleep(0.0 if len(begun) == 1 else 0.5)  # the second runs when the user interrupts
+        return subprocess.CompletedProcess(words, 0)
+
+    def say(line):
+        said.append(line)
+        if line.startswith("[1/"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("subprocess.run", trained)
+    jobs = [Job(f"job {i}", (str(i),), tmp_path / f"{i}.txt") for i in range(9)]
+    with pytest.raises(Interrupted, match="repeat the same command to go on"):
+        run_jobs(jobs, 1, say)
+    assert len(begun) <= 2
+    assert said[0] == f"job 0 ... (log: {tmp_path / '0.txt'})"
+    assert Interrupted.exit_code == 130
 
 
 def test_every_cell_of_every_table_names_a_config_that_loads():
