@@ -355,7 +355,7 @@ def test_a_method_takes_two_steps_on_a_pair_of_different_families(row):
     cfg = load_cfg(ROOT / f"configs/cifar100/{row}/{pair}.yaml", ["LOG.TENSORBOARD", "False"])
     found = smoke(cfg)
     logged = {"temperature", "subclasses", "accuracy_prompt", "entropy_prompt", "distillation_weight", "gradient_to_kd"}
-    logged |= {"sample_weight", "share"}
+    logged |= {"sample_weight", "share", "selected", "t"}
     terms = found.keys() - {"loss", "top1", "top5", *logged}
     assert found["loss"] == pytest.approx(sum(found[name] for name in terms), rel=1e-5)
     # Random labels cost an untrained student about ln 100 in the first step, and may cost more in the second
