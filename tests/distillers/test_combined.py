@@ -148,13 +148,11 @@ def test_an_unknown_member_is_named():
     (("HARD", "SIMKD"), ()), (("CRLD", "LELP"), ()), (("KD", "LELP"), ("KD.LOSS.EXTRA_WEIGHT", "1.0")),
 ])  # fmt: skip
 def test_what_a_member_runs_itself_goes_through_the_deployed_network(names, words):
-    distiller = listed(*names, words=words)
+    distiller = listed(*names, words=words).eval()
     member, adding = (m.distiller for m in distiller.members)
     image = tiny_batch().image
     with torch.no_grad():
-        torch.testing.assert_close(
-            member.eval().forward_student(image).logits, adding.eval().deployed(image)[0], rtol=0, atol=0
-        )
+        torch.testing.assert_close(member.forward_student(image).logits, adding.deployed(image)[0], rtol=0, atol=0)
     # Every member's terms train the classifier that is deployed, none the student's own
     assert adding.deployed is not distiller.student
     assert not any(p.requires_grad for p in distiller.student.classifier_layer.parameters())
