@@ -1,6 +1,5 @@
 """Builds a trainer from a config: device, networks, distiller; checks that cost least come first."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,14 @@ from ..distillers.choice import choice
 from ..distributed import pick_device, rank, world_size
 from ..interop.plugins import sources
 from ..models import StagedModel
+from ..models.bfloat16 import has_bfloat16
 from ..runs.directory import check_writable
 from ..runs.hashing import state_hash
 from ..runs.identity import Identity, identity_of
 from ..runs.saving import seed_process
 from ..runs.weights import load_into
 from ..training.optim import OPTIMIZERS, SCHEDULES
-from ..training.precision import has_bfloat16, measured_precision
+from ..training.precision import measured_precision
 from ..training.trainer import Trainer
 from .check_shards import check_shards
 from .initial import start_from, start_of
@@ -47,8 +47,8 @@ def check_config(cfg: CN) -> torch.device:
     if cfg.EXPERIMENT.THREADS:
         torch.set_num_threads(cfg.EXPERIMENT.THREADS)
     if device.type == "cpu" and "bf16" in (cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT) and not has_bfloat16():
-        print("warning: this CPU computes bfloat16 in software, many times slower than float32: use SOLVER.AMP none",
-              file=sys.stderr)  # fmt: skip
+        print("SOLVER.AMP bf16: this CPU has no bfloat16 instructions: numbers as in bfloat16, speed as in float32",
+              flush=True)  # fmt: skip
     DATASETS[cfg.DATASET.TYPE]  # ConfigError if it is unknown
     SCHEDULES[cfg.SOLVER.SCHEDULE]
     OPTIMIZERS[cfg.SOLVER.TYPE]

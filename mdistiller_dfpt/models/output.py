@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from .bfloat16 import speed_up
 
 
 class Output(NamedTuple):
@@ -69,4 +70,8 @@ def memory_format(channels_last: bool) -> torch.memory_format:
 
 def autocast(dtype: torch.dtype | None, image: Tensor) -> contextlib.AbstractContextManager:
     """The autocast context for `dtype`; None means float32."""
-    return contextlib.nullcontext() if dtype is None else torch.autocast(image.device.type, dtype)
+    if dtype is None:
+        return contextlib.nullcontext()
+    if image.device.type == "cpu":
+        speed_up()
+    return torch.autocast(image.device.type, dtype)

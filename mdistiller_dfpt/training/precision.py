@@ -3,7 +3,6 @@
 import copy
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from ..data import Data
 from ..distillers.build import AMP_DTYPES
 from ..distributed import on_first_process, world_size
 from ..errors import ConfigError
+from ..models.bfloat16 import has_bfloat16
 from ..models.output import autocast, memory_format
 from ..runs.directory import CONFIG
 
@@ -21,14 +21,6 @@ FASTEST = "fastest"
 ROUNDS = 3
 _found: dict[tuple[object, ...], str] = {}  # benchmark results of this process
 WORDS = {"none": "float32", "bf16": "bfloat16"}
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 instructions; True if PyTorch cannot tell."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if capabilities.get("architecture") != "x86_64":
-        return True
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def measured_precision(
@@ -77,7 +69,7 @@ def _faster(cfg: CN, key: str, name: str, network: nn.Module, data: Data, *, lea
     """The precision in which a network processes a batch faster; prints the choice."""
     device = data.train.device
     if device.type == "cpu" and not has_bfloat16():
-        print(f"{key} {FASTEST}: {name} in float32, as this CPU computes bfloat16 in software", flush=True)
+        print(f"{key} {FASTEST}: {name} in float32, as this CPU has no bfloat16 instructions", flush=True)
         return "none"
     layout = memory_format(cfg.SOLVER.CHANNELS_LAST)
     batch = -(-cfg.SOLVER.BATCH_SIZE // world_size())
