@@ -7,8 +7,8 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from ..registry import TABLES
+from .conditions import When
 from .keys import ADDED, KEYS, Key, put
-from .limits import When
 
 _DEFAULTS: dict[str, dict[str, Any]] = {}  # by method: those of its fork that differ from this project's
 TABLES.append(_DEFAULTS)

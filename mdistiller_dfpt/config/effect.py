@@ -6,7 +6,8 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from .keys import KEYS, REMOVED, Situation
+from .conditions import Situation
+from .keys import KEYS, REMOVED
 from .keywords import flatten
 from .policy import PRETRAINED
 

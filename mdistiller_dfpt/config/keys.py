@@ -7,38 +7,52 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from ..registry import TABLES, suggest
-from .keywords import flatten
-from .limits import (
-    A_SEED,
+from .conditions import (
     ALWAYS,
-    AT_LEAST_ONE,
-    DEVIATIONS,
+    BY_DEEPKD,
+    BY_DOT,
+    BY_STEPS,
     EXTRA_IN_MEMORY,
-    FRACTION,
     HAS_ASSISTANTS,
     HAS_EXTRA,
+    HAS_MOMENTUM,
+    HAS_NESTEROV,
     HAS_NETWORK,
     HAS_OTHER_TEACHERS,
     IN_FILES,
+    IS_CACHED,
+    IS_TRAINED,
+    NEVER,
+    NOT_BY_STEPS,
+    NOT_CRD,
+    ONE_OPTIMISER,
+    OWN_TASK,
+    SEVERAL_PROCESSES,
+    TAUGHT,
+    When,
+)
+from .keywords import flatten
+from .limits import (
+    A_SEED,
+    AT_LEAST_ONE,
+    DEVIATIONS,
+    FRACTION,
     INCREASING,
     IS_DEVICE,
     IS_INTERVAL,
     IS_NAME,
-    IS_TRAINED,
     METHODS,
     NETWORKS,
     NOT_NEGATIVE,
     NUMBERED,
     PER_CHANNEL,
     POSITIVE,
-    TAUGHT,
+    TRAINERS,
     WEIGHT,
     Limit,
-    Situation,
-    When,
     names,
     one_of,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -53,42 +67,6 @@ class Key:
     kind: type | None = None
     entries: Limit | None = None  # of a section with arbitrary keys: the limit of its numbers
 
-
-# Optimisers and schedules of a user's get all these values
-_STEP = When("the cosine schedule does not use it", lambda s: s.cfg.SOLVER.SCHEDULE != "cosine")
-_COSINE = When("the schedule is step", lambda s: s.cfg.SOLVER.SCHEDULE != "step")
-
-
-def _trained_by(name: str) -> When:
-    return When(
-        f"SOLVER.TRAINER is not {name}",
-        lambda s: name == s.cfg.SOLVER.TRAINER or s.cfg.SOLVER.TYPE not in ("SGD", "AdamW"),
-    )
-
-
-_DOT, _DEEPKD = _trained_by("dot"), _trained_by("deepkd")
-_OWN_TASK = When(
-    f"{_DEEPKD.otherwise}, or with AS_RELEASED the labels have the momentum of the target class",
-    lambda s: _DEEPKD.test(s) and not s.cfg.SOLVER.DEEPKD.AS_RELEASED,
-)
-_WITH_OPTIMISER = ("dot", "deepkd")
-_NO_OWN = When(
-    "SOLVER.TRAINER dot and deepkd have their own optimisers", lambda s: s.cfg.SOLVER.TRAINER not in _WITH_OPTIMISER
-)
-_MOMENTUM = When(
-    "it is for SGD with momentum",
-    lambda s: _NO_OWN.test(s) and s.cfg.SOLVER.TYPE != "AdamW" and s.cfg.SOLVER.MOMENTUM > 0,
-)
-_HAS_MOMENTUM = When("AdamW has its own", lambda s: not _NO_OWN.test(s) or s.cfg.SOLVER.TYPE != "AdamW")
-_CACHED = When("DISTILLER.LOGITS_CACHE is not set", lambda s: bool(s.cfg.DISTILLER.LOGITS_CACHE))
-_SEVERAL = When("there is one process", lambda s: s.processes > 1)
-_TRAINERS = Limit(
-    "one of base, crd, dot, deepkd, projected; a trainer of an mdistiller fork is not run here: base gives a method its"
-    " views, indices and epoch",
-    lambda v: v in ("base", "crd", "dot", "deepkd", "projected"),
-)
-_NOT_CRD = When("one loop serves all methods", lambda s: s.cfg.SOLVER.TRAINER != "crd")
-_NEVER = When("every epoch is written", lambda s: False)
 
 # ---------------------------------------------------------------------------------------------------------------
 # mdistiller's keys keep their names, types and meanings.
@@ -166,7 +144,7 @@ KEYS: dict[str, Key] = {
     "DISTILLER.LOGITS_CACHE": Key(None, "folder for a cache of the teacher's logits (float16) for all views, for"
                                   " logit-based methods", None, TAUGHT, kind=str),
     "DISTILLER.LOGITS_CACHE_FILL": Key("lazily", "lazily: as views are sampled; first: all before the first step",
-                                       one_of("lazily", "first"), _CACHED, decides=False),
+                                       one_of("lazily", "first"), IS_CACHED, decides=False),
     "DISTILLER.TEACHER_STAGES": Key([], "modules that end the stages of a torchvision/, timm/ or custom network; []:"
                                     " found", names("module names"), HAS_NETWORK),
     "DISTILLER.STUDENT_STAGES": Key([], "the same for the student", names("module names")),
@@ -181,31 +159,33 @@ KEYS: dict[str, Key] = {
     "SOLVER.TRAINER": Key("base", "base; dot: two momenta, SOLVER.MOMENTUM -+ DOT.DELTA; deepkd: three momenta, for"
                           " methods with terms of the target and of the other classes; projected: the gradient of"
                           " distillation without the part that opposes the labels'; crd is accepted and means base",
-                          _TRAINERS, _NOT_CRD),
+                          TRAINERS, NOT_CRD),
     "SOLVER.BATCH_SIZE": Key(64, "global batch size, over all processes", AT_LEAST_ONE),
     "SOLVER.ACCUMULATE": Key(1, "micro-batches per batch (gradient accumulation), if a batch does not fit in memory",
                              AT_LEAST_ONE),
-    "SOLVER.SYNC_BN": Key(False, "synchronise BatchNorm statistics over all processes", None, _SEVERAL),
+    "SOLVER.SYNC_BN": Key(False, "synchronise BatchNorm statistics over all processes", None, SEVERAL_PROCESSES),
     "SOLVER.EPOCHS": Key(240, "epochs of training", AT_LEAST_ONE),
     "SOLVER.LR": Key(0.05, "learning rate; default: depends on the student, 0.01 for MobileNet and ShuffleNet",
                      POSITIVE),
     "SOLVER.SCHEDULE": Key("step", "step: times LR_DECAY_RATE after each of LR_DECAY_STAGES; cosine: to LR_MIN in"
                            " all epochs; any name in SCHEDULES"),
-    "SOLVER.LR_DECAY_STAGES": Key([150, 180, 210], "the last epochs before each decay", INCREASING, _STEP),
-    "SOLVER.LR_DECAY_RATE": Key(0.1, "the factor of each decay", Limit("in (0, 1]", lambda v: 0 < v <= 1), _STEP),
-    "SOLVER.LR_MIN": Key(0.0, "learning rate at the end of the cosine schedule", NOT_NEGATIVE, _COSINE),
+    "SOLVER.LR_DECAY_STAGES": Key([150, 180, 210], "the last epochs before each decay", INCREASING, BY_STEPS),
+    "SOLVER.LR_DECAY_RATE": Key(0.1, "the factor of each decay", Limit("in (0, 1]", lambda v: 0 < v <= 1), BY_STEPS),
+    "SOLVER.LR_MIN": Key(0.0, "learning rate at the end of the cosine schedule", NOT_NEGATIVE, NOT_BY_STEPS),
     "SOLVER.WARMUP_EPOCHS": Key(0.0, "epochs of a linear warm-up, updated at every step", NOT_NEGATIVE),
     "SOLVER.WEIGHT_DECAY": Key(0.0001, "weight decay", NOT_NEGATIVE),
-    "SOLVER.MOMENTUM": Key(0.9, "momentum of SGD", FRACTION, _HAS_MOMENTUM),
-    "SOLVER.NESTEROV": Key(False, "Nesterov momentum", None, _MOMENTUM),
-    "SOLVER.CLIP_NORM": Key(None, "maximum norm of the gradient; default: no clipping", POSITIVE, _NO_OWN, kind=float),
+    "SOLVER.MOMENTUM": Key(0.9, "momentum of SGD", FRACTION, HAS_MOMENTUM),
+    "SOLVER.NESTEROV": Key(False, "Nesterov momentum", None, HAS_NESTEROV),
+    "SOLVER.CLIP_NORM": Key(None, "maximum norm of the gradient; default: no clipping", POSITIVE, ONE_OPTIMISER,
+                            kind=float),
     "SOLVER.LABEL_SMOOTHING": Key(0.0, "probability spread over all classes, for methods that take soft labels",
                                   FRACTION),
     "SOLVER.MIXUP": Key(0.0, "alpha of mixup, 0 for none, for methods that take soft labels", NOT_NEGATIVE),
     "SOLVER.CUTMIX": Key(0.0, "alpha of CutMix, 0 for none; with MIXUP, each batch takes one of them", NOT_NEGATIVE),
     "SOLVER.EMA": Key(None, "decay of a moving average of the student's weights, which is evaluated and saved in their"
                       " place; default: none", Limit("in (0, 1)", lambda v: 0 < v < 1), kind=float),
-    "SOLVER.TYPE": Key("SGD", "SGD; AdamW, without decay of biases and norms; any name in OPTIMIZERS", None, _NO_OWN),
+    "SOLVER.TYPE": Key("SGD", "SGD; AdamW, without decay of biases and norms; any name in OPTIMIZERS", None,
+                       ONE_OPTIMISER),
     "SOLVER.AMP": Key("none", "none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: the"
                       " faster of the two for each network, benchmarked once before the first step",
                       one_of("none", "bf16", "fastest")),
@@ -213,14 +193,14 @@ KEYS: dict[str, Key] = {
                               " bfloat16", one_of("none", "bf16", "fastest"), kind=str),
     "SOLVER.CHANNELS_LAST": Key(False, "memory format of images and weights"),
     "SOLVER.SEED": Key(1, "seed of the initial weights, and of the data unless DATASET.SEED is set", A_SEED),
-    "SOLVER.DOT.DELTA": Key(0.075, "the difference of the two momenta from SOLVER.MOMENTUM", FRACTION, _DOT),
-    "SOLVER.DEEPKD.DELTA_TOG": Key(0.075, "added to SOLVER.MOMENTUM for the labels' terms", None, _OWN_TASK),
-    "SOLVER.DEEPKD.DELTA_TCG": Key(-0.075, "the same for the terms of the target class", None, _DEEPKD),
-    "SOLVER.DEEPKD.DELTA_NCG": Key(0.075, "the same for the terms of the other classes", None, _DEEPKD),
+    "SOLVER.DOT.DELTA": Key(0.075, "the difference of the two momenta from SOLVER.MOMENTUM", FRACTION, BY_DOT),
+    "SOLVER.DEEPKD.DELTA_TOG": Key(0.075, "added to SOLVER.MOMENTUM for the labels' terms", None, OWN_TASK),
+    "SOLVER.DEEPKD.DELTA_TCG": Key(-0.075, "the same for the terms of the target class", None, BY_DEEPKD),
+    "SOLVER.DEEPKD.DELTA_NCG": Key(0.075, "the same for the terms of the other classes", None, BY_DEEPKD),
     "SOLVER.DEEPKD.AS_RELEASED": Key(True, "the labels have the momentum of the target class, as in the authors' code;"
-                                     " else their own, as in the paper", None, _DEEPKD),
+                                     " else their own, as in the paper", None, BY_DEEPKD),
     "LOG.TENSORBOARD": Key(True, "write events for TensorBoard", decides=False),
-    "LOG.TENSORBOARD_FREQ": Key(500, "accepted for mdistiller's files; unused there as well", None, _NEVER, False),
+    "LOG.TENSORBOARD_FREQ": Key(500, "accepted for mdistiller's files; unused there as well", None, NEVER, False),
     "LOG.SAVE_CHECKPOINT_FREQ": Key(40, "epochs between student weights that are kept; checkpoints are every epoch",
                                     AT_LEAST_ONE, decides=False),
     "LOG.SAVE_EVERY": Key(None, 'checkpoints within an epoch as well: "500 steps" or "10 minutes"', IS_INTERVAL,
@@ -309,4 +289,4 @@ def put(cfg: CN, full: str, value: Any) -> None:
     cfg[last] = value
 
 
-__all__ = ["ADDED", "KEYS", "REMOVED", "Key", "Limit", "Removed", "Situation", "When", "declare_node", "default_cfg"]
+__all__ = ["ADDED", "KEYS", "REMOVED", "Key", "Limit", "Removed", "When", "declare_node", "default_cfg"]

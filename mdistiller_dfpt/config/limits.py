@@ -1,13 +1,10 @@
-"""The allowed values of a key, and the condition under which a key has an effect in a run."""
+"""The allowed values of a key."""
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
-
-from yacs.config import CfgNode as CN
 
 
 class Limit(NamedTuple):
@@ -17,39 +14,6 @@ class Limit(NamedTuple):
     test: Callable[[Any], bool]
     types: tuple[type, ...] = ()
 
-
-@dataclass(frozen=True)
-class Situation:
-    """What decides which keys have an effect in a run."""
-
-    cfg: CN
-    sections: frozenset[str]  # those of the run's methods and of its kind of teacher
-    is_taught: bool
-    has_network: bool  # whether the kind of teacher is around a network
-    starts_untrained: bool  # whether that network is trained along with the student
-    has_assistants: bool
-    has_other_teachers: bool
-    in_files: bool  # whether the dataset's images are decoded from files
-    processes: int
-    revisions: Mapping[str, int]  # of the methods whose computation has changed under equal keys
-
-
-class When(NamedTuple):
-    """The condition under which a key has an effect: in words that follow `because`, if it does not hold; the check."""
-
-    otherwise: str
-    test: Callable[[Any], bool]  # of a `Situation`; for a key of a method, of its section
-
-
-ALWAYS = When("", lambda s: True)
-TAUGHT = When("no method of the run has a teacher", lambda s: s.is_taught)
-HAS_NETWORK = When("no network teaches in this run", lambda s: s.has_network)
-IS_TRAINED = When("no trained network teaches in this run", lambda s: s.has_network and not s.starts_untrained)
-IN_FILES = When("the images of this dataset are in memory", lambda s: s.in_files)
-HAS_EXTRA = When("DATASET.EXTRA.TYPE is not set", lambda s: s.cfg.DATASET.EXTRA.TYPE is not None)
-EXTRA_IN_MEMORY = When("there are no unlabelled images in memory", lambda s: HAS_EXTRA.test(s) and not s.in_files)
-HAS_ASSISTANTS = When("the kind of teacher has no assistants", lambda s: s.has_assistants)
-HAS_OTHER_TEACHERS = When("the kind of teacher has a single network", lambda s: s.has_other_teachers)
 
 PER_CHANNEL = Limit("three numbers", lambda v: len(v) == 3 and all(type(x) in (int, float) for x in v))
 DEVIATIONS = Limit("three numbers > 0", lambda v: PER_CHANNEL.test(v) and min(v) > 0)
@@ -112,4 +76,9 @@ NUMBERED = Limit(
 INCREASING = Limit(
     "increasing whole numbers >= 1",
     lambda v: all(type(e) is int and e >= 1 for e in v) and all(a < b for a, b in pairwise(v)),
+)
+TRAINERS = Limit(
+    "one of base, crd, dot, deepkd, projected; a trainer of an mdistiller fork is not run here: base gives a method its"
+    " views, indices and epoch",
+    lambda v: v in ("base", "crd", "dot", "deepkd", "projected"),
 )

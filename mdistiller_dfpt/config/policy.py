@@ -9,6 +9,9 @@ def student_lr(student: str) -> float:
 PRETRAINED = "pretrained"
 """Value of DISTILLER.TEACHER_CKPT for torchvision's published weights; `pretrained:TAG` selects one of several."""
 
+NAMED_STARTS = ("file ", PRETRAINED)
+"""How a run's record of initial weights begins that a config names: `file` and its hash, or published ones."""
+
 PUBLISHED_SIZE = 224
 """Default height and width of images for networks designed for large images; DATASET.SIZE overrides it."""
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from yacs.config import CfgNode as CN
 
+from ..config.conditions import Situation
 from ..config.keywords import asked_for, flatten
-from ..config.limits import Situation
 from ..distributed import world_size
 from ..errors import ConfigError
 from ..teachers import TEACHERS

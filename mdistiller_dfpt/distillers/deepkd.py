@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import A_TEMPERATURE, INCREASING, NOT_NEGATIVE, Limit, When
+from ..config.conditions import When
+from ..config.limits import A_TEMPERATURE, INCREASING, NOT_NEGATIVE, Limit
 from ..losses import Terms, distillation, label, warm_up
 from ..losses.logit_losses import divergences, is_target, mean_divergence, target_and_rest
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike

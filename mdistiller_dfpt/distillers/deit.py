@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, When, one_of
+from ..config.conditions import When
+from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, one_of
 from ..losses import Terms, distillation, label
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .kd import kd_loss

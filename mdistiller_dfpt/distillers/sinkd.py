@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import A_TEMPERATURE, AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, When
+from ..config.conditions import When
+from ..config.limits import A_TEMPERATURE, AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from ..losses import Terms, distillation, label
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .kd import kd_loss

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import A_TEMPERATURE, FRACTION, NOT_NEGATIVE, Limit, When
+from ..config.conditions import When
+from ..config.limits import A_TEMPERATURE, FRACTION, NOT_NEGATIVE, Limit
 from ..distributed import all_reduce
 from ..losses import Terms, distillation, label
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike

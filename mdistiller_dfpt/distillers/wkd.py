@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import A_TEMPERATURE, AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, When, one_of
+from ..config.conditions import When
+from ..config.limits import A_TEMPERATURE, AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, one_of
 from ..distributed import all_gather
 from ..losses import Terms, distillation, label
 from ..losses.logit_losses import is_target

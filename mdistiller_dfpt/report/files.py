@@ -10,8 +10,8 @@ from typing import Any
 
 from ..config.effect import of_earlier_version
 from ..config.keys import KEYS
+from ..config.policy import NAMED_STARTS
 from ..errors import DataError
-from ..runs.identity import NAMED_STARTS
 
 RESULTS, STATUS = "results.json", "status.json"
 SEED = "SOLVER.SEED"

@@ -13,15 +13,12 @@ from typing import Any, NotRequired, TypedDict
 from yacs.config import CfgNode as CN
 
 from ..config.effect import deciding_values, differing
-from ..config.policy import PRETRAINED
 from ..data import Data
 from ..data.content import Content, Images
 from ..distillers.choice import situation
 from .atomic import write_json
 
 IDENTITY = "identity.json"
-NAMED_STARTS = ("file ", PRETRAINED)
-"""How initial weights begin that the config names: `file` and its hash, or published ones; else a program's hash."""
 
 
 class Identity(TypedDict):

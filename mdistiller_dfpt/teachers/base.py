@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from ..config.limits import Limit, When
+from ..config.conditions import When
+from ..config.limits import Limit
 from ..config.nodes import NodeRegistry
 from ..data import Batch
 from ..losses import Terms

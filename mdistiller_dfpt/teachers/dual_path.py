@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, Limit, When, one_of
+from ..config.conditions import When
+from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, Limit, one_of
 from ..data import Batch
 from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own_terms, warm_up
 from ..losses.logit_losses import classes_of, entropy

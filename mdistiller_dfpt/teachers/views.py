@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
-from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, WEIGHT, Limit, When
+from ..config.conditions import When
+from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, WEIGHT, Limit
 from ..data import Batch
 from ..distributed import world_size
 from ..errors import DivergedError

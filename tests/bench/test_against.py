@@ -44,6 +44,7 @@ def checkout(tmp_path, monkeypatch):
     """Writes a stand-in for mdistiller whose distillation term is multiplied by `factor`."""
     monkeypatch.setattr(torch.Tensor, "cuda", torch.Tensor.cuda)
     monkeypatch.setattr(torch.nn.Module, "cuda", torch.nn.Module.cuda)
+    monkeypatch.setattr(torch, "load", torch.load)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield lambda factor=1.0: write(tmp_path / "checkout", factor)
     for name in [n for n in sys.modules if n.split(".")[0] in ("mdistiller", "tensorboardX")]:
