@@ -1,8 +1,22 @@
 """Package metadata; the settings of tools are in pyproject.toml."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithConfigs(build_py):
+    """A wheel has the configs inside the package; an editable installation uses those of the checkout."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            place = Path(self.build_lib) / "mdistiller_dfpt" / "configs"
+            shutil.rmtree(place, ignore_errors=True)  # what an earlier build left
+            shutil.copytree(Path(__file__).with_name("configs"), place)
+
 
 setup(
     name="mdistiller_dfpt",
@@ -14,6 +28,8 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mdistiller_dfpt", "mdistiller_dfpt.*"]),
     package_data={"mdistiller_dfpt": ["py.typed"]},
+    cmdclass={"build_py": BuildWithConfigs},
+    entry_points={"console_scripts": ["mdistiller-dfpt = mdistiller_dfpt.commands.main:main"]},
     install_requires=[
         "torch>=2.10",  # in older versions, torch.load with weights_only=True could be made to run code by a checkpoint
         "torchvision",

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tools import train
+from mdistiller_dfpt.commands import train
 
 from .test_house import ROOT
 

@@ -1,40 +1,5 @@
-"""Check every image of a dataset and print all errors: python tools/check_data.py --cfg FILE [KEY VALUE ...]."""
+"""The command `mdistiller-dfpt check-data`, from a checkout."""
 
-import sys
+from command import run
 
-from tqdm import tqdm
-
-from mdistiller_dfpt import load_cfg
-from mdistiller_dfpt.data import DATASETS
-from mdistiller_dfpt.data.check import check_source
-from mdistiller_dfpt.errors import DataError
-from mdistiller_dfpt.launch.cli import Parser, guarded
-
-
-def _main(argv: list[str]) -> None:
-    parser = Parser("check_data.py", __doc__)
-    parser.add_argument("--cfg", help="yaml file; without it, all keys have their defaults")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for example DATASET.TYPE folder DATASET.ROOT DIR")
-    args = parser.parse_args(argv)
-    cfg = load_cfg(args.cfg, args.opts)
-    source = DATASETS[cfg.DATASET.TYPE](cfg)
-    count = len(source.train.labels) + len(source.test.labels)
-    with tqdm(total=count, unit=" images", disable=None) as bar:
-        faults, twice = check_source(source, cfg.DATASET.NUM_WORKERS, lambda seen: bar.update(seen - bar.n))
-    print(
-        f"{cfg.DATASET.TYPE}: {len(source.train.labels)} training images, {len(source.test.labels)} test images, "
-        f"{len(source.train.classes)} classes"
-    )
-    for line in twice:  # published datasets contain some as well; published results include them
-        print(f"note: {line}")
-    if faults:
-        raise DataError("\n".join(faults))
-    print("no faults")
-
-
-def main(argv: list[str] | None = None) -> int:
-    return guarded(_main, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+run("check-data")

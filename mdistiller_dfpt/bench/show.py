@@ -18,7 +18,7 @@ def records_in(folder: Path) -> dict[str, dict[str, Any]]:
             found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
             found[path.stem]["rows"][0]["side"]
         except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
-            raise ConfigError(f"{path}: not a record of tools/bench.py ({type(e).__name__})") from None
+            raise ConfigError(f"{path}: not a record of `bench` ({type(e).__name__})") from None
     if not found:
         raise ConfigError(f"--show {folder}: contains no records; write some with --json")
     return found

@@ -14,7 +14,9 @@ from ..errors import ConfigError
 from ..registry import suggest
 from .yaml_reader import read_yaml
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+_PACKAGE = Path(__file__).parents[1]
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+"""In an installed package, or in the checkout."""
 BASE, PAIRS = "base.yaml", "pairs"
 
 

@@ -9,6 +9,7 @@ import yaml
 from yaml.reader import ReaderError
 
 from ..errors import ConfigError
+from ..invocation import command_line
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16
@@ -92,7 +93,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         raw = path.read_bytes()[: MAX_BYTES + 1]
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file; tools/train.py --list prints the configs") from None
+        raise ConfigError(f"{path}: no such config file; `{command_line('train')} --list` prints the configs") from None
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
     if len(raw) > MAX_BYTES:

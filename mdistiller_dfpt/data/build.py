@@ -11,6 +11,7 @@ from yacs.config import CfgNode as CN
 from ..config.policy import PUBLISHED_SIZE
 from ..distributed import on_first_process, pick_device, world_size
 from ..errors import ConfigError, DataError, is_users, place_of
+from ..invocation import command_line
 from ..registry import Registry
 from .auto_augment import augmented
 from .batch import Batch
@@ -114,7 +115,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         if skips and world_size() > 1:
             raise ConfigError(
                 "DATASET.ON_ERROR is skip; all processes need batches of equal size: "
-                "find such files with tools/check_data.py and remove them"
+                f"find such files by `{command_line('check-data')}` and remove them"
             )
         make = FileLoader
         common |= {"workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips, "timeout": cfg.EXPERIMENT.TIMEOUT}

@@ -101,7 +101,7 @@ class Method(Hooked):
         if self.held is None:
             raise ConfigError(
                 f"{type(self).__name__} measures the student on samples that are not trained on, and this loop holds"
-                " none out: run it with tools/train.py of this project"
+                " none out: train it by `mdistiller-dfpt train`"
             )
         held = self.held.batch(batch)
         with probing(self.trained), batch_statistics(self.trained):

@@ -66,12 +66,12 @@ class Exported(nn.Module):
         if self.inner.deployed is not self.student:
             raise ConfigError(
                 f"DISTILLER.TYPE is {self.name}: its student predicts with modules that the method adds, and "
-                "mdistiller saves the student alone: run it with tools/train.py of this project"
+                "mdistiller saves the student alone: train it by `mdistiller-dfpt train`"
             )
         if cfg.SOLVER.get("TRAINER") == "dot" and len(self.get_learnable_parameters()) > 1:
             raise ConfigError(
                 f"SOLVER.TRAINER is dot: mdistiller's two momenta take one learning rate, and {self.name} trains some"
-                " parameters at a fraction of it: run it with tools/train.py of this project"
+                " parameters at a fraction of it: train it by `mdistiller-dfpt train`"
             )
         self._batch: Batch | None = None
         self._step = 0

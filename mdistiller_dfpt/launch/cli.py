@@ -1,4 +1,4 @@
-"""Shared by the commands in tools/: user errors are printed as one line with an exit code, without a traceback."""
+"""Shared by all commands: user errors are printed as one line with an exit code, without a traceback."""
 
 import argparse
 import errno
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import USER_FILES, ConfigError, PluginError, UserError, is_users, users_line, users_line_in
+from ..invocation import command_line
 
 PACKAGE = str(Path(__file__).parents[1])
 CHECK_RETURNS = (
@@ -65,8 +66,9 @@ def _whose_bug() -> str:
 class Parser(argparse.ArgumentParser):
     """Reports a usage error as one line with exit code 2; a description keeps its line breaks."""
 
-    def __init__(self, prog: str, description: str | None):
-        super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    def __init__(self, command: str, description: str | None):
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=command_line(command), description=description, formatter_class=layout)
 
     def error(self, message: str) -> NoReturn:
         hint = "settings are pairs KEY VALUE, such as SOLVER.EPOCHS 2; " if "unrecognized" in message else ""

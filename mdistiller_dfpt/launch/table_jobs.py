@@ -19,8 +19,6 @@ from ..report.spec import Cell
 from .smoke import smoke
 from .trained import OF_PLACE
 
-TRAIN = Path(__file__).parents[2] / "tools" / "train.py"
-
 
 class Interrupted(UserError):
     """Ctrl-C: jobs that had not begun are not begun."""
@@ -30,7 +28,7 @@ class Interrupted(UserError):
 
 @dataclass(frozen=True)
 class Job:
-    """One training job: the arguments of tools/train.py, and the log file for its output."""
+    """One training job: the arguments of `train`, and the log file for its output."""
 
     label: str
     words: tuple[str, ...]
@@ -98,7 +96,8 @@ def _run(job: Job, say: Callable[[str], None]) -> int:
     say(f"{job.label} ... (log: {job.log})")
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "a", encoding="utf-8") as log:
-        return subprocess.run([sys.executable, str(TRAIN), *job.words], stdout=log, stderr=log).returncode
+        command = [sys.executable, "-m", "mdistiller_dfpt", "train", *job.words]
+        return subprocess.run(command, stdout=log, stderr=log).returncode
 
 
 def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]) -> list[Cell]:

@@ -16,6 +16,7 @@ from ..distillers.choice import choice
 from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
 from ..interop.plugins import load_cfg
+from ..invocation import command_line
 from ..models.pretrained import pretrained_weights, torchvision_name
 from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import find_finished, other_runs, run_name, same_runs
@@ -133,7 +134,7 @@ def _of_config(
     if not cfg.DISTILLER.TEACHER_AUTO_TRAIN:
         prefix = "" if cfg.LOG.PREFIX == "./output" else f" LOG.PREFIX {cfg.LOG.PREFIX}"
         lines = [
-            f"the teacher {network} is not trained yet: run `python tools/train.py --cfg {config}{prefix}`, "
+            f"the teacher {network} is not trained yet: run `{command_line('train')} --cfg {config}{prefix}`, "
             "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
         ]
         for run, line in other_runs(teacher_cfg, identity).items():

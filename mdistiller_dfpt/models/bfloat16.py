@@ -19,9 +19,15 @@ SLOW = (
 """The operators that autocast runs in the lower precision and that are slow in it."""
 
 
+def capabilities_of_cpu() -> dict[str, Any]:
+    """PyTorch's description of this CPU; empty if it has none."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
+
+
 def has_bfloat16() -> bool:
     """Whether this CPU has bfloat16 instructions; True if PyTorch cannot tell."""
-    capabilities = _capabilities()
+    capabilities = capabilities_of_cpu()
     if capabilities.get("architecture") != "x86_64":
         return True
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -49,14 +55,9 @@ def between_roundings(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
 @functools.cache
 def speed_up() -> None:
     """Let autocast run the slow operators between roundings in this process, if this CPU needs it; once."""
-    capabilities = _capabilities()
+    capabilities = capabilities_of_cpu()
     if capabilities.get("architecture") == "x86_64" and not capabilities.get("avx512_bw"):
         _register()
-
-
-def _capabilities() -> dict[str, Any]:
-    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return found
 
 
 def _register() -> None:

@@ -12,8 +12,8 @@ from mdistiller_dfpt.bench.mdistiller import Mdistiller
 from mdistiller_dfpt.bench.parity import refuse_unlike, relative
 from mdistiller_dfpt.bench.pil_loader import pixels
 from mdistiller_dfpt.bench.workload import Workload
+from mdistiller_dfpt.commands import bench
 from mdistiller_dfpt.errors import ConfigError
-from tools import bench
 
 from .stand_in import write
 

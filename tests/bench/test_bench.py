@@ -14,10 +14,10 @@ from mdistiller_dfpt.bench import timing, workload
 from mdistiller_dfpt.bench.counts import flops_per_image, operators_per_step
 from mdistiller_dfpt.bench.timing import Spread, Window, cpu_seconds, in_turns, ratio
 from mdistiller_dfpt.bench.workload import Workload
+from mdistiller_dfpt.commands import bench
 from mdistiller_dfpt.models.complexity import count_macs, total
 from mdistiller_dfpt.models.dummy import dummy_image, probing
 from mdistiller_dfpt.teachers.dual_path import DualPath
-from tools import bench
 
 PAIR = "res32x4_res8x4"
 SMALL = ["DATASET.TYPE", "digits", "DISTILLER.STUDENT", "resnet8", "DISTILLER.TEACHER", "resnet14", "SOLVER.BATCH_SIZE",
@@ -150,7 +150,7 @@ def test_records_are_printed_unchanged(tmp_path, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("| kd | this | 2,000.0 (1.0 to 3,000.0) | 2,000.0 |")
     assert last.endswith("| 1.50 | 7 | 2 MiB |")
-    for text, message in (("{}", "not a record of tools/bench.py"), (None, "contains no records")):
+    for text, message in (("{}", "not a record of `bench`"), (None, "contains no records")):
         (tmp_path / "kd.json").write_text(text) if text else (tmp_path / "kd.json").unlink()
         assert bench.main(["--show", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err

@@ -1,13 +1,13 @@
 """Runs without a file of their own: composed of a method and a pair, listed, and found by name."""
 
 import re
-import runpy
 import shutil
 from pathlib import Path
 
 import pytest
 
 from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt.commands import train
 from mdistiller_dfpt.config.compose import composed_runs
 from mdistiller_dfpt.config.yaml_reader import read_yaml
 from mdistiller_dfpt.errors import ConfigError
@@ -83,8 +83,7 @@ def test_the_name_below_configs_is_enough_from_any_directory(tmp_path, monkeypat
     assert (cfg.DKD.BETA, cfg.EXPERIMENT.NAME) == (72.0, "cifar100/dkd_ls/res32x4_res8x4")
     with pytest.raises(ConfigError, match="no such config; did you mean cifar100/dkd/res32x4_res8x4"):
         load_cfg("cifar100/dkd/res32x4_res8x")
-    train = runpy.run_path(str(ROOT / "tools/train.py"))["main"]
-    assert train(["--list", "/dkd/res32x4"]) == 0
+    assert train.main(["--list", "/dkd/res32x4"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed == [f"cifar100/dkd/res32x4_{n}" for n in ("res8x4", "shuv1", "shuv2")] + [
         f"cub200/dkd/res32x4_{n}" for n in ("mv2", "shuv1")

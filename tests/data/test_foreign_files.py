@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from mdistiller_dfpt.commands import check_data
 from mdistiller_dfpt.data import DATASETS
 from mdistiller_dfpt.data.image_files import Fault, read_image
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
-from tools import check_data
 
 
 def image(path, seed=0):

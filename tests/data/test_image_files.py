@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from mdistiller_dfpt.commands import check_data
 from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.data.sets import cub200 as cub_module
 from mdistiller_dfpt.errors import ConfigError, DataError
 from mdistiller_dfpt.testing import tiny_cfg
-from tools import check_data
 
 KINDS = ("cub200", "folder", "imagenet", "tiny_imagenet")
 

@@ -1,7 +1,6 @@
 """Before training the student, a run finds or trains all its teachers, each network in its role."""
 
 import json
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from mdistiller_dfpt import DATASETS, build_data, build_model, load_cfg
+from mdistiller_dfpt.commands import evaluate
 from mdistiller_dfpt.errors import CheckpointError, ConfigError
 from mdistiller_dfpt.launch.networks import build_networks
 from mdistiller_dfpt.launch.run import config_of, run
@@ -20,7 +20,7 @@ from mdistiller_dfpt.launch.trained import run_of_assistant
 from mdistiller_dfpt.models.external.adapt import AdaptedModel
 
 ROOT = Path(__file__).parents[2]
-EVAL = runpy.run_path(str(ROOT / "tools/eval.py"))["main"]
+EVAL = evaluate.main
 DIGITS = ["DATASET.TYPE", "digits", "SOLVER.EPOCHS", "1", "SOLVER.BATCH_SIZE", "256", "LOG.TENSORBOARD", "False",
           "DISTILLER.TEACHER", "resnet14", "DISTILLER.STUDENT", "resnet8", "EXPERIMENT.NAME", "d/taught"]  # fmt: skip
 

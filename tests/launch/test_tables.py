@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import time
@@ -16,6 +15,7 @@ from statistics import mean
 import pytest
 
 from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt.commands import plot, table
 from mdistiller_dfpt.config import keywords
 from mdistiller_dfpt.config.effect import deciding_values
 from mdistiller_dfpt.distillers.choice import choice, situation
@@ -28,8 +28,8 @@ from mdistiller_dfpt.report.spec import load_table
 from mdistiller_dfpt.runs.directory import run_name
 
 ROOT = Path(__file__).parents[2]
-TABLE = runpy.run_path(str(ROOT / "tools/table.py"))["main"]
-PLOT = runpy.run_path(str(ROOT / "tools/plot.py"))["main"]
+TABLE = table.main
+PLOT = plot.main
 TABLES = sorted((ROOT / "configs/tables").glob("*.yaml"))
 SPEC = f"""
 title: Digits

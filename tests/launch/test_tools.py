@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -14,11 +13,12 @@ import pytest
 import torch
 
 from mdistiller_dfpt import DATASETS
+from mdistiller_dfpt.commands import evaluate, train
 from mdistiller_dfpt.models import build_model
 
 ROOT = Path(__file__).parents[2]
-TRAIN = runpy.run_path(str(ROOT / "tools/train.py"))["main"]
-EVAL = runpy.run_path(str(ROOT / "tools/eval.py"))["main"]
+TRAIN = train.main
+EVAL = evaluate.main
 QUICK = ["SOLVER.EPOCHS", "1", "LOG.TENSORBOARD", "False", "SOLVER.BATCH_SIZE", "256"]
 
 
@@ -91,7 +91,7 @@ def test_a_missing_teacher_is_trained_on_request(cwd, capsys, tmp_path):
     (tmp_path / "s.yaml").write_text("_BASE_: t.yaml\nDISTILLER: {TYPE: KD, TEACHER: resnet8, TEACHER_CFG: t.yaml}\n")
     argv = ["--cfg", "s.yaml"]
     refused(
-        TRAIN, argv, 3, r"python tools/train.py --cfg t.yaml`, or add `DISTILLER.TEACHER_AUTO_TRAIN True`", capsys, cwd
+        TRAIN, argv, 3, r"mdistiller-dfpt train --cfg t.yaml`, or add `DISTILLER.TEACHER_AUTO_TRAIN True`", capsys, cwd
     )
     assert TRAIN([*argv, "DISTILLER.TEACHER_AUTO_TRAIN", "True"]) == 0
     assert "no teacher resnet8 yet: training it first from t.yaml" in capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_a_trial_under_the_teachers_name_is_not_taken_for_the_teacher(cwd, capsy
     capsys.readouterr()
     assert TRAIN(argv) == 3
     asked, differs = capsys.readouterr().err.splitlines()
-    assert "the teacher resnet20 is not trained yet: run `python tools/train.py --cfg teacher.yaml`" in asked
+    assert "the teacher resnet20 is not trained yet: run `mdistiller-dfpt train --cfg teacher.yaml`" in asked
     assert f"{trial} is a different run: SOLVER.EPOCHS 2 in this command, 1 in that run; SOLVER.LR 0.05" in differs
     assert differs.endswith(f"to be taught by it nevertheless, add `DISTILLER.TEACHER_CKPT {trial}`")
     assert TRAIN([*argv, "DISTILLER.TEACHER_CKPT", trial]) == 0
@@ -302,8 +302,8 @@ def test_a_diverging_run_exits_with_4_and_keeps_its_checkpoint(capsys, cwd):
 
 def test_help_is_printed_and_usage_errors_are_one_line(capsys, cwd):
     assert TRAIN(["--help"]) == 0
-    assert "usage: train.py" in capsys.readouterr().out
-    refused(TRAIN, ["--cfg"], 2, "argument --cfg: expected one argument; see train.py --help", capsys, cwd)
+    assert "usage: mdistiller-dfpt train" in capsys.readouterr().out
+    refused(TRAIN, ["--cfg"], 2, "argument --cfg: expected one argument; see mdistiller-dfpt train --help", capsys, cwd)
     refused(TRAIN, ["--cfg", "x", "--epochs", "3"], 2, "--epochs.*settings are pairs KEY VALUE", capsys, cwd)
     refused(TRAIN, [], 2, "nothing to train: give --cfg FILE, or --resume RUN", capsys, cwd)
     refused(TRAIN, [*digits("kd"), "SOLVER.EPOCHS=2"], 2, "has no value: write `SOLVER.EPOCHS 2`", capsys, cwd)

@@ -63,7 +63,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 import mdistiller_dfpt.models.bfloat16 as bfloat16
 from mdistiller_dfpt.models.output import autocast
-bfloat16._capabilities = lambda: dict(architecture="x86_64", avx512_bw={wide})
+bfloat16.capabilities_of_cpu = lambda: dict(architecture="x86_64", avx512_bw={wide})
 class Types(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if "convolution" in str(func):
@@ -89,5 +89,5 @@ print(torch.nn.Conv2d(3, 2, 3)(x).dtype)
     ],
 )
 def test_a_cpu_is_asked_for_its_instructions(capabilities, expected, monkeypatch):
-    monkeypatch.setattr(bfloat16, "_capabilities", lambda: capabilities)
+    monkeypatch.setattr(bfloat16, "capabilities_of_cpu", lambda: capabilities)
     assert has_bfloat16() is expected

@@ -2,12 +2,12 @@
 
 import json
 import re
-import runpy
 import shutil
 from pathlib import Path
 
 import pytest
 
+from mdistiller_dfpt.commands import plot, table
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results, markdown_table
 from mdistiller_dfpt.report.curves import plot_curves
@@ -77,12 +77,11 @@ def test_another_protocol_is_flagged_and_explained(runs):
 
 
 def test_the_tools_print_and_draw(runs, capsys, tmp_path):
-    assert runpy.run_path(str(ROOT / "tools/table.py"))["main"]([str(runs)]) == 0
+    assert table.main([str(runs)]) == 0
     assert "| dfptkd | 1 |" in capsys.readouterr().out
-    plot = runpy.run_path(str(ROOT / "tools/plot.py"))["main"]
-    assert plot([str(runs / "dfptkd"), "-o", str(tmp_path / "c.png")]) == 0
+    assert plot.main([str(runs / "dfptkd"), "-o", str(tmp_path / "c.png")]) == 0
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    assert plot([str(runs / "kd"), "-o", str(tmp_path / "k.png")]) == 3
+    assert plot.main([str(runs / "kd"), "-o", str(tmp_path / "k.png")]) == 3
     assert "has only one path" in capsys.readouterr().err
 
 

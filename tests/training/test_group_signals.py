@@ -22,7 +22,7 @@ def take_step(*args, **kwargs):
         time.sleep(1)
     return plain(*args, **kwargs)
 loop.take_step = take_step
-from tools.train import main
+from mdistiller_dfpt.commands.train import main
 sys.exit(main(sys.argv[1:]))
 """
 

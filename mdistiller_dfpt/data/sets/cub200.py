@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 from yacs.config import CfgNode as CN
 
 from ...errors import DataError
+from ...invocation import command_line
 from ..build import DATASETS, FileSource
 from ..download import download, md5_of
 from ..image_files import IMAGENET_MEAN, IMAGENET_STD, FileRecipe, FileSet
@@ -105,8 +106,8 @@ def read_lists(root: Path) -> tuple[FileSet, FileSet]:
             split_name = "training" if part == "1" else "test"
             faults.append(f"{root}: the class {classes[order[missing]]} has no {split_name} images")
     if faults:
-        more = f"; {len(faults) - 10} more errors: tools/check_data.py lists them" if len(faults) > 10 else ""
-        raise DataError("\n".join(faults[:10]) + more)
+        more = f"; {len(faults) - 10} more errors: `{command_line('check-data')}` lists them"
+        raise DataError("\n".join(faults[:10]) + (more if len(faults) > 10 else ""))
     titles = tuple(classes[one] for one in order)
     train, test = (FileSet(paths, torch.tensor(found), titles) for paths, found in sets.values())
     return train, test

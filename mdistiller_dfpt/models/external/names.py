@@ -5,6 +5,7 @@ timm's take arguments: timm/vit_tiny_patch16_224(patch_size=8, depth=6).
 
 import ast
 import importlib
+import importlib.util
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -90,6 +91,18 @@ def _torchvision(name: str) -> Maker:
     extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     extra |= {"aux_logits": False} if extra else {}
     return lambda **arguments: models.get_model(name, weights=None, **extra, **arguments)
+
+
+def external_networks() -> list[str]:
+    """The names of all networks of torchvision, and of timm if it is installed."""
+    from torchvision import models
+
+    found = [f"torchvision/{name}" for name in models.list_models(module=models)]
+    if importlib.util.find_spec("timm") is None:
+        return found
+    import timm
+
+    return [*found, *(f"timm/{name}" for name in timm.list_models())]
 
 
 def _timm(name: str) -> Maker:

@@ -1,0 +1,1 @@
+"""The commands of `mdistiller-dfpt`, one file each; `tools/` starts the same."""

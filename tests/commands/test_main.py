@@ -1,0 +1,92 @@
+"""The console script finds every command; an installed wheel needs no checkout."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mdistiller_dfpt.commands.main import COMMANDS, main
+from mdistiller_dfpt.invocation import command_line
+
+from ..test_house import ROOT
+
+
+def test_without_a_command_it_prints_what_there_is(capsys):
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in COMMANDS:
+        (line,) = [line for line in lines if line.startswith(f"  {name} ")]
+        assert len(line.split(maxsplit=1)[1]) > 10, "every command says what it does"
+
+
+def test_the_version_names_the_package_and_torch(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("mdistiller-dfpt 0.1.0, torch ")
+
+
+def test_an_unknown_command_is_answered_with_the_closest(capsys):
+    assert main(["evla"]) == 2
+    assert capsys.readouterr().err == "error: unknown command 'evla'; did you mean eval?\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_that_names_it(name, capsys):
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: mdistiller-dfpt {name} ")
+    assert "tools/" not in text
+
+
+@pytest.mark.parametrize(
+    ("started", "expected"),
+    [
+        ("tools/train.py", "python tools/check_data.py"),
+        ("/checkout/tools/check_data.py", "python tools/check_data.py"),
+        ("/lib/mdistiller_dfpt/__main__.py", "python -m mdistiller_dfpt check-data"),
+        ("/bin/mdistiller-dfpt", "mdistiller-dfpt check-data"),
+        ("notebook.py", "mdistiller-dfpt check-data"),
+        ("", "mdistiller-dfpt check-data"),
+    ],
+)
+def test_messages_name_commands_as_this_process_was_started(started, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [started])
+    assert command_line("check-data") == expected
+
+
+def test_there_is_a_tool_for_every_command():
+    for name in COMMANDS:
+        text = (ROOT / "tools" / f"{name.replace('-', '_')}.py").read_text()
+        assert f'run("{name}")' in text
+
+
+def test_a_tool_runs_in_another_folder_and_without_the_package_says_what_to_install(tmp_path):
+    tool = str(ROOT / "tools/list.py")
+    done = subprocess.run([sys.executable, tool, "methods", "dfptkd"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("DFPTKD "), done.stderr
+    bare = subprocess.run([sys.executable, "-S", tool], cwd=tmp_path, capture_output=True, text=True)
+    assert bare.returncode == 2
+    assert bare.stderr.startswith("error: ")
+    assert f"is not installed: run `pip install -e .` in {ROOT}" in bare.stderr
+
+
+@pytest.mark.slow
+def test_a_wheel_trains_in_an_empty_folder(tmp_path):
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path / "dist"), str(ROOT)], check=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    (tmp_path / "empty").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+
+    def run(*words):
+        command = [str(tmp_path / "site/bin/mdistiller-dfpt"), *words]
+        return subprocess.run(command, cwd=tmp_path / "empty", env=environment, capture_output=True, text=True)
+
+    assert "digits/dfptkd/res20_res8" in run("list", "configs", "digits/").stdout
+    done = run("train", "--cfg", "digits/vanilla/res20", "SOLVER.EPOCHS", "1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "empty/output/digits/vanilla/res20/seed1/results.json").is_file()
+    missing = run("train", "--cfg", "cifar100/kd/res56_res20", "DATASET.ROOT", "data")
+    assert missing.returncode == 3
+    assert str(ROOT) not in missing.stderr + run("doctor").stdout

@@ -1,0 +1,5 @@
+"""The command `mdistiller-dfpt list`, from a checkout."""
+
+from command import run
+
+run("list")
