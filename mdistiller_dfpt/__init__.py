@@ -4,6 +4,7 @@ from .data import DATASETS, Batch, build_data
 from .distillers import DISTILLERS, Distiller, Method, Output, build_distiller
 from .interop.plugins import load_cfg
 from .launch.run import build_teacher, run
+from .launch.student import Student, load_student
 from .losses import LOGIT_LOSSES, Term, Terms, distillation, label, own
 from .models import MODELS, StagedModel, build_model
 from .teachers import TEACHERS, Teacher
@@ -13,6 +14,7 @@ from .training.trainer import Trainer
 __version__ = "0.1.0"
 __all__ = [
     "DATASETS", "DISTILLERS", "LOGIT_LOSSES", "MODELS", "OPTIMIZERS", "SCHEDULES", "TEACHERS", "Batch", "Distiller",
-    "Method", "Output", "StagedModel", "Teacher", "Term", "Terms", "Trainer", "build_data", "build_distiller",
-    "build_model", "build_teacher", "distillation", "label", "load_cfg", "own", "run",
+    "Method", "Output", "StagedModel", "Student", "Teacher", "Term", "Terms", "Trainer", "build_data",
+    "build_distiller", "build_model", "build_teacher", "distillation", "label", "load_cfg", "load_student",
+    "own", "run",
 ]  # fmt: skip

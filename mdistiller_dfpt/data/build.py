@@ -51,6 +51,7 @@ class Data(NamedTuple):
     num_classes: int
     content: Content | None = None  # of the dataset, if it was loaded by `build_data`
     extra: Pool | None = None  # unlabelled images, a batch of which goes with each step
+    names: tuple[str, ...] = ()  # of the classes; (): they are numbered
 
     def batches(self, epoch: int, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
         """The training batches of an epoch, starting with number `first`, with unlabelled images if there are any."""
@@ -63,6 +64,11 @@ class Data(NamedTuple):
     def in_files(self) -> bool:
         """Whether the images are decoded from files in every epoch."""
         return isinstance(self.train, FileLoader)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, or their numbers."""
+        return self.names or tuple(map(str, range(self.num_classes)))
 
     @property
     def num_train(self) -> int:
@@ -129,7 +135,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         recipe = augmented(recipe, cfg.DATASET.AUTO_AUGMENT, cfg.DATASET.ERASING)
     train = make(source.train, recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
-    data = Data(train, test, classes, content)
+    data = Data(train, test, classes, content, names=source.train.classes)
     if extra is None:
         return data
     batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE

@@ -17,6 +17,7 @@ from ..errors import DataError
 from .augment import strong_view
 from .batch import Batch
 from .loader import Loader
+from .preprocessing import Preprocessing, resize_and_crop
 from .randomness import seeded
 
 Transform = Callable[[Image.Image], Image.Image]
@@ -167,6 +168,10 @@ class FileLoader(Loader):
         )  # fmt: skip
         other.sharded = False
         return other
+
+    def preprocessing(self) -> Preprocessing | None:
+        steps = resize_and_crop(self.recipe.test)
+        return None if steps is None else Preprocessing(*steps, *self.normalisation, self.size)
 
     def epoch(self, epoch: int = 1, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
         shards = list(self.shards(self.order(epoch), epoch, first))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .augment import strong_views
 from .batch import Batch, Shard
 from .loader import Loader
+from .preprocessing import Preprocessing
 from .randomness import random_bits
 
 
@@ -88,6 +89,9 @@ class InMemoryLoader(Loader):
         other.labels = self.labels[index]
         other.padded = self.padded[index, pad : pad + height, pad : pad + width]
         return other
+
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(self.stored_size, None, *self.normalisation, self.size)
 
     def normalised(self, image: Tensor) -> Tensor:
         """As every loader's, at the size of this one."""

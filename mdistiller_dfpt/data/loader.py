@@ -10,6 +10,7 @@ from torch import Tensor
 from ..distributed import rank, world_size
 from .batch import Batch, Shard
 from .normalisation import Normalisation
+from .preprocessing import Preprocessing
 from .randomness import epoch_order
 
 
@@ -42,6 +43,10 @@ class Loader:
     def __len__(self) -> int:
         full, left = divmod(self.num_per_epoch, self.batch_size)
         return full + (left > 0 and not self.drop_last)
+
+    def preprocessing(self) -> Preprocessing | None:
+        """How an image outside the dataset becomes what this loader returns for testing; None if it cannot be said."""
+        return None
 
     @property
     def device(self) -> torch.device:

@@ -21,7 +21,7 @@ from ..runs.weights import WEIGHTS, load_into
 from ..training.evaluate import evaluate
 from ..training.precision import measured_precision
 from .build import Trained, identity_of_run, load_network
-from .networks import Role, build_network, build_networks, check_networks, name_of, normalisation_of
+from .networks import DataShape, Role, build_network, build_networks, check_networks, name_of, normalisation_of
 from .trained import trained_networks
 
 
@@ -106,7 +106,7 @@ def _plugins_missing(cfg: CN, weights: Path | None) -> str:
     return f"; the run of this checkpoint used plugins: add `PLUGINS '[{', '.join(used)}]'` to your command"
 
 
-def load_deployed(cfg: CN, weights: Path, data: Data) -> nn.Module:
+def load_deployed(cfg: CN, weights: Path, data: DataShape) -> nn.Module:
     """The network that a run of `cfg` deploys, with these weights: the student, plus what the method adds to it."""
     network: nn.Module
     chosen = choice(cfg)

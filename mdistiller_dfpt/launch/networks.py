@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from ..config.policy import PUBLISHED_SIZE
-from ..data import Data
 from ..data.normalisation import Normalisation
 from ..distillers.choice import choice
 from ..errors import ConfigError
@@ -19,6 +18,19 @@ from ..models.external.adapt import AdaptedModel
 from ..models.external.names import published_normalisation
 
 Role = Literal["student", "teacher", "other"]
+
+
+class DataShape(Protocol):
+    """What networks and methods are built for: `Data`, or what a file of weights says of it."""
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def normalisation(self) -> Normalisation: ...
+    @property
+    def num_train(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ def _kind(value: Any) -> str:
     return "nothing" if value is None else f"a {type(value).__name__}{keys}"
 
 
-def build_networks(cfg: CN, data: Data) -> Networks:
+def build_networks(cfg: CN, data: DataShape) -> Networks:
     """Untrained networks of a config for this dataset."""
     chosen, shape = choice(cfg), (data.num_classes, data.image_shape, data.normalisation)
     student = build_network(cfg, "student", "", *shape)

@@ -14,6 +14,7 @@ from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from ..config.load import dump_cfg
+from ..data import Data
 from ..distillers import Method
 from ..distillers.choice import choice
 from ..distributed import of_all_processes, rank, world_size
@@ -23,6 +24,7 @@ from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_c
 from .continuing import continued, warn_of_changes
 from .directory import CHECKPOINTS, CONFIG, STATUS
 from .identity import Identity, write_identity
+from .record import as_metadata, record_of
 
 KEEP_CHECKPOINTS = 2
 BEST = "best.safetensors"
@@ -125,8 +127,18 @@ class Saver:
             write_identity(self.run, self.identity)
             self.is_described = True
 
-    def save_weights(self, name: str, weights: dict[str, Tensor]) -> None:
-        """Save weights of the deployed network as file `name` of the run."""
+    def save_student(self, name: str, weights: dict[str, Tensor], data: Data, epoch: Mapping[str, Any]) -> None:
+        """Save weights of the deployed network after an epoch as file `name` of the run, with a record of the student.
+
+        `epoch`: the record of the epoch, with its accuracies if it was evaluated.
+        """
+        if rank() == 0:
+            accuracy = epoch.get("test", {}).get("student", {})
+            record = record_of(self.cfg, data, self.run, epoch["epoch"], accuracy)
+            save_weights(weights, self.run / name, as_metadata(record))
+
+    def save_teacher(self, name: str, weights: dict[str, Tensor]) -> None:
+        """Save weights of a network that was trained along with the student."""
         if rank() == 0:
             save_weights(weights, self.run / name, {"format": "pt"})
 

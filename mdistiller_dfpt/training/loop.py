@@ -111,10 +111,10 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
         logs.scalars(record, epoch)
         # Save: the best weights, and the state for resuming
         if best is record:
-            saver.save_weights(BEST, run.weights())
+            saver.save_student(BEST, run.weights(), run.data, record)
         saver.save(run.progress())
         if epoch % run.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
-            saver.save_weights(f"student-epoch-{epoch:05d}.safetensors", run.weights())
+            saver.save_student(f"student-epoch-{epoch:05d}.safetensors", run.weights(), run.data, record)
         saver.status("running", run.progress())
         # Stop if requested
         if epoch < run.last_epoch and (stop := requests.poll_stop()):

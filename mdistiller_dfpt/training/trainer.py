@@ -262,9 +262,9 @@ class Trainer:
 
     def _finish(self, saver: Saver, used_protocol: dict[str, Any]) -> dict[str, Any]:
         run = self.training
-        saver.save_weights(WEIGHTS, run.weights())
+        saver.save_student(WEIGHTS, run.weights(), self.data, run.epochs[-1])
         if self.teacher is not None and self.teacher.starts_untrained:
-            saver.save_weights(TEACHER_WEIGHTS, self.teacher.network.state_dict())
+            saver.save_teacher(TEACHER_WEIGHTS, self.teacher.network.state_dict())
         results = {
             "format": FORMAT,
             "method": choice(self.cfg).label,

@@ -1,0 +1,78 @@
+"""Predict the classes of images: mdistiller-dfpt predict RUN_OR_FILE IMAGE ... [--top K] [--json | --csv].
+
+RUN_OR_FILE is the directory of a run or a .safetensors file of one. IMAGE is a file, a folder (with all images below
+it) or a pattern with wildcards. Nothing but the student's file is needed: no teacher, dataset or config.
+"""
+
+import csv
+import glob
+import json
+import sys
+from pathlib import Path
+
+from ..data.class_folders import SUFFIXES
+from ..distributed import pick_device
+from ..errors import ConfigError, DataError
+from ..launch.cli import Parser, guarded
+from ..launch.student import Prediction, load_student
+
+
+def images_of(words: list[str]) -> list[Path]:
+    """The files that words name: files, all images below folders, patterns; DataError for a word without any."""
+    found: list[Path] = []
+    for word in words:
+        path = Path(word)
+        if path.is_dir():
+            some = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        elif path.exists():
+            some = [path]
+        else:
+            some = [Path(p) for p in sorted(glob.glob(word, recursive=True))]
+        if not some:
+            raise DataError(f"{word}: {'a folder without images' if path.is_dir() else 'no such image'}")
+        found += some
+    return found
+
+
+def _as_lines(predictions: list[Prediction]) -> None:
+    for p in predictions:
+        best = ", ".join(f"{name} {100 * value:.1f} %" for name, value in zip(p.classes, p.probabilities, strict=True))
+        print(f"{p.image}: {best}")
+
+
+def _as_csv(predictions: list[Prediction]) -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["image", "rank", "class", "probability"])
+    for p in predictions:
+        for rank, (name, value) in enumerate(zip(p.classes, p.probabilities, strict=True), start=1):
+            writer.writerow([p.image, rank, name, f"{value:.6f}"])
+
+
+def _main(argv: list[str]) -> None:
+    parser = Parser("predict", __doc__)
+    parser.add_argument("student", metavar="RUN_OR_FILE", type=Path)
+    parser.add_argument("images", metavar="IMAGE", nargs="+")
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes per image, default 3")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at a time, default 64")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
+    layout = parser.add_mutually_exclusive_group()
+    layout.add_argument("--json", action="store_true", help="a list of {image, classes, probabilities}")
+    layout.add_argument("--csv", action="store_true", help="a line for each image and class")
+    args = parser.parse_args(argv)
+    for option, value in (("--top", args.top), ("--batch-size", args.batch_size)):
+        if value < 1:
+            raise ConfigError(f"{option} is {value}; it must be at least 1")
+    images = images_of(args.images)
+    student = load_student(args.student, str(pick_device(args.device)))
+    predictions = student.predict(images, args.top, args.batch_size)
+    if args.json:
+        print(json.dumps([p._asdict() for p in predictions], indent=1))
+    elif args.csv:
+        _as_csv(predictions)
+    else:
+        _as_lines(predictions)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return guarded(_main, argv)

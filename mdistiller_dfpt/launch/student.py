@@ -1,0 +1,119 @@
+"""A trained student, ready to predict: from the directory of a run, or from a file of weights with its record."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from ..config import load_yaml_text
+from ..data.image_files import Fault, read_image
+from ..data.normalisation import Normalisation
+from ..data.preprocessing import Preprocessing
+from ..errors import CheckpointError, ConfigError, DataError
+from ..interop.plugins import load_cfg
+from ..models.output import as_output
+from ..runs.directory import CONFIG
+from ..runs.record import Record, read_record
+from .evaluate_checkpoint import load_deployed
+
+Picture = str | Path | Image.Image
+
+
+class _Shape(NamedTuple):
+    """The `DataShape` of a record."""
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    normalisation: Normalisation
+    num_train: int
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of an image, the most probable first."""
+
+    image: str  # its path; empty for an image in memory
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+class Student(nn.Module):
+    """A trained student: `student(images)` returns logits; `predict` takes files or PIL images.
+
+    `record` says what it is; `preprocess` is how an image becomes its input.
+    """
+
+    def __init__(self, network: nn.Module, record: Record, source: Path):
+        super().__init__()
+        self.network, self.record, self.source = network.eval(), record, source
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.record.classes
+
+    @property
+    def preprocess(self) -> Preprocessing:
+        """An RGB image -> (3, H, W) float32; ConfigError if the test transform of its dataset is one of its own."""
+        if self.record.preprocessing is None:
+            raise ConfigError(f"{self.source}: the test transform of its dataset {self.record.data} is not a resize and"
+                              " a centre crop: prepare the images yourself and call the network")  # fmt: skip
+        return self.record.preprocessing
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) as `preprocess` returns them -> logits (B, classes)."""
+        return as_output(self.network(images)).logits
+
+    def predict(self, images: Picture | Sequence[Picture], top: int = 5, batch_size: int = 64) -> list[Prediction]:
+        """The `top` most probable classes of each image; DataError naming a file that is not an image."""
+        return list(self.predictions([images] if isinstance(images, Picture) else images, top, batch_size))
+
+    def predictions(self, images: Sequence[Picture], top: int = 5, batch_size: int = 64) -> Iterator[Prediction]:
+        """`predict`, batch by batch."""
+        device = next(self.parameters()).device
+        for start in range(0, len(images), batch_size):
+            some = images[start : start + batch_size]
+            batch = torch.stack([self.preprocess(_opened(image)) for image in some]).to(device)
+            with torch.inference_mode():
+                found = self(batch).softmax(1).topk(min(top, len(self.classes)))
+            for image, values, numbers in zip(some, found.values.tolist(), found.indices.tolist(), strict=True):
+                name = "" if isinstance(image, Image.Image) else str(image)
+                yield Prediction(name, tuple(self.classes[n] for n in numbers), tuple(values))
+
+
+def _opened(image: Picture) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    found = read_image(str(image))
+    if isinstance(found, Fault):
+        raise DataError(f"{found.path}: cannot be read as an image ({found.reason})")
+    return found
+
+
+def load_student(path: str | Path, device: str = "cpu") -> Student:
+    """The student of a finished run, given its directory or one of its .safetensors files, as on its test set.
+
+    CheckpointError if there is none, or if the file says nothing of its student.
+    """
+    path = Path(path)
+    record = read_record(path)
+    if record is None:
+        raise CheckpointError(f"{path}: has no record of its student (classes, preprocessing), as an earlier version or"
+                              " another program wrote it: evaluate it by -m and -c, or train it again")  # fmt: skip
+    images = record.preprocessing
+    normalisation = Normalisation((0.0,) * 3, (1.0,) * 3) if images is None else Normalisation(images.mean, images.std)
+    shape = _Shape(len(record.classes), record.image_shape, normalisation, record.num_train)
+    return Student(load_deployed(_config(path, record), path, shape), record, path).to(device)
+
+
+def _config(path: Path, record: Record) -> CN:
+    """The config of a student's run; that beside the file names the user's code by its place."""
+    beside = (path if path.is_dir() else path.parent) / CONFIG
+    values = load_yaml_text(record.config)
+    if values.get("PLUGINS") and not beside.is_file():
+        raise ConfigError(f"{path}: its network or method is in {', '.join(values['PLUGINS'])}: give the directory of"
+                          " its run, or put the file beside the config.yaml of that run")  # fmt: skip
+    return load_cfg(beside) if values.get("PLUGINS") else load_cfg(None, values)

@@ -1,0 +1,87 @@
+"""What a file of weights says of its student: how to build it, its classes, how images become its input, its accuracy.
+
+The record is in the metadata of the safetensors file, as JSON.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from yacs.config import CfgNode as CN
+
+from ..config.load import dump_cfg
+from ..data import Data
+from ..data.preprocessing import Preprocessing
+from ..distillers.choice import choice
+from ..errors import CheckpointError
+from .weights import WEIGHTS
+
+KEY, FORMAT = "mdistiller_dfpt", 1
+
+
+class Record(NamedTuple):
+    """A trained student, without its weights."""
+
+    config: str  # of its run, as yaml
+    classes: tuple[str, ...]
+    num_train: int
+    image_shape: tuple[int, int, int]
+    preprocessing: Preprocessing | None  # None: its dataset has a test transform of its own
+    method: str
+    student: str
+    teacher: str  # empty if there is none
+    data: str
+    epoch: int
+    accuracy: Mapping[str, float]  # top1, top5 on the test set at this epoch; empty if it was not evaluated
+    version: str
+
+
+def record_of(cfg: CN, data: Data, folder: Path, epoch: int, accuracy: Mapping[str, float]) -> Record:
+    """The record of the student of a run in `folder`, after an epoch."""
+    chosen = choice(cfg)
+    try:
+        ours = version("mdistiller_dfpt")
+    except PackageNotFoundError:
+        ours = ""
+    accuracy = {key: accuracy[key] for key in ("top1", "top5") if key in accuracy}
+    return Record(
+        dump_cfg(cfg, folder), data.classes, data.num_train, data.image_shape, data.test.preprocessing(),
+        chosen.label, cfg.DISTILLER.STUDENT, chosen.teacher or "", cfg.DATASET.TYPE, epoch, accuracy, ours,
+    )  # fmt: skip
+
+
+def as_metadata(record: Record) -> dict[str, str]:
+    """A record as metadata of a safetensors file."""
+    values = record._asdict() | {"format": FORMAT}
+    values["preprocessing"] = None if record.preprocessing is None else record.preprocessing.as_json()
+    return {"format": "pt", KEY: json.dumps(values)}
+
+
+def read_record(path: Path) -> Record | None:
+    """The record in a safetensors file, or in that of the directory of a run; None if there is none.
+
+    CheckpointError if it is damaged, or of a newer version.
+    """
+    path = path / WEIGHTS if path.is_dir() else path
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except (SafetensorError, OSError):
+        return None  # a file of another kind; whether it has weights, its reader says
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+        if values.pop("format") > FORMAT:
+            raise CheckpointError(f"{path}: written by a newer version; update mdistiller_dfpt")
+        found = values["preprocessing"]
+        values["preprocessing"] = None if found is None else Preprocessing.from_json(found)
+        values["classes"], values["image_shape"] = tuple(values["classes"]), tuple(values["image_shape"])
+        return Record(**values)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise CheckpointError(f"{path}: its record of the student cannot be read ({type(e).__name__}: {e})") from None
