@@ -73,4 +73,5 @@ def resize_and_crop(transform: Callable[..., Any]) -> tuple[tuple[int, ...] | No
 
 
 def _is_bilinear(step: v2.Resize) -> bool:
-    return step.interpolation == v2.InterpolationMode.BILINEAR and step.max_size is None and step.antialias is not False
+    name = getattr(step.interpolation, "value", step.interpolation)  # an enumeration or its value, by version
+    return name == "bilinear" and step.max_size is None and step.antialias is not False

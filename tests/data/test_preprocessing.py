@@ -1,0 +1,70 @@
+"""An image outside a dataset becomes what the loader returns for it in testing."""
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from mdistiller_dfpt.data.image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe, read_image
+from mdistiller_dfpt.data.in_memory import ImageSet, InMemoryLoader, Recipe
+from mdistiller_dfpt.data.preprocessing import Preprocessing, resize_and_crop
+from mdistiller_dfpt.errors import CheckpointError
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+
+
+def pictures(size):
+    images = torch.randint(0, 256, (4, *size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return images, torch.arange(4), tuple("abcd")
+
+
+@pytest.mark.parametrize("size", [None, 24])
+def test_images_in_memory(size):
+    images, labels, names = pictures((16, 16))
+    recipe = Recipe(pad=2, flip=True, mean=MEAN, std=STD)
+    loader = InMemoryLoader(ImageSet(images, labels, names), recipe, 4, train=False, size=size)
+    (batch,) = loader.epoch()
+    preprocess = loader.preprocessing()
+    ours = torch.stack([preprocess(Image.fromarray(image.numpy())) for image in images])
+    torch.testing.assert_close(ours, batch.image, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(40, 56), (64, 33)])
+def test_image_files(shape, tmp_path):
+    images, labels, names = pictures(shape)
+    paths = [str(tmp_path / f"{i}.png") for i in range(4)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image.numpy()).save(path)
+    recipe = imagenet_recipe(32)._replace(mean=MEAN, std=STD)
+    loader = FileLoader(FileSet(paths, labels, names), recipe, 4, train=False)
+    (batch,) = loader.epoch()
+    preprocess = loader.preprocessing()
+    ours = torch.stack([preprocess(read_image(path)) for path in paths])
+    torch.testing.assert_close(ours, batch.image, rtol=0, atol=2e-6)
+
+
+def test_an_image_of_another_size_mode_and_shape_gets_the_networks():
+    loader = InMemoryLoader(ImageSet(*pictures((16, 16))), Recipe(1, False, MEAN, STD), 4, train=False)
+    assert loader.preprocessing()(Image.new("L", (100, 31))).shape == (3, 16, 16)
+    assert loader.preprocessing()(Image.new("RGBA", (3, 300))).shape == (3, 16, 16)
+
+
+def test_a_transform_of_another_kind_is_not_guessed():
+    assert resize_and_crop(v2.Compose([v2.Resize(30), v2.CenterCrop(24)])) == ((30,), (24, 24))
+    assert resize_and_crop(v2.Resize((20, 24))) == ((20, 24), None)
+    assert resize_and_crop(v2.Identity()) == (None, None)
+    for transform in (v2.Compose([v2.Resize(30), v2.FiveCrop(24)]), v2.Grayscale(),
+                      v2.Resize(30, interpolation=v2.InterpolationMode.NEAREST),
+                      v2.Compose([v2.CenterCrop(24), v2.Resize(30)])):  # fmt: skip
+        assert resize_and_crop(transform) is None
+    own = FileRecipe(v2.Identity(), v2.Grayscale(3), "none", 16, MEAN, STD)
+    assert FileLoader(FileSet(["a"], torch.zeros(1).long(), ("a",)), own, 1, train=False).preprocessing() is None
+
+
+def test_it_is_read_back_from_json_and_damage_is_said():
+    one = Preprocessing((36,), (32, 32), MEAN, STD, (32, 32))
+    assert Preprocessing.from_json(one.as_json()) == one
+    with pytest.raises(CheckpointError, match="preprocessing cannot be read"):
+        Preprocessing.from_json({**one.as_json(), "mean": None})
+    with pytest.raises(CheckpointError, match="preprocessing cannot be read"):
+        Preprocessing.from_json({"mean": [0.5]})
