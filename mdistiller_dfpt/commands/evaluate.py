@@ -1,20 +1,32 @@
-"""Evaluate a checkpoint: mdistiller-dfpt eval -m resnet8x4 -c PATH [-d cifar100] [KEY VALUE ...].
+"""Evaluate a student or any checkpoint: mdistiller-dfpt eval RUN_OR_FILE, --cfg FILE, or -m NETWORK -c PATH.
 
-PATH is a run directory, a checkpoint directory, a .safetensors file or a .pth file as published
-({"model": state_dict}). With --cfg FILE, network, data and precision are those of the config's student; with
---cfg FILE --teacher those of its teacher, whose checkpoint is found as in training if -c is not given.
+RUN_OR_FILE is the directory of a run or one of its .safetensors files: accuracy in all and by class, calibration,
+confusions and cost, on the test set of the run (KEY VALUE overrides its config, such as DATASET.ROOT), or on the class
+folders of --images. With --cfg, only the accuracy: of the config's student, or with --teacher of its teacher, whose
+weights are found as in training if -c is not given. With -m and -c, that of any network: PATH is a run directory, a
+checkpoint directory, a .safetensors file, or a .pth file as published ({"model": state_dict}).
 """
 
+import argparse
+import csv
 from pathlib import Path
+from typing import Any
 
+from ..distributed import pick_device
 from ..errors import ConfigError
 from ..interop.plugins import load_cfg
 from ..launch.cli import Parser, guarded
 from ..launch.evaluate_checkpoint import evaluate_checkpoint
+from ..launch.judge import Tested, judgement, on_folders, on_its_test_set
 from ..launch.networks import Role, name_of
+from ..launch.student import Student, load_student
+from ..runs.atomic import write_json
+
+OF_STUDENTS = ("images", "with_teacher", "json", "predictions", "no_cost")
+"""Options that need RUN_OR_FILE."""
 
 
-def _main(argv: list[str]) -> None:
+def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = Parser("eval", __doc__)
     parser.add_argument("--cfg", help="yaml file of a run")
     parser.add_argument("-m", "--model", help="name of the network; default: the config's student")
@@ -22,20 +34,97 @@ def _main(argv: list[str]) -> None:
     parser.add_argument("-d", "--dataset", help="DATASET.TYPE")
     parser.add_argument("-bs", "--batch-size", help="DATASET.TEST.BATCH_SIZE")
     parser.add_argument("--teacher", action="store_true", help="evaluate the config's teacher instead of its student")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, for example DATASET.ROOT ./data")
-    args = parser.parse_intermixed_args(argv)
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="class folders to test RUN_OR_FILE on")
+    parser.add_argument("--with-teacher", action="store_true", help="also its agreement with the teacher of its run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measures, with the confusion matrix")
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="write a csv line for each test image")
+    parser.add_argument("--no-cost", action="store_true", help="do not time the student")
+    parser.add_argument("opts", nargs="*", metavar="RUN_OR_FILE | KEY VALUE", help="for example DATASET.ROOT ./data")
+    return parser.parse_intermixed_args(argv)
+
+
+def _main(argv: list[str]) -> None:
+    args = _arguments(argv)
+    if not args.cfg and not args.model and args.opts:
+        _judge(Path(args.opts[0]), args)
+        return
     if not args.cfg and not (args.model and args.ckpt):
-        raise ConfigError("nothing to evaluate: give --cfg FILE, or -m NETWORK -c CHECKPOINT")
+        raise ConfigError("nothing to evaluate: give RUN_OR_FILE, --cfg FILE, or -m NETWORK -c CHECKPOINT")
+    if unused := [f"--{name.replace('_', '-')}" for name in OF_STUDENTS if vars(args)[name]]:
+        raise ConfigError(f"{', '.join(unused)}: for RUN_OR_FILE, the directory of a run or a .safetensors file of one")
     if args.teacher and not args.cfg:
         raise ConfigError("--teacher evaluates the teacher of a config: add --cfg FILE")
-    for key, value in (("DATASET.TYPE", args.dataset), ("DATASET.TEST.BATCH_SIZE", args.batch_size)):
-        if value is not None:
-            args.opts += [key, value]
-    cfg = load_cfg(args.cfg, args.opts)
+    cfg = load_cfg(args.cfg, [*args.opts, *_overrides(args)])
     role: Role = "other" if args.model else "teacher" if args.teacher else "student"
     name = args.model or name_of(cfg, role)
     found = evaluate_checkpoint(cfg, role, args.ckpt, args.model or "")
     print(f"{name} {found.weights}: top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %")
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    given = (("DATASET.TYPE", args.dataset), ("DATASET.TEST.BATCH_SIZE", args.batch_size))
+    return [word for key, value in given if value is not None for word in (key, value)]
+
+
+def _judge(source: Path, args: argparse.Namespace) -> None:
+    if args.teacher or args.ckpt:
+        raise ConfigError("--teacher and -c go with --cfg; of RUN_OR_FILE, --with-teacher compares it with its teacher")
+    student = load_student(source, str(pick_device("auto")))
+    overrides = [*args.opts[1:], *_overrides(args)]
+    if args.images is not None:
+        if overrides or args.with_teacher:
+            raise ConfigError("--images: the student alone is tested on these folders; leave out the other settings")
+        tested = on_folders(student, args.images)
+    else:
+        tested = on_its_test_set(student, overrides, args.with_teacher)
+    found = judgement(student, tested, costs=not args.no_cost)
+    print("\n".join(_lines(found)))
+    if args.json is not None:
+        write_json(args.json, found)
+    if args.predictions is not None:
+        _write_predictions(args.predictions, student, tested)
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """The measures for a reader; the confusion matrix is in the file alone."""
+    lines = [
+        f"{found['student']} ({found['method']}) {found['file']}, on {found['images']} images of {found['on']}",
+        f"top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %",
+        f"negative log-likelihood {found['nll']:.3f}, calibration error {found['ece']:.2f} %",
+    ]
+    if found["temperature"] is not None:
+        lines[-1] += (
+            f"; at temperature {found['temperature']:.2f}: {found['nll_scaled']:.3f}, {found['ece_scaled']:.2f} %"
+        )
+    if "teacher" in found:
+        lines.append(f"predicts as its teacher: {found['teacher']['agreement']:.2f} %; KL {found['teacher']['kl']:.3f}")
+    ranked = sorted((value, name) for name, value in found["per_class"].items() if value is not None)
+    if len(ranked) > 1:
+        worst = ", ".join(f"{name} {value:.1f} %" for value, name in ranked[:5])
+        lines.append(f"lowest accuracies: {worst}")
+    if found["most_confused"]:
+        pairs = ", ".join(f"{c['class']} as {c['predicted']} ({c['images']})" for c in found["most_confused"][:5])
+        lines.append(f"most confused: {pairs}")
+    if "parameters" in found:
+        times = ", ".join(f"{ms:.1f} ms for {size}" for size, ms in found["milliseconds"].items())
+        lines.append(
+            f"{found['parameters']:,} parameters, {found['macs'] / 1e6:,.1f} MMAC per image,"
+            f" {found['bytes'] / 2**20:.2f} MiB; {times} images ({found['threads']} threads)"
+        )
+    return lines
+
+
+def _write_predictions(path: Path, student: Student, tested: Tested) -> None:
+    """image, label, predicted, correct, probability of the prediction and of the label, one line per test image."""
+    probabilities = tested.logits.softmax(1)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "predicted", "correct", "probability", "probability_of_label"])
+        for i, (p, label) in enumerate(zip(probabilities, tested.labels.tolist(), strict=True)):
+            best = int(p.argmax())
+            name = i if tested.names is None else tested.names[i]
+            row = [name, student.classes[label], student.classes[best], int(best == label)]
+            writer.writerow([*row, f"{p[best]:.6f}", f"{p[label]:.6f}"])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -63,6 +63,11 @@ class Student(nn.Module):
                               " a centre crop: prepare the images yourself and call the network")  # fmt: skip
         return self.record.preprocessing
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) as `preprocess` returns them -> logits (B, classes)."""
         return as_output(self.network(images)).logits
@@ -73,10 +78,9 @@ class Student(nn.Module):
 
     def predictions(self, images: Sequence[Picture], top: int = 5, batch_size: int = 64) -> Iterator[Prediction]:
         """`predict`, batch by batch."""
-        device = next(self.parameters()).device
         for start in range(0, len(images), batch_size):
             some = images[start : start + batch_size]
-            batch = torch.stack([self.preprocess(_opened(image)) for image in some]).to(device)
+            batch = torch.stack([self.preprocess(_opened(image)) for image in some]).to(self.device)
             with torch.inference_mode():
                 found = self(batch).softmax(1).topk(min(top, len(self.classes)))
             for image, values, numbers in zip(some, found.values.tolist(), found.indices.tolist(), strict=True):
@@ -106,14 +110,19 @@ def load_student(path: str | Path, device: str = "cpu") -> Student:
     images = record.preprocessing
     normalisation = Normalisation((0.0,) * 3, (1.0,) * 3) if images is None else Normalisation(images.mean, images.std)
     shape = _Shape(len(record.classes), record.image_shape, normalisation, record.num_train)
-    return Student(load_deployed(_config(path, record), path, shape), record, path).to(device)
+    return Student(load_deployed(config_of_student(path, record), path, shape), record, path).to(device)
 
 
-def _config(path: Path, record: Record) -> CN:
-    """The config of a student's run; that beside the file names the user's code by its place."""
+def config_of_student(path: Path, record: Record, overrides: Sequence[str] = ()) -> CN:
+    """The config of a student's run; that beside the file names the user's code, and other files, by their places."""
     beside = (path if path.is_dir() else path.parent) / CONFIG
     values = load_yaml_text(record.config)
     if values.get("PLUGINS") and not beside.is_file():
         raise ConfigError(f"{path}: its network or method is in {', '.join(values['PLUGINS'])}: give the directory of"
                           " its run, or put the file beside the config.yaml of that run")  # fmt: skip
-    return load_cfg(beside) if values.get("PLUGINS") else load_cfg(None, values)
+    if beside.is_file():
+        return load_cfg(beside, overrides)
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides are pairs KEY VALUE; {overrides[-1]!r} has no value")
+    given = zip(overrides[::2], overrides[1::2], strict=True)
+    return load_cfg(None, values | {key: load_yaml_text(f"value: {text}")["value"] for key, text in given})

@@ -24,6 +24,21 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     return F.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="sum", log_target=True)
 
 
+BINS = 15
+
+
+def calibration_gaps(logits: Tensor, target: Tensor) -> Tensor:
+    """The number of correct predictions less the sum of their confidence, in each of 15 equal bins of the confidence.
+
+    (B, C), (B,) -> (15,) float64. Over a test set of N samples, the sum of their absolute values / N is the expected
+    calibration error (Guo et al., 2017, arXiv:1706.04599, eq. 3).
+    """
+    confidence, predicted = logits.softmax(1).max(1)
+    numbers = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+    gaps = (predicted == target).double() - confidence.double()
+    return torch.zeros(BINS, dtype=torch.float64, device=logits.device).index_add_(0, numbers, gaps)
+
+
 def accuracy(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
     """{"top1": %, "top5": %} of the logits (B, C) and labels (B,) of a batch."""
     return {f"top{k}": correct_at(logits, target, k) * (100 / len(target)) for k in (1, 5)}
@@ -41,7 +56,9 @@ def evaluate_method(method: Method, loader: Loader) -> dict[str, dict[str, float
 
 @torch.no_grad()
 def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader) -> dict[str, dict[str, float]]:
-    """{path: {"top1": %, "top5": %}} for the logits of each path, and {"kl": {"a||b": nats}} for each pair of paths.
+    """{path: {"top1": %, "top5": %, "nll": nats, "ece": %}} for the logits of each path.
+
+    Also {"kl": {"a||b": nats}} for each pair of paths.
 
     `predicted_classes`, beside the accuracies, is how many classes are predicted at all; 1: the network has collapsed.
 
@@ -50,6 +67,7 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
     """
     sums: dict[tuple[str, str], Tensor] = {}
     predicted: dict[str, Tensor] = {}  # of each class, by path
+    gaps: dict[str, Tensor] = {}  # of each bin of the calibration error, by path
     count = 0
 
     def add(key: tuple[str, str], value: Tensor) -> None:
@@ -61,6 +79,9 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
         for name, logits in paths.items():
             add((name, "top1"), correct_at(logits, batch.target, 1))
             add((name, "top5"), correct_at(logits, batch.target, 5))
+            add((name, "nll"), F.cross_entropy(logits, batch.target, reduction="sum"))
+            of_bins = calibration_gaps(logits, batch.target)
+            gaps[name] = gaps[name] + of_bins if name in gaps else of_bins
             ones = F.one_hot(logits.argmax(1), logits.shape[1]).sum(0)
             predicted[name] = predicted[name] + ones if name in predicted else ones
         for a, b in combinations(paths, 2):
@@ -72,8 +93,9 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
         raise DataError("no image of the test set could be read")
     result: dict[str, dict[str, float]] = {}
     for (group, name), value in zip(sums, totals, strict=True):
-        percent = 1.0 if group == "kl" else 100.0
+        percent = 1.0 if group == "kl" or name == "nll" else 100.0
         result.setdefault(group, {})[name] = percent * value / seen
     for name, ones in predicted.items():
+        result[name]["ece"] = 100 * all_reduce(gaps[name]).abs().sum().item() / seen
         result[name]["predicted_classes"] = int((all_reduce(ones) > 0).sum())
     return result

@@ -1,5 +1,6 @@
 """A run's files of weights are students that predict by themselves."""
 
+import csv
 import json
 import shutil
 
@@ -9,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import mdistiller_dfpt as md
-from mdistiller_dfpt.commands import predict
+from mdistiller_dfpt.commands import evaluate, predict
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DataError
 from mdistiller_dfpt.runs.record import KEY, as_metadata, read_record
 
@@ -167,3 +168,79 @@ def test_an_unreadable_image_is_named(digits, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG")
     with pytest.raises(DataError, match="bad.png"):
         md.load_student(digits[0]).predict(tmp_path / "bad.png")
+
+
+def test_a_student_is_judged_on_its_test_set(digits, tmp_path, capsys, monkeypatch):
+    run, results, data = digits
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main([str(run), "--json", "all.json", "--predictions", "each.csv"]) == 0
+    text = capsys.readouterr().out
+    found = json.loads((tmp_path / "all.json").read_text())
+    last = results["epochs"][-1]["test"]["student"]
+    for key in ("top1", "top5", "nll", "ece"):
+        assert found[key] == pytest.approx(last[key], rel=1e-5), key
+    assert f"top-1 {last['top1']:.2f} %" in text
+    assert found["parameters"] == sum(p.numel() for p in md.load_student(run).parameters())
+    assert found["macs"] > 1e6
+    assert found["bytes"] == (run / "student.safetensors").stat().st_size
+    assert set(found["milliseconds"]) == {"1", "64"}
+    rows = list(csv.DictReader((tmp_path / "each.csv").read_text().splitlines()))
+    assert len(rows) == data.test.num_samples
+    assert 100 * sum(int(row["correct"]) for row in rows) / len(rows) == pytest.approx(last["top1"])
+    assert [row["label"] for row in rows] == [str(label) for label in data.test.labels.tolist()]
+
+
+def test_a_student_is_judged_on_class_folders_alone(digits, tmp_path, capsys):
+    run, _, data = digits
+    for number in range(60):
+        label = int(data.test.labels[number])
+        if label < 4:  # six classes have no folder
+            place = tmp_path / "val" / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(data.test.padded[number].numpy()).save(place / f"{number}.png")
+    words = [str(run / "best.safetensors"), "--images", str(tmp_path / "val"), "--no-cost"]
+    assert evaluate.main([*words, "--json", str(tmp_path / "j.json")]) == 0
+    found = json.loads((tmp_path / "j.json").read_text())
+    assert found["images"] == (data.test.labels[:60] < 4).sum()
+    assert [found["per_class"][str(c)] is None for c in range(10)] == [False] * 4 + [True] * 6
+    student = md.load_student(run / "best.safetensors")
+    few = [i for i in range(60) if data.test.labels[i] < 4]
+    (batch, *_) = data.test.epoch()
+    with torch.no_grad():
+        right = (student(batch.image)[few].argmax(1) == batch.target[few]).double().mean().item()
+    assert found["top1"] == pytest.approx(100 * right)
+    (tmp_path / "val" / "ten").mkdir()
+    assert evaluate.main(words) == 3
+    assert "ten are no classes of the student, which tells 0, 1, 2, 3, 4 and 5 more apart" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--with-teacher"], 2, "no trained network teaches"),
+        (["--images", "x", "SOLVER.SEED", "2"], 2, "the student alone is tested"),
+        (["--images", "nowhere"], 3, "no such folder"),
+        (["DATASET.SUPERCLASSES", "[0, 1]"], 2, "tells 0, 1, 2, 3, 4 and 5 more apart; digits in"),
+        (["SOLVER.SEED"], 2, "has no value"),
+        (["--teacher"], 2, "--teacher and -c go with --cfg"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(words, code, message, digits, capsys):
+    assert evaluate.main([str(digits[0]), *words]) == code
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_options_of_students_need_one(capsys):
+    assert evaluate.main(["-m", "resnet8", "-c", "x", "--json", "y", "--no-cost"]) == 2
+    assert "--json, --no-cost: for RUN_OR_FILE" in capsys.readouterr().err
+
+
+def test_agreement_with_the_teacher_of_the_run(tmp_path, capsys):
+    _, teacher, _ = trained(tmp_path / "teacher")
+    words = ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet8", "DISTILLER.TEACHER_CKPT", str(teacher)]
+    _, run, _ = trained(tmp_path, *words)
+    assert evaluate.main([str(run), "--with-teacher", "--no-cost", "--json", str(tmp_path / "j.json")]) == 0
+    found = json.loads((tmp_path / "j.json").read_text())["teacher"]
+    assert 0 < found["agreement"] <= 100
+    assert found["kl"] > 0
+    assert "predicts as its teacher" in capsys.readouterr().out

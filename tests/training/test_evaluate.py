@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sklearn.metrics import log_loss
 
 from mdistiller_dfpt import DATASETS, build_data, load_cfg
 from mdistiller_dfpt.testing import tiny_data, tiny_distiller
@@ -49,6 +50,27 @@ def test_evaluation_restores_the_mode_and_moves_no_statistics():
     evaluate_method(distiller, tiny_data().test)
     assert distiller.training
     assert all(torch.equal(v, before[k]) for k, v in distiller.state_dict().items())
+
+
+def test_likelihood_and_calibration_are_those_of_all_samples_at_once():
+    data = tiny_data()
+    samples = 3 * torch.randn(data.test.num_samples, data.num_classes, generator=torch.Generator().manual_seed(3))
+    rest = iter(samples)
+
+    def paths(image):
+        return {"student": torch.stack([next(rest) for _ in image])}
+
+    found = evaluate(paths, data.test)["student"]
+    labels, p = data.test.labels, samples.double().softmax(1)
+    assert found["nll"] == pytest.approx(log_loss(labels, p, labels=range(data.num_classes)), rel=1e-5)
+    confidence, right = p.max(1).values, p.argmax(1) == labels
+    expected = 0.0
+    for number in range(15):
+        inside = (confidence > number / 15) & (confidence <= (number + 1) / 15)
+        if inside.any():
+            gap = right[inside].double().mean() - confidence[inside].mean()
+            expected += inside.double().mean().item() * abs(gap.item())
+    assert found["ece"] == pytest.approx(100 * expected, rel=1e-5)
 
 
 def test_the_classes_that_are_predicted_at_all_are_counted():

@@ -1,0 +1,142 @@
+"""Judge a trained student: by its run's test set or by any class folders, with its cost on this machine."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from yacs.config import CfgNode as CN
+
+from ..data import Data, build_data
+from ..data.class_folders import class_folders, list_files
+from ..data.image_files import Fault, read_image
+from ..distillers.build import AMP_DTYPES
+from ..errors import CheckpointError, ConfigError, DataError
+from ..models.complexity import count_macs, total
+from ..models.output import as_output, autocast
+from ..runs.weights import WEIGHTS
+from .build import Trained
+from .metrics import agreement, measures
+from .student import Student, config_of_student
+from .trained import trained_networks
+
+BATCH, REPEATS = 64, 7
+
+
+class Tested(NamedTuple):
+    """The logits (N, C) of a student, and of its teacher if asked for, the labels (N,), and what was tested on."""
+
+    logits: Tensor
+    labels: Tensor
+    on: str
+    teacher: Tensor | None
+    names: Sequence[str] | None  # of the images, if they are files
+
+
+Network = Callable[[Tensor], Tensor]
+
+
+def on_its_test_set(student: Student, overrides: Sequence[str], with_teacher: bool = False) -> Tested:
+    """The logits on the test set of the student's run, in the precision of its run.
+
+    `overrides`: of the config, such as DATASET.ROOT. ConfigError if the dataset has other classes than the student.
+    """
+    cfg = config_of_student(student.source, student.record, overrides)
+    data = build_data(cfg, student.device)
+    if data.classes != student.classes:
+        raise ConfigError(f"{student.source} tells {_few(student.classes)} apart; {cfg.DATASET.TYPE} in"
+                          f" {cfg.DATASET.ROOT} has {_few(data.classes)}")  # fmt: skip
+    networks: list[tuple[Network, Any]] = [(student, AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])]
+    if with_teacher:
+        trained = trained_networks(cfg, data, _refuse_to_train)
+        if not trained:
+            raise ConfigError(f"--with-teacher: no trained network teaches in the run of {student.source}")
+        networks.append((_logits_of(trained[0].network.to(student.device).eval()), AMP_DTYPES[cfg.SOLVER.AMP]))
+    found: list[list[Tensor]] = [[] for _ in networks]
+    labels = []
+    with torch.inference_mode():
+        for batch in tqdm(data.test.epoch(), total=len(data.test), unit="batch", disable=None):
+            labels.append(batch.target.cpu())
+            for logits, (network, dtype) in zip(found, networks, strict=True):
+                with autocast(dtype, batch.image):
+                    logits.append(network(batch.image).float().cpu())
+    all_logits = [torch.cat(logits) for logits in found]
+    on = f"the test set of {cfg.DATASET.TYPE}"
+    return Tested(all_logits[0], torch.cat(labels), on, all_logits[1] if with_teacher else None, None)
+
+
+def on_folders(student: Student, folder: Path) -> Tested:
+    """The logits on images in class folders, all of whose names are classes of the student; some may be missing."""
+    names = class_folders(folder)
+    if unknown := [name for name in names if name not in student.classes]:
+        raise DataError(f"{folder}: {_few(unknown)} are no classes of the student, which"
+                        f" tells {_few(student.classes)} apart")  # fmt: skip
+    files = list_files(folder, names)
+    numbers = torch.tensor([student.classes.index(name) for name in names])
+    logits = [student(batch).cpu() for batch in tqdm(list(_batches(student, files.paths)), unit="batch", disable=None)]
+    return Tested(torch.cat(logits), numbers[files.labels], str(folder), None, files.paths)
+
+
+def _batches(student: Student, paths: Sequence[str]) -> Iterator[Tensor]:
+    for start in range(0, len(paths), BATCH):
+        images = []
+        for path in paths[start : start + BATCH]:
+            image = read_image(path)
+            if isinstance(image, Fault):
+                raise DataError(f"{image.path}: cannot be read as an image ({image.reason}); replace or remove it")
+            images.append(student.preprocess(image))
+        yield torch.stack(images).to(student.device)
+
+
+def judgement(student: Student, tested: Tested, costs: bool = True) -> dict[str, Any]:
+    """Everything that is measured, as plain values."""
+    found = measures(tested.logits, tested.labels, student.classes)
+    if tested.teacher is not None:
+        found["teacher"] = agreement(tested.logits, tested.teacher)
+    record = student.record
+    what = {"student": record.student, "method": record.method, "file": str(student.source), "on": tested.on}
+    return what | found | (cost(student) if costs else {})
+
+
+def cost(student: Student) -> dict[str, Any]:
+    """Parameters, MACs per image, bytes of the file, and median milliseconds for a batch of 1 and of 64, here."""
+    image = torch.zeros(1, *student.record.image_shape, device=student.device)
+    with torch.inference_mode(), count_macs(student) as macs:
+        student(image)
+    source = student.source / WEIGHTS if student.source.is_dir() else student.source
+    return {
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "macs": total(macs, student),
+        "bytes": source.stat().st_size,
+        "milliseconds": {str(size): _milliseconds(student, image.expand(size, -1, -1, -1)) for size in (1, BATCH)},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _milliseconds(student: Student, images: Tensor) -> float:
+    images = images.contiguous()
+    times = []
+    with torch.inference_mode():
+        for _ in range(REPEATS + 2):  # the first two warm up
+            start = time.perf_counter()
+            student(images)
+            if images.is_cuda:
+                torch.cuda.synchronize(images.device)
+            times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times[2:])
+
+
+def _logits_of(network: nn.Module) -> Network:
+    return lambda images: as_output(network(images)).logits
+
+
+def _refuse_to_train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Any) -> None:
+    raise CheckpointError("--with-teacher: the teacher of this run is not there; give DISTILLER.TEACHER_CKPT")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
