@@ -100,6 +100,9 @@ KEYS: dict[str, Key] = {
                                 IN_FILES, kind=str),
     "DATASET.ERASING": Key(0.0, "probability that a rectangle of a training image is replaced by noise", FRACTION,
                            IN_FILES),
+    "DATASET.VALIDATION": Key(0.0, "share of each class's training images that is not trained on: epochs are judged by"
+                              " it, `best` is chosen by it, and the test set is evaluated once, at the end",
+                              FRACTION),
     "DATASET.SUPERCLASSES": Key(None, "new class of each class, repeated if there are more: [0, 1] joins those of even"
                                 " and those of odd number; default: classes are not joined", NUMBERED, kind=list),
     "DATASET.SEED": Key(None, "seed of the sample order and the views; default: SOLVER.SEED", A_SEED, kind=int),

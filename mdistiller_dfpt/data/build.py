@@ -22,6 +22,7 @@ from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
 from .normalisation import Normalisation
 from .superclasses import joined
+from .validation import split_off
 
 DATASETS: "Registry[Callable[[CN], ImageSource | FileSource]]" = Registry("dataset", "DATASET.TYPE")
 """Maps DATASET.TYPE to a function cfg -> ImageSource or FileSource."""
@@ -52,6 +53,7 @@ class Data(NamedTuple):
     content: Content | None = None  # of the dataset, if it was loaded by `build_data`
     extra: Pool | None = None  # unlabelled images, a batch of which goes with each step
     names: tuple[str, ...] = ()  # of the classes; (): they are numbered
+    validation: Loader | None = None  # what is split off the training set
 
     def batches(self, epoch: int, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
         """The training batches of an epoch, starting with number `first`, with unlabelled images if there are any."""
@@ -64,6 +66,16 @@ class Data(NamedTuple):
     def in_files(self) -> bool:
         """Whether the images are decoded from files in every epoch."""
         return isinstance(self.train, FileLoader)
+
+    @property
+    def judges(self) -> Loader:
+        """What epochs are evaluated on: the validation set if there is one, else the test set."""
+        return self.test if self.validation is None else self.validation
+
+    @property
+    def judged_on(self) -> str:
+        """Which set that is: validation or test."""
+        return "test" if self.validation is None else "validation"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -94,12 +106,6 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     """
     device = pick_device(cfg.EXPERIMENT.DEVICE) if device is None else device
     source = _load(cfg)
-    count = len(source.train.labels)
-    if count < cfg.SOLVER.BATCH_SIZE:
-        raise ConfigError(
-            f"SOLVER.BATCH_SIZE is {cfg.SOLVER.BATCH_SIZE}; {cfg.DATASET.TYPE} has {count} "
-            "training images: use at most that many"
-        )
     classes = len(source.train.classes)
     if classes == 1:
         print(f"warning: {cfg.DATASET.TYPE} has a single class: every accuracy is 100 %", file=sys.stderr)
@@ -133,9 +139,18 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     )
     if isinstance(recipe, FileRecipe):
         recipe = augmented(recipe, cfg.DATASET.AUTO_AUGMENT, cfg.DATASET.ERASING)
-    train = make(source.train, recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
+    own, judges = source.train, None
+    if cfg.DATASET.VALIDATION:
+        own, chosen = split_off(source.train, cfg.DATASET.VALIDATION)
+        judges = make(chosen, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
+    if len(own.labels) < cfg.SOLVER.BATCH_SIZE:
+        raise ConfigError(
+            f"SOLVER.BATCH_SIZE is {cfg.SOLVER.BATCH_SIZE}; {cfg.DATASET.TYPE} has {len(own.labels)} "
+            "training images: use at most that many"
+        )
+    train = make(own, recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
-    data = Data(train, test, classes, content, names=source.train.classes)
+    data = Data(train, test, classes, content, names=source.train.classes, validation=judges)
     if extra is None:
         return data
     batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE

@@ -19,9 +19,9 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError('plots need matplotlib: pip install -e ".[plot]"') from None
-    runs = [[e for e in r.data["epochs"] if "test" in e] for r in results]
+    runs = [r.evaluated for r in results]
     for result, run in zip(results, runs, strict=True):
-        if "kl" not in run[-1]["test"]:
+        if "kl" not in run[-1]:
             raise DataError(f"{result.path}: has only one path; the curve needs a teacher path and the student")
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -33,14 +33,14 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
         axis.plot(epochs, [sum(v) / len(v) for v in zip(*series, strict=True)], label=label, linewidth=2, **style)
 
     # Left: is the prompt path a better teacher? Right: is it an easier one to match?
-    for path in (name for name in runs[0][-1]["test"] if name != "kl"):
+    for path in (name for name in runs[0][-1] if name not in ("kl", "epoch")):
         colour = {"color": _COLOURS[path]} if path in _COLOURS else {}
-        draw(left, path, [[e["test"][path]["top1"] for e in run] for run in runs], **colour)
-    for number, pair in enumerate(runs[0][-1]["test"]["kl"]):
+        draw(left, path, [[e[path]["top1"] for e in run] for run in runs], **colour)
+    for number, pair in enumerate(runs[0][-1]["kl"]):
         label = "KL({} ‖ {})".format(*pair.split("||"))
-        draw(right, label, [[e["test"]["kl"][pair] for e in run] for run in runs], color=f"C{number}")
-    left.set(xlabel="epoch", ylabel="top-1 on the test set, %")
-    right.set(xlabel="epoch", ylabel="KL on the test set, nats", yscale="log")
+        draw(right, label, [[e["kl"][pair] for e in run] for run in runs], color=f"C{number}")
+    left.set(xlabel="epoch", ylabel=f"top-1 on the {results[0].judged_on} set, %")
+    right.set(xlabel="epoch", ylabel=f"KL on the {results[0].judged_on} set, nats", yscale="log")
     for axis in (left, right):
         axis.legend(frameon=False)
         axis.grid(alpha=0.3)

@@ -74,7 +74,7 @@ class Result:
     @property
     def trained_paths(self) -> dict[str, dict[str, float]]:
         """By path that is trained beside the student: top-1 in the last epoch, and the divergences known of it."""
-        test = self.data["epochs"][-1].get("test", {})
+        test = self.data["epochs"][-1].get(self.judged_on, {})
         divergences = test.get("kl", {})
         found = {}
         for path in test:
@@ -88,7 +88,17 @@ class Result:
     @property
     def evaluations(self) -> int:
         """How many epochs were evaluated; the best of more is better."""
-        return sum("test" in epoch for epoch in self.data["epochs"])
+        return len(self.evaluated)
+
+    @property
+    def judged_on(self) -> str:
+        """The set that epochs were evaluated on: validation, or test."""
+        return "validation" if "validation" in self.data["final"] else "test"
+
+    @property
+    def evaluated(self) -> list[dict[str, Any]]:
+        """The evaluations of its epochs, each with the number of its epoch."""
+        return [{**e[self.judged_on], "epoch": e["epoch"]} for e in self.data["epochs"] if self.judged_on in e]
 
     @property
     def continued(self) -> list[int]:

@@ -13,6 +13,7 @@ from yacs.config import CfgNode as CN
 from ..config import flatten
 from ..data import Batch
 from ..distributed import rank
+from .results import evaluation_of
 from .wandb_log import WandbLog
 
 
@@ -126,8 +127,8 @@ def epoch_line(record: dict[str, Any], epochs: int, best: float | None, left: fl
     """The line printed for an epoch."""
     parts = [f"epoch {record['epoch']}/{epochs}", f"lr {record['lr']:.4g}", f"loss {record['train']['loss']:.3f}"]
     parts.append(f"train {record['train']['top1']:.2f}")
-    if "test" in record:
-        parts += [f"{name} {values['top1']:.2f}" for name, values in record["test"].items() if name != "kl"]
+    if evaluation := evaluation_of(record):
+        parts += [f"{name} {values['top1']:.2f}" for name, values in evaluation.items() if name != "kl"]
         parts.append(f"(best {best:.2f})")
     return "  ".join([*parts, f"{record['images_per_second']:.0f} img/s", f"{duration(left)} left"])
 
@@ -142,6 +143,9 @@ def summary_table(results: dict[str, Any]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     teacher = results["protocol"]["teacher"]
+    if validation := results["final"].get("validation"):
+        images = results["protocol"]["validation_images"]
+        lines.append(f"best: of the validation set ({images} images), with {validation['top1']['best']:.2f} % there")
     lines.insert(1, "-" * max(map(len, lines)))
     if teacher:
         lines.append(f"teacher {teacher['name']}: top-1 {teacher['top1']:.2f} %")

@@ -30,6 +30,7 @@ def protocol(
         "data": cfg.DATASET.TYPE,
         "train_images": data.train.num_per_epoch,
         "test_images": data.test.num_samples,
+        **({} if data.validation is None else {"validation_images": data.validation.num_samples}),
         "classes": data.num_classes,
         "augmentation": data.train.augmentation,
         **({} if data.extra is None else {"unlabelled_images": data.extra.images}),
@@ -88,18 +89,23 @@ def recorded_normalisation(weights: Path) -> str | None:
         return None
 
 
+def evaluation_of(epoch: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation in the record of an epoch: on the validation set if there is one; empty if there was none."""
+    return epoch.get("validation") or epoch.get("test") or {}
+
+
 def best_epoch(epochs: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The record with the student's highest top-1, the earliest if tied; None if none was evaluated."""
-    tested = [e for e in epochs if "test" in e]
-    return max(tested, key=lambda e: e["test"]["student"]["top1"]) if tested else None
+    tested = [e for e in epochs if evaluation_of(e)]
+    return max(tested, key=lambda e: evaluation_of(e)["student"]["top1"]) if tested else None
 
 
 def summarise(epochs: list[dict[str, Any]]) -> dict[str, Any]:
     """Last, best and mean of the last five evaluations of the student, None if there are fewer, each for its metric."""
-    tested = [e for e in epochs if "test" in e]
+    tested = [e for e in epochs if evaluation_of(e)]
     summary: dict[str, Any] = {}
     for metric in ("top1", "top5"):
-        values = [e["test"]["student"][metric] for e in tested]
+        values = [evaluation_of(e)["student"][metric] for e in tested]
         best = max(range(len(values)), key=lambda i: values[i])  # the earliest if tied
         summary[metric] = {
             "last": values[-1],

@@ -12,7 +12,7 @@ from ..distillers.hook_values import step_of
 from ..distributed import world_size
 from ..losses.term import trainable
 from ..runs.log import ProgressBar, RunLogs, epoch_line
-from ..runs.results import best_epoch
+from ..runs.results import best_epoch, evaluation_of
 from ..runs.saving import BEST, Saver
 from .evaluate import accuracy, evaluate_method
 from .micro_batches import micro_batches
@@ -101,11 +101,11 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
         set_mode(run.optimizer, training=False)
         if epoch % run.cfg.LOG.EVAL_FREQ == 0 or epoch == run.last_epoch:
             with run.deployable():
-                record["test"] = evaluate_method(run.distiller, run.data.test)
+                record[run.data.judged_on] = evaluate_method(run.distiller, run.data.judges)
         run.end_epoch(record)
         # Log
         best = best_epoch(run.epochs)
-        best_top1 = None if best is None else best["test"]["student"]["top1"]
+        best_top1 = None if best is None else evaluation_of(best)["student"]["top1"]
         left = (time.monotonic() - started) / (epoch - first + 1) * (run.last_epoch - epoch)
         print(epoch_line(record, run.last_epoch, best_top1, left), flush=True)
         logs.scalars(record, epoch)

@@ -27,7 +27,7 @@ from ..runs.hashing import state_hash
 from ..runs.identity import Identity, fingerprint, identity_of
 from ..runs.locks import RunLock
 from ..runs.log import RunLogs, duration, summary_table
-from ..runs.results import FORMAT, protocol, summarise
+from ..runs.results import FORMAT, evaluation_of, protocol
 from ..runs.saving import Saver
 from ..runs.weights import TEACHER_WEIGHTS
 from ..teachers import Frozen, Teacher
@@ -35,6 +35,7 @@ from ..teachers.fill_cache import fill_cache, open_cache
 from ..teachers.logits_cache import LogitsCache
 from .broadcasts import broadcasts_refused
 from .evaluate import evaluate
+from .final import final_results
 from .loop import fit, train_epoch
 from .micro_batches import smallest_micro_batch
 from .optim import in_words
@@ -143,9 +144,8 @@ class Trainer:
 
     def _fit(self, saver: Saver) -> dict[str, Any]:
         # The protocol is recorded at the start, while the files on disk are those being run
-        used_protocol = protocol(
-            self.cfg, self.data, self._teacher_record(), self.training.device, in_words(self.optimizer)
-        )
+        teacher, optimizer = self._teacher_record(), in_words(self.optimizer)
+        used_protocol = protocol(self.cfg, self.data, teacher, self.training.device, optimizer)
         own = self.identity.get("normalisation", {})
         used_protocol["normalisation"] = {"images": str(self.data.normalisation), **own}
         for network, words in own.items():
@@ -168,8 +168,8 @@ class Trainer:
         """Prepare for the first step: check the batch sizes, and let the method pass over the training set."""
         run = self.training
         self._refuse_small_batches()
-        if self.data.test.num_samples < world_size():
-            raise ConfigError(f"{world_size()} processes share {self.data.test.num_samples} test images: use fewer")
+        if (smallest := min(self.data.test.num_samples, self.data.judges.num_samples)) < world_size():
+            raise ConfigError(f"{world_size()} processes share {smallest} test images: use fewer")
         self._try_evaluation()
         # A resumed run has what `prepare` measured in its state
         if not run.epochs and not run.step:
@@ -270,7 +270,7 @@ class Trainer:
             "method": choice(self.cfg).label,
             "student": self.cfg.DISTILLER.STUDENT,
             "protocol": used_protocol,
-            "final": summarise(run.epochs),
+            "final": final_results(run, saver),
             "student_sha256": state_hash(run.weights()),
             "seconds": round(sum(e["seconds"] for e in run.epochs), 1),
             "epochs": run.epochs,
@@ -280,8 +280,8 @@ class Trainer:
         if rank() == 0:
             write_json(saver.run / RESULTS, results)
         print(summary_table(results))
-        if run.epochs[-1]["test"]["student"]["predicted_classes"] == 1:
-            print("warning: the student predicts the same class for all test images", file=sys.stderr)
+        if evaluation_of(run.epochs[-1])["student"]["predicted_classes"] == 1:
+            print(f"warning: the student predicts the same class for all {self.data.judged_on} images", file=sys.stderr)
         print(f"trained for {duration(results['seconds'])}")
         return results
 

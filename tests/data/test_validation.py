@@ -1,0 +1,118 @@
+"""The validation set: a share of each class, the same in all runs, never trained on; the test set is for the end."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import mdistiller_dfpt as md
+from mdistiller_dfpt.data.validation import validation_samples
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.report import load_results
+from mdistiller_dfpt.training.evaluate import evaluate
+
+WORDS = ["LOG.TENSORBOARD", "False", "EXPERIMENT.DEVICE", "cpu", "EXPERIMENT.THREADS", "1", "DISTILLER.STUDENT",
+         "resnet8", "DATASET.VALIDATION", "0.2", "SOLVER.EPOCHS", "3", "SOLVER.BATCH_SIZE", "256"]  # fmt: skip
+
+
+def cfg_of(folder, *words):
+    return md.load_cfg("digits/vanilla/res20", [*WORDS, "LOG.PREFIX", str(folder), *words])
+
+
+def test_each_class_gives_its_share_and_keeps_some():
+    labels = torch.tensor([0] * 50 + [1] * 10 + [2] * 2 + [3])
+    index = validation_samples(labels, 0.1)
+    assert labels[index].bincount(minlength=4).tolist() == [5, 1, 1, 0]
+    assert torch.equal(index, index.unique())
+    assert validation_samples(labels, 0.99)[-1] < 62
+    assert labels[validation_samples(labels, 0.99)].bincount(minlength=4).tolist() == [49, 9, 1, 0]
+
+
+def test_the_split_is_that_of_no_seed_and_no_image_is_in_both(tmp_path):
+    whole = md.build_data(cfg_of(tmp_path, "DATASET.VALIDATION", "0.0"))
+    one, other = (md.build_data(cfg_of(tmp_path, "SOLVER.SEED", seed)) for seed in "12")
+    assert torch.equal(one.validation.padded, other.validation.padded)
+    assert one.num_train + one.validation.num_samples == whole.num_train
+    assert one.validation.num_samples == pytest.approx(0.2 * whole.num_train, abs=10)
+    rows = {tuple(image.flatten().tolist()) for image in one.validation.padded}
+    pad = one.train.recipe.pad
+    train = {tuple(image.flatten().tolist()) for image in one.train.padded[:, pad:-pad, pad:-pad]}
+    everything = {tuple(image.flatten().tolist()) for image in whole.train.padded[:, pad:-pad, pad:-pad]}
+    assert rows | train == everything
+    assert len(rows & train) <= len(one.validation.padded) // 100, "the digits hold a few images twice"
+    assert torch.equal(one.test.padded, whole.test.padded)
+    assert whole.validation is None
+    assert whole.judges is whole.test
+    assert one.judges is one.validation
+
+
+def test_image_files_are_split_too(tmp_path):
+    from PIL import Image
+
+    for split, count in (("train", 10), ("val", 2)):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (40, 40), (i, 0, 0)).save(tmp_path / split / name / f"{i}.png")
+    words = [
+        "DATASET.TYPE",
+        "folder",
+        "DATASET.ROOT",
+        str(tmp_path),
+        "SOLVER.BATCH_SIZE",
+        "4",
+        "DATASET.NUM_WORKERS",
+        "0",
+    ]
+    data = md.build_data(md.load_cfg(None, [*words, "DATASET.VALIDATION", "0.3"]))
+    assert (data.num_train, data.validation.num_samples, data.test.num_samples) == (14, 6, 4)
+    assert not set(data.train.files.paths) & set(data.validation.files.paths)
+    with pytest.raises(ConfigError, match="BATCH_SIZE is 15; folder has 14 training images"):
+        md.build_data(md.load_cfg(None, [*words, "SOLVER.BATCH_SIZE", "15", "DATASET.VALIDATION", "0.3"]))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The directory and the config of a finished run that was judged by a validation set."""
+    cfg = cfg_of(tmp_path_factory.mktemp("runs"), "SOLVER.LR", "0.5", "SOLVER.SCHEDULE", "step", "SOLVER.SEED", "3")
+    md.run(cfg)
+    return next(d for d in (tmp_path_factory.getbasetemp()).rglob("seed3") if (d / "results.json").exists()), cfg
+
+
+def test_the_best_epoch_is_chosen_by_it_and_both_are_tested_once(run, capsys):
+    folder, cfg = run
+    results, data = json.loads((folder / "results.json").read_text()), md.build_data(cfg)
+    assert all("test" not in epoch for epoch in results["epochs"])
+    judged = [epoch["validation"]["student"]["top1"] for epoch in results["epochs"]]
+    final = results["final"]["top1"]
+    assert final["best_epoch"] == 1 + judged.index(max(judged))
+    assert results["final"]["validation"]["top1"] == {
+        "last": judged[-1], "best": max(judged), "best_epoch": final["best_epoch"], "mean_last_5": None,
+    }  # fmt: skip
+    for name, key in (("student.safetensors", "last"), ("best.safetensors", "best")):
+        student = md.load_student(folder / name)
+        assert final[key] == pytest.approx(evaluate(lambda x, s=student: {"s": s(x)}, data.test)["s"]["top1"])
+        on_validation = evaluate(lambda x, s=student: {"s": s(x)}, data.validation)["s"]["top1"]
+        assert on_validation == pytest.approx(judged[-1] if key == "last" else max(judged))
+    assert results["protocol"]["validation_images"] == data.validation.num_samples
+    assert results["protocol"]["settings"]["DATASET.VALIDATION"] == 0.2
+
+
+def test_the_weights_of_the_last_epoch_are_kept_after_those_of_the_best_were_tested(run):
+    folder, _ = run
+    results = json.loads((folder / "results.json").read_text())
+    last, best = load_file(folder / "student.safetensors"), load_file(folder / "best.safetensors")
+    same = all(torch.equal(last[key], best[key]) for key in last)
+    assert same is (results["final"]["top1"]["best_epoch"] == 3)
+
+
+def test_a_report_says_what_the_epochs_were_judged_by(run):
+    (result,) = load_results(run[0].parent)
+    assert result.judged_on == "validation"
+    assert [e["epoch"] for e in result.evaluated] == [1, 2, 3]
+    assert result.evaluations == 3
+
+
+def test_the_record_of_a_best_student_has_no_test_accuracy_that_chose_it(run):
+    assert md.load_student(run[0] / "best.safetensors").record.accuracy == {}
