@@ -40,6 +40,8 @@ def split_off(train: Split, share: float) -> tuple[Split, Split]:
 
 def _only(split: Split, index: Tensor) -> Split:
     labels = split.labels[index.to(split.labels.device)]
+    if isinstance(split, ImageSet):
+        return cast(Split, split._replace(images=split.images[index.to(split.images.device)], labels=labels))
     images = None if split.images is None else split.images[index.to(split.images.device)]
-    paths = {"paths": [split.paths[i] for i in index.tolist()]} if isinstance(split, FileSet) else {}
-    return cast(Split, split._replace(labels=labels, images=images, **paths))
+    paths = [split.paths[i] for i in index.tolist()]
+    return cast(Split, split._replace(paths=paths, labels=labels, images=images))
