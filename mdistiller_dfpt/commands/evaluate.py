@@ -122,8 +122,7 @@ def _write_predictions(path: Path, student: Student, tested: Tested) -> None:
         writer.writerow(["image", "label", "predicted", "correct", "probability", "probability_of_label"])
         for i, (p, label) in enumerate(zip(probabilities, tested.labels.tolist(), strict=True)):
             best = int(p.argmax())
-            name = i if tested.names is None else tested.names[i]
-            row = [name, student.classes[label], student.classes[best], int(best == label)]
+            row = [tested.names[i], student.classes[label], student.classes[best], int(best == label)]
             writer.writerow([*row, f"{p[best]:.6f}", f"{p[label]:.6f}"])
 
 

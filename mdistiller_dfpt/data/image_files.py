@@ -169,6 +169,12 @@ class FileLoader(Loader):
         other.sharded = False
         return other
 
+    def picture(self, index: int) -> Image.Image | None:
+        if self.files.images is not None:
+            return Image.fromarray(self.files.images[index].numpy())
+        image = read_image(self.files.paths[index])
+        return None if isinstance(image, Fault) else image
+
     def preprocessing(self) -> Preprocessing | None:
         steps = resize_and_crop(self.recipe.test)
         return None if steps is None else Preprocessing(*steps, *self.normalisation, self.size)

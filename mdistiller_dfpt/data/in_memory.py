@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -89,6 +90,10 @@ class InMemoryLoader(Loader):
         other.labels = self.labels[index]
         other.padded = self.padded[index, pad : pad + height, pad : pad + width]
         return other
+
+    def picture(self, index: int) -> Image.Image:
+        pad, (height, width) = self.recipe.pad if self.train else 0, self.stored_size
+        return Image.fromarray(self.padded[index, pad : pad + height, pad : pad + width].cpu().numpy())
 
     def preprocessing(self) -> Preprocessing:
         return Preprocessing(self.stored_size, None, *self.normalisation, self.size)

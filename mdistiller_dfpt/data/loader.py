@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..distributed import rank, world_size
@@ -43,6 +44,10 @@ class Loader:
     def __len__(self) -> int:
         full, left = divmod(self.num_per_epoch, self.batch_size)
         return full + (left > 0 and not self.drop_last)
+
+    def picture(self, index: int) -> Image.Image | None:
+        """A sample as it is stored, without augmentation; None if it cannot be read."""
+        return None
 
     def preprocessing(self) -> Preprocessing | None:
         """How an image outside the dataset becomes what this loader returns for testing; None if it cannot be said."""

@@ -1,5 +1,7 @@
 """Judge a trained student: by its run's test set or by any class folders, with its cost on this machine."""
 
+import base64
+import io
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 from yacs.config import CfgNode as CN
@@ -14,10 +17,13 @@ from yacs.config import CfgNode as CN
 from ..data import Data, build_data
 from ..data.class_folders import class_folders, list_files
 from ..data.image_files import Fault, read_image
+from ..data.loader import Loader
 from ..distillers.build import AMP_DTYPES
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.complexity import count_macs, total
 from ..models.output import as_output, autocast
+from ..runs.atomic import write_json
+from ..runs.record import read_record
 from ..runs.weights import WEIGHTS
 from .build import Trained
 from .metrics import agreement, measures
@@ -25,6 +31,7 @@ from .student import Student, config_of_student
 from .trained import trained_networks
 
 BATCH, REPEATS = 64, 7
+EVALUATION = "evaluation.json"  # in the directory of a run
 
 
 class Tested(NamedTuple):
@@ -34,7 +41,8 @@ class Tested(NamedTuple):
     labels: Tensor
     on: str
     teacher: Tensor | None
-    names: Sequence[str] | None  # of the images, if they are files
+    names: Sequence[str]  # of the images: paths, or their numbers in the test set
+    loader: Loader | None = None  # that has them
 
 
 Network = Callable[[Tensor], Tensor]
@@ -50,23 +58,32 @@ def on_its_test_set(student: Student, overrides: Sequence[str], with_teacher: bo
     if data.classes != student.classes:
         raise ConfigError(f"{student.source} tells {_few(student.classes)} apart; {cfg.DATASET.TYPE} in"
                           f" {cfg.DATASET.ROOT} has {_few(data.classes)}")  # fmt: skip
-    networks: list[tuple[Network, Any]] = [(student, AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])]
+    teacher = None
     if with_teacher:
         trained = trained_networks(cfg, data, _refuse_to_train)
         if not trained:
             raise ConfigError(f"--with-teacher: no trained network teaches in the run of {student.source}")
-        networks.append((_logits_of(trained[0].network.to(student.device).eval()), AMP_DTYPES[cfg.SOLVER.AMP]))
+        teacher = trained[0].network
+    return on_data(student, cfg, data, teacher)
+
+
+def on_data(student: Student, cfg: CN, data: Data, teacher: nn.Module | None = None) -> Tested:
+    """The logits of a student and of a teacher, if there is one, on the test set, in the precision of `cfg`."""
+    networks: list[tuple[Network, Any]] = [(student, AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])]
+    if teacher is not None:
+        networks.append((_logits_of(teacher.to(student.device).eval()), AMP_DTYPES[cfg.SOLVER.AMP]))
     found: list[list[Tensor]] = [[] for _ in networks]
-    labels = []
+    labels, indices = [], []
     with torch.inference_mode():
-        for batch in tqdm(data.test.epoch(), total=len(data.test), unit="batch", disable=None):
+        for batch in tqdm(data.test.epoch(), total=len(data.test), unit="batch", leave=False, disable=None):
             labels.append(batch.target.cpu())
+            indices.append(batch.index.cpu())
             for logits, (network, dtype) in zip(found, networks, strict=True):
                 with autocast(dtype, batch.image):
                     logits.append(network(batch.image).float().cpu())
-    all_logits = [torch.cat(logits) for logits in found]
-    on = f"the test set of {cfg.DATASET.TYPE}"
-    return Tested(all_logits[0], torch.cat(labels), on, all_logits[1] if with_teacher else None, None)
+    each, on = [torch.cat(logits) for logits in found], f"the test set of {cfg.DATASET.TYPE}"
+    names = [str(i) for i in torch.cat(indices).tolist()]
+    return Tested(each[0], torch.cat(labels), on, None if teacher is None else each[1], names, data.test)
 
 
 def on_folders(student: Student, folder: Path) -> Tested:
@@ -77,7 +94,10 @@ def on_folders(student: Student, folder: Path) -> Tested:
                         f" tells {_few(student.classes)} apart")  # fmt: skip
     files = list_files(folder, names)
     numbers = torch.tensor([student.classes.index(name) for name in names])
-    logits = [student(batch).cpu() for batch in tqdm(list(_batches(student, files.paths)), unit="batch", disable=None)]
+    count = -(-len(files.paths) // BATCH)
+    with torch.inference_mode():
+        batches = tqdm(_batches(student, files.paths), total=count, unit="batch", leave=False, disable=None)
+        logits = [student(batch).cpu() for batch in batches]
     return Tested(torch.cat(logits), numbers[files.labels], str(folder), None, files.paths)
 
 
@@ -97,9 +117,29 @@ def judgement(student: Student, tested: Tested, costs: bool = True) -> dict[str,
     found = measures(tested.logits, tested.labels, student.classes)
     if tested.teacher is not None:
         found["teacher"] = agreement(tested.logits, tested.teacher)
+    for one in found["worst"]:
+        one["image"] = tested.names[one.pop("index")]
+        if tested.loader is not None and (picture := tested.loader.picture(int(one["image"]))) is not None:
+            one["thumbnail"] = _thumbnail(picture)
     record = student.record
     what = {"student": record.student, "method": record.method, "file": str(student.source), "on": tested.on}
     return what | found | (cost(student) if costs else {})
+
+
+def _thumbnail(picture: Image.Image) -> str:
+    """A picture of at most 64 x 64 pixels as a data URL."""
+    picture.thumbnail((64, 64))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def judge_run(cfg: CN, data: Data, folder: Path, deployed: nn.Module, teacher: nn.Module | None) -> None:
+    """Write what is measured of the student of a finished run to a file beside its results."""
+    record = read_record(folder)
+    assert record is not None
+    student = Student(deployed, record, folder)
+    write_json(folder / EVALUATION, judgement(student, on_data(student, cfg, data, teacher)))
 
 
 def cost(student: Student) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..training.evaluate import calibration_gaps, correct_at, kl_divergence
+from ..training.evaluate import bin_of, calibration_gaps, correct_at, kl_divergence
 
-MOST_CONFUSED = 10
+MOST_CONFUSED, MOST_WRONG = 10, 16
 FEW = 100
 
 
@@ -53,7 +53,33 @@ def measures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str
         "per_class": right,
         "most_confused": [{"class": one, "predicted": other, "images": n} for n, one, other in most],
         "confusion": confusion,
+        "reliability": reliability(logits, labels),
+        "worst": worst(logits, labels, classes),
     }
+
+
+def reliability(logits: Tensor, labels: Tensor) -> list[dict[str, float]]:
+    """For each of 15 equal bins of the confidence that has samples: mean confidence, accuracy, number of samples."""
+    confidence, predicted = logits.softmax(1).max(1)
+    numbers = bin_of(confidence)
+    found = []
+    for number in numbers.unique().tolist():
+        inside = numbers == number
+        accuracy = (predicted == labels)[inside].double().mean().item()
+        mean = confidence[inside].mean().item()
+        found.append({"confidence": mean, "accuracy": accuracy, "images": int(inside.sum())})
+    return found
+
+
+def worst(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The wrong predictions with the highest confidence: number of the image, label, prediction, probability."""
+    confidence, predicted = logits.softmax(1).max(1)
+    order = (confidence * (predicted != labels)).argsort(descending=True, stable=True)[:MOST_WRONG].tolist()
+    right, said, sure = labels.tolist(), predicted.tolist(), confidence.tolist()
+    return [
+        {"index": i, "label": classes[right[i]], "predicted": classes[said[i]], "probability": sure[i]}
+        for i in order if said[i] != right[i]
+    ]  # fmt: skip
 
 
 def _scaled(logits: Tensor, labels: Tensor) -> dict[str, float | None]:

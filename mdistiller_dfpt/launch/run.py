@@ -10,7 +10,7 @@ from yacs.config import CfgNode as CN
 from ..config.effect import without_effect
 from ..data import Data, build_data
 from ..distillers.choice import situation
-from ..distributed import on_first_process
+from ..distributed import on_first_process, world_size
 from ..errors import CheckpointError, ConfigError
 from ..interop.plugins import load_cfg
 from ..models import StagedModel
@@ -30,6 +30,7 @@ from ..runs.identity import Identity, read_identity
 from ..training.out_of_memory import memory_explained
 from ..training.precision import FASTEST
 from .build import Trained, build_trainer, check_config, identity_of_run
+from .judge import judge_run
 from .trained import trained_networks
 
 Resume = bool | Literal["auto"] | Path
@@ -79,7 +80,12 @@ def train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Resume = Fals
         return json.loads((before / RESULTS).read_text(encoding="utf-8"))
     trainer = build_trainer(cfg, data, trained, identity, before=before)
     folder = before or on_first_process(lambda: _new_run(cfg, identity))
-    return trainer.fit(folder, resume=before is not None)
+    results = trainer.fit(folder, resume=before is not None)
+    if world_size() == 1:  # of several processes, each has a part of the test set
+        teacher = trained[0].network if trained else None
+        with trainer.training.deployable():
+            judge_run(trainer.cfg, data, folder, trainer.distiller.deployed, teacher)
+    return results
 
 
 def _earlier_run(cfg: CN, identity: Identity, resume: Resume) -> Path | None:

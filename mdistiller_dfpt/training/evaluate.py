@@ -27,6 +27,11 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 BINS = 15
 
 
+def bin_of(confidence: Tensor) -> Tensor:
+    """The number 0 .. 14 of the bin of each confidence in (0, 1]; of the same shape."""
+    return (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+
+
 def calibration_gaps(logits: Tensor, target: Tensor) -> Tensor:
     """The number of correct predictions less the sum of their confidence, in each of 15 equal bins of the confidence.
 
@@ -34,9 +39,8 @@ def calibration_gaps(logits: Tensor, target: Tensor) -> Tensor:
     calibration error (Guo et al., 2017, arXiv:1706.04599, eq. 3).
     """
     confidence, predicted = logits.softmax(1).max(1)
-    numbers = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
     gaps = (predicted == target).double() - confidence.double()
-    return torch.zeros(BINS, dtype=torch.float64, device=logits.device).index_add_(0, numbers, gaps)
+    return torch.zeros(BINS, dtype=torch.float64, device=logits.device).index_add_(0, bin_of(confidence), gaps)
 
 
 def accuracy(logits: Tensor, target: Tensor) -> dict[str, Tensor]:

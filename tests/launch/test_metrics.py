@@ -4,7 +4,15 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from mdistiller_dfpt.launch.metrics import FEW, agreement, best_temperature, calibration_error, measures
+from mdistiller_dfpt.launch.metrics import (
+    FEW,
+    agreement,
+    best_temperature,
+    calibration_error,
+    measures,
+    reliability,
+    worst,
+)
 
 NAMES = ("a", "b", "c", "d")
 
@@ -64,3 +72,24 @@ def test_agreement_is_of_predictions_and_divergence_of_distributions():
     assert agreement(logits, 2 * logits)["agreement"] == 100
     assert agreement(logits, 2 * logits)["kl"] > 0.01
     assert agreement(logits, logits.roll(1, 1))["agreement"] == 0
+
+
+def test_reliability_has_every_sample_once_and_gives_the_calibration_error():
+    logits, labels = drawn(700, temperature=3.0)
+    bins = reliability(logits, labels)
+    assert sum(one["images"] for one in bins) == 700
+    gap = sum(one["images"] * abs(one["accuracy"] - one["confidence"]) for one in bins) / 700
+    assert 100 * gap == pytest.approx(calibration_error(logits, labels))
+
+
+def test_the_worst_are_wrong_and_the_surest_come_first():
+    logits, labels = drawn(300)
+    found = worst(logits, labels, NAMES)
+    assert len(found) == 16
+    p = logits.softmax(1)
+    for one in found:
+        assert one["label"] == NAMES[labels[one["index"]]] != one["predicted"]
+        assert one["probability"] == pytest.approx(p[one["index"]].max().item())
+    wrong = p.max(1).values[logits.argmax(1) != labels].sort(descending=True).values[:16]
+    assert [one["probability"] for one in found] == pytest.approx(wrong.tolist())
+    assert worst(logits, logits.argmax(1), NAMES) == []

@@ -1,9 +1,12 @@
 """A run's files of weights are students that predict by themselves."""
 
+import base64
 import csv
+import io
 import json
 import shutil
 
+import numpy
 import pytest
 import torch
 from PIL import Image
@@ -244,3 +247,15 @@ def test_agreement_with_the_teacher_of_the_run(tmp_path, capsys):
     assert 0 < found["agreement"] <= 100
     assert found["kl"] > 0
     assert "predicts as its teacher" in capsys.readouterr().out
+
+
+def test_a_finished_run_has_its_evaluation_beside_its_results(digits):
+    run, results, data = digits
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["top1"] == pytest.approx(results["final"]["top1"]["last"])
+    assert "teacher" not in found
+    one = found["worst"][0]
+    assert data.classes[data.test.labels[int(one["image"])]] == one["label"]
+    assert one["thumbnail"].startswith("data:image/png;base64,")
+    picture = Image.open(io.BytesIO(base64.b64decode(one["thumbnail"].partition(",")[2])))
+    assert torch.equal(torch.from_numpy(numpy.array(picture)), data.test.padded[int(one["image"])])
