@@ -7,13 +7,14 @@ from importlib.metadata import version
 from ..errors import ConfigError
 from ..launch.cli import guarded
 from ..registry import suggest
-from . import bench, check_data, doctor, evaluate, listing, plot, predict, table, train
+from . import bench, check_data, doctor, evaluate, listing, plot, predict, report, table, train
 
 COMMANDS: dict[str, Callable[[list[str] | None], int]] = {
     "train": train.main,
     "eval": evaluate.main,
     "predict": predict.main,
     "table": table.main,
+    "report": report.main,
     "plot": plot.main,
     "check-data": check_data.main,
     "list": listing.main,

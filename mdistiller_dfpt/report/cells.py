@@ -100,7 +100,7 @@ def _value(cell: Cell, found: Found, reference: Mapping[int, Result], metric: st
     if both and own is not reference:
         gaps = [mine[seed] - other[seed] for seed in both]
         delta = mean(gaps)
-        p_value, interval = _paired_test(gaps)
+        p_value, interval = paired_test(gaps)
     weight, gradient = (_at_start(own, name) for name in AT_START)
     return Value(
         cell, mine, delta, interval, p_value, len(both), weight, gradient, _top1_of_teacher(own.values()),
@@ -126,7 +126,7 @@ def _at_start(runs: Mapping[int, Result], name: str) -> float | None:
     return mean(known) if known else None
 
 
-def _paired_test(gaps: list[float]) -> tuple[float | None, tuple[float, float] | None]:
+def paired_test(gaps: list[float]) -> tuple[float | None, tuple[float, float] | None]:
     """The p-value of a two-sided paired t-test and the 95 % confidence interval of the mean; None where undefined."""
     from scipy.stats import ttest_1samp
 

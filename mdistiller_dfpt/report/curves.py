@@ -4,26 +4,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
+from .figures import new_figure, whole_numbers
 from .files import Result
 
 _COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
 
 
 def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
-    """Plot the test-set curves of runs with a trained teacher path: the mean as a thick line, each run as a thin one.
+    """Plot the curves of runs with a trained teacher path to a file.
 
     ConfigError if matplotlib is not installed, DataError if a run has only one path.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError('plots need matplotlib: pip install -e ".[plot]"') from None
+    curves(results, title).savefig(target, dpi=110)
+
+
+def curves(results: Sequence[Result], title: str) -> Any:
+    """The figure: accuracies and divergences by epoch; the mean as a thick line, each run as a thin one."""
     runs = [r.evaluated for r in results]
     for result, run in zip(results, runs, strict=True):
         if "kl" not in run[-1]:
             raise DataError(f"{result.path}: has only one path; the curve needs a teacher path and the student")
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2)
     epochs = [e["epoch"] for e in runs[0]]
 
@@ -42,8 +44,9 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
     left.set(xlabel="epoch", ylabel=f"top-1 on the {results[0].judged_on} set, %")
     right.set(xlabel="epoch", ylabel=f"KL on the {results[0].judged_on} set, nats", yscale="log")
     for axis in (left, right):
+        whole_numbers(axis.xaxis)
         axis.legend(frameon=False)
         axis.grid(alpha=0.3)
     seeds = ", ".join(str(r.seed) for r in results)
     figure.suptitle(f"{title} (seeds {seeds}; thin: each seed)")
-    figure.savefig(target, dpi=110)
+    return figure

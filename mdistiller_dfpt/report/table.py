@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from .difference import difference
 from .files import Result, repetitions
@@ -36,11 +37,20 @@ def _folders(group: Mapping[int, Result]) -> str:
     return ", ".join(r.path.parent.name for r in group.values())
 
 
-def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) -> str:
+class Table(NamedTuple):
+    """A table of runs: titles of the columns, a row for each different run, its repetitions by seed, and the notes."""
+
+    head: list[str]
+    rows: list[list[str]]
+    groups: list[dict[int, Result]]
+    notes: dict[str, str]  # mark -> how a protocol differs
+
+
+def table_of(results: Sequence[Result]) -> Table:
     """Top-1 accuracy of each different run: seeds, last epoch, best epoch, mean of the last five, as separate columns.
 
     Runs are repetitions only if they computed the same but for the seed, whatever their names. The first row of a
-    name is compared with the first distilled row of the table, further ones with the first; the differences are listed.
+    name is compared with the first distilled row of the table, further ones with the first; the differences are noted.
     """
     groups = sorted(repetitions(results), key=lambda g: (_name(g), -len(g)))
     often = Counter(map(_name, groups))
@@ -60,8 +70,15 @@ def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) ->
         values += [_at_start(group, measured) for measured in AT_START]
         rows.append([labels[number], ", ".join(map(str, group)), *values, mark])
     shown = [i for i, title in enumerate(head) if title not in AT_START.values() or any(row[i] for row in rows)]
-    lines = ["| " + " | ".join(row[i] for i in shown) + " |" for row in (head, *rows)]
-    lines.insert(1, "|" + "---|" * len(shown))
-    lines += ["", *(f"{mark} {text}" for text, mark in notes.items())] if notes else []
+    only = [[row[i] for i in shown] for row in rows]
+    return Table([head[i] for i in shown], only, groups, {mark: text for text, mark in notes.items()})
+
+
+def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) -> str:
+    """`table_of` as Markdown, with the runs that have not finished."""
+    table = table_of(results)
+    lines = ["| " + " | ".join(row) + " |" for row in (table.head, *table.rows)]
+    lines.insert(1, "|" + "---|" * len(table.head))
+    lines += ["", *(f"{mark} {text}" for mark, text in table.notes.items())] if table.notes else []
     lines += ["", f"Not finished ({len(unfinished)}):", *(f"- {line}" for line in unfinished)] if unfinished else []
     return "\n".join(lines)

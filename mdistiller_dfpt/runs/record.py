@@ -12,6 +12,7 @@ from typing import NamedTuple
 from safetensors import SafetensorError, safe_open
 from yacs.config import CfgNode as CN
 
+from ..config.keys import KEYS, put
 from ..config.load import dump_cfg
 from ..data import Data
 from ..data.preprocessing import Preprocessing
@@ -20,12 +21,13 @@ from ..errors import CheckpointError
 from .weights import WEIGHTS
 
 KEY, FORMAT = "mdistiller_dfpt", 1
+PLACES = ("DISTILLER.STUDENT_CKPT", "DISTILLER.LOGITS_CACHE", "DATASET.EXTRA.ROOT")
 
 
 class Record(NamedTuple):
     """A trained student, without its weights."""
 
-    config: str  # of its run, as yaml
+    config: str  # of its run, as yaml, without paths
     classes: tuple[str, ...]
     num_train: int
     image_shape: tuple[int, int, int]
@@ -39,8 +41,19 @@ class Record(NamedTuple):
     version: str
 
 
-def record_of(cfg: CN, data: Data, folder: Path, epoch: int, accuracy: Mapping[str, float]) -> Record:
-    """The record of the student of a run in `folder`, after an epoch."""
+def _without_places(cfg: CN) -> str:
+    """A config as yaml, with the defaults of all keys that change no result and of those that are places."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for full, key in KEYS.items():
+        if (not key.decides and full != "PLUGINS") or full in PLACES:
+            put(cfg, full, list(key.default) if isinstance(key.default, list) else key.default)
+    cfg.PLUGINS = [Path(name).name if name.endswith(".py") else name for name in cfg.PLUGINS]
+    return dump_cfg(cfg)
+
+
+def record_of(cfg: CN, data: Data, epoch: int, accuracy: Mapping[str, float]) -> Record:
+    """The record of the student of a run, after an epoch."""
     chosen = choice(cfg)
     try:
         ours = version("mdistiller_dfpt")
@@ -48,7 +61,7 @@ def record_of(cfg: CN, data: Data, folder: Path, epoch: int, accuracy: Mapping[s
         ours = ""
     accuracy = {key: accuracy[key] for key in ("top1", "top5") if key in accuracy}
     return Record(
-        dump_cfg(cfg, folder), data.classes, data.num_train, data.image_shape, data.test.preprocessing(),
+        _without_places(cfg), data.classes, data.num_train, data.image_shape, data.test.preprocessing(),
         chosen.label, cfg.DISTILLER.STUDENT, chosen.teacher or "", cfg.DATASET.TYPE, epoch, accuracy, ours,
     )  # fmt: skip
 

@@ -1,0 +1,33 @@
+"""Figures of matplotlib, which is an extra."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of this size in inches; ConfigError if matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError('plots need matplotlib: pip install "mdistiller_dfpt[plot]"') from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def whole_numbers(axis: Any) -> None:
+    """Mark whole numbers alone on an axis, such as epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def as_svg(figure: Any) -> str:
+    """A figure as an <svg> element for a page."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]

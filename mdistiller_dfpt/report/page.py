@@ -1,0 +1,201 @@
+"""One self-contained HTML page on any finished runs: table, curves, calibration, confusions, cost, protocols."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..errors import DataError
+from .cells import holm, paired_test
+from .curves import curves
+from .figures import as_svg, new_figure, whole_numbers
+from .files import Result
+from .table import Table, table_of
+
+EVALUATION = "evaluation.json"
+MOST_CLASSES = 120  # of a confusion matrix that is drawn
+
+
+class Entry(NamedTuple):
+    """A row of the table: its name, its runs by seed, and what was measured of the run with the first seed."""
+
+    name: str
+    runs: dict[int, Result]
+    evaluation: dict[str, Any] | None
+
+
+def page(results: Sequence[Result], title: str, unfinished: Sequence[str] = ()) -> str:
+    """The page as text; ConfigError if matplotlib is not installed.
+
+    Without scripts, and without anything to load from elsewhere. Names of runs and classes are escaped.
+    """
+    table = table_of(results)
+    entries = [
+        Entry(row[0], group, _evaluation(next(iter(group.values()))))
+        for row, group in zip(table.rows, table.groups, strict=True)
+    ]
+    judged = [entry for entry in entries if entry.evaluation is not None]
+    environment = Environment(
+        loader=PackageLoader("mdistiller_dfpt.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("page.html.j2").render(
+        title=title, table=table, tests=_tests(table), unfinished=unfinished, entries=entries, judged=judged,
+        learning=_svg(_learning(entries)), cost=_svg(_cost(judged)) if len(judged) > 1 else "",
+        paths=[(e.name, _svg(curves(list(e.runs.values()), e.name))) for e in entries if _has_paths(e)],
+        pictures={e.name: (_svg(_reliability(e)), _svg(_confusion(e))) for e in judged},
+        lowest={e.name: _lowest(e) for e in judged},
+        protocols=[(e.name, _protocol(e)) for e in entries],
+    )  # fmt: skip
+
+
+def _svg(figure: Any) -> Markup:
+    return Markup("" if figure is None else as_svg(figure))  # noqa: S704  matplotlib escapes the texts in it
+
+
+def _evaluation(result: Result) -> dict[str, Any] | None:
+    """What was measured at the end of a run; None if it was trained by an earlier version, or by many processes."""
+    path = result.path.parent / EVALUATION
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found["reliability"], found["confusion"], found["per_class"], found["milliseconds"], found["worst"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{path}: not an evaluation of a run ({type(e).__name__}: {e})") from None
+    return found
+
+
+def _tests(table: Table) -> list[dict[str, str]]:
+    """The paired test of each row against the first distilled one, or the first, over the seeds of both."""
+    reference = next((n for n, g in enumerate(table.groups) if any(r.teachers for r in g.values())), 0)
+    of_reference = _last(table.groups[reference])
+    found, p_values = [], []
+    for number, group in enumerate(table.groups):
+        mine = _last(group)
+        gaps = [mine[seed] - of_reference[seed] for seed in mine if seed in of_reference]
+        p, interval = paired_test(gaps) if number != reference else (None, None)
+        words = "reference" if number == reference else f"{mean(gaps):+.2f}" if gaps else ""
+        words += f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
+        found.append({"difference": words, "p": "" if p is None else f"{p:.3f}", "seeds": str(len(gaps))})
+        p_values.append(p)
+    for row, corrected in zip(found, holm(p_values), strict=True):
+        row["holm"] = "" if corrected is None else f"{corrected:.3f}"
+    return found
+
+
+def _last(group: dict[int, Result]) -> dict[int, float]:
+    return {seed: run.data["final"]["top1"]["last"] for seed, run in group.items()}
+
+
+def _has_paths(entry: Entry) -> bool:
+    return all(run.evaluated and "kl" in run.evaluated[-1] for run in entry.runs.values())
+
+
+def _learning(entries: Sequence[Entry]) -> Any:
+    """Top-1 of the students by epoch: the mean over seeds, and the band between the lowest and the highest."""
+    figure = new_figure(9, 4.2)
+    axis = figure.subplots()
+    for number, entry in enumerate(entries):
+        by_epoch: dict[int, list[float]] = {}
+        for run in entry.runs.values():
+            for one in run.evaluated:
+                by_epoch.setdefault(one["epoch"], []).append(one["student"]["top1"])
+        epochs = sorted(by_epoch)
+        colour = f"C{number % 10}"
+        axis.plot(epochs, [mean(by_epoch[e]) for e in epochs], color=colour, label=entry.name, linewidth=1.6,
+                  marker="o" if len(epochs) == 1 else None)  # fmt: skip
+        low, high = [min(by_epoch[e]) for e in epochs], [max(by_epoch[e]) for e in epochs]
+        axis.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+    sets = sorted({run.judged_on for entry in entries for run in entry.runs.values()})
+    axis.set(xlabel="epoch", ylabel=f"top-1 of the student on the {' or '.join(sets)} set, %")
+    whole_numbers(axis.xaxis)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _cost(judged: Sequence[Entry]) -> Any:
+    """Top-1 against the time for one image and against the size of the file."""
+    figure = new_figure(9, 3.6)
+    axes = figure.subplots(1, 2, sharey=True)
+    for number, entry in enumerate(judged):
+        found = entry.evaluation
+        assert found is not None
+        top1 = mean(_last(entry.runs).values())
+        for axis, value in zip(axes, (found["milliseconds"]["1"], found["bytes"] / 2**20), strict=True):
+            axis.scatter([value], [top1], color=f"C{number % 10}", label=entry.name)
+    axes[0].set(xlabel="milliseconds for one image", ylabel="top-1, %")
+    axes[1].set(xlabel="size of the file, MiB")
+    axes[1].legend(frameon=False, fontsize=8)
+    for axis in axes:
+        axis.ticklabel_format(useOffset=False)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def _reliability(entry: Entry) -> Any:
+    """Accuracy against confidence in 15 bins; the area of a point is its share of the samples."""
+    assert entry.evaluation is not None
+    bins = entry.evaluation["reliability"]
+    figure = new_figure(3.6, 3.6)
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
+    largest = max(one["images"] for one in bins)
+    axis.scatter([b["confidence"] for b in bins], [b["accuracy"] for b in bins],
+                 s=[10 + 150 * b["images"] / largest for b in bins], alpha=0.7)  # fmt: skip
+    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02), title="reliability")
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def _confusion(entry: Entry) -> Any:
+    """The shares of each class that are predicted as each class; None for too many classes to draw."""
+    assert entry.evaluation is not None
+    counts = entry.evaluation["confusion"]
+    if len(counts) > MOST_CLASSES:
+        return None
+    shares = [[value / max(1, sum(row)) for value in row] for row in counts]
+    figure = new_figure(4.4, 3.6)
+    axis = figure.subplots()
+    picture = axis.imshow(shares, cmap="viridis", vmin=0, vmax=1)
+    figure.colorbar(picture, ax=axis, shrink=0.8)
+    axis.set(xlabel="predicted", ylabel="class", title="confusion, share of the class")
+    if len(counts) <= 20:
+        names = list(entry.evaluation["per_class"])
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(names)), names, fontsize=7)
+    return figure
+
+
+def _lowest(entry: Entry) -> list[tuple[str, float]]:
+    """The five classes with the lowest accuracies."""
+    assert entry.evaluation is not None
+    known = [(name, value) for name, value in entry.evaluation["per_class"].items() if value is not None]
+    return sorted(known, key=lambda pair: pair[1])[:5]
+
+
+def _protocol(entry: Entry) -> list[tuple[str, str]]:
+    """The protocol of the run with the first seed, in words."""
+    found = next(iter(entry.runs.values())).data["protocol"]
+    flat = []
+    for key, value in found.items():
+        if key == "settings":
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, dict):
+            value = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items())
+        flat.append((key.replace("_", " "), str(value)))
+    return flat
+
+
+def write_page(results: Sequence[Result], target: Path, title: str, unfinished: Sequence[str] = ()) -> None:
+    """Write the page to a file; DataError if it cannot be written."""
+    text = page(results, title, unfinished)
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise DataError(f"{target}: cannot be written ({e.strerror})") from None

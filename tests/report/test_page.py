@@ -1,0 +1,121 @@
+"""The page of a report: complete in one file, escaped, and true to the result files."""
+
+import json
+import re
+from statistics import mean
+
+import pytest
+from scipy.stats import ttest_rel
+
+from mdistiller_dfpt.commands.report import main
+from mdistiller_dfpt.errors import DataError
+from mdistiller_dfpt.report import load_results
+from mdistiller_dfpt.report.page import page
+
+
+def epoch(number, top1, paths=False):
+    student = {"top1": top1, "top5": 99.0, "nll": 1.0, "ece": 3.0, "predicted_classes": 3}
+    test = {"student": student}
+    if paths:
+        test = {"teacher": student, "prompt": student, "student": student, "kl": {"teacher||student": 0.5}}
+    return {"epoch": number, "train": {}, "test": test, "seconds": 1.0}
+
+
+def evaluation(top1, name="c<at>"):
+    return {
+        "student": "resnet8", "method": "KD", "file": "f", "on": "the test set", "images": 4, "top1": top1,
+        "top5": 100.0, "nll": 0.5, "ece": 2.0, "temperature": None, "nll_scaled": None, "ece_scaled": None,
+        "per_class": {name: 50.0, "dog": 100.0}, "most_confused": [{"class": name, "predicted": "dog", "images": 1}],
+        "confusion": [[1, 1], [0, 2]], "reliability": [{"confidence": 0.7, "accuracy": 0.75, "images": 4}],
+        "worst": [{"image": "3", "label": name, "predicted": "dog", "probability": 0.9,
+                   "thumbnail": "data:image/png;base64,AA"}],
+        "parameters": 1234567, "macs": 2_500_000, "bytes": 2**20, "milliseconds": {"1": 1.5, "64": 20.0}, "threads": 1,
+    }  # fmt: skip
+
+
+def write(folder, name, seed, top1, *, method="KD", paths=False, judged=True):
+    place = folder / name / f"seed{seed}"
+    place.mkdir(parents=True)
+    last = {"last": top1, "best": top1 + 1, "best_epoch": 1, "mean_last_5": None}
+    identity = {
+        "config": {"DISTILLER.TYPE": method},
+        "data": {"classes": 2, "train_images": 9, "test_images": 4, "sha256": "0"}, "teachers": [{"name": "resnet20", "sha256": "1"}],
+    }  # fmt: skip
+    protocol = {"seed": seed, "data": "tiny", "teacher": {"name": "resnet20", "top1": 90.0}, "settings": {"X.Y": 3}}
+    results = {
+        "method": method, "student": "resnet8", "protocol": protocol, "final": {"top1": last, "top5": last},
+        "epochs": [epoch(1, top1 + 1, paths), epoch(2, top1, paths)], "identity": identity, "fingerprint": "f",
+    }  # fmt: skip
+    (place / "results.json").write_text(json.dumps(results))
+    if judged:
+        (place / "evaluation.json").write_text(json.dumps(evaluation(top1)))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two methods with three seeds each, of which one has paths, and one that has not finished."""
+    for seed, (kd, ours) in enumerate([(50.0, 52.0), (51.0, 52.5), (49.5, 53.0)], start=1):
+        write(tmp_path, "kd/a", seed, kd)
+        write(tmp_path, "ours/<b>", seed, ours, method="DFPTKD", paths=True)
+    (tmp_path / "late/seed1").mkdir(parents=True)
+    (tmp_path / "late/seed1/status.json").write_text(json.dumps({"state": "failed", "epoch": 1, "reason": "no disk"}))
+    return tmp_path
+
+
+def test_the_table_has_spread_and_the_paired_test(runs, capsys, monkeypatch):
+    monkeypatch.chdir(runs)
+    assert main([".", "-o", "r.html", "--title", "A & B"]) == 0
+    text = (runs / "r.html").read_text()
+    assert "<title>A &amp; B</title>" in text
+    kd, ours = [50.0, 51.0, 49.5], [52.0, 52.5, 53.0]
+    p = ttest_rel(ours, kd).pvalue
+    assert f"<td>{mean(kd):.2f} ± 0.76</td>" in text
+    assert f"{mean(ours) - mean(kd):+.2f} (" in text
+    assert f"p = {p:.3f}, Holm {p:.3f}, 3 seeds" in text
+    assert "late/seed1: failed after epoch 1: no disk" in text
+
+
+def test_it_needs_nothing_from_elsewhere_and_escapes_names(runs):
+    text = page(load_results(runs), "t")
+    assert "<script" not in text
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text)
+    assert "c&lt;at&gt;" in text
+    assert "c<at>" not in text
+    assert "ours/&lt;b&gt;" in text
+    assert "ours/<b>" not in text
+
+
+def test_every_part_is_there(runs):
+    text = page(load_results(runs), "t")
+    for part in ("Learning curves", "Paths of the teacher", "Students", "Protocols", "1,234,567", "2.5", "1.5 ms",
+                 "X.Y 3", "Most confused", "data:image/png;base64,AA"):  # fmt: skip
+        assert part in text, part
+    assert text.count("<svg") == 1 + 1 + 1 + 2 * 2, "curves, paths, cost, and two pictures of each student"
+
+
+def test_runs_without_an_evaluation_or_paths_have_the_rest(tmp_path):
+    write(tmp_path, "kd/a", 1, 50.0, judged=False)
+    text = page(load_results(tmp_path), "t")
+    assert "Learning curves" in text
+    assert "Students" not in text
+    assert "Paths of the teacher" not in text
+
+
+def test_a_damaged_evaluation_names_its_file(runs):
+    (runs / "kd/a/seed1/evaluation.json").write_text("{}")
+    with pytest.raises(DataError, match=r"seed1/evaluation.json: not an evaluation of a run \(KeyError"):
+        page(load_results(runs), "t")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nowhere"], 2, "no such folder: nowhere"),
+        ([".", "-o", "r.pdf"], 2, "the page is HTML"),
+        (["."], 3, "contains no results.json"),
+    ],
+)
+def test_wrong_uses_are_one_line(words, code, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == code
+    assert message in capsys.readouterr().err
