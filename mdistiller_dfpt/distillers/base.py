@@ -82,12 +82,8 @@ class Method(Hooked):
 
     def observed(self, image: Tensor) -> Output:
         """The deployed network's output as in an evaluation, which leaves no gradient and no running statistics."""
-        mode = self.deployed.training
-        self.deployed.eval()
-        with torch.no_grad():
-            output = self.forward_student(image)
-        self.deployed.train(mode)
-        return output
+        with probing(self.trained):
+            return self.forward_student(image)
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
         """Logits (B, classes) to evaluate, by path, from the teacher to the student."""
