@@ -8,6 +8,11 @@ UNLABELLED = -1
 """The target of an image without a label; a loss that takes it for a class raises an error."""
 
 
+def hard_labels(labels: Tensor) -> Tensor:
+    """Labels (B,), or the most probable class of distributions (B, C)."""
+    return labels.argmax(1) if labels.dim() == 2 else labels
+
+
 @dataclass(frozen=True)
 class Shard:
     """This process's part of a batch: the samples at `index` (B,), out of `total` over all processes.
@@ -51,7 +56,7 @@ class Batch:
     @property
     def classes(self) -> Tensor:
         """The class of the largest share of each label (B,): `target` unless images are mixed."""
-        return self.target if self.soft is None else self.soft.argmax(1)
+        return hard_labels(self.labels)
 
     @property
     def size(self) -> int:

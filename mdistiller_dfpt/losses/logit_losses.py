@@ -43,11 +43,6 @@ def loss_over_samples(key: str, name: str) -> LogitLoss:
     return loss
 
 
-def classes_of(labels: Tensor) -> Tensor:
-    """Labels (B,), or the most probable class of distributions (B, C)."""
-    return labels.argmax(1) if labels.dim() == 2 else labels
-
-
 def is_target(logits: Tensor, target: Tensor) -> Tensor:
     """Whether a class is the sample's target; (B, C), (B,) -> (B, C) bool. Unlike `one_hot`, it reads no value."""
     return target[:, None] == torch.arange(logits.shape[1], device=logits.device)
