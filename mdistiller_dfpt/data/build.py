@@ -155,7 +155,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         return data
     batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
     common |= {"drop_last": True, "train": True, "seed": seed + OTHER_SEED}
-    return data._replace(extra=Pool.of(extra, lambda: make(extra, recipe, batch, **common)))
+    return data._replace(extra=Pool.of(extra, make(extra, recipe, batch, **common)))
 
 
 def _load(cfg: CN) -> ImageSource | FileSource:

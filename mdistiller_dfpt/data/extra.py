@@ -1,6 +1,6 @@
 """Unlabelled images beside the training set: each step takes a batch of them as well, for methods that use such."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,9 +38,9 @@ class Pool:
         return self.loader.num_samples
 
     @classmethod
-    def of(cls, images: ImageSet | FileSet, make: Callable[[], Loader]) -> "Pool":
+    def of(cls, images: ImageSet | FileSet, loader: Loader) -> "Pool":
         """The pool of these images; ConfigError if a batch is larger than all, or smaller than the processes."""
-        loader, count = make(), len(images.labels)
+        count = len(images.labels)
         if not len(loader):
             raise ConfigError(f"DATASET.EXTRA.BATCH_SIZE is {loader.batch_size}; there are {count} unlabelled images:"
                               " use at most that many")  # fmt: skip
