@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode as CN
 
+from ..config.trainers import TRAINERS
 from ..data import Data
 from ..data.held_out import hold_out
 from ..data.mixing import Mixing
@@ -27,6 +28,7 @@ from .guard import Guard
 from .meters import Meters
 from .optim import build_optimizer, build_schedule
 from .parallel import average_gradients, parallel
+from .parameters import optimised
 from .projected import backward_projected
 from .several_momenta import SeveralMomentaSGD, backward_by_group
 from .strength import matching_factor, scaled
@@ -53,7 +55,7 @@ class Training:
                 raise  # in a user's function, which the error names
             raise ConfigError(str(e)) from None
         self.several_momenta = isinstance(self.optimizer, SeveralMomentaSGD)
-        self.several_backwards = self.several_momenta or cfg.SOLVER.TRAINER == "projected"
+        self.several_backwards = TRAINERS[cfg.SOLVER.TRAINER].several_backwards
         if self.accumulate > 1 and self.several_backwards:
             raise ConfigError(
                 f"SOLVER.ACCUMULATE is {self.accumulate}; SOLVER.TRAINER {cfg.SOLVER.TRAINER} has no micro-batches"
@@ -99,7 +101,7 @@ class Training:
 
         if not isinstance(self.optimizer, SeveralMomentaSGD):
             if self.several_backwards:
-                backward_projected(terms, self.trained(), exchange)
+                backward_projected(terms, optimised(self.optimizer), exchange)
             else:
                 total(terms).backward()
             return
@@ -110,14 +112,10 @@ class Training:
 
         backward_by_group(terms, self.optimizer, exchange, clip)
 
-    def trained(self) -> list[Tensor]:
-        """The parameters of the optimiser."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
     def clip_gradient(self) -> None:
         """Scale the gradient of all trained parameters to at most SOLVER.CLIP_NORM."""
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.trained(), self.clip_norm)
+            nn.utils.clip_grad_norm_(optimised(self.optimizer), self.clip_norm)
 
     def averaged(self) -> Iterable[Tensor]:
         """The averaged weights, if any."""
