@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
+from .figures import new_figure
 from .files import Result
 
 _COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
@@ -15,15 +16,11 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
 
     ConfigError if matplotlib is not installed, DataError if a run has only one path.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError('plots need matplotlib: pip install -e ".[plot]"') from None
     runs = [r.evaluated for r in results]
     for result, run in zip(results, runs, strict=True):
         if "kl" not in run[-1]:
             raise DataError(f"{result.path}: has only one path; the curve needs a teacher path and the student")
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2)
     epochs = [e["epoch"] for e in runs[0]]
 

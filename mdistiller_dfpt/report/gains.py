@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from .cells import Value
+from .figures import new_figure
 from .spec import TableSpec
 
 
@@ -13,10 +14,6 @@ def plot_gains(spec: TableSpec, values: Sequence[Value], target: Path) -> None:
 
     ConfigError if matplotlib is not installed, DataError if no row has two pairs with a teacher of known accuracy.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError('plots need matplotlib: pip install -e ".[plot]"') from None
     reference = {v.cell.column: v.by_seed for v in values if v.cell.row == spec.reference}
     rows: dict[str, list[tuple[float, float, Value]]] = {}  # the teacher's accuracy, the gain, the cell
     for v in values:
@@ -26,7 +23,7 @@ def plot_gains(spec: TableSpec, values: Sequence[Value], target: Path) -> None:
         raise DataError(
             f"{spec.title}: no row has finished runs on two pairs, beside those of {spec.rows[spec.reference]}"
         )
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = new_figure(7, 4.2)
     axis = figure.subplots()
     for number, (row, cells) in enumerate(rows.items()):
         teachers, means, _ = zip(*sorted(cells, key=lambda cell: cell[:2]), strict=True)
