@@ -48,6 +48,11 @@ def is_target(logits: Tensor, target: Tensor) -> Tensor:
     return target[:, None] == torch.arange(logits.shape[1], device=logits.device)
 
 
+def label_gradient(logits: Tensor, target: Tensor) -> Tensor:
+    """The gradient of each sample's cross-entropy in its logits; (B, C), (B,) -> (B, C)."""
+    return logits.softmax(1) - is_target(logits, target).to(logits.dtype)
+
+
 def without_target(logits: Tensor, target: Tensor) -> Tensor:
     """The logits of all classes except each sample's target; (B, C), (B,) -> (B, C - 1)."""
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
