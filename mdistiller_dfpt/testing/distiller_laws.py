@@ -83,10 +83,8 @@ def a_restored_method_goes_on_as_the_first(cls: type[Method]) -> None:
     holds(not keys, f"the training state lacks {keys[:3]}")
     for epoch in (1, 2):
         batch = tiny_batch(step=3, epoch=epoch)
-        terms, again = (
-            run_seeded(first, batch)[1],
-            run_seeded(second, batch)[1],
-        )  # the state of the generators is saved as well
+        # The state of the generators is saved as well
+        terms, again = (run_seeded(method, batch)[1] for method in (first, second))
         for name, term in terms.items():
             holds(
                 torch.equal(term.weighted, again[name].weighted),
