@@ -39,6 +39,7 @@ class Method(Hooked):
     reads: ClassVar[frozenset[str]] = frozenset()  # if it takes the whole config: the sections and added keys it uses
     mdistiller_defaults: ClassVar[Mapping[str, Any]] = {}  # of keys that are inferred from the networks here
     revision: ClassVar[int] = 1  # raised when equal keys give another result: runs of before are other runs
+    changed_beside_modules: ClassVar[bool] = False  # the same, in a list where another method adds modules
     needs_teacher: ClassVar[bool] = False
     needs_strong_view: bool = False  # whether batches must include a strongly augmented view
     uses_labelled: bool = True  # False: without labels, labelled images are only classified, for the log
