@@ -57,12 +57,12 @@ def check_config(cfg: CN) -> torch.device:
     return device
 
 
-def identity_of_run(cfg: CN, data: Data, trained: Sequence[Trained]) -> Identity:
-    """What a run computes that these networks teach."""
+def identity_of_run(cfg: CN, data: Data, trained: Sequence[Trained], run: Path | None = None) -> Identity:
+    """What a run computes that these networks teach; `run`: the one that it continues, if it is known."""
     identity = identity_of(cfg, data, [(t.name, t.sha256) for t in trained], sources(cfg))
     if own := own_normalisations(cfg, data.normalisation):
         identity["normalisation"] = own
-    if start := start_of(cfg):
+    if start := start_of(cfg, run):
         identity["start"] = start
     return identity
 

@@ -11,7 +11,6 @@ from yacs.config import CfgNode as CN
 from ..config.effect import value_of
 from ..config.policy import PRETRAINED, student_lr
 from ..data import Data, build_data
-from ..data.normalisation import Normalisation
 from ..distillers.choice import choice
 from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
@@ -24,7 +23,7 @@ from ..runs.identity import Identity
 from ..runs.locks import one_at_a_time, wait_until_free
 from ..runs.results import recorded_normalisation
 from .build import Trained, check_config, identity_of_run, load_trained
-from .networks import Role, normalisation_of
+from .networks import Role, normalisation_of, refuse_other_normalisation
 
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
 """Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
@@ -91,7 +90,7 @@ def _weights(
             raise CheckpointError(f"DISTILLER.{keys[0]} is {ckpt}; there is no such file")
         if there := recorded_normalisation(Path(ckpt)):
             what = f"DISTILLER.{keys[0]} is {ckpt}, which was trained"
-            _refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, there, what)
+            refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, there, what)
         return Path(ckpt)
     if not config:
         raise CheckpointError(
@@ -125,7 +124,7 @@ def _of_config(
         )
     there = normalisation_of(teacher_cfg, "student", teacher_cfg.DISTILLER.STUDENT, its_data.normalisation)
     what = f"DISTILLER.{keys[1]} is {config}, which trains"
-    _refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, str(there), what)
+    refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, str(there), what)
     above = trained_networks(teacher_cfg, its_data, train, chain)
     identity = identity_of_run(teacher_cfg, its_data, above)
     found = _finished(teacher_cfg, identity)
@@ -150,19 +149,6 @@ def _of_config(
         train(teacher_cfg, build_data(teacher_cfg, data.train.device), above, "auto")
 
     return _trained_once(teacher_cfg, identity, train_it)
-
-
-def _refuse_other_normalisation(
-    cfg: CN, role: Role, network: str, images: Normalisation, there: str, what: str
-) -> None:
-    """ConfigError if a network was trained (`there`) on images that are normalised otherwise than it gets here."""
-    here = normalisation_of(cfg, role, network, images)
-    if str(here) != there:
-        mean, _, std = there.removeprefix("mean ").partition(", std ")
-        remedy = f"set DISTILLER.TEACHER_MEAN [{mean}] DISTILLER.TEACHER_STD [{std}]"
-        if role == "other":
-            remedy = "train it with the normalisation that it has here"
-        raise ConfigError(f"{what} with images of {there}; here {network} gets {here}: {remedy}")
 
 
 def run_of_assistant(cfg: CN, name: str, above: Sequence[str]) -> CN:
