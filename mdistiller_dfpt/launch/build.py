@@ -19,7 +19,7 @@ from ..runs.hashing import state_hash
 from ..runs.identity import Identity, identity_of
 from ..runs.saving import seed_process
 from ..runs.weights import load_into
-from ..training.optim import OPTIMIZERS, SCHEDULES
+from ..training.optim import OPTIMIZERS, build_schedule
 from ..training.precision import measured_precision
 from ..training.trainer import Trainer
 from .check_shards import check_shards
@@ -50,7 +50,7 @@ def check_config(cfg: CN) -> torch.device:
         print("SOLVER.AMP bf16: this CPU has no bfloat16 instructions: numbers as in bfloat16, speed as in float32",
               flush=True)  # fmt: skip
     DATASETS[cfg.DATASET.TYPE]  # ConfigError if it is unknown
-    SCHEDULES[cfg.SOLVER.SCHEDULE]
+    build_schedule(cfg)
     OPTIMIZERS[cfg.SOLVER.TYPE]
     choice(cfg)
     check_networks(cfg)

@@ -13,7 +13,7 @@ from yacs.config import CfgNode as CN
 from ..config.keywords import keywords
 from ..config.trainers import TRAINERS
 from ..distillers import Method
-from ..errors import PluginError
+from ..errors import ConfigError, PluginError
 from ..registry import Registry
 from .dot import TwoMomentaSGD
 from .several_momenta import SeveralMomentaSGD
@@ -115,8 +115,11 @@ def _called(function: Callable[..., Any], first: Any, plan: Plan, words: str) ->
 
 
 def build_schedule(cfg: CN) -> Callable[[float], float]:
-    """The learning rate as a function of progress in epochs, which may be fractional."""
+    """The learning rate as a function of progress in epochs, which may be fractional; ConfigError if it is to rise."""
     schedule, plan, warmup = SCHEDULES[cfg.SOLVER.SCHEDULE], Plan.of(cfg), cfg.SOLVER.WARMUP_EPOCHS
+    if cfg.SOLVER.SCHEDULE != "step" and plan.lr_min > plan.lr:
+        raise ConfigError(f"SOLVER.LR_MIN is {plan.lr_min:g}; SOLVER.LR, from which the rate falls, is {plan.lr:g}: set"
+                          " LR_MIN to at most that")  # fmt: skip
 
     def rate(progress: float) -> float:
         factor = progress / warmup if progress < warmup else 1.0
