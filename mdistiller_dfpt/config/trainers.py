@@ -10,13 +10,14 @@ class TrainerKind(NamedTuple):
 
     several_backwards: bool = False  # a backward pass for each kind of terms
     own_optimiser: bool = False  # in place of SOLVER.TYPE
+    needs_parts: bool = False  # terms of distillation about the target class or the others, not about all classes
 
 
 TRAINERS = {
     "base": TrainerKind(),
     "crd": TrainerKind(),  # mdistiller's: one loop serves all methods here
     "dot": TrainerKind(several_backwards=True, own_optimiser=True),
-    "deepkd": TrainerKind(several_backwards=True, own_optimiser=True),
+    "deepkd": TrainerKind(several_backwards=True, own_optimiser=True, needs_parts=True),
     "projected": TrainerKind(several_backwards=True),
 }
 

@@ -46,6 +46,7 @@ class Method(Hooked):
     needs_extra: bool = False  # whether batches must include unlabelled images, DATASET.EXTRA
     needs_teacher_maps: bool = True  # False if the method uses only the teacher's logits
     couples_samples: bool = False  # whether `losses` is not a mean over samples; `check_distiller` tests it
+    has_parts: bool = False  # whether each of its distillation terms has a `part`
     takes_soft_labels: bool = False  # whether the terms use `batch.labels`, and nothing else of the labels
     min_batch: int = 1  # the smallest number of samples in a step
     inferred: Mapping[str, object] = {}  # shapes of the networks, by the key of mdistiller's that would give them

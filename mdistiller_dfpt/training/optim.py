@@ -13,6 +13,7 @@ from yacs.config import CfgNode as CN
 from ..config.keywords import keywords
 from ..config.trainers import TRAINERS
 from ..distillers import Method
+from ..distillers.choice import choice
 from ..errors import ConfigError, PluginError
 from ..registry import Registry
 from .dot import TwoMomentaSGD
@@ -139,7 +140,13 @@ def build_optimizer(cfg: CN, distiller: Method) -> torch.optim.Optimizer:
     Each group keeps its `lr_factor` in addition to its learning rate.
     """
     groups, plan = [g for g in distiller.parameter_groups() if g["params"]], Plan.of(cfg)
-    if TRAINERS[cfg.SOLVER.TRAINER].own_optimiser:
+    kind = TRAINERS[cfg.SOLVER.TRAINER]
+    if kind.needs_parts and not distiller.has_parts:
+        raise ConfigError(
+            f"SOLVER.TRAINER is {cfg.SOLVER.TRAINER}; {choice(cfg).label} matches the target and the other classes at"
+            " once, and it has a momentum for each: use methods that have them apart (`has_parts`), or dot"
+        )
+    if kind.own_optimiser:
         return OF_TRAINERS[cfg.SOLVER.TRAINER](groups, plan)
     make = OPTIMIZERS[cfg.SOLVER.TYPE]
     optimizer = _called(make, groups, plan, "(groups, plan)")
