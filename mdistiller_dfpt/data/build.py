@@ -54,6 +54,7 @@ class Data(NamedTuple):
     extra: Pool | None = None  # unlabelled images, a batch of which goes with each step
     names: tuple[str, ...] = ()  # of the classes; (): they are numbered
     validation: Loader | None = None  # what is split off the training set
+    num_joined: int | None = None  # classes of the dataset before they are joined to `num_classes`, if they are
 
     def batches(self, epoch: int, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
         """The training batches of an epoch, starting with number `first`, with unlabelled images if there are any."""
@@ -112,8 +113,9 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     if cfg.DATASET.CLASSES not in (None, classes):
         raise ConfigError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here:"
                           " correct it, or remove the key")  # fmt: skip
+    num_joined = None
     if groups := cfg.DATASET.SUPERCLASSES:
-        source = _joined(source, groups)
+        source, num_joined = _joined(source, groups), classes
         classes = len(source.train.classes)
     content = content_of(source.train, source.test)
     extra = None if cfg.DATASET.EXTRA.TYPE is None else _unlabelled(cfg, source.train)
@@ -150,7 +152,9 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         )
     train = make(own, recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
-    data = Data(train, test, classes, content, names=source.train.classes, validation=judges)
+    data = Data(
+        train, test, classes, content, names=source.train.classes, validation=judges, num_joined=num_joined
+    )  # fmt: skip
     if extra is None:
         return data
     batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
