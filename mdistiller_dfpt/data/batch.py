@@ -64,7 +64,13 @@ class Batch:
         return len(self.target) if self.total is None else self.total
 
     def rows(self, rows: slice, total: int | None = None) -> "Batch":
-        """Some of this process's samples, and the unlabelled ones in the same places, of `total` in all processes."""
+        """Some of this process's samples, and the unlabelled ones in the same places, of `total` in all processes.
+
+        ValueError if there are more or fewer unlabelled ones, of which `total` is not the number.
+        """
+        if self.extra is not None and len(self.extra.target) != len(self.target):
+            counts = f"{len(self.target)} samples and {len(self.extra.target)} unlabelled ones"
+            raise ValueError(f"{counts} cannot be divided at the same places")
         strong, view, soft = (None if x is None else x[rows] for x in (self.strong, self.view, self.soft))
         extra = None if self.extra is None else self.extra.rows(rows, total)
         return replace(
