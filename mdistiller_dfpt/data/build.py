@@ -61,7 +61,7 @@ class Data(NamedTuple):
         batches = self.train.epoch(epoch, first, strong=strong)
         if self.extra is None:
             return batches
-        return self.extra.beside(batches, (epoch - 1) * len(self.train) + first, strong=strong)
+        return self.extra.beside(batches, (epoch - 1) * len(self.train), first, strong=strong)
 
     @property
     def in_files(self) -> bool:

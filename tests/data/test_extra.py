@@ -1,7 +1,9 @@
 """Unlabelled images beside the training set: which ones a step gets, in what form, and what is refused."""
 
 import json
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from mdistiller_dfpt.errors import ConfigError, DataError
 from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.runs.identity import as_identity, differences, fingerprint, identity_of
 from mdistiller_dfpt.runs.results import protocol
-from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.testing import tiny_batch, tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
 from ..forks import in_processes
@@ -159,6 +161,46 @@ def test_beside_image_files_there_are_image_files(tmp_path):
         [b for epoch in (1, 2, 3) for b in data.batches(epoch)]
     with pytest.raises(ConfigError, match=r"TYPE is digits, with images in memory; those of .* are in files"):
         build_data(tiny_cfg(*words, "DATASET.EXTRA.TYPE", "digits"), torch.device("cpu"))
+
+
+def test_where_files_are_skipped_a_step_has_the_same_images_after_a_stop(tmp_path):
+    """Batches of which nothing is left, labelled or not: the numbers of all others stay."""
+    for split in ("train", "val"):
+        write(tmp_path / "set" / split, count=12, size=(32, 32))
+    web = write(tmp_path / "web", count=6, size=(32, 32))
+    words = ("DATASET.TYPE", "folder", "DATASET.ROOT", str(tmp_path / "set"), "DATASET.SIZE", "16", "SOLVER.BATCH_SIZE",
+             "3", "DATASET.NUM_WORKERS", "0", "DATASET.ON_ERROR", "skip", "DATASET.EXTRA.BATCH_SIZE", "2")  # fmt: skip
+    cfg = tiny_cfg(*words, "DATASET.EXTRA.TYPE", "images", "DATASET.EXTRA.ROOT", web)
+    data = build_data(cfg, torch.device("cpu"))
+    # The second labelled batch of the first epoch, one of the third, half of the second unlabelled one, and the third
+    order = [batch.index.tolist() for batch in data.train.epoch(1)]
+    gone = [data.train.files.paths[i] for i in (*order[1], order[2][0])]
+    others = [batch.index.tolist() for batch in data.extra.loader.epoch(1)]
+    gone += [data.extra.loader.files.paths[i] for i in (others[1][0], *others[2])]
+    for path in gone:
+        Path(path).write_bytes(b"no image")
+    data = build_data(cfg, torch.device("cpu"))
+    steps = [batch for epoch in (1, 2) for batch in data.batches(epoch)]
+    assert [(b.epoch, b.step, b.size) for b in steps[:3]] == [(1, 1, 3), (1, 3, 2), (1, 4, 3)]
+    assert steps[0].extra.index.tolist() == others[0]
+    assert steps[1].extra.epoch == steps[2].extra.epoch == 2, "both have the first of the next pass"
+    assert all(batch.extra.size == len(batch.extra.image) for batch in steps)
+    for batch in steps:
+        again = next(data.batches(batch.epoch, first=batch.step - 1))
+        assert torch.equal(again.image, batch.image)
+        assert torch.equal(again.extra.image, batch.extra.image), f"epoch {batch.epoch}, step {batch.step}"
+    for path in data.extra.loader.files.paths:
+        Path(path).write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of the 6 unlabelled images can be read"):
+        next(data.batches(1))
+
+
+def test_only_as_many_unlabelled_images_as_samples_are_divided_with_them():
+    batch = tiny_batch(6)
+    part = batch.rows(slice(1, 3), total=4)
+    assert (part.size, part.extra.size, len(part.extra.target)) == (4, 4, 2)
+    with pytest.raises(ValueError, match="6 samples and 5 unlabelled ones cannot be divided at the same places"):
+        replace(batch, extra=batch.extra.rows(slice(5))).rows(slice(1, 3), total=4)
 
 
 @pytest.mark.parametrize(
