@@ -165,6 +165,8 @@ def without_held_out(distiller: Method, data: Data) -> Data:
     if not parts:
         return data
     train, held = hold_out(data.train, max(part.held_out for part in parts))
+    for part in distiller.hooked():
+        part.leave_out(held.index)
     for part in parts:
         part.held = held
     return data._replace(train=train)
@@ -193,6 +195,11 @@ def _refuse_extra(cfg: CN, distiller: Method, data: Data) -> None:
         return
     if data.extra is None:
         raise ConfigError(f"{label} uses unlabelled images beside the training set: set DATASET.EXTRA.TYPE")
+    if held := next((part.held for part in distiller.hooked() if part.held), None):
+        mine, others = data.train.contents(held.index), set(data.extra.loader.contents())
+        if both := sum(content in others for content in mine):
+            raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; {both} of the {len(mine)} training images that {label}"
+                              " holds out, to measure on them, are among these: name other images")  # fmt: skip
     teacher: Teacher | None = getattr(distiller, "teacher", None)
     if teacher is not None and not teacher.reads_only_images:
         raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; the outputs of a teacher of kind {kind} do not depend on the"
