@@ -308,19 +308,23 @@ def test_several_methods_and_several_paths_each_get_them(tmp_path):
     assert {"teacher.extra", "prompt.extra"} <= set(terms)
 
 
-def test_two_processes_compute_what_one_does(tmp_path):
+@pytest.mark.parametrize("batch", [16, 5], ids=["as many unlabelled", "fewer unlabelled"])
+def test_two_processes_compute_what_one_does(batch, tmp_path):
     words = ("SOLVER.SYNC_BN", "True", "SOLVER.LR", "0.02", *USING)
 
     def one_epoch(number=0):
         torch.manual_seed(0)
         data = tiny_data(train=45, test=19, batch=16, extra=33)
+        data.extra.loader.batch_size = batch
         trainer = Trainer(tiny_cfg("DISTILLER.TYPE", "KD", *words), tiny_distiller("KD", *words), data)
         averages = trainer.one_epoch()
         return averages, {k: v.double().numpy().copy() for k, v in trainer.distiller.student.state_dict().items()}
 
     averages, weights = one_epoch()
     for its, state in in_processes(one_epoch, tmp_path).values():
-        assert its["extra"] == pytest.approx(averages["extra"], rel=1e-4)
+        assert {key: its[key] for key in ("ce", "kd", "extra")} == pytest.approx(
+            {key: averages[key] for key in ("ce", "kd", "extra")}, rel=1e-4
+        )
         for key, value in state.items():
             assert value == pytest.approx(weights[key], rel=1e-3, abs=1e-4), key
 
