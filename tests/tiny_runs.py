@@ -53,11 +53,16 @@ def stopped_after(epoch, name, folder, *words):
 
 def end_after(epoch, trainer):
     """Train until right after the checkpoint of `epoch`."""
+    end_when(lambda done: len(done.epochs) == epoch, trainer)
+
+
+def end_when(is_last, trainer):
+    """Train until right after the first checkpoint whose progress `is_last`."""
     save = Saver.save
 
     def save_and_stop(self: Saver, done: Progress) -> None:
         save(self, done)
-        if len(done.epochs) == epoch:
+        if is_last(done):
             raise InterruptedError
 
     with pytest.MonkeyPatch.context() as patch:

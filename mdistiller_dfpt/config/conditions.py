@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode as CN
 
+from .trainers import WITH_OPTIMISER
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -57,9 +59,9 @@ OWN_TASK = When(
     f"{BY_DEEPKD.otherwise}, or with AS_RELEASED the labels have the momentum of the target class",
     lambda s: BY_DEEPKD.test(s) and not s.cfg.SOLVER.DEEPKD.AS_RELEASED,
 )
-_WITH_OPTIMISER = ("dot", "deepkd")
 ONE_OPTIMISER = When(
-    "SOLVER.TRAINER dot and deepkd have their own optimisers", lambda s: s.cfg.SOLVER.TRAINER not in _WITH_OPTIMISER
+    f"SOLVER.TRAINER {' and '.join(WITH_OPTIMISER)} have their own optimisers",
+    lambda s: s.cfg.SOLVER.TRAINER not in WITH_OPTIMISER,
 )
 HAS_NESTEROV = When(
     "it is for SGD with momentum",

@@ -47,12 +47,12 @@ from .limits import (
     NUMBERED,
     PER_CHANNEL,
     POSITIVE,
-    TRAINERS,
     WEIGHT,
     Limit,
     names,
     one_of,
 )
+from .trainers import A_TRAINER
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ KEYS: dict[str, Key] = {
     "SOLVER.TRAINER": Key("base", "base; dot: two momenta, SOLVER.MOMENTUM -+ DOT.DELTA; deepkd: three momenta, for"
                           " methods with terms of the target and of the other classes; projected: the gradient of"
                           " distillation without the part that opposes the labels'; crd is accepted and means base",
-                          TRAINERS, NOT_CRD),
+                          A_TRAINER, NOT_CRD),
     "SOLVER.BATCH_SIZE": Key(64, "global batch size, over all processes", AT_LEAST_ONE),
     "SOLVER.ACCUMULATE": Key(1, "micro-batches per batch (gradient accumulation), if a batch does not fit in memory",
                              AT_LEAST_ONE),

@@ -77,8 +77,3 @@ INCREASING = Limit(
     "increasing whole numbers >= 1",
     lambda v: all(type(e) is int and e >= 1 for e in v) and all(a < b for a, b in pairwise(v)),
 )
-TRAINERS = Limit(
-    "one of base, crd, dot, deepkd, projected; a trainer of an mdistiller fork is not run here: base gives a method its"
-    " views, indices and epoch",
-    lambda v: v in ("base", "crd", "dot", "deepkd", "projected"),
-)

@@ -8,6 +8,11 @@ UNLABELLED = -1
 """The target of an image without a label; a loss that takes it for a class raises an error."""
 
 
+def hard_labels(labels: Tensor) -> Tensor:
+    """Labels (B,), or the most probable class of distributions (B, C)."""
+    return labels.argmax(1) if labels.dim() == 2 else labels
+
+
 @dataclass(frozen=True)
 class Shard:
     """This process's part of a batch: the samples at `index` (B,), out of `total` over all processes.
@@ -51,7 +56,7 @@ class Batch:
     @property
     def classes(self) -> Tensor:
         """The class of the largest share of each label (B,): `target` unless images are mixed."""
-        return self.target if self.soft is None else self.soft.argmax(1)
+        return hard_labels(self.labels)
 
     @property
     def size(self) -> int:
@@ -59,7 +64,13 @@ class Batch:
         return len(self.target) if self.total is None else self.total
 
     def rows(self, rows: slice, total: int | None = None) -> "Batch":
-        """Some of this process's samples, and the unlabelled ones in the same places, of `total` in all processes."""
+        """Some of this process's samples, and the unlabelled ones in the same places, of `total` in all processes.
+
+        ValueError if there are more or fewer unlabelled ones, of which `total` is not the number.
+        """
+        if self.extra is not None and len(self.extra.target) != len(self.target):
+            counts = f"{len(self.target)} samples and {len(self.extra.target)} unlabelled ones"
+            raise ValueError(f"{counts} cannot be divided at the same places")
         strong, view, soft = (None if x is None else x[rows] for x in (self.strong, self.view, self.soft))
         extra = None if self.extra is None else self.extra.rows(rows, total)
         return replace(

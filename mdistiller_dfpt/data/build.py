@@ -54,13 +54,14 @@ class Data(NamedTuple):
     extra: Pool | None = None  # unlabelled images, a batch of which goes with each step
     names: tuple[str, ...] = ()  # of the classes; (): they are numbered
     validation: Loader | None = None  # what is split off the training set
+    num_joined: int | None = None  # classes of the dataset before they are joined to `num_classes`, if they are
 
     def batches(self, epoch: int, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
         """The training batches of an epoch, starting with number `first`, with unlabelled images if there are any."""
         batches = self.train.epoch(epoch, first, strong=strong)
         if self.extra is None:
             return batches
-        return self.extra.beside(batches, (epoch - 1) * len(self.train) + first, strong=strong)
+        return self.extra.beside(batches, (epoch - 1) * len(self.train), first, strong=strong)
 
     @property
     def in_files(self) -> bool:
@@ -112,8 +113,9 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     if cfg.DATASET.CLASSES not in (None, classes):
         raise ConfigError(f"DATASET.CLASSES is {cfg.DATASET.CLASSES}; {cfg.DATASET.TYPE} has {classes} classes here:"
                           " correct it, or remove the key")  # fmt: skip
+    num_joined = None
     if groups := cfg.DATASET.SUPERCLASSES:
-        source = _joined(source, groups)
+        source, num_joined = _joined(source, groups), classes
         classes = len(source.train.classes)
     content = content_of(source.train, source.test)
     extra = None if cfg.DATASET.EXTRA.TYPE is None else _unlabelled(cfg, source.train)
@@ -150,12 +152,14 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         )
     train = make(own, recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
-    data = Data(train, test, classes, content, names=source.train.classes, validation=judges)
+    data = Data(
+        train, test, classes, content, names=source.train.classes, validation=judges, num_joined=num_joined
+    )  # fmt: skip
     if extra is None:
         return data
     batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
     common |= {"drop_last": True, "train": True, "seed": seed + OTHER_SEED}
-    return data._replace(extra=Pool.of(extra, lambda: make(extra, recipe, batch, **common)))
+    return data._replace(extra=Pool.of(extra, make(extra, recipe, batch, **common)))
 
 
 def _load(cfg: CN) -> ImageSource | FileSource:

@@ -1,6 +1,6 @@
 """Unlabelled images beside the training set: each step takes a batch of them as well, for methods that use such."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,9 +38,9 @@ class Pool:
         return self.loader.num_samples
 
     @classmethod
-    def of(cls, images: ImageSet | FileSet, make: Callable[[], Loader]) -> "Pool":
+    def of(cls, images: ImageSet | FileSet, loader: Loader) -> "Pool":
         """The pool of these images; ConfigError if a batch is larger than all, or smaller than the processes."""
-        loader, count = make(), len(images.labels)
+        count = len(images.labels)
         if not len(loader):
             raise ConfigError(f"DATASET.EXTRA.BATCH_SIZE is {loader.batch_size}; there are {count} unlabelled images:"
                               " use at most that many")  # fmt: skip
@@ -53,13 +53,25 @@ class Pool:
         """The batches from number `first` on, counted from 0, without an end."""
         passed, number = divmod(first, len(self.loader))
         while True:
+            batch = None
             for batch in self.loader.epoch(passed + 1, number, strong=strong):
                 yield replace(batch, target=torch.full_like(batch.target, UNLABELLED))
+            if batch is None and not number:
+                raise DataError(f"none of the {self.images} unlabelled images can be read")
             passed, number = passed + 1, 0
 
-    def beside(self, batches: Iterator[Batch], first: int, *, strong: bool = False) -> Iterator[Batch]:
-        """The batches, each with one of unlabelled images, starting with number `first`."""
-        for batch, extra in zip(batches, self.batches(first, strong=strong), strict=False):
+    def beside(self, batches: Iterator[Batch], before: int, first: int, *, strong: bool = False) -> Iterator[Batch]:
+        """The batches of an epoch from number `first` on, each with one of unlabelled images.
+
+        `before`: steps of the epochs before. A batch is left out if no file of it can be read. Whichever are, a step
+        has the unlabelled batch of its number, or the next one that can be read: also in a resumed run.
+        """
+        others = self.batches(before + first, strong=strong)
+        extra, number = None, -1
+        for batch in batches:
+            while extra is None or number < before + batch.step - 1:
+                extra = next(others)
+                number = (extra.epoch - 1) * len(self.loader) + extra.step - 1
             yield replace(batch, extra=extra)
 
 

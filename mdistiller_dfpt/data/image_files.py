@@ -1,5 +1,6 @@
 """Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from torchvision.transforms.v2 import functional as tf
 from ..errors import DataError
 from .augment import strong_view
 from .batch import Batch
-from .loader import Loader
+from .loader import Loader, hashes_of
 from .preprocessing import Preprocessing, resize_and_crop
 from .randomness import seeded
 
@@ -179,6 +180,12 @@ class FileLoader(Loader):
         steps = resize_and_crop(self.recipe.test)
         return None if steps is None else Preprocessing(*steps, *self.normalisation, self.size)
 
+    def contents(self, index: Tensor | None = None) -> list[str]:
+        rows = range(self.num_samples) if index is None else index.tolist()
+        if self.files.images is not None:
+            return hashes_of(self.files.images[list(rows)])
+        return [os.path.abspath(self.files.paths[i]) for i in rows]
+
     def epoch(self, epoch: int = 1, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
         shards = list(self.shards(self.order(epoch), epoch, first))
         self.schedule.batches = [[(epoch, i) for i in shard.index.tolist()] for shard in shards]
@@ -193,7 +200,8 @@ class FileLoader(Loader):
                 continue
             index = index.to(self.device, non_blocking=True)
             second = None if second is None else self._on_device(second)
-            yield Batch(self._on_device(images), self.labels[index], index, epoch, shard.step, second, shard.total)
+            total = shard.total - len(faults)  # skipped in a single process alone, which reads the whole batch
+            yield Batch(self._on_device(images), self.labels[index], index, epoch, shard.step, second, total)
         if skipped:
             print(f"warning: skipped {len(skipped)} files that are not images, the first is {skipped[0].path} "
                   f"({skipped[0].reason})", file=sys.stderr)  # fmt: skip

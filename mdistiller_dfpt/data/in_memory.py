@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .augment import strong_views
 from .batch import Batch, Shard
-from .loader import Loader
+from .loader import Loader, hashes_of
 from .preprocessing import Preprocessing
 from .randomness import random_bits
 
@@ -97,6 +97,9 @@ class InMemoryLoader(Loader):
 
     def preprocessing(self) -> Preprocessing:
         return Preprocessing(self.stored_size, None, *self.normalisation, self.size)
+
+    def contents(self, index: Tensor | None = None) -> list[str]:
+        return hashes_of(self.padded if index is None else self.padded[index.to(self.device)])
 
     def normalised(self, image: Tensor) -> Tensor:
         """As every loader's, at the size of this one."""

@@ -1,6 +1,7 @@
 """Common to all loaders: the order of an epoch, this process's shard of each batch, normalisation on the device."""
 
 import copy
+import hashlib
 from collections.abc import Iterator
 from typing import Self
 
@@ -93,6 +94,10 @@ class Loader:
         """A loader of the samples at `index` (N,) alone, as a test set that every process reads whole."""
         raise NotImplementedError
 
+    def contents(self, index: Tensor | None = None) -> list[str]:
+        """The places of the files of samples (N,), by default all; of images in memory, their hashes."""
+        raise NotImplementedError
+
     def shards(self, order: Tensor, epoch: int, first: int) -> Iterator[Shard]:
         """This process's shard of each batch, starting with number `first`."""
         for number in range(first, len(self)):
@@ -104,6 +109,11 @@ class Loader:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) float."""
         image = (image * self.scale).add_(self.shift).permute(0, 3, 1, 2)
         return image.contiguous(memory_format=self.layout)
+
+
+def hashes_of(images: Tensor) -> list[str]:
+    """A hash of the values of each image, (N, H, W, 3) uint8."""
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in images.cpu().numpy()]
 
 
 class Epoch:

@@ -12,6 +12,11 @@ from .in_memory import ImageSet
 Split = TypeVar("Split", ImageSet, FileSet)
 
 
+def of_classes(superclasses: Sequence[int] | None, count: int) -> list[int]:
+    """The superclass of each of `count` classes: the list repeated from its start; None: each class is one."""
+    return [superclasses[c % len(superclasses)] if superclasses else c for c in range(count)]
+
+
 def joined(split: Split, superclasses: Sequence[int]) -> Split:
     """A split with the label `superclasses[c]` in place of c, repeated from its start if there are more classes.
 
@@ -22,7 +27,7 @@ def joined(split: Split, superclasses: Sequence[int]) -> Split:
         raise ConfigError(
             f"DATASET.SUPERCLASSES has {len(superclasses)} entries; there are {count} classes: give at most as many"
         )
-    of_class = [superclasses[c % len(superclasses)] for c in range(count)]
+    of_class = of_classes(superclasses, count)
     names = [
         "+".join(name for name, own in zip(split.classes, of_class, strict=True) if own == number)
         for number in range(max(superclasses) + 1)

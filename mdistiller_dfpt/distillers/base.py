@@ -39,12 +39,14 @@ class Method(Hooked):
     reads: ClassVar[frozenset[str]] = frozenset()  # if it takes the whole config: the sections and added keys it uses
     mdistiller_defaults: ClassVar[Mapping[str, Any]] = {}  # of keys that are inferred from the networks here
     revision: ClassVar[int] = 1  # raised when equal keys give another result: runs of before are other runs
+    changed_beside_modules: ClassVar[bool] = False  # the same, in a list where another method adds modules
     needs_teacher: ClassVar[bool] = False
     needs_strong_view: bool = False  # whether batches must include a strongly augmented view
     uses_labelled: bool = True  # False: without labels, labelled images are only classified, for the log
     needs_extra: bool = False  # whether batches must include unlabelled images, DATASET.EXTRA
     needs_teacher_maps: bool = True  # False if the method uses only the teacher's logits
     couples_samples: bool = False  # whether `losses` is not a mean over samples; `check_distiller` tests it
+    has_parts: bool = False  # whether each of its distillation terms has a `part`
     takes_soft_labels: bool = False  # whether the terms use `batch.labels`, and nothing else of the labels
     min_batch: int = 1  # the smallest number of samples in a step
     inferred: Mapping[str, object] = {}  # shapes of the networks, by the key of mdistiller's that would give them
@@ -82,12 +84,8 @@ class Method(Hooked):
 
     def observed(self, image: Tensor) -> Output:
         """The deployed network's output as in an evaluation, which leaves no gradient and no running statistics."""
-        mode = self.deployed.training
-        self.deployed.eval()
-        with torch.no_grad():
-            output = self.forward_student(image)
-        self.deployed.train(mode)
-        return output
+        with probing(self.trained):
+            return self.forward_student(image)
 
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
         """Logits (B, classes) to evaluate, by path, from the teacher to the student."""

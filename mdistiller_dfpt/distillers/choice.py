@@ -48,6 +48,19 @@ class Choice:
         return self.is_taught and TEACHERS[self.kind].starts_untrained
 
     @property
+    def adds_modules(self) -> frozenset[str]:
+        """The methods that add modules to the deployed network."""
+        return frozenset(name for name, cls in self.methods.items() if cls.deployed is not Method.deployed)
+
+    def revision_of(self, name: str) -> int:
+        """The number of a method or logit loss of this name: 1 unless it computes something else than before."""
+        cls = DISTILLERS.get(name)
+        if cls is None:
+            return 1
+        beside = cls.changed_beside_modules and name in self.methods and self.adds_modules - {name}
+        return cls.revision + bool(beside)
+
+    @property
     def depends_on_epochs(self) -> bool:
         """Whether a method or the kind of teacher is built with SOLVER.EPOCHS, as for a decay up to the last epoch."""
         parts = [*self.methods.values(), *([TEACHERS[self.kind]] if self.is_taught else [])]
@@ -73,7 +86,7 @@ def situation(cfg: CN, *, in_files: bool) -> Situation:
         cfg, chosen.sections, chosen.is_taught, bool(chosen.teacher), chosen.starts_untrained,
         chosen.others_key == "ASSISTANTS", chosen.others_key == "OTHER_TEACHERS", in_files, world_size(),
         {name: revision for name in {*chosen.methods, *_logit_losses(cfg, chosen)}
-         if (revision := getattr(DISTILLERS.get(name), "revision", 1)) > 1},
+         if (revision := chosen.revision_of(name)) > 1},
     )  # fmt: skip
 
 

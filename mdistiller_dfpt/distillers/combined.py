@@ -50,6 +50,7 @@ class Combined(Distiller):
         self.uses_labelled = any(d.uses_labelled for d in distillers)
         self.needs_extra = any(d.needs_extra for d in distillers)
         self.min_batch = max(d.min_batch for d in distillers)
+        self.has_parts = all(d.has_parts for d in distillers)
         self.takes_soft_labels = all(d.takes_soft_labels for d in distillers)
         adding = [d for d in distillers if type(d).deployed is not Method.deployed]
         if len(adding) > 1:

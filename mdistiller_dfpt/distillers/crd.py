@@ -20,6 +20,7 @@ from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, check_shapes, 
 EPS = 1e-7
 WORTH_SAYING = 2**28  # bytes
 SECTION_OF_ROWS = "CRD"  # of its keys, mdistiller's loader reads NCE.K and MODE
+LEFT_OUT = -2  # in place of the label of a sample that no step trains on
 CHUNK = 2**24  # elements of a temporary tensor: 64 MiB in float32
 
 
@@ -63,17 +64,18 @@ def nce_loss(probability: Tensor, num_data: int) -> Tensor:
 
 def crd_loss(
     student: Tensor, teacher: Tensor, student_bank: Tensor, teacher_bank: Tensor, index: Tensor, temperature: float,
-    normalizers: Tensor,
+    normalizers: Tensor, num_data: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Both directions of the contrastive loss, and the normalisers used.
 
     Embeddings (B, D) of unit length, banks (N, D), `index` (B, 1 + K) the rows of the positive and the negatives.
     `normalizers` (2,): the constants Z of the student's and the teacher's scores; if they are not positive, they are
-    estimated from this batch, as in the paper. Each network is contrasted with the bank of the *other* one.
+    estimated from this batch, as in the paper. Each network is contrasted with the bank of the *other* one. `num_data`:
+    rows among which they are drawn, by default all.
     """
     scores = [bank_scores(student, teacher_bank, index), bank_scores(teacher, student_bank, index)]
     exps = [(s / temperature).exp() for s in scores]
-    num_data = student_bank.shape[0]
+    num_data = student_bank.shape[0] if num_data is None else num_data
     estimate = torch.stack([e.detach().mean() * num_data for e in exps])
     normalizers = torch.where(normalizers > 0, normalizers, estimate)
     losses = (nce_loss(e / z, num_data) for e, z in zip(exps, normalizers, strict=True))
@@ -83,7 +85,8 @@ def crd_loss(
 def draw_rows(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) -> Tensor:
     """For each target (B,) k rows, uniform without replacement among those of other labels (`same`: of the same label).
 
-    `labels` (N,) int64. Rows repeat only if there are fewer than k. (B, k) int64, in bounded memory.
+    `labels` (N,) int64; a row of LEFT_OUT is never drawn. Rows repeat only if there are fewer than k. (B, k) int64, in
+    bounded memory.
     """
     return (_draw_on_cpu if target.device.type == "cpu" else _draw_on_device)(labels, target, k, seed, same)
 
@@ -91,14 +94,14 @@ def draw_rows(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) -> 
 def _draw_on_cpu(labels: Tensor, target: Tensor, k: int, seed: int, same: bool) -> Tensor:
     """Row by row with NumPy, at a cost of k rather than N; sorted, as gathering neighbours is five times faster."""
     generator, known = np.random.Generator(np.random.Philox(seed)), labels.numpy()
-    drawn = np.empty((len(target), k), np.int64)
+    drawn, usable = np.empty((len(target), k), np.int64), known != LEFT_OUT
     for row, label in zip(drawn, target.tolist(), strict=True):
-        allowed = np.flatnonzero((known == label) == same)
+        allowed = np.flatnonzero(((known == label) == same) & usable)
         # Without replacement if there are enough rows, else all of them in turn
         if len(allowed) >= k:
             row[:] = allowed[np.sort(generator.choice(len(allowed), k, replace=False, shuffle=False))]
         else:
-            row[:] = np.resize(generator.permutation(allowed if len(allowed) else len(known)), k)
+            row[:] = np.resize(generator.permutation(allowed if len(allowed) else np.flatnonzero(usable)), k)
     return torch.from_numpy(drawn)
 
 
@@ -107,7 +110,7 @@ def _draw_on_device(labels: Tensor, target: Tensor, k: int, seed: int, same: boo
     generator = torch.Generator(target.device).manual_seed(seed)
     drawn = []
     for part in target.split(max(1, CHUNK // labels.shape[0])):
-        allowed = (labels == part[:, None]) == same
+        allowed = ((labels == part[:, None]) == same) & (labels != LEFT_OUT)
         keys = torch.rand(allowed.shape, generator=generator, device=target.device)
         order = keys.masked_fill_(~allowed, -1.0).topk(min(k, keys.shape[1])).indices
         # A sample with fewer than k rows cycles through them
@@ -142,7 +145,7 @@ class Bank(nn.Module):
 
     student: Tensor  # (N, D)
     teacher: Tensor  # (N, D)
-    labels: Tensor  # (N,) int64; -1: not stored yet
+    labels: Tensor  # (N,) int64; -1: not stored yet; LEFT_OUT: never
 
     def __init__(self, num_data: int, dim: int, momentum: float):
         super().__init__()
@@ -205,10 +208,14 @@ class CRD(FeatureDistiller):
         })  # fmt: skip
         self.mode, self.k, self.temperature = mode, nce_k, nce_temperature
         self.embed_student, self.embed_teacher = (Embedding(dim, feat_dim) for dim in dims)
-        self.bank = Bank(num_data, feat_dim, nce_momentum)
+        self.bank, self.num_drawn = Bank(num_data, feat_dim, nce_momentum), num_data
         self.register_buffer("normalizers", torch.zeros(2))
         self.seed = int(torch.randint(2**31, (), device="cpu"))
         self._pending: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # arguments of `Bank.update`
+
+    def leave_out(self, index: Tensor) -> None:
+        self.bank.labels[index] = LEFT_OUT
+        self.num_drawn = len(self.bank.labels) - len(index)
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         # Embed both networks, and contrast each with the other's bank
@@ -216,8 +223,9 @@ class CRD(FeatureDistiller):
         s = self.embed_student(student.features["pooled_feat"])
         t = self.embed_teacher(teacher.features["pooled_feat"])
         loss, normalizers = crd_loss(
-            s, t, self.bank.student, self.bank.teacher, self.draw(batch), self.temperature, self.normalizers
-        )
+            s, t, self.bank.student, self.bank.teacher, self.draw(batch), self.temperature, self.normalizers,
+            self.num_drawn,
+        )  # fmt: skip
         # The estimate of the first batch is kept for the run
         self.normalizers.copy_(normalizers)
         self._pending = (batch.index, batch.classes, s.detach(), t.detach())

@@ -90,6 +90,7 @@ class DeepKD(Distiller):
     )
     limits = {**_LIMITS, "T": A_TEMPERATURE}
     when = _WHEN
+    has_parts = True
     needs_teacher_maps = False
 
     def __init__(
@@ -135,6 +136,7 @@ class DeepCRLD(TwoViewDistiller):
         "TAU_W": Limit("in [0, 1]", lambda v: 0 <= v <= 1), "TAU_S": Limit("in [0, 1]", lambda v: 0 <= v <= 1),
     }  # fmt: skip
     when = _WHEN
+    has_parts = True
     couples_samples = True
 
     def __init__(

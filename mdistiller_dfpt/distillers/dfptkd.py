@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import NOT_NEGATIVE
+from ..data.batch import hard_labels
 from ..losses import LOGIT_LOSSES, LogitLoss, Terms, distillation, label
-from ..losses.logit_losses import classes_of
 from ..losses.sharded import over_processes
 from ..teachers.dual_path import ORIGINAL, PROMPT, DualPath
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
@@ -29,7 +29,7 @@ def student_loss(
     L_S = ce_weight CE(p^S, y) + teacher_weight KD(p^S, p^T) + prompt_weight KD(p^S, sg[p^P])
     Both targets are detached, so a single backward pass trains the student and the prompt path at the same weights.
     """
-    terms, classes = {}, classes_of(target)
+    terms, classes = {}, hard_labels(target)
     if ce_weight > 0:
         terms["ce"] = label(F.cross_entropy(student, target), ce_weight)
     if teacher_weight > 0:

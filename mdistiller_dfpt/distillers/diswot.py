@@ -14,7 +14,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import NOT_NEGATIVE
 from ..losses import Terms, distillation, label
-from ..losses.logit_losses import is_target
+from ..losses.logit_losses import label_gradient
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .feature import ImageShape, feature_shapes
 from .sp import sp_loss
@@ -24,8 +24,7 @@ EPS = 1e-12  # as small are the gradients of classes that a sure network rules o
 
 def classifier_gradient(logits: Tensor, feature: Tensor, target: Tensor) -> Tensor:
     """The gradient of the mean cross-entropy in a linear classifier's weight; (B, K), (B, C), (B,) -> (K, C)."""
-    error = logits.softmax(1) - is_target(logits, target).to(logits.dtype)
-    return error.T @ feature / len(feature)
+    return label_gradient(logits, target).T @ feature / len(feature)
 
 
 def semantic_loss(student: Tensor, teacher: Tensor) -> Tensor:

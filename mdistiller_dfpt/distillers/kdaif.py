@@ -17,18 +17,13 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, Limit
 from ..losses import Terms, distillation, label
-from ..losses.logit_losses import divergences, is_target
+from ..losses.logit_losses import divergences, label_gradient
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 
 
 def with_ones(features: Tensor) -> Tensor:
     """The inputs of a linear layer, (N, D) -> (N, D + 1): the last one is the bias's."""
     return torch.cat([features, features.new_ones(len(features), 1)], 1)
-
-
-def label_slopes(logits: Tensor, target: Tensor) -> Tensor:
-    """The gradient of each sample's cross-entropy in its logits, (B, C)."""
-    return logits.softmax(1) - is_target(logits, target).to(logits.dtype)
 
 
 def hessian_product(x: Tensor, inputs: Tensor, logits: Tensor) -> Tensor:
@@ -63,9 +58,9 @@ def influence(student: Output, target: Tensor, held: Output, held_target: Tensor
     the samples' (Koh and Liang, 2017): the negative derivative of the held-out loss in the sample's weight.
     """
     inputs, theirs = (with_ones(output.features["pooled_feat"]) for output in (student, held))
-    of_held = label_slopes(held.logits, held_target).T @ theirs / len(theirs)
+    of_held = label_gradient(held.logits, held_target).T @ theirs / len(theirs)
     direction = solved(of_held, inputs, student.logits, damping, steps)
-    return (label_slopes(student.logits, target) * (inputs @ direction.T)).sum(1)
+    return (label_gradient(student.logits, target) * (inputs @ direction.T)).sum(1)
 
 
 def influence_weights(scores: Tensor) -> Tensor:

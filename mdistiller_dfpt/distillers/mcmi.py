@@ -41,6 +41,7 @@ class MCMI(Distiller):
 
     config = CN({"LOSS": CN({"CE_WEIGHT": 1.0, "CMI_WEIGHT": 0.15})})
     limits = {"LOSS.CE_WEIGHT": NOT_NEGATIVE, "LOSS.CMI_WEIGHT": NOT_NEGATIVE}
+    changed_beside_modules = True  # the centroids were measured with the student alone
     starts_from_teacher = True
     teacher_kind = "frozen"
     matches_one_path = False  # none: the teacher's weights are used, and neither its logits nor its maps

@@ -88,13 +88,16 @@ class TAID(Distiller):
             raise ValueError(f"TAID.T_START is {t_start} and TAID.T_END {t_end}: the target moves to the teacher")
         self.temperature, self.ce_weight, self.kd_weight = temperature, ce_weight, kd_weight
         self.rule: dict[str, Any] = {"start": t_start, "end": t_end, "alpha": alpha, "beta": beta, "adaptive": adaptive}
-        self.steps_per_epoch = -(-num_data // batch_size)
-        self.steps = epochs * self.steps_per_epoch
+        self.num_data, self.batch_size, self.epochs = num_data, batch_size, epochs
+        self.num_trained = num_data
         self.register_buffer("t", torch.tensor(t_start))
         self.register_buffer("momentum", torch.zeros(()))
         self.register_buffer("previous_loss", torch.tensor(torch.inf))
         self._seen: list[tuple[Tensor, int]] = []  # the loss and the samples of each micro-batch of this step
         self._step = (0, 0)
+
+    def leave_out(self, index: Tensor) -> None:
+        self.num_trained = self.num_data - len(index)
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         loss = taid_loss(student.logits, teacher.logits, self.t, self.temperature)
@@ -114,10 +117,9 @@ class TAID(Distiller):
         # The mean over the samples of all processes, which thus agree on t
         total = torch.stack([loss * samples for loss, samples in self._seen]).sum()
         samples, loss = all_reduce(torch.stack([total.new_tensor(len(batch.target)), total]))
-        done = (batch.epoch - 1) * self.steps_per_epoch + batch.step - 1
-        t, momentum = next_t(
-            self.t, self.momentum, self.previous_loss, loss / samples, min(done / self.steps, 1.0), **self.rule
-        )
+        steps = -(-self.num_trained // self.batch_size)  # of an epoch
+        progress = ((batch.epoch - 1) * steps + batch.step - 1) / (self.epochs * steps)
+        t, momentum = next_t(self.t, self.momentum, self.previous_loss, loss / samples, min(progress, 1.0), **self.rule)
         self.t.copy_(t)
         self.momentum.copy_(momentum)
         self.previous_loss.copy_(loss / samples)

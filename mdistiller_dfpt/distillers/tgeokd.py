@@ -18,7 +18,7 @@ from yacs.config import CfgNode as CN
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, Limit
 from ..distributed import all_reduce
 from ..losses import Terms, distillation
-from ..losses.logit_losses import divergences, is_target
+from ..losses.logit_losses import divergences, is_target, label_gradient
 from ..losses.term import own
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
 from .feature import refuse_trained_path
@@ -50,8 +50,7 @@ def sample_losses(student: Tensor, teacher: Tensor, target: Tensor, temperature:
 def slopes(student: Tensor, teacher: Tensor, target: Tensor, share: Tensor, temperature: float) -> Tensor:
     """The gradient of share KD + (1 - share) CE of each sample in its logits, (B, C); `share` (B,) keeps its graph."""
     of_kd = temperature * ((student / temperature).softmax(1) - (teacher / temperature).softmax(1))
-    of_ce = student.softmax(1) - is_target(student, target).to(student.dtype)
-    return share[:, None] * of_kd + (1 - share[:, None]) * of_ce
+    return share[:, None] * of_kd + (1 - share[:, None]) * label_gradient(student, target)
 
 
 def logits_after_step(held: Output, features: Tensor, slopes: Tensor, step: float, *, bias: bool) -> Tensor:

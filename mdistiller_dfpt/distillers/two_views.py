@@ -13,6 +13,7 @@ from .base import Batch, Distiller, Output, checked_output
 class TwoViewDistiller(Distiller):
     """Runs both networks on both views; subclasses implement `both_views`."""
 
+    changed_beside_modules = True  # the strong view went through the student alone
     needs_strong_view = True
     needs_teacher_maps = False
 

@@ -13,6 +13,7 @@ class Vanilla(Method):
     """The baseline, also used to train teachers."""
 
     takes_soft_labels = True
+    has_parts = True  # of distillation, there is no term
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         logits = self.forward_student(batch.image).logits

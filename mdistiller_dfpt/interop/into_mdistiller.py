@@ -20,6 +20,7 @@ from ..losses.term import Terms, total
 from ..models import MODELS, StagedModel, build_model
 from ..runs.weights import load_into
 from ..teachers import TEACHERS
+from ..training.parameters import optimised
 
 NUM_DATA = {"cifar100": 50_000, "imagenet": 1_281_167, "tiny_imagenet": 100_000}
 IMAGE_SIZE = {"imagenet": 224, "tiny_imagenet": 64}
@@ -174,7 +175,7 @@ _hooks: list[Any] = []  # on every optimiser step, since mdistiller's loop has n
 
 
 def _owners(optimizer: torch.optim.Optimizer) -> list[Exported]:
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = set(map(id, optimised(optimizer)))
     return [e for e in _exported if any(id(p) in trained for p in e.parameters())]
 
 

@@ -19,7 +19,7 @@ from ..runs.hashing import state_hash
 from ..runs.identity import Identity, identity_of
 from ..runs.saving import seed_process
 from ..runs.weights import load_into
-from ..training.optim import OPTIMIZERS, SCHEDULES
+from ..training.optim import OPTIMIZERS, build_schedule
 from ..training.precision import measured_precision
 from ..training.trainer import Trainer
 from .check_shards import check_shards
@@ -50,19 +50,19 @@ def check_config(cfg: CN) -> torch.device:
         print("SOLVER.AMP bf16: this CPU has no bfloat16 instructions: numbers as in bfloat16, speed as in float32",
               flush=True)  # fmt: skip
     DATASETS[cfg.DATASET.TYPE]  # ConfigError if it is unknown
-    SCHEDULES[cfg.SOLVER.SCHEDULE]
+    build_schedule(cfg)
     OPTIMIZERS[cfg.SOLVER.TYPE]
     choice(cfg)
     check_networks(cfg)
     return device
 
 
-def identity_of_run(cfg: CN, data: Data, trained: Sequence[Trained]) -> Identity:
-    """What a run computes that these networks teach."""
+def identity_of_run(cfg: CN, data: Data, trained: Sequence[Trained], run: Path | None = None) -> Identity:
+    """What a run computes that these networks teach; `run`: the one that it continues, if it is known."""
     identity = identity_of(cfg, data, [(t.name, t.sha256) for t in trained], sources(cfg))
     if own := own_normalisations(cfg, data.normalisation):
         identity["normalisation"] = own
-    if start := start_of(cfg):
+    if start := start_of(cfg, run):
         identity["start"] = start
     return identity
 

@@ -79,6 +79,18 @@ def normalisation_of(cfg: CN, role: Role, name: str, images: Normalisation) -> N
     return Normalisation(tuple(d[f"{prefix}_MEAN"] or own.mean), tuple(d[f"{prefix}_STD"] or own.std))
 
 
+def refuse_other_normalisation(cfg: CN, role: Role, network: str, images: Normalisation, there: str, what: str) -> None:
+    """ConfigError if a network was trained (`there`) on images that are normalised otherwise than it gets here."""
+    here = normalisation_of(cfg, role, network, images)
+    if str(here) != there:
+        mean, _, std = there.removeprefix("mean ").partition(", std ")
+        prefix = f"DISTILLER.{role.upper()}"
+        remedy = f"set {prefix}_MEAN [{mean}] {prefix}_STD [{std}]"
+        if role == "other":
+            remedy = "train it with the normalisation that it has here"
+        raise ConfigError(f"{what} with images of {there}; here {network} gets {here}: {remedy}")
+
+
 def own_normalisations(cfg: CN, images: Normalisation) -> dict[str, str]:
     """By role, or name, of the networks of a run: their normalisation in words, where it is not the images'."""
     chosen = choice(cfg)

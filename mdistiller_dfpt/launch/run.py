@@ -30,6 +30,7 @@ from ..runs.identity import Identity, read_identity
 from ..training.out_of_memory import memory_explained
 from ..training.precision import FASTEST
 from .build import Trained, build_trainer, check_config, identity_of_run
+from .initial import check_start
 from .judge import judge_run
 from .trained import trained_networks
 
@@ -48,6 +49,8 @@ def run(cfg: CN, resume: Resume = False) -> dict[str, Any]:
         data = build_data(cfg, device)
         for line in without_effect(situation(cfg, in_files=data.in_files)):
             print(line, flush=True)
+        if resume is False:
+            check_start(cfg)  # before a teacher is trained
         if resume is True:
             on_first_process(lambda: check_resumable(cfg, identity_of_run(cfg, data, ())))
         return train(cfg, data, trained_networks(cfg, data, train), resume)
@@ -73,7 +76,7 @@ def build_teacher(cfg: CN, data: Data) -> StagedModel:
 
 def train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Resume = False) -> dict[str, Any]:
     """Train with a validated config, its data and the networks that teach, and return the results."""
-    identity = identity_of_run(cfg, data, trained)
+    identity = identity_of_run(cfg, data, trained, resume if isinstance(resume, Path) else None)
     before = on_first_process(lambda: _earlier_run(cfg, identity, resume))
     if before is not None and resume == "auto" and on_first_process(lambda: is_finished(before)):
         print(f"{before} is this run, and finished", flush=True)

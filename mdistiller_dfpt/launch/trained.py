@@ -9,9 +9,10 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..config.effect import value_of
+from ..config.keys import KEYS
 from ..config.policy import PRETRAINED, student_lr
 from ..data import Data, build_data
-from ..data.normalisation import Normalisation
+from ..data.superclasses import of_classes
 from ..distillers.choice import choice
 from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
@@ -20,11 +21,11 @@ from ..invocation import command_line
 from ..models.pretrained import pretrained_weights, torchvision_name
 from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import find_finished, other_runs, run_name, same_runs
-from ..runs.identity import Identity
+from ..runs.identity import Identity, read_identity
 from ..runs.locks import one_at_a_time, wait_until_free
 from ..runs.results import recorded_normalisation
 from .build import Trained, check_config, identity_of_run, load_trained
-from .networks import Role, normalisation_of
+from .networks import Role, normalisation_of, refuse_other_normalisation
 
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
 """Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
@@ -89,9 +90,12 @@ def _weights(
     if ckpt:
         if not Path(ckpt).exists():
             raise CheckpointError(f"DISTILLER.{keys[0]} is {ckpt}; there is no such file")
+        what = f"DISTILLER.{keys[0]} is {ckpt}, which was trained"
+        if (written := _recorded(Path(ckpt))) is not None:
+            its_type = written.get("DATASET.TYPE", KEYS["DATASET.TYPE"].default)
+            _refuse_other_classes(cfg, data, its_type, written.get("DATASET.SUPERCLASSES"), what)
         if there := recorded_normalisation(Path(ckpt)):
-            what = f"DISTILLER.{keys[0]} is {ckpt}, which was trained"
-            _refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, there, what)
+            refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, there, what)
         return Path(ckpt)
     if not config:
         raise CheckpointError(
@@ -99,6 +103,21 @@ def _weights(
             f"or set DISTILLER.{keys[1]} to the config that trains it"
         )
     return _of_config(cfg, data, train, chain, network, config, keys)
+
+
+def _recorded(weights: Path) -> dict[str, Any] | None:
+    """The keys that decide the run that `weights` is, or is the file of; None if nothing is recorded."""
+    folder = weights if weights.is_dir() else weights.parent
+    found = filter(None, map(read_identity, (folder, *folder.parents[:2])))  # the run's, or that of its checkpoint
+    return next((identity["config"] for identity in found), None)
+
+
+def _refuse_other_classes(cfg: CN, data: Data, its_type: str, its_groups: list[int] | None, what: str) -> None:
+    """ConfigError if a network learned the classes of this dataset in another order, or joined otherwise."""
+    mine, count = cfg.DATASET.SUPERCLASSES, data.num_joined or data.num_classes
+    if its_type == cfg.DATASET.TYPE and of_classes(its_groups, count) != of_classes(mine, count):
+        raise ConfigError(f"{what} with DATASET.SUPERCLASSES {its_groups}; here it is {mine}, so that its classes are"
+                          " others: use the same list")  # fmt: skip
 
 
 def _role(keys: tuple[str, str]) -> Role:
@@ -123,9 +142,10 @@ def _of_config(
             f"DISTILLER.{keys[1]} is {config}, which trains on {teacher_cfg.DATASET.TYPE} with {its_data.num_classes}"
             f" classes; this run's {cfg.DATASET.TYPE} has {data.num_classes}: name a config that trains a teacher on it"
         )
-    there = normalisation_of(teacher_cfg, "student", teacher_cfg.DISTILLER.STUDENT, its_data.normalisation)
     what = f"DISTILLER.{keys[1]} is {config}, which trains"
-    _refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, str(there), what)
+    _refuse_other_classes(cfg, data, teacher_cfg.DATASET.TYPE, teacher_cfg.DATASET.SUPERCLASSES, what)
+    there = normalisation_of(teacher_cfg, "student", teacher_cfg.DISTILLER.STUDENT, its_data.normalisation)
+    refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, str(there), what)
     above = trained_networks(teacher_cfg, its_data, train, chain)
     identity = identity_of_run(teacher_cfg, its_data, above)
     found = _finished(teacher_cfg, identity)
@@ -150,19 +170,6 @@ def _of_config(
         train(teacher_cfg, build_data(teacher_cfg, data.train.device), above, "auto")
 
     return _trained_once(teacher_cfg, identity, train_it)
-
-
-def _refuse_other_normalisation(
-    cfg: CN, role: Role, network: str, images: Normalisation, there: str, what: str
-) -> None:
-    """ConfigError if a network was trained (`there`) on images that are normalised otherwise than it gets here."""
-    here = normalisation_of(cfg, role, network, images)
-    if str(here) != there:
-        mean, _, std = there.removeprefix("mean ").partition(", std ")
-        remedy = f"set DISTILLER.TEACHER_MEAN [{mean}] DISTILLER.TEACHER_STD [{std}]"
-        if role == "other":
-            remedy = "train it with the normalisation that it has here"
-        raise ConfigError(f"{what} with images of {there}; here {network} gets {here}: {remedy}")
 
 
 def run_of_assistant(cfg: CN, name: str, above: Sequence[str]) -> CN:

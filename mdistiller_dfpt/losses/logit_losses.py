@@ -43,14 +43,14 @@ def loss_over_samples(key: str, name: str) -> LogitLoss:
     return loss
 
 
-def classes_of(labels: Tensor) -> Tensor:
-    """Labels (B,), or the most probable class of distributions (B, C)."""
-    return labels.argmax(1) if labels.dim() == 2 else labels
-
-
 def is_target(logits: Tensor, target: Tensor) -> Tensor:
     """Whether a class is the sample's target; (B, C), (B,) -> (B, C) bool. Unlike `one_hot`, it reads no value."""
     return target[:, None] == torch.arange(logits.shape[1], device=logits.device)
+
+
+def label_gradient(logits: Tensor, target: Tensor) -> Tensor:
+    """The gradient of each sample's cross-entropy in its logits; (B, C), (B,) -> (B, C)."""
+    return logits.softmax(1) - is_target(logits, target).to(logits.dtype)
 
 
 def without_target(logits: Tensor, target: Tensor) -> Tensor:

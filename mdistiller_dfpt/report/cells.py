@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..config.effect import differing
 from .difference import difference
-from .files import Result, load_results, repetitions, unfinished
+from .files import Result, load_results, mean_at_start, repetitions, unfinished
 from .spec import Cell, TableSpec
 from .table import AT_START
 
@@ -101,7 +101,7 @@ def _value(cell: Cell, found: Found, reference: Mapping[int, Result], metric: st
         gaps = [mine[seed] - other[seed] for seed in both]
         delta = mean(gaps)
         p_value, interval = paired_test(gaps)
-    weight, gradient = (_at_start(own, name) for name in AT_START)
+    weight, gradient = (mean_at_start(own.values(), name) for name in AT_START)
     return Value(
         cell, mine, delta, interval, p_value, len(both), weight, gradient, _top1_of_teacher(own.values()),
         _trained_paths(own.values()), "; ".join(differences), tuple(found.others),
@@ -119,11 +119,6 @@ def _trained_paths(runs: Iterable[Result]) -> dict[str, dict[str, float]]:
         path: {name: mean(run[path][name] for run in of_runs) for name in values}
         for path, values in (of_runs[0] if of_runs else {}).items()
     }
-
-
-def _at_start(runs: Mapping[int, Result], name: str) -> float | None:
-    known = [value for run in runs.values() if (value := run.at_start(name)) is not None]
-    return mean(known) if known else None
 
 
 def paired_test(gaps: list[float]) -> tuple[float | None, tuple[float, float] | None]:

@@ -3,9 +3,10 @@
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from ..config.effect import of_earlier_version
@@ -130,6 +131,13 @@ class Result:
         facts = [self.data["protocol"].get("world_size", 1), self.code, self.continued, self.start]
         facts += [self.data["protocol"].get("precision"), self.evaluations, self.normalisation, self.extra]
         return json.dumps([self.config, self.content, self.teachers, facts], sort_keys=True)
+
+
+def mean_at_start(runs: Iterable[Result], name: str) -> float | None:
+    """The mean of a value that runs measure in their first step; None if one of them did not, or there are none."""
+    values = [run.at_start(name) for run in runs]
+    known = [value for value in values if value is not None]
+    return mean(known) if known and len(known) == len(values) else None
 
 
 def load_results(folder: Path, deep: bool = True) -> list[Result]:

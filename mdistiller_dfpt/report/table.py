@@ -6,7 +6,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from .difference import difference
-from .files import Result, repetitions
+from .files import Result, mean_at_start, repetitions
 from .spec import METRICS
 
 AT_START = {"distillation_weight": "weight", "gradient_to_kd": "gradient / kd"}
@@ -22,10 +22,8 @@ def spread(values: Sequence[float | None]) -> str:
 
 
 def _at_start(group: Mapping[int, Result], name: str) -> str:
-    """The mean of a value that runs measure in their first step; empty if one of them did not."""
-    values = [run.at_start(name) for run in group.values()]
-    known = [value for value in values if value is not None]
-    return f"{mean(known):.3g}" if known and len(known) == len(values) else ""
+    value = mean_at_start(group.values(), name)
+    return "" if value is None else f"{value:.3g}"
 
 
 def _name(group: Mapping[int, Result]) -> str:

@@ -134,6 +134,16 @@ def new_run(cfg: CN) -> Path:
             raise ConfigError(f"LOG.PREFIX is {cfg.LOG.PREFIX}; cannot write there ({e.strerror})") from None
 
 
+def make_folder(run: Path, *, empty: bool) -> None:
+    """Create a run directory; ConfigError if it cannot be, or if another run is in it."""
+    if empty and (run / CONFIG).exists():
+        raise ConfigError(f"{run} is the directory of a run: continue it by `fit(run, resume=True)`, or name another")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
+
+
 def check_writable(cfg: CN) -> None:
     """ConfigError if no run directory can be created; checked before data or networks are loaded."""
     path = Path(cfg.LOG.PREFIX).absolute()

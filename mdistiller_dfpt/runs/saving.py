@@ -19,6 +19,7 @@ from ..distillers import Method
 from ..distillers.choice import choice
 from ..distributed import of_all_processes, rank, world_size
 from ..errors import CheckpointError
+from ..training.parameters import optimised
 from .atomic import write_json, write_text
 from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_checkpoint, save_weights
 from .continuing import continued, warn_of_changes
@@ -214,7 +215,7 @@ def _meters_of_this_process(
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """`load_state_dict` with the shape check that PyTorch omits; ValueError if a buffer and its parameter differ."""
     groups = state["param_groups"]
-    own = [p for group in optimizer.param_groups for p in group["params"]]
+    own = optimised(optimizer)
     numbers = [n for group in groups for n in group["params"]]
     if [len(g["params"]) for g in groups] != [len(g["params"]) for g in optimizer.param_groups]:
         raise ValueError(f"its optimiser has {len(numbers)} parameters, this one has {len(own)}")

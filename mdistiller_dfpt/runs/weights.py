@@ -1,6 +1,7 @@
 """A network's weights from files of any origin."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..distributed import rank
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
+from ..models import StagedModel
 from ..models.external.adapt import AdaptedModel
 from .safe_load import load_pickled_tensors
 from .state_dicts import COUNTER, Match, dict_with_versions, matches, other_networks
@@ -47,8 +49,7 @@ def load_into(network: nn.Module, path: Path, name: str) -> None:
     several, and what was left out, is printed.
     """
     content = load_weights(path)
-    # A network of another library is given its file as it is, with the versions of its modules
-    target, rename = (network.network, network.rename) if isinstance(network, AdaptedModel) else (network, str)
+    target, rename = _renamed(network)
     found = matches(content, target, rename)
     fitting = [match for match in found if not match.faults]
     plain = [match for match in fitting if not match.is_average] or fitting
@@ -75,6 +76,25 @@ def load_into(network: nn.Module, path: Path, name: str) -> None:
     if rank() == 0:
         for line in _notes(match, fitting, content):
             print(f"note: {path}: {line}", flush=True)
+
+
+def class_counts(network: StagedModel, path: Path) -> list[int]:
+    """How many classes the linear classifiers have that stand in a file where the network has one of other classes."""
+    content = load_weights(path)
+    target, rename = _renamed(network)
+    try:
+        weight = network.classifier_layer.weight
+    except ConfigError:
+        return []
+    key = next(name for name, parameter in target.named_parameters() if parameter is weight)
+    found = [match.state[key].shape for match in matches(content, target, rename) if key in match.state]
+    fitting = (s[0] for s in found if len(s) == 2 and s[1] == weight.shape[1] and s[0] != len(weight))
+    return list(dict.fromkeys(fitting))
+
+
+def _renamed(network: nn.Module) -> tuple[nn.Module, Callable[[str], str | None]]:
+    """A network of another library is given its file as it is, with the versions of its modules."""
+    return (network.network, network.rename) if isinstance(network, AdaptedModel) else (network, str)
 
 
 def _notes(match: Match, fitting: list[Match], content: dict[str, Any]) -> list[str]:

@@ -11,8 +11,9 @@ from yacs.config import CfgNode as CN
 from ..config.conditions import When
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, Limit, one_of
 from ..data import Batch
+from ..data.batch import hard_labels
 from ..losses import LOGIT_LOSSES, LogitLoss, Terms, own_terms, warm_up
-from ..losses.logit_losses import classes_of, entropy
+from ..losses.logit_losses import entropy
 from ..models import StagedModel
 from ..models.complexity import count_macs, total
 from ..models.dummy import dummy_image, probing
@@ -35,7 +36,7 @@ def prompt_loss(
     L_P = teacher_weight KD(p^P, p^T) + student_weight KD(p^P, sg[p^S]) + ce_weight CE(p^P, y)
     The targets of the prompt path are detached, so that a single backward pass trains it and the student.
     """
-    classes = classes_of(target)
+    classes = hard_labels(target)
     return own_terms({
         "prompt_teacher": (teacher_weight, lambda: loss(prompt, teacher.detach(), classes, temperature)),
         "prompt_student": (student_weight, lambda: loss(prompt, student.detach(), classes, temperature)),

@@ -23,6 +23,9 @@ class Hooked(nn.Module):
         super().__init__()
         self._logged: dict[str, Tensor] = {}
 
+    def leave_out(self, index: Tensor) -> None:
+        """Called before all else with the samples (N,) that no step trains on, if a part of the run holds some out."""
+
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Called before the first step of a run, with the batches of the training set; `passes` times.
 

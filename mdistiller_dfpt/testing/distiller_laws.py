@@ -83,10 +83,8 @@ def a_restored_method_goes_on_as_the_first(cls: type[Method]) -> None:
     holds(not keys, f"the training state lacks {keys[:3]}")
     for epoch in (1, 2):
         batch = tiny_batch(step=3, epoch=epoch)
-        terms, again = (
-            run_seeded(first, batch)[1],
-            run_seeded(second, batch)[1],
-        )  # the state of the generators is saved as well
+        # The state of the generators is saved as well
+        terms, again = (run_seeded(method, batch)[1] for method in (first, second))
         for name, term in terms.items():
             holds(
                 torch.equal(term.weighted, again[name].weighted),
@@ -160,11 +158,9 @@ def the_smallest_batch_is_trained_on(cls: type[Method]) -> None:
 
 def in_eval_mode_what_is_deployed_speaks(cls: type[Method]) -> None:
     """The network evaluated as the student is the one saved for deployment."""
-    method = tiny_method(cls).eval()
-    image = tiny_batch().image
+    method, image = tiny_method(cls).eval(), tiny_batch().image
     with torch.no_grad():
-        expected = method.deployed(image)[0]
-        found = method.evaluated_paths(image)["student"]
+        expected, found = method.deployed(image)[0], method.evaluated_paths(image)["student"]
     holds(torch.equal(found, expected), "the evaluated logits are not those of `deployed`")
 
 
@@ -178,11 +174,9 @@ def a_batch_may_be_shared_by_two_processes(cls: type[Method]) -> None:
 
 def label_terms_do_not_depend_on_the_teacher(cls: type[Method]) -> None:
     """A term that changes with the teacher's output is of kind `distillation`: DOT and reports go by the kind."""
-    method = tiny_method(cls)
+    method, batch = tiny_method(cls).eval(), tiny_batch()
     if not isinstance(method, Distiller):
         return
-    method.eval()
-    batch = tiny_batch()
     with torch.no_grad():
         student, paths = method.forward_student(batch.image), dict(method.teacher(batch))
         others = {path: Output(out.logits.flip(1) * 3, out.features) for path, out in paths.items()}
@@ -239,6 +233,13 @@ def soft_labels_replace_the_numbers_if_declared(cls: type[Method]) -> None:
     holds(same, "its terms use `batch.target` of mixed labels: use `batch.labels`, or `takes_soft_labels = False`")
 
 
+def its_terms_have_parts_if_declared(cls: type[Method]) -> None:
+    """With `has_parts`, each term of distillation is about the target class or about the others."""
+    method = tiny_method(cls)
+    bare = [n for n, t in method(tiny_batch())[1].items() if t.kind == "distillation" and t.part is None]
+    holds(not (method.has_parts and bare), f"the terms {bare} have no `part`: give them one, or `has_parts = False`")
+
+
 def the_teachers_features_are_read_only_if_declared(cls: type[Method]) -> None:
     """Without `needs_teacher_maps` the teacher's logits may come from a cache, which has no features."""
     method = tiny_method(cls)
@@ -284,9 +285,9 @@ DISTILLER_LAWS: tuple[Law, ...] = (
     terms_are_finite_at_a_logit_gap_of_a_thousand, the_smallest_batch_is_trained_on,
     in_eval_mode_what_is_deployed_speaks, a_batch_may_be_shared_by_two_processes,
     label_terms_do_not_depend_on_the_teacher, the_logits_are_the_students, a_strong_view_is_read_only_if_declared,
-    unlabelled_images_are_read_only_if_declared,
-    soft_labels_replace_the_numbers_if_declared, the_teachers_features_are_read_only_if_declared,
-    inputs_are_left_as_they_are, an_unknown_keyword_is_refused,
+    unlabelled_images_are_read_only_if_declared, soft_labels_replace_the_numbers_if_declared,
+    its_terms_have_parts_if_declared, the_teachers_features_are_read_only_if_declared, inputs_are_left_as_they_are,
+    an_unknown_keyword_is_refused,
 )  # fmt: skip
 
 

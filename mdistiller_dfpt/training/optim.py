@@ -11,10 +11,13 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..config.keywords import keywords
+from ..config.trainers import TRAINERS
 from ..distillers import Method
-from ..errors import PluginError
+from ..distillers.choice import choice
+from ..errors import ConfigError, PluginError
 from ..registry import Registry
 from .dot import TwoMomentaSGD
+from .several_momenta import SeveralMomentaSGD
 from .three_momenta import ThreeMomentaSGD
 
 Groups = list[dict[str, Any]]
@@ -87,6 +90,21 @@ def adamw(groups: Groups, plan: Plan) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parts, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
 
 
+def two_momenta(groups: Groups, plan: Plan) -> TwoMomentaSGD:
+    """That of SOLVER.TRAINER dot."""
+    return TwoMomentaSGD(groups, plan.lr, plan.momentum, plan.dot_delta, plan.weight_decay)
+
+
+def three_momenta(groups: Groups, plan: Plan) -> ThreeMomentaSGD:
+    """That of SOLVER.TRAINER deepkd."""
+    deltas = (plan.deepkd_delta_tog, plan.deepkd_delta_tcg, plan.deepkd_delta_ncg)
+    return ThreeMomentaSGD(groups, plan.lr, plan.momentum, deltas, plan.weight_decay, plan.deepkd_as_released)
+
+
+OF_TRAINERS: dict[str, Callable[[Groups, Plan], SeveralMomentaSGD]] = {"dot": two_momenta, "deepkd": three_momenta}
+"""The optimisers of the trainers that have one of their own."""
+
+
 def _called(function: Callable[..., Any], first: Any, plan: Plan, words: str) -> Any:
     """What a user's function returns; PluginError if it does not take these arguments."""
     try:
@@ -98,8 +116,11 @@ def _called(function: Callable[..., Any], first: Any, plan: Plan, words: str) ->
 
 
 def build_schedule(cfg: CN) -> Callable[[float], float]:
-    """The learning rate as a function of progress in epochs, which may be fractional."""
+    """The learning rate as a function of progress in epochs, which may be fractional; ConfigError if it is to rise."""
     schedule, plan, warmup = SCHEDULES[cfg.SOLVER.SCHEDULE], Plan.of(cfg), cfg.SOLVER.WARMUP_EPOCHS
+    if cfg.SOLVER.SCHEDULE != "step" and plan.lr_min > plan.lr:
+        raise ConfigError(f"SOLVER.LR_MIN is {plan.lr_min:g}; SOLVER.LR, from which the rate falls, is {plan.lr:g}: set"
+                          " LR_MIN to at most that")  # fmt: skip
 
     def rate(progress: float) -> float:
         factor = progress / warmup if progress < warmup else 1.0
@@ -119,11 +140,14 @@ def build_optimizer(cfg: CN, distiller: Method) -> torch.optim.Optimizer:
     Each group keeps its `lr_factor` in addition to its learning rate.
     """
     groups, plan = [g for g in distiller.parameter_groups() if g["params"]], Plan.of(cfg)
-    if cfg.SOLVER.TRAINER == "dot":
-        return TwoMomentaSGD(groups, plan.lr, plan.momentum, plan.dot_delta, plan.weight_decay)
-    if cfg.SOLVER.TRAINER == "deepkd":
-        deltas = (plan.deepkd_delta_tog, plan.deepkd_delta_tcg, plan.deepkd_delta_ncg)
-        return ThreeMomentaSGD(groups, plan.lr, plan.momentum, deltas, plan.weight_decay, plan.deepkd_as_released)
+    kind = TRAINERS[cfg.SOLVER.TRAINER]
+    if kind.needs_parts and not distiller.has_parts:
+        raise ConfigError(
+            f"SOLVER.TRAINER is {cfg.SOLVER.TRAINER}; {choice(cfg).label} matches the target and the other classes at"
+            " once, and it has a momentum for each: use methods that have them apart (`has_parts`), or dot"
+        )
+    if kind.own_optimiser:
+        return OF_TRAINERS[cfg.SOLVER.TRAINER](groups, plan)
     make = OPTIMIZERS[cfg.SOLVER.TYPE]
     optimizer = _called(make, groups, plan, "(groups, plan)")
     if not isinstance(optimizer, torch.optim.Optimizer):

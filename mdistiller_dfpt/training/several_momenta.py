@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..losses import Term, Terms
 from ..losses.term import total
+from .parameters import optimised
 
 
 class SeveralMomentaSGD(torch.optim.Optimizer):
@@ -36,14 +37,10 @@ class SeveralMomentaSGD(torch.optim.Optimizer):
         """The group of a term, a key of `momenta`."""
         raise NotImplementedError
 
-    def parameters(self) -> list[Tensor]:
-        """All optimised parameters."""
-        return [p for group in self.param_groups for p in group["params"]]
-
     @torch.no_grad()
     def store_gradient(self, group: str) -> None:
         """Store the parameters' current gradients as those of a group's terms, and clear them."""
-        self._stored[group] = {p: p.grad for p in self.parameters() if p.grad is not None}
+        self._stored[group] = {p: p.grad for p in optimised(self) if p.grad is not None}
         self.zero_grad()
 
     def stored_gradients(self) -> list[Tensor]:

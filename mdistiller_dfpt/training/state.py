@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode as CN
 
+from ..config.trainers import TRAINERS
 from ..data import Data
 from ..data.held_out import hold_out
 from ..data.mixing import Mixing
@@ -27,6 +28,7 @@ from .guard import Guard
 from .meters import Meters
 from .optim import build_optimizer, build_schedule
 from .parallel import average_gradients, parallel
+from .parameters import optimised
 from .projected import backward_projected
 from .several_momenta import SeveralMomentaSGD, backward_by_group
 from .strength import matching_factor, scaled
@@ -53,7 +55,7 @@ class Training:
                 raise  # in a user's function, which the error names
             raise ConfigError(str(e)) from None
         self.several_momenta = isinstance(self.optimizer, SeveralMomentaSGD)
-        self.several_backwards = self.several_momenta or cfg.SOLVER.TRAINER == "projected"
+        self.several_backwards = TRAINERS[cfg.SOLVER.TRAINER].several_backwards
         if self.accumulate > 1 and self.several_backwards:
             raise ConfigError(
                 f"SOLVER.ACCUMULATE is {self.accumulate}; SOLVER.TRAINER {cfg.SOLVER.TRAINER} has no micro-batches"
@@ -99,7 +101,7 @@ class Training:
 
         if not isinstance(self.optimizer, SeveralMomentaSGD):
             if self.several_backwards:
-                backward_projected(terms, self.trained(), exchange)
+                backward_projected(terms, optimised(self.optimizer), exchange)
             else:
                 total(terms).backward()
             return
@@ -110,14 +112,10 @@ class Training:
 
         backward_by_group(terms, self.optimizer, exchange, clip)
 
-    def trained(self) -> list[Tensor]:
-        """The parameters of the optimiser."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
     def clip_gradient(self) -> None:
         """Scale the gradient of all trained parameters to at most SOLVER.CLIP_NORM."""
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.trained(), self.clip_norm)
+            nn.utils.clip_grad_norm_(optimised(self.optimizer), self.clip_norm)
 
     def averaged(self) -> Iterable[Tensor]:
         """The averaged weights, if any."""
@@ -167,6 +165,8 @@ def without_held_out(distiller: Method, data: Data) -> Data:
     if not parts:
         return data
     train, held = hold_out(data.train, max(part.held_out for part in parts))
+    for part in distiller.hooked():
+        part.leave_out(held.index)
     for part in parts:
         part.held = held
     return data._replace(train=train)
@@ -195,6 +195,11 @@ def _refuse_extra(cfg: CN, distiller: Method, data: Data) -> None:
         return
     if data.extra is None:
         raise ConfigError(f"{label} uses unlabelled images beside the training set: set DATASET.EXTRA.TYPE")
+    if held := next((part.held for part in distiller.hooked() if part.held), None):
+        mine, others = data.train.contents(held.index), set(data.extra.loader.contents())
+        if both := sum(content in others for content in mine):
+            raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; {both} of the {len(mine)} training images that {label}"
+                              " holds out, to measure on them, are among these: name other images")  # fmt: skip
     teacher: Teacher | None = getattr(distiller, "teacher", None)
     if teacher is not None and not teacher.reads_only_images:
         raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; the outputs of a teacher of kind {kind} do not depend on the"

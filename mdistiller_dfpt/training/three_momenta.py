@@ -40,12 +40,9 @@ class ThreeMomentaSGD(SeveralMomentaSGD):
         )  # fmt: skip
 
     def group_of(self, name: str, term: Term) -> str:
-        """By the part of the classes; ConfigError for a term of distillation that is about all of them."""
+        """By the part of the classes; ConfigError for a term of distillation that has none."""
         if term.kind != "distillation":
             return "task"
         if term.part is None:
-            raise ConfigError(
-                f"SOLVER.TRAINER is deepkd; the term {name!r} matches the target and the other classes at once, and it"
-                " has a momentum for each: use a method that has them apart (`part` of its terms), or dot"
-            )
+            raise ConfigError(f"SOLVER.TRAINER is deepkd; the term {name!r} has no `part`: set `has_parts = False`")
         return term.part

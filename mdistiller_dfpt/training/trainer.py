@@ -22,7 +22,7 @@ from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
 from ..runs.atomic import write_json
 from ..runs.checkpoint import WEIGHTS
-from ..runs.directory import CONFIG, RESULTS, is_finished, run_name
+from ..runs.directory import RESULTS, is_finished, make_folder, run_name
 from ..runs.hashing import state_hash
 from ..runs.identity import Identity, fingerprint, identity_of
 from ..runs.locks import RunLock
@@ -109,7 +109,10 @@ class Trainer:
         return results
 
     def _fit_in(self, run: Path, resume: bool) -> dict[str, Any]:
-        on_first_process(lambda: _make_folder(run, empty=not resume))
+        if self.is_own_start and (given := self.cfg.DISTILLER.STUDENT_CKPT):
+            raise ConfigError(f"DISTILLER.STUDENT_CKPT is {given}; this student is the program's: load these weights"
+                              " into it, with runs.weights.load_into, and remove the key")  # fmt: skip
+        on_first_process(lambda: make_folder(run, empty=not resume))
         lock = RunLock(run) if rank() == 0 else None
         training = self.training
         if self.is_own_start and not resume:
@@ -284,16 +287,6 @@ class Trainer:
             print(f"warning: the student predicts the same class for all {self.data.judged_on} images", file=sys.stderr)
         print(f"trained for {duration(results['seconds'])}")
         return results
-
-
-def _make_folder(run: Path, *, empty: bool) -> None:
-    """Create a run directory; ConfigError if it cannot be, or if another run is in it."""
-    if empty and (run / CONFIG).exists():
-        raise ConfigError(f"{run} is the directory of a run: continue it by `fit(run, resume=True)`, or name another")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
 
 
 def _reason(error: BaseException) -> str:

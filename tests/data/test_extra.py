@@ -1,7 +1,9 @@
 """Unlabelled images beside the training set: which ones a step gets, in what form, and what is refused."""
 
 import json
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +19,11 @@ from mdistiller_dfpt.errors import ConfigError, DataError
 from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.runs.identity import as_identity, differences, fingerprint, identity_of
 from mdistiller_dfpt.runs.results import protocol
-from mdistiller_dfpt.runs.saving import Saver
-from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.testing import tiny_batch, tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
 
 from ..forks import in_processes
-from ..tiny_runs import continued, fit, outcome, run_of
+from ..tiny_runs import continued, end_when, outcome, run_of
 
 DIGITS = ("DATASET.TYPE", "digits", "DATASET.EXTRA.TYPE")
 USING = ("KD.LOSS.EXTRA_WEIGHT", "0.5")
@@ -162,6 +163,46 @@ def test_beside_image_files_there_are_image_files(tmp_path):
         build_data(tiny_cfg(*words, "DATASET.EXTRA.TYPE", "digits"), torch.device("cpu"))
 
 
+def test_where_files_are_skipped_a_step_has_the_same_images_after_a_stop(tmp_path):
+    """Batches of which nothing is left, labelled or not: the numbers of all others stay."""
+    for split in ("train", "val"):
+        write(tmp_path / "set" / split, count=12, size=(32, 32))
+    web = write(tmp_path / "web", count=6, size=(32, 32))
+    words = ("DATASET.TYPE", "folder", "DATASET.ROOT", str(tmp_path / "set"), "DATASET.SIZE", "16", "SOLVER.BATCH_SIZE",
+             "3", "DATASET.NUM_WORKERS", "0", "DATASET.ON_ERROR", "skip", "DATASET.EXTRA.BATCH_SIZE", "2")  # fmt: skip
+    cfg = tiny_cfg(*words, "DATASET.EXTRA.TYPE", "images", "DATASET.EXTRA.ROOT", web)
+    data = build_data(cfg, torch.device("cpu"))
+    # The second labelled batch of the first epoch, one of the third, half of the second unlabelled one, and the third
+    order = [batch.index.tolist() for batch in data.train.epoch(1)]
+    gone = [data.train.files.paths[i] for i in (*order[1], order[2][0])]
+    others = [batch.index.tolist() for batch in data.extra.loader.epoch(1)]
+    gone += [data.extra.loader.files.paths[i] for i in (others[1][0], *others[2])]
+    for path in gone:
+        Path(path).write_bytes(b"no image")
+    data = build_data(cfg, torch.device("cpu"))
+    steps = [batch for epoch in (1, 2) for batch in data.batches(epoch)]
+    assert [(b.epoch, b.step, b.size) for b in steps[:3]] == [(1, 1, 3), (1, 3, 2), (1, 4, 3)]
+    assert steps[0].extra.index.tolist() == others[0]
+    assert steps[1].extra.epoch == steps[2].extra.epoch == 2, "both have the first of the next pass"
+    assert all(batch.extra.size == len(batch.extra.image) for batch in steps)
+    for batch in steps:
+        again = next(data.batches(batch.epoch, first=batch.step - 1))
+        assert torch.equal(again.image, batch.image)
+        assert torch.equal(again.extra.image, batch.extra.image), f"epoch {batch.epoch}, step {batch.step}"
+    for path in data.extra.loader.files.paths:
+        Path(path).write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of the 6 unlabelled images can be read"):
+        next(data.batches(1))
+
+
+def test_only_as_many_unlabelled_images_as_samples_are_divided_with_them():
+    batch = tiny_batch(6)
+    part = batch.rows(slice(1, 3), total=4)
+    assert (part.size, part.extra.size, len(part.extra.target)) == (4, 4, 2)
+    with pytest.raises(ValueError, match="6 samples and 5 unlabelled ones cannot be divided at the same places"):
+        replace(batch, extra=batch.extra.rows(slice(5))).rows(slice(1, 3), total=4)
+
+
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
@@ -249,20 +290,9 @@ def test_without_them_a_method_that_needs_them_says_so():
 @pytest.mark.parametrize("words", [(), ("DISTILLER.TEACHER_KIND", "dual_path"), ("SOLVER.MIXUP", "0.5")])
 def test_a_run_is_resumed_within_an_epoch_to_the_bit(words, tmp_path):
     whole = outcome(trained(tmp_path / "whole", *words))
-    cut, saves = trained(tmp_path, "LOG.SAVE_EVERY", "1 step", *words), []
-    plain = Saver.save
-
-    def save_and_stop(self, done):
-        plain(self, done)
-        saves.append(done.step)
-        if len(saves) == 2:
-            raise InterruptedError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Saver, "save", save_and_stop)
-        with pytest.raises(InterruptedError):
-            fit(cut)
-    assert saves == [1, 2]
+    cut = trained(tmp_path, "LOG.SAVE_EVERY", "1 step", *words)
+    end_when(lambda done: done.step == 2, cut)
+    assert cut.epochs == []
     again = continued("KD", tmp_path, *USING, *words, make_data=lambda cfg: tiny_data(extra=40))
     assert again == whole
 
@@ -278,19 +308,23 @@ def test_several_methods_and_several_paths_each_get_them(tmp_path):
     assert {"teacher.extra", "prompt.extra"} <= set(terms)
 
 
-def test_two_processes_compute_what_one_does(tmp_path):
+@pytest.mark.parametrize("batch", [16, 5], ids=["as many unlabelled", "fewer unlabelled"])
+def test_two_processes_compute_what_one_does(batch, tmp_path):
     words = ("SOLVER.SYNC_BN", "True", "SOLVER.LR", "0.02", *USING)
 
     def one_epoch(number=0):
         torch.manual_seed(0)
         data = tiny_data(train=45, test=19, batch=16, extra=33)
+        data.extra.loader.batch_size = batch
         trainer = Trainer(tiny_cfg("DISTILLER.TYPE", "KD", *words), tiny_distiller("KD", *words), data)
         averages = trainer.one_epoch()
         return averages, {k: v.double().numpy().copy() for k, v in trainer.distiller.student.state_dict().items()}
 
     averages, weights = one_epoch()
     for its, state in in_processes(one_epoch, tmp_path).values():
-        assert its["extra"] == pytest.approx(averages["extra"], rel=1e-4)
+        assert {key: its[key] for key in ("ce", "kd", "extra")} == pytest.approx(
+            {key: averages[key] for key in ("ce", "kd", "extra")}, rel=1e-4
+        )
         for key, value in state.items():
             assert value == pytest.approx(weights[key], rel=1e-3, abs=1e-4), key
 

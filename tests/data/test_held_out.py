@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.data.held_out import held_out_samples, hold_out
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.distillers.kd import KD
-from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.errors import ConfigError, DataError
 from mdistiller_dfpt.runs.directory import RESULTS
 from mdistiller_dfpt.testing import tiny_batch, tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.training.trainer import Trainer
 
 from ..tiny_runs import fit, run_of
 
@@ -88,6 +90,69 @@ def test_all_processes_get_the_same_held_out_batch_and_shards_of_the_rest(monkey
         helds.append(held.batch(tiny_batch()).image)
     assert sorted(torch.cat(parts).tolist()) == sorted(whole.tolist())
     assert torch.equal(*helds)
+
+
+def damaged_files(root, *others, damage, split="train"):
+    """A dataset of files, of which those at the given positions of the training set are no images."""
+    words = write_data_set("folder", root)
+    cfg = tiny_cfg(*words, "DATASET.SIZE", "32", "DATASET.NUM_WORKERS", "0", "DATASET.ON_ERROR", "skip", *others)
+    paths = build_data(cfg).train.files.paths
+    for position in damage(paths):
+        Path(paths[position]).write_bytes(b"no image")
+    return cfg
+
+
+def test_where_no_image_of_a_batch_can_be_read_a_step_has_the_next_one_also_after_a_stop(tmp_path):
+    seed = 1
+    cfg = damaged_files(
+        tmp_path, "SOLVER.BATCH_SIZE", "2", "SOLVER.SEED", str(seed),
+        damage=lambda paths: held_out_samples(len(paths), 0.5, seed)[2:5].tolist(),
+    )  # fmt: skip
+    _, held = hold_out(build_data(cfg).train, 0.5)
+    steps = [tiny_batch(step=step, epoch=epoch) for epoch in (1, 2, 3) for step in range(1, held.steps + 1)]
+    read_on = [held.batch(step) for step in steps]
+    for step, batch in list(zip(steps, read_on, strict=True))[::-1]:
+        _, resumed = hold_out(build_data(cfg).train, 0.5)
+        assert torch.equal(resumed.batch(step).image, batch.image), f"epoch {step.epoch}, step {step.step}"
+    assert read_on[1] is read_on[2], "the second batch has no image, and the third one"
+    assert len(read_on[2].image) == read_on[2].size == 1
+    assert len(read_on[0].image) == 2
+    for path in held.loader.files.paths:
+        Path(path).write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of the .* held-out images can be read"):
+        hold_out(build_data(cfg).train, 0.5)[1].batch(steps[0])
+
+
+def test_they_are_not_among_the_unlabelled_images(holds_out, tmp_path):
+    message = r"DATASET.EXTRA.TYPE is digits; {} of the {} training images that KD holds out, .*: name other images"
+    cfg = tiny_cfg("DISTILLER.TYPE", "KD", "KD.LOSS.EXTRA_WEIGHT", "0.5", "DATASET.TYPE", "digits",
+                   "DATASET.EXTRA.TYPE", "digits")  # fmt: skip
+    with pytest.raises(ConfigError, match=message.format(358, 358)):
+        Trainer(cfg, tiny_distiller("KD", "KD.LOSS.EXTRA_WEIGHT", "0.5"), build_data(cfg, torch.device("cpu")))
+    root = tmp_path / "set"
+    words = ("DATASET.SIZE", "32", "DATASET.NUM_WORKERS", "0", "DATASET.EXTRA.TYPE", "images", "SOLVER.BATCH_SIZE", "2")
+    cfg = tiny_cfg(*write_data_set("folder", root), *words, "DATASET.EXTRA.ROOT", str(root))
+    with pytest.raises(ConfigError, match=r"training images that .* holds out"):
+        Trainer(cfg, tiny_distiller("KD", "KD.LOSS.EXTRA_WEIGHT", "0.5"), build_data(cfg, torch.device("cpu")))
+    fit(run_of("KD", tmp_path, "KD.LOSS.EXTRA_WEIGHT", "0.5", "SOLVER.EPOCHS", "1"))
+
+
+def test_a_list_counts_the_steps_and_the_rows_of_the_others(holds_out, tmp_path):
+    """36 of 48 samples: three steps of an epoch, and 36 rows of a memory bank."""
+    run = run_of("KD+TAID+CRD", tmp_path, "TAID.ADAPTIVE", "False", "SOLVER.BATCH_SIZE", "16", "CRD.NCE.K", "30")
+    taid, crd = (member.distiller for member in run.distiller.members[1:])
+    own = held_out_samples(48, 0.25, run.cfg.SOLVER.SEED)
+    assert (crd.num_drawn, taid.num_trained) == (36, 36)
+    drawn = []
+    plain = type(crd).draw
+    type(crd).draw, before = lambda self, batch: drawn.append(plain(self, batch)) or drawn[-1], type(crd).draw
+    try:
+        fit(run)
+    finally:
+        type(crd).draw = before
+    assert not set(torch.cat([rows.flatten() for rows in drawn]).tolist()) & set(own.tolist())
+    assert (crd.bank.labels[own] == -2).all()
+    assert (crd.bank.labels >= 0).sum() == 36
 
 
 def test_a_run_trains_on_the_others(holds_out, monkeypatch, tmp_path):

@@ -97,6 +97,15 @@ def test_too_few_rows_are_drawn_more_than_once(draw):
     assert only.shape == (1, 5), "a dataset of one class has no negatives, so any row is drawn"
 
 
+def test_rows_that_are_left_out_are_never_drawn(draw):
+    labels = torch.arange(40) % 4
+    labels[::2] = crd.LEFT_OUT
+    for k in (5, 30):
+        rows = draw(labels, torch.tensor([1, 3, 0]), k, 0, same=False)
+        assert (rows % 2 == 1).all()
+        assert len(rows[2].unique()) == min(k, 20), "as many as there are"
+
+
 def test_memory_for_the_draw_is_bounded(monkeypatch):
     monkeypatch.setattr(crd, "CHUNK", 100)
     seen = []

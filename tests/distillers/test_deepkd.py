@@ -150,8 +150,12 @@ def test_a_momentum_outside_zero_to_one_names_its_key():
 
 
 def test_a_method_whose_parts_are_one_term_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="SOLVER.TRAINER is deepkd; the term 'kd' matches the target and the other"):
-        fit(run_of("KD", tmp_path, *TRAINER))
+    message = r"SOLVER.TRAINER is deepkd; KD matches the target and the other classes at once"
+    with pytest.raises(ConfigError, match=message):
+        run_of("KD", tmp_path, *TRAINER)
+    with pytest.raises(ConfigError, match=r"DEEPKD\+KD matches"):
+        run_of("DEEPKD+KD", tmp_path, *TRAINER)
+    assert run_of("NONE", tmp_path, *TRAINER).distiller.has_parts, "without distillation there is nothing to divide"
 
 
 @pytest.mark.parametrize("name", ["DEEPKD", "DEEPKD_CRLD"])

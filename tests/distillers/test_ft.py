@@ -13,7 +13,6 @@ from mdistiller_dfpt.config.load import load_cfg
 from mdistiller_dfpt.distillers import build_distiller
 from mdistiller_dfpt.distillers.ft import FT, Paraphraser, factor_map, ft_loss
 from mdistiller_dfpt.errors import ConfigError, DivergedError
-from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.testing import (
     changed,
     snapshot,
@@ -27,7 +26,7 @@ from mdistiller_dfpt.testing import (
 from mdistiller_dfpt.training.signals import Stopped
 
 from ..golden import normal
-from ..tiny_runs import fit, outcome, run_of
+from ..tiny_runs import end_when, fit, outcome, run_of
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 PARAPHRASER = [f"{part}.{i}.{key}" for part in ("encoder", "decoder") for i in (0, 3, 6) for key in ("weight", "bias")]
@@ -120,21 +119,13 @@ def untrained(folder):
 @pytest.mark.parametrize("passes", [1, 2, 4])
 def test_a_run_that_ends_between_two_epochs_of_the_paraphraser_goes_on_with_the_next(passes, tmp_path, monkeypatch):
     whole = outcome(untrained(tmp_path / "whole"))
-    ended, save, calls, prepare = untrained(tmp_path / "ended"), Saver.save, [], FT.prepare
-
-    def save_and_stop(self, done):
-        save(self, done)
-        if done.prepared == passes:
-            raise InterruptedError
+    ended, calls, prepare = untrained(tmp_path / "ended"), [], FT.prepare
 
     def counted(self, batches):
         calls.append(next(iter(batches)).epoch)
         prepare(self, batches)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Saver, "save", save_and_stop)
-        with pytest.raises(InterruptedError):
-            fit(ended)
+    end_when(lambda done: done.prepared == passes, ended)
     saved = sorted(p.name for p in (ended.run / "checkpoints").iterdir())
     assert saved == [f"epoch-00000-pass-{n:05d}" for n in range(1, 5)][max(0, passes - 2) : passes]
     monkeypatch.setattr(FT, "prepare", counted)

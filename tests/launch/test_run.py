@@ -14,10 +14,12 @@ from safetensors.torch import save_file
 from mdistiller_dfpt import DATASETS, build_data, build_model, load_cfg
 from mdistiller_dfpt.commands import evaluate
 from mdistiller_dfpt.errors import CheckpointError, ConfigError
+from mdistiller_dfpt.launch.build import identity_of_run
 from mdistiller_dfpt.launch.networks import build_networks
 from mdistiller_dfpt.launch.run import config_of, run
-from mdistiller_dfpt.launch.trained import run_of_assistant
+from mdistiller_dfpt.launch.trained import run_of_assistant, trained_networks
 from mdistiller_dfpt.models.external.adapt import AdaptedModel
+from mdistiller_dfpt.runs.identity import write_identity
 
 ROOT = Path(__file__).parents[2]
 EVAL = evaluate.main
@@ -187,6 +189,42 @@ def test_a_teacher_of_other_classes_is_refused_before_it_is_trained(tmp_path, re
     with pytest.raises(ConfigError, match=message):
         run(cfg)
     assert list(tmp_path.rglob("checkpoints")) == []
+
+
+PARITY, SWAPPED = ("DATASET.SUPERCLASSES", "[0, 1]"), "[1, 0, 2, 3, 4, 5, 6, 7, 8, 9]"
+
+
+def taught_by(how, of_teacher, folder, *words):
+    """The teacher of a run, given by its config or by its directory, or the error."""
+    (folder / "teacher.yaml").write_text(f"DISTILLER: {{STUDENT: resnet14}}\nDATASET: {{TYPE: digits, {of_teacher}}}\n")
+    prefix = ["LOG.PREFIX", str(folder), "EXPERIMENT.DEVICE", "cpu", "SOLVER.BATCH_SIZE", "717"]
+    its = load_cfg(folder / "teacher.yaml", prefix)
+    data = build_data(its)
+    write_identity(folder, identity_of_run(its, data, ()))
+    weights = folder / "checkpoints" / "epoch-00001"
+    weights.mkdir(parents=True)
+    save_file(build_model("resnet14", num_classes=data.num_classes).state_dict(), weights / "student.safetensors")
+    path = {"TEACHER_CFG": folder / "teacher.yaml", "TEACHER_CKPT": weights}[how]
+    cfg = load_cfg(None, [*DIGITS, *prefix, "DISTILLER.TYPE", "KD", f"DISTILLER.{how}", str(path), *words])
+    return trained_networks(cfg, build_data(cfg), lambda *_: pytest.fail("a teacher is trained"))
+
+
+@pytest.mark.parametrize("how", ["TEACHER_CFG", "TEACHER_CKPT"])
+@pytest.mark.parametrize(
+    ("its", "mine"),
+    [("SUPERCLASSES: [1, 0]", PARITY), ("SUPERCLASSES: [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]", PARITY),
+     (f"SUPERCLASSES: {SWAPPED}", ()), ("", ("DATASET.SUPERCLASSES", SWAPPED))],
+)  # fmt: skip
+def test_a_teacher_whose_classes_were_joined_otherwise_is_refused(how, its, mine, tmp_path):
+    with pytest.raises(ConfigError, match=rf"{how} is .* with DATASET.SUPERCLASSES .* its classes are others"):
+        taught_by(how, its, tmp_path, *mine)
+
+
+@pytest.mark.parametrize("its", ["SUPERCLASSES: [0, 1]", "SUPERCLASSES: [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]"])
+def test_a_teacher_of_the_same_superclasses_teaches(its, tmp_path):
+    """Also where their list is written in another way."""
+    (teacher,) = taught_by("TEACHER_CKPT", its, tmp_path, *PARITY)
+    assert teacher.network.num_classes == 2
 
 
 def test_a_teacher_that_needs_itself_is_refused_in_one_line(cwd):

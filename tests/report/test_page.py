@@ -39,8 +39,9 @@ def write(folder, name, seed, top1, *, method="KD", paths=False, judged=True):
     last = {"last": top1, "best": top1 + 1, "best_epoch": 1, "mean_last_5": None}
     identity = {
         "config": {"DISTILLER.TYPE": method},
-        "data": {"classes": 2, "train_images": 9, "test_images": 4, "sha256": "0"}, "teachers": [{"name": "resnet20", "sha256": "1"}],
-    }  # fmt: skip
+        "data": {"classes": 2, "train_images": 9, "test_images": 4, "sha256": "0"},
+        "teachers": [{"name": "resnet20", "sha256": "1"}],
+    }
     protocol = {"seed": seed, "data": "tiny", "teacher": {"name": "resnet20", "top1": 90.0}, "settings": {"X.Y": 3}}
     results = {
         "method": method, "student": "resnet8", "protocol": protocol, "final": {"top1": last, "top5": last},

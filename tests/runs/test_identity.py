@@ -284,11 +284,24 @@ def test_a_method_that_computes_something_else_under_equal_keys_is_another_run(m
     [
         (("SOLVER.TYPE", "AdamW"), "AdamW"), (("SOLVER.TRAINER", "dot"), "dot"), (("DISTILLER.TYPE", "DIST"), "DIST"),
         (("DISTILLER.TYPE", "DFPTKD", "DFPTKD.LOGIT_LOSS", "DIST"), "DIST"),
+        (("DISTILLER.TYPE", "[CRLD, DEIT]"), "CRLD"), (("DISTILLER.TYPE", "[MCMI, DEIT]"), "MCMI"),
     ],
 )  # fmt: skip
 def test_what_has_changed_under_equal_keys_has_its_revision_in_the_identity(words, name):
+    assert revisions_of(words) == {f"{name}.revision": 2}
+
+
+def revisions_of(words):
     config = identity_of(tiny_cfg(*words), FileData, [])["config"]
-    assert {key: value for key, value in config.items() if key.endswith(".revision")} == {f"{name}.revision": 2}
+    return {key: value for key, value in config.items() if key.endswith(".revision")}
+
+
+def test_what_has_changed_in_some_lists_alone_has_its_revision_there():
+    """A second view of the images goes through the modules that another method adds: earlier, it did not."""
+    assert revisions_of(("DISTILLER.TYPE", "CRLD")) == revisions_of(("DISTILLER.TYPE", "[CRLD, KD]")) == {}
+    assert revisions_of(("DISTILLER.TYPE", "[KD, DEIT]")) == {}
+    both = revisions_of(("DISTILLER.TYPE", "[MLLD, SIMKD]"))
+    assert both == {"MLLD.revision": 3, "SIMKD.revision": 2}, "each has changed by itself as well"
 
 
 def test_the_file_of_a_users_network_is_part_of_the_identity(tmp_path, monkeypatch):

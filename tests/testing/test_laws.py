@@ -220,6 +220,10 @@ class TakesNumbersWhereLabelsAreMixed(Good):
     takes_soft_labels = True
 
 
+class SaysThatItsTermsHaveParts(Good):
+    has_parts = True
+
+
 class ReadsFeaturesThatItDoesNotDeclare(Good):
     needs_teacher_maps = False
 
@@ -264,6 +268,7 @@ BROKEN_DISTILLERS = [
     (TakesAStrongViewWhereThereIsOne, "a_strong_view_is_read_only_if_declared", "terms change with the strong view"),
     (ReadsUnlabelledImagesThatItDoesNotDeclare, "unlabelled_images_are_read_only_if_declared", "`needs_extra = True`"),
     (TakesNumbersWhereLabelsAreMixed, "soft_labels_replace_the_numbers_if_declared", "use `batch.labels`, or"),
+    (SaysThatItsTermsHaveParts, "its_terms_have_parts_if_declared", "the terms ['mine'] have no `part`: give them one"),
     (
         ReadsFeaturesThatItDoesNotDeclare,
         "the_teachers_features_are_read_only_if_declared",

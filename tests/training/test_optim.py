@@ -2,6 +2,8 @@
 
 import pytest
 
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.build import check_config
 from mdistiller_dfpt.testing import tiny_cfg, tiny_distiller
 from mdistiller_dfpt.training.optim import build_optimizer, build_schedule, set_learning_rate
 
@@ -12,6 +14,15 @@ def test_step_schedule_is_the_literatures():
     expected = {0: 0.05, 149.99: 0.05, 150: 0.005, 179.9: 0.005, 180: 0.0005, 210: 0.00005, 239.9: 0.00005}
     for progress, rate in expected.items():
         assert build_schedule(cfg)(progress) == pytest.approx(rate)
+
+
+def test_a_lowest_rate_above_the_first_is_refused_before_the_data_are_loaded():
+    words = ("SOLVER.LR", "0.01", "SOLVER.LR_MIN", "0.02")
+    cfg = tiny_cfg(*words, "SOLVER.SCHEDULE", "cosine")
+    for build in (build_schedule, check_config):
+        with pytest.raises(ConfigError, match="SOLVER.LR_MIN is 0.02; SOLVER.LR, from which the rate falls, is 0.01"):
+            build(cfg)
+    assert build_schedule(tiny_cfg(*words))(0) == 0.01, "the schedule step does not use it"
 
 
 def test_cosine_ends_at_the_lowest_rate():

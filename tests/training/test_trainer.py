@@ -25,7 +25,7 @@ from mdistiller_dfpt.training.loop import take_step
 from mdistiller_dfpt.training.optim import OPTIMIZERS, SCHEDULES
 from mdistiller_dfpt.training.trainer import Trainer
 
-from ..tiny_runs import after_each_step, end_after, final_state, fit, outcome, run_of, stopped_after
+from ..tiny_runs import after_each_step, end_after, end_when, final_state, fit, outcome, run_of, stopped_after
 
 METHODS = sorted(DISTILLERS)
 THREE = ("SOLVER.EPOCHS", "3")
@@ -54,16 +54,7 @@ def test_prepare_is_called_before_the_first_step_and_not_on_resume(words, tmp_pa
     monkeypatch.setattr(DISTILLERS["KD"], "prepare", lambda self, batches: calls.append(len(list(batches))))
     first = run_of("KD", tmp_path, *THREE, *words)
     calls.clear()  # building a tiny distiller prepares it
-    save = Saver.save
-
-    def save_and_stop(self, done):
-        save(self, done)
-        raise InterruptedError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Saver, "save", save_and_stop)
-        with pytest.raises(InterruptedError):
-            fit(first)
+    end_when(lambda done: True, first)
     assert calls == [3], "once, with all batches"
     assert (len(first.epochs), first.step) == ((0, 2) if words else (1, 0))
     resumed = run_of("KD", tmp_path, *THREE, *words)
@@ -239,23 +230,15 @@ def test_checkpoints_within_an_epoch_are_due_by_steps_or_by_the_clock(words, exp
 
 def test_the_seconds_of_an_epoch_resumed_within_it_are_those_of_all_its_steps(tmp_path, monkeypatch):
     """A step of 16 images takes a second here; two of the three of the first epoch were taken before."""
-    now, save = [0.0], Saver.save
+    now = [0.0]
 
     def tick(_):
         now[0] += 1
 
-    def stop_in_epoch(self, done):
-        save(self, done)
-        if done.step == 2:
-            raise InterruptedError
-
     words = ("LOG.SAVE_EVERY", "2 steps")
     with monkeypatch.context() as patch:
         patch.setattr("time.monotonic", lambda: now[0])
-        patch.setattr(Saver, "save", stop_in_epoch)
-        with pytest.raises(InterruptedError):
-            fit(after_each_step(run_of("NONE", tmp_path, *words), tick))
-        patch.setattr(Saver, "save", save)
+        end_when(lambda done: done.step == 2, after_each_step(run_of("NONE", tmp_path, *words), tick))
         results = fit(after_each_step(run_of("NONE", tmp_path, *words), tick), resume=True)
     assert now == [6.0]
     assert [(e["seconds"], e["images_per_second"]) for e in results["epochs"]] == [(3.0, 16.0), (3.0, 16.0)]
