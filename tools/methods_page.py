@@ -1,15 +1,15 @@
-"""Writes the table of docs/methods.md: python tools/methods_page.py.
+"""Writes the index of papers and the table of docs/methods.md: python tools/methods_page.py.
 
-The facts of a method are in its own files: the docstring of its module (what is matched and the paper; after `Code:`
-the code that it was compared with; after `Differs:` what is unlike that code), the head of its base.yaml below
-configs/cifar100 (weights and recipe), results/official_losses.json (the measured differences), the published values of
-configs/tables, and the results of configs/tables/study.yaml.
+The facts of a method are in its own files: the docstring of its module (its name in the field, what is matched, authors
+and year; after `Paper:` the title; after `Code:` the code that it was compared with; after `Differs:` what is unlike
+that code), the head of its base.yaml below configs/cifar100 (weights and recipe), results/official_losses.json (the
+measured differences), the published values of configs/tables, and the results of configs/tables/study.yaml.
 """
 
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ ROOT = Path(__file__).parents[1]
 PAGE, CONFIGS = ROOT / "docs/methods.md", ROOT / "configs"
 RECORD = ROOT / "results/official_losses.json"
 PAIRS = ("res32x4_res8x4", "res32x4_shuv2")
-START, END = "<!-- written by tools/methods_page.py -->\n", "<!-- end -->\n"
+PAIR = PAIRS[0]  # of the index, as an example
+START, END = "<!-- {} written by tools/methods_page.py -->\n", "<!-- end -->\n"
+INDEX_HEAD = ("name", "paper", "authors", "`python tools/train.py --cfg`")
 HEAD = (
     "`DISTILLER.TYPE`", "what is matched", "compared with", "equal to", "differs", "configs/cifar100",
     "published, to ResNet8x4 / ShuffleV2", "ours, study below",
@@ -33,14 +35,16 @@ HEAD = (
 
 
 def fields(source: Path) -> dict[str, str]:
-    """The first paragraph of a module's docstring, and those that begin with `Code:` and `Differs:`."""
+    """The first paragraph of a module's docstring, `Name: What (Authors).`, and those of `Paper`, `Code`, `Differs`."""
     docstring = re.match(r'"""(.*?)"""', source.read_text(encoding="utf-8"), re.S)
     assert docstring, f"{source} has no docstring"
     first, *more = (" ".join(paragraph.split()) for paragraph in docstring[1].split("\n\n"))
-    found = {"What": first.partition(": ")[2]}
+    name, _, what = first.partition(": ")
+    authors = re.search(r"\(([^()]+)\)\.$", what)
+    found = {"Name": name, "What": what, "Authors": authors[1] if authors else ""}
     for paragraph in more:
         key, colon, text = paragraph.partition(": ")
-        if colon and key in ("Code", "Differs"):
+        if colon and key in ("Paper", "Code", "Differs"):
             found[key] = text.rstrip(".")
     return found
 
@@ -52,6 +56,16 @@ def sources() -> dict[str, Path]:
     found = {name: _file_of(cls) for name, cls in [*sorted(methods.items()), *sorted(kinds.items())]}
     trainers = [name for name in recorded() if name not in {**DISTILLERS, **TEACHERS}]
     return {**found, **{name: ROOT / f"mdistiller_dfpt/training/{name}.py" for name in trainers}}
+
+
+def papers() -> dict[Path, list[str]]:
+    """{file that names a paper: the methods, kinds of teacher or trainers in it}."""
+    found: dict[Path, list[str]] = {}
+    others = {name: _file_of(cls) for name, cls in [*DISTILLERS.items(), *TEACHERS.items()]}
+    for name, source in {**sources(), **others}.items():
+        if "Paper" in fields(source):
+            found.setdefault(source, []).append(name)
+    return found
 
 
 def _file_of(cls: type) -> Path:
@@ -132,6 +146,31 @@ def ours(folder: str) -> str:
     return "-"
 
 
+def commands(name: str, folders: Sequence[str]) -> list[str]:
+    """Values of --cfg that run a method: of its folders those named after it, if any; without one, its key and value.
+
+    A teacher that is fine-tuned in a run of its own is the teacher of the run in the folder without `_teacher`.
+    """
+    own = [folder for folder in folders if folder.startswith(name.lower())] or folders
+    return [f"`cifar100/{folder.removesuffix('_teacher')}/{PAIR}`" for folder in own] or [title_of(name)]
+
+
+def index() -> str:
+    """The papers in the order of the names that the field uses, in Markdown."""
+    own_folders = folders()
+    rows = []
+    for source, names in papers().items():
+        facts = fields(source)
+        runs = dict.fromkeys(run for name in names for run in commands(name, own_folders.get(name, [])))
+        rows.append((facts["Name"], facts["Paper"], facts["Authors"], "<br>".join(runs)))
+    rows.sort(key=lambda row: row[0].casefold())
+    return _markdown([INDEX_HEAD, ("---",) * len(INDEX_HEAD), *rows])
+
+
+def _markdown(rows: Iterable[Sequence[str]]) -> str:
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
 def table() -> str:
     """The table, in Markdown."""
     own_folders = folders()
@@ -144,16 +183,20 @@ def table() -> str:
             title_of(name), facts["What"].rstrip("."), facts.get("Code", "-"), equal_to(name, facts.get("Code", "")),
             facts.get("Differs", ""), recipe, published(first), ours(first),
         ))  # fmt: skip
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+    return _markdown(rows)
 
 
 def page() -> str:
-    """The page with a new table."""
-    before, found, rest = PAGE.read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    if not (found and end):
-        raise SystemExit(f"{PAGE} has no place for the table: add the lines {START.strip()} and {END.strip()}")
-    return f"{before}{START}\n{table()}\n{END}{after}"
+    """The page with a new index and a new table."""
+    text = PAGE.read_text(encoding="utf-8")
+    for what, block in (("index", index()), ("table", table())):
+        start = START.format(what)
+        before, found, rest = text.partition(start)
+        _, end, after = rest.partition(END)
+        if not (found and end):
+            raise SystemExit(f"{PAGE} has no place for the {what}: add the lines {start.strip()} and {END.strip()}")
+        text = f"{before}{start}\n{block}\n{END}{after}"
+    return text
 
 
 def main() -> None:

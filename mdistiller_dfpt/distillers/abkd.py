@@ -1,5 +1,7 @@
 """ABKD: the alpha-beta-divergence of softened probabilities (Wang et al., 2025, ICML, arXiv:2505.04560).
 
+Paper: ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via α-β-Divergence.
+
 Code: ghwang-s/abkd df81318, standard_classification/distiller_zoo/abkl.py:6-92.
 
 Differs: where alpha, beta or their sum is 0, this is the limit of the general case; the code's lacks a factor, 1 over

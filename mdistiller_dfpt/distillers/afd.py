@@ -1,5 +1,7 @@
 """AFD: match all pairs of attention maps, weighted by a learned attention (Ji et al., 2021, arXiv:2102.02973).
 
+Paper: Show, Attend and Distill: Knowledge Distillation via Attention-based Feature Matching.
+
 Code: clovaai/attention-feature-distillation dd990d0, distill/AFD.py:11-120, utils.py:66-93.
 
 Differs: the maps are those after the stages; the code takes those after the residual blocks.

@@ -1,4 +1,6 @@
-"""AID: a teacher fine-tuned towards a trained student (Qian et al., 2025, "A Good Teacher Adapts", ICCV).
+"""AID: a teacher fine-tuned towards a trained student (Qian et al., 2025, ICCV).
+
+Paper: A Good Teacher Adapts Their Knowledge for Distillation.
 
 Code: none found.
 

@@ -1,5 +1,8 @@
 """AT: match spatial attention maps (Zagoruyko & Komodakis, 2017, arXiv:1612.03928).
 
+Paper: Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via Attention
+Transfer.
+
 Code: szagoruyko/attention-transfer 893df54, utils.py:18-23; megvii-research/mdistiller a08d46f,
 mdistiller/distillers/AT.py.
 

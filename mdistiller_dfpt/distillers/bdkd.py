@@ -1,4 +1,6 @@
-"""BD-KD: forward and reverse divergence, weighted per sample by the gap of entropies (Amara et al., arXiv:2212.12965).
+"""BD-KD: forward and reverse divergence, weighted by the gap of entropies (Amara et al., 2022, arXiv:2212.12965).
+
+Paper: BD-KD: Balancing the Divergences for Online Knowledge Distillation.
 
 Code: none found.
 

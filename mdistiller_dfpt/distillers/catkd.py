@@ -1,4 +1,6 @@
-"""CAT-KD: match class activation maps (Guo et al., 2023, CVPR, "Class Attention Transfer").
+"""CAT-KD: match class activation maps (Guo et al., 2023, CVPR).
+
+Paper: Class Attention Transfer Based Knowledge Distillation.
 
 Code: GzyAftermath/CAT-KD 4467073, mdistiller/distillers/CAT_KD.py:72-81, models/cifar/resnet.py:245.
 

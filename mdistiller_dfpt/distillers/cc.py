@@ -1,4 +1,6 @@
-"""CC: match differences of neighbouring samples (Peng et al., 2019, arXiv:1904.01802, as in RepDistiller).
+"""CC: match differences of neighbouring samples, as in RepDistiller (Peng et al., 2019, arXiv:1904.01802).
+
+Paper: Correlation Congruence for Knowledge Distillation.
 
 Code: HobbitLong/RepDistiller b84f547, distiller_zoo/CC.py:7-17, which says that it is the authors' own, restructured.
 

@@ -1,5 +1,7 @@
 """CRD: contrast each embedding with those of the other network (Tian et al., 2020, arXiv:1910.10699).
 
+Paper: Contrastive Representation Distillation.
+
 Code: HobbitLong/RepDistiller b84f547, crd/; megvii-research/mdistiller a08d46f, mdistiller/distillers/CRD.py.
 """
 

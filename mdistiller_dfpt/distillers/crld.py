@@ -1,5 +1,7 @@
 """CRLD: KD within and across two views, where the teacher is sure (Zhang et al., 2024, arXiv:2412.16493).
 
+Paper: Cross-View Consistency Regularisation for Knowledge Distillation.
+
 Code: haiduo/DeepKD afb5964, mdistiller/distillers/CRLD.py:7-132 (a copy of others; the authors' own was not found).
 """
 

@@ -1,5 +1,7 @@
 """CTKD: a temperature learned adversarially, with a curriculum (Li et al., 2023, arXiv:2211.16231).
 
+Paper: Curriculum Temperature for Knowledge Distillation.
+
 Code: zhengli97/CTKD 7d52522, models/temp_global.py:13-36, helper/loops.py:133-141, train_student.py:186-202.
 """
 

@@ -1,5 +1,7 @@
 """DeepKD: DKD's parts on the teacher's first classes, a momentum for each (Huang et al., 2025, arXiv:2505.15133).
 
+Paper: DeepKD: A Deeply Decoupled and Denoised Knowledge Distillation Trainer.
+
 Code: haiduo/DeepKD afb5964, mdistiller/distillers/_base.py:97-174, mdistiller/distillers/KD.py:46-64,
 mdistiller/distillers/DKD.py:81-101, mdistiller/distillers/CRLD.py:58-120, mdistiller/engine/deepkd.py:16-252.
 

@@ -1,5 +1,7 @@
 """DeiT: a distillation token, whose head learns from the teacher alone (Touvron et al., 2021, arXiv:2012.12877).
 
+Paper: Training data-efficient image transformers & distillation through attention.
+
 Code: facebookresearch/deit 7e160fe, losses.py:9-64.
 
 Differs: a student without a distillation token gets a second linear classifier of its pooled feature instead.

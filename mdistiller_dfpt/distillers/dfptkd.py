@@ -1,4 +1,6 @@
-"""DFPT-KD and DFPT-KD+: KD from both paths of a dual-path teacher (arXiv:2506.18244).
+"""DFPT-KD and DFPT-KD+: KD from both paths of a dual-path teacher (Li et al., 2025, arXiv:2506.18244).
+
+Paper: Dual-Forward Path Teacher Knowledge Distillation: Bridging the Capacity Gap Between Teacher and Student.
 
 Code: none published.
 

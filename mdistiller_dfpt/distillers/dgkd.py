@@ -1,5 +1,7 @@
 """DGKD: KD from the teacher and all assistants (Son et al., 2021, arXiv:2009.08825).
 
+Paper: Densely Guided Knowledge Distillation using Multiple Teacher Assistants.
+
 Code: wonchulSon/DGKD 2599350, train.py:104-129, with its weights divided by the number of classes.
 
 Differs: the divergence is a mean over the batch, as in KD; in the code it is one over the classes as well, so that a

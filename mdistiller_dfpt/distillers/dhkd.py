@@ -1,5 +1,7 @@
 """DHKD: a second head on the student's feature that matches the teacher's logits (Yang et al., 2024, arXiv:2411.08937).
 
+Paper: Dual-Head Knowledge Distillation: Enhancing Logits Utilization with an Auxiliary Head.
+
 Code: penghui-yang/DHKD 7976c69, distiller_zoo/BinaryKLNorm.py:6-20, models/classifier.py:4-18,
 helper/optimizer.py:10-134.
 

@@ -1,5 +1,7 @@
 """DiffKD: denoise the student's features by a diffusion model of the teacher's (Huang et al., 2023, arXiv:2305.15712).
 
+Paper: Knowledge Diffusion for Distillation.
+
 Code: hunto/image_classification_sota 6f7a70a, lib/models/losses/diffkd/, lib/models/losses/kd_loss.py:75-157.
 
 Differs: maps of unequal size are pooled to the smaller one; the code refuses them.

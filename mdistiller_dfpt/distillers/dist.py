@@ -1,5 +1,7 @@
 """DIST: match correlations instead of probabilities (Huang et al., 2022, arXiv:2205.10536).
 
+Paper: Knowledge Distillation from A Stronger Teacher.
+
 Code: hunto/image_classification_sota 6f7a70a, lib/models/losses/dist_kd.py:4-34.
 """
 

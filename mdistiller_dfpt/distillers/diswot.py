@@ -1,4 +1,6 @@
-"""DISWOT: match sample relations and the classifiers' gradients (Dong, Li & Wei, 2023, arXiv:2303.15678).
+"""DisWOT: match sample relations and the classifiers' gradients (Dong, Li & Wei, 2023, arXiv:2303.15678).
+
+Paper: DisWOT: Student Architecture Search for Distillation WithOut Training.
 
 Code: lilujunai/DisWOT-CVPR2023 dffe4e6, README.md:15-67 (both metrics of the search), distiller_zoo/SP.py:8-31,
 distiller_zoo/ICKD.py:36-67.

@@ -1,5 +1,7 @@
 """DKD: the KD loss as two separately weighted parts (Zhao et al., 2022, arXiv:2203.08679).
 
+Paper: Decoupled Knowledge Distillation.
+
 Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/DKD.py; on standardised logits
 sunshangquan/logit-standardization-KD f6e5aa5, mdistiller/distillers/DKD.py:7-40.
 """

@@ -1,4 +1,6 @@
-"""EAKD: samples weighted by the teacher's entropy and the student's (Su et al., 2023, arXiv:2311.13621).
+"""EA-KD: samples weighted by the teacher's entropy and the student's (Su et al., 2023, arXiv:2311.13621).
+
+Paper: EA-KD: Entropy-based Adaptive Knowledge Distillation.
 
 Code: cpsu00/EA-KD 6fb4c06, mdistiller/distillers/KD.py:8-26, mdistiller/distillers/DKD.py:7-49.
 

@@ -1,5 +1,7 @@
 """ESKD: an early-stopped teacher, and distillation that ends early (Cho & Hariharan, 2019, arXiv:1910.01348).
 
+Paper: On the Efficacy of Knowledge Distillation.
+
 The early-stopped teacher is set by DISTILLER.TEACHER_CFG: a config with fewer epochs. This file implements the other
 half: the distillation term ends, and the student continues with the labels only.
 

@@ -1,5 +1,7 @@
 """FBT: a fusion of student and teacher mediates between the two (Li et al., 2025, arXiv:2410.12342).
 
+Paper: Fuse Before Transfer: Knowledge Fusion for Heterogeneous Distillation.
+
 Code: none found.
 
 Differs: none published. Not confirmed are the patch size, window, heads and position of the attention block, the

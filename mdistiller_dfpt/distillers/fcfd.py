@@ -1,5 +1,7 @@
 """FCFD: match features by their function in the other network's last stages (Liu et al., 2023, arXiv:2304.11832).
 
+Paper: Function-Consistent Feature Distillation.
+
 Code: LiuDongyang6/FCFD 2aefb7b, classification/models/meta.py:42-196, classification/cifar/main.py:295-373.
 
 Differs: the bridges are between activations; the code takes maps before the ReLU in all networks but ResNet. The

@@ -1,5 +1,7 @@
 """FitNet: regress an intermediate feature map of the teacher (Romero et al., 2015, arXiv:1412.6550).
 
+Paper: FitNets: Hints for Thin Deep Nets.
+
 Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/FitNet.py and _common.py (the authors' own was not
 compared).
 

@@ -1,5 +1,7 @@
 """FT: match factors; the teacher's come from an autoencoder of its map (Kim et al., 2018, arXiv:1802.04977).
 
+Paper: Paraphrasing Complex Network: Network Compression via Factor Transfer.
+
 Code: HobbitLong/RepDistiller b84f547, distiller_zoo/FT.py:7-30, models/util.py:7-62, helper/pretrain.py (the authors'
 Factor-Transfer-pytorch 19cce26 was read, not run).
 

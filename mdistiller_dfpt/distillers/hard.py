@@ -1,5 +1,7 @@
 """HARD: images augmented so that teacher and student disagree (Nix et al., 2023, arXiv:2305.14890).
 
+Paper: HARD: Hard Augmentations for Robust Distillation.
+
 Code: none found.
 
 Differs: written from the abstract, the only text at hand. Not confirmed are the form of the augmentation (one affine

@@ -1,5 +1,7 @@
 """ICKD: match the correlations between channels (Liu et al., 2021, arXiv:2202.03680).
 
+Paper: Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation.
+
 Code: ADLab-AutoDrive/ICKD 403b8d3, Cifar100/distiller_zoo/ICKD.py:19-56, Cifar100/helper/loops.py:151-155.
 """
 

@@ -1,5 +1,7 @@
 """ITRD: match correlations and mutual information of the embeddings (Miles et al., 2022, arXiv:2112.00459).
 
+Paper: Information Theoretic Representation Distillation.
+
 Code: roymiles/ITRD 5d08c6b, distiller_zoo/IT.py:49-128.
 
 Differs: a channel that is constant over the batch counts as uncorrelated; in the code the loss is then not a number.

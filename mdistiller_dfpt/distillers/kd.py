@@ -1,5 +1,7 @@
 """KD: match softened class probabilities (Hinton et al., 2015, arXiv:1503.02531).
 
+Paper: Distilling the Knowledge in a Neural Network.
+
 Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/KD.py; HobbitLong/RepDistiller b84f547,
 distiller_zoo/KD.py (none by the authors).
 """

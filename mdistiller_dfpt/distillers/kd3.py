@@ -1,5 +1,7 @@
 """KD3: unlabelled images from the web, selected by both networks (Tang et al., 2023, arXiv:2307.11469).
 
+Paper: Distribution Shift Matters for Knowledge Distillation with Webly Collected Images.
+
 Code: none found.
 
 Differs: the paper's equations could not be read. Its three parts are as its abstract and section titles describe them:

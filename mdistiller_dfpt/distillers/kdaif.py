@@ -1,4 +1,6 @@
-"""KDAIF: samples weighted by their influence on held-out ones (Wu et al., 2025, arXiv:2501.02705).
+"""KD-AIF: samples weighted by their influence on held-out ones (Wu et al., 2025, arXiv:2501.02705).
+
+Paper: Knowledge Distillation with Adapted Weight.
 
 Code: Sharonwu96/KD-AIF 201330e, pytorch_influence_functions/influence_function.py:10-126,
 calc_influence_function.py:163-260, KD_with_IF.ipynb (cells 3 and 4), KD_without_IF.ipynb (cell 10).

@@ -1,4 +1,6 @@
-"""KD++: KD, and features along their class direction, with norms at least the teacher's (arXiv:2305.17007).
+"""KD++: KD and features along the class direction, no shorter than the teacher's (Wang et al., 2023, arXiv:2305.17007).
+
+Paper: Improving Knowledge Distillation via Regularizing Feature Norm and Direction.
 
 Code: WangYZ1608/Knowledge-Distillation-via-ND fc6f3f9, CIFAR/utils.py:44-66, train_cifar_kd.py,
 Models/embtrans_cifar.py.

@@ -1,5 +1,7 @@
 """KD-SVD: match relations between stages, each compressed to singular vectors (Lee et al., 2018, ECCV).
 
+Paper: Self-supervised Knowledge Distillation Using Singular Value Decomposition.
+
 Code: HobbitLong/RepDistiller b84f547, distiller_zoo/KDSVD.py, bit for bit where both call the same LAPACK routine.
 No value is recorded: it depends on the signs of singular vectors, which the routines choose.
 

@@ -1,5 +1,7 @@
 """LDRLD: match all pairs among the student's first classes (Xu et al., 2025, ICCV, arXiv:2507.15911).
 
+Paper: Local Dense Logit Relations for Enhanced Knowledge Distillation.
+
 Code: yema-web/LDRLD b4dcfc9, distiller_zoo/LDRLD.py:7-87.
 """
 

@@ -1,5 +1,7 @@
 """LELP: subclasses along principal components of the teacher's embeddings (Loo et al., 2024, arXiv:2409.20449).
 
+Paper: Linear Projections of Teacher Embeddings for Few-Class Distillation.
+
 The paper is for few classes; with many, it comes close to KD. The published text that could be read gives the steps and
 the probabilities of the subclasses; not confirmed: that coordinates are from the class's mean, one rotation for each
 class, and the numbers of subclasses and temperatures.

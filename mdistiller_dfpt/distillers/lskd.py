@@ -1,5 +1,7 @@
 """LSKD: standardise the logits before KD (Sun et al., 2024, arXiv:2403.01427).
 
+Paper: Logit Standardization in Knowledge Distillation.
+
 Code: sunshangquan/logit-standardization-KD f6e5aa5, mdistiller/distillers/KD.py:7-19.
 """
 

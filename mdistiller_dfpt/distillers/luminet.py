@@ -1,4 +1,6 @@
-"""LUMINET: KD on logits that are calibrated per class over the batch (Hossain et al., 2025, TMLR, arXiv:2310.03669).
+"""LumiNet: KD on logits that are calibrated per class over the batch (Hossain et al., 2025, TMLR, arXiv:2310.03669).
+
+Paper: LumiNet: Perception-Driven Knowledge Distillation via Statistical Logit Calibration.
 
 Code: ismail31416/LumiNet 8cf749b, mdistiller/distillers/Luminet.py:6-48.
 

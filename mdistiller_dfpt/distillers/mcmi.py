@@ -1,5 +1,7 @@
 """MCMI: a teacher fine-tuned to spread the predictions within a class (Ye et al., 2024, arXiv:2401.08732).
 
+Paper: Bayes Conditional Distribution Estimation for Knowledge Distillation Based on Conditional Mutual Information.
+
 Code: iclr2024mcmi/ICLRMCMI d12f354, CIFAT-100KD/losses.py:10-19, FineTuneTeacher.py:121-157, helper/loops.py:67-94,
 centroid.py:99-115.
 

@@ -1,5 +1,7 @@
 """MGD: generate the teacher's map from the student's with masked channels (Yang et al., 2022, arXiv:2205.01529).
 
+Paper: Masked Generative Distillation.
+
 Code: yzd-v/MGD 2c9da0b, cls/mmcls/distillation/losses/mgd.py:18-71.
 
 Differs: maps of unequal size are pooled to the smaller one; the code refuses them.

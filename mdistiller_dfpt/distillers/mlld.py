@@ -1,5 +1,7 @@
 """MLLD: match predictions at instance, batch and class level, at several temperatures (Jin et al., 2023, CVPR).
 
+Paper: Multi-Level Logit Distillation.
+
 Code: Jin-Ying/Multi-Level-Logit-Distillation 5ee473f, mdistiller/distillers/KD_ours.py:89-255,
 mdistiller/dataset/cifar100.py:272-334.
 

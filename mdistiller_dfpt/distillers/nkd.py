@@ -1,5 +1,8 @@
 """NKD: a normalised non-target loss and a soft target loss (Yang et al., 2023, arXiv:2303.13005).
 
+Paper: From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and
+Customized Soft Labels.
+
 Code: yzd-v/cls_KD 1e5d48f, mmcls/models/dis_losses/nkd.py:23-51.
 """
 

@@ -1,4 +1,6 @@
-"""NORMKD: a temperature for each sample, its logits' standard deviation (Chi et al., 2023, arXiv:2308.00520).
+"""NormKD: a temperature for each sample, its logits' standard deviation (Chi et al., 2023, arXiv:2308.00520).
+
+Paper: NormKD: Normalized Logits for Knowledge Distillation.
 
 Code: gizi1/NormKD 279371b, mdistiller/distillers/NormKD.py:8-23.
 """

@@ -1,5 +1,7 @@
 """NST: match the distribution of channel activations (Huang & Wang, 2017, arXiv:1707.01219).
 
+Paper: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer.
+
 Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/NST.py:8-35; HobbitLong/RepDistiller b84f547,
 distiller_zoo/NST.py (the authors' MXNet code was read, not run).
 """

@@ -1,5 +1,7 @@
 """OFA-KD: each stage of the student predicts classes, whatever its architecture (Hao et al., 2023, arXiv:2310.19444).
 
+Paper: One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation.
+
 Code: Hao840/OFAKD f7bb896, distillers/ofa.py:13-140, distillers/utils.py.
 
 Differs: a class token is not part of the maps, so heads of transformers take the mean of the tokens; where no tokens

@@ -1,5 +1,7 @@
 """OFD: match preactivations above a margin (Heo et al., 2019, arXiv:1904.01866).
 
+Paper: A Comprehensive Overhaul of Feature Distillation.
+
 Code: clovaai/overhaul-distillation 76344a8, CIFAR-100/distiller.py:9-13, 66-70; megvii-research/mdistiller a08d46f,
 mdistiller/distillers/OFD.py.
 

@@ -1,5 +1,7 @@
 """PAT: match the stages of a prompted teacher, aligned by attention (Lin et al., 2025, ICCV, arXiv:2501.08885).
 
+Paper: Perspective-Aware Teaching: Adapting Knowledge for Heterogeneous Distillation.
+
 Code: jimmylin0979/PAT a7aff3f, distillers/pat.py:39-89, 441-594, 681-711, 812-1046 (its step, lines 374-434, was read,
 not run).
 

@@ -1,5 +1,7 @@
 """PKT: match the probability that two samples are neighbours (Passalis & Tefas, 2018, arXiv:1803.10837).
 
+Paper: Learning Deep Representations with Probabilistic Knowledge Transfer.
+
 Code: passalis/probabilistic_kt a58fd1b, nn/pkt.py:88-113; megvii-research/mdistiller a08d46f,
 mdistiller/distillers/PKT.py.
 """

@@ -1,5 +1,7 @@
 """PLD: the likelihood of the teacher's ranking, with the label put first (Bassam et al., 2025, arXiv:2506.12542).
 
+Paper: PLD: A Choice-Theoretic List-Wise Knowledge Distillation.
+
 Code: arXiv:2506.12542v3, the listing of appendix C (no repository found).
 """
 

@@ -1,5 +1,7 @@
 """ReviewKD: each teacher stage supervises all deeper student stages (Chen et al., 2021, arXiv:2104.09044).
 
+Paper: Distilling Knowledge via Knowledge Review.
+
 Code: dvlab-research/ReviewKD cede6ea, CIFAR-100/model/reviewkd.py:20-56, 160-177; megvii-research/mdistiller a08d46f,
 mdistiller/distillers/ReviewKD.py.
 

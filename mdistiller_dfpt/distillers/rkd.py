@@ -1,5 +1,7 @@
 """RKD: match distances and angles between samples (Park et al., 2019, arXiv:1904.05068).
 
+Paper: Relational Knowledge Distillation.
+
 Code: lenscloth/RKD 0a6c3c0, metric/loss.py; megvii-research/mdistiller a08d46f, mdistiller/distillers/RKD.py:8-50.
 """
 

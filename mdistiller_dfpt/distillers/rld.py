@@ -1,5 +1,7 @@
 """RLD: KD with a teacher whose errors are refined by the labels (Sun et al., 2024, arXiv:2408.07703).
 
+Paper: Knowledge Distillation with Refined Logits.
+
 Code: zju-SWJ/RLD d54578f, mdistiller/distillers/RLD.py:6-66.
 """
 

@@ -1,5 +1,7 @@
 """SDD: match logits of the image's regions (Wei et al., 2024, CVPR, arXiv:2403.13512).
 
+Paper: Scale Decoupled Distillation.
+
 Code: shicaiwei123/SDD-CVPR2024 e412036, mdistiller/distillers/KD.py:16-98, mdistiller/distillers/SDD_DKD.py:9-124,
 mdistiller/models/cifar/utils.py:5-39.
 

@@ -1,5 +1,7 @@
 """SimKD: the student reuses the teacher's classifier and learns its input (Chen et al., 2022, arXiv:2203.14001).
 
+Paper: Knowledge Distillation with the Reused Teacher Classifier.
+
 Code: DefangChen/SimKD 2b389c3, models/util.py:188-236, train_student.py:269-272.
 """
 

@@ -1,4 +1,6 @@
-"""SINKD: the transport cost between the student's and the teacher's batch (Cui et al., 2024, arXiv:2402.17110).
+"""SinKD: the transport cost between the student's and the teacher's batch (Cui et al., 2024, arXiv:2402.17110).
+
+Paper: Sinkhorn Distance Minimization for Knowledge Distillation.
 
 Code: 2018cx/SinKD 1ffac90, loss.py:7-18,119-139.
 

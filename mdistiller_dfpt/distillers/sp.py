@@ -1,5 +1,7 @@
 """SP: match pairwise similarities of samples (Tung & Mori, 2019, arXiv:1907.09682).
 
+Paper: Similarity-Preserving Knowledge Distillation.
+
 Code: HobbitLong/RepDistiller b84f547, distiller_zoo/SP.py (verified by the paper's author, as it says);
 megvii-research/mdistiller a08d46f, mdistiller/distillers/SP.py.
 """

@@ -1,5 +1,7 @@
 """TAID: a target that moves from the student's logits to the teacher's (Shing et al., 2025, ICLR, arXiv:2501.16937).
 
+Paper: TAID: Temporally Adaptive Interpolated Distillation for Efficient Knowledge Transfer in Language Models.
+
 Code: SakanaAI/TAID a062892, src/distil_losses/taid.py:9-108, src/distil_losses/fkl.py:10-26.
 
 Differs: the code is for language models: its tokens are samples here, and its temperature is 1. The paper's objective,

@@ -1,5 +1,7 @@
 """TAKD: KD from the last of a chain of assistants (Mirzadeh et al., 2020, arXiv:1902.03393).
 
+Paper: Improved Knowledge Distillation via Teacher Assistant.
+
 Code: imirzadeh/Teacher-Assistant-Knowledge-Distillation 0f8168f, train.py:87-99, with its weights divided by the number
 of classes.
 

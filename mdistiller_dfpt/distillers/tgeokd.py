@@ -1,4 +1,6 @@
-"""TGEOKD: a learned share of the teacher and of the labels for each sample (Hu et al., 2024, arXiv:2312.15112).
+"""TGeo-KD: a learned share of the teacher and of the labels for each sample (Hu et al., 2024, arXiv:2312.15112).
+
+Paper: Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation.
 
 Code: Chengming0501/TGeo-KD 5a69cbe, src/fusion_ratio_bilevel.py:54-102, 126-150, src/network.py:16-36.
 

@@ -1,5 +1,7 @@
 """TRG: match a graph of tokens across the images of a batch (Zhang et al., 2023, arXiv:2306.12442).
 
+Paper: Knowledge Distillation via Token-level Relationship Graph.
+
 Code: none found.
 
 Differs: written from a summary of the paper, whose weights, k, sigma, patch size, number of sampled tokens and schedule

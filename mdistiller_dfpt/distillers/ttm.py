@@ -1,5 +1,7 @@
 """TTM, WTTM: match the student's own probabilities to a power of the teacher's (Zheng & Yang, 2024, arXiv:2402.11148).
 
+Paper: Knowledge Distillation Based on Transformed Teacher Matching.
+
 Code: zkxufo/TTM fe457b3, distiller_zoo/ttm.py:13-21, distiller_zoo/wttm.py:13-21.
 """
 

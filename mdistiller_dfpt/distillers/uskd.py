@@ -1,5 +1,8 @@
 """USKD: soft labels made of the student's own predictions, without a teacher (Yang et al., 2023, arXiv:2303.13005).
 
+Paper: From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and
+Customized Soft Labels.
+
 Code: yzd-v/cls_KD 1e5d48f, mmcls/models/dis_losses/uskd.py:8-99, mmcls/models/classifiers/distiller.py:170-181.
 
 Differs: the mean of the squared probabilities is over the batch of all processes, not over each process's. A sample

@@ -1,5 +1,7 @@
 """VID: maximise a bound on the mutual information of features (Ahn et al., 2019, arXiv:1904.05835).
 
+Paper: Variational Information Distillation for Knowledge Transfer.
+
 Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/VID.py:16-31; HobbitLong/RepDistiller b84f547,
 distiller_zoo/VID.py (the authors' own could not be obtained).
 

@@ -1,4 +1,6 @@
-"""VKD: regress the teacher's normalised feature by an orthogonal projection (Miles et al., 2024, arXiv:2403.06213).
+"""VkD: regress the teacher's normalised feature by an orthogonal projection (Miles et al., 2024, arXiv:2403.06213).
+
+Paper: VkD: Improving Knowledge Distillation using Orthogonal Projections.
 
 Code: roymiles/VkD 6f8a507, engine.py:79-107, train.py:201, 367.
 

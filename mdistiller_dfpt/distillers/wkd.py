@@ -1,5 +1,7 @@
 """WKD: Wasserstein distances between logits and between features (Lv et al., 2024, arXiv:2412.08139).
 
+Paper: Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation.
+
 Code: JiamingLv/WKD 214cf88, mdistiller/distillers/WKD.py:12-120, tools/generate_class_proto.py:30-66,
 tools/generate_cost_matrix.py:44-60.
 

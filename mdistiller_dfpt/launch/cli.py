@@ -14,6 +14,7 @@ from ..errors import USER_FILES, ConfigError, PluginError, UserError, is_users, 
 from ..invocation import command_line
 
 PACKAGE = str(Path(__file__).parents[1])
+TRAINING = str(Path(PACKAGE, "training"))
 CHECK_RETURNS = (
     "check what its methods take and return (docs/extend.md; mdistiller_dfpt.testing checks it); if that is right,"
     " please report the lines above"
@@ -56,6 +57,11 @@ def _users_class(error: Exception) -> Any:
     return None
 
 
+def _ended_a_run(error: Exception) -> bool:
+    """Whether an exception was raised in a training."""
+    return any(f.filename.startswith(TRAINING) for f in traceback.extract_tb(error.__traceback__))
+
+
 def _whose_bug() -> str:
     """Who is to look at an exception that passed no line of the user's; what a user's class returned may cause it."""
     if not USER_FILES:
@@ -79,6 +85,7 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     """Run a command and return its exit code: 0 success, 1 a bug in this package, or the exit code of the error."""
     try:
         main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # a pipe that was closed shows here, not when the interpreter ends
         return 0
     except SystemExit as e:  # argparse: --help, or a usage error that was already printed
         return e.code if isinstance(e.code, int) else 2
@@ -89,10 +96,10 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     except KeyboardInterrupt:
         print("interrupted; continue with --resume", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError as e:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("error: the output was closed, as by `| head`; a run, if it ended one, continues with --resume",
-              file=sys.stderr)  # fmt: skip
+        if _ended_a_run(e):
+            print("error: the output was closed, as by `| head`; continue the run with --resume", file=sys.stderr)
         return 141  # as a process that SIGPIPE ends
     except Exception as e:
         if (place := users_line(e)) is not None:

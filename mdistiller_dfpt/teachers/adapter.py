@@ -1,5 +1,7 @@
 """PESF-KD: a small adapter on a frozen teacher, trained with the student (Rao et al., 2022, arXiv:2205.15308).
 
+Paper: Parameter-Efficient and Student-Friendly Knowledge Distillation.
+
 Code: 1170300319/PESF-KD d3f6aa8, cv/models/adapter.py, cv/helper/loops.py:147-150; its loss was read, not run.
 
 Differs: student and adapter learn from their divergence, as the paper says. In the released code no gradient passes

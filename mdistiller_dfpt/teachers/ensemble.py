@@ -1,4 +1,7 @@
-"""An ensemble of teachers: the mean of their probabilities, or weighted per sample (CA-MKD, arXiv:2201.00007)."""
+"""CA-MKD: an ensemble of teachers, weighted per sample, or their mean (Zhang et al., 2022, arXiv:2201.00007).
+
+Paper: Confidence-Aware Multi-Teacher Knowledge Distillation.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar

@@ -1,4 +1,6 @@
-"""TeKAP: several noisy copies of one teacher (Hossain et al., 2025, ICLR, "Single Teacher, Multiple Perspectives").
+"""TeKAP: several noisy copies of one teacher (Hossain et al., 2025, ICLR).
+
+Paper: Single Teacher, Multiple Perspectives: Teacher Knowledge Augmentation for Enhanced Knowledge Distillation.
 
 Code: mdimtiazh/TeKAP 279d380, distiller_zoo/Ours_TeKAP_L.py:11-58 (crd/criterion.py:44-74 was read, not run).
 

@@ -1,5 +1,7 @@
 """DML: two networks that are trained together and teach each other (Zhang et al., 2018, arXiv:1706.00384).
 
+Paper: Deep Mutual Learning.
+
 Code: YingZhangDUT/Deep-Mutual-Learning 34a2058, train_models.py:60-96, 206-282. No value is recorded: their divergence
 has 1e-8 added to the probabilities and to their ratio, which changes it by 1e-5 on the inputs of the other values.
 

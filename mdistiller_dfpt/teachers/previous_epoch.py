@@ -1,5 +1,7 @@
 """PS-KD: labels softened by the student's own predictions of the previous epoch (Kim et al., 2021, arXiv:2006.12000).
 
+Paper: Self-Knowledge Distillation with Progressive Refinement of Targets.
+
 Code: lgcnsai/PS-KD-Pytorch 9aa0828, main.py:323-324, 418-467, loss/pskd_loss.py:12-21.
 
 Differs: KD with this teacher is the divergence from the target, the authors' loss the cross-entropy with it; gradients

@@ -1,5 +1,7 @@
 """Tf-KD_reg: a virtual teacher that is right with a set probability (Yuan et al., 2020, arXiv:1909.11723).
 
+Paper: Revisiting Knowledge Distillation via Label Smoothing Regularization.
+
 Code: yuanli2333/Teacher-free-Knowledge-Distillation d000ab3, my_loss_function.py:34-54.
 
 Differs: the paper softens the student too; the released code does not, so the method's temperature is 1 by it, and is

@@ -1,4 +1,6 @@
-"""Teachers that are each responsible for some classes, after Knowledge Concentration (Gao et al., arXiv:1711.07607).
+"""Knowledge Concentration: teachers responsible for some classes each (Gao et al., 2017, arXiv:1711.07607).
+
+Paper: Knowledge Concentration: Learning 100K Object Classifiers in a Single CNN.
 
 Every specialist has logits for all classes, and those of other classes are masked; the student's loss is the method's.
 The paper, of which no code was found, has a sigmoid per class and a head per group of classes instead.

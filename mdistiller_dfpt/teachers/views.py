@@ -1,5 +1,7 @@
 """Angular-KD: heads on one teacher's pooled feature as diverse views of it (Yu et al., 2025, arXiv:2510.22480).
 
+Paper: Single-Teacher View Augmentation: Boosting Knowledge Distillation via Angular Diversity.
+
 Code: june6423/Angular-KD b8c2a08, mdistiller/models/diverse_loss.py, teacher_aug.py:9-83.
 
 Differs: the heads learn from their own terms alone; in the authors' code the student's terms reach them too. Their

@@ -1,4 +1,6 @@
-"""DOT: a separate momentum for distillation (Zhao et al., 2023, ICCV, "DOT: A Distillation-Oriented Trainer").
+"""DOT: a separate momentum for distillation (Zhao et al., 2023, ICCV).
+
+Paper: DOT: A Distillation-Oriented Trainer.
 
 Code: megvii-research/mdistiller a08d46f, mdistiller/engine/dot.py.
 """

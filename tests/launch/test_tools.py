@@ -62,7 +62,9 @@ def test_the_main_job_trains_its_teacher_once_and_keeps_it(cwd, capsys):
     first = capsys.readouterr().out
     assert "no teacher resnet20 yet: training it first" in first
     assert "test accuracy" in first
-    assert "teacher resnet20: top-1" in first
+    of_student = first.rpartition("run directory")[2]
+    assert of_student.count("teacher resnet20: top-1") == 2, "at the start, and in the table at the end"
+    assert of_student.partition("epoch 1/")[0].count("teacher resnet20: top-1") == 1
     assert TRAIN(argv) == 0
     again = capsys.readouterr().out
     assert "training it first" not in again
@@ -318,10 +320,19 @@ def test_a_closed_output_is_said_and_loses_nothing(cwd):
         ["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 141
-    assert (
-        done.stderr.strip()
-        == "error: the output was closed, as by `| head`; a run, if it ended one, continues with --resume"
+    assert done.stderr.strip() == "error: the output was closed, as by `| head`; continue the run with --resume"
+
+
+@pytest.mark.parametrize("option", ["--list", "--list digits"])
+def test_a_closed_output_that_ends_no_run_is_quiet(option):
+    command = f"{sys.executable} {ROOT / 'tools/train.py'} {option}"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {{ sleep 0.2; {command}; }} | true"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_bug_exits_with_1_and_a_traceback(capsys, monkeypatch):
