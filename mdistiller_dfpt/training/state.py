@@ -195,11 +195,16 @@ def _refuse_extra(cfg: CN, distiller: Method, data: Data) -> None:
         return
     if data.extra is None:
         raise ConfigError(f"{label} uses unlabelled images beside the training set: set DATASET.EXTRA.TYPE")
+    kept_out = {}
     if held := next((part.held for part in distiller.hooked() if part.held), None):
-        mine, others = data.train.contents(held.index), set(data.extra.loader.contents())
-        if both := sum(content in others for content in mine):
-            raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; {both} of the {len(mine)} training images that {label}"
-                              " holds out, to measure on them, are among these: name other images")  # fmt: skip
+        kept_out[f"training images that {label} holds out, to measure on them,"] = data.train.contents(held.index)
+    if data.validation is not None:
+        kept_out["validation images"] = data.validation.contents()
+    unlabelled = set(data.extra.loader.contents()) if kept_out else set()
+    for what, mine in kept_out.items():
+        if both := sum(content in unlabelled for content in mine):
+            raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; {both} of the {len(mine)} {what} are among these: name other"
+                              " images")  # fmt: skip
     teacher: Teacher | None = getattr(distiller, "teacher", None)
     if teacher is not None and not teacher.reads_only_images:
         raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; the outputs of a teacher of kind {kind} do not depend on the"

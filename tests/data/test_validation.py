@@ -10,6 +10,7 @@ import mdistiller_dfpt as md
 from mdistiller_dfpt.data.validation import validation_samples
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.report import load_results
+from mdistiller_dfpt.testing import tiny_cfg, tiny_distiller
 from mdistiller_dfpt.training.evaluate import evaluate
 
 WORDS = ["LOG.TENSORBOARD", "False", "EXPERIMENT.DEVICE", "cpu", "EXPERIMENT.THREADS", "1", "DISTILLER.STUDENT",
@@ -70,6 +71,16 @@ def test_image_files_are_split_too(tmp_path):
     assert not set(data.train.files.paths) & set(data.validation.files.paths)
     with pytest.raises(ConfigError, match="BATCH_SIZE is 15; folder has 14 training images"):
         md.build_data(md.load_cfg(None, [*words, "SOLVER.BATCH_SIZE", "15", "DATASET.VALIDATION", "0.3"]))
+
+
+def test_its_images_are_not_among_the_unlabelled_ones():
+    words = ("KD.LOSS.EXTRA_WEIGHT", "0.5")
+    cfg = tiny_cfg("DISTILLER.TYPE", "KD", *words, "DATASET.TYPE", "digits", "DATASET.EXTRA.TYPE", "digits",
+                   "DATASET.VALIDATION", "0.1")  # fmt: skip
+    data = md.build_data(cfg, torch.device("cpu"))
+    count = data.validation.num_samples
+    with pytest.raises(ConfigError, match=f"{count} of the {count} validation images are among these: name other"):
+        md.Trainer(cfg, tiny_distiller("KD", *words), data)
 
 
 @pytest.fixture(scope="module")
