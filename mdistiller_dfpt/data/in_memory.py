@@ -84,22 +84,25 @@ class InMemoryLoader(Loader):
             yield self._batch(shard, views, strong)
 
     def as_test(self, index: Tensor) -> "InMemoryLoader":
-        index, (height, width) = index.to(self.device), self.stored_size
-        other, pad = copy.copy(self), self.recipe.pad if self.train else 0
+        index, other = index.to(self.device), copy.copy(self)
         other.train, other.sharded, other.kept, other.num_left_out = False, False, None, 0
         other.labels = self.labels[index]
-        other.padded = self.padded[index, pad : pad + height, pad : pad + width]
+        other.padded = self._stored(index)
         return other
 
-    def picture(self, index: int) -> Image.Image:
+    def _stored(self, index: Tensor | int | slice) -> Tensor:
+        """The images at `index` without padding; ([B,] H, W, 3) uint8."""
         pad, (height, width) = self.recipe.pad if self.train else 0, self.stored_size
-        return Image.fromarray(self.padded[index, pad : pad + height, pad : pad + width].cpu().numpy())
+        return self.padded[index, pad : pad + height, pad : pad + width]
+
+    def picture(self, index: int) -> Image.Image:
+        return Image.fromarray(self._stored(index).cpu().numpy())
 
     def preprocessing(self) -> Preprocessing:
         return Preprocessing(self.stored_size, None, *self.normalisation, self.size)
 
     def contents(self, index: Tensor | None = None) -> list[str]:
-        return hashes_of(self.padded if index is None else self.padded[index.to(self.device)])
+        return hashes_of(self._stored(slice(None) if index is None else index.to(self.device)).contiguous())
 
     def normalised(self, image: Tensor) -> Tensor:
         """As every loader's, at the size of this one."""

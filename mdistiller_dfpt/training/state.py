@@ -203,8 +203,8 @@ def _refuse_extra(cfg: CN, distiller: Method, data: Data) -> None:
     unlabelled = set(data.extra.loader.contents()) if kept_out else set()
     for what, mine in kept_out.items():
         if both := sum(content in unlabelled for content in mine):
-            raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; {both} of the {len(mine)} {what} are among these: name other"
-                              " images")  # fmt: skip
+            words = f"{both} of the {len(mine)} {what} are among these"
+            raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; {words}: name other images")
     teacher: Teacher | None = getattr(distiller, "teacher", None)
     if teacher is not None and not teacher.reads_only_images:
         raise ConfigError(f"DATASET.EXTRA.TYPE is {name}; the outputs of a teacher of kind {kind} do not depend on the"
