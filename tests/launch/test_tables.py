@@ -7,7 +7,9 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from statistics import mean
@@ -21,7 +23,7 @@ from mdistiller_dfpt.config.effect import deciding_values
 from mdistiller_dfpt.distillers.choice import choice, situation
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.smoke import smoke
-from mdistiller_dfpt.launch.table_jobs import Interrupted, Job, cell_configs, run_jobs
+from mdistiller_dfpt.launch.table_jobs import cell_configs
 from mdistiller_dfpt.models.published import TEACHERS, compare_with_record
 from mdistiller_dfpt.report.cells import evaluate_table
 from mdistiller_dfpt.report.spec import load_table
@@ -311,26 +313,49 @@ def test_missing_cells_are_trained_once_and_a_failing_one_stops_no_other(table, 
     assert "done" not in capsys.readouterr().err, "nothing was missing"
 
 
-def test_an_interrupted_table_begins_no_further_job(tmp_path, monkeypatch):
-    begun, said = [], []
+CHILD = """
+import signal, sys, time
+stop = []
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, frame: stop.append(number))
+print("began", flush=True)
+while not stop:
+    time.sleep(0.01)
+time.sleep(0.2)
+print("saved", len(stop), flush=True)
+sys.exit(128 + stop[0])
+"""
+PARENT = """
+import sys
+from pathlib import Path
+from mdistiller_dfpt.launch import table_jobs
+from mdistiller_dfpt.launch.cli import guarded
+table_jobs.TRAIN = [sys.executable, "-c", sys.argv[1]]
+folder = Path(sys.argv[2])
+jobs = [table_jobs.Job(f"job {i}", (str(i),), folder / f"{i}.txt") for i in range(5)]
+say = lambda line: print(line, flush=True)
+sys.exit(guarded(lambda argv: table_jobs.run_jobs(jobs, 2, say), []))
+"""
 
-    def trained(words, **options):
-        begun.append(words)
-        time.sleep(0.0 if len(begun) == 1 else 0.5)  # the second runs when the user interrupts
-        return subprocess.CompletedProcess(words, 0)
 
-    def say(line):
-        said.append(line)
-        if line.startswith("[1/"):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("subprocess.run", trained)
-    jobs = [Job(f"job {i}", (str(i),), tmp_path / f"{i}.txt") for i in range(9)]
-    with pytest.raises(Interrupted, match="repeat the same command to go on"):
-        run_jobs(jobs, 1, say)
-    assert len(begun) <= 2
-    assert said[0] == f"job 0 ... (log: {tmp_path / '0.txt'})"
-    assert Interrupted.exit_code == 130
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)])
+def test_a_signal_to_a_table_reaches_its_jobs_once_and_no_further_job_begins(number, group, tmp_path):
+    """Ctrl-C goes to the whole group of a terminal, a scheduler's signal to the process alone."""
+    command = [sys.executable, "-c", PARENT, CHILD, str(tmp_path)]
+    parent = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not all((tmp_path / f"{i}.txt").exists() and "began" in (tmp_path / f"{i}.txt").read_text() for i in (0, 1)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (os.killpg if group else os.kill)(parent.pid, number)
+    out, err = parent.communicate(timeout=60)
+    assert parent.returncode == 128 + number, err
+    assert err.splitlines() == ["error: interrupted; repeat the same command to go on"]
+    assert [(tmp_path / f"{i}.txt").read_text().split() for i in (0, 1)] == [["began", "saved", "1"]] * 2
+    assert not (tmp_path / "2.txt").exists()
+    assert out.count("...") == 2
 
 
 def test_every_cell_of_every_table_names_a_config_that_loads():
