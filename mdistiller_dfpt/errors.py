@@ -37,6 +37,12 @@ class DivergedError(UserError):
     exit_code = 4
 
 
+class ExportError(UserError):
+    """An exported network that does not compute what its checkpoint does; nothing of it was kept."""
+
+    exit_code = 1
+
+
 class PluginError(UserError):
     """An error in a user's class or function: names it, its file and line, and the error."""
 

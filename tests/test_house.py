@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"errors", "invocation", "registry", "distributed"}, {"config"}, {"report"}, {"data", "models"}, {"losses"},
     {"teachers"}, {"distillers"}, {"training", "runs"}, {"launch", "interop", "bench", "testing"},
-    {"commands", "plugin", ""}, {"__main__"},
+    {"export"}, {"commands", "plugin", ""}, {"__main__"},
 )  # fmt: skip
 """Import layers, bottom up; "" is the package's __init__. `report` only reads files and imports no writer of them."""
 ALLOWED = {part: set().union(*FLOORS[: i + 1]) for i, floor in enumerate(FLOORS) for part in floor}

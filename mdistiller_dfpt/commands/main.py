@@ -7,12 +7,13 @@ from importlib.metadata import version
 from ..errors import ConfigError
 from ..launch.cli import guarded
 from ..registry import suggest
-from . import bench, check_data, doctor, evaluate, listing, plot, predict, report, table, train
+from . import bench, check_data, doctor, evaluate, export, listing, plot, predict, report, table, train
 
 COMMANDS: dict[str, Callable[[list[str] | None], int]] = {
     "train": train.main,
     "eval": evaluate.main,
     "predict": predict.main,
+    "export": export.main,
     "table": table.main,
     "report": report.main,
     "plot": plot.main,

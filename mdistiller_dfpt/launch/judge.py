@@ -24,7 +24,7 @@ from ..models.complexity import count_macs, total
 from ..models.output import as_output, autocast
 from ..runs.atomic import write_json
 from ..runs.record import read_record
-from ..runs.weights import WEIGHTS
+from ..runs.weights import weights_in
 from .build import Trained
 from .metrics import agreement, measures
 from .student import Student, config_of_student
@@ -48,16 +48,22 @@ class Tested(NamedTuple):
 Network = Callable[[Tensor], Tensor]
 
 
-def on_its_test_set(student: Student, overrides: Sequence[str], with_teacher: bool = False) -> Tested:
-    """The logits on the test set of the student's run, in the precision of its run.
-
-    `overrides`: of the config, such as DATASET.ROOT. ConfigError if the dataset has other classes than the student.
-    """
+def data_of_student(student: Student, overrides: Sequence[str] = ()) -> tuple[CN, Data]:
+    """The config of the student's run, and its data; ConfigError if it has other classes than the student."""
     cfg = config_of_student(student.source, student.record, overrides)
     data = build_data(cfg, student.device)
     if data.classes != student.classes:
         raise ConfigError(f"{student.source} tells {_few(student.classes)} apart; {cfg.DATASET.TYPE} in"
                           f" {cfg.DATASET.ROOT} has {_few(data.classes)}")  # fmt: skip
+    return cfg, data
+
+
+def on_its_test_set(student: Student, overrides: Sequence[str], with_teacher: bool = False) -> Tested:
+    """The logits on the test set of the student's run, in the precision of its run.
+
+    `overrides`: of the config, such as DATASET.ROOT. ConfigError if the dataset has other classes than the student.
+    """
+    cfg, data = data_of_student(student, overrides)
     teacher = None
     if with_teacher:
         trained = trained_networks(cfg, data, _refuse_to_train)
@@ -147,7 +153,7 @@ def cost(student: Student) -> dict[str, Any]:
     image = torch.zeros(1, *student.record.image_shape, device=student.device)
     with torch.inference_mode(), count_macs(student) as macs:
         student(image)
-    source = student.source / WEIGHTS if student.source.is_dir() else student.source
+    source = weights_in(student.source) if student.source.is_dir() else student.source
     return {
         "parameters": sum(p.numel() for p in student.parameters()),
         "macs": total(macs, student),

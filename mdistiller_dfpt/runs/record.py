@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from yacs.config import CfgNode as CN
@@ -18,7 +18,7 @@ from ..data import Data
 from ..data.preprocessing import Preprocessing
 from ..distillers.choice import choice
 from ..errors import CheckpointError
-from .weights import WEIGHTS
+from .weights import weights_in
 
 KEY, FORMAT = "mdistiller_dfpt", 1
 PLACES = ("DISTILLER.STUDENT_CKPT", "DISTILLER.LOGITS_CACHE", "DATASET.EXTRA.ROOT")
@@ -68,17 +68,21 @@ def record_of(cfg: CN, data: Data, epoch: int, accuracy: Mapping[str, float]) ->
 
 def as_metadata(record: Record) -> dict[str, str]:
     """A record as metadata of a safetensors file."""
-    values = record._asdict() | {"format": FORMAT}
-    values["preprocessing"] = None if record.preprocessing is None else record.preprocessing.as_json()
-    return {"format": "pt", KEY: json.dumps(values)}
+    return {"format": "pt", KEY: json.dumps(as_json(record))}
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """A record as plain values."""
+    preprocessing = None if record.preprocessing is None else record.preprocessing.as_json()
+    return record._asdict() | {"format": FORMAT, "preprocessing": preprocessing}
 
 
 def read_record(path: Path) -> Record | None:
-    """The record in a safetensors file, or in that of the directory of a run; None if there is none.
+    """The record in a safetensors file, or in that of a run's or an exported folder; None if there is none.
 
     CheckpointError if it is damaged, or of a newer version.
     """
-    path = path / WEIGHTS if path.is_dir() else path
+    path = weights_in(path) if path.is_dir() else path
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(KEY)

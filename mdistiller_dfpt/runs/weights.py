@@ -17,8 +17,14 @@ from .safe_load import load_pickled_tensors
 from .state_dicts import COUNTER, Match, dict_with_versions, matches, other_networks
 
 WEIGHTS = "student.safetensors"  # in the directory of a run and in a checkpoint
+HUB_WEIGHTS = "model.safetensors"  # in a folder as model hubs read it
 POSITIONS = re.compile(r"(^|\.)(pos_embed|pos_embedding|position_embeddings?)\S* is \(")  # of a transformer's tokens
 TEACHER_WEIGHTS = "teacher.safetensors"  # in the directory of a run, if the teacher is trained along with the student
+
+
+def weights_in(folder: Path) -> Path:
+    """The student's file in the directory of a run, or in a folder as model hubs read it; it may be missing."""
+    return folder / (HUB_WEIGHTS if not (folder / WEIGHTS).exists() and (folder / HUB_WEIGHTS).exists() else WEIGHTS)
 
 
 def load_weights(path: Path) -> dict[str, Any]:
@@ -28,7 +34,7 @@ def load_weights(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / WEIGHTS
+        path = weights_in(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":
@@ -64,7 +70,7 @@ def load_into(network: nn.Module, path: Path, name: str) -> None:
     if not plain:
         raise CheckpointError(f"{path}: not a checkpoint of {name}: {_difference(found, content, target)}")
     match = plain[0]
-    if match.prefix == "student." and match.beside and (path / WEIGHTS if path.is_dir() else path).name == WEIGHTS:
+    if match.prefix == "student." and match.beside and (path.is_dir() or path.name in (WEIGHTS, HUB_WEIGHTS)):
         raise CheckpointError(
             f"{path}: the student in it predicts with modules of its method ({_first(match.beside)}), not as {name}"
             " alone: evaluate it with the --cfg of its run; a teacher must be a network of its own"

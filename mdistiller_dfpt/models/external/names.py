@@ -34,14 +34,22 @@ def build_external(name: str, num_classes: int, stages: Sequence[str], image_siz
 
     A user's `module:function` takes `num_classes` and returns a module; a `StagedModel` is returned unchanged.
     """
-    library, _, rest = name.partition("/") if ":" not in name else ("", "", name)
-    make = {"torchvision": _torchvision, "timm": _timm, "": _imported}[library](rest)
-    network = _made(make, name, num_classes, image_size)
+    network = made_by_library(name, num_classes, image_size)[0]
     if isinstance(network, StagedModel):
         return network
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
+    library, _, rest = name.partition("/")
     return AdaptedModel(network, stages, image_size, rename=renamed(rest) if library == "torchvision" else str)
+
+
+def made_by_library(name: str, num_classes: int, image_size: int) -> tuple[Any, dict[str, Any]]:
+    """The network as its library or the user's function makes it, and the arguments; ConfigError if it cannot."""
+    library, _, rest = name.partition("/") if ":" not in name else ("", "", name)
+    make = {"torchvision": _torchvision, "timm": _timm, "": _imported}[library](rest)
+    network, arguments = _made(make, name, num_classes, image_size)
+    beside = {"torchvision": torchvision_arguments, "timm": lambda rest: timm_arguments(rest)[1], "": lambda rest: {}}
+    return network, {**arguments, **beside[library](rest)}
 
 
 def published_normalisation(name: str) -> Normalisation | None:
@@ -66,7 +74,7 @@ def published_normalisation(name: str) -> Normalisation | None:
     return None
 
 
-def _made(make: Maker, name: str, num_classes: int, image_size: int) -> nn.Module:
+def _made(make: Maker, name: str, num_classes: int, image_size: int) -> tuple[Any, dict[str, Any]]:
     """Transformers are built for one image size, passed under one of two names; most networks take none.
 
     A user's function may also be of a fixed number of classes, which its logits show.
@@ -75,7 +83,7 @@ def _made(make: Maker, name: str, num_classes: int, image_size: int) -> nn.Modul
     attempts = [{**given, "img_size": image_size}, {**given, "image_size": image_size}, given, *([{}] * (":" in name))]
     for arguments in attempts:
         try:
-            return make(**arguments)
+            return make(**arguments), arguments
         except TypeError as e:
             if arguments == attempts[-1] or not re.search(r"im(a)?g(e)?_size|num_classes", str(e)):
                 raise ConfigError(f"{name} cannot be built ({e})") from None
@@ -88,9 +96,12 @@ def _torchvision(name: str) -> Maker:
     known = models.list_models(module=models)
     if name not in known:
         raise ConfigError(f"torchvision has no classifier {name!r}; {suggest(name, known)}")
-    extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    extra |= {"aux_logits": False} if extra else {}
-    return lambda **arguments: models.get_model(name, weights=None, **extra, **arguments)
+    return lambda **arguments: models.get_model(name, weights=None, **torchvision_arguments(name), **arguments)
+
+
+def torchvision_arguments(name: str) -> dict[str, Any]:
+    """What a network of torchvision is built with, beside its classes."""
+    return {"init_weights": True, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
 
 
 def external_networks() -> list[str]:

@@ -1,0 +1,99 @@
+"""A model card: the header that model hubs read, and what a reader has to know of a student, from its own files."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from ..distillers import DISTILLERS
+from ..launch.student import Student
+from ..runs.record import Record
+from .logits_network import preprocessing_in_words
+
+FACTS = {
+    "train_images": "training images", "test_images": "test images", "augmentation": "augmentation", "epochs": "epochs",
+    "batch": "batch size", "optimizer": "optimizer", "lr": "learning rate", "schedule": "schedule",
+    "warmup_epochs": "warm-up epochs", "precision": "mixed precision", "seed": "seed", "device": "device",
+    "commit": "commit of mdistiller_dfpt",
+}  # fmt: skip
+"""What is shown of the protocol in results.json, and its name there."""
+CLASSES = 100  # more are not written out
+
+
+def card(student: Student, results: Mapping[str, Any] | None, licence: str) -> str:
+    """README.md of a student; `results`: those of its run, if they are there; `licence`: of its weights."""
+    record = student.record
+    protocol = results["protocol"] if results else None
+    names = ", ".join(record.classes[:CLASSES]) + (", ..." if len(record.classes) > CLASSES else "")
+    environment = Environment(
+        loader=PackageLoader("mdistiller_dfpt.export"), autoescape=select_autoescape(), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    return environment.get_template("card.md.j2").render(
+        header=yaml.safe_dump(header(record, licence), sort_keys=False, allow_unicode=True).strip(),
+        record=record,
+        results=results,
+        protocol=protocol,
+        parameters=sum(p.numel() for p in student.parameters()),
+        method=_description(record.method),
+        teacher=_teacher(record, protocol),
+        preprocessing=preprocessing_in_words(record.preprocessing),
+        rows=_rows(record, results),
+        facts=[(name, protocol[key]) for key, name in FACTS.items() if protocol.get(key)] if protocol else [],
+        settings=yaml.safe_dump(protocol["settings"], sort_keys=False).strip() if protocol else "",
+        classes=names,
+    )
+
+
+def header(record: Record, licence: str) -> dict[str, Any]:
+    """The metadata at the top of a card, with the accuracies in the layout of a model index."""
+    model: dict[str, Any] = {
+        "license": licence,
+        "library_name": "mdistiller_dfpt",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "knowledge-distillation", "pytorch", record.method.lower()],
+        "datasets": [record.data],
+        "metrics": ["accuracy"],
+    }
+    if record.accuracy:
+        metrics = [
+            {"type": "accuracy", "name": f"top-{key.removeprefix('top')} accuracy", "value": round(value / 100, 6)}
+            for key, value in record.accuracy.items()
+        ]
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"type": record.data, "name": record.data, "split": "test"},
+            "metrics": metrics,
+        }
+        model["model-index"] = [{"name": f"{record.student} {record.method}", "results": [result]}]
+    return model
+
+
+def _description(method: str) -> str:
+    """The first line of the file of a method; empty if several are combined, or if it is not registered here."""
+    if method not in DISTILLERS:
+        return ""
+    of_file = sys.modules[DISTILLERS[method].__module__].__doc__ or ""
+    return of_file.strip().partition("\n")[0].rstrip(".")
+
+
+def _teacher(record: Record, protocol: Mapping[str, Any] | None) -> str:
+    if not record.teacher:
+        return "none"
+    found = (protocol or {}).get("teacher") or {}
+    accuracy = f", top-1 {found['top1']:.2f} %" if isinstance(found.get("top1"), float) else ""
+    return f"`{record.teacher}`{accuracy}; it is not needed for prediction"
+
+
+def _rows(record: Record, results: Mapping[str, Any] | None) -> list[tuple[str, float, float]]:
+    """(weights, top-1, top-5) of this file, of the last epoch of its run, and of its best."""
+    rows = []
+    if record.accuracy:
+        rows.append((f"this file: epoch {record.epoch}", record.accuracy["top1"], record.accuracy["top5"]))
+    if results:
+        top1, top5 = results["final"]["top1"], results["final"]["top5"]
+        rows.append(("last epoch of the run", top1["last"], top5["last"]))
+        rows.append((f"best epoch of the run, for top-1 {top1['best_epoch']}", top1["best"], top5["best"]))
+    return rows

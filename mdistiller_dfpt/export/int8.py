@@ -1,0 +1,86 @@
+"""Static quantisation of an ONNX file to int8, by onnxruntime's quantizer."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.loader import Loader
+from ..training.evaluate import evaluate
+from .logits_network import INPUT
+from .onnx_file import add_metadata, needed_for_onnx, session
+from .verify import BATCH, Network, Sample
+
+
+class Compared(NamedTuple):
+    """An int8 network beside its float32 one, in per cent; the accuracies are None without a test set."""
+
+    agreement: float  # images for which both predict the same class
+    images: int
+    float32: float | None
+    int8: float | None
+
+
+class Calibration:
+    """Hands the quantizer one batch after another, as its CalibrationDataReader does."""
+
+    def __init__(self, images: Tensor):
+        self.batches = iter(images.split(BATCH))
+
+    def get_next(self) -> Mapping[str, Any] | None:
+        """The next batch by the name of the input; None at the end."""
+        batch = next(self.batches, None)
+        return None if batch is None else {INPUT: batch.numpy()}
+
+
+def write_int8(model: Path, path: Path, sample: Sample) -> Network:
+    """Write the int8 form of the ONNX file `model`, calibrated on a sample, and return it as onnxruntime runs it.
+
+    Weights of convolutions and linear layers have a scale for each output channel.
+    """
+    onnx = needed_for_onnx()
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = path.with_suffix(".prepared.onnx")
+    logging.disable(logging.WARNING)  # it advises the preparation that is done here
+    try:
+        quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared), str(path), Calibration(sample.images), quant_format=QuantFormat.QDQ, per_channel=True,
+            weight_type=QuantType.QInt8, activation_type=QuantType.QInt8,
+        )  # fmt: skip
+    finally:
+        logging.disable(logging.NOTSET)
+        prepared.unlink(missing_ok=True)
+    quantised = {"type": "int8", "calibrated": f"{len(sample.images)} images of {sample.source}"}
+    kept = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
+    # The accuracy is that of float32
+    kept["accuracy_float32"] = kept.pop("accuracy", "{}")
+    add_metadata(path, onnx, kept | {"quantisation": json.dumps(quantised)})
+    return session(path)
+
+
+@torch.no_grad()
+def compare(float32: Network, int8: Network, images: Tensor, test: Loader | None) -> Compared:
+    """The agreement of both on the test set with their accuracies, or without one on `images`."""
+    if test is None:
+        pairs = [(float32(batch), int8(batch)) for batch in images.split(BATCH)]
+        same = sum(int((a.argmax(1) == b.argmax(1)).sum()) for a, b in pairs)
+        return Compared(100 * same / len(images), len(images), None, None)
+    same = 0
+
+    def both(image: Tensor) -> dict[str, Tensor]:
+        nonlocal same
+        image = image.cpu().contiguous()
+        found = {"float32": float32(image), "int8": int8(image)}
+        same += int((found["float32"].argmax(1) == found["int8"].argmax(1)).sum())
+        return found
+
+    measured = evaluate(both, test)
+    count = test.num_per_epoch
+    return Compared(100 * same / count, count, measured["float32"]["top1"], measured["int8"]["top1"])

@@ -1,0 +1,106 @@
+"""Compares what was exported with the checkpoint, on real images, before it gets its place."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.class_folders import images_in
+from ..data.image_files import Fault, read_image
+from ..data.loader import Loader
+from ..errors import DataError, ExportError
+from ..launch.student import Student
+
+Network = Callable[[Tensor], Tensor]
+"""Images (B, 3, H, W) as `student.preprocess` returns them -> logits (B, classes), both on the CPU."""
+
+IMAGES, BATCH = 256, 64
+
+
+class Sample(NamedTuple):
+    """Images (N, 3, H, W) as a student takes them, and where they are from."""
+
+    images: Tensor
+    source: str
+
+
+def of_folder(student: Student, folder: Path) -> Sample:
+    """At most 256 images below a folder, evenly spaced; DataError if one cannot be read, or if there are none."""
+    paths = images_in(folder)[0]
+    if not paths:
+        raise DataError(f"--images {folder}: {'no images in this folder' if folder.is_dir() else 'no such folder'}")
+    images = []
+    for i in _spaced(len(paths)).tolist():
+        image = read_image(paths[i])
+        if isinstance(image, Fault):
+            raise DataError(f"{image.path}: cannot be read as an image ({image.reason}); replace or remove it")
+        images.append(student.preprocess(image))
+    return Sample(torch.stack(images), str(folder))
+
+
+def of_split(loader: Loader, source: str) -> Sample:
+    """At most 256 images of a split, evenly spaced, as in testing."""
+    batches = loader.as_test(_spaced(loader.num_samples)).epoch()
+    return Sample(torch.cat([batch.image for batch in batches]).cpu().contiguous(), source)
+
+
+def _spaced(count: int) -> Tensor:
+    """The numbers of at most 256 of `count` images, (N,) int64."""
+    return torch.linspace(0, count - 1, min(count, IMAGES)).round().long()
+
+
+def batches(images: Tensor) -> Iterator[Tensor]:
+    """One image alone, three, and then all: the batch is not a fixed dimension of what was exported."""
+    yield images[:1]
+    yield images[:3]
+    yield from images.split(BATCH)
+
+
+@torch.no_grad()
+def largest_difference(student: Network, exported: Network, images: Tensor) -> float:
+    """The largest difference of the logits over all images; not a number if any is not; ExportError for a shape."""
+    largest = torch.zeros(())
+    for batch in batches(images):
+        expected, found = student(batch), exported(batch)
+        if found.shape != expected.shape:
+            raise ExportError(f"the exported network returns {tuple(found.shape)} for {len(batch)} images; the"
+                              f" checkpoint's returns {tuple(expected.shape)}")  # fmt: skip
+        largest = torch.maximum(largest, (found - expected).abs().max())
+    return largest.item()
+
+
+def verified(student: Student, exported: Network, sample: Sample, bound: float) -> float:
+    """`largest_difference`; ExportError if it is above the bound, or not a number."""
+    found = largest_difference(student, exported, sample.images)
+    if not found <= bound:
+        raise ExportError(
+            f"the logits differ from the checkpoint's by up to {found:.2e} on {len(sample.images)} images of"
+            f" {sample.source}, which is above the bound of {bound:g}: nothing was written; another bound: --bound"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """A place to write a file or a folder to; it becomes `path` when the block ends, and vanishes if that fails.
+
+    Other files in a folder that exists are kept.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            yield part
+            if not part.is_dir():
+                part.replace(path)
+                return
+            path.mkdir(exist_ok=True)
+            for file in part.iterdir():
+                shutil.move(file, path / file.name)
+    except OSError as e:
+        raise DataError(f"{path}: cannot be written ({e.strerror or e})") from None

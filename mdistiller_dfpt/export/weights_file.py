@@ -1,0 +1,22 @@
+"""A safetensors file of the weights with the record of the student, as `load_student` and `predict` take it."""
+
+from pathlib import Path
+
+from ..config import load_yaml_text
+from ..errors import ConfigError
+from ..launch.student import Student, load_student
+from ..runs.checkpoint import save_weights
+from ..runs.record import as_metadata
+from .verify import Network
+
+
+def write_weights(student: Student, path: Path) -> Network:
+    """Write the weights and the record, and return the student that they are.
+
+    ConfigError if its code is the user's, which no file of weights carries.
+    """
+    if plugins := load_yaml_text(student.record.config).get("PLUGINS"):
+        raise ConfigError(f"{student.source}: its network or method is in {', '.join(plugins)}, which a file of weights"
+                          " cannot carry: --to onnx or torch-export")  # fmt: skip
+    save_weights(student.network.state_dict(), path, as_metadata(student.record))
+    return load_student(path)

@@ -1,0 +1,233 @@
+"""The command `export`: every format is what its checkpoint is, on real images; what is not is not kept."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import mdistiller_dfpt as md
+from mdistiller_dfpt.commands.export import main
+from mdistiller_dfpt.export import FORMATS, Format
+from mdistiller_dfpt.export.hub_folder import results_of
+
+from ..launch.test_student import trained
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The directory of a finished run on the digits."""
+    return trained(tmp_path_factory.mktemp("runs"), "SOLVER.EPOCHS", "1")[1]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of five images, one of another size, below a subfolder."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "inside").mkdir()
+    noise = np.random.default_rng(0)
+    for i in range(5):
+        size = (20, 24, 3) if i == 3 else (16, 16, 3)
+        Image.fromarray(noise.integers(0, 256, size, np.uint8)).save(folder / "inside" / f"{i}.png")
+    return folder
+
+
+def exported(capsys, *words):
+    code = main([str(word) for word in words])
+    found = capsys.readouterr()
+    return code, found.out, found.err
+
+
+def test_onnx_is_the_student_for_any_batch_and_says_what_it_is(run, tmp_path, capsys):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    file = tmp_path / "student.onnx"
+    code, out, err = exported(capsys, run, "--to", "onnx", "-o", file, "--int8")
+    assert code == 0, err
+    assert f"{file}: the logits differ from the checkpoint's by at most " in out
+    assert "on 256 images of the test set" in out
+    student = md.load_student(run)
+    session = onnxruntime.InferenceSession(file)
+    (into,), (outof,) = session.get_inputs(), session.get_outputs()
+    assert (into.name, into.shape, outof.name, outof.shape) == ("images", ["batch", 3, 16, 16], "logits", ["batch", 10])
+    images = torch.randn(5, 3, 16, 16)
+    with torch.no_grad():
+        np.testing.assert_allclose(session.run(None, {"images": images.numpy()})[0], student(images), atol=1e-4)
+    said = session.get_modelmeta().custom_metadata_map
+    assert json.loads(said["classes"]) == list(student.classes)
+    assert json.loads(said["preprocessing"]) == student.preprocess.as_json()
+    assert json.loads(said["accuracy"]) == student.record.accuracy
+    assert "as `student.preprocess` returns images" in said["images"]
+
+    int8 = tmp_path / "student.int8.onnx"
+    assert int8.stat().st_size < file.stat().st_size
+    assert "int8 predicts as float32: " in out
+    assert "of 364 images; top-1 on the test set: int8 " in out
+    assert f"float32 {student.record.accuracy['top1']:.2f} %" in out
+    model = onnx.load(int8)
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(said["quantisation"])["type"] == "int8"
+    assert any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4 for t in model.graph.initializer)
+
+
+def test_int8_of_images_alone_has_no_accuracy(run, pictures, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    words = ["--images", pictures, "DATASET.TYPE", "folder", "DATASET.ROOT", tmp_path / "none"]
+    code, out, err = exported(capsys, run, "--to", "onnx", "-o", tmp_path / "a.onnx", "--int8", *words)
+    assert code == 0, err
+    assert f"on 5 images of {pictures}" in out
+    assert "% of 5 images; there is no test set to measure its accuracy on" in out
+
+
+def test_a_torch_export_file_needs_nothing_of_this_package(run, tmp_path, capsys):
+    file = tmp_path / "student.pt2"
+    assert exported(capsys, run, "--to", "torch-export", "-o", file)[0] == 0
+    extra = {"student.json": ""}
+    network = torch.export.load(file, extra_files=extra).module()
+    student, images = md.load_student(run), torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), student(images))
+    assert json.loads(json.loads(extra["student.json"])["classes"]) == list(student.classes)
+
+
+def test_a_hub_folder_is_a_student_with_a_card(run, pictures, tmp_path, capsys):
+    folder = tmp_path / "hub"
+    assert exported(capsys, run, "--to", "hub-folder", "-o", folder, "--license", "mit")[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    student, mine = md.load_student(run), md.load_student(folder)
+    assert mine.record == student.record
+    picture = pictures / "inside/3.png"
+    assert mine.predict(picture)[0].probabilities == student.predict(picture)[0].probabilities
+    config = json.loads((folder / "config.json").read_text())
+    assert config["classes"] == list(student.classes)
+    _, header, text = (folder / "README.md").read_text().split("---\n", 2)
+    said = yaml.safe_load(header)
+    assert (said["license"], said["datasets"], said["metrics"]) == ("mit", ["digits"], ["accuracy"])
+    top1 = student.record.accuracy["top1"]
+    assert said["model-index"][0]["results"][0]["metrics"][0]["value"] == pytest.approx(top1 / 100, abs=1e-6)
+    for words in (f"| this file: epoch 1 | {top1:.2f} |", "| last epoch of the run |", "of seed 1", "Teacher: none",
+                  'student = load_student(".")', "DATASET.TYPE: digits", "## Limits", "resized to 16x16"):  # fmt: skip
+        assert words in text
+    assert not [line for line in text.splitlines() if "{{" in line or "{%" in line]
+
+
+def test_a_hub_folder_of_a_file_alone_has_a_card_without_a_protocol(run, pictures, tmp_path, capsys):
+    file, folder = tmp_path / "mine.safetensors", tmp_path / "hub"
+    file.write_bytes((run / "student.safetensors").read_bytes())
+    assert results_of(md.load_student(file)) is None
+    assert exported(capsys, file, "--to", "hub-folder", "-o", folder, "--images", pictures)[0] == 0
+    text = (folder / "README.md").read_text()
+    assert "## Protocol" not in text
+    assert "| this file: epoch 1 |" in text
+    (folder / "notes.txt").write_text("mine")
+    assert exported(capsys, file, "--to", "hub-folder", "-o", folder, "--images", pictures)[0] == 0
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_weights_are_a_student_by_themselves(run, tmp_path, capsys):
+    file = tmp_path / "mine.safetensors"
+    assert exported(capsys, run, "--to", "safetensors", "-o", file)[0] == 0
+    assert md.load_student(file).record == md.load_student(run).record
+    weights, expected = load_file(file), load_file(run / "student.safetensors")
+    assert [key for key in expected if not torch.equal(weights[key], expected[key])] == []
+
+
+def changed(student, path):
+    """A format that writes a file of a network with other logits."""
+    path.write_text("nothing")
+    return lambda images: student(images) + 0.01
+
+
+def test_above_the_bound_nothing_is_written(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(FORMATS, "onnx", Format(changed, ".onnx"))
+    file = tmp_path / "a.onnx"
+    file.write_text("an earlier one")
+    code, _, err = exported(capsys, run, "--to", "onnx", "-o", file)
+    assert code == 1
+    assert "by up to 1.00e-02 on 256 images of the test set, which is above the bound of 0.0001" in err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.onnx", "an earlier one")]
+    assert exported(capsys, run, "--to", "onnx", "-o", file, "--bound", "0.1")[0] == 0
+    assert file.read_text() == "nothing"
+
+
+def test_logits_that_are_not_numbers_are_above_any_bound(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(FORMATS, "onnx", Format(lambda s, p: p.touch() or (lambda x: s(x) * float("nan")), ".onnx"))
+    code, _, err = exported(capsys, run, "--to", "onnx", "-o", tmp_path / "a.onnx", "--bound", "inf")
+    assert (code, list(tmp_path.iterdir())) == (1, [])
+    assert "by up to nan" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--to", "timm"], 2, "--to timm is for networks of timm; the student is resnet8"),
+        (["--to", "safetensors", "--int8"], 2, "--int8 goes with --to onnx; --to is safetensors"),
+        (["--to", "onnx", "--license", "mit"], 2, "--license goes with --to hub-folder"),
+        (["--to", "onnx", "--images", "nowhere"], 3, "--images nowhere: no such folder"),
+        (["--to", "onnx", "DATASET.TYPE", "cifar100", "DATASET.ROOT", "nowhere"], 3,
+         "to compare the export with the checkpoint, give --images FOLDER, or DATASET.ROOT DIR"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_refused_in_a_line(words, code, message, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, _, err = exported(capsys, run, *words)
+    assert found == code
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checkpoint_itself_is_not_overwritten(run, capsys):
+    before = (run / "student.safetensors").read_bytes()
+    code, _, err = exported(capsys, run, "--to", "safetensors", "-o", run / "student.safetensors")
+    assert (code, (run / "student.safetensors").read_bytes() == before) == (2, True)
+    assert "is what is exported: give another place" in err
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_a_package_that_is_missing_is_named(package, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, err = exported(capsys, run, "--to", "onnx", "-o", tmp_path / "a.onnx")
+    assert code == 2
+    assert err == f'error: --to onnx needs {package}: pip install "mdistiller_dfpt[export]"\n'
+
+
+def library_run(folder, name, *words):
+    """A run of one epoch with a network of another library, whose normalisation is not the digits'."""
+    return trained(folder, "DISTILLER.STUDENT", name, "DATASET.SIZE", "32", "SOLVER.EPOCHS", "1", *words)[1]
+
+
+def test_a_student_of_timm_is_loaded_by_timm(tmp_path, capsys):
+    timm = pytest.importorskip("timm")
+    run = library_run(tmp_path, "timm/vit_tiny_patch16_224(depth=1, embed_dim=16, num_heads=2)")
+    folder = tmp_path / "vit"
+    code, _, err = exported(capsys, run, "--to", "timm", "-o", folder)
+    assert code == 0, err
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    student, images = md.load_student(run), torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network(student.network.normalised(images)), student(images))
+    said = timm.data.resolve_model_data_config(network)
+    assert (said["input_size"], said["mean"], said["crop_pct"]) == ((3, 32, 32), [0.5] * 3, 1.0)
+    assert network.pretrained_cfg["label_names"] == list("0123456789")
+    assert md.load_student(folder).record == student.record
+
+
+def test_a_student_of_torchvision_is_loaded_by_torchvision(tmp_path, capsys):
+    from torchvision.models import get_model
+
+    run = library_run(tmp_path, "torchvision/squeezenet1_1", "DATASET.SIZE", "64")
+    file = tmp_path / "a.safetensors"
+    code, _, err = exported(capsys, run, "--to", "torchvision", "-o", file)
+    assert code == 0, err
+    with safe_open(file, "pt") as opened:
+        said = opened.metadata()
+    network = get_model(**json.loads(said["torchvision"])).eval()
+    network.load_state_dict(load_file(file), strict=True)
+    student, images = md.load_student(run), torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network(student.network.normalised(images)), student(images))
+    assert json.loads(said["preprocessing"])["mean"] == [0.485, 0.456, 0.406]

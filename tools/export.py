@@ -1,0 +1,5 @@
+"""The command `mdistiller-dfpt export`, from a checkout."""
+
+from command import run
+
+run("export")
