@@ -15,7 +15,7 @@ from typing import Any
 from ..distributed import pick_device
 from ..errors import ConfigError
 from ..interop.plugins import load_cfg
-from ..launch.cli import Parser, guarded
+from ..launch.cli import Parser, check_output, guarded
 from ..launch.evaluate_checkpoint import evaluate_checkpoint
 from ..launch.judge import Tested, judgement, on_folders, on_its_test_set
 from ..launch.networks import Role, name_of
@@ -69,6 +69,8 @@ def _overrides(args: argparse.Namespace) -> list[str]:
 def _judge(source: Path, args: argparse.Namespace) -> None:
     if args.teacher or args.ckpt:
         raise ConfigError("--teacher and -c go with --cfg; of RUN_OR_FILE, --with-teacher compares it with its teacher")
+    for option, path in (("--json", args.json), ("--predictions", args.predictions)):
+        check_output(option, path)
     student = load_student(source, str(pick_device("auto")))
     overrides = [*args.opts[1:], *_overrides(args)]
     if args.images is not None:
@@ -87,15 +89,17 @@ def _judge(source: Path, args: argparse.Namespace) -> None:
 
 def _lines(found: dict[str, Any]) -> list[str]:
     """The measures for a reader; the confusion matrix is in the file alone."""
+    absent = sum(value is None for value in found["per_class"].values())
     lines = [
         f"{found['student']} ({found['method']}) {found['file']}, on {found['images']} images of {found['on']}",
+        *([f"{absent} of the {len(found['per_class'])} classes have no image here"] if absent else []),
         f"top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %",
         f"negative log-likelihood {found['nll']:.3f}, calibration error {found['ece']:.2f} %",
     ]
     if found["temperature"] is not None:
-        lines[-1] += (
-            f"; at temperature {found['temperature']:.2f}: {found['nll_scaled']:.3f}, {found['ece_scaled']:.2f} %"
-        )
+        before, after = (f"{found[f'nll_{s}']:.3f}, {found[f'ece_{s}']:.2f} %" for s in ("half", "scaled"))
+        fitted = f"temperature {found['temperature']:.2f}, fitted on half of the images"
+        lines.append(f"{fitted}: on the other half {before} without it, {after} with it")
     if "teacher" in found:
         lines.append(f"predicts as its teacher: {found['teacher']['agreement']:.2f} %; KL {found['teacher']['kl']:.3f}")
     ranked = sorted((value, name) for name, value in found["per_class"].items() if value is not None)

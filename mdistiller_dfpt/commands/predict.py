@@ -1,7 +1,8 @@
 """Predict the classes of images: mdistiller-dfpt predict RUN_OR_FILE IMAGE ... [--top K] [--json | --csv].
 
 RUN_OR_FILE is the directory of a run or a .safetensors file of one. IMAGE is a file, a folder (with all images below
-it) or a pattern with wildcards. Nothing but the student's file is needed: no teacher, dataset or config.
+it) or a pattern with wildcards; files that cannot be read are named at the end. Nothing but the student's file is
+needed: no teacher, dataset or config.
 """
 
 import csv
@@ -52,7 +53,7 @@ def _main(argv: list[str]) -> None:
     parser = Parser("predict", __doc__)
     parser.add_argument("student", metavar="RUN_OR_FILE", type=Path)
     parser.add_argument("images", metavar="IMAGE", nargs="+")
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes per image, default 3")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per image, default 5")
     parser.add_argument("--batch-size", type=int, default=64, help="images at a time, default 64")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
     layout = parser.add_mutually_exclusive_group()
@@ -64,13 +65,16 @@ def _main(argv: list[str]) -> None:
             raise ConfigError(f"{option} is {value}; it must be at least 1")
     images = images_of(args.images)
     student = load_student(args.student, str(pick_device(args.device)))
-    predictions = student.predict(images, args.top, args.batch_size)
+    faults: list[DataError] = []
+    predictions = student.predict(images, args.top, args.batch_size, faults.append)
     if args.json:
         print(json.dumps([p._asdict() for p in predictions], indent=1))
     elif args.csv:
         _as_csv(predictions)
     else:
         _as_lines(predictions)
+    if faults:
+        raise DataError("\n".join(map(str, faults)))
 
 
 def main(argv: list[str] | None = None) -> int:

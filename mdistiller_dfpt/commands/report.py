@@ -7,7 +7,7 @@ confident mistakes, cost, and the protocols. The page needs no network and no sc
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..launch.cli import Parser, guarded
+from ..launch.cli import Parser, check_output, guarded
 from ..report import load_results
 from ..report.files import unfinished
 from ..report.page import write_page
@@ -21,6 +21,7 @@ def _main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.output.suffix not in (".html", ".htm"):
         raise ConfigError(f"-o {args.output}: the page is HTML; name it .html")
+    check_output("-o", args.output)
     if missing := [str(folder) for folder in args.folders if not folder.is_dir()]:
         raise ConfigError(f"no such folder: {', '.join(missing)}")
     results = [result for folder in args.folders for result in load_results(folder)]

@@ -170,6 +170,9 @@ class FileLoader(Loader):
         other.sharded = False
         return other
 
+    def name(self, index: int) -> str:
+        return self.files.paths[index]
+
     def picture(self, index: int) -> Image.Image | None:
         if self.files.images is not None:
             return Image.fromarray(self.files.images[index].numpy())

@@ -46,6 +46,10 @@ class Loader:
         full, left = divmod(self.num_per_epoch, self.batch_size)
         return full + (left > 0 and not self.drop_last)
 
+    def name(self, index: int) -> str:
+        """The name of a sample: its number, or the path of its file."""
+        return str(index)
+
     def picture(self, index: int) -> Image.Image | None:
         """A sample as it is stored, without augmentation; None if it cannot be read."""
         return None

@@ -27,7 +27,8 @@ def write_timm(student: Student, folder: Path) -> Network:
     """
     adapted, arguments = _of_library(student, "timm")
     folder.mkdir()
-    save_weights(adapted.network.state_dict(), folder / HUB_WEIGHTS, as_metadata(student.record))
+    weights = adapted.network.state_dict()
+    save_weights(weights, folder / HUB_WEIGHTS, as_metadata(student.record, weights))
     config = timm_config(student, adapted.network, arguments)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return _loaded(student, adapted, folder / HUB_WEIGHTS)
@@ -40,7 +41,8 @@ def write_torchvision(student: Student, path: Path) -> Network:
         "torchvision": json.dumps({"name": student.record.student.partition("/")[2], **arguments}),
         "preprocessing": json.dumps(own_preprocessing(student).as_json()),
     }
-    save_weights(adapted.network.state_dict(), path, as_metadata(student.record) | more)
+    weights = adapted.network.state_dict()
+    save_weights(weights, path, as_metadata(student.record, weights) | more)
     return _loaded(student, adapted, path)
 
 

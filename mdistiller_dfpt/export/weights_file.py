@@ -18,5 +18,6 @@ def write_weights(student: Student, path: Path) -> Network:
     if plugins := load_yaml_text(student.record.config).get("PLUGINS"):
         raise ConfigError(f"{student.source}: its network or method is in {', '.join(plugins)}, which a file of weights"
                           " cannot carry: --to onnx or torch-export")  # fmt: skip
-    save_weights(student.network.state_dict(), path, as_metadata(student.record))
+    weights = student.network.state_dict()
+    save_weights(weights, path, as_metadata(student.record, weights))
     return load_student(path)

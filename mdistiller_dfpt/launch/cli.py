@@ -81,6 +81,13 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; {hint}see {self.prog} --help")
 
 
+def check_output(option: str, path: Path | None) -> None:
+    """ConfigError unless a file can be written to a path that an option names; None is fine."""
+    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        what = "is a folder" if path.is_dir() else f"{path.parent} is no folder that can be written to"
+        raise ConfigError(f"{option} {path}: {what}")
+
+
 def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     """Run a command and return its exit code: 0 success, 1 a bug in this package, or the exit code of the error."""
     try:

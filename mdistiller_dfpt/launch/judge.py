@@ -5,6 +5,7 @@ import io
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Tested(NamedTuple):
     on: str
     teacher: Tensor | None
     names: Sequence[str]  # of the images: paths, or their numbers in the test set
-    loader: Loader | None = None  # that has them
+    picture: Callable[[int], Image.Image | None]  # of the image with this position
 
 
 Network = Callable[[Tensor], Tensor]
@@ -88,23 +89,36 @@ def on_data(student: Student, cfg: CN, data: Data, teacher: nn.Module | None = N
                 with autocast(dtype, batch.image):
                     logits.append(network(batch.image).float().cpu())
     each, on = [torch.cat(logits) for logits in found], f"the test set of {cfg.DATASET.TYPE}"
-    names = [str(i) for i in torch.cat(indices).tolist()]
-    return Tested(each[0], torch.cat(labels), on, None if teacher is None else each[1], names, data.test)
+    numbers = torch.cat(indices).tolist()
+    pictures = partial(_picture, data.test, numbers)
+    names = [data.test.name(i) for i in numbers]
+    return Tested(each[0], torch.cat(labels), on, None if teacher is None else each[1], names, pictures)
 
 
 def on_folders(student: Student, folder: Path) -> Tested:
     """The logits on images in class folders, all of whose names are classes of the student; some may be missing."""
     names = class_folders(folder)
     if unknown := [name for name in names if name not in student.classes]:
-        raise DataError(f"{folder}: {_few(unknown)} are no classes of the student, which"
-                        f" tells {_few(student.classes)} apart")  # fmt: skip
+        raise DataError(f"{folder}: no classes of the student: {_few(unknown)}; name the"
+                        f" folders as its classes: {_few(student.classes)}")  # fmt: skip
     files = list_files(folder, names)
     numbers = torch.tensor([student.classes.index(name) for name in names])
     count = -(-len(files.paths) // BATCH)
     with torch.inference_mode():
         batches = tqdm(_batches(student, files.paths), total=count, unit="batch", leave=False, disable=None)
         logits = [student(batch).cpu() for batch in batches]
-    return Tested(torch.cat(logits), numbers[files.labels], str(folder), None, files.paths)
+    return Tested(
+        torch.cat(logits), numbers[files.labels], str(folder), None, files.paths, partial(_opened, files.paths)
+    )
+
+
+def _picture(loader: Loader, numbers: Sequence[int], position: int) -> Image.Image | None:
+    return loader.picture(numbers[position])
+
+
+def _opened(paths: Sequence[str], position: int) -> Image.Image | None:
+    image = read_image(paths[position])
+    return None if isinstance(image, Fault) else image
 
 
 def _batches(student: Student, paths: Sequence[str]) -> Iterator[Tensor]:
@@ -124,8 +138,9 @@ def judgement(student: Student, tested: Tested, costs: bool = True) -> dict[str,
     if tested.teacher is not None:
         found["teacher"] = agreement(tested.logits, tested.teacher)
     for one in found["worst"]:
-        one["image"] = tested.names[one.pop("index")]
-        if tested.loader is not None and (picture := tested.loader.picture(int(one["image"]))) is not None:
+        position = one.pop("index")
+        one["image"] = tested.names[position]
+        if (picture := tested.picture(position)) is not None:
             one["thumbnail"] = _thumbnail(picture)
     record = student.record
     what = {"student": record.student, "method": record.method, "file": str(student.source), "on": tested.on}
@@ -185,4 +200,4 @@ def _refuse_to_train(cfg: CN, data: Data, trained: Sequence[Trained], resume: An
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -34,7 +34,8 @@ def measures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str
     """The measures of logits (N, C) for labels (N,), as plain values; accuracies in per cent, likelihoods in nats.
 
     The temperature is fitted on one half of the samples, drawn at random, and judged on the other, as one would fit it
-    on samples of their own; `nll_scaled` and `ece_scaled` are of that half. None of fewer than FEW samples.
+    on samples of their own: `nll_half` and `ece_half` are of that half as it is, `nll_scaled` and `ece_scaled` with the
+    temperature. None of fewer than FEW samples.
     """
     logits, count = logits.double(), len(labels)
     confusion = confusion_matrix(labels, logits.argmax(1), labels=range(len(classes))).tolist()
@@ -85,13 +86,15 @@ def worst(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> list[dict[s
 def _scaled(logits: Tensor, labels: Tensor) -> dict[str, float | None]:
     """The temperature that fits one half of the samples, and the likelihood and calibration of the other with it."""
     if len(labels) < FEW:
-        return {"temperature": None, "nll_scaled": None, "ece_scaled": None}
+        return dict.fromkeys(("temperature", "nll_half", "ece_half", "nll_scaled", "ece_scaled"))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     fit, judged = order[: len(labels) // 2], order[len(labels) // 2 :]
     temperature = best_temperature(logits[fit], labels[fit])
     scaled = logits[judged] / temperature
     return {
         "temperature": temperature,
+        "nll_half": F.cross_entropy(logits[judged], labels[judged]).item(),
+        "ece_half": calibration_error(logits[judged], labels[judged]),
         "nll_scaled": F.cross_entropy(scaled, labels[judged]).item(),
         "ece_scaled": calibration_error(scaled, labels[judged]),
     }

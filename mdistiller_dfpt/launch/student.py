@@ -1,6 +1,6 @@
 """A trained student, ready to predict: from the directory of a run, or from a file of weights with its record."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,9 @@ from ..errors import CheckpointError, ConfigError, DataError
 from ..interop.plugins import load_cfg
 from ..models.output import as_output
 from ..runs.directory import CONFIG
+from ..runs.hashing import state_hash
 from ..runs.record import Record, read_record
+from ..runs.weights import load_weights
 from .evaluate_checkpoint import load_deployed
 
 Picture = str | Path | Image.Image
@@ -70,17 +72,40 @@ class Student(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) as `preprocess` returns them -> logits (B, classes)."""
+        if not isinstance(images, Tensor):
+            raise TypeError(
+                f"a student takes a batch of images as a tensor, not {type(images).__name__}: predict takes files"
+            )
         return as_output(self.network(images)).logits
 
-    def predict(self, images: Picture | Sequence[Picture], top: int = 5, batch_size: int = 64) -> list[Prediction]:
-        """The `top` most probable classes of each image; DataError naming a file that is not an image."""
-        return list(self.predictions([images] if isinstance(images, Picture) else images, top, batch_size))
+    def predict(
+        self, images: Picture | Sequence[Picture], top: int = 5, batch_size: int = 64,
+        skip: Callable[[DataError], None] | None = None,
+    ) -> list[Prediction]:  # fmt: skip
+        """The `top` most probable classes of each image.
 
-    def predictions(self, images: Sequence[Picture], top: int = 5, batch_size: int = 64) -> Iterator[Prediction]:
+        DataError naming a file that is not an image; with `skip`, that gets the error, and the others are predicted.
+        """
+        return list(self.predictions([images] if isinstance(images, Picture) else images, top, batch_size, skip))
+
+    def predictions(
+        self, images: Sequence[Picture], top: int = 5, batch_size: int = 64,
+        skip: Callable[[DataError], None] | None = None,
+    ) -> Iterator[Prediction]:  # fmt: skip
         """`predict`, batch by batch."""
         for start in range(0, len(images), batch_size):
-            some = images[start : start + batch_size]
-            batch = torch.stack([self.preprocess(_opened(image)) for image in some]).to(self.device)
+            some, inputs = [], []
+            for image in images[start : start + batch_size]:
+                try:
+                    inputs.append(self.preprocess(_opened(image)))
+                    some.append(image)
+                except DataError as e:
+                    if skip is None:
+                        raise
+                    skip(e)
+            if not inputs:
+                continue
+            batch = torch.stack(inputs).to(self.device)
             with torch.inference_mode():
                 found = self(batch).softmax(1).topk(min(top, len(self.classes)))
             for image, values, numbers in zip(some, found.values.tolist(), found.indices.tolist(), strict=True):
@@ -105,8 +130,12 @@ def load_student(path: str | Path, device: str = "cpu") -> Student:
     path = Path(path)
     record = read_record(path)
     if record is None:
-        raise CheckpointError(f"{path}: has no record of its student (classes, preprocessing), as an earlier version or"
-                              " another program wrote it: evaluate it by -m and -c, or train it again")  # fmt: skip
+        raise CheckpointError(f"{path}: has no record of a student (classes, preprocessing): it is no file of a run, or"
+                              " one of an earlier version; `eval -m NETWORK -c FILE` evaluates it")  # fmt: skip
+    if state_hash(load_weights(path)) != record.sha256:
+        raise CheckpointError(
+            f"{path}: damaged; its tensors are not those that were saved: use another file of the run"
+        )
     images = record.preprocessing
     normalisation = Normalisation((0.0,) * 3, (1.0,) * 3) if images is None else Normalisation(images.mean, images.std)
     shape = _Shape(len(record.classes), record.image_shape, normalisation, record.num_train)

@@ -129,7 +129,7 @@ def epoch_line(record: dict[str, Any], epochs: int, best: float | None, left: fl
     parts.append(f"train {record['train']['top1']:.2f}")
     if evaluation := evaluation_of(record):
         parts += [f"{name} {values['top1']:.2f}" for name, values in evaluation.items() if name != "kl"]
-        parts.append(f"(best {best:.2f})")
+        parts.append(f"(best {best:.2f}{' on the validation set' if 'validation' in record else ''})")
     return "  ".join([*parts, f"{record['images_per_second']:.0f} img/s", f"{duration(left)} left"])
 
 

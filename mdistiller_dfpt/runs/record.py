@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from ..config.keys import KEYS, put
@@ -18,6 +19,7 @@ from ..data import Data
 from ..data.preprocessing import Preprocessing
 from ..distillers.choice import choice
 from ..errors import CheckpointError
+from .hashing import state_hash
 from .weights import weights_in
 
 KEY, FORMAT = "mdistiller_dfpt", 1
@@ -39,6 +41,7 @@ class Record(NamedTuple):
     epoch: int
     accuracy: Mapping[str, float]  # top1, top5 on the test set at this epoch; empty if it was not evaluated
     version: str
+    sha256: str = ""  # of the tensors in its file
 
 
 def _without_places(cfg: CN) -> str:
@@ -66,9 +69,9 @@ def record_of(cfg: CN, data: Data, epoch: int, accuracy: Mapping[str, float]) ->
     )  # fmt: skip
 
 
-def as_metadata(record: Record) -> dict[str, str]:
-    """A record as metadata of a safetensors file."""
-    return {"format": "pt", KEY: json.dumps(as_json(record))}
+def as_metadata(record: Record, weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """A record as metadata of a safetensors file with these weights."""
+    return {"format": "pt", KEY: json.dumps(as_json(record._replace(sha256=state_hash(weights))))}
 
 
 def as_json(record: Record) -> dict[str, Any]:
@@ -77,19 +80,29 @@ def as_json(record: Record) -> dict[str, Any]:
     return record._asdict() | {"format": FORMAT, "preprocessing": preprocessing}
 
 
+def _instead(folder: Path) -> str:
+    """The end of an error message: why a folder has no weights, or the runs below it."""
+    if (folder / "status.json").is_file():
+        return ": the run has not finished; --resume continues it"
+    below = sorted(str(path.parent) for path in folder.glob("*/student.safetensors")) if folder.is_dir() else []
+    return f"; there are {', '.join(below[:5])}" if below else ""
+
+
 def read_record(path: Path) -> Record | None:
     """The record in a safetensors file, or in that of a run's or an exported folder; None if there is none.
 
     CheckpointError if it is damaged, or of a newer version.
     """
     path = weights_in(path) if path.is_dir() else path
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint{_instead(path.parent)}")
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(KEY)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
-    except (SafetensorError, OSError):
-        return None  # a file of another kind; whether it has weights, its reader says
+    except (SafetensorError, OSError) as e:
+        if path.suffix == ".safetensors":
+            raise CheckpointError(f"{path}: cut off or damaged ({e})") from None
+        return None  # a file of another kind
     if text is None:
         return None
     try:

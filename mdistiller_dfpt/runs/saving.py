@@ -136,7 +136,7 @@ class Saver:
         if rank() == 0:
             accuracy = epoch.get("test", {}).get("student", {})
             record = record_of(self.cfg, data, epoch["epoch"], accuracy)
-            save_weights(weights, self.run / name, as_metadata(record))
+            save_weights(weights, self.run / name, as_metadata(record, weights))
 
     def save_teacher(self, name: str, weights: dict[str, Tensor]) -> None:
         """Save weights of a network that was trained along with the student."""

@@ -24,7 +24,8 @@ def epoch(number, top1, paths=False):
 def evaluation(top1, name="c<at>"):
     return {
         "student": "resnet8", "method": "KD", "file": "f", "on": "the test set", "images": 4, "top1": top1,
-        "top5": 100.0, "nll": 0.5, "ece": 2.0, "temperature": None, "nll_scaled": None, "ece_scaled": None,
+        "top5": 100.0, "nll": 0.5, "ece": 2.0, "temperature": None, "nll_half": None,
+        "ece_half": None, "nll_scaled": None, "ece_scaled": None,
         "per_class": {name: 50.0, "dog": 100.0}, "most_confused": [{"class": name, "predicted": "dog", "images": 1}],
         "confusion": [[1, 1], [0, 2]], "reliability": [{"confidence": 0.7, "accuracy": 0.75, "images": 4}],
         "worst": [{"image": "3", "label": name, "predicted": "dog", "probability": 0.9,
