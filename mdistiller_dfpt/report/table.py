@@ -6,7 +6,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from .difference import difference
-from .files import Result, mean_at_start, repetitions
+from .files import Result, mean_at_start, repeats, repetitions
 from .spec import METRICS
 
 AT_START = {"distillation_weight": "weight", "gradient_to_kd": "gradient / kd"}
@@ -42,6 +42,7 @@ class Table(NamedTuple):
     rows: list[list[str]]
     groups: list[dict[int, Result]]
     notes: dict[str, str]  # mark -> how a protocol differs
+    repeats: list[str]  # runs that do not count, and why
 
 
 def table_of(results: Sequence[Result]) -> Table:
@@ -69,7 +70,7 @@ def table_of(results: Sequence[Result]) -> Table:
         rows.append([labels[number], ", ".join(map(str, group)), *values, mark])
     shown = [i for i, title in enumerate(head) if title not in AT_START.values() or any(row[i] for row in rows)]
     only = [[row[i] for i in shown] for row in rows]
-    return Table([head[i] for i in shown], only, groups, {mark: text for text, mark in notes.items()})
+    return Table([head[i] for i in shown], only, groups, {mark: text for text, mark in notes.items()}, repeats(results))
 
 
 def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) -> str:
@@ -78,5 +79,6 @@ def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) ->
     lines = ["| " + " | ".join(row) + " |" for row in (table.head, *table.rows)]
     lines.insert(1, "|" + "---|" * len(table.head))
     lines += ["", *(f"{mark} {text}" for mark, text in table.notes.items())] if table.notes else []
-    lines += ["", f"Not finished ({len(unfinished)}):", *(f"- {line}" for line in unfinished)] if unfinished else []
+    for title, some in (("Not counted", table.repeats), ("Not finished", unfinished)):
+        lines += ["", f"{title} ({len(some)}):", *(f"- {line}" for line in some)] if some else []
     return "\n".join(lines)

@@ -121,3 +121,20 @@ def test_wrong_uses_are_one_line(words, code, message, tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     assert main(words) == code
     assert message in capsys.readouterr().err
+
+
+def test_a_copy_of_a_run_neither_counts_nor_names_a_row(runs):
+    import shutil
+
+    for path in runs.glob("kd/a/seed*/results.json"):
+        data = json.loads(path.read_text())
+        path.write_text(json.dumps(data | {"student_sha256": str(data["protocol"]["seed"])}))
+    shutil.copytree(runs / "kd/a/seed2", runs / "k/seed2")
+    text = page(load_results(runs), "t")
+    assert "<td>kd/a</td><td>1, 2, 3</td>" in text
+    assert f"{runs}/k/seed2: another run computed the same with seed 2" in text
+    data = json.loads((runs / "k/seed2/results.json").read_text())
+    data["final"]["top1"]["last"] = 60.0
+    (runs / "k/seed2/results.json").write_text(json.dumps(data | {"student_sha256": "other"}))
+    text = page(load_results(runs), "t")
+    assert f"{runs}/kd/a/seed2: another run computed the same with seed 2" in text, "of two trainings, the newer counts"
