@@ -95,7 +95,7 @@ def _(name: str) -> Found:
     assert isinstance(distiller, TAID)
     distiller.double()
     distiller.t.copy_(torch.tensor(distiller.rule["start"], dtype=torch.double))  # it was built in float32
-    distiller.steps = distiller.steps_per_epoch = steps
+    distiller.epochs, distiller.batch_size, distiller.num_trained = 1, 1, steps
     losses, ts = [], []
     for i in range(12):
         student = (1 - i / 12) * normal(1) + i / 12 * normal(2) + 0.1 * normal(10 + i)
