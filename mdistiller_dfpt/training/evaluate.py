@@ -24,7 +24,7 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     return F.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="sum", log_target=True)
 
 
-BINS = 15
+BINS, DIGITS = 15, 6
 
 
 def bin_of(confidence: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def calibration_gaps(logits: Tensor, target: Tensor) -> Tensor:
     (B, C), (B,) -> (15,) float64. Over a test set of N samples, the sum of their absolute values / N is the expected
     calibration error (Guo et al., 2017, arXiv:1706.04599, eq. 3).
     """
-    confidence, predicted = logits.softmax(1).max(1)
+    confidence, predicted = logits.double().softmax(1).max(1)
     gaps = (predicted == target).double() - confidence.double()
     return torch.zeros(BINS, dtype=torch.float64, device=logits.device).index_add_(0, bin_of(confidence), gaps)
 
@@ -83,7 +83,7 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
         for name, logits in paths.items():
             add((name, "top1"), correct_at(logits, batch.target, 1))
             add((name, "top5"), correct_at(logits, batch.target, 5))
-            add((name, "nll"), F.cross_entropy(logits, batch.target, reduction="sum"))
+            add((name, "nll"), F.cross_entropy(logits.double(), batch.target, reduction="sum"))
             of_bins = calibration_gaps(logits, batch.target)
             gaps[name] = gaps[name] + of_bins if name in gaps else of_bins
             ones = F.one_hot(logits.argmax(1), logits.shape[1]).sum(0)
@@ -98,8 +98,10 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
     result: dict[str, dict[str, float]] = {}
     for (group, name), value in zip(sums, totals, strict=True):
         percent = 1.0 if group == "kl" or name == "nll" else 100.0
-        result.setdefault(group, {})[name] = percent * value / seen
+        number = percent * value / seen
+        # Likelihoods are rounded, as the order of a sum, which the size of the batches decides, changes its last digits
+        result.setdefault(group, {})[name] = round(number, DIGITS) if name == "nll" else number
     for name, ones in predicted.items():
-        result[name]["ece"] = 100 * all_reduce(gaps[name]).abs().sum().item() / seen
+        result[name]["ece"] = round(100 * all_reduce(gaps[name]).abs().sum().item() / seen, DIGITS)
         result[name]["predicted_classes"] = int((all_reduce(ones) > 0).sum())
     return result
