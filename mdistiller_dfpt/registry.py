@@ -1,5 +1,6 @@
 """A registry: a dict with a decorator; rejects duplicate names and suggests the closest known ones."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -37,6 +38,11 @@ def suggest(name: str, known: list[str]) -> str:
     names = sorted(map(str, known))
     more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
     return f"choose from {', '.join(names[:MOST_SHOWN])}{more}"
+
+
+def described(entry: Any) -> str:
+    """The first line of the file in which a registered class or function is defined; empty if it says nothing."""
+    return (sys.modules[entry.__module__].__doc__ or "").strip().partition("\n")[0]
 
 
 class Registry(dict[str, T], Generic[T]):

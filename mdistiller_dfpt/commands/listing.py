@@ -5,7 +5,6 @@ that contains them, default ./output. The networks of torchvision are listed as 
 """
 
 import fnmatch
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ..errors import ConfigError
 from ..launch.cli import Parser, guarded
 from ..models import MODELS
 from ..models.external.names import external_networks
+from ..registry import described
 from ..report.files import load_results, unfinished
 from ..teachers import TEACHERS
 
@@ -28,8 +28,7 @@ Lines = Iterator[tuple[str, str]]
 def _described(registry: dict[str, Any]) -> Lines:
     """The names of a registry and the first lines of the files in which they are defined."""
     for name, entry in sorted(registry.items()):
-        of_file = sys.modules[entry.__module__].__doc__ or ""
-        yield name, of_file.strip().partition("\n")[0]
+        yield name, described(entry)
 
 
 def _networks() -> Lines:

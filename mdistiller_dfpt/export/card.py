@@ -1,6 +1,5 @@
 """A model card: the header that model hubs read, and what a reader has to know of a student, from its own files."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from ..distillers import DISTILLERS
 from ..launch.student import Student
+from ..registry import described
 from ..runs.record import Record
 from .logits_network import preprocessing_in_words
 
@@ -75,8 +75,7 @@ def _description(method: str) -> str:
     """The first line of the file of a method; empty if several are combined, or if it is not registered here."""
     if method not in DISTILLERS:
         return ""
-    of_file = sys.modules[DISTILLERS[method].__module__].__doc__ or ""
-    return of_file.strip().partition("\n")[0].rstrip(".")
+    return described(DISTILLERS[method]).rstrip(".")
 
 
 def _teacher(record: Record, protocol: Mapping[str, Any] | None) -> str:

@@ -25,7 +25,7 @@ from ..models.complexity import count_macs, total
 from ..models.output import as_output, autocast
 from ..runs.atomic import write_json
 from ..runs.record import read_record
-from ..runs.weights import weights_in
+from ..runs.weights import weights_file
 from .build import Trained
 from .metrics import agreement, measures
 from .student import Student, config_of_student
@@ -168,11 +168,10 @@ def cost(student: Student) -> dict[str, Any]:
     image = torch.zeros(1, *student.record.image_shape, device=student.device)
     with torch.inference_mode(), count_macs(student) as macs:
         student(image)
-    source = weights_in(student.source) if student.source.is_dir() else student.source
     return {
         "parameters": sum(p.numel() for p in student.parameters()),
         "macs": total(macs, student),
-        "bytes": source.stat().st_size,
+        "bytes": weights_file(student.source).stat().st_size,
         "milliseconds": {str(size): _milliseconds(student, image.expand(size, -1, -1, -1)) for size in (1, BATCH)},
         "threads": torch.get_num_threads(),
     }

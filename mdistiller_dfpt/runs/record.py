@@ -19,8 +19,9 @@ from ..data import Data
 from ..data.preprocessing import Preprocessing
 from ..distillers.choice import choice
 from ..errors import CheckpointError
+from .directory import STATUS
 from .hashing import state_hash
-from .weights import weights_in
+from .weights import WEIGHTS, weights_file
 
 KEY, FORMAT = "mdistiller_dfpt", 1
 PLACES = ("DISTILLER.STUDENT_CKPT", "DISTILLER.LOGITS_CACHE", "DATASET.EXTRA.ROOT")
@@ -82,9 +83,9 @@ def as_json(record: Record) -> dict[str, Any]:
 
 def _instead(folder: Path) -> str:
     """The end of an error message: why a folder has no weights, or the runs below it."""
-    if (folder / "status.json").is_file():
+    if (folder / STATUS).is_file():
         return ": the run has not finished; --resume continues it"
-    below = sorted(str(path.parent) for path in folder.glob("*/student.safetensors")) if folder.is_dir() else []
+    below = sorted(str(path.parent) for path in folder.glob(f"*/{WEIGHTS}")) if folder.is_dir() else []
     return f"; there are {', '.join(below[:5])}" if below else ""
 
 
@@ -93,7 +94,7 @@ def read_record(path: Path) -> Record | None:
 
     CheckpointError if it is damaged, or of a newer version.
     """
-    path = weights_in(path) if path.is_dir() else path
+    path = weights_file(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint{_instead(path.parent)}")
     try:

@@ -22,9 +22,11 @@ POSITIONS = re.compile(r"(^|\.)(pos_embed|pos_embedding|position_embeddings?)\S*
 TEACHER_WEIGHTS = "teacher.safetensors"  # in the directory of a run, if the teacher is trained along with the student
 
 
-def weights_in(folder: Path) -> Path:
-    """The student's file in the directory of a run, or in a folder as model hubs read it; it may be missing."""
-    return folder / (HUB_WEIGHTS if not (folder / WEIGHTS).exists() and (folder / HUB_WEIGHTS).exists() else WEIGHTS)
+def weights_file(path: Path) -> Path:
+    """A file as it is; of the directory of a run or a folder as model hubs read it, its student's, which may miss."""
+    if not path.is_dir():
+        return path
+    return path / (HUB_WEIGHTS if not (path / WEIGHTS).exists() and (path / HUB_WEIGHTS).exists() else WEIGHTS)
 
 
 def load_weights(path: Path) -> dict[str, Any]:
@@ -32,9 +34,7 @@ def load_weights(path: Path) -> dict[str, Any]:
 
     CheckpointError if there is no such file, or if it contains no tensors by name.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = weights_in(path)
+    path = weights_file(Path(path))
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":

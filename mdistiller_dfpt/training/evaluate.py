@@ -39,7 +39,7 @@ def calibration_gaps(logits: Tensor, target: Tensor) -> Tensor:
     calibration error (Guo et al., 2017, arXiv:1706.04599, eq. 3).
     """
     confidence, predicted = logits.double().softmax(1).max(1)
-    gaps = (predicted == target).double() - confidence.double()
+    gaps = (predicted == target).double() - confidence
     return torch.zeros(BINS, dtype=torch.float64, device=logits.device).index_add_(0, bin_of(confidence), gaps)
 
 
