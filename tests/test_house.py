@@ -107,9 +107,9 @@ IMPORTERS = ("import_module", "__import__", "resolve_name", "run_path", "run_mod
 MAY_IMPORT_BY_NAME = {
     "mdistiller_dfpt.distillers", "mdistiller_dfpt.teachers", "mdistiller_dfpt.interop.plugins",
     "mdistiller_dfpt.interop.run_checkout", "mdistiller_dfpt.models.external.names",
-    "mdistiller_dfpt.bench.checkout",
+    "mdistiller_dfpt.bench.checkout", "mdistiller_dfpt.commands.main",
 }  # fmt: skip
-"""Packages that import all files of their own folder, and those that import what a user names."""
+"""Packages that import all files of their own folder, those that import what a user names, and the console script."""
 
 
 def imports_by_name(sources: Sources) -> list[str]:
