@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..regular_files import opened
+
 
 def _candidates(root: Path) -> list[Path]:
     """In the folder or next to the archive; if that is not writable, in the user's cache directory."""
@@ -21,7 +23,7 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
     """The arrays of `decode()`, read from a cache file if one has this fingerprint."""
     for path in _candidates(root):
         try:
-            with open(path, "rb") as f, np.load(f, allow_pickle=False) as stored:
+            with opened(path) as f, np.load(f, allow_pickle=False) as stored:
                 if str(stored["fingerprint"]) == fingerprint:
                     return {name: stored[name] for name in stored.files if name != "fingerprint"}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

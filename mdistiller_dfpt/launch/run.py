@@ -1,6 +1,5 @@
 """Runs a config: data, trained networks that teach, then the student; an earlier run is found by what it computed."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from ..distributed import on_first_process, world_size
 from ..errors import CheckpointError, ConfigError
 from ..interop.plugins import load_cfg
 from ..models import StagedModel
+from ..regular_files import read_json
 from ..runs.directory import (
     CONFIG,
     RESULTS,
@@ -80,7 +80,7 @@ def train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Resume = Fals
     before = on_first_process(lambda: _earlier_run(cfg, identity, resume))
     if before is not None and resume == "auto" and on_first_process(lambda: is_finished(before)):
         print(f"{before} is this run, and finished", flush=True)
-        return json.loads((before / RESULTS).read_text(encoding="utf-8"))
+        return read_json(before / RESULTS)
     trainer = build_trainer(cfg, data, trained, identity, before=before)
     folder = before or on_first_process(lambda: _new_run(cfg, identity))
     results = trainer.fit(folder, resume=before is not None)

@@ -1,6 +1,5 @@
 """Checkpoints: directories published by one rename, verified by a manifest of hashes, loaded without running code."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..regular_files import read_json
 from .atomic import saving, write_json
 from .hashing import file_hash
 from .safe_load import load_pickled_tensors
@@ -68,7 +68,7 @@ def save_checkpoint(folder: Path, weights: dict[str, Tensor], state: dict[str, A
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The verified manifest of a checkpoint; CheckpointError stating what is wrong."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         files = manifest["files"]
         number = manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as e:

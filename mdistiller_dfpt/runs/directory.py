@@ -1,6 +1,5 @@
 """The directory of a run: found again by what the run computes, locked during training."""
 
-import json
 import re
 import tempfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from yacs.config import CfgNode as CN
 from ..config.limits import as_directory
 from ..distillers.choice import choice
 from ..errors import CheckpointError, ConfigError
+from ..regular_files import read_json
 from .checkpoint import WEIGHTS, checkpoints
 from .hashing import state_hash
 from .identity import Identity, differences, fingerprint, read_identity
@@ -51,7 +51,7 @@ def is_finished(run: Path) -> bool:
     """Whether a run has reached its last epoch: its results are of what it computes, and its weights are there."""
     identity = read_identity(run)
     try:
-        of_results = json.loads((run / RESULTS).read_text(encoding="utf-8")).get("fingerprint")
+        of_results = read_json(run / RESULTS).get("fingerprint")
     except (OSError, ValueError, AttributeError):
         return False
     return identity is not None and of_results == fingerprint(identity) and (run / WEIGHTS).is_file()
@@ -61,7 +61,7 @@ def find_finished(cfg: CN, identity: Identity) -> Path | None:
     """The newest finished run that computed the same, or None; CheckpointError if its weights were changed since."""
     found = next((run for run in same_runs(cfg, identity) if is_finished(run)), None)
     if found is not None:
-        recorded = json.loads((found / RESULTS).read_text(encoding="utf-8")).get("student_sha256")
+        recorded = read_json(found / RESULTS).get("student_sha256")
         if recorded != state_hash(load_weights(found)):
             raise CheckpointError(f"{found / WEIGHTS}: not the weights whose results are in {RESULTS}: the file was"
                                   " changed after the training; restore it, or move this directory away")  # fmt: skip
