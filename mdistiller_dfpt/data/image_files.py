@@ -53,7 +53,7 @@ class Fault(NamedTuple):
 
 
 # Other decoders of Pillow start programs, as Ghostscript for EPS; a file's first bytes choose one, not its name
-DECODERS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "PPM", "TIFF", "WEBP", "GIF", "AVIF")
+DECODERS = ("PNG", "JPEG", "BMP", "DIB", "PPM", "TIFF", "WEBP", "GIF")
 MOST_ASPECT = 100  # resized to a short side of 256, a longer image takes gigabytes
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
