@@ -10,7 +10,7 @@ import os
 import stat
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 MOST_TEXT = 1 << 30  # bytes; a table of all images of ImageNet has about a tenth
 
@@ -26,6 +26,18 @@ def opened(path: str | os.PathLike[str], most: int | None = None) -> BufferedRea
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     try:
         _check(os.fstat(file.fileno()), path, memory() if most is None else most)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def opened_to_lock(path: str | os.PathLike[str]) -> TextIO:
+    """A regular file to read and write, created if there is none; OSError if a link or another kind is in its place."""
+    number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    file = os.fdopen(number, "r+", encoding="utf-8")
+    try:
+        _check(os.fstat(number), path, MOST_TEXT)
     except OSError:
         file.close()
         raise

@@ -103,19 +103,19 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
             with run.deployable():
                 record[run.data.judged_on] = evaluate_method(run.distiller, run.data.judges)
         run.end_epoch(record)
-        # Log
+        # Save: the best weights, and last the state for resuming, so that nothing of the epoch is missing after a kill
         best = best_epoch(run.epochs)
+        if best is record:
+            saver.save_student(BEST, run.weights(), run.data, record)
+        if epoch % run.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
+            saver.save_student(f"student-epoch-{epoch:05d}.safetensors", run.weights(), run.data, record)
+        logs.scalars(record, epoch)
+        saver.save(run.progress())
+        saver.status("running", run.progress())
+        # Log, once it is saved: the output may be closed
         best_top1 = None if best is None else evaluation_of(best)["student"]["top1"]
         left = (time.monotonic() - started) / (epoch - first + 1) * (run.last_epoch - epoch)
         print(epoch_line(record, run.last_epoch, best_top1, left), flush=True)
-        logs.scalars(record, epoch)
-        # Save: the best weights, and the state for resuming
-        if best is record:
-            saver.save_student(BEST, run.weights(), run.data, record)
-        saver.save(run.progress())
-        if epoch % run.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
-            saver.save_student(f"student-epoch-{epoch:05d}.safetensors", run.weights(), run.data, record)
-        saver.status("running", run.progress())
         # Stop if requested
         if epoch < run.last_epoch and (stop := requests.poll_stop()):
             raise Stopped(stop, f"after epoch {epoch}")
