@@ -247,5 +247,5 @@ class FileLoader(Loader):
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

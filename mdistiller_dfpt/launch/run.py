@@ -32,7 +32,7 @@ from ..training.precision import FASTEST
 from .build import Trained, build_trainer, check_config, identity_of_run
 from .initial import check_start
 from .judge import judge_run
-from .trained import trained_networks
+from .trained import in_training, trained_networks
 
 Resume = bool | Literal["auto"] | Path
 """False: a new run. True: the unfinished run that computes the same. auto: that one, else a new run, unless the same is
@@ -52,8 +52,21 @@ def run(cfg: CN, resume: Resume = False) -> dict[str, Any]:
         if resume is False:
             check_start(cfg)  # before a teacher is trained
         if resume is True:
-            on_first_process(lambda: check_resumable(cfg, identity_of_run(cfg, data, ())))
+            teacher = on_first_process(lambda: _resumable(cfg, data))
+            resume = teacher is None or "auto"
         return train(cfg, data, trained_networks(cfg, data, train), resume)
+
+
+def _resumable(cfg: CN, data: Data) -> Path | None:
+    """The run of a teacher to continue before this one begins, else None; CheckpointError if nothing was begun."""
+    try:
+        check_resumable(cfg, identity_of_run(cfg, data, ()))
+        return None
+    except CheckpointError:
+        if (teacher := in_training(cfg)) is None:
+            raise
+        print(f"{teacher} was interrupted before this run began: it is continued first", flush=True)
+        return teacher
 
 
 def config_of(run: Path, overrides: Sequence[str]) -> CN:

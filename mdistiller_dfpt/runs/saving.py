@@ -80,6 +80,7 @@ class Progress:
     average: dict[str, Tensor] = field(default_factory=dict)  # of the deployed network's weights, if there is one
     prepared: int = 0  # passes over the training set before the first step
     factor: float | None = None  # on the distillation terms; None: not found yet, or none
+    seconds: float = 0.0  # that the steps of the current epoch took
 
 
 class Saver:
@@ -114,6 +115,7 @@ class Saver:
             "step": done.step,
             "prepared": done.prepared,
             "factor": done.factor,
+            "seconds": done.seconds,
             "counts": done.counts,
             "counts_of_others": [counts for _, counts in meters[1:]],
             "epochs": done.epochs,
@@ -183,7 +185,8 @@ class Saver:
             print(f"resuming after {after if manifest['epoch'] or step else f'pass {prepared}'}", flush=True)
             sums, counts = _meters_of_this_process(manifest, state)
             average, factor = state.get("average", {}), manifest.get("factor")
-            return Progress(manifest["epochs"], step, sums, counts, average, prepared, factor)
+            seconds = manifest.get("seconds", 0.0)
+            return Progress(manifest["epochs"], step, sums, counts, average, prepared, factor, seconds)
         why = "".join(f": {fault}" for fault in list(skipped.values())[:1])
         raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint{why}")
 

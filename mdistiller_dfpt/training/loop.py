@@ -18,7 +18,7 @@ from .evaluate import accuracy, evaluate_method
 from .micro_batches import micro_batches
 from .optim import set_learning_rate, set_mode
 from .parallel import share_buffers
-from .signals import Requests, Stopped
+from .signals import Interrupt, Requests, Stopped
 from .state import Training
 from .strength import strength
 
@@ -86,22 +86,26 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
     steps, first, started = len(run.data.train), len(run.epochs) + 1, time.monotonic()
     for epoch in range(first, run.last_epoch + 1):
         # Train
-        epoch_start, steps_left = time.monotonic(), steps - run.step
-        train = train_epoch(run, epoch, lambda: meet_requests(run, saver, requests))
-        share_buffers(run.distiller, run.averaged())
-        seconds = time.monotonic() - epoch_start
+        with run.timed():
+            train = train_epoch(run, epoch, lambda: meet_requests(run, saver, requests))
+            share_buffers(run.distiller, run.averaged())
         record = {
             "epoch": epoch,
             "lr": run.learning_rate(epoch - 1 / steps),
             "train": train,
-            "seconds": round(seconds * steps / steps_left, 3),
-            "images_per_second": round(run.data.train.num_per_epoch * steps_left / steps / seconds, 1),
+            "seconds": round(run.seconds, 3),
+            "images_per_second": round(run.data.train.num_per_epoch / run.seconds, 1),
         }
         # Evaluate the weights that will be deployed
         set_mode(run.optimizer, training=False)
         if epoch % run.cfg.LOG.EVAL_FREQ == 0 or epoch == run.last_epoch:
-            with run.deployable():
-                record[run.data.judged_on] = evaluate_method(run.distiller, run.data.judges)
+            try:
+                with run.deployable():
+                    record[run.data.judged_on] = evaluate_method(run.distiller, run.data.judges, requests.interrupt)
+            except Interrupt as e:  # outside of `deployable`: the weights are those in training again
+                saver.save(run.progress())
+                saver.status("running", run.progress())
+                raise Stopped(e.number, f"in epoch {epoch}, while it was evaluated") from None
         run.end_epoch(record)
         # Save: the best weights, and last the state for resuming, so that nothing of the epoch is missing after a kill
         best = best_epoch(run.epochs)

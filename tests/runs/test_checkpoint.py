@@ -324,13 +324,12 @@ def test_a_hostile_pickle_is_never_run_in_any_protocol(kind, protocol, tmp_path)
     assert not mark.exists()
 
 
-def test_a_hostile_state_behind_a_manifest_that_vouches_for_it_is_never_run(tmp_path, capsys):
+def test_a_hostile_state_behind_a_manifest_that_vouches_for_it_is_never_run(tmp_path):
     folder = stopped_checkpoint(tmp_path)
     mark = tmp_path / "MARK"
     torch.save(hostile(str(mark))["nested"], folder / "state.pt")
     vouch(folder)
-    resume_refused(tmp_path, "contains no intact checkpoint")
-    assert "no code in it was run" in capsys.readouterr().err
+    resume_refused(tmp_path, "contains no intact checkpoint: .*no code in it was run")
     assert not mark.exists()
 
 
