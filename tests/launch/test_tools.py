@@ -390,9 +390,9 @@ def test_what_cannot_be_resumed_is_refused_before_its_teacher_is_trained(cwd, ca
 
 def test_resume_goes_on_with_a_teacher_that_was_interrupted(cwd, capsys, monkeypatch):
     argv, save = [*quick_main_job(cwd), "DISTILLER.TEACHER_AUTO_TRAIN", "True"], Saver.save
-    monkeypatch.setattr(Saver, "save", lambda self, done: (save(self, done), os.kill(os.getpid(), signal.SIGTERM)))
-    assert TRAIN(argv) == 143
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "save", lambda self, done: (save(self, done), os.kill(os.getpid(), signal.SIGTERM)))
+        assert TRAIN(argv) == 143
     capsys.readouterr()
     assert TRAIN([*argv, "--resume"]) == 0
     out = capsys.readouterr().out
