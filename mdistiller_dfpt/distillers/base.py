@@ -22,7 +22,7 @@ from ..models.external.adapt import refuse_plain
 from ..models.output import Output, as_output, autocast
 from ..models.statistics import batch_statistics
 from ..teachers import ORIGINAL, Frozen, Teacher, TeacherPath
-from ..teachers.hooked import Hooked
+from ..teachers.hooked import Hooked, refuse_unprepared
 
 TeacherLike = Teacher | TeacherPath | StagedModel
 """What a distiller's constructor accepts as its teacher."""
@@ -64,11 +64,8 @@ class Method(Hooked):
 
     def __call__(self, batch: Batch | Tensor, target: Tensor | None = None, **given: Any) -> tuple[Tensor, Terms]:
         """`forward` of a batch, or of images (B, 3, H, W), labels (B,) and what is given of its other fields."""
-        if self.training and not all(part.is_prepared for part in self.hooked()):
-            raise ConfigError(
-                f"{type(self).__name__}, or its teacher, measures something on the training set before the first step,"
-                " which was not done: call mdistiller_dfpt.prepare(distiller, data)"
-            )
+        if self.training:
+            refuse_unprepared(self.hooked())
         return super().__call__(as_batch(batch, target, **given))
 
     # Implemented by a method

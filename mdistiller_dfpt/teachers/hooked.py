@@ -1,14 +1,14 @@
 """What the loop calls around a step, the same for methods and for teachers."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..data import Batch
 from ..data.held_out import HeldOut
-from ..errors import PluginError
+from ..errors import ConfigError, PluginError
 from ..losses.term import RESERVED
 
 
@@ -82,3 +82,12 @@ class Hooked(nn.Module):
         """The values logged since the last call."""
         logged, self._logged = self._logged, {}
         return logged
+
+
+def refuse_unprepared(parts: Sequence[Hooked]) -> None:
+    """ConfigError if a method or a teacher has a `prepare` that was not called; the loop of this package calls it."""
+    if raw := [type(part).__name__ for part in parts if not part.is_prepared]:
+        raise ConfigError(
+            f"{', '.join(raw)} measures something on the training set before the first step, which was not done: call"
+            " mdistiller_dfpt.prepare(distiller, data)"
+        )
