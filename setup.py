@@ -46,7 +46,10 @@ setup(
     ],
     extras_require={
         "test": [
+            "datasets",
             "hypothesis",
+            "imagecorruptions-imaug",
+            "lightning",
             "matplotlib",
             "mypy==2.4.1",
             "onnx",
@@ -60,6 +63,7 @@ setup(
             "types-PyYAML",
             "types-tqdm",
         ],
+        "corruptions": ["imagecorruptions-imaug"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "plot": ["matplotlib"],
         "timm": ["timm"],
