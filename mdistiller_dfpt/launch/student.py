@@ -22,9 +22,8 @@ from ..models.external.adapt import adapt
 from ..models.output import as_output
 from ..runs.checkpoint import save_weights
 from ..runs.directory import CONFIG
-from ..runs.hashing import state_hash
-from ..runs.record import Record, as_metadata, read_record, record_of
-from ..runs.weights import load_into, load_weights
+from ..runs.record import Record, as_metadata, check_hash, read_record, record_of
+from ..runs.weights import load_into
 from ..training.own_parts import with_own_parts
 from .evaluate_checkpoint import load_deployed
 
@@ -157,10 +156,7 @@ def load_student(path: str | Path, device: str = "cpu", network: nn.Module | Non
     if record is None:
         raise CheckpointError(f"{path}: has no record of a student (classes, preprocessing): it is no file of a run, or"
                               " one of an earlier version; `eval -m NETWORK -c FILE` evaluates it")  # fmt: skip
-    if state_hash(load_weights(path)) != record.sha256:
-        raise CheckpointError(
-            f"{path}: damaged; its tensors are not those that were saved: use another file of the run"
-        )
+    check_hash(path, record)
     if (network is not None) != (is_own := record.student.startswith(OWN_NETWORK)):
         what = "is a program's: give it as `network`" if is_own else "is built by its name: leave out `network`"
         raise ConfigError(f"{path}: its network {record.student} {what}")
