@@ -27,13 +27,14 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["mdistiller_dfpt", "mdistiller_dfpt.*"]),
-    package_data={"mdistiller_dfpt": ["py.typed", "report/templates/*.j2", "export/templates/*.j2"]},
+    package_data={"mdistiller_dfpt": ["py.typed", "__init__.pyi", "report/templates/*.j2", "export/templates/*.j2"]},
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["mdistiller-dfpt = mdistiller_dfpt.commands.main:main"]},
     install_requires=[
         "torch>=2.10",  # in older versions, torch.load with weights_only=True could be made to run code by a checkpoint
         "torchvision",
         "jinja2",
+        "lazy_loader",
         "numpy",
         "pillow",
         "pyyaml",

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..errors import ConfigError
 from ..registry import suggest
+from ..regular_files import read_bytes
 
 Pixels = np.ndarray[Any, Any]
 SMALL = 32  # height and width up to which the constants of CIFAR-C hold
@@ -182,7 +183,8 @@ def _frosts() -> list[Pixels]:
 
     folder = resources.files("imagecorruptions") / "frost"
     names = [f"frost{n}.{'png' if n < 4 else 'jpg'}" for n in range(1, 6)]
-    pictures = [Image.open(io.BytesIO((folder / name).read_bytes())).convert("RGB") for name in names]
+    files = [io.BytesIO(read_bytes(str(folder / name))) for name in names]
+    pictures = [Image.open(file).convert("RGB") for file in files]
     return [np.asarray(cv2.resize(np.asarray(picture), (0, 0), fx=0.2, fy=0.2)) for picture in pictures]
 
 

@@ -24,7 +24,7 @@ from .trained import OF_PLACE
 
 TRAIN = [sys.executable, "-m", "mdistiller_dfpt", "train"]
 Process: TypeAlias = "subprocess.Popen[bytes]"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
 
 
 class Interrupted(UserError):

@@ -1,11 +1,11 @@
 """The accuracies on corrupted images of runs that were tested on them, as a table."""
 
-import json
 from collections.abc import Iterable, Mapping
 from statistics import mean
 from typing import Any, NamedTuple
 
 from ..errors import DataError
+from ..regular_files import read_json
 from .files import Result
 
 CORRUPTIONS = "corruptions.json"
@@ -45,7 +45,7 @@ def corrupted_table(runs: Iterable[tuple[str, Mapping[int, Result]]]) -> Corrupt
 def _read(result: Result) -> dict[str, Any] | None:
     path = result.path.parent / CORRUPTIONS
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(path)
         found["clean"], found["mean"], found["mean_by_corruption"], found["constants"], found["pixels"], found["seed"]
         return found if found["sha256"] == result.data.get("student_sha256") else None
     except FileNotFoundError:
