@@ -47,7 +47,10 @@ setup(
     ],
     extras_require={
         "test": [
+            "datasets",
             "hypothesis",
+            "imagecorruptions-imaug",
+            "lightning",
             "matplotlib",
             "mypy==2.4.1",
             "onnx",
@@ -61,6 +64,7 @@ setup(
             "types-PyYAML",
             "types-tqdm",
         ],
+        "corruptions": ["imagecorruptions-imaug"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "plot": ["matplotlib"],
         "timm": ["timm"],

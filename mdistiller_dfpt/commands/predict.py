@@ -17,6 +17,7 @@ from ..errors import ConfigError, DataError
 from ..escape import csv_cell
 from ..launch.cli import Parser, guarded
 from ..launch.student import Prediction, load_student
+from ..runs.weights import weights_file
 
 
 def images_of(words: list[str]) -> list[Path]:
@@ -34,6 +35,20 @@ def images_of(words: list[str]) -> list[Path]:
             raise DataError(f"{word}: {'a folder without images' if path.is_dir() else 'no such image'}")
         found += some
     return found
+
+
+def _is_student(path: Path) -> bool:
+    return (path.is_dir() or path.suffix == ".safetensors") and weights_file(path).is_file()
+
+
+def _refuse_swapped(student: Path, words: list[str]) -> None:
+    """ConfigError if an image is given where the student is to be, or a student among the images."""
+    if _is_student(student):
+        return
+    is_image = student.suffix.lower() in SUFFIXES
+    if is_image or (behind := next((word for word in words if _is_student(Path(word))), None)):
+        what = "is an image" if is_image else f"is no student, and {behind} is one"
+        raise ConfigError(f"{student} {what}: write RUN_OR_FILE first, then the images")
 
 
 def _as_lines(predictions: list[Prediction]) -> None:
@@ -64,6 +79,7 @@ def _main(argv: list[str]) -> None:
     for option, value in (("--top", args.top), ("--batch-size", args.batch_size)):
         if value < 1:
             raise ConfigError(f"{option} is {value}; it must be at least 1")
+    _refuse_swapped(args.student, args.images)
     images = images_of(args.images)
     student = load_student(args.student, str(pick_device(args.device)))
     faults: list[DataError] = []

@@ -22,7 +22,7 @@ from ..errors import CheckpointError
 from ..regular_files import regular
 from .directory import STATUS
 from .hashing import state_hash
-from .weights import WEIGHTS, weights_file
+from .weights import WEIGHTS, load_weights, weights_file
 
 KEY, FORMAT = "mdistiller_dfpt", 1
 PLACES = ("DISTILLER.STUDENT_CKPT", "DISTILLER.LOGITS_CACHE", "DATASET.EXTRA.ROOT")
@@ -88,6 +88,14 @@ def _instead(folder: Path) -> str:
         return ": the run has not finished; --resume continues it"
     below = sorted(str(path.parent) for path in folder.glob(f"*/{WEIGHTS}")) if folder.is_dir() else []
     return f"; there are {', '.join(below[:5])}" if below else ""
+
+
+def check_hash(path: Path, record: Record) -> None:
+    """CheckpointError unless the tensors in a file are those that were saved with its record."""
+    if state_hash(load_weights(path)) != record.sha256:
+        raise CheckpointError(
+            f"{path}: damaged; its tensors are not those that were saved: use another file of the run"
+        )
 
 
 def read_record(path: Path) -> Record | None:

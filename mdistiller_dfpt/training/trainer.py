@@ -40,6 +40,7 @@ from .loop import fit, train_epoch
 from .micro_batches import smallest_micro_batch
 from .optim import in_words
 from .out_of_memory import memory_explained
+from .own_parts import with_own_parts
 from .signals import Requests, Stopped
 from .state import Training
 
@@ -53,6 +54,11 @@ class Trainer:
     run: Path  # the run directory, set by `fit` where it is given one
 
     def __init__(self, cfg: CN, distiller: Method, data: Data, identity: Identity | None = None):
+        if not isinstance(data, Data):
+            raise TypeError(f"data is a {type(data).__name__}: give the Data of build_data, or of data_from_loaders"
+                            " around DataLoaders of your own")  # fmt: skip
+        if identity is None:
+            cfg = with_own_parts(cfg, distiller, data)
         self.training = Training(cfg, distiller, data)
         self.cfg, self.data = cfg, self.training.data
         self.requests = Requests()
@@ -150,7 +156,7 @@ class Trainer:
         teacher, optimizer = self._teacher_record(), in_words(self.optimizer)
         used_protocol = protocol(self.cfg, self.data, teacher, self.training.device, optimizer)
         own = self.identity.get("normalisation", {})
-        used_protocol["normalisation"] = {"images": str(self.data.normalisation), **own}
+        used_protocol["normalisation"] = {"images": self.data.train.normalised_by, **own}
         for network, words in own.items():
             print(f"{network}: images are normalised by its own {words}", flush=True)
         self.prepare(saver)
