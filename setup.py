@@ -53,6 +53,7 @@ setup(
             "onnx",
             "onnxruntime",
             "onnxscript",
+            "optuna",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
@@ -63,6 +64,7 @@ setup(
         ],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "plot": ["matplotlib"],
+        "search": ["optuna", "matplotlib"],
         "timm": ["timm"],
     },
 )
