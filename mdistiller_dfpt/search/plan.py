@@ -43,7 +43,7 @@ class Budget:
         return enough or (self.minutes is not None and seconds >= 60 * self.minutes)
 
     def __str__(self) -> str:
-        parts = [] if self.trials is None else [f"{self.trials} trials"]
+        parts = [] if self.trials is None else [f"{self.trials} trial{'s' if self.trials > 1 else ''}"]
         parts += [] if self.minutes is None else [f"{self.minutes:g} minutes of trials"]
         return " or ".join(parts)
 
@@ -87,14 +87,15 @@ def plan_search(
     configs = []
     judged: dict[str, tuple[bool, int]] = {}  # by section DATASET
     for title, (path, given) in found.items():
-        share = load_cfg(path, given).DATASET.VALIDATION
-        if not share:
+        of_config = load_cfg(path, {key: value for key, value in given.items() if key != SHARE}).DATASET.VALIDATION
+        is_set = SHARE in given or of_config > 0
+        if not is_set:
             given = {**given, SHARE: SHARE_OF_SEARCH}
         cfg = load_cfg(path, given)
         if (dataset := cfg.DATASET.dump()) not in judged:
             judged[dataset] = _judged_by(cfg)
         in_files, images = judged[dataset]
-        if not share:
+        if not is_set:
             say(f"{title}: {SHARE} is 0; the search sets it to {SHARE_OF_SEARCH}")
         folder = folder or Path(cfg.LOG.PREFIX) / "search" / space_file.stem
         kept, others = with_effect(space, path, given, in_files=in_files)
@@ -106,7 +107,7 @@ def plan_search(
         for line in outside:
             say(f"{title}: {line}")
         experiment = f"search/{as_directory(folder.resolve().name)}/{title.replace('/', '_')}"
-        configs.append(SearchedConfig(path, title, cfg, given, kept, own, experiment, share, images, in_files))
+        configs.append(SearchedConfig(path, title, cfg, given, kept, own, experiment, of_config, images, in_files))
     searched = {d.key for one in configs for d in one.space}
     _refuse(space, {d.key: "no effect in any of these configs" for d in space if d.key not in searched}, "")
     assert folder is not None

@@ -69,7 +69,7 @@ def as_word(value: Any) -> str:
 def in_words(values: Mapping[str, Any]) -> str:
     """Values of keys to read, with four digits."""
     shown = {key: f"{value:.4g}" if type(value) is float else as_word(value) for key, value in values.items()}
-    return ", ".join(f"{key} {value}" for key, value in shown.items())
+    return ", ".join(f"{key} {value or 'null'}" for key, value in shown.items())
 
 
 def load_space(path: Path) -> list[Dimension]:

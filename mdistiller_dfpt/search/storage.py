@@ -4,14 +4,15 @@ A trial's values depend on its number and the trials before it alone, so a searc
 had not been.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.effect import differing
 from ..errors import CheckpointError, ConfigError
-from ..runs.atomic import saving
 from .space import Dimension, as_word
 
 if TYPE_CHECKING:
@@ -44,18 +45,28 @@ def open_journal(folder: Path) -> "JournalStorage":
 
     class Journal(JournalFileBackend):
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            with saving(file):
+            with _writing(file):
                 super().append_logs(logs)
 
     file = folder / JOURNAL
-    file.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # of a process that was killed while it wrote
-    if file.exists() and (text := file.read_bytes()) and not text.endswith(b"\n"):
-        with open(file, "r+b") as f:
-            f.truncate(text.rfind(b"\n") + 1)  # what that process did not finish to write
+    with _writing(file):
+        file.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # of a process that was killed while it wrote
+        if file.exists() and (text := file.read_bytes()) and not text.endswith(b"\n"):
+            os.truncate(file, text.rfind(b"\n") + 1)  # what that process did not finish to write
+        try:
+            return JournalStorage(Journal(str(file)))
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise CheckpointError(f"{file}: cannot be read ({type(e).__name__}: {e}); give another --out") from None
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Turns a failed write into a one-line error."""
     try:
-        return JournalStorage(Journal(str(file)))
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CheckpointError(f"{file}: cannot be read ({type(e).__name__}: {e}); give another --out") from None
+        yield
+    except OSError as e:
+        raise CheckpointError(f"{file}: cannot be written ({e.strerror}); once it can be, repeat the same command to go"
+                              " on") from None  # fmt: skip
 
 
 def pruner_of(name: str, epochs: int) -> "BasePruner":

@@ -51,7 +51,7 @@ class SearchedConfig:
     space: Sequence[Dimension]
     own: Mapping[str, Any]  # the config's values of these keys, as coded; without those outside the space
     experiment: str  # EXPERIMENT.NAME of its trials
-    validation: float  # DATASET.VALIDATION without the search
+    validation: float  # DATASET.VALIDATION of the config itself
     images: int  # of the validation set
     in_files: bool  # whether the images of the dataset are decoded from files
 

@@ -15,6 +15,7 @@ from ..distillers.choice import choice
 from ..interop.plugins import load_cfg
 from ..invocation import command_line
 from ..runs.atomic import write_text
+from ..runs.directory import make_folder
 from .plan import SHARE, Plan
 from .storage import values_of
 from .summary import best_of, spread_of
@@ -65,25 +66,23 @@ def _pair(one: SearchedConfig) -> str:
 
 
 def _write_best(one: SearchedConfig, plan: Plan, studies: Studies) -> bool:
-    """Write the config of the best trial, without the validation split of the search; False if there is none."""
+    """Write the config of the best trial, with the validation split of the config itself; False if there is none."""
     best = best_of(studies[one.name])
     if best is None:
         return False
     folder = plan.folder / one.label
     with_best = load_cfg(one.path, {**one.given, **values_of(best, one.space)})
-    keys = [key for key in one.given if key != SHARE or one.validation] + [d.key for d in one.space]
+    keys = [key for key in one.given if key != SHARE] + [d.key for d in one.space]
     base = os.path.relpath(os.path.realpath(one.path), os.path.realpath(folder))
-    share = f"{SHARE} {one.cfg.DATASET.VALIDATION:g} was that of the search alone" if not one.validation else (
-        f"{SHARE} {one.validation:g} as in the search; 0 trains on all training images"
-    )  # fmt: skip
+    share = f"was {one.cfg.DATASET.VALIDATION:g} in the search, and is {one.validation:g} here, as in the config"
     seeds = ", ".join(map(str, plan.seeds))
     lines = [
         f"# {one.name}, trial {best.number} of {spent(studies[one.name])[0]}: top-1 {spread_of(best)} on {one.images}"
         f" validation images, seeds {seeds}",
-        f"# {share}",
+        f"# {SHARE} {share}",
         f"_BASE_: {base}",
     ]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, empty=False)
     write_text(folder / BEST, "\n".join(lines) + "\n" + _as_yaml(with_best, keys, folder))
     return True
 
