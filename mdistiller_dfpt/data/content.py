@@ -7,6 +7,7 @@ from typing import TypedDict
 
 import torch
 
+from ..regular_files import opened
 from .image_files import FileSet
 from .in_memory import ImageSet
 
@@ -71,5 +72,5 @@ def _listed(paths: list[str]) -> list[str]:
 
 
 def _beginning(path: str) -> str:
-    with open(path, "rb") as f:
+    with opened(path) as f:
         return hashlib.sha256(f.read(FIRST)).hexdigest()

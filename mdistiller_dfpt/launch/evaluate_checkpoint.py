@@ -15,6 +15,7 @@ from ..distillers.choice import choice
 from ..distributed import pick_device
 from ..errors import CheckpointError, ConfigError
 from ..models.output import as_output, autocast, memory_format
+from ..regular_files import read_text
 from ..runs.directory import CONFIG, find_finished, other_runs
 from ..runs.results import recorded_normalisation
 from ..runs.weights import WEIGHTS, load_into
@@ -100,7 +101,7 @@ def _plugins_missing(cfg: CN, weights: Path | None) -> str:
     if weights is None:
         return ""
     configs = [path for folder in (weights, *weights.parents[:2]) if (path := folder / CONFIG).is_file()]
-    used = load_yaml_text(configs[0].read_text(encoding="utf-8")).get("PLUGINS", []) if configs else []
+    used = load_yaml_text(read_text(configs[0])).get("PLUGINS", []) if configs else []
     if set(used) <= set(cfg.PLUGINS):
         return ""
     return f"; the run of this checkpoint used plugins: add `PLUGINS '[{', '.join(used)}]'` to your command"

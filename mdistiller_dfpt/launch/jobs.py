@@ -17,7 +17,7 @@ TRAIN = [sys.executable, "-m", "mdistiller_dfpt", "train"]
 Process: TypeAlias = "subprocess.Popen[bytes]"
 Watch: TypeAlias = Callable[[int], bool]
 """Called with the process id of a running job; True: the job is to save and end."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
 WATCH_EVERY = 0.5  # seconds
 
 

@@ -1,6 +1,5 @@
 """One self-contained HTML page on any finished runs: table, curves, calibration, confusions, cost, protocols."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -10,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..errors import DataError
+from ..regular_files import read_json
 from .cells import holm, paired_test
 from .curves import curves
 from .figures import as_svg, new_figure, whole_numbers
@@ -61,7 +61,7 @@ def _evaluation(result: Result) -> dict[str, Any] | None:
     """What was measured at the end of a run; None if it was trained by an earlier version, or by many processes."""
     path = result.path.parent / EVALUATION
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(path)
         found["reliability"], found["confusion"], found["per_class"], found["milliseconds"], found["worst"]
     except FileNotFoundError:
         return None

@@ -19,6 +19,7 @@ from ..data import Data
 from ..data.preprocessing import Preprocessing
 from ..distillers.choice import choice
 from ..errors import CheckpointError
+from ..regular_files import regular
 from .directory import STATUS
 from .hashing import state_hash
 from .weights import WEIGHTS, weights_file
@@ -98,7 +99,7 @@ def read_record(path: Path) -> Record | None:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint{_instead(path.parent)}")
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular(path), "pt") as file:
             text = (file.metadata() or {}).get(KEY)
     except (SafetensorError, OSError) as e:
         if path.suffix == ".safetensors":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.effect import differing
 from ..errors import CheckpointError, ConfigError
+from ..regular_files import read_bytes
 from .space import Dimension, as_word
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def open_journal(folder: Path) -> "JournalStorage":
     file = folder / JOURNAL
     with _writing(file):
         file.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # of a process that was killed while it wrote
-        if file.exists() and (text := file.read_bytes()) and not text.endswith(b"\n"):
+        if file.exists() and (text := read_bytes(file)) and not text.endswith(b"\n"):
             os.truncate(file, text.rfind(b"\n") + 1)  # what that process did not finish to write
         try:
             return JournalStorage(Journal(str(file)))

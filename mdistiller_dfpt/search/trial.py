@@ -1,6 +1,5 @@
 """One trial of a search: a usual run for each seed, whose epochs are judged by validation images and may be pruned."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from yacs.config import CfgNode as CN
 from ..errors import DivergedError, UserError
 from ..launch.jobs import Job, Watch
 from ..launch.table_jobs import cell_configs, cell_job
+from ..regular_files import read_bytes, read_json
 from ..report.cells import runs_of
 from ..report.files import STATUS, Result
 from ..report.spec import Cell
@@ -182,9 +182,8 @@ def _epochs_of(folder: Path, seed: int, process: int) -> list[dict[str, Any]]:
     """The records of the epochs that a running process has finished, from its newest checkpoint."""
     for status in folder.glob(f"seed{seed}*/{STATUS}"):
         try:
-            if json.loads(status.read_text(encoding="utf-8"))["pid"] == process:
-                newest = checkpoints(status.parent / CHECKPOINTS)[0]
-                return json.loads((newest / MANIFEST).read_text(encoding="utf-8"))["epochs"]
+            if read_json(status)["pid"] == process:
+                return read_json(checkpoints(status.parent / CHECKPOINTS)[0] / MANIFEST)["epochs"]
         except (OSError, ValueError, KeyError, IndexError, TypeError):  # being replaced
             continue
     return []
@@ -192,7 +191,7 @@ def _epochs_of(folder: Path, seed: int, process: int) -> list[dict[str, Any]]:
 
 def error_in(log: Path) -> str:
     """The last error of a job, without the word; empty if it printed none."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    lines = read_bytes(log).decode(errors="replace").splitlines() if log.is_file() else []
     return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
 
 

@@ -1,7 +1,6 @@
 """A run: trains a distiller on a dataset and writes weights and results to a run directory."""
 
 import contextlib
-import json
 import os
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from ..distributed import on_first_process, rank, world_size
 from ..errors import CheckpointError, ConfigError, UserError
 from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
+from ..regular_files import read_json
 from ..runs.atomic import write_json
 from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import RESULTS, is_finished, make_folder, run_name
@@ -126,7 +126,7 @@ class Trainer:
                 if is_finished(run) and len(training.epochs) == training.last_epoch:
                     print(f"{run} is finished; raise SOLVER.EPOCHS above {len(training.epochs)} to continue",
                           flush=True)  # fmt: skip
-                    return json.loads((run / RESULTS).read_text(encoding="utf-8"))
+                    return read_json(run / RESULTS)
                 self._refuse_to_go_back(saver)
             # Train: whatever ends the run is recorded in its status
             if not resume:
