@@ -35,7 +35,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="a trial is the mean over them, default 1")
     parser.add_argument(
         "--pruner", choices=PRUNERS, default="median", help="median: a trial ends early that is below the median of"
-        " those before it, from a third of the epochs on; halving: successive halving; none. Default median",
+        " those before it, from half of the epochs on; halving: successive halving; none. Default median",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: LOG.PREFIX/search/<name of the space>")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides for every run")

@@ -6,6 +6,7 @@ had not been.
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,10 +75,10 @@ def pruner_of(name: str, epochs: int) -> "BasePruner":
     """The pruner of this name for runs of so many epochs."""
     from optuna import pruners
 
-    if name == "median":  # a third of the epochs tells little, least of all before a learning rate falls
-        return pruners.MedianPruner(n_startup_trials=AT_RANDOM, n_warmup_steps=max(1, epochs // 3))
+    if name == "median":  # early epochs tell little, least of all before the learning rate falls
+        return pruners.MedianPruner(n_startup_trials=AT_RANDOM, n_warmup_steps=math.ceil(epochs / 2))
     if name == "halving":
-        return pruners.SuccessiveHalvingPruner(min_resource=max(1, epochs // 9), reduction_factor=3)
+        return pruners.SuccessiveHalvingPruner(min_resource=math.ceil(epochs / 9), reduction_factor=3)
     return pruners.NopPruner()
 
 

@@ -130,8 +130,8 @@ def test_a_trial_below_the_median_is_pruned_at_the_same_epoch_however_fast_its_r
     assert code == 0, err
     trials = record()["configs"][KD]["trials"]
     assert [t["state"] for t in trials] == ["complete"] * 5 + ["pruned"] * 2
-    assert trials[5]["reason"] == "after epoch 2"
-    assert list(trials[5]["by_epoch"]) == ["1", "2"], "a third of the epochs"
+    assert trials[5]["reason"] == "after epoch 3"
+    assert list(trials[5]["by_epoch"]) == ["1", "2", "3"], "half of the epochs"
     assert re.search(rf"\| {KD} \| \d \| [\d.]+ \| 89.10 \| 7 \| 2 \| 0 \|", out)
 
 
