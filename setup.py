@@ -56,6 +56,7 @@ setup(
             "onnx",
             "onnxruntime",
             "onnxscript",
+            "optuna",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
@@ -67,6 +68,7 @@ setup(
         "corruptions": ["imagecorruptions-imaug"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "plot": ["matplotlib"],
+        "search": ["optuna", "matplotlib"],
         "timm": ["timm"],
     },
 )

@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": ("evaluate", "evaluate a student or any checkpoint"),
     "predict": ("predict", "predict the classes of images"),
     "export": ("export", "export a trained student"),
+    "search": ("search", "search for hyperparameters at equal budgets"),
     "table": ("table", "tables of results"),
     "report": ("report", "one HTML page on finished runs"),
     "plot": ("plot", "plot runs or the gains of a table"),
