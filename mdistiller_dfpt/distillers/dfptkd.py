@@ -1,6 +1,10 @@
-"""DFPT-KD and DFPT-KD+: KD from both paths of a dual-path teacher (Li et al., 2025, arXiv:2506.18244).
+r"""DFPT-KD and DFPT-KD+: KD from both paths of a dual-path teacher (Li et al., 2025, arXiv:2506.18244).
 
 Paper: Dual-Forward Path Teacher Knowledge Distillation: Bridging the Capacity Gap Between Teacher and Student.
+
+Formula: $$L_S = w_{CE} CE + w_T KD_\tau(z^S, z^T) + w_P KD_\tau(z^S, sg(z^P))$$ where $z^P$ are the logits of the
+prompt path, which learns from its own loss $L_P$, that of the `dual_path` teacher; $w_T$ is TEACHER_WEIGHT, $w_P$
+PROMPT_WEIGHT, and LOGIT_LOSS may replace $KD_\tau$.
 
 Code: none published.
 
