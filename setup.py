@@ -61,6 +61,14 @@ setup(
             "types-PyYAML",
             "types-tqdm",
         ],
+        "docs": [
+            "ipykernel",
+            "latex2mathml",
+            "matplotlib",
+            "mkdocstrings-python",
+            "nbclient",
+            "zensical==0.0.73",  # a new generator: its releases still change what a site looks like
+        ],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "plot": ["matplotlib"],
         "timm": ["timm"],

@@ -33,6 +33,7 @@ def student_loss(
     """The terms of L_S for logits (B, C) of student, original path and prompt path, and labels (B,) or (B, C).
 
     L_S = ce_weight CE(p^S, y) + teacher_weight KD(p^S, p^T) + prompt_weight KD(p^S, sg[p^P])
+
     Both targets are detached, so a single backward pass trains the student and the prompt path at the same weights.
     """
     terms, classes = {}, hard_labels(target)

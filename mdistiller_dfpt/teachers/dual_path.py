@@ -42,6 +42,7 @@ def prompt_loss(
     """The terms of L_P for logits (B, C) of prompt path, original path and student, and labels (B,) or (B, C).
 
     L_P = teacher_weight KD(p^P, p^T) + student_weight KD(p^P, sg[p^S]) + ce_weight CE(p^P, y)
+
     The targets of the prompt path are detached, so that a single backward pass trains it and the student.
     """
     classes = hard_labels(target)
