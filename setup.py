@@ -66,6 +66,14 @@ setup(
             "types-tqdm",
         ],
         "corruptions": ["imagecorruptions-imaug"],
+        "docs": [
+            "ipykernel",
+            "latex2mathml",
+            "matplotlib",
+            "mkdocstrings-python",
+            "nbclient",
+            "zensical==0.0.73",  # a new generator: its releases still change what a site looks like
+        ],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "plot": ["matplotlib"],
         "search": ["optuna", "matplotlib"],
