@@ -52,6 +52,7 @@ from .limits import (
     names,
     one_of,
 )
+from .removed import REMOVED, Removed
 from .trainers import A_TRAINER
 
 
@@ -119,6 +120,8 @@ KEYS: dict[str, Key] = {
                                     AT_LEAST_ONE, HAS_EXTRA, kind=int),
     "DATASET.EXTRA.RESIZE": Key(False, "if training images are in memory: crop and resize unlabelled ones of another"
                                 " size, which are rejected otherwise", None, EXTRA_IN_MEMORY),
+    "DATASET.TEST.SHARE": Key(0.0, "for folder, if the data have no test set: share of each class's images that is the"
+                              " test set, chosen by what the files contain", FRACTION),
     "DATASET.TEST.BATCH_SIZE": Key(64, "images of a batch of the evaluation", AT_LEAST_ONE, decides=False),
     "MODEL.FAMILY": Key("cifar", "cifar, imagenet, cub200, tiny_imagenet; default: depends on the dataset"),
     "DISTILLER.TYPE": Key("NONE", "a method, or a list of methods whose terms are summed", METHODS),
@@ -187,6 +190,9 @@ KEYS: dict[str, Key] = {
     "SOLVER.CUTMIX": Key(0.0, "alpha of CutMix, 0 for none; with MIXUP, each batch takes one of them", NOT_NEGATIVE),
     "SOLVER.EMA": Key(None, "decay of a moving average of the student's weights, which is evaluated and saved in their"
                       " place; default: none", Limit("in (0, 1)", lambda v: 0 < v < 1), kind=float),
+    "SOLVER.REMEASURE_BN": Key("never", "BatchNorm's statistics are measured again over the training images, prepared"
+                               " as for testing, and evaluated and saved: last: before the last epoch's evaluation;"
+                               " each: before every one", one_of("never", "last", "each")),
     "SOLVER.TYPE": Key("SGD", "SGD; AdamW, without decay of biases and norms; any name in OPTIMIZERS", None,
                        ONE_OPTIMISER),
     "SOLVER.AMP": Key("none", "none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: the"
@@ -214,26 +220,6 @@ KEYS: dict[str, Key] = {
                          decides=False),
 }  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Removed:
-    """A key of an earlier version: its default, with which a file may still set it, and the key that replaces it."""
-
-    default: Any
-    now: str = ""  # the full key; empty if there is none
-
-    def what_to_do(self) -> str:
-        """The remedy, for the error message."""
-        return f"it was renamed to {self.now}" if self.now else "it was removed: delete it"
-
-
-REMOVED: dict[str, Removed] = {
-    "DISTILLER.TEACHER_TABLE": Removed("", "DISTILLER.LOGITS_CACHE"),
-    "DISTILLER.TEACHER_TABLE_FILL": Removed("lazily", "DISTILLER.LOGITS_CACHE_FILL"),
-    "DISTILLER.TEACHER_AHEAD": Removed(1),
-    "DISTILLER.TEACHER_FOLD_BN": Removed(False),
-    "SOLVER.CUDA_GRAPH": Removed(False),
-}
 
 _NODES: dict[str, CN] = {}
 ADDED: dict[str, Any] = {}  # keys that a user's code adds, in a section of this project or not: their defaults

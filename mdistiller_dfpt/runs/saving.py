@@ -71,6 +71,7 @@ class Progress:
     average: dict[str, Tensor] = field(default_factory=dict)  # of the deployed network's weights, if there is one
     prepared: int = 0  # passes over the training set before the first step
     factor: float | None = None  # on the distillation terms; None: not found yet, or none
+    statistics: dict[str, Tensor] = field(default_factory=dict)  # of BatchNorm, if measured again after these steps
 
 
 class Saver:
@@ -96,6 +97,7 @@ class Saver:
             "sums": meters[0][0],
             "sums_of_others": [sums for sums, _ in meters[1:]],
             "average": done.average,
+            **({"statistics": done.statistics} if done.statistics else {}),
         }
         epoch = len(done.epochs)
         header = {
@@ -117,7 +119,8 @@ class Saver:
             name += f"-step-{done.step:07d}"
         elif not epoch:
             name += f"-pass-{done.prepared:05d}"
-        save_checkpoint(folder / name, {**self.distiller.deployed.state_dict(), **done.average}, state, header)
+        weights = {**self.distiller.deployed.state_dict(), **done.average, **done.statistics}
+        save_checkpoint(folder / name, weights, state, header)
         prune(folder, KEEP_CHECKPOINTS)
         self.describe()
 
@@ -180,7 +183,8 @@ class Saver:
             print(f"resuming after {after if manifest['epoch'] or step else f'pass {prepared}'}", flush=True)
             sums, counts = _meters_of_this_process(manifest, state)
             average, factor = state.get("average", {}), manifest.get("factor")
-            return Progress(manifest["epochs"], step, sums, counts, average, prepared, factor)
+            statistics = state.get("statistics", {})
+            return Progress(manifest["epochs"], step, sums, counts, average, prepared, factor, statistics)
         raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint")
 
     def status(self, state: str, done: Progress, reason: str = "") -> None:
