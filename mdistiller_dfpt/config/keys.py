@@ -34,7 +34,9 @@ from .conditions import (
 from .keywords import flatten
 from .limits import (
     A_SEED,
+    AT_LEAST_EIGHT,
     AT_LEAST_ONE,
+    CROPPED,
     DEVIATIONS,
     FRACTION,
     INCREASING,
@@ -91,12 +93,16 @@ KEYS: dict[str, Key] = {
     "DATASET.NUM_WORKERS": Key(2, "worker processes that decode image files; in-memory datasets need none",
                                NOT_NEGATIVE, IN_FILES, decides=False),
     "DATASET.SIZE": Key(None, "height and width that networks get; default: the recipe's, or that of images in memory",
-                        Limit(">= 8", lambda v: v >= 8), kind=int),
+                        AT_LEAST_EIGHT, kind=int),
     "DATASET.CLASSES": Key(None, "expected number of classes, which is checked; default: not checked", AT_LEAST_ONE,
                            decides=False, kind=int),
     "DATASET.RECIPE": Key("published", "published: the dataset's augmentation; imagenet: also of images in memory, a"
                           " random resized crop to SIZE (or 224) and a flip, in NUM_WORKERS processes; for testing, a"
                           " centre crop", one_of("published", "imagenet")),
+    "DATASET.INTERPOLATION": Key(None, "of the resizing of images: bilinear or bicubic; default: the recipe's, which is"
+                                 " bilinear", one_of("bilinear", "bicubic"), IN_FILES, kind=str),
+    "DATASET.CROP_SCALE": Key(None, "smallest share of an image that a random resized crop covers; default: the"
+                              " recipe's, 0.08 for ImageNet", CROPPED, IN_FILES, kind=float),
     "DATASET.AUTO_AUGMENT": Key(None, "a policy of timm, such as rand-m9-mstd0.5-inc1, of training images", None,
                                 IN_FILES, kind=str),
     "DATASET.ERASING": Key(0.0, "probability that a rectangle of a training image is replaced by noise", FRACTION,
@@ -154,6 +160,9 @@ KEYS: dict[str, Key] = {
     "DISTILLER.TEACHER_STAGES": Key([], "modules that end the stages of a torchvision/, timm/ or custom network; []:"
                                     " found", names("module names"), HAS_NETWORK),
     "DISTILLER.STUDENT_STAGES": Key([], "the same for the student", names("module names")),
+    "DISTILLER.TEACHER_SIZE": Key(None, "height and width of the teacher's images, to which those of DATASET.SIZE are"
+                                  " resized; default: DATASET.SIZE", AT_LEAST_EIGHT, HAS_NETWORK, kind=int),
+    "DISTILLER.STUDENT_SIZE": Key(None, "the same for the student", AT_LEAST_EIGHT, kind=int),
     "DISTILLER.TEACHER_MEAN": Key(None, "mean of the teacher's own normalisation; default: the published one of a"
                                   " torchvision/ or timm/ network, else the dataset's", PER_CHANNEL, HAS_NETWORK,
                                   kind=list),

@@ -15,7 +15,7 @@ from .keys import default_cfg
 from .limits import without_other_characters
 from .merge import Merge
 from .paths import beside, make_relative, resolve_paths
-from .policy import data_family, student_lr
+from .policy import OWN_IMAGES, data_family, student_lr
 from .yaml_reader import parse_yaml
 
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -51,12 +51,20 @@ def load_cfg(path: str | os.PathLike[str] | None = None, overrides: Overrides = 
     if path is not None and not cfg.EXPERIMENT.NAME:
         cfg.EXPERIMENT.NAME = name_from(path)
     if "MODEL.FAMILY" not in merge.where:
-        cfg.MODEL.FAMILY = data_family(cfg.DATASET.TYPE)
+        cfg.MODEL.FAMILY = data_family(_data_of_networks(cfg.DATASET.TYPE, layers))
     if "SOLVER.LR" not in merge.where:
         cfg.SOLVER.LR = student_lr(cfg.DISTILLER.STUDENT)
     merge.check()
     cfg.freeze()
     return cfg
+
+
+def _data_of_networks(data: str, layers: Sequence[Layer]) -> str:
+    """The dataset whose networks a config has: for images of one's own, that of the file which names the networks."""
+    if data != OWN_IMAGES:
+        return data
+    types = [values["DATASET"].get("TYPE") for _, values, _ in layers if isinstance(values.get("DATASET"), dict)]
+    return next((str(name) for name in reversed(types) if name not in (None, OWN_IMAGES)), data)
 
 
 def _place(file: Path, lines: Mapping[str, int], key: str) -> str:

@@ -17,7 +17,7 @@ from ..runs.directory import existing_runs, is_begun
 from ..runs.identity import read_identity
 from ..runs.results import recorded_normalisation
 from ..runs.weights import WEIGHTS, class_counts, load_into
-from .networks import refuse_other_normalisation
+from .networks import refuse_other_normalisation, size_of
 
 PUBLISHED_CLASSES = 1000
 
@@ -115,7 +115,7 @@ def _of_file(cfg: CN, student: StagedModel, data: Data) -> tuple[StagedModel, in
 def _published(cfg: CN, data: Data) -> StagedModel:
     """The student with the weights that timm or torchvision publishes."""
     name, tag = cfg.DISTILLER.STUDENT, cfg.DISTILLER.STUDENT_CKPT.partition(":")[2]
-    size, download = data.image_shape[1], cfg.DATASET.DOWNLOAD
+    size, download = size_of(cfg, "student") or data.image_shape[1], cfg.DATASET.DOWNLOAD
     other = _with_classes(cfg, data, PUBLISHED_CLASSES)
     if name.startswith("timm/"):
         other.load_state_dict(on_first_process(lambda: timm_weights(name, size, download)))
@@ -125,5 +125,5 @@ def _published(cfg: CN, data: Data) -> StagedModel:
 
 
 def _with_classes(cfg: CN, data: Data, count: int) -> StagedModel:
-    d, size = cfg.DISTILLER, data.image_shape[1]
+    d, size = cfg.DISTILLER, size_of(cfg, "student") or data.image_shape[1]
     return build_model(d.STUDENT, cfg.MODEL.FAMILY, count, stages=d.STUDENT_STAGES, image_size=size)

@@ -153,6 +153,9 @@ class Trainer:
         used_protocol["normalisation"] = {"images": str(self.data.normalisation), **own}
         for network, words in own.items():
             print(f"{network}: images are normalised by its own {words}", flush=True)
+        for network in ("teacher", "student"):
+            if size := self.cfg.DISTILLER[f"{network.upper()}_SIZE"]:
+                print(f"{network}: images are resized to {size}x{size}", flush=True)
         self.prepare(saver)
         warn_unsettled(self.training)
         if overhead := self.distiller.overhead(self.data.image_shape):
@@ -231,6 +234,7 @@ class Trainer:
             )
         assert isinstance(self.teacher, Frozen)
         teacher = [self.teacher_sha256, self.cfg.SOLVER.AMP, self.identity.get("normalisation", {}).get("teacher")]
+        teacher.append(d.TEACHER_SIZE and f"size {d.TEACHER_SIZE}")
         cache = open_cache(
             d.LOGITS_CACHE, self.data.train, self.data.num_classes, " ".join(str(part) for part in teacher if part)
         )
