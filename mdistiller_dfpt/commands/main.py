@@ -7,9 +7,10 @@ from importlib.metadata import version
 from ..errors import ConfigError
 from ..launch.cli import guarded
 from ..registry import suggest
-from . import bench, check_data, doctor, evaluate, export, listing, plot, predict, report, table, train
+from . import bench, check_data, doctor, evaluate, export, init, listing, plot, predict, report, table, train
 
 COMMANDS: dict[str, Callable[[list[str] | None], int]] = {
+    "init": init.main,
     "train": train.main,
     "eval": evaluate.main,
     "predict": predict.main,

@@ -120,7 +120,8 @@ def _published(cfg: CN, data: Data) -> StagedModel:
     if name.startswith("timm/"):
         other.load_state_dict(on_first_process(lambda: timm_weights(name, size, download)))
     else:
-        load_into(other, on_first_process(lambda: pretrained_weights(name, cfg.MODEL.FAMILY, tag, download)), name)
+        key, family = "DISTILLER.STUDENT_CKPT", cfg.MODEL.FAMILY
+        load_into(other, on_first_process(lambda: pretrained_weights(name, family, tag, download, key)), name)
     return other
 
 

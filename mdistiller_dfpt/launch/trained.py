@@ -30,7 +30,7 @@ from .networks import Role, normalisation_of, refuse_other_normalisation
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
 """Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
 
-OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR", "MEAN", "STD", "SUPERCLASSES", "EXTRA", "RECIPE")
+OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR", "MEAN", "STD", "SUPERCLASSES", "EXTRA", "RECIPE", "TEST")
 """Keys of DATASET that decide what a dataset holds, how it is normalised, and which of its keys have an effect."""
 
 

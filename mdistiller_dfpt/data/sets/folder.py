@@ -69,12 +69,18 @@ def folder(cfg: CN) -> FileSource:
     return FileSource(train, test, imagenet_recipe(cfg.DATASET.SIZE or SIZE))
 
 
+def test_set_in(root: Path) -> str | None:
+    """The name of the test set in a folder, beside a training set; None if it has none."""
+    if not (root / "train").is_dir() and _table(root, "train") is None:
+        return None
+    return next((name for name in SECOND if (root / name).is_dir() or _table(root, name)), None)
+
+
 def _undivided(root: Path, share: float) -> FileSet:
     """All images of a folder without a test set; ConfigError if it has one."""
+    if found := test_set_in(root):
+        raise ConfigError(f"DATASET.TEST.SHARE is {share:g}; {root} has a test set, {found}: remove the key")
     table = _table(root, "train")
-    found = [name for name in SECOND if (root / name).is_dir() or _table(root, name)]
-    if found and (table is not None or (root / "train").is_dir()):
-        raise ConfigError(f"DATASET.TEST.SHARE is {share:g}; {root} has a test set, {found[0]}: remove the key")
     if table is not None:
         rows = read_table(table)
         return file_set(rows, classes_of([label for _, label in rows], table))
