@@ -125,6 +125,12 @@ def _published(cfg: CN, data: Data) -> StagedModel:
     return other
 
 
+def fetch_start(cfg: CN, data: Data) -> None:
+    """Published weights of the student, downloaded if need be; CheckpointError if they are not to be had."""
+    if (given := cfg.DISTILLER.STUDENT_CKPT) and not _is_file(given):
+        _published(cfg, data)
+
+
 def _with_classes(cfg: CN, data: Data, count: int) -> StagedModel:
     d, size = cfg.DISTILLER, size_of(cfg, "student") or data.image_shape[1]
     return build_model(d.STUDENT, cfg.MODEL.FAMILY, count, stages=d.STUDENT_STAGES, image_size=size)

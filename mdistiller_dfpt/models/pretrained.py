@@ -90,7 +90,13 @@ def timm_weights(name: str, size: int, download: bool) -> dict[str, Tensor]:
     elif not cached and (fault := _no_connection()):
         raise CheckpointError(f"{name}: its weights cannot be downloaded ({fault}): {by_hand}")
     try:
-        return timm.create_model(known, pretrained=True, **extra).state_dict()
+        try:
+            return timm.create_model(known, pretrained=True, **extra).state_dict()
+        except TypeError as e:
+            if "img_size" not in str(e):
+                raise
+            del extra["img_size"]  # networks without tokens take images of any size
+            return timm.create_model(known, pretrained=True, **extra).state_dict()
     except Exception as e:  # of huggingface_hub and its connections: many types
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise CheckpointError(f"{name}: its weights cannot be loaded ({reason}): {by_hand}") from None

@@ -175,16 +175,19 @@ def test_what_timm_publishes(monkeypatch):
     assert identity["start"] == "pretrained"
 
 
-def test_what_timm_publishes_put_in_its_place_by_hand(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("name", "size"), [("test_vit", 160), ("test_efficientnet", 160), ("test_efficientnet", 64)])
+def test_what_timm_publishes_put_in_its_place_by_hand(name, size, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    given = timm.create_model("test_vit").state_dict()
-    file = tmp_path / "checkpoints" / "timm--test_vit.r160_in1k.safetensors"
+    given = timm.create_model(name).state_dict()
+    file = tmp_path / "checkpoints" / f"timm--{name}.r160_in1k.safetensors"
     file.parent.mkdir()
     save_file(given, file)
-    words = {"DISTILLER.STUDENT": "timm/test_vit.r160_in1k", "DATASET.SIZE": 160}
+    words = {"DISTILLER.STUDENT": f"timm/{name}.r160_in1k", "DATASET.SIZE": size}
     found, _ = student_of("pretrained", **words)
-    assert {key for key, value in given.items() if not torch.equal(found[key], value)} == {"head.weight", "head.bias"}
+    head = "head" if name == "test_vit" else "classifier"
+    differing = {key for key, value in given.items() if not torch.equal(found[key], value)}
+    assert differing == {f"{head}.weight", f"{head}.bias"}
     assert f"are those of {file}" in capsys.readouterr().out
     file.write_bytes(b"an error page")
     with pytest.raises(CheckpointError, match=r"not a safetensors file .*: delete it"):
