@@ -27,13 +27,14 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["mdistiller_dfpt", "mdistiller_dfpt.*"]),
-    package_data={"mdistiller_dfpt": ["py.typed", "report/templates/*.j2", "export/templates/*.j2"]},
+    package_data={"mdistiller_dfpt": ["py.typed", "__init__.pyi", "report/templates/*.j2", "export/templates/*.j2"]},
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["mdistiller-dfpt = mdistiller_dfpt.commands.main:main"]},
     install_requires=[
         "torch>=2.10",  # in older versions, torch.load with weights_only=True could be made to run code by a checkpoint
         "torchvision",
         "jinja2",
+        "lazy_loader",
         "numpy",
         "pillow",
         "pyyaml",
@@ -46,12 +47,16 @@ setup(
     ],
     extras_require={
         "test": [
+            "datasets",
             "hypothesis",
+            "imagecorruptions-imaug",
+            "lightning",
             "matplotlib",
             "mypy==2.4.1",
             "onnx",
             "onnxruntime",
             "onnxscript",
+            "optuna",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
@@ -60,8 +65,18 @@ setup(
             "types-PyYAML",
             "types-tqdm",
         ],
+        "corruptions": ["imagecorruptions-imaug"],
+        "docs": [
+            "ipykernel",
+            "latex2mathml",
+            "matplotlib",
+            "mkdocstrings-python",
+            "nbclient",
+            "zensical==0.0.73",  # a new generator: its releases still change what a site looks like
+        ],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "plot": ["matplotlib"],
+        "search": ["optuna", "matplotlib"],
         "timm": ["timm"],
     },
 )

@@ -1,20 +1,10 @@
-"""Knowledge distillation for image classifiers: DFPT-KD and the methods it is compared with."""
+"""Knowledge distillation for image classifiers: DFPT-KD and the methods it is compared with.
 
-from .data import DATASETS, Batch, build_data
-from .distillers import DISTILLERS, Distiller, Method, Output, build_distiller
-from .interop.plugins import load_cfg
-from .launch.run import build_teacher, run
-from .launch.student import Student, load_student
-from .losses import LOGIT_LOSSES, Term, Terms, distillation, label, own
-from .models import MODELS, StagedModel, build_model
-from .teachers import TEACHERS, Teacher
-from .training.optim import OPTIMIZERS, SCHEDULES
-from .training.trainer import Trainer
+The names are imported when they are first used, so a command that needs no torch starts at once. `__init__.pyi` has the
+list of them.
+"""
 
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = "0.1.0"
-__all__ = [
-    "DATASETS", "DISTILLERS", "LOGIT_LOSSES", "MODELS", "OPTIMIZERS", "SCHEDULES", "TEACHERS", "Batch", "Distiller",
-    "Method", "Output", "StagedModel", "Student", "Teacher", "Term", "Terms", "Trainer", "build_data",
-    "build_distiller", "build_model", "build_teacher", "distillation", "label", "load_cfg", "load_student",
-    "own", "run",
-]  # fmt: skip

@@ -8,9 +8,11 @@ def run(name: str) -> None:
     """Run a command with the arguments of this process and exit with its code."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     try:
-        from mdistiller_dfpt.commands.main import COMMANDS
+        from mdistiller_dfpt.commands.main import command
+
+        main = command(name)
     except ModuleNotFoundError as e:
         checkout = Path(__file__).parents[1]
         print(f"error: {e.name} is not installed: run `pip install -e .` in {checkout}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(COMMANDS[name](None))
+    sys.exit(main(None))

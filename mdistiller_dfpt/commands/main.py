@@ -1,34 +1,39 @@
-"""The console script: mdistiller-dfpt COMMAND ..."""
+"""The console script: mdistiller-dfpt COMMAND ...
+
+A command is imported when it is chosen, so this file starts at once, and an interrupt while torch is imported is one
+line as any other.
+"""
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 
 from ..errors import ConfigError
 from ..launch.cli import guarded
 from ..registry import suggest
-from . import bench, check_data, doctor, evaluate, export, init, listing, plot, predict, report, table, train
 
-COMMANDS: dict[str, Callable[[list[str] | None], int]] = {
-    "init": init.main,
-    "train": train.main,
-    "eval": evaluate.main,
-    "predict": predict.main,
-    "export": export.main,
-    "table": table.main,
-    "report": report.main,
-    "plot": plot.main,
-    "check-data": check_data.main,
-    "list": listing.main,
-    "doctor": doctor.main,
-    "bench": bench.main,
+COMMANDS = {
+    "init": ("init", "write a config for images of your own"),
+    "train": ("train", "train a network, or distil one from a teacher"),
+    "eval": ("evaluate", "evaluate a student or any checkpoint"),
+    "predict": ("predict", "predict the classes of images"),
+    "export": ("export", "export a trained student"),
+    "search": ("search", "search for hyperparameters at equal budgets"),
+    "table": ("table", "tables of results"),
+    "report": ("report", "one HTML page on finished runs"),
+    "plot": ("plot", "plot runs or the gains of a table"),
+    "check-data": ("check_data", "check every image of a dataset and print all errors"),
+    "list": ("listing", "list what there is"),
+    "doctor": ("doctor", "say what this machine can do and which settings suit it"),
+    "bench": ("bench", "time a config"),
 }
-WHAT_THEY_DO = {name: (sys.modules[run.__module__].__doc__ or "").partition(":")[0] for name, run in COMMANDS.items()}
+"""{command: (its module in this package, what it does)}."""
 
 
 def usage() -> str:
     """The commands, one line each."""
-    lines = [f"  {name:<11} {what[:1].lower()}{what[1:]}" for name, what in WHAT_THEY_DO.items()]
+    lines = [f"  {name:<11} {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(
         ["usage: mdistiller-dfpt COMMAND ...", "", *lines, "", "mdistiller-dfpt COMMAND --help: its options"]
     )
@@ -43,9 +48,18 @@ def _main(argv: list[str]) -> None:
         raise ConfigError(f"unknown command {argv[0]!r}; {suggest(argv[0], list(COMMANDS))}")
 
 
+def command(name: str) -> Callable[[list[str] | None], int]:
+    """The function that runs a command with its arguments and returns the exit code."""
+    try:
+        return import_module(f".{COMMANDS[name][0]}", __package__).main
+    except KeyboardInterrupt:  # nothing has begun
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
-        return COMMANDS[argv[0]](argv[1:])
+        return command(argv[0])(argv[1:])
     return guarded(_main, argv)

@@ -8,6 +8,7 @@ from typing import TypedDict
 import torch
 
 from ..errors import DataError
+from ..regular_files import opened
 from .image_files import FileSet
 from .in_memory import ImageSet
 
@@ -74,7 +75,7 @@ def _listed(paths: list[str]) -> list[str]:
 def beginning(path: str) -> str:
     """The hash of the first bytes of a file; DataError if it cannot be read."""
     try:
-        with open(path, "rb") as f:
+        with opened(path) as f:
             return hashlib.sha256(f.read(FIRST)).hexdigest()
     except OSError as e:
         raise DataError(f"{path}: cannot be read ({e.strerror})") from None

@@ -32,11 +32,17 @@ class Preprocessing(NamedTuple):
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An image -> (3, H, W) float32."""
+        return self.normalised(self.cropped(image))
+
+    def cropped(self, image: Image.Image) -> Image.Image:
+        """An image, resized and cropped."""
         image = image.convert("RGB")
         if self.resize is not None:
             image = tf.resize(image, list(self.resize), v2.InterpolationMode(self.interpolation), antialias=True)
-        if self.crop is not None:
-            image = tf.center_crop(image, list(self.crop))
+        return image if self.crop is None else tf.center_crop(image, list(self.crop))
+
+    def normalised(self, image: Image.Image) -> Tensor:
+        """A resized and cropped image -> (3, H, W) float32."""
         pixels = tf.pil_to_tensor(image)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         pixels = (pixels / 255 - mean) / std

@@ -9,11 +9,15 @@ from ..config.keys import ADDED
 from ..config.keywords import flatten
 from ..distillers.base import DISTILLERS
 from ..registry import restored_on_error
+from ..training.optim import OPTIMIZERS, SCHEDULES
 from .from_mdistiller import Foreign, adapt, is_foreign, keys_read
 from .mdistiller_package import Package, enter, fork_of, leave
 
 OWN = ("EXPERIMENT", "DATASET", "DISTILLER", "LOG")
 """Sections whose defaults stay this project's, also for the method of a fork."""
+
+REGISTRIES = (OPTIMIZERS, SCHEDULES)
+"""Registries that a plugin may be the first to import."""
 
 
 def collect(load: Callable[[], Any], path: Path | None = None) -> Any:
@@ -25,7 +29,7 @@ def collect(load: Callable[[], Any], path: Path | None = None) -> Any:
     """
     try:
         package = enter(path)
-        with restored_on_error(package.registry, package.tree):
+        with restored_on_error(package.registry, package.tree, *REGISTRIES):
             before, ours = dict(package.registry), set(DISTILLERS)
             module = load()
             added = {name: cls for name, cls in package.registry.items() if before.get(name) is not cls}

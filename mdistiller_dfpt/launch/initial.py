@@ -13,6 +13,7 @@ from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
 from ..models import StagedModel, build_model
 from ..models.pretrained import pretrained_weights, timm_weights
+from ..regular_files import opened
 from ..runs.directory import existing_runs, is_begun
 from ..runs.identity import read_identity
 from ..runs.results import recorded_normalisation
@@ -47,7 +48,7 @@ def start_of(cfg: CN, run: Path | None = None) -> str | None:
     check_start(cfg)
     if not _is_file(given):
         return given or None
-    with open(_file_of(given), "rb") as f:
+    with opened(_file_of(given)) as f:
         return f"{NAMED_STARTS[0]}{file_digest(f, 'sha256').hexdigest()}"
 
 

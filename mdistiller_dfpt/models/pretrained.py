@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision import models
 
 from ..errors import CheckpointError
+from ..regular_files import opened
 from .external.names import timm_arguments
 
 _NAMES = {
@@ -57,7 +58,7 @@ def pretrained_weights(name: str, family: str, tag: str, download: bool, key: st
             torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_in(path), progress=False)
         except (OSError, RuntimeError) as e:
             raise CheckpointError(f"{url}: download failed ({e}); download it manually to {path}") from None
-    with open(path, "rb") as f:
+    with opened(path) as f:
         found = file_digest(f, "sha256").hexdigest()
     if not found.startswith(_hash_in(path)):
         raise CheckpointError(f"{path}: damaged; it does not match the hash in its name: delete it")

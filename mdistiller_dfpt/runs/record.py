@@ -19,9 +19,10 @@ from ..data import Data
 from ..data.preprocessing import Preprocessing
 from ..distillers.choice import choice
 from ..errors import CheckpointError
+from ..regular_files import regular
 from .directory import STATUS
 from .hashing import state_hash
-from .weights import WEIGHTS, weights_file
+from .weights import WEIGHTS, load_weights, weights_file
 
 KEY, FORMAT = "mdistiller_dfpt", 1
 PLACES = ("DISTILLER.STUDENT_CKPT", "DISTILLER.LOGITS_CACHE", "DATASET.EXTRA.ROOT")
@@ -93,6 +94,14 @@ def _instead(folder: Path) -> str:
     return f"; there are {', '.join(below[:5])}" if below else ""
 
 
+def check_hash(path: Path, record: Record) -> None:
+    """CheckpointError unless the tensors in a file are those that were saved with its record."""
+    if state_hash(load_weights(path)) != record.sha256:
+        raise CheckpointError(
+            f"{path}: damaged; its tensors are not those that were saved: use another file of the run"
+        )
+
+
 def read_record(path: Path) -> Record | None:
     """The record in a safetensors file, or in that of a run's or an exported folder; None if there is none.
 
@@ -102,7 +111,7 @@ def read_record(path: Path) -> Record | None:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint{_instead(path.parent)}")
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular(path), "pt") as file:
             text = (file.metadata() or {}).get(KEY)
     except (SafetensorError, OSError) as e:
         if path.suffix == ".safetensors":

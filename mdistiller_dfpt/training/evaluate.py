@@ -48,18 +48,24 @@ def accuracy(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {f"top{k}": correct_at(logits, target, k) * (100 / len(target)) for k in (1, 5)}
 
 
-def evaluate_method(method: Method, loader: Loader) -> dict[str, dict[str, float]]:
+def evaluate_method(
+    method: Method, loader: Loader, between_batches: Callable[[], None] = lambda: None
+) -> dict[str, dict[str, float]]:
     """`evaluate` for the paths of a method, in eval mode."""
     was_training = method.training
     method.eval()
     try:
-        return evaluate(method.evaluated_paths, loader)
+        return evaluate(method.evaluated_paths, loader, between_batches)
     finally:
         method.train(was_training)
 
 
 @torch.no_grad()
-def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader) -> dict[str, dict[str, float]]:
+def evaluate(
+    paths_of: Callable[[Tensor], Mapping[str, Tensor]],
+    loader: Loader,
+    between_batches: Callable[[], None] = lambda: None,
+) -> dict[str, dict[str, float]]:
     """{path: {"top1": %, "top5": %, "nll": nats, "ece": %}} for the logits of each path.
 
     Also {"kl": {"a||b": nats}} for each pair of paths.
@@ -79,6 +85,7 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
         sums[key] = sums[key] + value if key in sums else value
 
     for batch in loader.epoch():
+        between_batches()
         count += len(batch.target)
         paths = paths_of(batch.image)
         for name, logits in paths.items():

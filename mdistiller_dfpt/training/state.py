@@ -1,7 +1,8 @@
 """The state of a run during training: distiller, data, optimiser and progress."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -70,6 +71,8 @@ class Training:
         self.meters = Meters(self.device)
         self.epochs: list[dict[str, Any]] = []  # records of the finished epochs
         self.step = 0  # steps taken in the current epoch
+        self.seconds = 0.0  # that they took, before `since`, if these go on
+        self.since: float | None = None
         self.prepared = 0  # passes over the training set before the first step
         self.at_start = True  # whether no step of the run was taken yet
         self.factor: float | None = None  # on the distillation terms, from the first step of the run on
@@ -156,17 +159,32 @@ class Training:
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Store the record of an epoch and reset the averages."""
         self.epochs.append(record)
-        self.step, self.meters = 0, Meters(self.device)
+        self.step, self.seconds, self.meters = 0, 0.0, Meters(self.device)
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Context whose time counts as that of the steps of the current epoch."""
+        self.since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds, self.since = self.seconds_so_far(), None
+
+    def seconds_so_far(self) -> float:
+        """The time that the steps of the current epoch have taken, also before the run was interrupted."""
+        return self.seconds + (0.0 if self.since is None else time.monotonic() - self.since)
 
     def progress(self) -> Progress:
         """The progress of the run, for a checkpoint."""
         average = {} if self.average is None else self.average.values
         sums, counts = self.meters.sums, self.meters.counts
-        return Progress(self.epochs, self.step, sums, counts, average, self.prepared, self.factor, self.statistics)
+        done = (self.epochs, self.step, sums, counts, average, self.prepared, self.factor)
+        return Progress(*done, self.seconds_so_far(), self.statistics)
 
     def restore(self, done: Progress) -> None:
         """Continue from this progress."""
         self.epochs, self.step, self.prepared, self.factor = done.epochs, done.step, done.prepared, done.factor
+        self.seconds = done.seconds
         self.at_start = not (done.epochs or done.step)
         self.meters = Meters(self.device)
         self.meters.sums = {name: value.to(self.device) for name, value in done.sums.items()}

@@ -1,7 +1,6 @@
 """A run: trains a distiller on a dataset and writes weights and results to a run directory."""
 
 import contextlib
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..distributed import on_first_process, rank, world_size
 from ..errors import CheckpointError, ConfigError, UserError
 from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
+from ..regular_files import read_json
 from ..runs.atomic import write_json
 from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import RESULTS, is_finished, make_folder, run_name
@@ -40,6 +40,7 @@ from .micro_batches import smallest_micro_batch
 from .notices import warn_of_chance, warn_of_one_class, warn_unsettled
 from .optim import in_words
 from .out_of_memory import memory_explained
+from .own_parts import with_own_parts
 from .signals import Requests, Stopped
 from .state import Training
 
@@ -53,6 +54,11 @@ class Trainer:
     run: Path  # the run directory, set by `fit` where it is given one
 
     def __init__(self, cfg: CN, distiller: Method, data: Data, identity: Identity | None = None):
+        if not isinstance(data, Data):
+            raise TypeError(f"data is a {type(data).__name__}: give the Data of build_data, or of data_from_loaders"
+                            " around DataLoaders of your own")  # fmt: skip
+        if identity is None:
+            cfg = with_own_parts(cfg, distiller, data)
         self.training = Training(cfg, distiller, data)
         self.cfg, self.data = cfg, self.training.data
         self.requests = Requests()
@@ -126,7 +132,7 @@ class Trainer:
                 if is_finished(run) and len(training.epochs) == training.last_epoch:
                     print(f"{run} is finished; raise SOLVER.EPOCHS above {len(training.epochs)} to continue",
                           flush=True)  # fmt: skip
-                    return json.loads((run / RESULTS).read_text(encoding="utf-8"))
+                    return read_json(run / RESULTS)
                 self._refuse_to_go_back(saver)
             # Train: whatever ends the run is recorded in its status
             if not resume:
@@ -150,7 +156,7 @@ class Trainer:
         teacher, optimizer = self._teacher_record(), in_words(self.optimizer)
         used_protocol = protocol(self.cfg, self.data, teacher, self.training.device, optimizer)
         own = self.identity.get("normalisation", {})
-        used_protocol["normalisation"] = {"images": str(self.data.normalisation), **own}
+        used_protocol["normalisation"] = {"images": self.data.train.normalised_by, **own}
         for network, words in own.items():
             print(f"{network}: images are normalised by its own {words}", flush=True)
         for network in ("teacher", "student"):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mdistiller_dfpt.commands.main import COMMANDS, main
+from mdistiller_dfpt.commands.main import COMMANDS, command, main
 from mdistiller_dfpt.invocation import command_line
 
 from ..test_house import ROOT
@@ -18,7 +18,24 @@ def test_without_a_command_it_prints_what_there_is(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name in COMMANDS:
         (line,) = [line for line in lines if line.startswith(f"  {name} ")]
-        assert len(line.split(maxsplit=1)[1]) > 10, "every command says what it does"
+        said = (sys.modules[command(name).__module__].__doc__ or "").partition(":")[0]
+        assert line.split(maxsplit=1)[1] == said[:1].lower() + said[1:], "in the words of its own help"
+
+
+def test_help_and_version_need_no_torch():
+    code = "import sys; from mdistiller_dfpt.commands.main import main; main([]); main(['--version']); "
+    subprocess.run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], check=True, capture_output=True)
+
+
+def test_an_interrupt_while_a_command_is_imported_is_one_line(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mdistiller_dfpt.commands.main.import_module", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train"])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_the_version_names_the_package_and_torch(capsys):
