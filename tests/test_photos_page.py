@@ -24,8 +24,8 @@ STUDENT, TEACHER = "test_efficientnet.r160_in1k", "test_resnet.r160_in1k"
 def test_the_page_says_what_the_code_chooses():
     """The pair, the shares and the recipe of init are those that the page describes."""
     pair = own_photos.PAIRS["phone"]
-    for words in (pair.teacher, pair.student, f"`{own_photos.TEST_SHARE}`", f"`{own_photos.VALIDATION}`",
-                  f"TYPE: {dict(own_photos.METHODS[0:1] and [own_photos.METHODS[0][0].split(': ')])['TYPE']}"):  # fmt: skip
+    for words in (pair.teacher, pair.student, f"SHARE: {own_photos.TEST_SHARE}", f"VALIDATION: {own_photos.VALIDATION}",
+                  own_photos.METHODS[0][0], f"LR: {pair.lr:g}"):  # fmt: skip
         assert words in PAGE, words
     assert [command.split()[0] for command in COMMANDS] == ["init", "train", "eval", "predict", "export", "export",
                                                             "report"]  # fmt: skip

@@ -40,7 +40,7 @@ PAIRS: dict[Purpose, Pair] = {
 }  # fmt: skip
 
 
-METHODS = (("TYPE: KD", "the best of those compared in docs/photos.md"),)
+METHODS = (("TYPE: KD", "docs/photos.md compares it with no teacher and with DFPT-KD"),)
 
 
 @dataclass(frozen=True)
