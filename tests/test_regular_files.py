@@ -32,7 +32,9 @@ def make(path, kind):
 @pytest.mark.parametrize("kind", ["FIFO", "device", "socket", "sparse"])
 def test_what_is_no_regular_file_is_refused_wherever_a_file_is_read(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the name of a socket must be short
-    words = {"sparse": "has 4,398.0 GB"}.get(kind, f"is a {kind}, not a file|No such device or address|must be a .yaml file")
+    words = {"sparse": "has 4,398.0 GB"}.get(
+        kind, f"is a {kind}, not a file|No such device or address|must be a .yaml file"
+    )
     for read, name in ((load_cfg, "a.yaml"), (load_weights, "a.pth"), (load_weights, "a.safetensors"),
                        (read_table, "a.csv")):  # fmt: skip
         path = make(tmp_path / name, kind)
