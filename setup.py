@@ -56,6 +56,7 @@ setup(
             "onnx",
             "onnxruntime",
             "onnxscript",
+            "optuna",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
@@ -65,8 +66,17 @@ setup(
             "types-tqdm",
         ],
         "corruptions": ["imagecorruptions-imaug"],
+        "docs": [
+            "ipykernel",
+            "latex2mathml",
+            "matplotlib",
+            "mkdocstrings-python",
+            "nbclient",
+            "zensical==0.0.73",  # a new generator: its releases still change what a site looks like
+        ],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "plot": ["matplotlib"],
+        "search": ["optuna", "matplotlib"],
         "timm": ["timm"],
     },
 )

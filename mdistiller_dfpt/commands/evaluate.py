@@ -18,6 +18,7 @@ from typing import Any
 from ..data.corruptions import OF_SEVERITY, SEVERITIES, check_corruptions
 from ..distributed import pick_device
 from ..errors import ConfigError
+from ..escape import csv_cell
 from ..interop.plugins import load_cfg
 from ..launch.cli import Parser, check_output, guarded
 from ..launch.evaluate_checkpoint import evaluate_checkpoint, idle_keys
@@ -157,7 +158,7 @@ def _write_predictions(path: Path, student: Student, tested: Tested) -> None:
         for i, (p, label) in enumerate(zip(probabilities, tested.labels.tolist(), strict=True)):
             best = int(p.argmax())
             row = [tested.names[i], student.classes[label], student.classes[best], int(best == label)]
-            writer.writerow([*row, f"{p[best]:.6f}", f"{p[label]:.6f}"])
+            writer.writerow([*map(csv_cell, row), f"{p[best]:.6f}", f"{p[label]:.6f}"])
 
 
 def main(argv: list[str] | None = None) -> int:

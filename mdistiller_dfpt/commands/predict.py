@@ -14,6 +14,7 @@ from pathlib import Path
 from ..data.class_folders import SUFFIXES
 from ..distributed import pick_device
 from ..errors import ConfigError, DataError
+from ..escape import csv_cell
 from ..launch.cli import Parser, guarded
 from ..launch.student import Prediction, load_student
 from ..runs.weights import weights_file
@@ -61,7 +62,7 @@ def _as_csv(predictions: list[Prediction]) -> None:
     writer.writerow(["image", "rank", "class", "probability"])
     for p in predictions:
         for rank, (name, value) in enumerate(zip(p.classes, p.probabilities, strict=True), start=1):
-            writer.writerow([p.image, rank, name, f"{value:.6f}"])
+            writer.writerow(map(csv_cell, [p.image, rank, name, f"{value:.6f}"]))
 
 
 def _main(argv: list[str]) -> None:

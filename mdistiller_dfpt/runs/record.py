@@ -65,8 +65,12 @@ def record_of(cfg: CN, data: Data, epoch: int, accuracy: Mapping[str, float]) ->
     except PackageNotFoundError:
         ours = ""
     accuracy = {key: accuracy[key] for key in ("top1", "top5") if key in accuracy}
+    shape, preprocessing = data.image_shape, data.test.preprocessing()
+    if size := cfg.DISTILLER.STUDENT_SIZE:
+        shape = (3, size, size)
+        preprocessing = None if preprocessing is None else preprocessing._replace(size=(size, size))
     return Record(
-        _without_places(cfg), data.classes, data.num_train, data.image_shape, data.test.preprocessing(),
+        _without_places(cfg), data.classes, data.num_train, shape, preprocessing,
         chosen.label, cfg.DISTILLER.STUDENT, chosen.teacher or "", cfg.DATASET.TYPE, epoch, accuracy, ours,
     )  # fmt: skip
 
