@@ -90,7 +90,7 @@ class OwnLoader(Loader):
         return min(self.used, len(self) * self.batch_size)
 
     @functools.cached_property
-    def labels(self) -> Tensor:
+    def labels(self) -> Tensor:  # type: ignore[override]
         """The labels of an epoch, in its order, by one more pass; read where a warning needs them."""
         return torch.cat([batch.target for batch in self.epoch()])
 
