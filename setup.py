@@ -47,7 +47,10 @@ setup(
     ],
     extras_require={
         "test": [
+            "datasets",
             "hypothesis",
+            "imagecorruptions-imaug",
+            "lightning",
             "matplotlib",
             "mypy==2.4.1",
             "onnx",
@@ -61,6 +64,15 @@ setup(
             "timm",
             "types-PyYAML",
             "types-tqdm",
+        ],
+        "corruptions": ["imagecorruptions-imaug"],
+        "docs": [
+            "ipykernel",
+            "latex2mathml",
+            "matplotlib",
+            "mkdocstrings-python",
+            "nbclient",
+            "zensical==0.0.73",  # a new generator: its releases still change what a site looks like
         ],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "plot": ["matplotlib"],

@@ -1,9 +1,13 @@
 """docs/methods.md: index and table are what the methods' files, the measured differences and the results say."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from mdistiller_dfpt.config.compose import CONFIGS, composed_runs
 from mdistiller_dfpt.distillers import DISTILLERS
+from mdistiller_dfpt.teachers import TEACHERS
 from tools import methods_page
 
 SOURCES = methods_page.sources()
@@ -33,6 +37,16 @@ def test_a_methods_file_gives_its_papers_title_and_authors(name):
     assert facts.get("Paper"), "add a paragraph `Paper: Title.` to the docstring of the module"
     assert facts["Authors"]
     assert facts["Name"]
+
+
+def test_every_method_and_kind_of_teacher_has_a_paper_and_a_formula_or_says_that_it_has_none():
+    for name, cls in [*DISTILLERS.items(), *TEACHERS.items()]:
+        if cls.__module__.startswith("mdistiller_dfpt."):  # a plugin's file need not have them
+            facts = methods_page.fields(Path(sys.modules[cls.__module__].__file__))
+            assert facts.get("Paper"), f"{name}: add `Paper: Title.`, `Paper: that of NAME.` or `Paper: none.`"
+            formula = facts.get("Formula", "")
+            assert "$$" in formula or formula.startswith("none of its own"), f"{name}: add `Formula: $$...$$`"
+            assert formula.count("$") % 2 == 0
 
 
 def test_every_run_of_the_index_exists():

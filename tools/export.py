@@ -2,4 +2,5 @@
 
 from command import run
 
-run("export")
+if __name__ == "__main__":  # and not in a process that it starts
+    run("export")

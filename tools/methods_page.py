@@ -1,9 +1,10 @@
 """Writes the index of papers and the table of docs/methods.md: python tools/methods_page.py.
 
 The facts of a method are in its own files: the docstring of its module (its name in the field, what is matched, authors
-and year; after `Paper:` the title; after `Code:` the code that it was compared with; after `Differs:` what is unlike
-that code), the head of its base.yaml below configs/cifar100 (weights and recipe), results/official_losses.json (the
-measured differences), the published values of configs/tables, and the results of configs/tables/study.yaml.
+and year; after `Paper:` the title; after `Formula:` its loss; after `Code:` the code that it was compared with; after
+`Differs:` what is unlike that code), the head of its base.yaml below configs/cifar100 (weights and recipe),
+results/official_losses.json (the measured differences), the published values of configs/tables, and the results of
+configs/tables/study.yaml.
 """
 
 import json
@@ -35,8 +36,8 @@ HEAD = (
 
 
 def fields(source: Path) -> dict[str, str]:
-    """The first paragraph of a module's docstring, `Name: What (Authors).`, and those of `Paper`, `Code`, `Differs`."""
-    docstring = re.match(r'"""(.*?)"""', source.read_text(encoding="utf-8"), re.S)
+    """The first paragraph of a module's docstring, `Name: What (Authors).`, and those of `Paper`, `Formula`, ..."""
+    docstring = re.match(r'r?"""(.*?)"""', source.read_text(encoding="utf-8"), re.S)
     assert docstring, f"{source} has no docstring"
     first, *more = (" ".join(paragraph.split()) for paragraph in docstring[1].split("\n\n"))
     name, _, what = first.partition(": ")
@@ -44,7 +45,7 @@ def fields(source: Path) -> dict[str, str]:
     found = {"Name": name, "What": what, "Authors": authors[1] if authors else ""}
     for paragraph in more:
         key, colon, text = paragraph.partition(": ")
-        if colon and key in ("Paper", "Code", "Differs"):
+        if colon and key in ("Paper", "Formula", "Code", "Differs"):
             found[key] = text.rstrip(".")
     return found
 
@@ -59,11 +60,11 @@ def sources() -> dict[str, Path]:
 
 
 def papers() -> dict[Path, list[str]]:
-    """{file that names a paper: the methods, kinds of teacher or trainers in it}."""
+    """{file of a paper: the methods, kinds of teacher or trainers in it}; each paper once."""
     found: dict[Path, list[str]] = {}
     others = {name: _file_of(cls) for name, cls in [*DISTILLERS.items(), *TEACHERS.items()]}
     for name, source in {**sources(), **others}.items():
-        if "Paper" in fields(source):
+        if not fields(source).get("Paper", "none").startswith(("none", "that of ")):
             found.setdefault(source, []).append(name)
     return found
 

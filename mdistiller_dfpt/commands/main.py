@@ -14,6 +14,7 @@ from ..launch.cli import guarded
 from ..registry import suggest
 
 COMMANDS = {
+    "init": ("init", "write a config for images of your own"),
     "train": ("train", "train a network, or distil one from a teacher"),
     "eval": ("evaluate", "evaluate a student or any checkpoint"),
     "predict": ("predict", "predict the classes of images"),

@@ -188,7 +188,9 @@ class FileLoader(Loader):
 
     def preprocessing(self) -> Preprocessing | None:
         steps = resize_and_crop(self.recipe.test)
-        return None if steps is None else Preprocessing(*steps, *self.normalisation, self.size)
+        if steps is None:
+            return None
+        return Preprocessing(steps.resize, steps.crop, *self.normalisation, self.size, steps.interpolation)
 
     def contents(self, index: Tensor | None = None) -> list[str]:
         rows = range(self.num_samples) if index is None else index.tolist()

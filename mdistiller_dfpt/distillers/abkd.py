@@ -1,6 +1,9 @@
-"""ABKD: the alpha-beta-divergence of softened probabilities (Wang et al., 2025, ICML, arXiv:2505.04560).
+r"""ABKD: the alpha-beta-divergence of softened probabilities (Wang et al., 2025, ICML, arXiv:2505.04560).
 
 Paper: ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via α-β-Divergence.
+
+Formula: $$L = w_{CE} CE + w_{KD} \sum_c \left( \frac{t_c^{\alpha + \beta}}{\beta (\alpha + \beta)} + \frac{s_c^{\alpha
++ \beta}}{\alpha (\alpha + \beta)} - \frac{t_c^\alpha s_c^\beta}{\alpha \beta} \right)$$
 
 Code: ghwang-s/abkd df81318, standard_classification/distiller_zoo/abkl.py:6-92.
 

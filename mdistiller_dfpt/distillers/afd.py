@@ -1,6 +1,11 @@
-"""AFD: match all pairs of attention maps, weighted by a learned attention (Ji et al., 2021, arXiv:2102.02973).
+r"""AFD: match all pairs of attention maps, weighted by a learned attention (Ji et al., 2021, arXiv:2102.02973).
 
 Paper: Show, Attend and Distill: Knowledge Distillation via Attention-based Feature Matching.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(z^S, z^T) + w_{feat} \sum_{i, j} a_{ij} MSE(e(F^S_j), e(F^T_i))$$ where $e(F)$
+is the mean of $F^2$ over the channels, pooled to the size of the teacher's map and scaled to unit length, and $a_{ij} =
+softmax_j((q_i^\top k_{ij} + u_i^\top v_j) / \sqrt{d})$ has learned queries $q_i$ of the teacher's map $i$, keys
+$k_{ij}$ of the student's map $j$, and vectors $u_i$, $v_j$ of the two places.
 
 Code: clovaai/attention-feature-distillation dd990d0, distill/AFD.py:11-120, utils.py:66-93.
 

@@ -1,6 +1,9 @@
-"""AID: a teacher fine-tuned towards a trained student (Qian et al., 2025, ICCV).
+r"""AID: a teacher fine-tuned towards a trained student (Qian et al., 2025, ICCV).
 
 Paper: A Good Teacher Adapts Their Knowledge for Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(z^S, z^T)$$ where $S$ is the network that starts as the teacher, and $T$ the
+trained student.
 
 Code: none found.
 

@@ -1,7 +1,10 @@
-"""AT: match spatial attention maps (Zagoruyko & Komodakis, 2017, arXiv:1612.03928).
+r"""AT: match spatial attention maps (Zagoruyko & Komodakis, 2017, arXiv:1612.03928).
 
 Paper: Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via Attention
 Transfer.
+
+Formula: $$L = w_{CE} CE + w_{feat} \sum_l MSE(a(F^S_l), a(F^T_l)), \quad a(F) = \frac{g}{\|g\|}, \quad g =
+\frac{1}{C_l} \sum_c |F_c|^p$$
 
 Code: szagoruyko/attention-transfer 893df54, utils.py:18-23; megvii-research/mdistiller a08d46f,
 mdistiller/distillers/AT.py.

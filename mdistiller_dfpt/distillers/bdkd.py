@@ -1,6 +1,9 @@
-"""BD-KD: forward and reverse divergence, weighted by the gap of entropies (Amara et al., 2022, arXiv:2212.12965).
+r"""BD-KD: forward and reverse divergence, weighted by the gap of entropies (Amara et al., 2022, arXiv:2212.12965).
 
 Paper: BD-KD: Balancing the Divergences for Online Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} \tau^2 (a KL(t \| s) + b KL(s \| t))$$ where $(a, b)$ are the weights of SURER for
+samples whose entropy is smaller in $s$ than in $t$, and those of OTHERS for all others.
 
 Code: none found.
 

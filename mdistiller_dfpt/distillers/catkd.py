@@ -1,6 +1,10 @@
-"""CAT-KD: match class activation maps (Guo et al., 2023, CVPR).
+r"""CAT-KD: match class activation maps (Guo et al., 2023, CVPR).
 
 Paper: Class Attention Transfer Based Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{feat} MSE(n(A^S), n(A^T)), \quad A_k = pool_r \sum_c W_{kc} F_c$$ where $F$ is the map
+that is pooled, $W$ the classifier's weights, $pool_r$ the mean in the cells of an $r \times r$ grid, and $n$ scales the
+map of each class $k$ to unit length, if NORMALIZE is set.
 
 Code: GzyAftermath/CAT-KD 4467073, mdistiller/distillers/CAT_KD.py:72-81, models/cifar/resnet.py:245.
 

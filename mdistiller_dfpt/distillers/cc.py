@@ -1,6 +1,9 @@
-"""CC: match differences of neighbouring samples, as in RepDistiller (Peng et al., 2019, arXiv:1904.01802).
+r"""CC: match differences of neighbouring samples, as in RepDistiller (Peng et al., 2019, arXiv:1904.01802).
 
 Paper: Correlation Congruence for Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{feat} \frac{1}{B - 1} \sum_{i = 1}^{B - 1} \langle d_i, d_{i + 1} \rangle, \quad d_i =
+|E_S f^S_i - E_T f^T_i|$$ with learned linear layers $E_S$ and $E_T$.
 
 Code: HobbitLong/RepDistiller b84f547, distiller_zoo/CC.py:7-17, which says that it is the authors' own, restructured.
 

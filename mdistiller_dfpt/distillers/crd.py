@@ -1,6 +1,12 @@
-"""CRD: contrast each embedding with those of the other network (Tian et al., 2020, arXiv:1910.10699).
+r"""CRD: contrast each embedding with those of the other network (Tian et al., 2020, arXiv:1910.10699).
 
 Paper: Contrastive Representation Distillation.
+
+Formula: $$L = w_{CE} CE + w_{feat} (\ell(e^S, m^T) + \ell(e^T, m^S)), \quad \ell(e, m) = -\log \frac{h_0}{h_0 + K / N}
+- \sum_{k = 1}^{K} \log \frac{K / N}{h_k + K / N}$$ where $h_k = \exp(\langle e, m_k \rangle / \tau) / Z$, $e^S$ and
+$e^T$ are embeddings of unit length, $m_0$ is the row of the positive in the bank of the other network, $m_1$ to $m_K$
+are those of the negatives, $N$ is the number of samples, and $Z$ makes the mean of $h$ in the first batch $1 / N$ for
+each direction.
 
 Code: HobbitLong/RepDistiller b84f547, crd/; megvii-research/mdistiller a08d46f, mdistiller/distillers/CRD.py.
 """

@@ -1,6 +1,10 @@
-"""CRLD: KD within and across two views, where the teacher is sure (Zhang et al., 2024, arXiv:2412.16493).
+r"""CRLD: KD within and across two views, where the teacher is sure (Zhang et al., 2024, arXiv:2412.16493).
 
 Paper: Cross-View Consistency Regularisation for Knowledge Distillation.
+
+Formula: $$L = w_{CE} (CE_w + CE_s) + w_{WV} [c_w \ge \tau_w] (KD_\tau(z^S_w, z^T_w) + KD_\tau(z^S_s, z^T_s)) + w_{CV}
+[c_s \ge \tau_s] (KD_\tau(z^S_s, z^T_w) + KD_\tau(z^S_w, z^T_s))$$ where $w$ and $s$ are the weak and the strong view,
+and $c$ is the teacher's largest probability on a view.
 
 Code: haiduo/DeepKD afb5964, mdistiller/distillers/CRLD.py:7-132 (a copy of others; the authors' own was not found).
 """

@@ -1,6 +1,10 @@
-"""CTKD: a temperature learned adversarially, with a curriculum (Li et al., 2023, arXiv:2211.16231).
+r"""CTKD: a temperature learned adversarially, with a curriculum (Li et al., 2023, arXiv:2211.16231).
 
 Paper: Curriculum Temperature for Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(z^S, z^T), \quad \tau = \tau_0 + R \, \sigma(\theta)$$ where the gradient of
+$\theta$ is multiplied by $-\frac{1}{2} (1 - \cos(\pi \min(e, E) / E))$ in epoch $e$, so that $\theta$ ascends the loss;
+$E$ is LOOPS.
 
 Code: zhengli97/CTKD 7d52522, models/temp_global.py:13-36, helper/loops.py:133-141, train_student.py:186-202.
 """

@@ -1,6 +1,13 @@
-"""DeepKD: DKD's parts on the teacher's first classes, a momentum for each (Huang et al., 2025, arXiv:2505.15133).
+r"""DeepKD: DKD's parts on the teacher's first classes, a momentum for each (Huang et al., 2025, arXiv:2505.15133).
 
 Paper: DeepKD: A Deeply Decoupled and Denoised Knowledge Distillation Trainer.
+
+Formula: $$L = w_{CE} CE + r \tau^2 (\alpha KL(b^T \| b^S) + \beta KL(\hat t \| \hat s))$$ where $b = (p_y, 1 - p_y)$ of
+the softened probabilities, and $\hat s$, $\hat t$ are renormalised over the teacher's $k$ first classes without $y$;
+with COUPLED, the second part is multiplied by the batch's mean of $1 - t_y$. DEEPKD_CRLD sums both parts over the four
+pairs of a student's and a teacher's view, $$L = w_{CE} (CE_w + CE_s) + r \tau^2 \sum_{u, v} a_{uv} (\alpha KL(b^T_v \|
+b^S_u) + \beta KL(\hat t_v \| \hat s_u))$$ where $a_{uv}$ is $w_{WV}$ for equal views and $w_{CV}$ for different ones,
+times the share of the batch on whose weak (equal views) or strong (different views) images the teacher is sure.
 
 Code: haiduo/DeepKD afb5964, mdistiller/distillers/_base.py:97-174, mdistiller/distillers/KD.py:46-64,
 mdistiller/distillers/DKD.py:81-101, mdistiller/distillers/CRLD.py:58-120, mdistiller/engine/deepkd.py:16-252.

@@ -1,6 +1,9 @@
-"""DeiT: a distillation token, whose head learns from the teacher alone (Touvron et al., 2021, arXiv:2012.12877).
+r"""DeiT: a distillation token, whose head learns from the teacher alone (Touvron et al., 2021, arXiv:2012.12877).
 
 Paper: Training data-efficient image transformers & distillation through attention.
+
+Formula: $$L = w_{CE} CE(z^{cls}, y) + w_{KD} CE(z^{dist}, argmax_c z^T_c)$$ where $z^{cls}$ and $z^{dist}$ are the
+logits of the two heads; with KIND soft, the second part is $w_{KD} KD_\tau(z^{dist}, z^T) / C$.
 
 Code: facebookresearch/deit 7e160fe, losses.py:9-64.
 

@@ -1,6 +1,10 @@
-"""DFPT-KD and DFPT-KD+: KD from both paths of a dual-path teacher (Li et al., 2025, arXiv:2506.18244).
+r"""DFPT-KD and DFPT-KD+: KD from both paths of a dual-path teacher (Li et al., 2025, arXiv:2506.18244).
 
 Paper: Dual-Forward Path Teacher Knowledge Distillation: Bridging the Capacity Gap Between Teacher and Student.
+
+Formula: $$L_S = w_{CE} CE + w_T KD_\tau(z^S, z^T) + w_P KD_\tau(z^S, sg(z^P))$$ where $z^P$ are the logits of the
+prompt path, which learns from its own loss $L_P$, that of the `dual_path` teacher; $w_T$ is TEACHER_WEIGHT, $w_P$
+PROMPT_WEIGHT, and LOGIT_LOSS may replace $KD_\tau$.
 
 Code: none published.
 
@@ -29,6 +33,7 @@ def student_loss(
     """The terms of L_S for logits (B, C) of student, original path and prompt path, and labels (B,) or (B, C).
 
     L_S = ce_weight CE(p^S, y) + teacher_weight KD(p^S, p^T) + prompt_weight KD(p^S, sg[p^P])
+
     Both targets are detached, so a single backward pass trains the student and the prompt path at the same weights.
     """
     terms, classes = {}, hard_labels(target)

@@ -1,6 +1,9 @@
-"""DGKD: KD from the teacher and all assistants (Son et al., 2021, arXiv:2009.08825).
+r"""DGKD: KD from the teacher and all assistants (Son et al., 2021, arXiv:2009.08825).
 
 Paper: Densely Guided Knowledge Distillation using Multiple Teacher Assistants.
+
+Formula: $$L = w_{CE} CE + w_{KD} \sum_k KD_\tau(z^S, z^{T_k})$$ over the teacher and all assistants, less DROP of them,
+drawn anew in each step.
 
 Code: wonchulSon/DGKD 2599350, train.py:104-129, with its weights divided by the number of classes.
 

@@ -1,6 +1,9 @@
-"""DHKD: a second head on the student's feature that matches the teacher's logits (Yang et al., 2024, arXiv:2411.08937).
+r"""DHKD: a second head on the student's feature matches the teacher's logits (Yang et al., 2024, arXiv:2411.08937).
 
 Paper: Dual-Head Knowledge Distillation: Enhancing Logits Utilization with an Auxiliary Head.
+
+Formula: $$L = w_{CE} CE + w_{KD} \tau^2 \sum_c \log \cosh \frac{z^H_c - z^T_c}{2 \tau}$$ where $z^H$ are the logits of
+the second head.
 
 Code: penghui-yang/DHKD 7976c69, distiller_zoo/BinaryKLNorm.py:6-20, models/classifier.py:4-18,
 helper/optimizer.py:10-134.

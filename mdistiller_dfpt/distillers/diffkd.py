@@ -1,6 +1,11 @@
-"""DiffKD: denoise the student's features by a diffusion model of the teacher's (Huang et al., 2023, arXiv:2305.15712).
+r"""DiffKD: denoise the student's features by a diffusion model of the teacher's (Huang et al., 2023, arXiv:2305.15712).
 
 Paper: Knowledge Diffusion for Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} (MSE(\hat F^S, F^T) + KD_\tau(\hat z^S, z^T)) + w_{diff} (N(F^T) + N(z^T) + R)$$ where
+$\hat F^S$ and $\hat z^S$ are the student's, denoised by the diffusion models, $N(x) = MSE(\epsilon_\theta(\sqrt{a_k} x
++ \sqrt{1 - a_k} \epsilon, k), \epsilon)$ trains these models, $R$ is the autoencoder's squared error, and $F^T$ is the
+map as the autoencoder encodes it.
 
 Code: hunto/image_classification_sota 6f7a70a, lib/models/losses/diffkd/, lib/models/losses/kd_loss.py:75-157.
 

@@ -1,6 +1,10 @@
-"""DIST: match correlations instead of probabilities (Huang et al., 2022, arXiv:2205.10536).
+r"""DIST: match correlations instead of probabilities (Huang et al., 2022, arXiv:2205.10536).
 
 Paper: Knowledge Distillation from A Stronger Teacher.
+
+Formula: $$L = w_{CE} CE + \tau^2 \left( \frac{w_{inter}}{B} \sum_i (1 - \rho(s_i, t_i)) + \frac{w_{intra}}{C} \sum_c (1
+- \rho(s_{:c}, t_{:c})) \right)$$ where $\rho$ is Pearson's correlation, over the classes of a sample $i$ and over the
+batch for a class $c$.
 
 Code: hunto/image_classification_sota 6f7a70a, lib/models/losses/dist_kd.py:4-34.
 """

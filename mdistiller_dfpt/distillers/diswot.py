@@ -1,6 +1,11 @@
-"""DisWOT: match sample relations and the classifiers' gradients (Dong, Li & Wei, 2023, arXiv:2303.15678).
+r"""DisWOT: match sample relations and the classifiers' gradients (Dong, Li & Wei, 2023, arXiv:2303.15678).
 
 Paper: DisWOT: Student Architecture Search for Distillation WithOut Training.
+
+Formula: $$L = w_{CE} CE + w_{rel} MSE(n(G^S), n(G^T)) + w_{sem} \frac{1}{C D} \sum_k \|n(g^S_k g_k^{S\top}) - n(g^T_k
+g_k^{T\top})\|^2$$ where $G_{ij} = \langle F_i, F_j \rangle$ for the maps of two samples, $g_k$ is the gradient of the
+batch's cross-entropy in the classifier's weights of class $k$, of width $D$, and $n$ scales each row of a matrix to
+unit length.
 
 Code: lilujunai/DisWOT-CVPR2023 dffe4e6, README.md:15-67 (both metrics of the search), distiller_zoo/SP.py:8-31,
 distiller_zoo/ICKD.py:36-67.

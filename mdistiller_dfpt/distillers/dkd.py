@@ -1,6 +1,9 @@
-"""DKD: the KD loss as two separately weighted parts (Zhao et al., 2022, arXiv:2203.08679).
+r"""DKD: the KD loss as two separately weighted parts (Zhao et al., 2022, arXiv:2203.08679).
 
 Paper: Decoupled Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + r \tau^2 (\alpha KL(b^T \| b^S) + \beta KL(\hat t \| \hat s))$$ where $b = (p_y, 1 - p_y)$ of
+the softened probabilities, and $\hat s$, $\hat t$ are renormalised over the classes other than $y$.
 
 Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/DKD.py; on standardised logits
 sunshangquan/logit-standardization-KD f6e5aa5, mdistiller/distillers/DKD.py:7-40.

@@ -1,6 +1,10 @@
-"""EA-KD: samples weighted by the teacher's entropy and the student's (Su et al., 2023, arXiv:2311.13621).
+r"""EA-KD: samples weighted by the teacher's entropy and the student's (Su et al., 2023, arXiv:2311.13621).
 
 Paper: EA-KD: Entropy-based Adaptive Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} r \frac{H^T + H^T H^S / H_{max}}{2} KD_\tau(z^S, z^T)$$ where $H^S$ and $H^T$ are the
+entropies of a sample's predictions, softened by ENTROPY_TEMPERATURE, and $H_{max}$ is ENTROPY_BOUND; LOGIT_LOSS may
+replace $KD_\tau$.
 
 Code: cpsu00/EA-KD 6fb4c06, mdistiller/distillers/KD.py:8-26, mdistiller/distillers/DKD.py:7-49.
 

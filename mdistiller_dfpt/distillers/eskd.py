@@ -1,6 +1,9 @@
-"""ESKD: an early-stopped teacher, and distillation that ends early (Cho & Hariharan, 2019, arXiv:1910.01348).
+r"""ESKD: an early-stopped teacher, and distillation that ends early (Cho & Hariharan, 2019, arXiv:1910.01348).
 
 Paper: On the Efficacy of Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(z^S, z^T)$$ up to epoch STOP_EPOCH, and $(w_{CE} + w_{KD}) CE$ in later
+epochs.
 
 The early-stopped teacher is set by DISTILLER.TEACHER_CFG: a config with fewer epochs. This file implements the other
 half: the distillation term ends, and the student continues with the labels only.

@@ -1,6 +1,11 @@
-"""FBT: a fusion of student and teacher mediates between the two (Li et al., 2025, arXiv:2410.12342).
+r"""FBT: a fusion of student and teacher mediates between the two (Li et al., 2025, arXiv:2410.12342).
 
 Paper: Fuse Before Transfer: Knowledge Fusion for Heterogeneous Distillation.
+
+Formula: $$L = w_{CE} CE + w_{NCE} \sum_{a, b} NCE(g_a f^a, g_b f^b) + w_{logit} \left( CE(z^F, y) + \sum_{a, b} O(z^a,
+z^b) \right)$$ over the pairs of a learner $a$ and its target $b$: student and teacher, fusion $F$ and teacher, student
+and fusion; $NCE$ is the cross-entropy of finding a sample's own target in the batch by scaled cosines, $g$ are linear
+layers, and $O$ is the loss of OFA-KD.
 
 Code: none found.
 

@@ -1,6 +1,11 @@
-"""FCFD: match features by their function in the other network's last stages (Liu et al., 2023, arXiv:2304.11832).
+r"""FCFD: match features by their function in the other network's last stages (Liu et al., 2023, arXiv:2304.11832).
 
 Paper: Function-Consistent Feature Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(z^S, z^T) + w_{mixed} \sum_m KD_\tau(z^m, z^T) + w_{feat} r \left( \sum_l
+d(g_l(F^S_l), F^T_l) + \sum_{m, l} d(F^m_l, F^T_l) \right)$$ where $m$ are the drawn paths that change from one network
+to the other by a bridge $g$, the last sum is over those that enter the teacher and the stages behind their bridge, and
+$d$ is $MSE$, for the last stage plus that of the pooled activations.
 
 Code: LiuDongyang6/FCFD 2aefb7b, classification/models/meta.py:42-196, classification/cifar/main.py:295-373.
 

@@ -2,6 +2,9 @@
 
 Paper: FitNets: Hints for Thin Deep Nets.
 
+Formula: $$L = w_{CE} CE + w_{feat} MSE(g(F^S_l), F^T_l)$$ where $l$ is HINT_LAYER, and $g$ a convolution with BatchNorm
+and ReLU.
+
 Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/FitNet.py and _common.py (the authors' own was not
 compared).
 

@@ -1,6 +1,10 @@
-"""FT: match factors; the teacher's come from an autoencoder of its map (Kim et al., 2018, arXiv:1802.04977).
+r"""FT: match factors; the teacher's come from an autoencoder of its map (Kim et al., 2018, arXiv:1802.04977).
 
 Paper: Paraphrasing Complex Network: Network Compression via Factor Transfer.
+
+Formula: $$L = w_{CE} CE + w_{feat} \, mean |a(g_S(F^S)) - a(g_T(F^T))|, \quad a(F) = \frac{q}{\|q\|}, \quad q =
+\frac{1}{C'} \sum_c F_c^2$$ where $g_T$ is the encoder of the paraphraser, and $g_S$ the translator, both with $C'$
+channels.
 
 Code: HobbitLong/RepDistiller b84f547, distiller_zoo/FT.py:7-30, models/util.py:7-62, helper/pretrain.py (the authors'
 Factor-Transfer-pytorch 19cce26 was read, not run).

@@ -1,6 +1,10 @@
-"""HARD: images augmented so that teacher and student disagree (Nix et al., 2023, arXiv:2305.14890).
+r"""HARD: images augmented so that teacher and student disagree (Nix et al., 2023, arXiv:2305.14890).
 
 Paper: HARD: Hard Augmentations for Robust Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(z^S, z^T) + w_{hard} KD_\tau(z^S_a, z^T_a) + w_{cons} KD_\tau(z^T_a, z^T)$$
+where $a$ is the augmented image; the augmentor ascends the third term, ASCENT times as fast as the student descends it,
+and descends the fourth.
 
 Code: none found.
 

@@ -1,6 +1,10 @@
-"""ICKD: match the correlations between channels (Liu et al., 2021, arXiv:2202.03680).
+r"""ICKD: match the correlations between channels (Liu et al., 2021, arXiv:2202.03680).
 
 Paper: Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{feat} \frac{1}{C_T} \|n(g(F^S) g(F^S)^\top) - n(F^T F^{T\top})\|^2$$ where a map $F$ is a
+matrix of channels and positions, $g$ takes the student's to the teacher's $C_T$ channels, and $n$ scales each row to
+unit length.
 
 Code: ADLab-AutoDrive/ICKD 403b8d3, Cifar100/distiller_zoo/ICKD.py:19-56, Cifar100/helper/loops.py:151-155.
 """

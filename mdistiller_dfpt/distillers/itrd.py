@@ -1,6 +1,11 @@
-"""ITRD: match correlations and mutual information of the embeddings (Miles et al., 2022, arXiv:2112.00459).
+r"""ITRD: match correlations and mutual information of the embeddings (Miles et al., 2022, arXiv:2112.00459).
 
 Paper: Information Theoretic Representation Distillation.
+
+Formula: $$L = w_{CE} CE + w_{corr} \log_2 \sum_d |\rho_d - 1|^{2 \alpha} + w_{mut} \left( \|\hat G^S\|^2 - \|\hat
+G^{ST}\|^2 \right)$$ where $\rho_d$ is the correlation over the batch of channel $d$ of $g(f^S)$ and $f^T$, $G^S$ and
+$G^T$ are the Gram matrices of features of unit length, $G^{ST}$ is their product entry by entry, and $\hat G$ is $G$
+divided by its trace.
 
 Code: roymiles/ITRD 5d08c6b, distiller_zoo/IT.py:49-128.
 

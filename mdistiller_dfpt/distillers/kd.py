@@ -1,6 +1,9 @@
-"""KD: match softened class probabilities (Hinton et al., 2015, arXiv:1503.02531).
+r"""KD: match softened class probabilities (Hinton et al., 2015, arXiv:1503.02531).
 
 Paper: Distilling the Knowledge in a Neural Network.
+
+Formula: $$L = w_{CE} CE + w_{KD} \tau^2 KL(t \| s)$$ and $w_{extra} \tau^2 KL(t \| s)$ of unlabelled images, if
+EXTRA_WEIGHT is set.
 
 Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/KD.py; HobbitLong/RepDistiller b84f547,
 distiller_zoo/KD.py (none by the authors).

@@ -1,6 +1,11 @@
-"""KD3: unlabelled images from the web, selected by both networks (Tang et al., 2023, arXiv:2307.11469).
+r"""KD3: unlabelled images from the web, selected by both networks (Tang et al., 2023, arXiv:2307.11469).
 
 Paper: Distribution Shift Matters for Knowledge Distillation with Webly Collected Images.
+
+Formula: $$L = w_{CE} CE + [c \ge c_{min}] \left( w_{KD} KD_\tau(z^S, z^T) + w_{feat} \, c \, MSE(g(F^S), F^T) + w_{con}
+NCE(\tilde x, x) \right)$$ where all but $CE$ is of unlabelled images, $c = \max_k (u s_k + (1 - u) t_k)$ at temperature
+1, $u$ rises from 0 to STUDENT_SHARE, $c_{min}$ is THRESHOLD, and $NCE$ is the cross-entropy of finding an image among
+those of the batch, from its perturbed version, by the cosines of their projected features.
 
 Code: none found.
 

@@ -1,6 +1,10 @@
-"""KD-AIF: samples weighted by their influence on held-out ones (Wu et al., 2025, arXiv:2501.02705).
+r"""KD-AIF: samples weighted by their influence on held-out ones (Wu et al., 2025, arXiv:2501.02705).
 
 Paper: Knowledge Distillation with Adapted Weight.
+
+Formula: $$L = w_{CE} CE + w_{KD} \, e^{\hat I} KD_\tau(z^S, z^T), \quad I_i = g_{held}^\top (H + \lambda)^{-1} g_i$$
+where $g_i$ is the gradient of a sample's cross-entropy in the student's linear classifier, $g_{held}$ the mean one of
+held-out samples, $H$ the Hessian, $\lambda$ DAMPING, and $\hat I$ is $I$ scaled to $[-1, 1]$ within the batch.
 
 Code: Sharonwu96/KD-AIF 201330e, pytorch_influence_functions/influence_function.py:10-126,
 calc_influence_function.py:163-260, KD_with_IF.ipynb (cells 3 and 4), KD_without_IF.ipynb (cell 10).

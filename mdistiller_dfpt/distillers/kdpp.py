@@ -1,6 +1,10 @@
-"""KD++: KD and features along the class direction, no shorter than the teacher's (Wang et al., 2023, arXiv:2305.17007).
+r"""KD++: KD and features along class directions, no shorter than the teacher's (Wang et al., 2023, arXiv:2305.17007).
 
 Paper: Improving Knowledge Distillation via Regularizing Feature Norm and Direction.
+
+Formula: $$L = w_{CE} CE + w_{KD} r KD_\tau(z^S, z^T) + w_{ND} \left( 1 - \frac{\langle g(f^S), e_y
+\rangle}{\max(\|g(f^S)\|, \|f^T\|)} \right)$$ where $e_y$ is the mean of the teacher's features of class $y$ at unit
+length, $g$ a projector where the widths differ, and $r$ counts epochs from 0.
 
 Code: WangYZ1608/Knowledge-Distillation-via-ND fc6f3f9, CIFAR/utils.py:44-66, train_cifar_kd.py,
 Models/embtrans_cifar.py.

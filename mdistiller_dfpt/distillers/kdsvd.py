@@ -1,6 +1,10 @@
-"""KD-SVD: match relations between stages, each compressed to singular vectors (Lee et al., 2018, ECCV).
+r"""KD-SVD: match relations between stages, each compressed to singular vectors (Lee et al., 2018, ECCV).
 
 Paper: Self-supervised Knowledge Distillation Using Singular Value Decomposition.
+
+Formula: $$L = w_{CE} CE + w_{feat} \sum_{l \ge 2} \|R^S_l - R^T_l\|^2, \quad R_l[i, j, k] = \exp(-(u_l[i, k] - u_{l -
+1}[j, k])^2 / 8)$$ where $u_l[:, k]$ is the $k$-th singular vector of a stage's map, times the teacher's singular value;
+the student's vectors take the teacher's order and signs.
 
 Code: HobbitLong/RepDistiller b84f547, distiller_zoo/KDSVD.py, bit for bit where both call the same LAPACK routine.
 No value is recorded: it depends on the signs of singular vectors, which the routines choose.

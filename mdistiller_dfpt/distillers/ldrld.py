@@ -1,6 +1,11 @@
-"""LDRLD: match all pairs among the student's first classes (Xu et al., 2025, ICCV, arXiv:2507.15911).
+r"""LDRLD: match all pairs among the student's first classes (Xu et al., 2025, ICCV, arXiv:2507.15911).
 
 Paper: Local Dense Logit Relations for Enhanced Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + \alpha \frac{\tau^2}{n + 1} \left( \sum_{i < j \le k} w_{ij} KL(t_{ij} \| s_{ij}) + KL(\hat
+t_{\le k} \| \hat s_{\le k}) \right) + \beta \tau^2 KL(\hat t_{> k} \| \hat s_{> k})$$ where classes are numbered by the
+student's ranking, $t_{ij}$ is renormalised over the pair of classes $i$ and $j$, $\hat t_{\le k}$ over the first $k$
+classes, $\hat t_{> k}$ over the others, $w_{ij} = 2 e^{-0.05 (i + j)} / (1.5 + j - i)$, and $n = k (k - 1) / 2$.
 
 Code: yema-web/LDRLD b4dcfc9, distiller_zoo/LDRLD.py:7-87.
 """

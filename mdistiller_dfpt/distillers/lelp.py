@@ -1,6 +1,10 @@
-"""LELP: subclasses along principal components of the teacher's embeddings (Loo et al., 2024, arXiv:2409.20449).
+r"""LELP: subclasses along principal components of the teacher's embeddings (Loo et al., 2024, arXiv:2409.20449).
 
 Paper: Linear Projections of Teacher Embeddings for Few-Class Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} \tau^2 KL(t' \| s'), \quad t'_{cm} = t_c \, softmax_m(a_{cm} / \tau')$$ where $a_{cm}$
+is the coordinate of the teacher's feature along direction $m$ of class $c$, $\tau'$ is SUBCLASS_TEMPERATURE, and $s'$
+are the student's softened probabilities of all subclasses, which its prediction of a class sums.
 
 The paper is for few classes; with many, it comes close to KD. The published text that could be read gives the steps and
 the probabilities of the subclasses; not confirmed: that coordinates are from the class's mean, one rotation for each

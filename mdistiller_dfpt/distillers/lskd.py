@@ -1,6 +1,9 @@
-"""LSKD: standardise the logits before KD (Sun et al., 2024, arXiv:2403.01427).
+r"""LSKD: standardise the logits before KD (Sun et al., 2024, arXiv:2403.01427).
 
 Paper: Logit Standardization in Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(n(z^S), n(z^T)), \quad n(z) = \frac{z - mean(z)}{std(z)}$$ with mean and
+deviation over the classes of a sample.
 
 Code: sunshangquan/logit-standardization-KD f6e5aa5, mdistiller/distillers/KD.py:7-19.
 """

@@ -1,6 +1,9 @@
-"""LumiNet: KD on logits that are calibrated per class over the batch (Hossain et al., 2025, TMLR, arXiv:2310.03669).
+r"""LumiNet: KD on logits that are calibrated per class over the batch (Hossain et al., 2025, TMLR, arXiv:2310.03669).
 
 Paper: LumiNet: Perception-Driven Knowledge Distillation via Statistical Logit Calibration.
+
+Formula: $$L = w_{CE} CE + r \alpha^2 KL(t \| s)$$ with the softened probabilities of the calibrated logits $(z_{ic} -
+\mu_c) / \sigma_c$, whose mean and deviation are over the batch for each class $c$.
 
 Code: ismail31416/LumiNet 8cf749b, mdistiller/distillers/Luminet.py:6-48.
 

@@ -1,6 +1,9 @@
-"""MCMI: a teacher fine-tuned to spread the predictions within a class (Ye et al., 2024, arXiv:2401.08732).
+r"""MCMI: a teacher fine-tuned to spread the predictions within a class (Ye et al., 2024, arXiv:2401.08732).
 
 Paper: Bayes Conditional Distribution Estimation for Knowledge Distillation Based on Conditional Mutual Information.
+
+Formula: $$L = w_{CE} CE - w_{CMI} KL(p \| Q^y)$$ where $p = softmax(z^S)$ is the prediction of the network that is
+fine-tuned, and $Q^y$ the mean prediction for the class $y$, measured before.
 
 Code: iclr2024mcmi/ICLRMCMI d12f354, CIFAT-100KD/losses.py:10-19, FineTuneTeacher.py:121-157, helper/loops.py:67-94,
 centroid.py:99-115.

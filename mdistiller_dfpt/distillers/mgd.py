@@ -1,6 +1,9 @@
-"""MGD: generate the teacher's map from the student's with masked channels (Yang et al., 2022, arXiv:2205.01529).
+r"""MGD: generate the teacher's map from the student's with masked channels (Yang et al., 2022, arXiv:2205.01529).
 
 Paper: Masked Generative Distillation.
+
+Formula: $$L = w_{CE} CE + w_{feat} \|G(M \odot g(F^S)) - F^T\|^2$$ where $g$ takes the map to the teacher's width, $M$
+is 0 for a random share of the channels and 1 for the others, and $G$ is two convolutions with a ReLU in between.
 
 Code: yzd-v/MGD 2c9da0b, cls/mmcls/distillation/losses/mgd.py:18-71.
 

@@ -1,6 +1,13 @@
-"""MLLD: match predictions at instance, batch and class level, at several temperatures (Jin et al., 2023, CVPR).
+r"""MLLD: match predictions at instance, batch and class level, at several temperatures (Jin et al., 2023, CVPR).
 
 Paper: Multi-Level Logit Distillation.
+
+Formula: $$L = w_{CE} (CE_w + CE_s) + w_{KD} \left( \sum_\tau M_\tau + \sum_{\tau''} KD_{\tau''}(z^S_w, z^T_w) +
+\sum_{\tau'} KD_{\tau'}(z^S_s, z^T_s) \right)$$ $$M_\tau = a \left( KD_\tau(z^S_w, z^T_w) + \frac{1}{B} \|P^S P^{S\top}
+- P^T P^{T\top}\|^2 \right) + b \frac{1}{C} \|P^{S\top} P^S - P^{T\top} P^T\|^2$$ where $w$ and $s$ are the weak and the
+strong view, $P$ is the $B \times C$ matrix of softened probabilities of the weak one, $a$ and $b$ are the shares of
+samples and of classes up to the median of the teacher's confidence, $\tau$ runs through TEMPERATURES, $\tau'$ through
+STRONG_TEMPERATURES, and $\tau''$ through those of the first that are not in the second.
 
 Code: Jin-Ying/Multi-Level-Logit-Distillation 5ee473f, mdistiller/distillers/KD_ours.py:89-255,
 mdistiller/dataset/cifar100.py:272-334.

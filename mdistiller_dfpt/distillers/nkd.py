@@ -1,7 +1,11 @@
-"""NKD: a normalised non-target loss and a soft target loss (Yang et al., 2023, arXiv:2303.13005).
+r"""NKD: a normalised non-target loss and a soft target loss (Yang et al., 2023, arXiv:2303.13005).
 
 Paper: From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and
 Customized Soft Labels.
+
+Formula: $$L = w_{CE} CE - w_{NKD} \left( t_y \log s_y + \gamma \tau^2 \sum_{c \ne y} \hat t_c \log \hat s_c \right)$$
+where $s_y$ and $t_y$ are at temperature 1, and $\hat s$, $\hat t$ are softened by $\tau$ and renormalised over the
+classes other than $y$.
 
 Code: yzd-v/cls_KD 1e5d48f, mmcls/models/dis_losses/nkd.py:23-51.
 """

@@ -1,6 +1,9 @@
-"""NormKD: a temperature for each sample, its logits' standard deviation (Chi et al., 2023, arXiv:2308.00520).
+r"""NormKD: a temperature for each sample, its logits' standard deviation (Chi et al., 2023, arXiv:2308.00520).
 
 Paper: NormKD: Normalized Logits for Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} \tau_T^2 KL(softmax(z^T / \tau_T) \| softmax(z^S / \tau_S)), \quad \tau_X = k \,
+std(z^X)$$ with the deviation over the classes of a sample; $k$ is TEMPERATURE_NORM.
 
 Code: gizi1/NormKD 279371b, mdistiller/distillers/NormKD.py:8-23.
 """

@@ -1,6 +1,9 @@
-"""NST: match the distribution of channel activations (Huang & Wang, 2017, arXiv:1707.01219).
+r"""NST: match the distribution of channel activations (Huang & Wang, 2017, arXiv:1707.01219).
 
 Paper: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer.
+
+Formula: $$L = w_{CE} CE + w_{feat} \sum_l \left( k(F^T_l, F^T_l) + k(F^S_l, F^S_l) - 2 k(F^S_l, F^T_l) \right)$$ where
+$k(F, G)$ is the mean of $\langle F_c, G_d \rangle^2$ over all pairs of channels, each scaled to unit length.
 
 Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/NST.py:8-35; HobbitLong/RepDistiller b84f547,
 distiller_zoo/NST.py (the authors' MXNet code was read, not run).

@@ -1,6 +1,10 @@
-"""OFA-KD: each stage of the student predicts classes, whatever its architecture (Hao et al., 2023, arXiv:2310.19444).
+r"""OFA-KD: each stage of the student predicts classes, whatever its architecture (Hao et al., 2023, arXiv:2310.19444).
 
 Paper: One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} O(z^S, z^T) + w_{stage} \sum_l O(h_l(F^S_l), z^T), \quad O(z^S, z^T) = -\sum_c ((t_c +
+y_c)^\epsilon - y_c) \log s_c$$ where $y_c$ is 1 for the label and 0 for the other classes, and $h_l$ is the head of
+stage $l$.
 
 Code: Hao840/OFAKD f7bb896, distillers/ofa.py:13-140, distillers/utils.py.
 

@@ -1,6 +1,10 @@
-"""OFD: match preactivations above a margin (Heo et al., 2019, arXiv:1904.01866).
+r"""OFD: match preactivations above a margin (Heo et al., 2019, arXiv:1904.01866).
 
 Paper: A Comprehensive Overhaul of Feature Distillation.
+
+Formula: $$L = w_{CE} CE + w_{feat} \sum_{l = 1}^{n} 2^{l - n} \sum_{c, p} d(g_l(F^S_l), \max(F^T_l, m_l))$$ with $d(a,
+b) = (a - b)^2$ where $a > b$ or $b > 0$, else 0; $F_l$ are preactivations, summed over channels $c$ and positions $p$,
+$g_l$ is a convolution with BatchNorm, and $m_l$ a channel's mean negative response.
 
 Code: clovaai/overhaul-distillation 76344a8, CIFAR-100/distiller.py:9-13, 66-70; megvii-research/mdistiller a08d46f,
 mdistiller/distillers/OFD.py.

@@ -1,6 +1,10 @@
-"""PAT: match the stages of a prompted teacher, aligned by attention (Lin et al., 2025, ICCV, arXiv:2501.08885).
+r"""PAT: match the stages of a prompted teacher, aligned by attention (Lin et al., 2025, ICCV, arXiv:2501.08885).
 
 Paper: Perspective-Aware Teaching: Adapting Knowledge for Heterogeneous Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(z^S, z^T) + w_{feat} HCL(g(F^S), F^P)$$ where $g$ mixes the student's stages
+by attention and aligns them with the prompted teacher's maps $F^P$, and $HCL$ is the loss of ReviewKD. The prompts
+descend the same term and $w_{reg} KD_\tau(z^P, z^T) + w_{student} KD_\tau(z^P, sg(z^S))$.
 
 Code: jimmylin0979/PAT a7aff3f, distillers/pat.py:39-89, 441-594, 681-711, 812-1046 (its step, lines 374-434, was read,
 not run).

@@ -1,6 +1,9 @@
-"""PKT: match the probability that two samples are neighbours (Passalis & Tefas, 2018, arXiv:1803.10837).
+r"""PKT: match the probability that two samples are neighbours (Passalis & Tefas, 2018, arXiv:1803.10837).
 
 Paper: Learning Deep Representations with Probabilistic Knowledge Transfer.
+
+Formula: $$L = w_{CE} CE + w_{feat} \frac{1}{B^2} \sum_{i, j} q^T_{ij} \log \frac{q^T_{ij}}{q^S_{ij}}, \quad q_{ij} =
+\frac{1 + \cos(f_i, f_j)}{\sum_k (1 + \cos(f_i, f_k))}$$
 
 Code: passalis/probabilistic_kt a58fd1b, nn/pkt.py:88-113; megvii-research/mdistiller a08d46f,
 mdistiller/distillers/PKT.py.

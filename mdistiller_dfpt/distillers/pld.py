@@ -1,6 +1,9 @@
-"""PLD: the likelihood of the teacher's ranking, with the label put first (Bassam et al., 2025, arXiv:2506.12542).
+r"""PLD: the likelihood of the teacher's ranking, with the label put first (Bassam et al., 2025, arXiv:2506.12542).
 
 Paper: PLD: A Choice-Theoretic List-Wise Knowledge Distillation.
+
+Formula: $$L = w_{KD} \sum_{k = 1}^{C} t_{\pi_k} \left( \log \sum_{m \ge k} e^{z^S_{\pi_m}} - z^S_{\pi_k} \right)$$
+where $\pi_1 = y$, and $\pi_2$ to $\pi_C$ are the other classes by falling logit of the teacher.
 
 Code: arXiv:2506.12542v3, the listing of appendix C (no repository found).
 """

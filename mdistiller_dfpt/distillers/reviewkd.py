@@ -1,6 +1,11 @@
-"""ReviewKD: each teacher stage supervises all deeper student stages (Chen et al., 2021, arXiv:2104.09044).
+r"""ReviewKD: each teacher stage supervises all deeper student stages (Chen et al., 2021, arXiv:2104.09044).
 
 Paper: Distilling Knowledge via Knowledge Review.
+
+Formula: $$L = w_{CE} CE + w_{review} r \sum_l HCL(g_l, F^T_l), \quad HCL(a, b) = \frac{\sum_k 2^{-k} MSE(pool_k a,
+pool_k b)}{\sum_k 2^{-k}}$$ where $g_l$ is the student's map of stage $l$, fused with the deeper ones, $F^T_l$ are
+preactivations, the deepest pair are the pooled features, and $pool_k$ for $k = 0, 1, 2, 3$ is the full size and the
+means in grids of 4, 2 and 1.
 
 Code: dvlab-research/ReviewKD cede6ea, CIFAR-100/model/reviewkd.py:20-56, 160-177; megvii-research/mdistiller a08d46f,
 mdistiller/distillers/ReviewKD.py.

@@ -1,6 +1,10 @@
-"""RKD: match distances and angles between samples (Park et al., 2019, arXiv:1904.05068).
+r"""RKD: match distances and angles between samples (Park et al., 2019, arXiv:1904.05068).
 
 Paper: Relational Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{feat} (w_D \, \ell(D^S, D^T) + w_A \, \ell(A^S, A^T))$$ where $\ell$ is the smooth L1
+distance, $D_{ij} = \|f_i - f_j\|$ divided by the mean of all, and $A_{ijk}$ is the cosine of the angle at $f_i$ between
+$f_j$ and $f_k$.
 
 Code: lenscloth/RKD 0a6c3c0, metric/loss.py; megvii-research/mdistiller a08d46f, mdistiller/distillers/RKD.py:8-50.
 """

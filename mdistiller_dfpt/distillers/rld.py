@@ -1,6 +1,10 @@
-"""RLD: KD with a teacher whose errors are refined by the labels (Sun et al., 2024, arXiv:2408.07703).
+r"""RLD: KD with a teacher whose errors are refined by the labels (Sun et al., 2024, arXiv:2408.07703).
 
 Paper: Knowledge Distillation with Refined Logits.
+
+Formula: $$L = w_{CE} CE + r \left( \alpha \tau_\alpha^2 KL(b^T \| b^S) + \beta \tau^2 KL(\tilde t \| \tilde s)
+\right)$$ where $b^S = (s_y, 1 - s_y)$ and $b^T = (\max_c t_c, 1 - \max_c t_c)$ at temperature $\tau_\alpha$, and
+$\tilde s$, $\tilde t$ are renormalised over the classes that the teacher ranks below $y$.
 
 Code: zju-SWJ/RLD d54578f, mdistiller/distillers/RLD.py:6-66.
 """

@@ -1,6 +1,10 @@
-"""SDD: match logits of the image's regions (Wei et al., 2024, CVPR, arXiv:2403.13512).
+r"""SDD: match logits of the image's regions (Wei et al., 2024, CVPR, arXiv:2403.13512).
 
 Paper: Scale Decoupled Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} r \frac{1}{N} \sum_{n = 1}^{N} a_n KD_\tau(z^S_n, z^T_n)$$ where $z_n$ are the
+classifier's logits of the mean of the map in cell $n$, and $a_n$ is 2 if the teacher is right in the cell and wrong on
+the whole image, or the reverse, else 1; LOGIT_LOSS may replace $KD_\tau$.
 
 Code: shicaiwei123/SDD-CVPR2024 e412036, mdistiller/distillers/KD.py:16-98, mdistiller/distillers/SDD_DKD.py:9-124,
 mdistiller/models/cifar/utils.py:5-39.

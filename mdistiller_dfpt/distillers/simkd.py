@@ -2,6 +2,9 @@
 
 Paper: Knowledge Distillation with the Reused Teacher Classifier.
 
+Formula: $$L = w_{feat} MSE(g(F^S), F^T) + w_{CE} CE$$ where $F$ is the map that is pooled, and $g$ the projector, which
+the teacher's classifier follows in the deployed student.
+
 Code: DefangChen/SimKD 2b389c3, models/util.py:188-236, train_student.py:269-272.
 """
 

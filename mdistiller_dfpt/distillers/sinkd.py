@@ -1,6 +1,10 @@
-"""SinKD: the transport cost between the student's and the teacher's batch (Cui et al., 2024, arXiv:2402.17110).
+r"""SinKD: the transport cost between the student's and the teacher's batch (Cui et al., 2024, arXiv:2402.17110).
 
 Paper: Sinkhorn Distance Minimization for Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(z^S, z^T) + w_{sink} \frac{1}{B} \sum_{i, j} P_{ij} c_{ij}, \quad c_{ij} =
+\|s_i - t_j\|_1$$ where $P$ is $\exp(-c / \epsilon)$ after Sinkhorn's iterations, which scale rows and columns in turn
+to a sum of 1; $\epsilon$ is SINKHORN.ENTROPY.
 
 Code: 2018cx/SinKD 1ffac90, loss.py:7-18,119-139.
 

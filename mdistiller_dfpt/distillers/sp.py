@@ -1,6 +1,9 @@
-"""SP: match pairwise similarities of samples (Tung & Mori, 2019, arXiv:1907.09682).
+r"""SP: match pairwise similarities of samples (Tung & Mori, 2019, arXiv:1907.09682).
 
 Paper: Similarity-Preserving Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE + w_{feat} MSE(n(G^S), n(G^T)), \quad G_{ij} = \langle F_i, F_j \rangle$$ for the maps of the
+last stage of two samples $i$ and $j$, where $n$ scales each row to unit length.
 
 Code: HobbitLong/RepDistiller b84f547, distiller_zoo/SP.py (verified by the paper's author, as it says);
 megvii-research/mdistiller a08d46f, mdistiller/distillers/SP.py.

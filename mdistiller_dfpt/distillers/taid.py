@@ -1,6 +1,10 @@
-"""TAID: a target that moves from the student's logits to the teacher's (Shing et al., 2025, ICLR, arXiv:2501.16937).
+r"""TAID: a target that moves from the student's logits to the teacher's (Shing et al., 2025, ICLR, arXiv:2501.16937).
 
 Paper: TAID: Temporally Adaptive Interpolated Distillation for Efficient Knowledge Transfer in Language Models.
+
+Formula: $$L = w_{CE} CE - w_{KD} \tau^2 \sum_c u_c \log s_c, \quad u = softmax \frac{(1 - \lambda) sg(z^S) + \lambda
+z^T}{\tau}$$ where $\lambda$ grows from T_START to T_END by $\alpha \sigma(m) (1 - \lambda)$ in each step, at least as
+fast as a linear schedule, and $m$ is a moving average of the relative decrease of the loss.
 
 Code: SakanaAI/TAID a062892, src/distil_losses/taid.py:9-108, src/distil_losses/fkl.py:10-26.
 

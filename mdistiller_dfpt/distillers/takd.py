@@ -1,6 +1,8 @@
-"""TAKD: KD from the last of a chain of assistants (Mirzadeh et al., 2020, arXiv:1902.03393).
+r"""TAKD: KD from the last of a chain of assistants (Mirzadeh et al., 2020, arXiv:1902.03393).
 
 Paper: Improved Knowledge Distillation via Teacher Assistant.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(z^S, z^A)$$ where $z^A$ are the logits of the last assistant.
 
 Code: imirzadeh/Teacher-Assistant-Knowledge-Distillation 0f8168f, train.py:87-99, with its weights divided by the number
 of classes.

@@ -1,6 +1,11 @@
-"""TRG: match a graph of tokens across the images of a batch (Zhang et al., 2023, arXiv:2306.12442).
+r"""TRG: match a graph of tokens across the images of a batch (Zhang et al., 2023, arXiv:2306.12442).
 
 Paper: Knowledge Distillation via Token-level Relationship Graph.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(z^S, z^T) + \alpha MSE(K^S, K^T) + \beta KL(q^S \| q^T) + \gamma NCE(g(x^S),
+x^T)$$ where $x$ are tokens, $K = softmax(x x^\top / \sqrt{D})$ within an image, $q_i = softmax_j(A_{ij})$, $A_{ij} =
+e^{-\|x_i - x_j\|^2 / 2 \sigma}$ for tokens of unit length if $i$ is among the nearest neighbours of $j$, else 0, and
+$NCE$ is the cross-entropy of finding the teacher's token of the same place by cosines, at a temperature that falls.
 
 Code: none found.
 

@@ -1,6 +1,9 @@
-"""TTM, WTTM: match the student's own probabilities to a power of the teacher's (Zheng & Yang, 2024, arXiv:2402.11148).
+r"""TTM, WTTM: match the student's own probabilities to a power of the teacher's (Zheng & Yang, 2024, arXiv:2402.11148).
 
 Paper: Knowledge Distillation Based on Transformed Teacher Matching.
+
+Formula: $$L = w_{CE} CE + w_{KD} KL(t \| s), \quad s = softmax(z^S), \quad t = softmax(\gamma z^T)$$ and for WTTM $$L =
+w_{CE} CE + w_{KD} \left( \sum_c p_c^\gamma \right) KL(t \| s), \quad p = softmax(z^T)$$
 
 Code: zkxufo/TTM fe457b3, distiller_zoo/ttm.py:13-21, distiller_zoo/wttm.py:13-21.
 """

@@ -1,7 +1,12 @@
-"""USKD: soft labels made of the student's own predictions, without a teacher (Yang et al., 2023, arXiv:2303.13005).
+r"""USKD: soft labels made of the student's own predictions, without a teacher (Yang et al., 2023, arXiv:2303.13005).
 
 Paper: From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and
 Customized Soft Labels.
+
+Formula: $$L = w_{CE} CE - w_{target} v_y \log s_y - w_{non} \sum_{c \ne y} v_c \log \hat s_c + w_{weak} CE(z^W, y)$$
+where $v_y = 1 + s_y^2 - mean(s_y^2)$ with the mean over the batch, $v_c$ is proportional to 1 over the rank of class
+$c$ and sums to 1, $\hat s$ is renormalised over the classes other than $y$, $z^W$ are the logits of the weak
+classifier, which learns smoothed labels, and $v$ carries no gradient.
 
 Code: yzd-v/cls_KD 1e5d48f, mmcls/models/dis_losses/uskd.py:8-99, mmcls/models/classifiers/distiller.py:170-181.
 

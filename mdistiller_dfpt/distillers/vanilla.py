@@ -1,4 +1,9 @@
-"""NONE: train the student with cross-entropy only, without a teacher."""
+"""NONE: train the student with cross-entropy only, without a teacher.
+
+Paper: none.
+
+Formula: $$L = CE$$
+"""
 
 from torch import Tensor
 from torch.nn import functional as F

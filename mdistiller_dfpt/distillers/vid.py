@@ -1,6 +1,9 @@
-"""VID: maximise a bound on the mutual information of features (Ahn et al., 2019, arXiv:1904.05835).
+r"""VID: maximise a bound on the mutual information of features (Ahn et al., 2019, arXiv:1904.05835).
 
 Paper: Variational Information Distillation for Knowledge Transfer.
+
+Formula: $$L = w_{CE} CE + w_{feat} \sum_l mean \frac{1}{2} \left( \frac{(\mu_l(F^S_l) - F^T_l)^2}{\sigma_l^2} + \log
+\sigma_l^2 \right)$$ where $\mu_l$ is three convolutions, and $\sigma_l^2$ a learned variance of each channel.
 
 Code: megvii-research/mdistiller a08d46f, mdistiller/distillers/VID.py:16-31; HobbitLong/RepDistiller b84f547,
 distiller_zoo/VID.py (the authors' own could not be obtained).

@@ -1,6 +1,9 @@
-"""VkD: regress the teacher's normalised feature by an orthogonal projection (Miles et al., 2024, arXiv:2403.06213).
+r"""VkD: regress the teacher's normalised feature by an orthogonal projection (Miles et al., 2024, arXiv:2403.06213).
 
 Paper: VkD: Improving Knowledge Distillation using Orthogonal Projections.
+
+Formula: $$L = w_{CE} CE + w_{KD} KD_\tau(z^S, z^T) + w_{feat} \, \ell(P f^S, n(f^T))$$ where $P$ is a learned matrix
+with orthonormal rows or columns, $n$ standardises a feature over its channels, and $\ell$ is the smooth L1 distance.
 
 Code: roymiles/VkD 6f8a507, engine.py:79-107, train.py:201, 367.
 

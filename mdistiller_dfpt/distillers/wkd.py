@@ -1,6 +1,12 @@
-"""WKD: Wasserstein distances between logits and between features (Lv et al., 2024, arXiv:2412.08139).
+r"""WKD: Wasserstein distances between logits and between features (Lv et al., 2024, arXiv:2412.08139).
 
 Paper: Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation.
+
+Formula: $$L = w_{CE} CE - t_y \log s_y + w_{logit} r \langle P, c \rangle + w_{feat} r \left( \rho \|\mu^S - \mu^T\|^2
++ \|\sigma^S - \sigma^T\|^2 \right)$$ where $s_y$ and $t_y$ are at temperature 1, $P$ is the transport by Sinkhorn's
+iterations between the softened distributions over the classes other than $y$, $c$ the costs between classes, $\mu$ and
+$\sigma$ are the means and deviations of a map's channels in the cells of a grid, $\rho$ is MEAN_COV_RATIO, and $r$
+falls along a cosine after COSINE_DECAY_EPOCH.
 
 Code: JiamingLv/WKD 214cf88, mdistiller/distillers/WKD.py:12-120, tools/generate_class_proto.py:30-66,
 tools/generate_cost_matrix.py:44-60.

@@ -69,7 +69,7 @@ def timm_config(student: Student, network: nn.Module, arguments: dict[str, Any])
         "pretrained_cfg": {
             "input_size": [3, *own.size],
             "fixed_input_size": "img_size" in arguments,
-            "interpolation": "bilinear",
+            "interpolation": own.interpolation,
             "crop_pct": round(min(crop) / min(resize), 6),
             "crop_mode": "center" if len(resize) == 1 else "squash",
             "mean": list(own.mean),

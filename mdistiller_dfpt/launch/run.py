@@ -30,7 +30,7 @@ from ..runs.identity import Identity, read_identity
 from ..training.out_of_memory import memory_explained
 from ..training.precision import FASTEST
 from .build import Trained, build_trainer, check_config, identity_of_run
-from .initial import check_start
+from .initial import check_start, fetch_start
 from .judge import judge_run
 from .trained import in_training, trained_networks
 
@@ -51,6 +51,8 @@ def run(cfg: CN, resume: Resume = False) -> dict[str, Any]:
             print(line, flush=True)
         if resume is False:
             check_start(cfg)  # before a teacher is trained
+            if cfg.DISTILLER.TEACHER_AUTO_TRAIN:
+                fetch_start(cfg, data)
         if resume is True:
             teacher = on_first_process(lambda: _resumable(cfg, data))
             resume = teacher is None or "auto"

@@ -33,12 +33,12 @@ from ..runs.identity import Identity, read_identity
 from ..runs.locks import one_at_a_time, wait_until_free
 from ..runs.results import recorded_normalisation
 from .build import Trained, check_config, identity_of_run, load_trained
-from .networks import Role, normalisation_of, refuse_other_normalisation
+from .networks import Role, normalisation_of, refuse_other_normalisation, size_of
 
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
 """Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
 
-OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR", "MEAN", "STD", "SUPERCLASSES", "EXTRA", "RECIPE")
+OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR", "MEAN", "STD", "SUPERCLASSES", "EXTRA", "RECIPE", "TEST")
 """Keys of DATASET that decide what a dataset holds, how it is normalised, and which of its keys have an effect."""
 
 
@@ -154,6 +154,9 @@ def _of_config(
     _refuse_other_classes(cfg, data, teacher_cfg.DATASET.TYPE, teacher_cfg.DATASET.SUPERCLASSES, what)
     there = normalisation_of(teacher_cfg, "student", teacher_cfg.DISTILLER.STUDENT, its_data.normalisation)
     refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, str(there), what)
+    its_size = size_of(teacher_cfg, "student") or its_data.image_shape[1]
+    if (size := size_of(cfg, _role(keys)) or data.image_shape[1]) != its_size:
+        print(f"note: {network} is trained by {config} on images of {its_size} pixels; here it gets {size}", flush=True)
     above = trained_networks(teacher_cfg, its_data, train, chain)
     identity = identity_of_run(teacher_cfg, its_data, above)
     found = _finished(teacher_cfg, identity)

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from ..errors import DataError
 from ..regular_files import read_json
 from .cells import holm, paired_test
+from .corrupted import corrupted_table
 from .curves import curves
 from .figures import as_svg, new_figure, whole_numbers
 from .files import Result
@@ -48,7 +49,7 @@ def page(results: Sequence[Result], title: str, unfinished: Sequence[str] = ()) 
         learning=_svg(_learning(entries)), cost=_svg(_cost(judged)) if len(judged) > 1 else "",
         paths=[(e.name, _svg(curves(list(e.runs.values()), e.name))) for e in entries if _has_paths(e)],
         pictures={e.name: (_svg(_reliability(e)), _svg(_confusion(e))) for e in judged},
-        lowest={e.name: _lowest(e) for e in judged},
+        lowest={e.name: _lowest(e) for e in judged}, corrupted=corrupted_table((e.name, e.runs) for e in entries),
         protocols=[(e.name, _protocol(e)) for e in entries],
     )  # fmt: skip
 

@@ -15,6 +15,11 @@ from ..distillers.choice import choice, situation
 from ..distributed import world_size
 from ..regular_files import read_json
 
+REMEASURED = {
+    "last": "statistics measured again over the training images, as for testing, before the last evaluation",
+    "each": "statistics measured again over the training images, as for testing, before each evaluation",
+}
+
 FORMAT = 2  # 2: with the identity of the run; in format 1 it is unknown
 
 
@@ -40,6 +45,7 @@ def protocol(
         "lr": s.LR,
         "schedule": f"x{s.LR_DECAY_RATE} after {s.LR_DECAY_STAGES}" if s.SCHEDULE == "step" else s.SCHEDULE,
         "warmup_epochs": s.WARMUP_EPOCHS,
+        **({} if s.REMEASURE_BN == "never" else {"batch_norm": REMEASURED[s.REMEASURE_BN]}),
         "precision": s.AMP + (f", student {s.AMP_STUDENT}" if s.AMP_STUDENT else ""),
         "teacher": teacher,
         "settings": deciding_values(situation(cfg, in_files=data.in_files)),

@@ -81,6 +81,7 @@ class Progress:
     prepared: int = 0  # passes over the training set before the first step
     factor: float | None = None  # on the distillation terms; None: not found yet, or none
     seconds: float = 0.0  # that the steps of the current epoch took
+    statistics: dict[str, Tensor] = field(default_factory=dict)  # of BatchNorm, if measured again after these steps
 
 
 class Saver:
@@ -108,6 +109,7 @@ class Saver:
             "sums": meters[0][0],
             "sums_of_others": [sums for sums, _ in meters[1:]],
             "average": done.average,
+            **({"statistics": done.statistics} if done.statistics else {}),
         }
         epoch = len(done.epochs)
         header = {
@@ -130,7 +132,8 @@ class Saver:
             name += f"-step-{done.step:07d}"
         elif not epoch:
             name += f"-pass-{done.prepared:05d}"
-        save_checkpoint(folder / name, {**self.distiller.deployed.state_dict(), **done.average}, state, header)
+        weights = {**self.distiller.deployed.state_dict(), **done.average, **done.statistics}
+        save_checkpoint(folder / name, weights, state, header)
         prune(folder, KEEP_CHECKPOINTS)
         self.describe()
 
@@ -186,7 +189,9 @@ class Saver:
             sums, counts = _meters_of_this_process(manifest, state)
             average, factor = state.get("average", {}), manifest.get("factor")
             seconds = manifest.get("seconds", 0.0)
-            return Progress(manifest["epochs"], step, sums, counts, average, prepared, factor, seconds)
+            statistics = state.get("statistics", {})
+            at = (manifest["epochs"], step, sums, counts, average, prepared, factor)
+            return Progress(*at, seconds, statistics)
         why = "".join(f": {fault}" for fault in list(skipped.values())[:1])
         raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint{why}")
 

@@ -1,6 +1,9 @@
-"""PESF-KD: a small adapter on a frozen teacher, trained with the student (Rao et al., 2022, arXiv:2205.15308).
+r"""PESF-KD: a small adapter on a frozen teacher, trained with the student (Rao et al., 2022, arXiv:2205.15308).
 
 Paper: Parameter-Efficient and Student-Friendly Knowledge Distillation.
+
+Formula: $$z^A = z^T - g(f^T), \quad L_A = w_{CE} CE(z^A, y) + w_{KD} KD_\tau(sg(z^S), z^A)$$ where $g$ is the adapter,
+which descends $L_A$; LOGIT_LOSS may replace $KD_\tau$.
 
 Code: 1170300319/PESF-KD d3f6aa8, cv/models/adapter.py, cv/helper/loops.py:147-150; its loss was read, not run.
 

@@ -1,4 +1,9 @@
-"""A chain of assistants between teacher and student, each distilled from those before it (TAKD, arXiv:1902.03393)."""
+"""A chain of assistants between teacher and student, each distilled from those before it (TAKD, arXiv:1902.03393).
+
+Paper: that of TAKD.
+
+Formula: none of its own; each path has the outputs of one network.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,4 +1,12 @@
-"""The dual-forward path teacher of DFPT-KD and DFPT-KD+ (arXiv:2506.18244): a frozen path and a prompt path."""
+r"""The dual-forward path teacher of DFPT-KD and DFPT-KD+ (arXiv:2506.18244): a frozen path and a prompt path.
+
+Paper: that of DFPTKD.
+
+Formula: $$x_i = A_i(z_{i - 1}), \quad z_i = F_i(x_i + P_i(x_i)), \quad z^P = H(z_N)$$ with the teacher's stages $A_i$,
+prompt blocks $P_i$, fusion blocks $F_i$ and a new head $H$; $z_i = x_i$ where stage $i$ is not prompted. The prompt
+path learns from $$L_P = w_T KD_\tau(z^P, z^T) + w_S KD_\tau(z^P, sg(z^S)) + w_{CE} CE(z^P, y)$$ whose weights are those
+of PROMPT.LOSS; LOGIT_LOSS may replace $KD_\tau$.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -34,6 +42,7 @@ def prompt_loss(
     """The terms of L_P for logits (B, C) of prompt path, original path and student, and labels (B,) or (B, C).
 
     L_P = teacher_weight KD(p^P, p^T) + student_weight KD(p^P, sg[p^S]) + ce_weight CE(p^P, y)
+
     The targets of the prompt path are detached, so that a single backward pass trains it and the student.
     """
     classes = hard_labels(target)
@@ -112,17 +121,9 @@ class DualPath(Frozen):
         "PROMPT.KERNELS": Limit(
             "odd sizes >= 1, at least one", lambda v: len(v) > 0 and all(type(k) is int and k % 2 and k > 0 for k in v)
         ),
-        **dict.fromkeys(
-            (
-                "PROMPT.CLIP_NORM",
-                "PROMPT.HAND_OVER_EPOCHS",
-                "PROMPT.LOSS.TEACHER_WEIGHT",
-                "PROMPT.LOSS.STUDENT_WEIGHT",
-                "PROMPT.LOSS.CE_WEIGHT",
-            ),
-            NOT_NEGATIVE,
-        ),
-    }
+        "PROMPT.CLIP_NORM": NOT_NEGATIVE, "PROMPT.HAND_OVER_EPOCHS": NOT_NEGATIVE,
+        **{f"PROMPT.LOSS.{which}_WEIGHT": NOT_NEGATIVE for which in ("TEACHER", "STUDENT", "CE")},
+    }  # fmt: skip
 
     when: ClassVar[Mapping[str, When]] = {
         "FINETUNE_LR_FACTOR": When("FINETUNE_BACKBONE is False", lambda s: s.FINETUNE_BACKBONE),

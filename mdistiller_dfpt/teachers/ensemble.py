@@ -1,6 +1,9 @@
-"""CA-MKD: an ensemble of teachers, weighted per sample, or their mean (Zhang et al., 2022, arXiv:2201.00007).
+r"""CA-MKD: an ensemble of teachers, weighted per sample, or their mean (Zhang et al., 2022, arXiv:2201.00007).
 
 Paper: Confidence-Aware Multi-Teacher Knowledge Distillation.
+
+Formula: $$softmax(z / \tau) = \sum_k w_k \, softmax(z^{T_k} / \tau)$$ with $w_k = 1 / K$, or by confidence $w_k = (1 -
+softmax_k(CE(z^{T_k}, y))) / (K - 1)$ for each sample.
 """
 
 from collections.abc import Mapping, Sequence

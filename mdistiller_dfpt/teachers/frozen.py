@@ -1,4 +1,9 @@
-"""The frozen trained network, or its logits from a cache."""
+"""The frozen trained network, or its logits from a cache.
+
+Paper: none.
+
+Formula: none of its own; the path has the outputs of the trained network.
+"""
 
 from collections.abc import Mapping
 

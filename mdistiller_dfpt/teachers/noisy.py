@@ -1,6 +1,9 @@
-"""TeKAP: several noisy copies of one teacher (Hossain et al., 2025, ICLR).
+r"""TeKAP: several noisy copies of one teacher (Hossain et al., 2025, ICLR).
 
 Paper: Single Teacher, Multiple Perspectives: Teacher Knowledge Augmentation for Enhanced Knowledge Distillation.
+
+Formula: $$z^{(n)} = a z^T + \sigma \epsilon^{(n)}$$ with standard normal noise $\epsilon^{(n)}$ of path $n$; $a$ is
+KEPT, and $\sigma$ STD or, for features, FEAT_STD.
 
 Code: mdimtiazh/TeKAP 279d380, distiller_zoo/Ours_TeKAP_L.py:11-58 (crd/criterion.py:44-74 was read, not run).
 

@@ -1,6 +1,9 @@
-"""DML: two networks that are trained together and teach each other (Zhang et al., 2018, arXiv:1706.00384).
+r"""DML: two networks that are trained together and teach each other (Zhang et al., 2018, arXiv:1706.00384).
 
 Paper: Deep Mutual Learning.
+
+Formula: $$L_T = w_{CE} CE(z^T, y) + w_{KD} KD_\tau(z^T, sg(z^S))$$ which the peer descends; LOGIT_LOSS may replace
+$KD_\tau$.
 
 Code: YingZhangDUT/Deep-Mutual-Learning 34a2058, train_models.py:60-96, 206-282. No value is recorded: their divergence
 has 1e-8 added to the probabilities and to their ratio, which changes it by 1e-5 on the inputs of the other values.

@@ -1,6 +1,9 @@
-"""PS-KD: labels softened by the student's own predictions of the previous epoch (Kim et al., 2021, arXiv:2006.12000).
+r"""PS-KD: labels softened by the student's own predictions of the previous epoch (Kim et al., 2021, arXiv:2006.12000).
 
 Paper: Self-Knowledge Distillation with Progressive Refinement of Targets.
+
+Formula: $$t = (1 - a_e) y + a_e \, softmax(z^S_{e - 1} / \tau), \quad a_e = a \frac{e}{E}$$ where $z^S_{e - 1}$ are the
+student's logits for the sample one epoch before, $a$ is ALPHA, and $E$ the number of epochs.
 
 Code: lgcnsai/PS-KD-Pytorch 9aa0828, main.py:323-324, 418-467, loss/pskd_loss.py:12-21.
 

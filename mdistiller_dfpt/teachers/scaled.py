@@ -1,4 +1,9 @@
-"""The teacher's logits, scaled to given entropies: as sure as another path, without what that path knows."""
+"""The teacher's logits, scaled to given entropies: as sure as another path, without what that path knows.
+
+Paper: none.
+
+Formula: $$z = a_e z^T$$ where $a_e$ gives the mean entropy of $softmax(z)$ the value that ENTROPIES has for epoch $e$.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar

@@ -1,6 +1,9 @@
-"""Tf-KD_reg: a virtual teacher that is right with a set probability (Yuan et al., 2020, arXiv:1909.11723).
+r"""Tf-KD_reg: a virtual teacher that is right with a set probability (Yuan et al., 2020, arXiv:1909.11723).
 
 Paper: Revisiting Knowledge Distillation via Label Smoothing Regularization.
+
+Formula: $$z_c = p_c / \tau, \quad p_y = a, \quad p_c = \frac{1 - a}{C - 1}$$ for classes $c$ other than $y$; $a$ is
+CORRECT.
 
 Code: yuanli2333/Teacher-free-Knowledge-Distillation d000ab3, my_loss_function.py:34-54.
 

@@ -2,6 +2,9 @@
 
 Paper: Knowledge Concentration: Learning 100K Object Classifiers in a Single CNN.
 
+Formula: $$z_c = z^{T_k}_c$$ for the classes $c$ of the specialist $k$ that is responsible for $y$, and no probability
+for all others.
+
 Every specialist has logits for all classes, and those of other classes are masked; the student's loss is the method's.
 The paper, of which no code was found, has a sigmoid per class and a head per group of classes instead.
 """

@@ -1,4 +1,9 @@
-"""A dual-path teacher whose prompt path is trained before the student and then stays as it is.
+r"""A dual-path teacher whose prompt path is trained before the student and then stays as it is.
+
+Paper: none; compare DFPTKD.
+
+Formula: that of `dual_path`: the path descends $$L_P = w_T KD_\tau(z^P, z^T) + w_{CE} CE(z^P, y)$$ before the student
+is trained, and does not change afterwards.
 
 Compared with `dual_path`, it tells what the path gains by learning beside the student.
 """

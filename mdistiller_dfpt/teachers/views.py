@@ -1,6 +1,12 @@
-"""Angular-KD: heads on one teacher's pooled feature as diverse views of it (Yu et al., 2025, arXiv:2510.22480).
+r"""Angular-KD: heads on one teacher's pooled feature as diverse views of it (Yu et al., 2025, arXiv:2510.22480).
 
 Paper: Single-Teacher View Augmentation: Boosting Knowledge Distillation via Angular Diversity.
+
+Formula: $$softmax(z / \tau) = \sum_k w_k \, softmax(z^{(k)} / \tau), \quad L_V = w \sum_{k \ge 1} CE(z^{(k)}, y) +
+\sum_f (w_{inter} I_f + w_{intra} J_f)$$ where $z^{(0)} = z^T$, $z^{(k)}$ are the logits of head $k$, the weights $w_k$
+are 1 for the teacher and WEIGHT for a head, divided by their sum, $f$ is features and logits, $I_f$ asks that the views
+of a sample are close to the teacher's, and to no other sample's, and apart from each other once they are close, and
+$J_f$ that they lie in different directions from it.
 
 Code: june6423/Angular-KD b8c2a08, mdistiller/models/diverse_loss.py, teacher_aug.py:9-83.
 

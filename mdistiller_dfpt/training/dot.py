@@ -1,6 +1,10 @@
-"""DOT: a separate momentum for distillation (Zhao et al., 2023, ICCV).
+r"""DOT: a separate momentum for distillation (Zhao et al., 2023, ICCV).
 
 Paper: DOT: A Distillation-Oriented Trainer.
+
+Formula: $$v_{CE} \leftarrow g_{CE} + (\mu - \Delta) v_{CE}, \quad v_{KD} \leftarrow g_{KD} + (\mu + \Delta) v_{KD},
+\quad \theta \leftarrow \theta - \eta (v_{CE} + v_{KD})$$ with the gradients $g_{CE}$ of the labels' terms and $g_{KD}$
+of all others; $\mu$ is SOLVER.MOMENTUM, $\Delta$ SOLVER.DOT.DELTA.
 
 Code: megvii-research/mdistiller a08d46f, mdistiller/engine/dot.py.
 """

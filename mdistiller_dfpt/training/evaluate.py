@@ -70,7 +70,8 @@ def evaluate(
 
     Also {"kl": {"a||b": nats}} for each pair of paths.
 
-    `predicted_classes`, beside the accuracies, is how many classes are predicted at all; 1: the network has collapsed.
+    `predicted_classes`, beside the accuracies, is how many classes are predicted at all; 1: the network has collapsed;
+    `most_predicted` is the share of the images, in per cent, for which the most frequent prediction is made.
 
     `paths_of`: images (B, 3, H, W) -> logits (B, C) by name. `a` is the path returned first: KL(teacher || student) if
     the teacher comes first.
@@ -110,5 +111,7 @@ def evaluate(
         result.setdefault(group, {})[name] = round(number, DIGITS) if name == "nll" else number
     for name, ones in predicted.items():
         result[name]["ece"] = round(100 * all_reduce(gaps[name]).abs().sum().item() / seen, DIGITS)
-        result[name]["predicted_classes"] = int((all_reduce(ones) > 0).sum())
+        ones = all_reduce(ones)
+        result[name]["predicted_classes"] = int((ones > 0).sum())
+        result[name]["most_predicted"] = 100 * ones.max().item() / seen
     return result

@@ -27,6 +27,7 @@ def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = l
     """One pass over the training set, continuing after the last step; returns averages of terms and logged values."""
     loader = run.data.train
     run.distiller.train()
+    run.statistics = {}  # they were of the weights before
     set_mode(run.optimizer, training=True)
     batches = run.data.batches(epoch, first=run.step, strong=run.distiller.needs_strong_view)
     batches = run.mixing.over(batches)
@@ -84,6 +85,7 @@ def take_step(run: Training, batch: Batch) -> None:
 def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
     """Train to the last epoch; raises `Stopped` after a checkpoint if a signal requests a stop."""
     steps, first, started = len(run.data.train), len(run.epochs) + 1, time.monotonic()
+    remeasure = run.cfg.SOLVER.REMEASURE_BN
     for epoch in range(first, run.last_epoch + 1):
         # Train
         with run.timed():
@@ -99,6 +101,9 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
         # Evaluate the weights that will be deployed
         set_mode(run.optimizer, training=False)
         if epoch % run.cfg.LOG.EVAL_FREQ == 0 or epoch == run.last_epoch:
+            if remeasure == "each" or (remeasure == "last" and epoch == run.last_epoch):
+                run.measure_again()
+                share_buffers(run.distiller, run.statistics.values())
             try:
                 with run.deployable():
                     record[run.data.judged_on] = evaluate_method(run.distiller, run.data.judges, requests.interrupt)

@@ -1,0 +1,20 @@
+"""Builds the documentation site: python -m tools.pages [serve]."""
+
+import subprocess
+import sys
+
+from . import site
+
+
+def main() -> int:
+    """Write the pages and build the site, strictly; with `serve`, show it and rebuild it when a page changes."""
+    if faults := site.faults(site.settings()["nav"]):
+        print("\n".join(faults), file=sys.stderr)
+        return 2
+    config = site.write()
+    mode = ["serve"] if sys.argv[1:] == ["serve"] else ["build", "--strict", "--clean"]
+    return subprocess.run([sys.executable, "-m", "zensical", *mode, "-f", str(config)], check=False).returncode
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
