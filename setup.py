@@ -47,12 +47,16 @@ setup(
     ],
     extras_require={
         "test": [
+            "datasets",
             "hypothesis",
+            "imagecorruptions-imaug",
+            "lightning",
             "matplotlib",
             "mypy==2.4.1",
             "onnx",
             "onnxruntime",
             "onnxscript",
+            "optuna",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
@@ -61,6 +65,7 @@ setup(
             "types-PyYAML",
             "types-tqdm",
         ],
+        "corruptions": ["imagecorruptions-imaug"],
         "docs": [
             "ipykernel",
             "latex2mathml",
@@ -71,6 +76,7 @@ setup(
         ],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "plot": ["matplotlib"],
+        "search": ["optuna", "matplotlib"],
         "timm": ["timm"],
     },
 )

@@ -1,6 +1,8 @@
 from .data import DATASETS as DATASETS
 from .data import Batch as Batch
 from .data import build_data as build_data
+from .data import data_from_loaders as data_from_loaders
+from .data.preprocessing import Preprocessing as Preprocessing
 from .distillers import DISTILLERS as DISTILLERS
 from .distillers import Distiller as Distiller
 from .distillers import Method as Method
@@ -11,6 +13,7 @@ from .launch.run import build_teacher as build_teacher
 from .launch.run import run as run
 from .launch.student import Student as Student
 from .launch.student import load_student as load_student
+from .launch.student import save_student as save_student
 from .losses import LOGIT_LOSSES as LOGIT_LOSSES
 from .losses import Term as Term
 from .losses import Terms as Terms
@@ -20,10 +23,13 @@ from .losses import own as own
 from .models import MODELS as MODELS
 from .models import StagedModel as StagedModel
 from .models import build_model as build_model
+from .models.external.adapt import adapt as adapt
 from .teachers import TEACHERS as TEACHERS
 from .teachers import Teacher as Teacher
 from .training.optim import OPTIMIZERS as OPTIMIZERS
 from .training.optim import SCHEDULES as SCHEDULES
+from .training.own_parts import parameter_groups as parameter_groups
+from .training.own_parts import prepare as prepare
 from .training.trainer import Trainer as Trainer
 
 __version__: str

@@ -15,13 +15,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mdistiller_dfpt"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
-    {"errors", "invocation", "registry", "distributed"}, {"config"}, {"report"}, {"data", "models"}, {"losses"},
-    {"teachers"}, {"distillers"}, {"training", "runs"}, {"launch", "interop", "bench", "testing"},
-    {"export"}, {"commands", "plugin", ""}, {"__main__"},
+    {"errors", "escape", "invocation", "registry", "distributed", "regular_files"}, {"config"}, {"report"},
+    {"data", "models"},
+    {"losses"}, {"teachers"}, {"distillers"}, {"training", "runs"}, {"launch", "interop", "bench", "testing"},
+    {"export", "search"}, {"commands", "plugin", ""}, {"__main__"},
 )  # fmt: skip
 """Import layers, bottom up; "" is the package's __init__. `report` only reads files and imports no writer of them."""
 ALLOWED = {part: set().union(*FLOORS[: i + 1]) for i, floor in enumerate(FLOORS) for part in floor}
-for _part in ALLOWED.keys() - {"report", "launch", "bench", "testing", "interop", "commands", "plugin", "", "__main__"}:
+READERS = {"report", "launch", "bench", "testing", "interop", "search", "commands", "plugin", "", "__main__"}
+for _part in ALLOWED.keys() - READERS:
     ALLOWED[_part].discard("report")
 MOST_LINES = 300
 
@@ -239,6 +241,42 @@ def test_nothing_here_runs_what_a_file_says(path):
     code = re.sub(r'""".*?"""', "", path.read_text(), flags=re.S)
     code = code.replace("self.eval()", "").replace(".eval()", "")
     assert not re.search(FORBIDDEN, code)
+
+
+READERS = {"load", "safe_open", "load_file", "loadmat", "ZipFile", "is_zipfile", "is_tarfile"}
+"""Of libraries, which take a path or an open file; `load` of torch and NumPy alone."""
+
+
+def opens(call: ast.Call) -> bool:
+    """Whether a call opens a file for reading by its path."""
+    name, of = getattr(call.func, "attr", getattr(call.func, "id", "")), ast.unparse(call.func).rpartition(".")[0]
+    if name == "open":
+        mode = " ".join(ast.unparse(word) for word in [*call.args[1:2], *(k.value for k in call.keywords)])
+        return of in ("Image", "tarfile") or (of in ("", "os") and not set(mode.split(" ")[0]) & set("wxa"))
+    if name in ("read_text", "read_bytes"):
+        return bool(of)
+    return name in READERS and (name != "load" or of in ("torch", "np"))
+
+
+def opened_elsewhere(code: str) -> list[str]:
+    """Calls that open a file, less those that are given an open file or a path that was checked."""
+    calls = [ast.unparse(n) for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call) and opens(n)]
+    return [text for text in calls if not re.search(r"\((file|f|fileobj=file|regular\(|io\.)", text)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_are_opened_in_one_module(path):
+    # The bench reads its own files and the system's, cli.py opens the null device
+    if path.name not in ("regular_files.py", "cli.py") and path.parent.name != "bench":
+        assert opened_elsewhere(path.read_text()) == [], "read them through regular_files"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["open(path)", "open(path, 'rb')", "path.read_text()", "torch.load(path)", "Image.open(path)", "os.open(path, 0)"],
+)
+def test_a_planted_opening_is_found(line):
+    assert opened_elsewhere(line) == [line]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

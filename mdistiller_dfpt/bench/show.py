@@ -1,11 +1,11 @@
 """Formats benchmark records as Markdown, so that the numbers in the docs are those of the record files."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..regular_files import read_json
 
 HEAD = ("config", "side", "images/s", "images/CPU-s", "times the first", "GFLOP/image", "operators", "peak memory")
 
@@ -15,7 +15,7 @@ def records_in(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            found[path.stem] = read_json(path)
             found[path.stem]["rows"][0]["side"]
         except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
             raise ConfigError(f"{path}: not a record of `bench` ({type(e).__name__})") from None

@@ -80,7 +80,7 @@ class Workload:
         done = 0
         for batch in itertools.islice(self._stream, steps):
             take_step(self.trainer.training, batch)
-            done += len(batch.index)
+            done += len(batch.target)
         return done
 
 

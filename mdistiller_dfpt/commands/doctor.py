@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import torch
 
+from ..distributed import num_cores
 from ..launch.cli import Parser, guarded
 from ..models.bfloat16 import capabilities_of_cpu, has_bfloat16
 
@@ -29,8 +30,7 @@ def _software() -> Iterator[str]:
 
 def _cpu() -> Iterator[str]:
     name = capabilities_of_cpu().get("cpu_name") or platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield f"CPU: {name}, {cores} cores for this process, {torch.get_num_threads()} threads"
+    yield f"CPU: {name}, {num_cores()} cores for this process, {torch.get_num_threads()} threads"
     yield f"bfloat16 instructions: {'yes' if has_bfloat16() else 'no'}"
 
 

@@ -5,6 +5,9 @@ confusions and cost, on the test set of the run (KEY VALUE overrides its config,
 folders of --images. With --cfg, only the accuracy: of the config's student, or with --teacher of its teacher, whose
 weights are found as in training if -c is not given. With -m and -c, that of any network: PATH is a run directory, a
 checkpoint directory, a .safetensors file, or a .pth file as published ({"model": state_dict}).
+
+RUN_OR_FILE --corruptions [NAME ...] [--severities 1 2 3 4 5] also tests on corrupted images, by default with all 15
+corruptions of CIFAR-C and ImageNet-C (arXiv:1903.12261); for a run the accuracies are kept beside its results.
 """
 
 import argparse
@@ -12,17 +15,20 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from ..data.corruptions import OF_SEVERITY, SEVERITIES, check_corruptions
 from ..distributed import pick_device
 from ..errors import ConfigError
+from ..escape import csv_cell
 from ..interop.plugins import load_cfg
 from ..launch.cli import Parser, check_output, guarded
-from ..launch.evaluate_checkpoint import evaluate_checkpoint
+from ..launch.evaluate_checkpoint import evaluate_checkpoint, idle_keys
 from ..launch.judge import Tested, judgement, on_folders, on_its_test_set
 from ..launch.networks import Role, name_of
+from ..launch.robustness import keep_with_run, robustness, robustness_lines
 from ..launch.student import Student, load_student
 from ..runs.atomic import write_json
 
-OF_STUDENTS = ("images", "with_teacher", "json", "predictions", "no_cost")
+OF_STUDENTS = ("images", "with_teacher", "json", "predictions", "no_cost", "corruptions", "severities")
 """Options that need RUN_OR_FILE."""
 
 
@@ -39,6 +45,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measures, with the confusion matrix")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="write a csv line for each test image")
     parser.add_argument("--no-cost", action="store_true", help="do not time the student")
+    parser.add_argument("--corruptions", nargs="*", metavar="NAME", help="also on corrupted images; default: all 15")
+    parser.add_argument("--severities", nargs="+", type=int, choices=SEVERITIES, help="of corruptions; default: all")
+    parser.add_argument("--seed", type=int, help="of the corruptions; default: 0")
     parser.add_argument("opts", nargs="*", metavar="RUN_OR_FILE | KEY VALUE", help="for example DATASET.ROOT ./data")
     return parser.parse_intermixed_args(argv)
 
@@ -49,12 +58,15 @@ def _main(argv: list[str]) -> None:
         _judge(Path(args.opts[0]), args)
         return
     if not args.cfg and not (args.model and args.ckpt):
-        raise ConfigError("nothing to evaluate: give RUN_OR_FILE, --cfg FILE, or -m NETWORK -c CHECKPOINT")
-    if unused := [f"--{name.replace('_', '-')}" for name in OF_STUDENTS if vars(args)[name]]:
+        where = " before --corruptions" if args.corruptions else ""
+        raise ConfigError(f"nothing to evaluate: give RUN_OR_FILE{where}, --cfg FILE, or -m NETWORK -c CHECKPOINT")
+    if unused := [f"--{name.replace('_', '-')}" for name in OF_STUDENTS if vars(args)[name] not in (None, False)]:
         raise ConfigError(f"{', '.join(unused)}: for RUN_OR_FILE, the directory of a run or a .safetensors file of one")
     if args.teacher and not args.cfg:
         raise ConfigError("--teacher evaluates the teacher of a config: add --cfg FILE")
     cfg = load_cfg(args.cfg, [*args.opts, *_overrides(args)])
+    for line in idle_keys(args.opts) if args.ckpt else ():  # else they say which run it is
+        print(line)
     role: Role = "other" if args.model else "teacher" if args.teacher else "student"
     name = args.model or name_of(cfg, role)
     found = evaluate_checkpoint(cfg, role, args.ckpt, args.model or "")
@@ -71,6 +83,7 @@ def _judge(source: Path, args: argparse.Namespace) -> None:
         raise ConfigError("--teacher and -c go with --cfg; of RUN_OR_FILE, --with-teacher compares it with its teacher")
     for option, path in (("--json", args.json), ("--predictions", args.predictions)):
         check_output(option, path)
+    names = _corruptions(args)
     student = load_student(source, str(pick_device("auto")))
     overrides = [*args.opts[1:], *_overrides(args)]
     if args.images is not None:
@@ -79,12 +92,30 @@ def _judge(source: Path, args: argparse.Namespace) -> None:
         tested = on_folders(student, args.images)
     else:
         tested = on_its_test_set(student, overrides, args.with_teacher)
+        for line in idle_keys(overrides):
+            print(line)
     found = judgement(student, tested, costs=not args.no_cost)
-    print("\n".join(_lines(found)))
+    print("\n".join(_lines(found)), flush=True)
+    if names:
+        found["corruptions"] = robustness(student, tested, names, args.severities or SEVERITIES, args.seed or 0)
+        print("\n".join(robustness_lines(found["corruptions"])))
+        if args.images is None and not args.opts[1:] and (kept := keep_with_run(student, found["corruptions"])):
+            print(f"kept in {kept}")
     if args.json is not None:
         write_json(args.json, found)
     if args.predictions is not None:
         _write_predictions(args.predictions, student, tested)
+
+
+def _corruptions(args: argparse.Namespace) -> list[str]:
+    """The corruptions to test; empty if none are asked for."""
+    if args.corruptions is None:
+        if args.severities or args.seed is not None:
+            raise ConfigError("--severities and --seed are those of --corruptions: add it")
+        return []
+    names = list(dict.fromkeys(args.corruptions)) or list(OF_SEVERITY)
+    check_corruptions(names)
+    return names
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
@@ -127,7 +158,7 @@ def _write_predictions(path: Path, student: Student, tested: Tested) -> None:
         for i, (p, label) in enumerate(zip(probabilities, tested.labels.tolist(), strict=True)):
             best = int(p.argmax())
             row = [tested.names[i], student.classes[label], student.classes[best], int(best == label)]
-            writer.writerow([*row, f"{p[best]:.6f}", f"{p[label]:.6f}"])
+            writer.writerow([*map(csv_cell, row), f"{p[best]:.6f}", f"{p[label]:.6f}"])
 
 
 def main(argv: list[str] | None = None) -> int:

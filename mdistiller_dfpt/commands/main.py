@@ -14,10 +14,12 @@ from ..launch.cli import guarded
 from ..registry import suggest
 
 COMMANDS = {
+    "init": ("init", "write a config for images of your own"),
     "train": ("train", "train a network, or distil one from a teacher"),
     "eval": ("evaluate", "evaluate a student or any checkpoint"),
     "predict": ("predict", "predict the classes of images"),
     "export": ("export", "export a trained student"),
+    "search": ("search", "search for hyperparameters at equal budgets"),
     "table": ("table", "tables of results"),
     "report": ("report", "one HTML page on finished runs"),
     "plot": ("plot", "plot runs or the gains of a table"),

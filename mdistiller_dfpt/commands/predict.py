@@ -14,8 +14,10 @@ from pathlib import Path
 from ..data.class_folders import SUFFIXES
 from ..distributed import pick_device
 from ..errors import ConfigError, DataError
+from ..escape import csv_cell
 from ..launch.cli import Parser, guarded
 from ..launch.student import Prediction, load_student
+from ..runs.weights import weights_file
 
 
 def images_of(words: list[str]) -> list[Path]:
@@ -35,6 +37,20 @@ def images_of(words: list[str]) -> list[Path]:
     return found
 
 
+def _is_student(path: Path) -> bool:
+    return (path.is_dir() or path.suffix == ".safetensors") and weights_file(path).is_file()
+
+
+def _refuse_swapped(student: Path, words: list[str]) -> None:
+    """ConfigError if an image is given where the student is to be, or a student among the images."""
+    if _is_student(student):
+        return
+    is_image = student.suffix.lower() in SUFFIXES
+    if is_image or (behind := next((word for word in words if _is_student(Path(word))), None)):
+        what = "is an image" if is_image else f"is no student, and {behind} is one"
+        raise ConfigError(f"{student} {what}: write RUN_OR_FILE first, then the images")
+
+
 def _as_lines(predictions: list[Prediction]) -> None:
     for p in predictions:
         best = ", ".join(f"{name} {100 * value:.1f} %" for name, value in zip(p.classes, p.probabilities, strict=True))
@@ -46,7 +62,7 @@ def _as_csv(predictions: list[Prediction]) -> None:
     writer.writerow(["image", "rank", "class", "probability"])
     for p in predictions:
         for rank, (name, value) in enumerate(zip(p.classes, p.probabilities, strict=True), start=1):
-            writer.writerow([p.image, rank, name, f"{value:.6f}"])
+            writer.writerow(map(csv_cell, [p.image, rank, name, f"{value:.6f}"]))
 
 
 def _main(argv: list[str]) -> None:
@@ -63,6 +79,7 @@ def _main(argv: list[str]) -> None:
     for option, value in (("--top", args.top), ("--batch-size", args.batch_size)):
         if value < 1:
             raise ConfigError(f"{option} is {value}; it must be at least 1")
+    _refuse_swapped(args.student, args.images)
     images = images_of(args.images)
     student = load_student(args.student, str(pick_device(args.device)))
     faults: list[DataError] = []

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import ConfigError, UserError
 from ..launch.cli import Parser, guarded
-from ..launch.table_jobs import Job, cell_configs, cell_job, run_jobs, smoke_cells, teacher_jobs
+from ..launch.jobs import Job, run_jobs
+from ..launch.table_jobs import cell_configs, cell_job, smoke_cells, teacher_jobs
 from ..report import load_results, markdown_table
 from ..report.cells import evaluate_table, runs_of
 from ..report.files import unfinished

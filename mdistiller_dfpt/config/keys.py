@@ -34,7 +34,9 @@ from .conditions import (
 from .keywords import flatten
 from .limits import (
     A_SEED,
+    AT_LEAST_EIGHT,
     AT_LEAST_ONE,
+    CROPPED,
     DEVIATIONS,
     FRACTION,
     INCREASING,
@@ -52,6 +54,7 @@ from .limits import (
     names,
     one_of,
 )
+from .removed import REMOVED, Removed
 from .trainers import A_TRAINER
 
 
@@ -90,12 +93,16 @@ KEYS: dict[str, Key] = {
     "DATASET.NUM_WORKERS": Key(2, "worker processes that decode image files; in-memory datasets need none",
                                NOT_NEGATIVE, IN_FILES, decides=False),
     "DATASET.SIZE": Key(None, "height and width that networks get; default: the recipe's, or that of images in memory",
-                        Limit(">= 8", lambda v: v >= 8), kind=int),
+                        AT_LEAST_EIGHT, kind=int),
     "DATASET.CLASSES": Key(None, "expected number of classes, which is checked; default: not checked", AT_LEAST_ONE,
                            decides=False, kind=int),
     "DATASET.RECIPE": Key("published", "published: the dataset's augmentation; imagenet: also of images in memory, a"
                           " random resized crop to SIZE (or 224) and a flip, in NUM_WORKERS processes; for testing, a"
                           " centre crop", one_of("published", "imagenet")),
+    "DATASET.INTERPOLATION": Key(None, "of the resizing of images: bilinear or bicubic; default: the recipe's, which is"
+                                 " bilinear", one_of("bilinear", "bicubic"), IN_FILES, kind=str),
+    "DATASET.CROP_SCALE": Key(None, "smallest share of an image that a random resized crop covers; default: the"
+                              " recipe's, 0.08 for ImageNet", CROPPED, IN_FILES, kind=float),
     "DATASET.AUTO_AUGMENT": Key(None, "a policy of timm, such as rand-m9-mstd0.5-inc1, of training images", None,
                                 IN_FILES, kind=str),
     "DATASET.ERASING": Key(0.0, "probability that a rectangle of a training image is replaced by noise", FRACTION,
@@ -119,6 +126,8 @@ KEYS: dict[str, Key] = {
                                     AT_LEAST_ONE, HAS_EXTRA, kind=int),
     "DATASET.EXTRA.RESIZE": Key(False, "if training images are in memory: crop and resize unlabelled ones of another"
                                 " size, which are rejected otherwise", None, EXTRA_IN_MEMORY),
+    "DATASET.TEST.SHARE": Key(0.0, "for folder, if the data have no test set: share of each class's images that is the"
+                              " test set, chosen by what the files contain", FRACTION),
     "DATASET.TEST.BATCH_SIZE": Key(64, "images of a batch of the evaluation", AT_LEAST_ONE, decides=False),
     "MODEL.FAMILY": Key("cifar", "cifar, imagenet, cub200, tiny_imagenet; default: depends on the dataset"),
     "DISTILLER.TYPE": Key("NONE", "a method, or a list of methods whose terms are summed", METHODS),
@@ -151,6 +160,9 @@ KEYS: dict[str, Key] = {
     "DISTILLER.TEACHER_STAGES": Key([], "modules that end the stages of a torchvision/, timm/ or custom network; []:"
                                     " found", names("module names"), HAS_NETWORK),
     "DISTILLER.STUDENT_STAGES": Key([], "the same for the student", names("module names")),
+    "DISTILLER.TEACHER_SIZE": Key(None, "height and width of the teacher's images, to which those of DATASET.SIZE are"
+                                  " resized; default: DATASET.SIZE", AT_LEAST_EIGHT, HAS_NETWORK, kind=int),
+    "DISTILLER.STUDENT_SIZE": Key(None, "the same for the student", AT_LEAST_EIGHT, kind=int),
     "DISTILLER.TEACHER_MEAN": Key(None, "mean of the teacher's own normalisation; default: the published one of a"
                                   " torchvision/ or timm/ network, else the dataset's", PER_CHANNEL, HAS_NETWORK,
                                   kind=list),
@@ -187,6 +199,9 @@ KEYS: dict[str, Key] = {
     "SOLVER.CUTMIX": Key(0.0, "alpha of CutMix, 0 for none; with MIXUP, each batch takes one of them", NOT_NEGATIVE),
     "SOLVER.EMA": Key(None, "decay of a moving average of the student's weights, which is evaluated and saved in their"
                       " place; default: none", Limit("in (0, 1)", lambda v: 0 < v < 1), kind=float),
+    "SOLVER.REMEASURE_BN": Key("never", "BatchNorm's statistics are measured again over the training images, prepared"
+                               " as for testing, and evaluated and saved: last: before the last epoch's evaluation;"
+                               " each: before every one", one_of("never", "last", "each")),
     "SOLVER.TYPE": Key("SGD", "SGD; AdamW, without decay of biases and norms; any name in OPTIMIZERS", None,
                        ONE_OPTIMISER),
     "SOLVER.AMP": Key("none", "none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: the"
@@ -214,26 +229,6 @@ KEYS: dict[str, Key] = {
                          decides=False),
 }  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Removed:
-    """A key of an earlier version: its default, with which a file may still set it, and the key that replaces it."""
-
-    default: Any
-    now: str = ""  # the full key; empty if there is none
-
-    def what_to_do(self) -> str:
-        """The remedy, for the error message."""
-        return f"it was renamed to {self.now}" if self.now else "it was removed: delete it"
-
-
-REMOVED: dict[str, Removed] = {
-    "DISTILLER.TEACHER_TABLE": Removed("", "DISTILLER.LOGITS_CACHE"),
-    "DISTILLER.TEACHER_TABLE_FILL": Removed("lazily", "DISTILLER.LOGITS_CACHE_FILL"),
-    "DISTILLER.TEACHER_AHEAD": Removed(1),
-    "DISTILLER.TEACHER_FOLD_BN": Removed(False),
-    "SOLVER.CUDA_GRAPH": Removed(False),
-}
 
 _NODES: dict[str, CN] = {}
 ADDED: dict[str, Any] = {}  # keys that a user's code adds, in a section of this project or not: their defaults

@@ -20,6 +20,8 @@ DEVIATIONS = Limit("three numbers > 0", lambda v: PER_CHANNEL.test(v) and min(v)
 POSITIVE = Limit("> 0", lambda v: v > 0)
 NOT_NEGATIVE = Limit(">= 0", lambda v: v >= 0)
 AT_LEAST_ONE = Limit(">= 1", lambda v: v >= 1)
+AT_LEAST_EIGHT = Limit(">= 8", lambda v: v >= 8)
+CROPPED = Limit("in (0, 1]", lambda v: 0 < v <= 1)
 FRACTION = Limit("in [0, 1)", lambda v: 0 <= v < 1)
 A_TEMPERATURE = Limit("in (0, 1000]", lambda v: 0 < v <= 1000)  # above, T^2 KL in float32 is off by over 0.4 %
 A_SEED = Limit("in 0 .. 2**31 - 1", lambda v: 0 <= v < 2**31)

@@ -15,15 +15,16 @@ from .keys import default_cfg
 from .limits import without_other_characters
 from .merge import Merge
 from .paths import beside, make_relative, resolve_paths
-from .policy import data_family, student_lr
+from .policy import OWN_IMAGES, data_family, student_lr
 from .yaml_reader import parse_yaml
 
 Overrides = Sequence[str] | Mapping[str, Any]
-Import = Callable[[Sequence[str], Path | None], None]
-"""Imports the code named in PLUGINS; paths are relative to the given file. Its methods then have their sections."""
+Import = Callable[[Sequence[str], Path | None, Sequence[str]], None]
+"""Imports the code named in PLUGINS, relative to a folder, None for the working directory: its methods then have their
+sections. Last, the modules of networks that are named beside it, which are imported when they are built."""
 
 
-def _refuse(names: Sequence[str], beside: Path | None) -> None:
+def _refuse(names: Sequence[str], beside: Path | None, modules: Sequence[str]) -> None:
     if names:
         raise ConfigError(f"PLUGINS names {', '.join(names)}; mdistiller_dfpt.load_cfg imports plugins")
 
@@ -51,7 +52,7 @@ def load_cfg(path: str | os.PathLike[str] | None = None, overrides: Overrides = 
     if path is not None and not cfg.EXPERIMENT.NAME:
         cfg.EXPERIMENT.NAME = name_from(path)
     if "MODEL.FAMILY" not in merge.where:
-        cfg.MODEL.FAMILY = data_family(cfg.DATASET.TYPE)
+        cfg.MODEL.FAMILY = data_family(_data_of_networks(cfg.DATASET.TYPE, layers))
     if "SOLVER.LR" not in merge.where:
         cfg.SOLVER.LR = student_lr(cfg.DISTILLER.STUDENT)
     merge.check()
@@ -59,26 +60,46 @@ def load_cfg(path: str | os.PathLike[str] | None = None, overrides: Overrides = 
     return cfg
 
 
+def _data_of_networks(data: str, layers: Sequence[Layer]) -> str:
+    """The dataset whose networks a config has: for images of one's own, that of the file which names the networks."""
+    if data != OWN_IMAGES:
+        return data
+    types = [values["DATASET"].get("TYPE") for _, values, _ in layers if isinstance(values.get("DATASET"), dict)]
+    return next((str(name) for name in reversed(types) if name not in (None, OWN_IMAGES)), data)
+
+
 def _place(file: Path, lines: Mapping[str, int], key: str) -> str:
     return f"{file}:{lines.get(key, 1)}"
 
 
 def _import_plugins(layers: Iterable[Layer], overrides: Overrides, load: Import) -> None:
-    load([], None)
+    load([], None, [])
     for file, data, _ in layers:
+        modules = _modules_in(data.get("DISTILLER"))
         if isinstance(names := data.get("PLUGINS"), list):
             names = [str(n) for n in names]
-            load(names, file.parent)
-            data["PLUGINS"] = [beside(file, n) if n.endswith(".py") else n for n in names]
+            data["PLUGINS"] = [beside(file, "PLUGINS", n) if n.endswith(".py") else n for n in names]
+            load(names, file.parent, modules)
+        elif modules:
+            load([], file.parent, modules)
     if isinstance(overrides, Mapping):
         names = overrides.get("PLUGINS", [])
-        load([str(n) for n in names] if isinstance(names, list | tuple) else [], None)
+        given = {key.removeprefix("DISTILLER."): value for key, value in overrides.items()}
+        load([str(n) for n in names] if isinstance(names, list | tuple) else [], None, _modules_in(given))
         return
     words = [str(w) for w in overrides]
     for key, text in zip(words[::2], words[1::2], strict=False):
         if key == "PLUGINS":
             names, _ = parse_yaml(text)
-            load([str(n) for n in names] if isinstance(names, list) else [], None)
+            load([str(n) for n in names] if isinstance(names, list) else [], None, [])
+        elif modules := _modules_in({key.removeprefix("DISTILLER."): text}):
+            load([], None, modules)
+
+
+def _modules_in(distiller: Any) -> list[str]:
+    """The modules of networks of the form `module:function` that a section names."""
+    given = [distiller.get(key) for key in ("STUDENT", "TEACHER")] if isinstance(distiller, Mapping) else []
+    return [name.partition(":")[0] for name in given if isinstance(name, str) and ":" in name]
 
 
 def name_from(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Paths in configs: relative to the file that sets them if they exist there, else to the working directory."""
+"""Paths in configs: relative to the file that sets them; on a command line, to the working directory."""
 
 import os
 from collections.abc import Callable
@@ -6,19 +6,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..distributed import rank
 from .policy import PRETRAINED
 
-FILES = (
-    ("DISTILLER", "TEACHER_CFG"), ("DISTILLER", "TEACHER_CKPT"), ("DISTILLER", "OTHER_TEACHER_CFGS"),
-    ("DISTILLER", "OTHER_TEACHER_CKPTS"), ("DISTILLER", "STUDENT_CKPT"),
+PATHS = (
+    ("DATASET", "ROOT"), ("DATASET", "EXTRA", "ROOT"), ("LOG", "PREFIX"), ("DISTILLER", "TEACHER_CFG"),
+    ("DISTILLER", "TEACHER_CKPT"), ("DISTILLER", "OTHER_TEACHER_CFGS"), ("DISTILLER", "OTHER_TEACHER_CKPTS"),
+    ("DISTILLER", "STUDENT_CKPT"), ("DISTILLER", "LOGITS_CACHE"),
 )  # fmt: skip
-FOLDERS = (("DATASET", "ROOT"), ("LOG", "PREFIX"), ("DISTILLER", "LOGITS_CACHE"))  # they may be made by the run
+
+DEFAULTS = ("./data", "./output")
 
 
 def resolve_paths(values: dict[str, Any], file: Path) -> None:
-    """Replace the paths that a config file sets, in place."""
-    _replace(values, FILES, partial(beside, file))
-    _replace(values, FOLDERS, lambda name: beside(file, name) if (file.parent / name).exists() else name)
+    """Replace the paths that a config file sets, in place, by what they are from the working directory."""
+    for keys in PATHS:
+        _replace(values, keys, partial(beside, file, ".".join(keys)))
 
 
 def make_relative(values: dict[str, Any], folder: Path) -> None:
@@ -28,26 +31,39 @@ def make_relative(values: dict[str, Any], folder: Path) -> None:
     def from_there(name: str) -> str:
         return os.path.relpath(os.path.realpath(name), home)
 
-    _replace(values, (*FILES, *FOLDERS), from_there)
+    for keys in PATHS:
+        _replace(values, keys, from_there)
     values["PLUGINS"] = [from_there(name) if name.endswith(".py") else name for name in values["PLUGINS"]]
 
 
-def beside(file: Path, name: str) -> str:
-    """A path that `file` names, from the working directory; if it does not exist anywhere, where it was expected."""
+def beside(file: Path, key: str, name: str) -> str:
+    """A path that `file` sets for `key`, from the working directory.
+
+    If it is not beside the file, but in the working directory, where earlier versions looked, that one is taken, which
+    is said; if it is nowhere, it belongs beside the file. A file that repeats a default, as those do that list all
+    keys, means the default, which is in the working directory.
+    """
     path = file.parent / name
-    return os.path.relpath(path) if path.exists() or not Path(name).exists() else name
+    if name in DEFAULTS and not path.exists():
+        return name
+    if path.exists() or os.path.isabs(name) or not Path(name).exists():
+        return os.path.relpath(path) if not os.path.isabs(name) else name
+    if rank() == 0:
+        there = os.path.relpath(os.path.realpath(name), os.path.realpath(file.parent))
+        print(f"note: {file}: {key} is {name}, which is not beside this file: the one in the working directory is"
+              f" taken; write {there}", flush=True)  # fmt: skip
+    return name
 
 
-def _replace(values: dict[str, Any], keys: tuple[tuple[str, str], ...], new: Callable[[str], str]) -> None:
-    for section, key in keys:
-        node = values.get(section)
-        if not isinstance(node, dict):
-            continue
-        names = node.get(key)
-        if isinstance(names, list):
-            node[key] = [new(name) if _is_path(name) else name for name in names]
-        elif isinstance(names, str) and _is_path(names):
-            node[key] = new(names)
+def _replace(values: dict[str, Any], keys: tuple[str, ...], new: Callable[[str], str]) -> None:
+    node: Any = values
+    for section in keys[:-1]:
+        node = node.get(section) if isinstance(node, dict) else None
+    names = node.get(keys[-1]) if isinstance(node, dict) else None
+    if isinstance(names, list):
+        node[keys[-1]] = [new(name) if _is_path(name) else name for name in names]
+    elif isinstance(names, str) and _is_path(names):
+        node[keys[-1]] = new(names)
 
 
 def _is_path(name: Any) -> bool:

@@ -12,6 +12,9 @@ PRETRAINED = "pretrained"
 NAMED_STARTS = ("file ", PRETRAINED)
 """How a run's record of initial weights begins that a config names: `file` and its hash, or published ones."""
 
+OWN_IMAGES = "folder"
+"""DATASET.TYPE of images of one's own, which have no networks of their own."""
+
 PUBLISHED_SIZE = 224
 """Default height and width of images for networks designed for large images; DATASET.SIZE overrides it."""
 

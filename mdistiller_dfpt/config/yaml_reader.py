@@ -10,6 +10,7 @@ from yaml.reader import ReaderError
 
 from ..errors import ConfigError
 from ..invocation import command_line
+from ..regular_files import read_bytes
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16
@@ -91,13 +92,11 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if Path(os.path.realpath(path)).suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{path}: a config must be a .yaml file")
     try:
-        raw = path.read_bytes()[: MAX_BYTES + 1]
+        raw = read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file; `{command_line('train')} --list` prints the configs") from None
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
-    if len(raw) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes; not a config")
     try:
         data, lines = parse_yaml(raw.decode("utf-8"))
     except UnicodeDecodeError:

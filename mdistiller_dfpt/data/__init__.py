@@ -3,5 +3,8 @@
 from . import sets
 from .batch import Batch, Shard
 from .build import DATASETS, Data, FileSource, ImageSource, build_data
+from .own_loaders import data_from_loaders
 
-__all__ = ["DATASETS", "Batch", "Data", "FileSource", "ImageSource", "Shard", "build_data", "sets"]
+__all__ = [
+    "DATASETS", "Batch", "Data", "FileSource", "ImageSource", "Shard", "build_data", "data_from_loaders", "sets",
+]  # fmt: skip

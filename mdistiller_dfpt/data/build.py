@@ -9,7 +9,7 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..config.policy import PUBLISHED_SIZE
-from ..distributed import on_first_process, pick_device, world_size
+from ..distributed import num_cores, on_first_process, pick_device, world_size
 from ..errors import ConfigError, DataError, is_users, place_of
 from ..invocation import command_line
 from ..registry import Registry
@@ -21,6 +21,7 @@ from .image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
 from .normalisation import Normalisation
+from .preprocessing import adjusted
 from .superclasses import joined
 from .validation import split_off
 
@@ -132,7 +133,11 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
                 f"find such files by `{command_line('check-data')}` and remove them"
             )
         make = FileLoader
-        common |= {"workers": cfg.DATASET.NUM_WORKERS, "skip_faults": skips, "timeout": cfg.EXPERIMENT.TIMEOUT}
+        common |= {
+            "workers": _workers(cfg.DATASET.NUM_WORKERS),
+            "skip_faults": skips,
+            "timeout": cfg.EXPERIMENT.TIMEOUT,
+        }
     else:
         common |= {"size": cfg.DATASET.SIZE}
     seed = cfg.SOLVER.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
@@ -140,6 +145,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         mean=tuple(cfg.DATASET.MEAN or source.recipe.mean), std=tuple(cfg.DATASET.STD or source.recipe.std)
     )
     if isinstance(recipe, FileRecipe):
+        recipe = _with_other_crops(cfg, recipe)
         recipe = augmented(recipe, cfg.DATASET.AUTO_AUGMENT, cfg.DATASET.ERASING)
     own, judges = source.train, None
     if cfg.DATASET.VALIDATION:
@@ -160,6 +166,32 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
     common |= {"drop_last": True, "train": True, "seed": seed + OTHER_SEED}
     return data._replace(extra=Pool.of(extra, make(extra, recipe, batch, **common)))
+
+
+def _workers(wanted: int) -> int:
+    """At most one worker for each core of this process: more only take memory, and PyTorch warns of them."""
+    cores = num_cores()
+    if wanted > cores:
+        many = f"{cores} cores" if cores > 1 else "1 core"
+        print(f"DATASET.NUM_WORKERS is {wanted}; this process has {many}, so {cores} read images", flush=True)
+    return min(wanted, cores)
+
+
+def _with_other_crops(cfg: CN, recipe: FileRecipe) -> FileRecipe:
+    """The recipe with the interpolation and the crops that the config asks for; ConfigError if it has none such."""
+    interpolation, scale = cfg.DATASET.INTERPOLATION, cfg.DATASET.CROP_SCALE
+    if interpolation is None and scale is None:
+        return recipe
+    try:
+        test = recipe.test if interpolation is None else adjusted(recipe.test, interpolation, None)
+        train = adjusted(recipe.train, interpolation, scale)
+    except ValueError as e:
+        given = [f"DATASET.{key} is {value}" for key, value in (("INTERPOLATION", interpolation), ("CROP_SCALE", scale))
+                 if value is not None]  # fmt: skip
+        raise ConfigError(f"{', '.join(given)}; the augmentation of {cfg.DATASET.TYPE} ({recipe.words}) has {e}: set"
+                          " DATASET.RECIPE imagenet, or remove the key") from None  # fmt: skip
+    words = [recipe.words, interpolation, scale and f"crops of at least {scale:g} of the area"]
+    return recipe._replace(train=train, test=test, words=", ".join(str(word) for word in words if word))
 
 
 def _load(cfg: CN) -> ImageSource | FileSource:

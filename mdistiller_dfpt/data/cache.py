@@ -1,13 +1,16 @@
 """Decoded arrays, cached on disk until their source changes."""
 
 import os
-import tempfile
+import secrets
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..regular_files import opened
 
 
 def _candidates(root: Path) -> list[Path]:
@@ -21,7 +24,7 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
     """The arrays of `decode()`, read from a cache file if one has this fingerprint."""
     for path in _candidates(root):
         try:
-            with open(path, "rb") as f, np.load(f, allow_pickle=False) as stored:
+            with opened(path) as f, np.load(f, allow_pickle=False) as stored:
                 if str(stored["fingerprint"]) == fingerprint:
                     return {name: stored[name] for name in stored.files if name != "fingerprint"}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -31,15 +34,23 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
     for path in _candidates(root):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+            _remove_old_parts(path)
+            part = path.with_name(f"{path.name}{secrets.token_hex(4)}.part")
             try:
-                with os.fdopen(handle, "wb") as file:
+                with open(part, "xb") as file:
                     np.savez(file, **content)
                 os.replace(part, path)
             except BaseException:
-                os.unlink(part)
+                part.unlink(missing_ok=True)
                 raise
             break
         except OSError:
             continue
     return arrays
+
+
+def _remove_old_parts(path: Path) -> None:
+    """Delete what processes left that were killed while they wrote; one that is younger than an hour may be written."""
+    for part in path.parent.glob(f"{path.name}*.part"):
+        if time.time() - part.stat().st_mtime > 3600:
+            part.unlink(missing_ok=True)

@@ -2,16 +2,28 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import ExifTags, Image
 
 from .build import FileSource, ImageSource
 from .image_files import Fault, read_image
 
-Look = tuple[str, str, str, str | None]  # split, name, what is wrong, hash of the pixels
+
+class Look(NamedTuple):
+    """What is seen of one image; `digest`, a hash of its pixels, is None if it cannot be read."""
+
+    split: str
+    name: str
+    reason: str
+    digest: str | None
+    size: tuple[int, int] = (0, 0)  # width and height
+    is_grey: bool = False
+    is_rotated: bool = False  # by its EXIF data, which are not applied
 
 
 def check_source(
@@ -21,12 +33,23 @@ def check_source(
 
     `seen` is called with the number of images checked so far.
     """
+    return faults_of(source, look_at(source, workers), seen)
+
+
+def look_at(source: ImageSource | FileSource, workers: int) -> Iterator[Look]:
+    """What is seen of each image, those of the training set first."""
+    return _scan_files(source, workers) if isinstance(source, FileSource) else _scan_images(source)
+
+
+def faults_of(
+    source: ImageSource | FileSource, looks: Iterable[Look], seen: Callable[[int], None] = lambda count: None
+) -> tuple[list[str], list[str]]:
+    """What `check_source` returns, of looks at the images."""
     labels = torch.cat([source.train.labels, source.test.labels]).tolist()
-    looks = _scan_files(source, workers) if isinstance(source, FileSource) else _scan_images(source)
     faults: list[str] = []
     where: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     labelled: dict[str, dict[int, str]] = defaultdict(dict)
-    for count, (split, name, reason, digest) in enumerate(looks, start=1):
+    for count, (split, name, reason, digest, *_) in enumerate(looks, start=1):
         if digest is None:
             faults.append(f"{name}: cannot be read as an image ({reason})")
         else:
@@ -44,12 +67,16 @@ def check_source(
     return faults, twice
 
 
-def _look(path: str) -> tuple[str, str | None]:
-    """(reason, None) if a file is not an image, else ("", hash of its pixels)."""
+def _look(item: tuple[str, str]) -> Look:
+    split, path = item
     image = read_image(path)
     if isinstance(image, Fault):
-        return image.reason, None
-    return "", _hash(np.asarray(image))
+        return Look(split, path, image.reason, None)
+    pixels = np.asarray(image)
+    is_grey = bool((pixels == pixels[..., :1]).all())
+    with Image.open(path) as file:
+        is_rotated = file.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+    return Look(split, path, "", _hash(pixels), image.size, is_grey, is_rotated)
 
 
 def _hash(pixels: np.ndarray) -> str:
@@ -59,12 +86,10 @@ def _hash(pixels: np.ndarray) -> str:
 def _scan_files(source: FileSource, workers: int) -> Iterator[Look]:
     names = [*(("train", p) for p in source.train.paths), *(("test", p) for p in source.test.paths)]
     with ProcessPoolExecutor(max(1, workers)) as pool:
-        found = pool.map(_look, (path for _, path in names), chunksize=32)
-        for (split, path), (reason, digest) in zip(names, found, strict=True):
-            yield split, path, reason, digest
+        yield from pool.map(_look, names, chunksize=8)
 
 
 def _scan_images(source: ImageSource) -> Iterator[Look]:
     for split, image_set in (("train", source.train), ("test", source.test)):
         for i, pixels in enumerate(image_set.images.numpy()):
-            yield split, f"{split} image {i}", "", _hash(pixels)
+            yield Look(split, f"{split} image {i}", "", _hash(pixels))

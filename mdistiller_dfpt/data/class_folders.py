@@ -28,6 +28,11 @@ def class_folders(root: Path) -> list[str]:
     return names
 
 
+def is_image(name: str) -> bool:
+    """Whether a file is read as an image, by its name."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
 def images_in(folder: Path) -> tuple[list[str], list[str]]:
     """(paths of the images, of other files) below a folder, in torchvision's order; hidden folders are not entered."""
     images: list[str] = []
@@ -35,8 +40,7 @@ def images_in(folder: Path) -> tuple[list[str], list[str]]:
     for place, inside, names in os.walk(folder, followlinks=True):
         inside[:] = [name for name in inside if not name.startswith(".")]
         for name in names:
-            is_image = name.lower().endswith(SUFFIXES) and not name.startswith(".")
-            (images if is_image else others).append(os.path.join(place, name))
+            (images if is_image(name) else others).append(os.path.join(place, name))
     return sorted(images, key=os.path.split), others
 
 

@@ -7,6 +7,8 @@ from typing import TypedDict
 
 import torch
 
+from ..errors import DataError
+from ..regular_files import opened
 from .image_files import FileSet
 from .in_memory import ImageSet
 
@@ -66,10 +68,14 @@ FEW, FIRST = 50_000, 4096
 def _listed(paths: list[str]) -> list[str]:
     """Each file's path relative to the folder that they share, its size in bytes and, of few files, their beginning."""
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
-    begin = _beginning if len(paths) <= FEW else lambda path: ""
+    begin = beginning if len(paths) <= FEW else lambda path: ""
     return [f"{Path(path).relative_to(root)} {os.path.getsize(path)} {begin(path)}" for path in paths]
 
 
-def _beginning(path: str) -> str:
-    with open(path, "rb") as f:
-        return hashlib.sha256(f.read(FIRST)).hexdigest()
+def beginning(path: str) -> str:
+    """The hash of the first bytes of a file; DataError if it cannot be read."""
+    try:
+        with opened(path) as f:
+            return hashlib.sha256(f.read(FIRST)).hexdigest()
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read ({e.strerror})") from None

@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from ..errors import DataError
+from ..regular_files import opened
 
 _CHUNK = 1 << 20
 
@@ -17,7 +18,7 @@ def md5_of(source: Path | bytes) -> str:
     if isinstance(source, bytes):
         digest.update(source)
         return digest.hexdigest()
-    with open(source, "rb") as f:
+    with opened(source) as f:
         while chunk := f.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

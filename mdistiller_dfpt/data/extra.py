@@ -1,7 +1,6 @@
 """Unlabelled images beside the training set: each step takes a batch of them as well, for methods that use such."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +54,7 @@ class Pool:
         while True:
             batch = None
             for batch in self.loader.epoch(passed + 1, number, strong=strong):
-                yield replace(batch, target=torch.full_like(batch.target, UNLABELLED))
+                yield batch.replaced(target=torch.full_like(batch.target, UNLABELLED))
             if batch is None and not number:
                 raise DataError(f"none of the {self.images} unlabelled images can be read")
             passed, number = passed + 1, 0
@@ -72,7 +71,7 @@ class Pool:
             while extra is None or number < before + batch.step - 1:
                 extra = next(others)
                 number = (extra.epoch - 1) * len(self.loader) + extra.step - 1
-            yield replace(batch, extra=extra)
+            yield batch.replaced(extra=extra)
 
 
 def files_below(root: Path) -> FileSet:

@@ -15,6 +15,9 @@ from .randomness import epoch_order
 OF_NO_EPOCH = -1_000_000_007
 """In place of an epoch's number, for the order whose first samples are held out: no pass and no epoch has it."""
 
+OF_STATISTICS = OF_NO_EPOCH - 1
+"""The same for the order of the batches over which statistics are measured."""
+
 NONE = range(-1, -1)  # no numbers of batches, and none follows them
 
 
@@ -75,3 +78,14 @@ def hold_out(loader: Loader, share: float) -> tuple[Loader, HeldOut]:
     kept[index] = False
     rest = loader.only(kept)
     return rest, HeldOut(loader.as_test(index), index, len(rest))
+
+
+def in_even_batches(loader: Loader) -> Loader:
+    """The samples that a training set is trained on, prepared as for testing, in a shuffled order that never changes.
+
+    Each process gets all of them. The batches are of equal size as far as possible, and of at most the loader's.
+    """
+    order = epoch_order(loader.num_samples, loader.seed, OF_STATISTICS)
+    whole = loader.as_test(order if loader.kept is None else order[loader.kept[order]])
+    whole.batch_size = -(-whole.num_samples // -(-whole.num_samples // loader.batch_size))
+    return whole

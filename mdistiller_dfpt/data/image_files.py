@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tf
 
 from ..errors import DataError
+from ..regular_files import opened
 from .augment import strong_view
 from .batch import Batch
 from .loader import Loader, hashes_of
@@ -51,6 +52,10 @@ class Fault(NamedTuple):
     reason: str
 
 
+# Other decoders of Pillow start programs, as Ghostscript for EPS; a file's first bytes choose one, not its name
+DECODERS = ("PNG", "JPEG", "BMP", "DIB", "PPM", "TIFF", "WEBP", "GIF")
+MOST_ASPECT = 100  # resized to a short side of 256, a longer image takes gigabytes
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -71,7 +76,9 @@ def read_image(path: str) -> Image.Image | Fault:
     not read. A rotation in the EXIF data is not applied, as in torchvision.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path) as file, Image.open(file, formats=DECODERS) as image:
+            if max(image.size) > MOST_ASPECT * min(image.size):
+                return Fault(path, f"{image.width} x {image.height}: a side is over {MOST_ASPECT} times the other")
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode in ("I", "F"):
@@ -181,7 +188,9 @@ class FileLoader(Loader):
 
     def preprocessing(self) -> Preprocessing | None:
         steps = resize_and_crop(self.recipe.test)
-        return None if steps is None else Preprocessing(*steps, *self.normalisation, self.size)
+        if steps is None:
+            return None
+        return Preprocessing(steps.resize, steps.crop, *self.normalisation, self.size, steps.interpolation)
 
     def contents(self, index: Tensor | None = None) -> list[str]:
         rows = range(self.num_samples) if index is None else index.tolist()
@@ -240,5 +249,5 @@ class FileLoader(Loader):
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -27,6 +27,7 @@ class Loader:
     size: tuple[int, int]  # height and width of the images it returns
     kept: Tensor | None = None  # (N,) bool, on the CPU: the samples that its epochs have; None: all
     num_left_out = 0  # samples that its epochs do not have
+    passed = 0  # passes by `iter`, which are epochs of their own
     sharded = True  # whether the processes of a run share a batch, or each of them gets all of it
 
     def __init__(
@@ -46,6 +47,11 @@ class Loader:
         full, left = divmod(self.num_per_epoch, self.batch_size)
         return full + (left > 0 and not self.drop_last)
 
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the next epoch: each pass over a training set is one, as in a loop over a `DataLoader`."""
+        self.passed += 1
+        return self.epoch(self.passed)
+
     def name(self, index: int) -> str:
         """The name of a sample: its number, or the path of its file."""
         return str(index)
@@ -61,6 +67,11 @@ class Loader:
     @property
     def device(self) -> torch.device:
         return self.labels.device
+
+    @property
+    def normalised_by(self) -> str:
+        """How its images are normalised, in words."""
+        return str(self.normalisation)
 
     @property
     def num_samples(self) -> int:

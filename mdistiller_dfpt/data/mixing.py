@@ -1,7 +1,7 @@
 """Labels as distributions: label smoothing, mixup and CutMix of the samples of a batch."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Mixing:
     def __call__(self, batch: Batch) -> Batch:
         soft = self._smoothed(batch.target)
         if not self.mixes:
-            return replace(batch, soft=soft)
+            return batch.replaced(soft=soft)
         generator = torch.Generator().manual_seed(random_bits_of(batch.step, self.seed, batch.epoch, STREAM))
         cuts = self.cutmix > 0 and (self.mixup == 0 or torch.rand((), generator=generator).item() < 0.5)
         kept = _beta(self.cutmix if cuts else self.mixup, generator)
@@ -50,7 +50,7 @@ class Mixing:
             image, kept = _cut(batch.image, kept, generator)
         else:
             image = torch.lerp(batch.image.flip(0), batch.image, kept)
-        return replace(batch, image=image, soft=torch.lerp(soft.flip(0), soft, kept))
+        return batch.replaced(image=image, soft=torch.lerp(soft.flip(0), soft, kept))
 
     def _smoothed(self, target: Tensor) -> Tensor:
         """Labels (B,) -> distributions (B, C)."""

@@ -1,5 +1,6 @@
 """How one image becomes the input of a network, as the test images of a dataset do; kept with the weights."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -12,12 +13,14 @@ from torchvision.transforms.v2 import functional as tf
 
 from ..errors import CheckpointError
 
+INTERPOLATIONS = ("bilinear", "bicubic")
+
 
 class Preprocessing(NamedTuple):
     """Resize and crop of an RGB image, then (image / 255 - mean) / std, then a resize of the result.
 
-    `resize`: one number for the shorter side, or height and width; None: none. All resizes are bilinear with
-    antialiasing.
+    `resize`: one number for the shorter side, or height and width; None: none. Its interpolation is `interpolation`,
+    that of the last resize bilinear; both with antialiasing.
     """
 
     resize: tuple[int, ...] | None
@@ -25,14 +28,21 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int]  # height and width that the network gets
+    interpolation: str = "bilinear"
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An image -> (3, H, W) float32."""
+        return self.normalised(self.cropped(image))
+
+    def cropped(self, image: Image.Image) -> Image.Image:
+        """An image, resized and cropped."""
         image = image.convert("RGB")
         if self.resize is not None:
-            image = tf.resize(image, list(self.resize), antialias=True)
-        if self.crop is not None:
-            image = tf.center_crop(image, list(self.crop))
+            image = tf.resize(image, list(self.resize), v2.InterpolationMode(self.interpolation), antialias=True)
+        return image if self.crop is None else tf.center_crop(image, list(self.crop))
+
+    def normalised(self, image: Image.Image) -> Tensor:
+        """A resized and cropped image -> (3, H, W) float32."""
         pixels = tf.pil_to_tensor(image)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         pixels = (pixels / 255 - mean) / std
@@ -48,30 +58,63 @@ class Preprocessing(NamedTuple):
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """CheckpointError if these are not the values of a preprocessing."""
         try:
-            found = {key: None if values[key] is None else tuple(values[key]) for key in cls._fields}
+            found = {key: None if values[key] is None else tuple(values[key]) for key in cls._fields[:-1]}
             if None in (found["mean"], found["std"], found["size"]):
                 raise ValueError("no mean, std or size")
-            return cls(**found)  # type: ignore[arg-type]
+            # Files of earlier versions do not name it
+            return cls(**found, interpolation=str(values.get("interpolation", "bilinear")))  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError) as e:
             raise CheckpointError(f"its preprocessing cannot be read ({type(e).__name__}: {e})") from None
 
 
-def resize_and_crop(transform: Callable[..., Any]) -> tuple[tuple[int, ...] | None, tuple[int, int] | None] | None:
+class Steps(NamedTuple):
+    """A resize and a centre crop, and the interpolation of the resize."""
+
+    resize: tuple[int, ...] | None
+    crop: tuple[int, int] | None
+    interpolation: str = "bilinear"
+
+
+def resize_and_crop(transform: Callable[..., Any]) -> Steps | None:
     """The resize and the centre crop that a test transform consists of; None if it does something else."""
     steps = list(transform.transforms) if isinstance(transform, v2.Compose) else [transform]
-    resize, crop = None, None
+    resize, crop, interpolation = None, None, "bilinear"
     for step in steps:
         if isinstance(step, v2.Identity):
             continue
-        if isinstance(step, v2.Resize) and resize is None and crop is None and _is_bilinear(step):
+        if isinstance(step, v2.Resize) and resize is None and crop is None and _is_plain(step):
             resize = tuple(step.size) if step.size is not None else None
+            interpolation = _interpolation(step)
         elif isinstance(step, v2.CenterCrop) and crop is None:
             crop = (step.size[0], step.size[-1])
         else:
             return None
-    return resize, crop
+    return Steps(resize, crop, interpolation)
 
 
-def _is_bilinear(step: v2.Resize) -> bool:
-    name = getattr(step.interpolation, "value", step.interpolation)  # an enumeration or its value, by version
-    return name == "bilinear" and step.max_size is None and step.antialias is not False
+def _is_plain(step: v2.Resize) -> bool:
+    return _interpolation(step) in INTERPOLATIONS and step.max_size is None and step.antialias is not False
+
+
+def _interpolation(step: Any) -> str:
+    return getattr(step.interpolation, "value", step.interpolation)  # an enumeration or its value, by version
+
+
+def adjusted(transform: Callable[..., Any], interpolation: str | None, scale: float | None) -> Callable[..., Any]:
+    """A transform whose resizes have another interpolation, and whose random crops cover at least a share of an image.
+
+    None: as they are. ValueError if there is nothing to change.
+    """
+    steps = list(transform.transforms) if isinstance(transform, v2.Compose) else [transform]
+    crops = [i for i, step in enumerate(steps) if isinstance(step, v2.RandomResizedCrop)]
+    resizes = [i for i, step in enumerate(steps) if isinstance(step, v2.Resize | v2.RandomResizedCrop)]
+    if (scale is not None and not crops) or (interpolation is not None and not resizes):
+        raise ValueError("no random resized crop" if scale is not None and not crops else "no resize")
+    for i in resizes:
+        step: Any = copy.copy(steps[i])
+        steps[i] = step
+        if interpolation is not None:
+            step.interpolation = v2.InterpolationMode(interpolation)
+        if scale is not None and i in crops:
+            step.scale = (scale, 1.0)
+    return v2.Compose(steps)

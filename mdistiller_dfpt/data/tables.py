@@ -11,6 +11,7 @@ import torch
 
 from ..distributed import rank
 from ..errors import DataError
+from ..regular_files import read_text
 from .class_folders import SUFFIXES
 from .image_files import FileSet
 
@@ -51,7 +52,7 @@ def read_table(table: Path) -> list[Row]:
     A first row without an image is a header, which is said, unless it looks like the name of one.
     """
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        text = read_text(table, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"{table}: cannot be read ({e})") from None
     images = _Images(table)

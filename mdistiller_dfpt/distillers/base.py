@@ -11,16 +11,18 @@ from ..config.conditions import When
 from ..config.limits import Limit
 from ..config.nodes import NodeRegistry
 from ..data import Batch
+from ..data.batch import as_batch
 from ..errors import ConfigError, PluginError
 from ..losses import Terms
 from ..losses.sharded import over_processes
 from ..losses.term import checked, checking
 from ..models import StagedModel
 from ..models.dummy import probing
+from ..models.external.adapt import refuse_plain
 from ..models.output import Output, as_output, autocast
 from ..models.statistics import batch_statistics
 from ..teachers import ORIGINAL, Frozen, Teacher, TeacherPath
-from ..teachers.hooked import Hooked
+from ..teachers.hooked import Hooked, refuse_unprepared
 
 TeacherLike = Teacher | TeacherPath | StagedModel
 """What a distiller's constructor accepts as its teacher."""
@@ -55,9 +57,16 @@ class Method(Hooked):
 
     def __init__(self, student: StagedModel):
         super().__init__()
+        refuse_plain(student, "student")
         self.student = student
         self.student_dtype: torch.dtype | None = None  # autocast dtype of the student; None: float32
         self.dtype: torch.dtype | None = None  # the same for the other networks of the method
+
+    def __call__(self, batch: Batch | Tensor, target: Tensor | None = None, **given: Any) -> tuple[Tensor, Terms]:
+        """`forward` of a batch, or of images (B, 3, H, W), labels (B,) and what is given of its other fields."""
+        if self.training:
+            refuse_unprepared(self.hooked())
+        return super().__call__(as_batch(batch, target, **given))
 
     # Implemented by a method
 
@@ -141,6 +150,8 @@ class Method(Hooked):
         with torch.no_grad():
             for key, value in mine.items():
                 value.copy_(state[key])
+        for part in self.hooked():
+            part.is_prepared = True
 
     def overhead(self, image_shape: tuple[int, int, int]) -> str | None:
         """One line on the training overhead beyond the two networks, printed at the start; None if there is none."""

@@ -5,12 +5,14 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..config.keywords import asked_for, keywords_for
 from ..errors import ConfigError, is_accident, made
 from ..models import StagedModel
-from ..models.dummy import num_logits
+from ..models.dummy import ImageShape, num_logits
+from ..models.external.adapt import adapt
 from ..teachers import ORIGINAL, TEACHERS, Teacher, TeacherPath, build_teacher
 from .base import Distiller, Method
 from .choice import Choice, choice
@@ -20,29 +22,45 @@ from .hook_values import check_hooks
 AMP_DTYPES: dict[str, torch.dtype | None] = {"none": None, "bf16": torch.bfloat16}
 
 
+NOT_GIVEN = {
+    "num_data": "num_data, the number of samples in the training set",
+    "image_shape": "image_shape, the (3, H, W) of the images",
+}
+"""What a method may ask for and a program may leave out."""
+
+
 def build_distiller(
-    cfg: CN, student: StagedModel, teacher: StagedModel | None, num_data: int, *,
-    image_shape: tuple[int, int, int] = (3, 32, 32), others: Sequence[StagedModel] = (),
+    cfg: CN, student: nn.Module, teacher: nn.Module | None = None, num_data: int | None = None, *,
+    image_shape: ImageShape | None = None, others: Sequence[nn.Module] = (),
 ) -> Method:  # fmt: skip
-    """The distiller of DISTILLER.TYPE for a student and a teacher.
+    """The distiller of DISTILLER.TYPE for a student and a teacher; networks of other libraries are adapted (`adapt`).
 
     `teacher` is the trained network, which the kind of teacher wraps; `others` are further trained networks, for kinds
     that use several. `num_data` is the size of the training set, for methods with a memory bank; `image_shape`
-    (3, H, W) is for methods that need the sizes of feature maps. A method that asks for `epochs` gets SOLVER.EPOCHS.
-    ConfigError if a method is unknown or one of its keys does not fit these networks.
+    (3, H, W) is for methods that need the sizes of feature maps, and for networks of other libraries. A method that
+    asks for `epochs` gets SOLVER.EPOCHS. ConfigError if a method is unknown, if one of its keys does not fit these
+    networks, or if it asks for what is not given.
     """
-    beside: dict[str, Any] = {
-        "num_data": num_data, "image_shape": tuple(image_shape), "epochs": cfg.SOLVER.EPOCHS,
-        "batch_size": cfg.SOLVER.BATCH_SIZE,
-    }  # fmt: skip
-    chosen = choice(cfg)
+    beside: dict[str, Any] = {"epochs": cfg.SOLVER.EPOCHS, "batch_size": cfg.SOLVER.BATCH_SIZE}
+    if num_data is not None:
+        beside["num_data"] = num_data
+    if image_shape is not None:
+        beside["image_shape"] = tuple(image_shape)
+    chosen, d = choice(cfg), cfg.DISTILLER
+    _refuse_not_given(chosen, beside)
+    given = [student, *([] if teacher is None else [teacher])]
+    student = _adapted(student, d.STUDENT_STAGES, image_shape)
+    teacher = None if teacher is None else _adapted(teacher, d.TEACHER_STAGES, image_shape)
+    adapted = [_adapted(network, (), image_shape) for network in others]
+    if image_shape is not None and not all(isinstance(network, StagedModel) for network in given):
+        _refuse_other_classes(student, teacher, image_shape)
     try:
         if not chosen.is_taught:
             method = _alone(cfg, chosen, student)
         elif teacher is None and chosen.teacher:
             raise ConfigError(f"DISTILLER.TYPE is {chosen.label}; it needs a teacher: set DISTILLER.TEACHER")
         else:
-            method = _taught(cfg, chosen, student, teacher, others, beside)
+            method = _taught(cfg, chosen, student, teacher, adapted, beside)
     except ValueError as e:
         if is_accident(e):
             raise
@@ -51,6 +69,31 @@ def build_distiller(
         check_hooks(distiller)
     method.set_precision(AMP_DTYPES[cfg.SOLVER.AMP], AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
     return method
+
+
+def _refuse_not_given(chosen: Choice, beside: Mapping[str, Any]) -> None:
+    """ConfigError if a method or the kind of teacher asks for what is not given, even if it has a default for it."""
+    kind = {chosen.kind: TEACHERS[chosen.kind]} if chosen.is_taught else {}
+    for name, cls in {**chosen.methods, **kind}.items():
+        if missing := [what for key, what in NOT_GIVEN.items() if key not in beside and asked_for(cls, {key: None})]:
+            raise ConfigError(f"{name} needs {' and '.join(missing)}: give it to build_distiller")
+
+
+def _adapted(network: nn.Module, stages: Sequence[str], image_shape: ImageShape | None) -> StagedModel:
+    if not isinstance(network, StagedModel) and image_shape is None:
+        raise ConfigError(
+            f"{type(network).__name__} is a network of another library: give build_distiller image_shape, the (3, H, W)"
+            " of the images, by one of which its feature maps are found"
+        )
+    return adapt(network, image_shape[1] if image_shape else 0, stages)
+
+
+def _refuse_other_classes(student: StagedModel, teacher: StagedModel | None, image_shape: ImageShape) -> None:
+    networks = {"student": student} | ({} if teacher is None else {"teacher": teacher})
+    counts = {role: num_logits(network, image_shape) for role, network in networks.items()}
+    if len(set(counts.values())) > 1:
+        words = [f"the {role} {_title(network)} returns {counts[role]} logits" for role, network in networks.items()]
+        raise ConfigError(f"{', '.join(words)}: both need one for each class")
 
 
 def _alone(cfg: CN, chosen: Choice, student: StagedModel) -> Method:
@@ -76,7 +119,8 @@ def _taught(
     if not builds:
         of_run = dict(beside)
         if asked_for(TEACHERS[chosen.kind], {"num_classes": None}):
-            of_run["num_classes"] = num_logits(student, beside["image_shape"])
+            size = getattr(student, "image_size", 32)  # that of an adapted network
+            of_run["num_classes"] = num_logits(student, beside.get("image_shape", (3, size, size)))
         teacher = build_teacher(cfg, network, others, chosen.kind, of_run)
     if teacher is not None:
         check_hooks(teacher)

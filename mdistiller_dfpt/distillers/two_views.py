@@ -1,7 +1,6 @@
 """Common to methods that match a weakly and a strongly augmented view of each image."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 
@@ -28,7 +27,7 @@ class TwoViewDistiller(Distiller):
             )
         # `forward` has run both networks on the weak view; here they run on the strong one
         with torch.no_grad():
-            strong_teacher = self.teacher(replace(batch, image=batch.strong))[self.path].detach()
+            strong_teacher = self.teacher(batch.replaced(image=batch.strong))[self.path].detach()
         views = {
             "teacher": checked_output(paths, self.path, type(self.teacher), student).detach(),
             "student_strong": self.forward_student(batch.strong), "teacher_strong": strong_teacher,

@@ -7,6 +7,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from ..distillers import DISTILLERS
+from ..escape import markdown_cell
 from ..launch.student import Student
 from ..registry import described
 from ..runs.record import Record
@@ -22,6 +23,10 @@ FACTS = {
 CLASSES = 100  # more are not written out
 
 
+class _Yaml(str):
+    """Text that is yaml already."""
+
+
 def card(student: Student, results: Mapping[str, Any] | None, licence: str) -> str:
     """README.md of a student; `results`: those of its run, if they are there; `licence`: of its weights."""
     record = student.record
@@ -29,10 +34,10 @@ def card(student: Student, results: Mapping[str, Any] | None, licence: str) -> s
     names = ", ".join(record.classes[:CLASSES]) + (", ..." if len(record.classes) > CLASSES else "")
     environment = Environment(
         loader=PackageLoader("mdistiller_dfpt.export"), autoescape=select_autoescape(), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_in_markdown,
     )  # fmt: skip
     return environment.get_template("card.md.j2").render(
-        header=yaml.safe_dump(header(record, licence), sort_keys=False, allow_unicode=True).strip(),
+        header=_Yaml(yaml.safe_dump(header(record, licence), sort_keys=False, allow_unicode=True).strip()),
         record=record,
         results=results,
         protocol=protocol,
@@ -42,9 +47,14 @@ def card(student: Student, results: Mapping[str, Any] | None, licence: str) -> s
         preprocessing=preprocessing_in_words(record.preprocessing),
         rows=_rows(record, results),
         facts=[(name, protocol[key]) for key, name in FACTS.items() if protocol.get(key)] if protocol else [],
-        settings=yaml.safe_dump(protocol["settings"], sort_keys=False).strip() if protocol else "",
+        settings=_Yaml(yaml.safe_dump(protocol["settings"], sort_keys=False).strip()) if protocol else "",
         classes=names,
     )
+
+
+def _in_markdown(value: Any) -> Any:
+    """Names in a record are the text of others; yaml has its own escapes."""
+    return markdown_cell(value) if isinstance(value, str) and not isinstance(value, _Yaml) else value
 
 
 def header(record: Record, licence: str) -> dict[str, Any]:

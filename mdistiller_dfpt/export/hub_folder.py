@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..launch.student import Student
+from ..regular_files import read_json
 from ..runs.directory import RESULTS
 from ..runs.record import as_json
 from ..runs.weights import HUB_WEIGHTS
@@ -26,7 +27,7 @@ def results_of(student: Student) -> dict[str, Any] | None:
     """results.json of the run that the student's file is in; None if there is none, or of another student."""
     folder = student.source if student.source.is_dir() else student.source.parent
     try:
-        found = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        found = read_json(folder / RESULTS)
         same = (found["student"], found["method"]) == (student.record.student, student.record.method)
         return found if same and found["final"] and found["protocol"] else None
     except (OSError, ValueError, KeyError, TypeError):

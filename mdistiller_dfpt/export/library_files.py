@@ -14,6 +14,7 @@ from ..launch.networks import normalisation_of
 from ..launch.student import Student, config_of_student
 from ..models.external.adapt import AdaptedModel
 from ..models.external.names import made_by_library, timm_arguments
+from ..regular_files import regular
 from ..runs.checkpoint import save_weights
 from ..runs.record import as_metadata
 from ..runs.weights import HUB_WEIGHTS
@@ -68,7 +69,7 @@ def timm_config(student: Student, network: nn.Module, arguments: dict[str, Any])
         "pretrained_cfg": {
             "input_size": [3, *own.size],
             "fixed_input_size": "img_size" in arguments,
-            "interpolation": "bilinear",
+            "interpolation": own.interpolation,
             "crop_pct": round(min(crop) / min(resize), 6),
             "crop_mode": "center" if len(resize) == 1 else "squash",
             "mean": list(own.mean),
@@ -95,6 +96,6 @@ def _loaded(student: Student, adapted: AdaptedModel, path: Path) -> Network:
     """The library's own network with the weights of a file, given images as the student takes them."""
     record = student.record
     network = made_by_library(record.student, len(record.classes), record.image_shape[1])[0]
-    network.load_state_dict(load_file(path), strict=True)
+    network.load_state_dict(load_file(regular(path)), strict=True)
     network.eval()
     return lambda images: network(adapted.normalised(images))

@@ -73,12 +73,12 @@ def preprocessing_in_words(p: Preprocessing | None) -> str:
     steps = ["an RGB image"]
     if p.resize is not None:
         how = f"the shorter side {p.resize[0]}" if len(p.resize) == 1 else f"{p.resize[0]}x{p.resize[1]}"
-        steps.append(f"resized to {how} (height x width, bilinear, antialiased)")
+        steps.append(f"resized to {how} (height x width, {p.interpolation}, antialiased)")
     if p.crop is not None:
         steps.append(f"its centre of {p.crop[0]}x{p.crop[1]}")
     steps.append(f"(image / 255 - mean) / std with mean {_numbers(p.mean)} and std {_numbers(p.std)}")
     if p.size != (p.crop or p.resize):
-        steps.append(f"resized to {p.size[0]}x{p.size[1]} in the same way")
+        steps.append(f"resized to {p.size[0]}x{p.size[1]} (bilinear, antialiased)")
     return ", ".join(steps)
 
 

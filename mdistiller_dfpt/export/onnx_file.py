@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..launch.student import Student
+from ..regular_files import read_bytes
 from .logits_network import INPUT, OUTPUT, metadata_of, program_of
 from .verify import Network
 
@@ -65,7 +66,7 @@ def session(path: Path) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
-    runtime = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    runtime = onnxruntime.InferenceSession(read_bytes(path), options, providers=["CPUExecutionProvider"])
 
     def logits_of(images: Tensor) -> Tensor:
         return torch.from_numpy(runtime.run([OUTPUT], {INPUT: images.numpy()})[0])

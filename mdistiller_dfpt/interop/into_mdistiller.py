@@ -101,8 +101,8 @@ class Exported(nn.Module):
         device = next(self.student.parameters()).device
 
         def batches(epoch: int) -> Iterator[Batch]:
-            for image, target, index, *_ in loader:
-                yield Batch(image.float().to(device), target.to(device), index.to(device), epoch=epoch)
+            for step, (image, target, index, *_) in enumerate(loader, start=1):
+                yield Batch(image.float().to(device), target.to(device), index.to(device), epoch, step)
 
         for part in self.inner.hooked():
             for epoch in range(1 - part.passes, 1):

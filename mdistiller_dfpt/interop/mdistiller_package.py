@@ -24,6 +24,7 @@ from ..distillers.dkd import dkd_loss
 from ..distillers.feature import feature_shapes
 from ..distillers.fitnet import Regressor
 from ..distillers.kd import kd_loss
+from ..regular_files import read_bytes
 from .mdistiller_base import MdistillerBase
 
 NAME = "mdistiller"
@@ -46,7 +47,7 @@ _now = [INSTALLED]
 def imports_mdistiller(path: Path) -> bool:
     """Whether a file imports mdistiller's modules, or is itself meant as one of them: it has relative imports."""
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(read_bytes(path))
     except (SyntaxError, ValueError):
         return False  # importing it says so
     for node in ast.walk(tree):
@@ -75,7 +76,7 @@ def file_of_method(config: Path) -> Path | None:
     wanted = section.get("TYPE") if isinstance(section, dict) else None
     classes = [cls for cls, name in _names_in(fork / "distillers" / "__init__.py").items() if name == wanted]
     for file in sorted((fork / "distillers").rglob("[!_]*.py")):
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = read_bytes(file).decode(errors="replace")
         if any(re.search(rf"^class {cls}\b", text, re.MULTILINE) for cls in classes):
             return file
     return None
@@ -195,7 +196,7 @@ def mdistillers_cfg() -> CN:
 def _names_in(file: Path) -> dict[str, str]:
     """{class: name} of the dict literal `distiller_dict` in a fork's file, which is read and not run."""
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(read_bytes(file))
     except (OSError, SyntaxError, ValueError):
         return {}
     names: dict[str, str] = {}

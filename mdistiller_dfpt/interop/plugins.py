@@ -23,6 +23,7 @@ from ..errors import USER_FILES, ConfigError, UserError
 from ..models.external.names import file_of_network
 from ..runs.hashing import file_hash
 from .collect import collect
+from .importable import make_importable
 from .mdistiller_package import NAME, file_of_method, imports_mdistiller, module_name
 
 GROUP = "mdistiller_dfpt.plugins"
@@ -58,12 +59,16 @@ def _advice(path: str | os.PathLike[str] | None) -> list[str]:
     return [f"{path}: in a checkout of mdistiller; its method and the keys of its fork come with PLUGINS [{file}]"]
 
 
-def load_plugins(names: Iterable[str], beside: Path | None = None) -> None:
-    """Import each plugin once: a module name, or a path ending in .py (relative to the file `beside`, else to the cwd).
+def load_plugins(names: Iterable[str], beside: Path | None = None, modules: Iterable[str] = ()) -> None:
+    """Import each plugin once: a module name, or a path ending in .py (in the folder `beside`, else in the cwd).
+
+    What is named as a module, also of a network in `modules`, is looked for there too.
 
     ConfigError if one cannot be found or raises, and then nothing of it remains registered; methods written for
     mdistiller are registered on import.
     """
+    names = list(names)
+    make_importable([*(n for n in names if not n.endswith(".py")), *modules], Path.cwd() if beside is None else beside)
     for name in names:
         place = beside / name if beside is not None and (beside / name).exists() else Path(name)
         key, path = _key(name, place), place if name.endswith(".py") else None

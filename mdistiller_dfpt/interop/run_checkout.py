@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import USER_FILES, ConfigError
+from ..regular_files import read_bytes
 from .cuda_calls import cuda_calls_ignored
 from .into_mdistiller import Exported, before_storing, extend
 
@@ -97,7 +98,7 @@ def _missing_in(checkout: Path) -> set[str]:
     """Packages that the checkout's modules import at their top and that are not installed."""
     names: set[str] = set()
     for file in (checkout / "mdistiller").rglob("*.py"):
-        for node in ast.parse(file.read_bytes()).body:
+        for node in ast.parse(read_bytes(file)).body:
             if isinstance(node, ast.Import):
                 names.update(alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and not node.level:

@@ -1,6 +1,7 @@
 """Shared by all commands: user errors are printed as one line with an exit code, without a traceback."""
 
 import argparse
+import contextlib
 import errno
 import inspect
 import os
@@ -8,9 +9,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from ..errors import USER_FILES, ConfigError, PluginError, UserError, is_users, users_line, users_line_in
+from ..escape import Printable
 from ..invocation import command_line
 
 PACKAGE = str(Path(__file__).parents[1])
@@ -90,6 +92,13 @@ def check_output(option: str, path: Path | None) -> None:
 
 def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     """Run a command and return its exit code: 0 success, 1 a bug in this package, or the exit code of the error."""
+    # Names of files and classes are the text of others, and a terminal obeys some characters
+    out, err = (cast(TextIO, Printable(stream)) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        return _guarded(main, argv)
+
+
+def _guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     try:
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # a pipe that was closed shows here, not when the interpreter ends

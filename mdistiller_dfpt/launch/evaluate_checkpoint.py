@@ -15,7 +15,9 @@ from ..distillers.choice import choice
 from ..distributed import pick_device
 from ..errors import CheckpointError, ConfigError
 from ..models.output import as_output, autocast, memory_format
+from ..regular_files import read_text
 from ..runs.directory import CONFIG, find_finished, other_runs
+from ..runs.record import check_hash, read_record
 from ..runs.results import recorded_normalisation
 from ..runs.weights import WEIGHTS, load_into
 from ..training.evaluate import evaluate
@@ -23,6 +25,27 @@ from ..training.precision import measured_precision
 from .build import Trained, identity_of_run, load_network
 from .networks import DataShape, Role, build_network, build_networks, check_networks, name_of, normalisation_of
 from .trained import trained_networks
+
+FOR_EVALUATION = (
+    "LOG.PREFIX", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "EXPERIMENT.TIMEOUT", "SOLVER.AMP", "SOLVER.AMP_STUDENT",
+    "SOLVER.CHANNELS_LAST",
+)  # fmt: skip
+"""The keys of SOLVER, LOG and EXPERIMENT that can change what is measured of given weights."""
+FOR_TRAINING = (
+    "DATASET.AUTO_AUGMENT", "DATASET.ERASING", "DATASET.SEED", "DATASET.VALIDATION", "DATASET.EXTRA",
+    "DISTILLER.MATCH_WEIGHT", "DISTILLER.STUDENT_CKPT", "DISTILLER.LOGITS_CACHE", "DISTILLER.TEACHER_AUTO_TRAIN",
+)  # fmt: skip
+"""Those of the other sections that cannot."""
+
+
+def idle_keys(words: Sequence[str]) -> list[str]:
+    """One line for each key of [KEY, VALUE, ...] that has no effect where given weights are evaluated."""
+    return [
+        f"{key} {value} has no effect here: the weights are given, and nothing is trained"
+        for key, value in zip(words[::2], words[1::2], strict=False)
+        if key.startswith(FOR_TRAINING)
+        or (key.split(".")[0] in ("SOLVER", "LOG", "EXPERIMENT") and key not in FOR_EVALUATION)
+    ]
 
 
 class Evaluated(NamedTuple):
@@ -52,6 +75,8 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: 
     data = build_data(cfg, device)
     if weights is None:
         weights = _found(cfg, role, data)
+    if (record := read_record(weights)) is not None:
+        check_hash(weights, record)
     there, here = (
         recorded_normalisation(weights),
         str(normalisation_of(cfg, role, name_of(cfg, role) if role != "other" else name, data.normalisation)),
@@ -100,7 +125,7 @@ def _plugins_missing(cfg: CN, weights: Path | None) -> str:
     if weights is None:
         return ""
     configs = [path for folder in (weights, *weights.parents[:2]) if (path := folder / CONFIG).is_file()]
-    used = load_yaml_text(configs[0].read_text(encoding="utf-8")).get("PLUGINS", []) if configs else []
+    used = load_yaml_text(read_text(configs[0])).get("PLUGINS", []) if configs else []
     if set(used) <= set(cfg.PLUGINS):
         return ""
     return f"; the run of this checkpoint used plugins: add `PLUGINS '[{', '.join(used)}]'` to your command"

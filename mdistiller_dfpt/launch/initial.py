@@ -13,11 +13,12 @@ from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
 from ..models import StagedModel, build_model
 from ..models.pretrained import pretrained_weights, timm_weights
+from ..regular_files import opened
 from ..runs.directory import existing_runs, is_begun
 from ..runs.identity import read_identity
 from ..runs.results import recorded_normalisation
 from ..runs.weights import WEIGHTS, class_counts, load_into
-from .networks import refuse_other_normalisation
+from .networks import refuse_other_normalisation, size_of
 
 PUBLISHED_CLASSES = 1000
 
@@ -47,7 +48,7 @@ def start_of(cfg: CN, run: Path | None = None) -> str | None:
     check_start(cfg)
     if not _is_file(given):
         return given or None
-    with open(_file_of(given), "rb") as f:
+    with opened(_file_of(given)) as f:
         return f"{NAMED_STARTS[0]}{file_digest(f, 'sha256').hexdigest()}"
 
 
@@ -115,15 +116,22 @@ def _of_file(cfg: CN, student: StagedModel, data: Data) -> tuple[StagedModel, in
 def _published(cfg: CN, data: Data) -> StagedModel:
     """The student with the weights that timm or torchvision publishes."""
     name, tag = cfg.DISTILLER.STUDENT, cfg.DISTILLER.STUDENT_CKPT.partition(":")[2]
-    size, download = data.image_shape[1], cfg.DATASET.DOWNLOAD
+    size, download = size_of(cfg, "student") or data.image_shape[1], cfg.DATASET.DOWNLOAD
     other = _with_classes(cfg, data, PUBLISHED_CLASSES)
     if name.startswith("timm/"):
         other.load_state_dict(on_first_process(lambda: timm_weights(name, size, download)))
     else:
-        load_into(other, on_first_process(lambda: pretrained_weights(name, cfg.MODEL.FAMILY, tag, download)), name)
+        key, family = "DISTILLER.STUDENT_CKPT", cfg.MODEL.FAMILY
+        load_into(other, on_first_process(lambda: pretrained_weights(name, family, tag, download, key)), name)
     return other
 
 
+def fetch_start(cfg: CN, data: Data) -> None:
+    """Published weights of the student, downloaded if need be; CheckpointError if they are not to be had."""
+    if (given := cfg.DISTILLER.STUDENT_CKPT) and not _is_file(given):
+        _published(cfg, data)
+
+
 def _with_classes(cfg: CN, data: Data, count: int) -> StagedModel:
-    d, size = cfg.DISTILLER, data.image_shape[1]
+    d, size = cfg.DISTILLER, size_of(cfg, "student") or data.image_shape[1]
     return build_model(d.STUDENT, cfg.MODEL.FAMILY, count, stages=d.STUDENT_STAGES, image_size=size)

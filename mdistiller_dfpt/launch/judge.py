@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -67,11 +68,25 @@ def on_its_test_set(student: Student, overrides: Sequence[str], with_teacher: bo
     cfg, data = data_of_student(student, overrides)
     teacher = None
     if with_teacher:
-        trained = trained_networks(cfg, data, _refuse_to_train)
-        if not trained:
-            raise ConfigError(f"--with-teacher: no trained network teaches in the run of {student.source}")
-        teacher = trained[0].network
+        teacher = _teacher_of(student, cfg, data)
     return on_data(student, cfg, data, teacher)
+
+
+def _teacher_of(student: Student, cfg: CN, data: Data) -> nn.Module:
+    """The teacher of a student's run; CheckpointError with what to add to the command if it is not there any more."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DISTILLER.TEACHER_AUTO_TRAIN = False
+    cfg.freeze()
+    try:
+        trained = trained_networks(cfg, data, _refuse_to_train)
+    except (ConfigError, CheckpointError) as e:
+        reason = re.split(r": run `|; `|\n", str(e))[0]
+        raise CheckpointError(f"--with-teacher: the teacher of this run is not found ({reason}): add"
+                              " `DISTILLER.TEACHER_CKPT PATH` to your command") from None  # fmt: skip
+    if not trained:
+        raise ConfigError(f"--with-teacher: no trained network teaches in the run of {student.source}")
+    return trained[0].network
 
 
 def on_data(student: Student, cfg: CN, data: Data, teacher: nn.Module | None = None) -> Tested:
@@ -195,7 +210,7 @@ def _logits_of(network: nn.Module) -> Network:
 
 
 def _refuse_to_train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Any) -> None:
-    raise CheckpointError("--with-teacher: the teacher of this run is not there; give DISTILLER.TEACHER_CKPT")
+    raise CheckpointError(f"the network {cfg.DISTILLER.STUDENT} that teaches in this run is not trained")
 
 
 def _few(names: Sequence[str]) -> str:

@@ -60,14 +60,28 @@ def build_network(
     name = name or name_of(cfg, role)
     stages = {"student": d.STUDENT_STAGES, "teacher": d.TEACHER_STAGES}.get(role, [])
     size = image_shape[1] if image_shape else cfg.DATASET.SIZE or PUBLISHED_SIZE
-    network = build_model(name, cfg.MODEL.FAMILY, num_classes, stages=stages, image_size=size)
+    own_size = size_of(cfg, role) or size
+    network = build_model(name, cfg.MODEL.FAMILY, num_classes, stages=stages, image_size=own_size)
+    if own_size != size:
+        _check_forward(network, name, f"resize its images to {own_size}")
+        network.resize_input(own_size)
     if images is not None and (own := normalisation_of(cfg, role, name, images)) != images:
-        if type(network).forward not in (StagedModel.forward, AdaptedModel.forward):
-            raise ConfigError(f"{name} is to normalise its images by {own}, but has its own forward: do it there")
+        _check_forward(network, name, f"normalise its images by {own}")
         network.renormalise(images, own)
     if image_shape is not None:
         _check_output(try_image(network, name, image_shape), name, num_classes)
     return network
+
+
+def size_of(cfg: CN, role: Role) -> int | None:
+    """The size of the images of a network, where the config says one of its own; None: that of the dataset."""
+    return None if role == "other" else cfg.DISTILLER[f"{role.upper()}_SIZE"]
+
+
+def _check_forward(network: StagedModel, name: str, what: str) -> None:
+    """ConfigError for a network that does not change its images before its first stage."""
+    if type(network).forward not in (StagedModel.forward, AdaptedModel.forward):
+        raise ConfigError(f"{name} is to {what}, but has its own forward: do it there")
 
 
 def normalisation_of(cfg: CN, role: Role, name: str, images: Normalisation) -> Normalisation:

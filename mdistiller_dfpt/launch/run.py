@@ -1,6 +1,5 @@
 """Runs a config: data, trained networks that teach, then the student; an earlier run is found by what it computed."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from ..distributed import on_first_process, world_size
 from ..errors import CheckpointError, ConfigError
 from ..interop.plugins import load_cfg
 from ..models import StagedModel
+from ..regular_files import read_json
 from ..runs.directory import (
     CONFIG,
     RESULTS,
@@ -30,9 +30,9 @@ from ..runs.identity import Identity, read_identity
 from ..training.out_of_memory import memory_explained
 from ..training.precision import FASTEST
 from .build import Trained, build_trainer, check_config, identity_of_run
-from .initial import check_start
+from .initial import check_start, fetch_start
 from .judge import judge_run
-from .trained import trained_networks
+from .trained import in_training, trained_networks
 
 Resume = bool | Literal["auto"] | Path
 """False: a new run. True: the unfinished run that computes the same. auto: that one, else a new run, unless the same is
@@ -51,9 +51,24 @@ def run(cfg: CN, resume: Resume = False) -> dict[str, Any]:
             print(line, flush=True)
         if resume is False:
             check_start(cfg)  # before a teacher is trained
+            if cfg.DISTILLER.TEACHER_AUTO_TRAIN:
+                fetch_start(cfg, data)
         if resume is True:
-            on_first_process(lambda: check_resumable(cfg, identity_of_run(cfg, data, ())))
+            teacher = on_first_process(lambda: _resumable(cfg, data))
+            resume = teacher is None or "auto"
         return train(cfg, data, trained_networks(cfg, data, train), resume)
+
+
+def _resumable(cfg: CN, data: Data) -> Path | None:
+    """The run of a teacher to continue before this one begins, else None; CheckpointError if nothing was begun."""
+    try:
+        check_resumable(cfg, identity_of_run(cfg, data, ()))
+        return None
+    except CheckpointError:
+        if (teacher := in_training(cfg)) is None:
+            raise
+        print(f"{teacher} was interrupted before this run began: it is continued first", flush=True)
+        return teacher
 
 
 def config_of(run: Path, overrides: Sequence[str]) -> CN:
@@ -80,7 +95,7 @@ def train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Resume = Fals
     before = on_first_process(lambda: _earlier_run(cfg, identity, resume))
     if before is not None and resume == "auto" and on_first_process(lambda: is_finished(before)):
         print(f"{before} is this run, and finished", flush=True)
-        return json.loads((before / RESULTS).read_text(encoding="utf-8"))
+        return read_json(before / RESULTS)
     trainer = build_trainer(cfg, data, trained, identity, before=before)
     folder = before or on_first_process(lambda: _new_run(cfg, identity))
     results = trainer.fit(folder, resume=before is not None)

@@ -1,6 +1,6 @@
 """A trained student, ready to predict: from the directory of a run, or from a file of weights with its record."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,16 +10,21 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config import load_yaml_text
+from ..data import Data
 from ..data.image_files import Fault, read_image
 from ..data.normalisation import Normalisation
 from ..data.preprocessing import Preprocessing
+from ..distillers import Method
 from ..errors import CheckpointError, ConfigError, DataError
 from ..interop.plugins import load_cfg
+from ..models.build import OWN_NETWORK
+from ..models.external.adapt import adapt
 from ..models.output import as_output
+from ..runs.checkpoint import save_weights
 from ..runs.directory import CONFIG
-from ..runs.hashing import state_hash
-from ..runs.record import Record, read_record
-from ..runs.weights import load_weights
+from ..runs.record import Record, as_metadata, check_hash, read_record, record_of
+from ..runs.weights import load_into
+from ..training.own_parts import with_own_parts
 from .evaluate_checkpoint import load_deployed
 
 Picture = str | Path | Image.Image
@@ -122,9 +127,28 @@ def _opened(image: Picture) -> Image.Image:
     return found
 
 
-def load_student(path: str | Path, device: str = "cpu") -> Student:
+def save_student(
+    path: str | Path, cfg: CN, method: Method, data: Data, *, epoch: int = 0,
+    accuracy: Mapping[str, float] | None = None,
+) -> None:  # fmt: skip
+    """Write the student of a program's own loop, with what else the method deploys, as a file for `load_student`.
+
+    Its record says what was trained how: `cfg` as given to `build_distiller`, the classes and the preprocessing of
+    `data`, and if given the epoch and the accuracies top1 and top5 on the test set, in per cent.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"{path}: the file of a student ends in .safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = method.deployed.state_dict()
+    record = record_of(with_own_parts(cfg, method, data), data, epoch, accuracy or {})
+    save_weights(weights, path, as_metadata(record, weights))
+
+
+def load_student(path: str | Path, device: str = "cpu", network: nn.Module | None = None) -> Student:
     """The student of a finished run, given its directory or one of its .safetensors files, as on its test set.
 
+    `network`: of a student that a program gave and no config can build, another network of the same kind.
     CheckpointError if there is none, or if the file says nothing of its student.
     """
     path = Path(path)
@@ -132,10 +156,14 @@ def load_student(path: str | Path, device: str = "cpu") -> Student:
     if record is None:
         raise CheckpointError(f"{path}: has no record of a student (classes, preprocessing): it is no file of a run, or"
                               " one of an earlier version; `eval -m NETWORK -c FILE` evaluates it")  # fmt: skip
-    if state_hash(load_weights(path)) != record.sha256:
-        raise CheckpointError(
-            f"{path}: damaged; its tensors are not those that were saved: use another file of the run"
-        )
+    check_hash(path, record)
+    if (network is not None) != (is_own := record.student.startswith(OWN_NETWORK)):
+        what = "is a program's: give it as `network`" if is_own else "is built by its name: leave out `network`"
+        raise ConfigError(f"{path}: its network {record.student} {what}")
+    if network is not None:
+        own = adapt(network, record.image_shape[1])
+        load_into(own, path, f"{record.student} with {len(record.classes)} classes")
+        return Student(own, record, path).to(device)
     images = record.preprocessing
     normalisation = Normalisation((0.0,) * 3, (1.0,) * 3) if images is None else Normalisation(images.mean, images.std)
     shape = _Shape(len(record.classes), record.image_shape, normalisation, record.num_train)

@@ -1,16 +1,11 @@
-"""Trains or smoke-tests the cells of a table; a failing cell never stops the others."""
+"""The training jobs of a table's cells and of their teachers; smoke tests of cells."""
 
-import contextlib
 import multiprocessing
 import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -19,29 +14,9 @@ from ..distillers.choice import choice, situation
 from ..errors import UserError
 from ..interop.plugins import load_cfg
 from ..report.spec import Cell
+from .jobs import Interrupted, Job
 from .smoke import smoke
 from .trained import OF_PLACE
-
-TRAIN = [sys.executable, "-m", "mdistiller_dfpt", "train"]
-Process: TypeAlias = "subprocess.Popen[bytes]"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Interrupted(UserError):
-    """A signal stopped the jobs: those that ran have saved, those that had not begun are not begun."""
-
-    def __init__(self, number: int):
-        super().__init__("interrupted; repeat the same command to go on")
-        self.exit_code = 128 + number
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training job: the arguments of `train`, and the log file for its output."""
-
-    label: str
-    words: tuple[str, ...]
-    log: Path
 
 
 def cell_configs(cell: Cell, opts: Sequence[str]) -> list[dict[str, Any]]:
@@ -79,67 +54,6 @@ def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> li
         log = prefix / "table_logs" / f"teacher_{name}.txt"
         jobs[path] = Job(f"teacher {name}", ("--cfg", path, "--resume", "auto", *words), log)
     return list(jobs.values())
-
-
-def run_jobs(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) -> list[Job]:
-    """Run all jobs, `parallel` at a time, each in its own process; returns the failed jobs.
-
-    A signal that stops this process is passed on to the jobs, which save and end; then `Interrupted` is raised.
-    """
-    failed: list[Job] = []
-    with _passing_signals_on() as (running, got), ThreadPoolExecutor(parallel) as pool:
-        pending = {pool.submit(_run, job, say, running, got): job for job in jobs}
-        for number, future in enumerate(as_completed(pending), start=1):
-            if got:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise Interrupted(got[0])
-            job, code = pending[future], future.result()
-            ended = "done" if code == 0 else f"failed with {code}, see {job.log}"
-            say(f"[{number}/{len(jobs)}] {job.label}: {ended}")
-            if code:
-                failed.append(job)
-    return failed
-
-
-@contextlib.contextmanager
-def _passing_signals_on() -> Iterator[tuple[set[Process], list[int]]]:
-    """Context in which signals go to the processes in the set that it yields, and are noted in the list.
-
-    The processes are in sessions of their own, so that each signal reaches them once: a second one ends them at once.
-    """
-    running: set[Process] = set()
-    got: list[int] = []
-
-    def pass_on(number: int, frame: Any) -> None:
-        got.append(number)
-        for process in tuple(running):
-            process.send_signal(number)
-
-    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
-        yield running, got
-        return
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
-    try:
-        yield running, got
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _run(job: Job, say: Callable[[str], None], running: set[Process], got: list[int]) -> int:
-    if got:  # a job that ended for it has made room for this one
-        return 128 + got[0]
-    say(f"{job.label} ... (log: {job.log})")
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.log, "a", encoding="utf-8") as log:
-        process = subprocess.Popen([*TRAIN, *job.words], stdout=log, stderr=log, start_new_session=True)
-        running.add(process)
-        if got:  # since then
-            process.send_signal(got[0])
-        try:
-            return process.wait()
-        finally:
-            running.discard(process)
 
 
 def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]) -> list[Cell]:

@@ -20,17 +20,25 @@ from ..interop.plugins import load_cfg
 from ..invocation import command_line
 from ..models.pretrained import pretrained_weights, torchvision_name
 from ..runs.checkpoint import WEIGHTS
-from ..runs.directory import find_finished, other_runs, run_name, same_runs
+from ..runs.directory import (
+    existing_runs,
+    find_finished,
+    is_begun,
+    is_finished,
+    other_runs,
+    run_name,
+    same_runs,
+)  # fmt: skip
 from ..runs.identity import Identity, read_identity
 from ..runs.locks import one_at_a_time, wait_until_free
 from ..runs.results import recorded_normalisation
 from .build import Trained, check_config, identity_of_run, load_trained
-from .networks import Role, normalisation_of, refuse_other_normalisation
+from .networks import Role, normalisation_of, refuse_other_normalisation, size_of
 
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
 """Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
 
-OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR", "MEAN", "STD", "SUPERCLASSES", "EXTRA", "RECIPE")
+OF_THE_DATA = ("TYPE", "ROOT", "SIZE", "ON_ERROR", "MEAN", "STD", "SUPERCLASSES", "EXTRA", "RECIPE", "TEST")
 """Keys of DATASET that decide what a dataset holds, how it is normalised, and which of its keys have an effect."""
 
 
@@ -132,7 +140,7 @@ def _of_config(
     if place in chain:
         raise ConfigError(f"DISTILLER.{keys[1]} is {config}, which needs itself as a teacher")
     chain = (*chain, place)
-    teacher_cfg = load_cfg(config, {key: value_of(cfg, key) for key in ("LOG.PREFIX", *OF_PLACE)})
+    teacher_cfg = _teacher_cfg(cfg, config)
     its_data = data
     if any(teacher_cfg.DATASET[key] != cfg.DATASET[key] for key in OF_THE_DATA):
         its_data = build_data(teacher_cfg, torch.device("cpu"))
@@ -146,6 +154,9 @@ def _of_config(
     _refuse_other_classes(cfg, data, teacher_cfg.DATASET.TYPE, teacher_cfg.DATASET.SUPERCLASSES, what)
     there = normalisation_of(teacher_cfg, "student", teacher_cfg.DISTILLER.STUDENT, its_data.normalisation)
     refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, str(there), what)
+    its_size = size_of(teacher_cfg, "student") or its_data.image_shape[1]
+    if (size := size_of(cfg, _role(keys)) or data.image_shape[1]) != its_size:
+        print(f"note: {network} is trained by {config} on images of {its_size} pixels; here it gets {size}", flush=True)
     above = trained_networks(teacher_cfg, its_data, train, chain)
     identity = identity_of_run(teacher_cfg, its_data, above)
     found = _finished(teacher_cfg, identity)
@@ -170,6 +181,27 @@ def _of_config(
         train(teacher_cfg, build_data(teacher_cfg, data.train.device), above, "auto")
 
     return _trained_once(teacher_cfg, identity, train_it)
+
+
+def in_training(cfg: CN) -> Path | None:
+    """The unfinished run of a network that is to teach, whose training was interrupted; None if there is none."""
+    chosen, d = choice(cfg), cfg.DISTILLER
+    if not chosen.teacher:
+        return None
+    before_it: list[CN] = []
+    if d.TEACHER_AUTO_TRAIN:
+        before_it += [_teacher_cfg(cfg, config) for config in (d.TEACHER_CFG, *d.OTHER_TEACHER_CFGS) if config]
+    if chosen.others_key != "OTHER_TEACHERS":
+        before_it += [run_of_assistant(cfg, name, chosen.others[:i]) for i, name in enumerate(chosen.others)]
+    for one in before_it:
+        begun = (run for run in existing_runs(one) if is_begun(run) and not is_finished(run))
+        if (found := next(begun, None) or in_training(one)) is not None:
+            return found
+    return None
+
+
+def _teacher_cfg(cfg: CN, config: str) -> CN:
+    return load_cfg(config, {key: value_of(cfg, key) for key in ("LOG.PREFIX", *OF_PLACE)})
 
 
 def run_of_assistant(cfg: CN, name: str, above: Sequence[str]) -> CN:

@@ -1,7 +1,6 @@
 """Losses over a batch sharded across processes: their mean over processes equals the loss of a single process."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TypeVar
 
 from ..data import Batch
@@ -17,11 +16,14 @@ def whole_output(output: Output, total: int | None) -> Output:
     return Output(all_gather(output.logits, total), LazyFeatures(output.features, lambda x: all_gather(x, total)))
 
 
+OF_LABELS = ("target", "index", "soft")
+"""The fields of a batch that every process gets whole."""
+
+
 def whole_batch(batch: Batch) -> Batch:
     """The batch with the labels and indices of all processes; images remain those of this process."""
-    target, index = all_gather(batch.target, batch.total), all_gather(batch.index, batch.total)
-    return replace(batch, target=target, index=index,
-                   soft=None if batch.soft is None else all_gather(batch.soft, batch.total))  # fmt: skip
+    gathered = {name: all_gather(batch.given[name], batch.total) for name in OF_LABELS if name in batch.given}
+    return batch.replaced(**gathered)
 
 
 T = TypeVar("T", Output, Mapping[str, Output])

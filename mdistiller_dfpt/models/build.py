@@ -2,13 +2,19 @@
 
 from collections.abc import Callable, Sequence
 
+from torch import nn
+
 from ..errors import ConfigError
 from ..registry import Registry, suggest
+from .external.adapt import adapt
 from .external.names import build_external, is_external
 from .staged import StagedModel
 
-MODELS: Registry[Callable[..., StagedModel]] = Registry("model")
-"""Keys are `family/name`; a builder takes `num_classes`."""
+OWN_NETWORK = "own/"
+"""Before the class of a network that a program gave and no config can build."""
+
+MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
+"""Keys are `family/name`; a builder takes `num_classes`, and returns a `StagedModel` or any network, to be adapted."""
 
 
 def build_model(
@@ -21,6 +27,10 @@ def build_model(
     """
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}; it must be at least 1")
+    if name.startswith(OWN_NETWORK):
+        raise ConfigError(
+            f"{name} is a network of a program, which alone can build it: there, load_student(path, network=...)"
+        )
     if is_external(name):
         return build_external(name, num_classes, stages, image_size)
     known = sorted(key.removeprefix(f"{family}/") for key in MODELS if key.startswith(f"{family}/"))
@@ -31,6 +41,7 @@ def build_model(
         if families := sorted(key.partition("/")[0] for key in MODELS if key.partition("/")[2] == name):
             raise ConfigError(f"there is no network {name!r} in the family {family}; MODEL.FAMILY {families[0]} has it")
         raise ConfigError(f"unknown network {name!r}; {suggest(name, known)}")
-    if stages:
+    network = MODELS[f"{family}/{name}"](num_classes=num_classes)
+    if stages and isinstance(network, StagedModel):
         raise ConfigError(f"{name} defines its own stages; remove the names {', '.join(stages)}")
-    return MODELS[f"{family}/{name}"](num_classes=num_classes)
+    return adapt(network, image_size, stages)

@@ -6,14 +6,13 @@ from functools import partial
 from torch import nn
 
 from .build import MODELS
-from .staged import StagedModel
 
 
 def _large_conv(small: nn.Conv2d) -> nn.Conv2d:
     return nn.Conv2d(3, small.out_channels, 7, 2, 3, bias=False)
 
 
-def with_large_stem(build: Callable[..., StagedModel], num_classes: int) -> StagedModel:
+def with_large_stem(build: Callable[..., nn.Module], num_classes: int) -> nn.Module:
     """The CIFAR network for images of 224: a 7x7 stem, followed by max-pooling in MobileNetV2; VGG is unchanged.
 
     Every network uses global pooling, so no fixed pooling size limits the input.

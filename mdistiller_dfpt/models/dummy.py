@@ -32,9 +32,15 @@ def probing(network: nn.Module) -> Iterator[None]:
 
 
 def num_logits(network: nn.Module, shape: ImageShape) -> int:
-    """The number of logits of a network."""
+    """The number of logits of a network; ConfigError if it returns something else for one image."""
     with probing(network):
-        return network(dummy_image(network, shape))[0].shape[1]
+        logits = network(dummy_image(network, shape))[0]
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
+        title = type(getattr(network, "network", network)).__name__
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(f"{title} returns {found} for one image; it must return logits (1, classes), or a tuple that"
+                          " begins with them")  # fmt: skip
+    return logits.shape[1]
 
 
 def try_image(network: nn.Module, name: str, shape: ImageShape) -> Any:

@@ -27,6 +27,7 @@ class StagedModel(nn.Module):
 
     stage_channels: tuple[int, ...]
     head_modules: tuple[str, ...] = ("fc",)
+    input_size: int | None = None  # height and width to which images are resized; None: as they are
     has_tokens: bool = False  # whether the maps are the tokens of a transformer or perceptron, on their grid
 
     def stages(self) -> list[Stage]:
@@ -70,8 +71,15 @@ class StagedModel(nn.Module):
         for name, value in (("input_scale", std / own_std), ("input_shift", (mean - own_mean) / own_std)):
             self.register_buffer(name, value.float()[:, None, None], persistent=False)
 
+    def resize_input(self, size: int) -> None:
+        """From now on, resize images to this height and width first, with antialiasing; none of this size already."""
+        self.input_size = size
+
     def normalised(self, image: Tensor) -> Tensor:
-        """Images as the loaders return them -> in the network's own normalisation; (B, 3, H, W), the same if equal."""
+        """Images as the loaders return them -> in the network's own normalisation and size; (B, 3, H, W)."""
+        if self.input_size is not None and image.shape[2:] != (self.input_size, self.input_size):
+            size = (self.input_size, self.input_size)
+            image = F.interpolate(image.float(), size, mode="bilinear", antialias=True).to(image.dtype)
         scale = self._buffers.get("input_scale")  # absent in most networks
         return image if scale is None else image * scale + self.get_buffer("input_shift")
 

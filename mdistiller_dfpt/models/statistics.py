@@ -1,10 +1,12 @@
-"""The statistics of BatchNorm: measured for untrained networks, or those of the batch instead of the running ones."""
+"""The statistics of BatchNorm: measured over data, or those of the batch instead of the running ones."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+
+from .dummy import probing
 
 
 def _norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -45,3 +47,44 @@ def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.eval()
+
+
+@torch.no_grad()
+def remeasured(network: nn.Module, run: Callable[[Tensor], object], images: Iterable[Tensor]) -> dict[str, Tensor]:
+    """The running statistics that a network has over these batches, by the keys of its state_dict; it stays as it is.
+
+    Cumulative averages over the batches, each weighted by its samples; all other layers run as in an evaluation. `run`
+    passes a batch (B, 3, H, W) through the network.
+    """
+    norms = [norm for norm in _norms(network) if norm.running_mean is not None]
+    before = [(norm.momentum, {name: b.clone() for name, b in norm.named_buffers()}) for norm in norms]
+    try:
+        with probing(network):
+            for norm in norms:
+                norm.train()
+            seen = 0
+            for image in images:
+                seen += len(image)
+                for norm in norms:
+                    norm.momentum = len(image) / seen  # the first batch replaces what was there
+                run(image)
+        of_norms = {b.data_ptr() for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None}
+        return {key: v.clone() for key, v in network.state_dict().items() if v.data_ptr() in of_norms}
+    finally:
+        for norm, (momentum, buffers) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            for name, value in buffers.items():
+                norm.get_buffer(name).copy_(value)
+
+
+UNSETTLED = 0.05
+"""The share of the initial statistics from which running ones are said to have not settled."""
+
+
+def slowest_momentum(network: nn.Module) -> float | None:
+    """The smallest momentum of running statistics, 1.0 for cumulative averages; None for a network without any.
+
+    After n steps, (1 - momentum)^n of the initial statistics is left.
+    """
+    norms = [norm for norm in _norms(network) if norm.running_mean is not None]
+    return min((1.0 if norm.momentum is None else norm.momentum for norm in norms), default=None)

@@ -13,6 +13,7 @@ from ..config.effect import of_earlier_version
 from ..config.keys import KEYS
 from ..config.policy import NAMED_STARTS
 from ..errors import DataError
+from ..regular_files import read_json
 
 RESULTS, STATUS = "results.json", "status.json"
 SEED = "SOLVER.SEED"
@@ -164,7 +165,7 @@ def _files(folder: Path, name: str, deep: bool) -> list[Path]:
 def _read(path: Path, folder: Path) -> Result | str:
     """The result in a file, or what is wrong with the file."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         data["protocol"]["seed"], data["final"]["top1"]["last"], data["epochs"][-1]["epoch"]
         result = Result(_name(path, folder), path, data)
         result.what  # noqa: B018  an identity that cannot be read is found here
@@ -222,7 +223,7 @@ def unfinished(folder: Path, deep: bool = True) -> list[str]:
             lines.append(f"{path.relative_to(folder)}: {fault}")
     for path in _files(folder, STATUS, deep):
         try:
-            status = json.loads(path.read_text(encoding="utf-8"))
+            status = read_json(path)
             state, epoch, reason = status["state"], status["epoch"], status.get("reason", "")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             lines.append(f"{path.parent.relative_to(folder)}: its {STATUS} cannot be read ({type(e).__name__})")

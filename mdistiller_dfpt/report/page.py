@@ -1,6 +1,5 @@
 """One self-contained HTML page on any finished runs: table, curves, calibration, confusions, cost, protocols."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -10,7 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..errors import DataError
+from ..regular_files import read_json
 from .cells import holm, paired_test
+from .corrupted import corrupted_table
 from .curves import curves
 from .figures import as_svg, new_figure, whole_numbers
 from .files import Result
@@ -48,7 +49,7 @@ def page(results: Sequence[Result], title: str, unfinished: Sequence[str] = ()) 
         learning=_svg(_learning(entries)), cost=_svg(_cost(judged)) if len(judged) > 1 else "",
         paths=[(e.name, _svg(curves(list(e.runs.values()), e.name))) for e in entries if _has_paths(e)],
         pictures={e.name: (_svg(_reliability(e)), _svg(_confusion(e))) for e in judged},
-        lowest={e.name: _lowest(e) for e in judged},
+        lowest={e.name: _lowest(e) for e in judged}, corrupted=corrupted_table((e.name, e.runs) for e in entries),
         protocols=[(e.name, _protocol(e)) for e in entries],
     )  # fmt: skip
 
@@ -61,7 +62,7 @@ def _evaluation(result: Result) -> dict[str, Any] | None:
     """What was measured at the end of a run; None if it was trained by an earlier version, or by many processes."""
     path = result.path.parent / EVALUATION
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(path)
         found["reliability"], found["confusion"], found["per_class"], found["milliseconds"], found["worst"]
     except FileNotFoundError:
         return None

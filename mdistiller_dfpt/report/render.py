@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
+from ..escape import csv_cell, latex_text, markdown_cell, one_line
 from .cells import Value, holm
 from .spec import Published, TableSpec
 from .table import AT_START
@@ -72,32 +73,30 @@ def _by_column(values: Sequence[Value]) -> dict[str, list[Value]]:
 def markdown(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence[int]) -> str:
     """One table per pair, then sources, differences in protocol and missing cells."""
     marks: dict[str, str] = {}
-    lines = [f"# {spec.title}", "", f"Top-1 on the test set, {metric.replace('_', ' ')} epoch(s); mean ± standard "
+    lines = [f"# {markdown_cell(spec.title)}", "",
+             f"Top-1 on the test set, {metric.replace('_', ' ')} epoch(s); mean ± standard "
              "deviation over seeds; differences with the 95 % interval of the paired test, p-values as they are and "
              "corrected for the number of rows (Holm). Published values are others' runs under their own protocols."
              ]  # fmt: skip
     for column, own in _by_column(values).items():
         head, *rows = _table(spec, own, marks)
-        lines += ["", f"## {spec.columns[column]}", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += ["", *(f"{key}: {text}  " for key, text in spec.sources.items())]
-    lines += [f"{mark} differs in protocol: {text}  " for text, mark in marks.items()]
+        lines += [
+            "",
+            f"## {markdown_cell(spec.columns[column])}",
+            "",
+            f"| {' | '.join(map(markdown_cell, head))} |",
+            "|" + "---|" * len(head),
+        ]
+        lines += [f"| {' | '.join(map(markdown_cell, row))} |" for row in rows]
+    lines += ["", *(f"{one_line(key)}: {one_line(text)}  " for key, text in spec.sources.items())]
+    lines += [f"{mark} differs in protocol: {one_line(text)}  " for text, mark in marks.items()]
     others = _others(spec, values)
     if others:
-        lines += ["", "Also found, and not in the table:", *(f"- {line}" for line in others)]
+        lines += ["", "Also found, and not in the table:", *(f"- {one_line(line)}" for line in others)]
     missing = _missing(spec, values, seeds)
     if missing:
-        lines += ["", f"Missing ({len(missing)} of {len(values)} cells):", *(f"- {line}" for line in missing)]
+        lines += ["", f"Missing ({len(missing)} of {len(values)} cells):", *(f"- {one_line(line)}" for line in missing)]
     return "\n".join(lines)
-
-
-_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "->": r"$\to$"}
-
-
-def _escape(text: str) -> str:
-    for sign, command in _LATEX.items():
-        text = text.replace(sign, command)
-    return text
 
 
 def latex(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence[int]) -> str:
@@ -107,14 +106,14 @@ def latex(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequence
     for column, own in _by_column(values).items():
         head, *rows = _table(spec, own, marks)
         lines += [rf"\begin{{tabular}}{{{'l' * len(head)}}}", r"\toprule"]
-        lines += [rf"\multicolumn{{{len(head)}}}{{l}}{{{_escape(spec.columns[column])}}} \\", r"\midrule"]
-        lines += [" & ".join(map(_escape, row)) + r" \\" for row in (head, *rows)]
+        lines += [rf"\multicolumn{{{len(head)}}}{{l}}{{{latex_text(spec.columns[column])}}} \\", r"\midrule"]
+        lines += [" & ".join(map(latex_text, row)) + r" \\" for row in (head, *rows)]
         lines += [r"\bottomrule", r"\end{tabular}", ""]
     lines += [f"% {key}: {text}" for key, text in spec.sources.items()]
     lines += [f"% {mark} differs in protocol: {text}" for text, mark in marks.items()]
     lines += [f"% also found: {line}" for line in _others(spec, values)]
     lines += [f"% missing: {line}" for line in _missing(spec, values, seeds)]
-    return "\n".join(lines)
+    return "\n".join(line if line[:1] != "%" else one_line(line) for line in lines)
 
 
 def _both(published: Published, spec: TableSpec) -> tuple[object, str]:
@@ -134,11 +133,12 @@ def as_csv(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Sequenc
     )  # fmt: skip
     for v in values:
         published = v.cell.published
-        writer.writerow(
+        row = (
             [v.cell.column, v.cell.row, metric, v.mean, v.deviation, *(v.by_seed.get(s) for s in seeds), v.delta,
              *(v.interval or (None, None)), v.p_value, v.paired, v.weight, v.gradient, _paths(v),
              *(_both(published, spec) if published else (None, None)), v.protocol]
         )  # fmt: skip
+        writer.writerow(map(csv_cell, row))
     return out.getvalue().rstrip("\n")
 
 

@@ -1,10 +1,11 @@
-"""Atomic file writes: a file appears complete or not at all; a failed write is a one-line error."""
+"""Atomic, durable writes: a file appears complete or not at all, and is on the disk when the function returns."""
 
 import contextlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,69 @@ def write_json(path: Path, data: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text to `path` atomically."""
-    part = path.with_name(f".{path.name}.part")
+    write_file(path, lambda part: _write_bytes(part, text.encode()))
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill an empty file beside `path`, and put it in its place."""
+    part = _beside(path)
     with saving(path):
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        try:
+            # Created here, under a name that nobody can foresee: a link in its place would lead elsewhere
+            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+            mode = part.stat().st_mode
+            write(part)
+            part.chmod(mode)  # safetensors writes another file, which the user alone may read
+            flush(part)
+            os.replace(part, path)
+            flush(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` write the files of an empty folder beside `path`, and put it in its place."""
+    part = _beside(path)
+    with saving(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.mkdir()
+            fill(part)
+            for file in (*part.iterdir(), part):
+                flush(file)
+            if path.exists():
+                shutil.rmtree(path)
+            os.rename(part, path)
+            flush(path.parent)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete what writes left in a folder when their process was killed; nobody may be writing there."""
+    for part in folder.glob(".*.part"):
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Return when a file's content, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
 
 
 @contextlib.contextmanager

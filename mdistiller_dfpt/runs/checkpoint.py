@@ -1,9 +1,11 @@
 """Checkpoints: directories published by one rename, verified by a manifest of hashes, loaded without running code."""
 
+import hashlib
+import io
 import json
-import os
+import re
 import shutil
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .atomic import saving, write_json
+from ..regular_files import read_json
+from .atomic import saving, write_file, write_folder, write_json
 from .hashing import file_hash
 from .safe_load import load_pickled_tensors
 from .weights import WEIGHTS
 
-FORMAT = 1
+FORMAT = 2  # of the first, the manifest has no hash of its own
 STATE, MANIFEST = "state.pt", "manifest.json"
+NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?(?:-pass-(\d+))?")
 
 
 class NewerFormat(CheckpointError):
@@ -27,73 +31,106 @@ class NewerFormat(CheckpointError):
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write weights to a safetensors file atomically."""
-    part = path.with_name(f".{path.name}.part")
     tensors, seen = {}, set()
     for key, value in state.items():
         value = value.detach().cpu().contiguous()
         # The file format stores each tensor once; tied weights are stored under each of their names
         tensors[key] = value.clone() if value.untyped_storage().data_ptr() in seen else value
         seen.add(value.untyped_storage().data_ptr())
-    try:
-        with saving(path):
-            save_file(tensors, part, metadata)
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_file(path, lambda part: save_file(tensors, part, metadata))
 
 
 def save_checkpoint(folder: Path, weights: dict[str, Tensor], state: dict[str, Any], header: dict[str, Any]) -> None:
     """Publish `folder`: the student's weights, the state for resuming, and finally a manifest with their hashes."""
-    with saving(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+
+    def fill(part: Path) -> None:
         save_weights(weights, part / WEIGHTS, {"format": "pt"})
-        with saving(folder), open(part / STATE, "wb") as f:  # given a path, PyTorch hides why a write failed
-            torch.save(state, f)
+        buffer = io.BytesIO()  # PyTorch's own writer hides why a write failed
+        torch.save(state, buffer)
+        with open(part / STATE, "wb") as f:
+            f.write(buffer.getbuffer())
         files = {
             name: {"sha256": file_hash(part / name), "bytes": (part / name).stat().st_size} for name in (WEIGHTS, STATE)
         }
-        write_json(part / MANIFEST, {"format": FORMAT, **header, "files": files})
-        for name in (WEIGHTS, STATE, MANIFEST):
-            with open(part / name, "rb") as f:
-                os.fsync(f.fileno())
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        manifest = {"format": FORMAT, **header, "tensors": len(_tensors(state)), "files": files}
+        write_json(part / MANIFEST, {**manifest, "sha256": _hash(manifest)})
+
+    write_folder(folder, fill)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The verified manifest of a checkpoint; CheckpointError stating what is wrong."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
-        number = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise CheckpointError(f"{folder}: no readable manifest ({type(e).__name__})") from None
-    if number > FORMAT:
-        raise NewerFormat(f"{folder}: written by a newer version (format {number}); update mdistiller_dfpt")
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
-            raise CheckpointError(f"{path}: damaged; its hash differs from that in {MANIFEST}")
+        manifest = read_json(folder / MANIFEST)
+        number, files, own = manifest["format"], dict(manifest["files"]), manifest.pop("sha256", None)
+        is_whole = own == _hash(manifest) if own is not None or number != 1 else set(files) == {WEIGHTS, STATE}
+        if is_whole and number > FORMAT:
+            raise NewerFormat(f"{folder}: written by a newer version (format {number}); update mdistiller_dfpt")
+        if not is_whole:
+            raise CheckpointError(f"{folder / MANIFEST}: damaged; it differs from its hash")
+        for name, expected in files.items():
+            path = folder / name
+            if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
+                raise CheckpointError(f"{path}: damaged; its hash differs from that in {MANIFEST}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        why = f"{type(e).__name__}: {getattr(e, 'strerror', None) or e}"
+        raise CheckpointError(f"{folder}: no readable checkpoint ({why})") from None
     return manifest
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(manifest, state) of a checkpoint whose files are all intact."""
+    """(manifest, state) of a checkpoint whose files are all intact; CheckpointError stating what is wrong."""
     manifest = read_manifest(folder)
-    return manifest, load_pickled_tensors(folder / STATE)
+    state = load_pickled_tensors(folder / STATE)
+    # A file can match its hash and still hold what no run saves, if something rewrote both
+    if manifest.get("tensors", len(_tensors(state))) != len(_tensors(state)):
+        raise CheckpointError(f"{folder / STATE}: has {len(_tensors(state))} tensors, not {manifest['tensors']}")
+    return manifest, state
+
+
+def check_like(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """ValueError unless the tensors of a state have the shapes and dtypes of another, and finite values."""
+    found, expected = _tensors(found), _tensors(expected)
+    for name in found.keys() & expected.keys():
+        one, other = found[name], expected[name]
+        if (one.shape, one.dtype) != (other.shape, other.dtype):
+            raise ValueError(f"{name} is {tuple(one.shape)} {one.dtype}, not {tuple(other.shape)} {other.dtype}")
+    for name, value in found.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} has values that are not finite")
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The published checkpoints in `folder`, newest first."""
-    return sorted((p for p in folder.glob("epoch-*") if p.is_dir()), reverse=True)
+    """The published checkpoints in `folder`, newest first: names in the order of progress."""
+    found = [(match, path) for path in folder.glob("epoch-*") if (match := NAME.fullmatch(path.name)) and path.is_dir()]
+    return [path for _, path in sorted(found, key=lambda one: [int(n or 0) for n in one[0].groups()], reverse=True)]
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a checkpoint that cannot be used, so that neither loading nor pruning counts it; the new path."""
+    for number in range(1, 1000):
+        target = folder.with_name(f"damaged-{number}-{folder.name}")
+        if not target.exists():
+            break
+    with saving(folder):
+        folder.rename(target)
+    return target
 
 
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the `keep` newest checkpoints, and the remains of interrupted saves."""
     for path in [*checkpoints(folder)[keep:], *folder.glob(".epoch-*")]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _hash(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest as sorted JSON, less the hash itself."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _tensors(state: Any, name: str = "") -> dict[str, Tensor]:
+    """The tensors in nested dicts and lists, by their places."""
+    if isinstance(state, Tensor):
+        return {name: state}
+    parts = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list | tuple) else ()
+    return {key: value for at, part in parts for key, value in _tensors(part, f"{name}.{at}".strip(".")).items()}

@@ -1,6 +1,5 @@
 """The directory of a run: found again by what the run computes, locked during training."""
 
-import json
 import re
 import tempfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from yacs.config import CfgNode as CN
 from ..config.limits import as_directory
 from ..distillers.choice import choice
 from ..errors import CheckpointError, ConfigError
+from ..regular_files import read_json
 from .checkpoint import WEIGHTS, checkpoints
 from .hashing import state_hash
 from .identity import Identity, differences, fingerprint, read_identity
@@ -32,14 +32,14 @@ def run_name(cfg: CN) -> str:
 def existing_runs(cfg: CN) -> list[Path]:
     """All directories with this run's name, the first run first: seed1, seed1-2, seed1-3."""
     base = Path(cfg.LOG.PREFIX) / run_name(cfg)
-    pattern = re.compile(re.escape(base.name) + r"(?:-(\d+))?")
-    found = []
-    if base.parent.is_dir():
-        for path in base.parent.iterdir():
-            match = pattern.fullmatch(path.name)
-            if match and path.is_dir():
-                found.append((int(match[1] or 1), path))
-    return [path for _, path in sorted(found)]
+    found = [path for path in base.parent.iterdir() if path.is_dir()] if base.parent.is_dir() else []
+    return sorted((path for path in found if _number(base.name, path)), key=lambda path: _number(base.name, path))
+
+
+def _number(name: str, run: Path) -> int:
+    """The number of a repetition of a run, 1 for the first; 0 if the directory has another name."""
+    match = re.fullmatch(re.escape(name) + r"(?:-(\d+))?", run.name)
+    return int(match[1] or 1) if match else 0
 
 
 def is_begun(run: Path) -> bool:
@@ -51,7 +51,7 @@ def is_finished(run: Path) -> bool:
     """Whether a run has reached its last epoch: its results are of what it computes, and its weights are there."""
     identity = read_identity(run)
     try:
-        of_results = json.loads((run / RESULTS).read_text(encoding="utf-8")).get("fingerprint")
+        of_results = read_json(run / RESULTS).get("fingerprint")
     except (OSError, ValueError, AttributeError):
         return False
     return identity is not None and of_results == fingerprint(identity) and (run / WEIGHTS).is_file()
@@ -61,7 +61,7 @@ def find_finished(cfg: CN, identity: Identity) -> Path | None:
     """The newest finished run that computed the same, or None; CheckpointError if its weights were changed since."""
     found = next((run for run in same_runs(cfg, identity) if is_finished(run)), None)
     if found is not None:
-        recorded = json.loads((found / RESULTS).read_text(encoding="utf-8")).get("student_sha256")
+        recorded = read_json(found / RESULTS).get("student_sha256")
         if recorded != state_hash(load_weights(found)):
             raise CheckpointError(f"{found / WEIGHTS}: not the weights whose results are in {RESULTS}: the file was"
                                   " changed after the training; restore it, or move this directory away")  # fmt: skip
@@ -118,9 +118,8 @@ def new_run(cfg: CN) -> Path:
     """Create the directory of a new run; no other run is touched."""
     runs = existing_runs(cfg)
     base = Path(cfg.LOG.PREFIX) / run_name(cfg)
-    # The existing numbers may have gaps: seed1, seed1-3
-    last = re.search(r"-(\d+)$", runs[-1].name) if len(runs) > 1 else None
-    number = int(last[1]) + 1 if last else len(runs) + 1
+    # After the last, also if those before it were deleted: the newest run has the highest number
+    number = _number(base.name, runs[-1]) + 1 if runs else 1
     while True:
         path = base if number == 1 else base.with_name(f"{base.name}-{number}")
         try:

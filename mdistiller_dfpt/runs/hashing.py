@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..regular_files import opened
+
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over the name, dtype, shape and bytes of every entry, sorted by name."""
@@ -20,5 +22,5 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes."""
-    with open(path, "rb") as f:
+    with opened(path) as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

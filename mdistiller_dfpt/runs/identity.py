@@ -16,6 +16,7 @@ from ..config.effect import deciding_values, differing
 from ..data import Data
 from ..data.content import Content, Images
 from ..distillers.choice import situation
+from ..regular_files import read_json
 from .atomic import write_json
 
 IDENTITY = "identity.json"
@@ -132,7 +133,7 @@ def write_identity(run: Path, identity: Identity) -> None:
 def read_identity(run: Path) -> Identity | None:
     """The identity of the run in a directory; None if an earlier version wrote it or it cannot be read."""
     try:
-        return as_identity(json.loads((run / IDENTITY).read_text(encoding="utf-8")))
+        return as_identity(read_json(run / IDENTITY))
     except (OSError, ValueError):
         return None
 

@@ -11,6 +11,7 @@ from typing import IO
 
 from ..distributed import on_first_process, rank
 from ..errors import ConfigError
+from ..regular_files import opened_to_lock
 
 LOCK = "run.lock"  # in the directory of a run
 
@@ -27,7 +28,7 @@ def one_at_a_time(base: Path) -> Iterator[None]:
         if rank() == 0:
             try:
                 base.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(open(base.with_name(f".{base.name}.lock"), "a", encoding="utf-8"))
+                file = stack.enter_context(opened_to_lock(base.with_name(f".{base.name}.lock")))
             except OSError as e:
                 raise ConfigError(f"{base.parent}: cannot write there ({e.strerror})") from None
         _wait_for_lock(file, base)
@@ -39,7 +40,7 @@ def wait_until_free(run: Path) -> None:
     with contextlib.ExitStack() as stack:
         file = None
         if rank() == 0 and (run / LOCK).exists():
-            file = stack.enter_context(open(run / LOCK, "a", encoding="utf-8"))
+            file = stack.enter_context(opened_to_lock(run / LOCK))
         _wait_for_lock(file, run)
 
 
@@ -68,7 +69,7 @@ class RunLock:
     def __init__(self, run: Path):
         self.path = run / LOCK
         try:
-            self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115  stays open while the lock is held
+            self._file = opened_to_lock(self.path)  # it stays open while the lock is held
         except OSError as e:
             raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
         try:
@@ -78,7 +79,8 @@ class RunLock:
             owner = self._file.read().strip()
             self._file.close()
             raise ConfigError(f"{run}: another process is training here ({owner or 'unknown pid'})") from None
-        self._file.truncate(0)
+        self._file.seek(0)
+        self._file.truncate()
         self._file.write(f"pid {os.getpid()}")
         self._file.flush()
 

@@ -55,7 +55,7 @@ class ProgressBar:
                     next_read = time.monotonic() + self.SECONDS_BETWEEN_READS
                     values = self.meters.read()
                     shown: dict[str, object] = {k: f"{values[k]:.3g}" for k in ("loss", "top1", "top5") if k in values}
-                    rate = (bar.format_dict["rate"] or 0) * len(batch.index)
+                    rate = (bar.format_dict["rate"] or 0) * len(batch.target)
                     bar.set_postfix({**shown, "img/s": f"{rate:.0f}"})
 
 

@@ -19,9 +19,10 @@ from ..data import Data
 from ..data.preprocessing import Preprocessing
 from ..distillers.choice import choice
 from ..errors import CheckpointError
+from ..regular_files import regular
 from .directory import STATUS
 from .hashing import state_hash
-from .weights import WEIGHTS, weights_file
+from .weights import WEIGHTS, load_weights, weights_file
 
 KEY, FORMAT = "mdistiller_dfpt", 1
 PLACES = ("DISTILLER.STUDENT_CKPT", "DISTILLER.LOGITS_CACHE", "DATASET.EXTRA.ROOT")
@@ -64,8 +65,12 @@ def record_of(cfg: CN, data: Data, epoch: int, accuracy: Mapping[str, float]) ->
     except PackageNotFoundError:
         ours = ""
     accuracy = {key: accuracy[key] for key in ("top1", "top5") if key in accuracy}
+    shape, preprocessing = data.image_shape, data.test.preprocessing()
+    if size := cfg.DISTILLER.STUDENT_SIZE:
+        shape = (3, size, size)
+        preprocessing = None if preprocessing is None else preprocessing._replace(size=(size, size))
     return Record(
-        _without_places(cfg), data.classes, data.num_train, data.image_shape, data.test.preprocessing(),
+        _without_places(cfg), data.classes, data.num_train, shape, preprocessing,
         chosen.label, cfg.DISTILLER.STUDENT, chosen.teacher or "", cfg.DATASET.TYPE, epoch, accuracy, ours,
     )  # fmt: skip
 
@@ -89,6 +94,14 @@ def _instead(folder: Path) -> str:
     return f"; there are {', '.join(below[:5])}" if below else ""
 
 
+def check_hash(path: Path, record: Record) -> None:
+    """CheckpointError unless the tensors in a file are those that were saved with its record."""
+    if state_hash(load_weights(path)) != record.sha256:
+        raise CheckpointError(
+            f"{path}: damaged; its tensors are not those that were saved: use another file of the run"
+        )
+
+
 def read_record(path: Path) -> Record | None:
     """The record in a safetensors file, or in that of a run's or an exported folder; None if there is none.
 
@@ -98,7 +111,7 @@ def read_record(path: Path) -> Record | None:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint{_instead(path.parent)}")
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular(path), "pt") as file:
             text = (file.metadata() or {}).get(KEY)
     except (SafetensorError, OSError) as e:
         if path.suffix == ".safetensors":

@@ -1,6 +1,5 @@
 """results.json: the results of a run and its protocol."""
 
-import json
 import platform
 import subprocess
 from importlib.metadata import version
@@ -14,6 +13,12 @@ from ..config.effect import deciding_values
 from ..data import Data
 from ..distillers.choice import choice, situation
 from ..distributed import world_size
+from ..regular_files import read_json
+
+REMEASURED = {
+    "last": "statistics measured again over the training images, as for testing, before the last evaluation",
+    "each": "statistics measured again over the training images, as for testing, before each evaluation",
+}
 
 FORMAT = 2  # 2: with the identity of the run; in format 1 it is unknown
 
@@ -40,6 +45,7 @@ def protocol(
         "lr": s.LR,
         "schedule": f"x{s.LR_DECAY_RATE} after {s.LR_DECAY_STAGES}" if s.SCHEDULE == "step" else s.SCHEDULE,
         "warmup_epochs": s.WARMUP_EPOCHS,
+        **({} if s.REMEASURE_BN == "never" else {"batch_norm": REMEASURED[s.REMEASURE_BN]}),
         "precision": s.AMP + (f", student {s.AMP_STUDENT}" if s.AMP_STUDENT else ""),
         "teacher": teacher,
         "settings": deciding_values(situation(cfg, in_files=data.in_files)),
@@ -83,7 +89,7 @@ def recorded_normalisation(weights: Path) -> str | None:
     """The normalisation of the student of the run that `weights` is, or is the file of; None if nothing is recorded."""
     folder = weights if weights.is_dir() else weights.parent
     try:
-        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))["protocol"]["normalisation"]
+        found = read_json(folder / "results.json")["protocol"]["normalisation"]
         return str(found.get("student", found["images"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

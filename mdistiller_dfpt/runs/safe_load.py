@@ -9,12 +9,13 @@ import tarfile
 import types
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from ..errors import CheckpointError
+from ..regular_files import opened
 from .stand_ins import StandIn, as_states, is_replaceable
 
 MAX_ENTRIES, MAX_PICKLE_BYTES = 100_000, 64 << 20  # far above those of any network
@@ -39,12 +40,14 @@ def load_pickled_tensors(path: Path, *, objects: bool = False) -> Any:
     """
     replaced: list[str] = []
     try:
-        if zipfile.is_zipfile(path):
-            _refuse_bombs(path)
+        with opened(path) as file:
+            if zipfile.is_zipfile(file):
+                _refuse_bombs(path, file)
         while True:
             try:
-                with torch.serialization.safe_globals([*_ALLOWED, *((StandIn, name) for name in replaced)]):
-                    content = torch.load(path, map_location="cpu", weights_only=True)
+                allowed = [*_ALLOWED, *((StandIn, name) for name in replaced)]
+                with opened(path) as file, torch.serialization.safe_globals(allowed):
+                    content = torch.load(file, map_location="cpu", weights_only=True)
                 return as_states(content) if replaced else content
             except pickle.UnpicklingError as e:
                 name = _refused(e)
@@ -57,6 +60,8 @@ def load_pickled_tensors(path: Path, *, objects: bool = False) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except Exception as e:  # a damaged or malicious file can raise almost any exception
+        if isinstance(e, OSError) and e.filename is not None:  # it was not opened
+            raise CheckpointError(f"{path}: {e.strerror}") from None
         raise CheckpointError(
             f"{path}: not a checkpoint of tensors; no code in it was run ({_reason(path, e, replaced)})"
         ) from None
@@ -74,20 +79,22 @@ def _reason(path: Path, error: Exception, replaced: list[str]) -> str:
         return f"it contains {name}: where it was written, save the network's state_dict() instead"
     if "TorchScript" in str(error):
         return "it is a TorchScript archive: where it was written, save the network's state_dict() instead"
-    with open(path, "rb") as f:
+    with opened(path) as f:
         start = f.read(64)
     if start.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer: `git lfs pull` fetches the file"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "it is a web page: download the file itself"
-    if tarfile.is_tarfile(path):
+    with opened(path) as f:
+        is_tar = tarfile.is_tarfile(f)
+    if is_tar:
         return "it is a tar archive: unpack it and name a file of it"
     return "damaged, or not written by torch.save"
 
 
-def _refuse_bombs(path: Path) -> None:
+def _refuse_bombs(path: Path, file: BinaryIO) -> None:
     """CheckpointError if the archive would unpack to more than its own size: PyTorch stores tensors uncompressed."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
     inflated, size = sum(e.file_size for e in entries), path.stat().st_size
     named = max((e.file_size for e in entries if e.filename.endswith(".pkl")), default=0)

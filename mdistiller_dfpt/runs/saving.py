@@ -17,11 +17,20 @@ from ..config.load import dump_cfg
 from ..data import Data
 from ..distillers import Method
 from ..distillers.choice import choice
-from ..distributed import of_all_processes, rank, world_size
+from ..distributed import of_all_processes, on_first_process, rank, world_size
 from ..errors import CheckpointError
 from ..training.parameters import optimised
-from .atomic import write_json, write_text
-from .checkpoint import NewerFormat, checkpoints, load_checkpoint, prune, save_checkpoint, save_weights
+from .atomic import remove_parts, write_json, write_text
+from .checkpoint import (
+    NewerFormat,
+    check_like,
+    checkpoints,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+    save_weights,
+    set_aside,
+)  # fmt: skip
 from .continuing import continued, warn_of_changes
 from .directory import CHECKPOINTS, CONFIG, STATUS
 from .identity import Identity, write_identity
@@ -71,6 +80,8 @@ class Progress:
     average: dict[str, Tensor] = field(default_factory=dict)  # of the deployed network's weights, if there is one
     prepared: int = 0  # passes over the training set before the first step
     factor: float | None = None  # on the distillation terms; None: not found yet, or none
+    seconds: float = 0.0  # that the steps of the current epoch took
+    statistics: dict[str, Tensor] = field(default_factory=dict)  # of BatchNorm, if measured again after these steps
 
 
 class Saver:
@@ -82,6 +93,8 @@ class Saver:
         self.config = dump_cfg(cfg, run)  # once: it takes longer than saving a small network
         self.last_save = time.monotonic()
         self.is_described = False
+        if rank() == 0:  # nobody else writes here: the directory is locked
+            remove_parts(run)
 
     def save(self, done: Progress) -> None:
         """Publish a checkpoint of the full state and delete the oldest."""
@@ -96,6 +109,7 @@ class Saver:
             "sums": meters[0][0],
             "sums_of_others": [sums for sums, _ in meters[1:]],
             "average": done.average,
+            **({"statistics": done.statistics} if done.statistics else {}),
         }
         epoch = len(done.epochs)
         header = {
@@ -103,6 +117,7 @@ class Saver:
             "step": done.step,
             "prepared": done.prepared,
             "factor": done.factor,
+            "seconds": done.seconds,
             "counts": done.counts,
             "counts_of_others": [counts for _, counts in meters[1:]],
             "epochs": done.epochs,
@@ -117,7 +132,8 @@ class Saver:
             name += f"-step-{done.step:07d}"
         elif not epoch:
             name += f"-pass-{done.prepared:05d}"
-        save_checkpoint(folder / name, {**self.distiller.deployed.state_dict(), **done.average}, state, header)
+        weights = {**self.distiller.deployed.state_dict(), **done.average, **done.statistics}
+        save_checkpoint(folder / name, weights, state, header)
         prune(folder, KEEP_CHECKPOINTS)
         self.describe()
 
@@ -151,37 +167,52 @@ class Saver:
         return unit.startswith("minute") and time.monotonic() - self.last_save >= 60 * float(number)
 
     def load_newest(self) -> Progress:
-        """Restore the newest intact state, with a warning for each damaged one."""
-        for folder in checkpoints(self.run / CHECKPOINTS):
-            # Read: a damaged checkpoint costs the steps since the previous one, not the run
-            try:
-                manifest, state = load_checkpoint(folder)
-            except NewerFormat:
-                raise
-            except CheckpointError as e:
-                print(f"warning: {e}; trying the previous one", file=sys.stderr)
+        """Restore the newest state that is intact and fits; those skipped are set aside, with a warning for each."""
+        skipped: dict[Path, str] = {}
+        for folder in on_first_process(lambda: checkpoints(self.run / CHECKPOINTS)):
+            # One that cannot be used costs the steps since the previous one, not the run; all processes load the same
+            fault, manifest, state = self._restored(folder)
+            faults = [one for one in of_all_processes(fault) if one is not None]
+            if faults:
+                skipped[folder] = faults[0]
                 continue
-            # Refuse a state of another run before anything is overwritten
-            identity = continued(folder, manifest, self.identity, self.cfg)
-            # Restore: weights, optimiser, and random numbers last, as loading may draw some
-            try:
-                self.distiller.load_training_state(state["distiller"])
-                _load_optimizer(self.optimizer, state["optimizer"])
-            except (RuntimeError, ValueError, KeyError) as e:
-                raise CheckpointError(
-                    f"{folder}: does not fit this config ({' '.join(str(e).split())[:300]})"
-                ) from None
+            # Only now: if none can be used, the config or its plugins may be to blame
+            for other, why in skipped.items() if rank() == 0 else ():
+                print(f"warning: {why}; using the previous one; kept as {set_aside(other).name}", file=sys.stderr)
             put_random_states(state)
             if len(manifest["epochs"]) < self.cfg.SOLVER.EPOCHS:
                 warn_of_changes(folder, manifest, self.identity, self.cfg)
-                self.identity = identity
+                self.identity = continued(folder, manifest, self.identity, self.cfg)
             step, prepared = manifest.get("step", 0), manifest.get("prepared", 0)
             after = f"epoch {manifest['epoch']}" + (f", step {step}" if step else "")
             print(f"resuming after {after if manifest['epoch'] or step else f'pass {prepared}'}", flush=True)
             sums, counts = _meters_of_this_process(manifest, state)
             average, factor = state.get("average", {}), manifest.get("factor")
-            return Progress(manifest["epochs"], step, sums, counts, average, prepared, factor)
-        raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint")
+            seconds = manifest.get("seconds", 0.0)
+            statistics = state.get("statistics", {})
+            at = (manifest["epochs"], step, sums, counts, average, prepared, factor)
+            return Progress(*at, seconds, statistics)
+        why = "".join(f": {fault}" for fault in list(skipped.values())[:1])
+        raise CheckpointError(f"nothing to resume in {self.run}: it contains no intact checkpoint{why}")
+
+    def _restored(self, folder: Path) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+        """(why a checkpoint cannot be used, its manifest, its state); CheckpointError if it is of another run."""
+        try:
+            manifest, state = load_checkpoint(folder)
+        except NewerFormat:
+            raise
+        except CheckpointError as e:
+            return str(e), {}, {}
+        # Refuse a state of another run before anything is overwritten
+        continued(folder, manifest, self.identity, self.cfg)
+        try:
+            check_like({"distiller": state["distiller"]}, {"distiller": self.distiller.training_state()})
+            check_like({"optimizer": state["optimizer"]}, {})
+            self.distiller.load_training_state(state["distiller"])
+            _load_optimizer(self.optimizer, state["optimizer"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as e:
+            return f"{folder}: does not fit this config ({' '.join(str(e).split())[:300]})", {}, {}
+        return None, manifest, state
 
     def status(self, state: str, done: Progress, reason: str = "") -> None:
         """Write status.json, for schedulers and users: running, finished, stopped or failed, at which step, and why."""

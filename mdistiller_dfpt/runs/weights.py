@@ -13,6 +13,7 @@ from ..distributed import rank
 from ..errors import CheckpointError, ConfigError
 from ..models import StagedModel
 from ..models.external.adapt import AdaptedModel
+from ..regular_files import regular
 from .safe_load import load_pickled_tensors
 from .state_dicts import COUNTER, Match, dict_with_versions, matches, other_networks
 
@@ -39,7 +40,7 @@ def load_weights(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return load_file(regular(path))
         except (SafetensorError, OSError, ValueError) as e:
             raise CheckpointError(f"{path}: not a safetensors file ({e})") from None
     content = load_pickled_tensors(path, objects=True)

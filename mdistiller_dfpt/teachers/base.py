@@ -13,6 +13,7 @@ from ..config.nodes import NodeRegistry
 from ..data import Batch
 from ..losses import Terms
 from ..models import StagedModel
+from ..models.external.adapt import refuse_plain
 from ..models.output import Output, as_output, autocast
 from .hooked import Hooked
 
@@ -63,6 +64,7 @@ class Teacher(Hooked):
     def __init__(self, network: StagedModel | None):
         super().__init__()
         if network is not None:
+            refuse_plain(network, "teacher")
             self.network = network.requires_grad_(False).eval()
         self.dtype: torch.dtype | None = None  # autocast dtype of the frozen networks; None: float32
 

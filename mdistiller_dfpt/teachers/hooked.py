@@ -1,14 +1,32 @@
 """What the loop calls around a step, the same for methods and for teachers."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..data import Batch
 from ..data.held_out import HeldOut
-from ..errors import PluginError
+from ..errors import ConfigError, PluginError
 from ..losses.term import RESERVED
+
+
+def _noting(prepare: Callable[..., None]) -> Callable[..., None]:
+    """`prepare` of a class, after which its instance is prepared."""
+
+    @functools.wraps(prepare)
+    def noted(self: "Hooked", batches: Iterable[Batch]) -> None:
+        prepare(self, batches)
+        self.is_prepared = True
+
+    return noted
+
+
+def _note_loaded(module: nn.Module, incompatible: Any) -> None:
+    """After a state is loaded, which has what `prepare` measured."""
+    assert isinstance(module, Hooked)
+    module.is_prepared = True
 
 
 class Hooked(nn.Module):
@@ -19,9 +37,18 @@ class Hooked(nn.Module):
     held_out: float = 0.0  # the share of the training set that is not trained on, but given to it as `held`
     held: HeldOut | None = None
 
+    is_prepared: bool = True  # False until the `prepare` of its class, if it has one, or the loading of a state
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if "prepare" in vars(cls):
+            cls.prepare = _noting(cls.prepare)  # type: ignore[method-assign]
+            cls.is_prepared = False
+
     def __init__(self) -> None:
         super().__init__()
         self._logged: dict[str, Tensor] = {}
+        self.register_load_state_dict_post_hook(_note_loaded)
 
     def leave_out(self, index: Tensor) -> None:
         """Called before all else with the samples (N,) that no step trains on, if a part of the run holds some out."""
@@ -55,3 +82,12 @@ class Hooked(nn.Module):
         """The values logged since the last call."""
         logged, self._logged = self._logged, {}
         return logged
+
+
+def refuse_unprepared(parts: Sequence[Hooked]) -> None:
+    """ConfigError if a method or a teacher has a `prepare` that was not called; the loop of this package calls it."""
+    if raw := [type(part).__name__ for part in parts if not part.is_prepared]:
+        raise ConfigError(
+            f"{', '.join(raw)} measures something on the training set before the first step, which was not done: call"
+            " mdistiller_dfpt.prepare(distiller, data)"
+        )

@@ -3,7 +3,6 @@
 import copy
 import gc
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -123,7 +122,7 @@ def bfloat16_and_channels_last_agree_with_float32(cls: type[Method]) -> None:
     other.set_precision(torch.bfloat16, torch.bfloat16)
     other.to(memory_format=torch.channels_last)
     batch = tiny_batch(16)
-    last = replace(batch, image=batch.image.contiguous(memory_format=torch.channels_last))
+    last = batch.replaced(image=batch.image.contiguous(memory_format=torch.channels_last))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         expected = plain(batch)[1]
@@ -197,13 +196,13 @@ def the_logits_are_the_students(cls: type[Method]) -> None:
 
 def a_strong_view_is_read_only_if_declared(cls: type[Method]) -> None:
     """Batches have a strong view only if `needs_strong_view` is set."""
-    without = replace(tiny_batch(), strong=None, extra=replace(tiny_batch().extra or tiny_batch(), strong=None))
+    without = tiny_batch().replaced(strong=None, extra=(tiny_batch().extra or tiny_batch()).replaced(strong=None))
     _do_without(cls, "the strong view", "needs_strong_view", "strong", without)
 
 
 def unlabelled_images_are_read_only_if_declared(cls: type[Method]) -> None:
     """Batches have unlabelled images only if `needs_extra` is set."""
-    _do_without(cls, "the unlabelled images", "needs_extra", "extra", replace(tiny_batch(), extra=None))
+    _do_without(cls, "the unlabelled images", "needs_extra", "extra", tiny_batch().replaced(extra=None))
 
 
 def _do_without(cls: type[Method], what: str, declared: str, field: str, without: Batch) -> None:
@@ -227,8 +226,8 @@ def soft_labels_replace_the_numbers_if_declared(cls: type[Method]) -> None:
         return
     batch = tiny_batch()
     soft = torch.full((len(batch.target), CLASSES), 1 / CLASSES)
-    expected = run_seeded(first, replace(batch, soft=soft))[1]
-    found = run_seeded(second, replace(batch, soft=soft, target=batch.target.flip(0)))[1]
+    expected = run_seeded(first, batch.replaced(soft=soft))[1]
+    found = run_seeded(second, batch.replaced(soft=soft, target=batch.target.flip(0)))[1]
     same = all(torch.equal(term.value, found[name].value) for name, term in expected.items())
     holds(same, "its terms use `batch.target` of mixed labels: use `batch.labels`, or `takes_soft_labels = False`")
 

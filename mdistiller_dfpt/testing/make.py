@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import reduce
 from operator import getitem
 from typing import Any, TypeVar, cast
@@ -141,7 +140,7 @@ def prepare(method: Method, batch: Batch | None = None) -> None:
         if part.held_out:
             part.held = hold_out(tiny_data(size=batch.image.shape[-1]).train, part.held_out)[1]
         for epoch in range(1 - part.passes, 1):
-            part.prepare([replace(own, epoch=epoch)])
+            part.prepare([own.replaced(epoch=epoch)])
 
 
 def run_seeded(method: Method, batch: Batch) -> tuple[Tensor, Terms]:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -160,7 +159,7 @@ def unlabelled_images_are_taught_if_declared(cls: type[Teacher]) -> None:
     expected = dict(teacher(batch))
     dict(teacher(tiny_batch(seed=1)))
     target = torch.full_like(batch.target, UNLABELLED)
-    found = teacher(replace(batch, target=target, index=batch.index + 1, epoch=batch.epoch + 1, step=batch.step + 1))
+    found = teacher(batch.replaced(target=target, index=batch.index + 1, epoch=batch.epoch + 1, step=batch.step + 1))
     for path, output in expected.items():
         holds(torch.equal(output.logits, found[path].logits), f"the path {path!r} has other logits for the same images "
               "with other labels, indices or epoch: set `reads_only_images = False` in the class")  # fmt: skip

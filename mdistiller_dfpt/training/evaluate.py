@@ -48,23 +48,30 @@ def accuracy(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {f"top{k}": correct_at(logits, target, k) * (100 / len(target)) for k in (1, 5)}
 
 
-def evaluate_method(method: Method, loader: Loader) -> dict[str, dict[str, float]]:
+def evaluate_method(
+    method: Method, loader: Loader, between_batches: Callable[[], None] = lambda: None
+) -> dict[str, dict[str, float]]:
     """`evaluate` for the paths of a method, in eval mode."""
     was_training = method.training
     method.eval()
     try:
-        return evaluate(method.evaluated_paths, loader)
+        return evaluate(method.evaluated_paths, loader, between_batches)
     finally:
         method.train(was_training)
 
 
 @torch.no_grad()
-def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader) -> dict[str, dict[str, float]]:
+def evaluate(
+    paths_of: Callable[[Tensor], Mapping[str, Tensor]],
+    loader: Loader,
+    between_batches: Callable[[], None] = lambda: None,
+) -> dict[str, dict[str, float]]:
     """{path: {"top1": %, "top5": %, "nll": nats, "ece": %}} for the logits of each path.
 
     Also {"kl": {"a||b": nats}} for each pair of paths.
 
-    `predicted_classes`, beside the accuracies, is how many classes are predicted at all; 1: the network has collapsed.
+    `predicted_classes`, beside the accuracies, is how many classes are predicted at all; 1: the network has collapsed;
+    `most_predicted` is the share of the images, in per cent, for which the most frequent prediction is made.
 
     `paths_of`: images (B, 3, H, W) -> logits (B, C) by name. `a` is the path returned first: KL(teacher || student) if
     the teacher comes first.
@@ -78,6 +85,7 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
         sums[key] = sums[key] + value if key in sums else value
 
     for batch in loader.epoch():
+        between_batches()
         count += len(batch.target)
         paths = paths_of(batch.image)
         for name, logits in paths.items():
@@ -103,5 +111,7 @@ def evaluate(paths_of: Callable[[Tensor], Mapping[str, Tensor]], loader: Loader)
         result.setdefault(group, {})[name] = round(number, DIGITS) if name == "nll" else number
     for name, ones in predicted.items():
         result[name]["ece"] = round(100 * all_reduce(gaps[name]).abs().sum().item() / seen, DIGITS)
-        result[name]["predicted_classes"] = int((all_reduce(ones) > 0).sum())
+        ones = all_reduce(ones)
+        result[name]["predicted_classes"] = int((ones > 0).sum())
+        result[name]["most_predicted"] = 100 * ones.max().item() / seen
     return result

@@ -18,7 +18,7 @@ from .evaluate import accuracy, evaluate_method
 from .micro_batches import micro_batches
 from .optim import set_learning_rate, set_mode
 from .parallel import share_buffers
-from .signals import Requests, Stopped
+from .signals import Interrupt, Requests, Stopped
 from .state import Training
 from .strength import strength
 
@@ -27,6 +27,7 @@ def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = l
     """One pass over the training set, continuing after the last step; returns averages of terms and logged values."""
     loader = run.data.train
     run.distiller.train()
+    run.statistics = {}  # they were of the weights before
     set_mode(run.optimizer, training=True)
     batches = run.data.batches(epoch, first=run.step, strong=run.distiller.needs_strong_view)
     batches = run.mixing.over(batches)
@@ -84,38 +85,46 @@ def take_step(run: Training, batch: Batch) -> None:
 def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
     """Train to the last epoch; raises `Stopped` after a checkpoint if a signal requests a stop."""
     steps, first, started = len(run.data.train), len(run.epochs) + 1, time.monotonic()
+    remeasure = run.cfg.SOLVER.REMEASURE_BN
     for epoch in range(first, run.last_epoch + 1):
         # Train
-        epoch_start, steps_left = time.monotonic(), steps - run.step
-        train = train_epoch(run, epoch, lambda: meet_requests(run, saver, requests))
-        share_buffers(run.distiller, run.averaged())
-        seconds = time.monotonic() - epoch_start
+        with run.timed():
+            train = train_epoch(run, epoch, lambda: meet_requests(run, saver, requests))
+            share_buffers(run.distiller, run.averaged())
         record = {
             "epoch": epoch,
             "lr": run.learning_rate(epoch - 1 / steps),
             "train": train,
-            "seconds": round(seconds * steps / steps_left, 3),
-            "images_per_second": round(run.data.train.num_per_epoch * steps_left / steps / seconds, 1),
+            "seconds": round(run.seconds, 3),
+            "images_per_second": round(run.data.train.num_per_epoch / run.seconds, 1),
         }
         # Evaluate the weights that will be deployed
         set_mode(run.optimizer, training=False)
         if epoch % run.cfg.LOG.EVAL_FREQ == 0 or epoch == run.last_epoch:
-            with run.deployable():
-                record[run.data.judged_on] = evaluate_method(run.distiller, run.data.judges)
+            if remeasure == "each" or (remeasure == "last" and epoch == run.last_epoch):
+                run.measure_again()
+                share_buffers(run.distiller, run.statistics.values())
+            try:
+                with run.deployable():
+                    record[run.data.judged_on] = evaluate_method(run.distiller, run.data.judges, requests.interrupt)
+            except Interrupt as e:  # outside of `deployable`: the weights are those in training again
+                saver.save(run.progress())
+                saver.status("running", run.progress())
+                raise Stopped(e.number, f"in epoch {epoch}, while it was evaluated") from None
         run.end_epoch(record)
-        # Log
+        # Save: the best weights, and last the state for resuming, so that nothing of the epoch is missing after a kill
         best = best_epoch(run.epochs)
+        if best is record:
+            saver.save_student(BEST, run.weights(), run.data, record)
+        if epoch % run.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
+            saver.save_student(f"student-epoch-{epoch:05d}.safetensors", run.weights(), run.data, record)
+        logs.scalars(record, epoch)
+        saver.save(run.progress())
+        saver.status("running", run.progress())
+        # Log, once it is saved: the output may be closed
         best_top1 = None if best is None else evaluation_of(best)["student"]["top1"]
         left = (time.monotonic() - started) / (epoch - first + 1) * (run.last_epoch - epoch)
         print(epoch_line(record, run.last_epoch, best_top1, left), flush=True)
-        logs.scalars(record, epoch)
-        # Save: the best weights, and the state for resuming
-        if best is record:
-            saver.save_student(BEST, run.weights(), run.data, record)
-        saver.save(run.progress())
-        if epoch % run.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
-            saver.save_student(f"student-epoch-{epoch:05d}.safetensors", run.weights(), run.data, record)
-        saver.status("running", run.progress())
         # Stop if requested
         if epoch < run.last_epoch and (stop := requests.poll_stop()):
             raise Stopped(stop, f"after epoch {epoch}")

@@ -1,7 +1,5 @@
 """Gradient accumulation: splits a batch into micro-batches, identically for any number of processes."""
 
-from dataclasses import replace
-
 from ..data import Batch
 from ..distributed import world_size
 
@@ -22,7 +20,7 @@ def micro_batches(batch: Batch, accumulate: int) -> list[Batch]:
     """The batch as at most `accumulate` micro-batches, each with its own `total`; by default a single one."""
     total = batch.size
     if accumulate == 1:
-        return [replace(batch, total=total)]
+        return [batch.replaced(total=total)]
     # Sample i is on process i mod world: consecutive rows of each process make up consecutive samples of the batch
     size = _size(total, accumulate)
     own = size // world_size()

@@ -15,6 +15,7 @@ from ..distributed import on_first_process, world_size
 from ..errors import ConfigError
 from ..models.bfloat16 import has_bfloat16
 from ..models.output import autocast, memory_format
+from ..regular_files import read_text
 from ..runs.directory import CONFIG
 
 FASTEST = "fastest"
@@ -44,7 +45,7 @@ def measured_precision(
 def _chosen_before(run: Path) -> tuple[str, str | None] | None:
     """The choice in a run's config, if it can be read."""
     try:
-        solver = load_yaml_text((run / CONFIG).read_text(encoding="utf-8"))["SOLVER"]
+        solver = load_yaml_text(read_text(run / CONFIG))["SOLVER"]
         choice = solver["AMP"], solver["AMP_STUDENT"] or None
     except (OSError, ConfigError, KeyError, TypeError, UnicodeDecodeError):
         return None

@@ -1,17 +1,21 @@
-"""Signals are handled between two steps: SIGTERM and SIGINT save and stop, SIGUSR1 saves and continues."""
+"""Signals are handled between two steps or batches of an evaluation.
+
+SIGTERM, SIGINT, SIGHUP and SIGXCPU save and stop, SIGUSR1 saves and continues.
+"""
 
 import contextlib
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from ..distributed import all_reduce, world_size
 from ..errors import UserError
 
-_CODES: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130}
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
 # Processes agree on requests every so many steps, because agreeing costs a message
 AGREE_EVERY = 8
 
@@ -21,7 +25,15 @@ class Stopped(UserError):
 
     def __init__(self, number: int, where: str):
         super().__init__(f"stopped by {signal.Signals(number).name} {where}; continue with --resume")
-        self.exit_code = _CODES[number]
+        self.exit_code = 128 + number  # as of a process that the signal ends
+
+
+class Interrupt(Exception):
+    """Raised within an evaluation to leave it."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
 
 
 class Requests:
@@ -40,8 +52,8 @@ class Requests:
             self.save = False
         if world_size() > 1:
             # A signal that arrives during the exchange is kept for the next one
-            asked = all_reduce(torch.tensor([*(float(stop == n) for n in _CODES), float(save)])).tolist()
-            stop = next((n for n, count in zip(_CODES, asked, strict=False) if count), 0)
+            asked = all_reduce(torch.tensor([*(float(stop == n) for n in _STOPS), float(save)])).tolist()
+            stop = next((n for n, count in zip(_STOPS, asked, strict=False) if count), 0)
             save = asked[-1] > 0
         return stop, save
 
@@ -49,26 +61,36 @@ class Requests:
         """Number of a stop signal or 0, agreed on by all processes; called after an epoch and its checkpoint."""
         return self.poll(0)[0]
 
+    def interrupt(self) -> None:
+        """Raise `Interrupt` if a stop is requested; one of several processes must not leave an evaluation alone."""
+        if self.stop and world_size() == 1:
+            raise Interrupt(self.stop)
+
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Context that records signals; a second stop signal ends the process immediately. Restores the handlers."""
+        """Context that records signals. Restores the handlers.
+
+        Stop signals after the first change nothing: schedulers and launchers send several, and a save must not be cut
+        off. One that is ignored when the process starts, as SIGHUP under nohup, stays so.
+        """
         # Python allows handlers in the main thread alone
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def stop(number: int, frame: object) -> None:
-            if self.stop:
-                sys.exit(_CODES[number])
-            self.stop = number
-            print(f"{signal.Signals(number).name}: stopping after the next step; send it again to stop immediately",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            if not self.stop:
+                self.stop = number
+                name = signal.Signals(number).name
+                os.write(2, f"{name}: stopping after the next step; SIGKILL ends the run at once\n".encode())
 
         def save(number: int, frame: object) -> None:
             self.save = True
 
         # Handlers only record the request: the state in the middle of a step cannot be resumed
-        before = {n: signal.signal(n, stop) for n in _CODES}
+        before: dict[int, Any] = {
+            n: signal.signal(n, stop) for n in _STOPS if signal.getsignal(n) is not signal.SIG_IGN
+        }
         before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, save)
         try:
             yield

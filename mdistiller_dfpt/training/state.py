@@ -1,7 +1,8 @@
 """The state of a run during training: distiller, data, optimiser and progress."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.trainers import TRAINERS
 from ..data import Data
-from ..data.held_out import hold_out
+from ..data.held_out import hold_out, in_even_batches
 from ..data.mixing import Mixing
 from ..distillers import Method
 from ..distillers.choice import choice
@@ -21,9 +22,10 @@ from ..errors import ConfigError, users_line
 from ..losses import Term, Terms
 from ..losses.term import total
 from ..models.output import memory_format
+from ..models.statistics import remeasured
 from ..runs.saving import Progress
 from ..teachers import Teacher
-from .average import WeightAverage
+from .average import WeightAverage, in_place
 from .guard import Guard
 from .meters import Meters
 from .optim import build_optimizer, build_schedule
@@ -69,9 +71,12 @@ class Training:
         self.meters = Meters(self.device)
         self.epochs: list[dict[str, Any]] = []  # records of the finished epochs
         self.step = 0  # steps taken in the current epoch
+        self.seconds = 0.0  # that they took, before `since`, if these go on
+        self.since: float | None = None
         self.prepared = 0  # passes over the training set before the first step
         self.at_start = True  # whether no step of the run was taken yet
         self.factor: float | None = None  # on the distillation terms, from the first step of the run on
+        self.statistics: dict[str, Tensor] = {}  # of BatchNorm, if they were measured again since the last step
 
     def join_processes(self) -> None:
         """From now on, average gradients over the processes of the run."""
@@ -121,14 +126,28 @@ class Training:
         """The averaged weights, if any."""
         return () if self.average is None else self.average.values.values()
 
+    def measure_again(self) -> None:
+        """Measure the BatchNorm statistics of the weights to deploy over the training images, prepared as for testing.
+
+        The network that is trained keeps its own, so that a run which goes on is the same with and without this.
+        """
+        loader, self.statistics = in_even_batches(self.data.train), {}
+        images = (batch.image for batch in loader.epoch())
+        with self.deployable():
+            self.statistics = remeasured(self.distiller.deployed, self.distiller.forward_student, images)
+
+    def _instead(self) -> dict[str, Tensor]:
+        """What the deployed network has in place of its trained weights and statistics."""
+        return {**({} if self.average is None else self.average.values), **self.statistics}
+
     def weights(self) -> dict[str, Tensor]:
-        """The weights of the deployed network to save: the averaged ones, if any."""
-        average = {} if self.average is None else self.average.values
-        return {**self.distiller.deployed.state_dict(), **average}
+        """The weights of the deployed network to save: the averaged ones, if any, and statistics measured again."""
+        return {**self.distiller.deployed.state_dict(), **self._instead()}
 
     def deployable(self) -> contextlib.AbstractContextManager[None]:
         """Context in which the deployed network has those weights, for an evaluation."""
-        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+        instead = self._instead()
+        return in_place(self.distiller.deployed, instead) if instead else contextlib.nullcontext()
 
     def take_logged(self) -> dict[str, Tensor]:
         """The values logged by the teacher and the method in the last forward pass."""
@@ -140,23 +159,39 @@ class Training:
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Store the record of an epoch and reset the averages."""
         self.epochs.append(record)
-        self.step, self.meters = 0, Meters(self.device)
+        self.step, self.seconds, self.meters = 0, 0.0, Meters(self.device)
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Context whose time counts as that of the steps of the current epoch."""
+        self.since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds, self.since = self.seconds_so_far(), None
+
+    def seconds_so_far(self) -> float:
+        """The time that the steps of the current epoch have taken, also before the run was interrupted."""
+        return self.seconds + (0.0 if self.since is None else time.monotonic() - self.since)
 
     def progress(self) -> Progress:
         """The progress of the run, for a checkpoint."""
         average = {} if self.average is None else self.average.values
         sums, counts = self.meters.sums, self.meters.counts
-        return Progress(self.epochs, self.step, sums, counts, average, self.prepared, self.factor)
+        done = (self.epochs, self.step, sums, counts, average, self.prepared, self.factor)
+        return Progress(*done, self.seconds_so_far(), self.statistics)
 
     def restore(self, done: Progress) -> None:
         """Continue from this progress."""
         self.epochs, self.step, self.prepared, self.factor = done.epochs, done.step, done.prepared, done.factor
+        self.seconds = done.seconds
         self.at_start = not (done.epochs or done.step)
         self.meters = Meters(self.device)
         self.meters.sums = {name: value.to(self.device) for name, value in done.sums.items()}
         self.meters.counts = dict(done.counts)
         if self.average is not None:
             self.average.load(done.average)
+        self.statistics = {name: value.to(self.device) for name, value in done.statistics.items()}
 
 
 def without_held_out(distiller: Method, data: Data) -> Data:

@@ -1,9 +1,7 @@
 """A run: trains a distiller on a dataset and writes weights and results to a run directory."""
 
 import contextlib
-import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from ..distributed import on_first_process, rank, world_size
 from ..errors import CheckpointError, ConfigError, UserError
 from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
+from ..regular_files import read_json
 from ..runs.atomic import write_json
 from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import RESULTS, is_finished, make_folder, run_name
@@ -38,8 +37,10 @@ from .evaluate import evaluate
 from .final import final_results
 from .loop import fit, train_epoch
 from .micro_batches import smallest_micro_batch
+from .notices import warn_of_chance, warn_of_one_class, warn_unsettled
 from .optim import in_words
 from .out_of_memory import memory_explained
+from .own_parts import with_own_parts
 from .signals import Requests, Stopped
 from .state import Training
 
@@ -53,6 +54,11 @@ class Trainer:
     run: Path  # the run directory, set by `fit` where it is given one
 
     def __init__(self, cfg: CN, distiller: Method, data: Data, identity: Identity | None = None):
+        if not isinstance(data, Data):
+            raise TypeError(f"data is a {type(data).__name__}: give the Data of build_data, or of data_from_loaders"
+                            " around DataLoaders of your own")  # fmt: skip
+        if identity is None:
+            cfg = with_own_parts(cfg, distiller, data)
         self.training = Training(cfg, distiller, data)
         self.cfg, self.data = cfg, self.training.data
         self.requests = Requests()
@@ -126,7 +132,7 @@ class Trainer:
                 if is_finished(run) and len(training.epochs) == training.last_epoch:
                     print(f"{run} is finished; raise SOLVER.EPOCHS above {len(training.epochs)} to continue",
                           flush=True)  # fmt: skip
-                    return json.loads((run / RESULTS).read_text(encoding="utf-8"))
+                    return read_json(run / RESULTS)
                 self._refuse_to_go_back(saver)
             # Train: whatever ends the run is recorded in its status
             if not resume:
@@ -150,10 +156,14 @@ class Trainer:
         teacher, optimizer = self._teacher_record(), in_words(self.optimizer)
         used_protocol = protocol(self.cfg, self.data, teacher, self.training.device, optimizer)
         own = self.identity.get("normalisation", {})
-        used_protocol["normalisation"] = {"images": str(self.data.normalisation), **own}
+        used_protocol["normalisation"] = {"images": self.data.train.normalised_by, **own}
         for network, words in own.items():
             print(f"{network}: images are normalised by its own {words}", flush=True)
+        for network in ("teacher", "student"):
+            if size := self.cfg.DISTILLER[f"{network.upper()}_SIZE"]:
+                print(f"{network}: images are resized to {size}x{size}", flush=True)
         self.prepare(saver)
+        warn_unsettled(self.training)
         if overhead := self.distiller.overhead(self.data.image_shape):
             print(overhead, flush=True)
         logs = RunLogs(self.cfg, saver.run, run_name(self.cfg), purge_step=len(self.training.epochs) + 1)
@@ -230,6 +240,7 @@ class Trainer:
             )
         assert isinstance(self.teacher, Frozen)
         teacher = [self.teacher_sha256, self.cfg.SOLVER.AMP, self.identity.get("normalisation", {}).get("teacher")]
+        teacher.append(d.TEACHER_SIZE and f"size {d.TEACHER_SIZE}")
         cache = open_cache(
             d.LOGITS_CACHE, self.data.train, self.data.num_classes, " ".join(str(part) for part in teacher if part)
         )
@@ -255,11 +266,7 @@ class Trainer:
         measured, name, sha256 = paths["teacher"], choice(self.cfg).teacher, self.teacher_sha256 or ""
         record = compare_with_record(self.cfg.DATASET.TYPE, name, measured["top1"], sha256)
         print(f"teacher {name}: top-1 {measured['top1']:.2f} %" + (record and f"; {record}"), flush=True)
-        chance = 100 / self.data.num_classes
-        if measured["predicted_classes"] == 1:
-            print("warning: the teacher predicts the same class for all test images", file=sys.stderr)
-        elif measured["top1"] < min(2 * chance, chance + (100 - chance) / 10):
-            print(f"warning: the teacher is near chance ({chance:.1f} %)", file=sys.stderr)
+        warn_of_chance(measured, self.data.num_classes)
         kind = choice(self.cfg).kind
         return {"name": name, "kind": kind, "sha256": sha256, **measured}
 
@@ -283,8 +290,7 @@ class Trainer:
         if rank() == 0:
             write_json(saver.run / RESULTS, results)
         print(summary_table(results))
-        if evaluation_of(run.epochs[-1])["student"]["predicted_classes"] == 1:
-            print(f"warning: the student predicts the same class for all {self.data.judged_on} images", file=sys.stderr)
+        warn_of_one_class(evaluation_of(run.epochs[-1])["student"], self.data, self.cfg.SOLVER.REMEASURE_BN)
         print(f"trained for {duration(results['seconds'])}")
         return results
 

@@ -50,9 +50,9 @@ def test_an_image_of_another_size_mode_and_shape_gets_the_networks():
 
 
 def test_a_transform_of_another_kind_is_not_guessed():
-    assert resize_and_crop(v2.Compose([v2.Resize(30), v2.CenterCrop(24)])) == ((30,), (24, 24))
-    assert resize_and_crop(v2.Resize((20, 24))) == ((20, 24), None)
-    assert resize_and_crop(v2.Identity()) == (None, None)
+    assert resize_and_crop(v2.Compose([v2.Resize(30), v2.CenterCrop(24)])) == ((30,), (24, 24), "bilinear")
+    assert resize_and_crop(v2.Resize((20, 24))) == ((20, 24), None, "bilinear")
+    assert resize_and_crop(v2.Identity()) == (None, None, "bilinear")
     for transform in (v2.Compose([v2.Resize(30), v2.FiveCrop(24)]), v2.Grayscale(),
                       v2.Resize(30, interpolation=v2.InterpolationMode.NEAREST),
                       v2.Compose([v2.CenterCrop(24), v2.Resize(30)])):  # fmt: skip
@@ -64,6 +64,8 @@ def test_a_transform_of_another_kind_is_not_guessed():
 def test_it_is_read_back_from_json_and_damage_is_said():
     one = Preprocessing((36,), (32, 32), MEAN, STD, (32, 32))
     assert Preprocessing.from_json(one.as_json()) == one
+    of_earlier = {key: value for key, value in one.as_json().items() if key != "interpolation"}
+    assert Preprocessing.from_json(of_earlier) == one
     with pytest.raises(CheckpointError, match="preprocessing cannot be read"):
         Preprocessing.from_json({**one.as_json(), "mean": None})
     with pytest.raises(CheckpointError, match="preprocessing cannot be read"):

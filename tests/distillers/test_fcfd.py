@@ -83,7 +83,7 @@ def test_the_students_gradient_passes_through_the_teachers_last_stages():
 
 
 def build(student, teacher, *words):
-    return build_distiller(tiny_cfg("DISTILLER.TYPE", "FCFD", *words), student, teacher, 48)
+    return build_distiller(tiny_cfg("DISTILLER.TYPE", "FCFD", *words), student, teacher, 48, image_shape=(3, 32, 32))
 
 
 def test_what_cannot_be_mixed_is_refused():

@@ -39,7 +39,7 @@ def test_every_method_fits_every_pair(pair, size):
     with torch.device("meta"):
         student, teacher = (build_model(n) for n in (cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER))
         image, target = torch.empty(4, 3, size, size), torch.zeros(4, dtype=torch.int64)
-        batch = Batch(image, target, target)
+        batch = Batch(image, target, target, epoch=1, step=1)
         outputs = as_output(student.train()(image)), as_output(teacher.eval()(image))
         for name in PLAIN:
             cfg = load_cfg(pair, ["DISTILLER.TYPE", name])

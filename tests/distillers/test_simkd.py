@@ -31,7 +31,7 @@ def test_a_larger_map_is_pooled_before_it_is_projected():
 def test_the_last_stages_map_is_projected_where_the_head_has_a_convolution(name, width):
     """Widths of `feat_s[-2]` in the authors' networks."""
     student, teacher = build_model(name), build_model("resnet8x4")
-    method = build_distiller(tiny_cfg("DISTILLER.TYPE", "SIMKD"), student, teacher, 48).train()
+    method = build_distiller(tiny_cfg("DISTILLER.TYPE", "SIMKD"), student, teacher, 48, image_shape=(3, 32, 32)).train()
     assert method.reused.projector[0].in_channels == width
     features = student.eval()(torch.randn(2, 3, 32, 32))[1]
     expected = features["feats"][-1] if name in ("MobileNetV2", "ShuffleV2") else features["head_map"]
@@ -84,7 +84,7 @@ def test_a_perfect_projection_predicts_as_the_teacher_does():
 
 def test_a_larger_map_is_pooled_to_the_teachers_size():
     student, teacher = build_model("resnet8x4"), build_model("vgg8")
-    method = build_distiller(tiny_cfg("DISTILLER.TYPE", "SIMKD"), student, teacher, 48).eval()
+    method = build_distiller(tiny_cfg("DISTILLER.TYPE", "SIMKD"), student, teacher, 48, image_shape=(3, 32, 32)).eval()
     image = torch.randn(2, 3, 32, 32)
     assert student(image)[1]["head_map"].shape[2:] == (8, 8)
     projected = method.deployed(image)[1]["projected"]

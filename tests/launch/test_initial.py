@@ -153,6 +153,11 @@ def test_what_timm_publishes(monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(CheckpointError, match="add `DATASET.DOWNLOAD True` to your command to download timm/test_vit"):
         student_of("pretrained", **words, **{"DISTILLER.STUDENT": name})
+    monkeypatch.setattr("mdistiller_dfpt.models.pretrained._no_connection", lambda: "no network")
+    with pytest.raises(
+        CheckpointError, match=r"\(no network\): put model.safetensors of .* at .*/hub/checkpoints/timm--"
+    ):
+        student_of("pretrained", **words, **{"DISTILLER.STUDENT": name, "DATASET.DOWNLOAD": True})
     with pytest.raises(CheckpointError, match="timm publishes no weights of timm/test_vit.r160_in1k.depth=2"):
         student_of("pretrained", **words, **{"DISTILLER.STUDENT": f"{name}(depth=2)"})
     torch.manual_seed(5)
@@ -168,3 +173,22 @@ def test_what_timm_publishes(monkeypatch):
     same = {key for key, value in given.state_dict().items() if torch.equal(found[key], value)}
     assert set(found) - same == {"head.weight", "head.bias"}
     assert identity["start"] == "pretrained"
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_vit", 160), ("test_efficientnet", 160), ("test_efficientnet", 64)])
+def test_what_timm_publishes_put_in_its_place_by_hand(name, size, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    given = timm.create_model(name).state_dict()
+    file = tmp_path / "checkpoints" / f"timm--{name}.r160_in1k.safetensors"
+    file.parent.mkdir()
+    save_file(given, file)
+    words = {"DISTILLER.STUDENT": f"timm/{name}.r160_in1k", "DATASET.SIZE": size}
+    found, _ = student_of("pretrained", **words)
+    head = "head" if name == "test_vit" else "classifier"
+    differing = {key for key, value in given.items() if not torch.equal(found[key], value)}
+    assert differing == {f"{head}.weight", f"{head}.bias"}
+    assert f"are those of {file}" in capsys.readouterr().out
+    file.write_bytes(b"an error page")
+    with pytest.raises(CheckpointError, match=r"not a safetensors file .*: delete it"):
+        student_of("pretrained", **words)

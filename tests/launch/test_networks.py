@@ -91,7 +91,7 @@ def test_a_fault_in_a_users_forward_names_its_line(monkeypatch):
 
 @pytest.mark.parametrize("method", ["KD", "DKD", "DIST"])
 def test_methods_on_logits_need_no_maps(method):
-    batch = Batch(torch.rand(4, 3, 16, 16), torch.arange(4), torch.arange(4))
+    batch = Batch(torch.rand(4, 3, 16, 16), torch.arange(4), torch.arange(4), epoch=1)
     for teacher, student in ((built("mlp"), build_model("resnet8", num_classes=5)),
                              (build_model("resnet8", num_classes=5), built("mlp"))):  # fmt: skip
         logits, terms = build_distiller(tiny_cfg("DISTILLER.TYPE", method), student, teacher, 8)(batch)

@@ -328,13 +328,13 @@ sys.exit(128 + stop[0])
 PARENT = """
 import sys
 from pathlib import Path
-from mdistiller_dfpt.launch import table_jobs
+from mdistiller_dfpt.launch import jobs as launched
 from mdistiller_dfpt.launch.cli import guarded
-table_jobs.TRAIN = [sys.executable, "-c", sys.argv[1]]
+launched.TRAIN = [sys.executable, "-c", sys.argv[1]]
 folder = Path(sys.argv[2])
-jobs = [table_jobs.Job(f"job {i}", (str(i),), folder / f"{i}.txt") for i in range(5)]
+jobs = [launched.Job(f"job {i}", (str(i),), folder / f"{i}.txt") for i in range(5)]
 say = lambda line: print(line, flush=True)
-sys.exit(guarded(lambda argv: table_jobs.run_jobs(jobs, 2, say), []))
+sys.exit(guarded(lambda argv: launched.run_jobs(jobs, 2, say), []))
 """
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from mdistiller_dfpt import DATASETS
 from mdistiller_dfpt.commands import evaluate, train
 from mdistiller_dfpt.models import build_model
+from mdistiller_dfpt.runs.saving import Saver
 
 ROOT = Path(__file__).parents[2]
 TRAIN = train.main
@@ -384,3 +386,16 @@ def test_a_plugin_that_changed_is_another_run_and_its_interrupted_run_can_go_on(
 def test_what_cannot_be_resumed_is_refused_before_its_teacher_is_trained(cwd, capsys):
     argv = [*quick_main_job(cwd), "DISTILLER.TEACHER_AUTO_TRAIN", "True"]
     refused(TRAIN, [*argv, "--resume"], 3, "nothing to resume in .*run without --resume", capsys, cwd)
+
+
+def test_resume_goes_on_with_a_teacher_that_was_interrupted(cwd, capsys, monkeypatch):
+    argv, save = [*quick_main_job(cwd), "DISTILLER.TEACHER_AUTO_TRAIN", "True"], Saver.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "save", lambda self, done: (save(self, done), os.kill(os.getpid(), signal.SIGTERM)))
+        assert TRAIN(argv) == 143
+    capsys.readouterr()
+    assert TRAIN([*argv, "--resume"]) == 0
+    out = capsys.readouterr().out
+    assert "output/digits/vanilla/res20/seed1 was interrupted before this run began: it is continued first" in out
+    assert out.count("resuming after epoch 1") == 1
+    assert (cwd / "output/digits/dfptkd/res20_res8/seed1/results.json").is_file()

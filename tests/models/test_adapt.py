@@ -176,8 +176,8 @@ def test_looking_for_them_changes_nothing():
 
 def some_batch():
     index = torch.arange(4)
-    extra = Batch(torch.randn(4, 3, 32, 32), torch.full_like(index, UNLABELLED), index)
-    return Batch(torch.randn(4, 3, 32, 32), index, index, strong=torch.randn(4, 3, 32, 32), extra=extra)
+    extra = Batch(torch.randn(4, 3, 32, 32), torch.full_like(index, UNLABELLED), index, 1, 1)
+    return Batch(torch.randn(4, 3, 32, 32), index, index, 1, 1, strong=torch.randn(4, 3, 32, 32), extra=extra)
 
 
 REFUSED = {

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mdistiller_dfpt.models.statistics import batch_statistics, measure_statistics
+from mdistiller_dfpt.models.statistics import batch_statistics, measure_statistics, remeasured
 from mdistiller_dfpt.testing import TinyNet, changed, snapshot
 
 
@@ -41,3 +41,19 @@ def test_the_statistics_of_a_batch_give_the_outputs_of_training_and_change_nothi
     assert [m.training for m in network.modules()] == modes
     network.train()(images)
     assert "bn1.running_mean" in changed(before, network.state_dict())
+
+
+def test_remeasured_statistics_are_averages_weighted_by_samples_and_the_network_stays_as_it_is():
+    network = TinyNet().train()
+    network(torch.randn(8, 3, 8, 8) + 5)
+    batches = [torch.randn(12, 3, 8, 8), torch.randn(4, 3, 8, 8) * 3 + 1]
+    before, momentum = snapshot(network), network.bn1.momentum
+    found = remeasured(network, network, batches)
+    assert changed(before, network.state_dict()) == []
+    assert network.training
+    assert network.bn1.momentum == momentum
+    assert set(found) == {key for key in network.state_dict() if "running_" in key}
+    maps = [network.conv1(batch) for batch in batches]
+    torch.testing.assert_close(found["bn1.running_mean"], torch.cat(maps).mean((0, 2, 3)))
+    of_each = [m.var((0, 2, 3)) for m in maps]
+    torch.testing.assert_close(found["bn1.running_var"], 0.75 * of_each[0] + 0.25 * of_each[1])

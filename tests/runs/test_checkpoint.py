@@ -3,10 +3,12 @@
 import json
 import os
 import pickle
+import random
 import shutil
 import sys
 import tarfile
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mdistiller_dfpt.distillers import DISTILLERS
-from mdistiller_dfpt.errors import CheckpointError
-from mdistiller_dfpt.runs.checkpoint import load_checkpoint
+from mdistiller_dfpt.errors import CheckpointError, ConfigError
+from mdistiller_dfpt.runs.atomic import write_json
+from mdistiller_dfpt.runs.checkpoint import NewerFormat, checkpoints, load_checkpoint, read_manifest
 from mdistiller_dfpt.runs.hashing import file_hash
+from mdistiller_dfpt.runs.locks import RunLock
 from mdistiller_dfpt.runs.safe_load import load_pickled_tensors
 from mdistiller_dfpt.runs.weights import load_weights
 from mdistiller_dfpt.testing import TinyNet, make, tiny_data, tiny_distiller
@@ -41,7 +45,9 @@ def vouch(folder, **header):
     manifest = json.loads((folder / "manifest.json").read_text())
     path = folder / "state.pt"
     manifest["files"]["state.pt"] = {"sha256": file_hash(path), "bytes": path.stat().st_size}
-    (folder / "manifest.json").write_text(json.dumps({**manifest, **header}))
+    manifest = {key: value for key, value in manifest.items() if key != "sha256"} | header
+    digest = sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": digest}))
 
 
 def resume_refused(folder, match, *words):
@@ -91,8 +97,95 @@ def test_an_optimisers_buffers_of_another_shape_are_refused(tmp_path):
 
 
 def test_a_newer_format_is_refused_and_not_taken_for_damage(tmp_path):
-    vouch(stopped_checkpoint(tmp_path), format=2)
-    resume_refused(tmp_path, r"written by a newer version \(format 2\); update mdistiller_dfpt")
+    vouch(stopped_checkpoint(tmp_path), format=3)
+    resume_refused(tmp_path, r"written by a newer version \(format 3\); update mdistiller_dfpt")
+
+
+def resumed_after(folder, capsys):
+    """What a resumed run says of where it goes on, and its warnings."""
+    capsys.readouterr()
+    fit(run_of("KD", folder, *THREE), resume=True)
+    output = capsys.readouterr()
+    return next(line for line in output.out.splitlines() if line.startswith("resuming")), output.err
+
+
+def test_no_bit_of_a_manifest_can_be_flipped_unnoticed(tmp_path):
+    folder = stopped_checkpoint(tmp_path)
+    manifest = folder / "manifest.json"
+    raw, plain, refused = manifest.read_bytes(), read_manifest(folder), []
+    for place in random.Random(1).sample(range(8 * len(raw)), 400):
+        flipped = bytearray(raw)
+        flipped[place // 8] ^= 1 << place % 8
+        manifest.write_bytes(flipped)
+        try:
+            assert read_manifest(folder) == plain, f"bit {place}"  # as of white space
+        except CheckpointError as e:
+            refused.append(e)
+    assert len(refused) > 200
+    assert not any(isinstance(e, NewerFormat) or "\n" in str(e) for e in refused)
+
+
+@pytest.mark.parametrize("content", ["NaN", "half precision", "no momentum"])
+def test_a_state_with_a_right_hash_and_wrong_content_is_not_loaded(content, tmp_path, capsys):
+    folder = stopped_after(2, "KD", tmp_path).run / "checkpoints" / "epoch-00002"
+
+    def change(state):
+        name = "student.conv1.weight"
+        if content == "NaN":
+            state["distiller"][name][0] = float("nan")
+        elif content == "half precision":
+            state["distiller"][name] = state["distiller"][name].half()
+        else:
+            del state["optimizer"]["state"][0]["momentum_buffer"]
+
+    rewrite(folder, change)
+    line, warning = resumed_after(tmp_path, capsys)
+    assert line == "resuming after epoch 1"
+    assert str(folder) in warning
+
+
+def test_damaged_checkpoints_are_set_aside_and_never_crowd_out_good_ones(tmp_path, capsys):
+    run = stopped_after(2, "KD", tmp_path).run
+    saved = run / "checkpoints"
+    for epoch in (3, 4):
+        shutil.copytree(saved / "epoch-00002", saved / f"epoch-{epoch:05d}")
+        (saved / f"epoch-{epoch:05d}" / "state.pt").write_bytes(b"")
+    line, warnings = resumed_after(tmp_path, capsys)
+    assert line == "resuming after epoch 2"
+    assert warnings.count("kept as damaged-1-epoch-0000") == 2
+    left = sorted(path.name for path in saved.iterdir())
+    assert left == ["damaged-1-epoch-00003", "damaged-1-epoch-00004", "epoch-00002", "epoch-00003"]
+
+
+def test_checkpoints_are_in_the_order_of_progress(tmp_path):
+    names = ["epoch-00000-pass-00002", "epoch-00000-step-0000001", "epoch-00001", "epoch-00001-step-0000010",
+             "epoch-99999", "epoch-100000"]  # fmt: skip
+    for name in [*names, "epoch-old", "damaged-1-epoch-00007"]:
+        (tmp_path / name).mkdir()
+    assert [path.name for path in checkpoints(tmp_path)] == names[::-1]
+
+
+def test_files_have_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        run = stopped_after(1, "NONE", tmp_path).run
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in run.rglob("*") if path.parent.name != "events"}
+    assert {mode for name, mode in modes.items() if "." in name} == {0o640}
+    assert modes["checkpoints"] == modes["epoch-00001"] == 0o750
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path):
+    folder, target = tmp_path / "run", tmp_path / "target"
+    folder.mkdir()
+    target.write_text("precious")
+    (folder / "status.json").symlink_to(target)
+    write_json(folder / "status.json", {})
+    (folder / "run.lock").symlink_to(target)
+    with pytest.raises(ConfigError, match="run: cannot write there"):
+        RunLock(folder)
+    assert target.read_text() == "precious"
 
 
 class FirstTinyNet(TinyNet):
@@ -231,13 +324,12 @@ def test_a_hostile_pickle_is_never_run_in_any_protocol(kind, protocol, tmp_path)
     assert not mark.exists()
 
 
-def test_a_hostile_state_behind_a_manifest_that_vouches_for_it_is_never_run(tmp_path, capsys):
+def test_a_hostile_state_behind_a_manifest_that_vouches_for_it_is_never_run(tmp_path):
     folder = stopped_checkpoint(tmp_path)
     mark = tmp_path / "MARK"
     torch.save(hostile(str(mark))["nested"], folder / "state.pt")
     vouch(folder)
-    resume_refused(tmp_path, "contains no intact checkpoint")
-    assert "no code in it was run" in capsys.readouterr().err
+    resume_refused(tmp_path, "contains no intact checkpoint: .*no code in it was run")
     assert not mark.exists()
 
 

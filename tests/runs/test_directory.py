@@ -80,6 +80,16 @@ def test_any_tag_has_a_directory_of_its_own(tag, folder, tmp_path):
         assert new_run(config(tmp_path, "EXPERIMENT.TAG", other)).name == "seed1"
 
 
+def test_a_new_run_comes_after_all_others_also_where_some_were_deleted(tmp_path):
+    cfg = config(tmp_path)
+    first = new_run(cfg)
+    for name in ("seed1-3", "seed1-10", "seed1-x", "seed12"):
+        first.with_name(name).mkdir()
+    first.rmdir()
+    assert [run.name for run in existing_runs(cfg)] == ["seed1-3", "seed1-10"]
+    assert new_run(cfg).name == "seed1-11"
+
+
 def test_a_teacher_of_a_file_above_does_not_lead_out_of_the_prefix(tmp_path):
     cfg = tiny_cfg("EXPERIMENT.NAME", "", "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "../../../../../nets.py:Net")
     assert ".." not in run_name(cfg)

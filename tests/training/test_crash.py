@@ -18,6 +18,7 @@ from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.runs import saving
 from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.testing import tiny_data
+from mdistiller_dfpt.training.signals import Stopped
 
 from ..forks import forked
 from ..tiny_runs import after_each_step, continued, fit, kill_after, outcome, run_of, unbroken, writes_below
@@ -219,10 +220,16 @@ def test_a_signal_saves_after_the_step_and_stops(number, code, tmp_path):
 
 
 MOMENTS = {
-    "validation": ("mdistiller_dfpt.training.loop", "evaluate_method", 1, "after epoch 1"),
+    "validation": ("mdistiller_dfpt.training.loop", "evaluate_method", 1, "in epoch 1, while it was evaluated"),
     "the writing of a checkpoint": ("mdistiller_dfpt.runs.saving", "save_checkpoint", 1, "after epoch 1"),
     "the drawing of a batch": ("mdistiller_dfpt.data.in_memory", "crop_flip", 2, "in epoch 1, after step 2"),
-    "the last validation": ("mdistiller_dfpt.training.loop", "evaluate_method", 2, None),
+    "the last validation": (
+        "mdistiller_dfpt.training.loop",
+        "evaluate_method",
+        2,
+        "in epoch 2, while it was evaluated",
+    ),
+    "the last test": ("mdistiller_dfpt.training.final", "evaluate_method", 1, None),
 }
 
 
@@ -260,22 +267,33 @@ def test_a_run_of_one_step_an_epoch_is_stopped_too(tmp_path):
         except Exception as e:
             return str(e)
 
-    assert forked(stopped) == (0, "stopped by SIGTERM after epoch 1; continue with --resume")
+    assert forked(stopped) == (0, "stopped by SIGTERM in epoch 1, while it was evaluated; continue with --resume")
 
 
-def test_a_second_signal_ends_the_run_immediately(tmp_path):
-    def twice(count):
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU], ids=lambda n: n.name)
+def test_several_signals_of_any_kind_save_once(number, tmp_path):
+    def several(count):
+        for one in (number, signal.SIGTERM, number):
+            os.kill(os.getpid(), one)
 
     def stopped():
-        trainer = after_each_step(run_of("KD", tmp_path), twice)
+        saves, save = [], Saver.save
+        Saver.save = lambda self, done: (saves.append(done.step), os.kill(os.getpid(), number), save(self, done))
         try:
-            fit(trainer)
-        except SystemExit as e:
-            return [e.code, trainer.step]
+            fit(after_each_step(run_of("KD", tmp_path), several))
+        except Stopped as e:
+            return [e.exit_code, saves]
 
-    assert forked(stopped) == (0, [143, 0])
+    assert forked(stopped) == (0, [128 + number, [1]])
+    assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored(tmp_path):
+    def ignored():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        return outcome(after_each_step(run_of("KD", tmp_path), lambda count: os.kill(os.getpid(), signal.SIGHUP)))
+
+    assert forked(ignored) == (0, unbroken())
 
 
 def test_sigusr1_saves_and_goes_on(tmp_path):

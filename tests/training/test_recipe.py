@@ -8,7 +8,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.weights import load_weights
-from mdistiller_dfpt.training.average import WeightAverage
+from mdistiller_dfpt.training.average import WeightAverage, in_place
 from mdistiller_dfpt.training.evaluate import evaluate
 
 from ..tiny_runs import continued, fit, outcome, run_of, stopped_after
@@ -104,7 +104,7 @@ def test_tied_weights_are_averaged_and_given_back():
         network[0].weight.add_(1)
     average.update()
     trained = network[0].weight.clone()
-    with average.in_place():
+    with in_place(average.network, average.values):
         torch.testing.assert_close(network[1].weight, before + 0.5)
     assert torch.equal(network[0].weight, trained)
     torch.testing.assert_close(average.values["1.weight"], before + 0.5)

@@ -10,6 +10,7 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ...errors import DataError
+from ...regular_files import opened, read_bytes
 from ..build import DATASETS, ImageSource
 from ..cache import cached_arrays
 from ..class_folders import check_same_classes, class_folders, file_fingerprint, folder_fingerprint, read_folders
@@ -79,7 +80,7 @@ def _from_unpacked(members: Sequence[Path]) -> dict[str, np.ndarray]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as e:
         raise DataError(f"{path}: {e.strerror}; delete the folder and run again with `DATASET.DOWNLOAD True`") from None
 
@@ -90,7 +91,10 @@ def _from_archive(archive: Path) -> dict[str, np.ndarray]:
             f"{archive}: not the official archive (its MD5 differs from {ARCHIVE_MD5}); "
             "delete it and run again with `DATASET.DOWNLOAD True`"
         )
-    with tarfile.open(archive, "r:gz") as tar:  # in memory, without unpacking to disk
+    with (
+        opened(archive) as file,
+        tarfile.open(fileobj=file, mode="r:gz") as tar,
+    ):  # in memory, without unpacking to disk
         members = {name: _member(tar, f"cifar-100-python/{name}") for name in MEMBER_MD5}
     return _from_pickles(members, str(archive))
 

@@ -12,6 +12,7 @@ from yacs.config import CfgNode as CN
 
 from ...errors import DataError
 from ...invocation import command_line
+from ...regular_files import opened, read_text
 from ..build import DATASETS, FileSource
 from ..download import download, md5_of
 from ..image_files import IMAGENET_MEAN, IMAGENET_STD, FileRecipe, FileSet
@@ -66,7 +67,7 @@ def unpack(archive: Path, target: Path) -> None:
     print(f"unpacking {archive}", flush=True)
     part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{FOLDER}-"))
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with opened(archive) as file, tarfile.open(fileobj=file, mode="r:gz") as tar:
             tar.extractall(part, filter="data")  # rejects members outside the folder
         os.rename(part / FOLDER, target)
     except (OSError, tarfile.TarError) as e:
@@ -116,7 +117,7 @@ def read_lists(root: Path) -> tuple[FileSet, FileSet]:
 def _table(path: Path) -> dict[str, str]:
     """{number: the rest of its line}."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
     table: dict[str, str] = {}

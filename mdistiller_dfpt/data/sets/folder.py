@@ -1,17 +1,21 @@
 """Any dataset of image files: class folders, or tables of paths and labels."""
 
+import os
+from itertools import islice
 from pathlib import Path
 
 from yacs.config import CfgNode as CN
 
 from ...distributed import rank
-from ...errors import DataError
+from ...errors import ConfigError, DataError
 from ..build import DATASETS, FileSource
-from ..class_folders import check_same_classes, class_folders, list_files
-from ..image_files import imagenet_recipe
+from ..class_folders import check_same_classes, class_folders, is_image, list_files
+from ..image_files import FileSet, imagenet_recipe
 from ..tables import classes_of, file_set, read_table
+from ..test_share import divide
 
 SIZE = 224
+HOLD_OUT = "set DATASET.TEST.SHARE 0.2 to hold a fifth of each class out"
 _ENCODED = {
     "*.parquet": "its .parquet files have images as bytes", "*.arrow": "its .arrow files have images as bytes",
     "*.npz": "its .npz files have images as arrays", "*.npy": "its .npy files have images as arrays",
@@ -29,15 +33,19 @@ def folder(cfg: CN) -> FileSource:
     per image; or train.txt and val.txt (also in meta/), of rows `path label`. Paths are relative to the table, or to
     the folder train/, train_images/ or images/ beside it. Labels are names, in alphabetical order, or whole numbers, in
     numerical order. Augmented like ImageNet.
+
+    With DATASET.TEST.SHARE, data without a test set are divided: train/<class>/*, train.csv, or class folders alone.
     """
-    root = Path(cfg.DATASET.ROOT)
+    root, share = Path(cfg.DATASET.ROOT), cfg.DATASET.TEST.SHARE
+    if share:
+        return FileSource(*divide(_undivided(root, share), share), imagenet_recipe(cfg.DATASET.SIZE or SIZE))
     second = _second(root)
     table, second_table = (_table(root, split) for split in ("train", second))
     if table is not None:
         rows = read_table(table)
         if second_table is None:
             raise DataError(f"{table}: there is no such table of test images beside it, {root / second}.csv: write one"
-                            f" with rows that are not in {table.name}")  # fmt: skip
+                            f" with rows that are not in {table.name}, or {HOLD_OUT}")  # fmt: skip
         others = read_table(second_table)
         check_same_classes([label for _, label in rows], [label for _, label in others], root)
         shared = {path for path, _ in rows} & {path for path, _ in others}
@@ -47,6 +55,9 @@ def folder(cfg: CN) -> FileSource:
         classes = classes_of([label for _, label in rows], table)
         train, test = (file_set(part, classes) for part in (rows, others))
     elif (root / "train").is_dir():
+        if not (root / second).is_dir():
+            raise DataError(f"{root}: there is no folder of test images beside train, val/<class>/* or test/<class>/*:"
+                            f" add one, or {HOLD_OUT}")  # fmt: skip
         classes = _classes_in(root, "train")
         check_same_classes(classes, _classes_in(root, second), root)
         train, test = (list_files(root / split, classes) for split in ("train", second))
@@ -56,6 +67,25 @@ def folder(cfg: CN) -> FileSource:
             f"or train.csv and val.csv with rows path,label; {_found_instead(root)}"
         )
     return FileSource(train, test, imagenet_recipe(cfg.DATASET.SIZE or SIZE))
+
+
+def test_set_in(root: Path) -> str | None:
+    """The name of the test set in a folder, beside a training set; None if it has none."""
+    if not (root / "train").is_dir() and _table(root, "train") is None:
+        return None
+    return next((name for name in SECOND if (root / name).is_dir() or _table(root, name)), None)
+
+
+def _undivided(root: Path, share: float) -> FileSet:
+    """All images of a folder without a test set; ConfigError if it has one."""
+    if found := test_set_in(root):
+        raise ConfigError(f"DATASET.TEST.SHARE is {share:g}; {root} has a test set, {found}: remove the key")
+    table = _table(root, "train")
+    if table is not None:
+        rows = read_table(table)
+        return file_set(rows, classes_of([label for _, label in rows], table))
+    place = root / "train" if (root / "train").is_dir() else root
+    return list_files(place, class_folders(place))
 
 
 def _table(root: Path, split: str) -> Path | None:
@@ -92,11 +122,18 @@ def _found_instead(root: Path) -> str:
     for pattern, kind in _ENCODED.items():
         if any(root.glob(pattern)) or any(root.glob(f"data/{pattern}")):
             return f"{shown}: {kind}: write the images to files, or see A dataset in docs/extend.md"
+    if any(is_image(name) for path in root.iterdir() if path.is_dir() for name in _few_names(path)):
+        return f"{shown}: if these folders are the classes, {HOLD_OUT}"
     if inside := next((p.parent for p in sorted(root.glob("*/train")) if p.is_dir()), None):
         return f"{shown}: perhaps DATASET.ROOT is {str(inside)!r}"
     if table := next(iter(sorted(root.glob("*.csv"))), None):
         return f"{shown}: if {table.name} has the labels, divide its rows into train.csv and val.csv"
     return shown
+
+
+def _few_names(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in islice(entries, 100)]
 
 
 def _second(root: Path) -> str:

@@ -1,12 +1,14 @@
 """ImageNet-1k (ILSVRC2012): class folders, or the validation images as distributed, with a file of labels."""
 
 import csv
+import io
 from pathlib import Path
 
 import torch
 from yacs.config import CfgNode as CN
 
 from ...errors import DataError
+from ...regular_files import read_bytes, read_text
 from ..build import DATASETS, FileSource
 from ..class_folders import check_same_classes, class_folders, list_files
 from ..image_files import FileSet, imagenet_recipe
@@ -62,14 +64,14 @@ def _labels(root: Path) -> dict[str, str]:
     """{image name: wnid} of the validation set."""
     try:
         if (root / SOLUTION).is_file():
-            with open(root / SOLUTION, encoding="utf-8", newline="") as f:
-                return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(f)}
+            rows = csv.DictReader(read_text(root / SOLUTION).splitlines())
+            return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
         if (root / TRUTH).is_file():
             from scipy.io import loadmat  # a slow import that few runs need
 
-            synsets = loadmat(root / META, squeeze_me=True, struct_as_record=False)["synsets"]
+            synsets = loadmat(io.BytesIO(read_bytes(root / META)), squeeze_me=True, struct_as_record=False)["synsets"]
             wnid = {int(s.ILSVRC2012_ID): str(s.WNID) for s in synsets}
-            ids = [int(line) for line in (root / TRUTH).read_text(encoding="ascii").split()]
+            ids = [int(line) for line in read_text(root / TRUTH, encoding="ascii").split()]
             return {f"ILSVRC2012_val_{i:08d}": wnid[one] for i, one in enumerate(ids, start=1)}
     except Exception as e:  # scipy and csv raise many types for damaged files
         raise DataError(f"{root}: the labels of the validation images cannot be read ({e!r})") from None

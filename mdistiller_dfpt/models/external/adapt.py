@@ -48,6 +48,25 @@ def _classifier(network: nn.Module, names: Sequence[str]) -> str:
     return layers[-1] if layers else ""
 
 
+def adapt(network: nn.Module, image_size: int, stages: Sequence[str] = ()) -> StagedModel:
+    """Any network as methods take it: a `StagedModel` itself, another one unmodified inside of an `AdaptedModel`.
+
+    It is trained and frozen in place, and keeps its state_dict keys. `image_size`: height and width of its images.
+    `stages`: names of the modules that end its stages; by default they are found. ConfigError if it cannot take a
+    square image of that size with three channels.
+    """
+    return network if isinstance(network, StagedModel) else AdaptedModel(network, stages, image_size)
+
+
+def refuse_plain(network: Any, role: str) -> None:
+    """TypeError unless a network is one that methods take."""
+    if not isinstance(network, StagedModel):
+        raise TypeError(
+            f"the {role} is a {type(network).__name__}, whose feature maps are not known: give"
+            " mdistiller_dfpt.adapt(network, image_size) instead"
+        )
+
+
 class AdaptedModel(StagedModel):
     """An unmodified network whose feature maps are read and edited through hooks while its own forward runs.
 

@@ -1,0 +1,53 @@
+"""Text of others (names of files and classes, titles, messages) in a terminal, Markdown, LaTeX and CSV."""
+
+import re
+from typing import Any, TextIO
+
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""All but line ends and tabs; also what turns the direction of writing, and bytes that are not UTF-8."""
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "->": r"$\to$",
+}  # fmt: skip
+_LATEX_SIGNS = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reverse=True))))
+
+
+def printable(text: str) -> str:
+    """The text with its control characters as escapes: a terminal obeys some, and a log hides others."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """`printable`, and line ends as spaces."""
+    return printable(" ".join(text.splitlines()))
+
+
+def markdown_cell(text: str) -> str:
+    """Text of one line in a table: no end of a cell, no HTML, no link or picture."""
+    return re.sub(r"([|<\\`]|!?\[(?=[^]]*\]\())", r"\\\1", one_line(text))
+
+
+def latex_text(text: str) -> str:
+    """Text of one line without commands."""
+    return _LATEX_SIGNS.sub(lambda found: _LATEX[found[0]], one_line(text))
+
+
+def csv_cell(value: Any) -> Any:
+    """A value of which a spreadsheet makes no formula; numbers stay numbers."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")) else value
+
+
+class Printable:
+    """A text stream in which all is `printable`, and what its encoding lacks is an escape."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """As of a text stream."""
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        return self.stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)

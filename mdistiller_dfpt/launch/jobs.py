@@ -1,0 +1,125 @@
+"""Training jobs in processes of their own: run, watched, interrupted by a signal that each of them gets once."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ..errors import UserError
+
+TRAIN = [sys.executable, "-m", "mdistiller_dfpt", "train"]
+Process: TypeAlias = "subprocess.Popen[bytes]"
+Watch: TypeAlias = Callable[[int], bool]
+"""Called with the process id of a running job; True: the job is to save and end."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
+WATCH_EVERY = 0.5  # seconds
+
+
+class Interrupted(UserError):
+    """A signal stopped the jobs: those that ran have saved, those that had not begun are not begun."""
+
+    def __init__(self, number: int):
+        super().__init__("interrupted; repeat the same command to go on")
+        self.exit_code = 128 + number
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training job: the arguments of `train`, and the log file for its output."""
+
+    label: str
+    words: tuple[str, ...]
+    log: Path
+
+
+def run_jobs(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) -> list[Job]:
+    """Run all jobs, `parallel` at a time, each in its own process; returns the failed jobs.
+
+    A signal that stops this process is passed on to the jobs, which save and end; then `Interrupted` is raised.
+    """
+    failed: list[Job] = []
+
+    def run(job: Job) -> int:
+        if not got:
+            say(f"{job.label} ... (log: {job.log})")
+        return _run(job, running, got)
+
+    with _passing_signals_on() as (running, got), ThreadPoolExecutor(parallel) as pool:
+        pending = {pool.submit(run, job): job for job in jobs}
+        for number, future in enumerate(as_completed(pending), start=1):
+            if got:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise Interrupted(got[0])
+            job, code = pending[future], future.result()
+            ended = "done" if code == 0 else f"failed with {code}, see {job.log}"
+            say(f"[{number}/{len(jobs)}] {job.label}: {ended}")
+            if code:
+                failed.append(job)
+    return failed
+
+
+def run_watched(job: Job, watch: Watch) -> int:
+    """Run one job and return its exit code, negative if a signal ended it; `Interrupted` as for `run_jobs`."""
+    with _passing_signals_on() as (running, got):
+        code = _run(job, running, got, watch)
+        if got:
+            raise Interrupted(got[0])
+    return code
+
+
+@contextlib.contextmanager
+def _passing_signals_on() -> Iterator[tuple[set[Process], list[int]]]:
+    """Context in which signals go to the processes in the set that it yields, and are noted in the list.
+
+    The processes are in sessions of their own, so that each signal reaches them once: a second one ends them at once.
+    """
+    running: set[Process] = set()
+    got: list[int] = []
+
+    def pass_on(number: int, frame: Any) -> None:
+        got.append(number)
+        for process in tuple(running):
+            process.send_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield running, got
+        return
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        yield running, got
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(job: Job, running: set[Process], got: list[int], watch: Watch | None = None) -> int:
+    if got:  # a job that ended for it has made room for this one
+        return 128 + got[0]
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with open(job.log, "a", encoding="utf-8") as log:
+        process = subprocess.Popen([*TRAIN, *job.words], stdout=log, stderr=log, start_new_session=True)
+        running.add(process)
+        if got:  # since then
+            process.send_signal(got[0])
+        try:
+            return process.wait() if watch is None else _wait(process, watch, got)
+        finally:
+            running.discard(process)
+
+
+def _wait(process: Process, watch: Watch, got: list[int]) -> int:
+    """The exit code of a process that is watched until it ends, or is told to end."""
+    while True:
+        try:
+            return process.wait(WATCH_EVERY)
+        except subprocess.TimeoutExpired:
+            if not got and watch(process.pid):
+                break
+    process.send_signal(signal.SIGTERM)
+    return process.wait()

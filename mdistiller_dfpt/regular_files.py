@@ -1,0 +1,81 @@
+"""Opens the files that are read: regular ones alone, and none that is larger than it can be.
+
+Opening a FIFO waits for its writer, a device has no end, and a sparse file that takes no room can be larger than all
+memory. Errors are OSErrors with the file and a reason, so a caller reports them as it does a missing file.
+"""
+
+import errno
+import json
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, TextIO
+
+MOST_TEXT = 1 << 30  # bytes; a table of all images of ImageNet has about a tenth
+
+
+def memory() -> int:
+    """The bytes of memory of this machine: no file of weights or images is larger."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def opened(path: str | os.PathLike[str], most: int | None = None) -> BufferedReader:
+    """A regular file, opened for reading; OSError if it is of another kind, or larger than `most` bytes (memory)."""
+    # Without O_NONBLOCK, a FIFO without a writer would block; for a regular file it has no effect
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
+        _check(os.fstat(file.fileno()), path, memory() if most is None else most)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def opened_to_lock(path: str | os.PathLike[str]) -> TextIO:
+    """A regular file to read and write, created if there is none; OSError if a link or another kind is in its place."""
+    number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    file = os.fdopen(number, "r+", encoding="utf-8")
+    try:
+        _check(os.fstat(number), path, MOST_TEXT)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def regular(path: Path, most: int | None = None) -> Path:
+    """The path itself, for a library that opens it by name; OSError as of `opened`."""
+    _check(os.stat(path), path, memory() if most is None else most)
+    return path
+
+
+def _check(status: os.stat_result, path: str | os.PathLike[str], most: int) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        what = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+        raise OSError(errno.EINVAL, f"is {what}, not a file", str(path))
+    if status.st_size > most:
+        size, limit = (f"{n / 1e9:,.1f} GB" if n >= 1e9 else f"{n:,} bytes" for n in (status.st_size, most))
+        raise OSError(errno.EFBIG, f"has {size}; at most {limit} are read", str(path))
+
+
+def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """The content of a regular file; OSError as of `opened`."""
+    with opened(path, most) as file:
+        return file.read()
+
+
+def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT, encoding: str = "utf-8") -> str:
+    """The text of a regular file, with line ends as they are; OSError as of `opened`, UnicodeDecodeError."""
+    return read_bytes(path, most).decode(encoding)
+
+
+def read_json(path: str | os.PathLike[str], most: int = MOST_TEXT) -> Any:
+    """The value in a regular JSON file; OSError as of `opened`, ValueError if it is no JSON."""
+    try:
+        return json.loads(read_text(path, most))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

@@ -1,0 +1,154 @@
+"""The studies of a search, one a config, in Optuna's journal: a file to which each step is appended.
+
+A trial's values depend on its number and the trials before it alone, so a search that was interrupted goes on as if it
+had not been.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config.effect import differing
+from ..errors import CheckpointError, ConfigError
+from ..regular_files import read_bytes
+from .space import Dimension, as_word
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.pruners import BasePruner
+    from optuna.storages import JournalStorage
+    from optuna.trial import FrozenTrial
+
+JOURNAL = "journal.log"
+PRUNERS = ("median", "halving", "none")
+AT_RANDOM = 5
+"""The first trials of a config: its own values, then random ones; the pruner and the sampler begin after them."""
+ASKED = "asked"
+
+
+def check_installed() -> None:
+    """ConfigError if Optuna or matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+        import optuna
+    except ImportError as e:
+        raise ConfigError(f'a search needs {e.name}: pip install "mdistiller_dfpt[search]"') from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def open_journal(folder: Path) -> "JournalStorage":
+    """The journal in a folder that this process has locked, made if there is none; CheckpointError if it is damaged."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    class Journal(JournalFileBackend):
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            with _writing(file):
+                super().append_logs(logs)
+
+    file = folder / JOURNAL
+    with _writing(file):
+        file.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # of a process that was killed while it wrote
+        if file.exists() and (text := read_bytes(file)) and not text.endswith(b"\n"):
+            os.truncate(file, text.rfind(b"\n") + 1)  # what that process did not finish to write
+        try:
+            return JournalStorage(Journal(str(file)))
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise CheckpointError(f"{file}: cannot be read ({type(e).__name__}: {e}); give another --out") from None
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Turns a failed write into a one-line error."""
+    try:
+        yield
+    except OSError as e:
+        raise CheckpointError(f"{file}: cannot be written ({e.strerror}); once it can be, repeat the same command to go"
+                              " on") from None  # fmt: skip
+
+
+def pruner_of(name: str, epochs: int) -> "BasePruner":
+    """The pruner of this name for runs of so many epochs."""
+    from optuna import pruners
+
+    if name == "median":  # early epochs tell little, least of all before the learning rate falls
+        return pruners.MedianPruner(n_startup_trials=AT_RANDOM, n_warmup_steps=math.ceil(epochs / 2))
+    if name == "halving":
+        return pruners.SuccessiveHalvingPruner(min_resource=math.ceil(epochs / 9), reduction_factor=3)
+    return pruners.NopPruner()
+
+
+def open_study(
+    storage: "JournalStorage", name: str, pruner: "BasePruner", asked: Mapping[str, Any], own: Mapping[str, Any]
+) -> "Study":
+    """The study of a config, made if there is none; its first trial has the `own` values of the config, as coded.
+
+    `asked`: what trials of one study have in common; ConfigError if the study in the journal has it otherwise.
+    """
+    import optuna
+
+    study = optuna.create_study(
+        study_name=name, storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
+    )
+    written = json.loads(json.dumps(asked))
+    if other := _differences(written, study.user_attrs.get(ASKED, written)):
+        raise ConfigError(f"{name}: the search in this folder is another one: {'; '.join(other)}; give another --out")
+    if ASKED not in study.user_attrs or not study.trials:
+        study.set_user_attr(ASKED, written)
+    if not study.trials and own:
+        study.enqueue_trial(dict(own))
+    return study
+
+
+def _differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """One phrase for each way in which what is asked for is not what was asked for."""
+    found = differing(now["config"], before["config"], "now", "then")
+    for key in ("space", "seeds", "pruner"):
+        if now[key] != before[key]:
+            found.append(f"{key} {now[key]} now, {before[key]} then")
+    return found
+
+
+def names_of_studies(storage: "JournalStorage") -> list[str]:
+    """The studies in a journal."""
+    return [study.study_name for study in storage.get_all_studies()]
+
+
+def interrupted(study: "Study") -> int | None:
+    """The number of the trial that has begun and not ended, as one search at a time has the journal; None if none."""
+    from optuna.trial import TrialState
+
+    return next((t.number for t in study.trials if t.state == TrialState.RUNNING), None)
+
+
+def next_trial(study: "Study", storage: "JournalStorage", space: Sequence[Dimension]) -> "Trial":
+    """The trial that was interrupted, with its values, or else a new one."""
+    import optuna
+
+    number = interrupted(study)
+    if number is None:
+        known = sum(t.state != optuna.trial.TrialState.WAITING for t in study.trials)
+        study.sampler = optuna.samplers.TPESampler(seed=known, n_startup_trials=AT_RANDOM)
+        trial = study.ask()
+    else:
+        study.sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=AT_RANDOM)
+        study_id = storage.get_study_id_from_name(study.study_name)
+        # The one way to go on with a trial that another process began
+        trial = optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
+    for d in space:
+        if d.kind == "float":
+            trial.suggest_float(d.key, d.values[0], d.values[1], log=d.log)
+        elif d.kind == "int":
+            trial.suggest_int(d.key, d.values[0], d.values[1], log=d.log)
+        else:
+            trial.suggest_categorical(d.key, [as_word(value) for value in d.values])
+    return trial
+
+
+def values_of(trial: "Trial | FrozenTrial", space: Sequence[Dimension]) -> dict[str, Any]:
+    """The values of a trial, as the config has them."""
+    return {d.key: d.decoded(trial.params[d.key]) for d in space}

@@ -1,0 +1,53 @@
+"""Warnings of networks that predict little: near chance, a single class, or with statistics that have not settled."""
+
+import sys
+
+from ..data import Data
+from ..data.loader import Loader
+from ..distributed import rank
+from ..models.statistics import UNSETTLED, slowest_momentum
+from .state import Training
+
+REMEASURE = "SOLVER.REMEASURE_BN"
+
+
+def _warn(line: str) -> None:
+    if rank() == 0:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def warn_unsettled(run: Training) -> None:
+    """Before the first step: whether running statistics will still be, in part, those that the student starts with."""
+    key, name = run.cfg.SOLVER.REMEASURE_BN, run.cfg.DISTILLER.STUDENT
+    steps = run.last_epoch * len(run.data.train) * run.accumulate
+    momentum = slowest_momentum(run.distiller.deployed)
+    if momentum is None:
+        if key != "never":
+            print(f"{REMEASURE} {key} has no effect here: {name} has no running statistics", flush=True)
+    elif key == "never" and (left := (1 - momentum) ** steps) > UNSETTLED:
+        _warn(f"BatchNorm of {name} has momentum {momentum:g}: after the {steps} steps of this run, {100 * left:.0f} %"
+              f" of its statistics are those it starts with; `{REMEASURE} last` measures them again")  # fmt: skip
+
+
+def warn_of_chance(measured: dict[str, float], num_classes: int) -> None:
+    """If a teacher predicts a single class, or hardly more than chance."""
+    chance = 100 / num_classes
+    if measured["predicted_classes"] == 1:
+        _warn("the teacher predicts the same class for all test images")
+    elif measured["top1"] < min(2 * chance, chance + (100 - chance) / 10):
+        _warn(f"the teacher is near chance ({chance:.1f} %)")
+
+
+def warn_of_one_class(measured: dict[str, float], data: Data, remeasured: str) -> None:
+    """If a student predicts one class for all images, or for most of them and for twice as many as any class has."""
+    share = measured.get("most_predicted", 0.0)
+    advice = "" if remeasured != "never" else f"; if it learned more than this shows, try `{REMEASURE} last`"
+    if measured["predicted_classes"] == 1:
+        _warn(f"the student predicts the same class for all {data.judged_on} images{advice}")
+    elif share > 50 and share >= 2 * _largest_class(data.judges):
+        _warn(f"the student predicts one class for {share:.0f} % of the {data.judged_on} images{advice}")
+
+
+def _largest_class(loader: Loader) -> float:
+    """The share of the images that the most frequent class has, in per cent."""
+    return 100 * (loader.labels.bincount().max() / len(loader.labels)).item()

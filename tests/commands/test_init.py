@@ -1,0 +1,83 @@
+"""init photos: what is found in a folder, the yaml files that it writes, and what it refuses."""
+
+import re
+
+import pytest
+import yaml
+from PIL import Image
+
+from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt.commands import init
+from mdistiller_dfpt.data.survey import Survey
+from mdistiller_dfpt.launch.own_photos import plan_for
+
+from ..data.test_own_photos import photos
+
+
+def lines_of(capsys):
+    said = capsys.readouterr()
+    return said.out.splitlines(), said.err.splitlines()
+
+
+def test_a_folder_without_a_test_set(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "pets", {"cat": 60, "dog": 12})
+    (tmp_path / "pets" / "cat" / "broken.jpg").write_bytes(b"no image")
+    Image.new("L", (40, 50)).save(tmp_path / "pets" / "dog" / "grey.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 70), (9, 99, 200)).save(tmp_path / "pets" / "dog" / "turned.jpg", exif=exif)
+    (tmp_path / "pets" / "dog" / "z.png").write_bytes((tmp_path / "pets" / "cat" / "00.png").read_bytes())
+    (tmp_path / "configs_here").mkdir()
+    assert init.main(["photos", "pets", "-o", "configs_here/pets.yaml"]) == 0
+    out, _ = lines_of(capsys)
+    assert out[0].startswith("pets: 75 images of 2 classes, 15 to 60 of each; a test set is held out, ")
+    notes = "\n".join(line for line in out if line.startswith("note: "))
+    for part in ("broken.jpg: cannot be read as an image", "class cat; .*z.png: class dog: the same image",
+                 "1 of the 75 images are copies", "1 of the 75 images are to be rotated by their EXIF",
+                 "74 of the 75 images have a side below 64"):  # fmt: skip
+        assert re.search(part, notes), part
+    assert out[-1].endswith("train --cfg configs_here/pets.yaml")
+    cfg, teacher = (load_cfg(tmp_path / "configs_here" / f"{name}.yaml") for name in ("pets", "pets-teacher"))
+    assert cfg.DATASET == teacher.DATASET
+    assert cfg.DATASET.ROOT == "pets"
+    assert (cfg.DATASET.TEST.SHARE, cfg.DATASET.VALIDATION, cfg.DATASET.ON_ERROR) == (0.2, 0.15, "skip")
+    assert cfg.DISTILLER.TEACHER == teacher.DISTILLER.STUDENT
+    assert cfg.DISTILLER.TEACHER_AUTO_TRAIN
+    assert teacher.DISTILLER.STUDENT_CKPT == "pretrained"
+    assert cfg.LOG.PREFIX == "configs_here/output"
+    values = yaml.safe_load((tmp_path / "configs_here" / "pets-teacher.yaml").read_text())
+    assert values["DATASET"]["ROOT"] == "../pets"
+    # Nothing is overwritten
+    assert init.main(["photos", "pets", "-o", "configs_here/pets.yaml"]) == 2
+    assert lines_of(capsys)[1] == [
+        "error: configs_here/pets.yaml, configs_here/pets-teacher.yaml: exists; delete it, or give another name with -o"
+    ]
+
+
+def test_a_folder_with_a_test_set_and_folders_that_are_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "test"):
+        photos(tmp_path / "pets", {"cat": 4, "dog": 4}, part)
+    assert init.main(["photos", "pets", "--for", "server"]) == 0
+    out, _ = lines_of(capsys)
+    assert "the test set is test/" in out[0]
+    assert "note: " + str(next((tmp_path / "pets/test/cat").iterdir()).relative_to(tmp_path)) in "\n".join(out)
+    cfg = load_cfg("photos.yaml")
+    assert cfg.DATASET.TEST.SHARE == 0
+    assert cfg.DISTILLER.STUDENT == "torchvision/resnet50"
+    photos(tmp_path / "one", {"cat": 4})
+    for folder, message in (("one", "has one class, cat; there is nothing to tell apart"), ("none", "no such folder")):
+        assert init.main(["photos", folder, "-o", "x.yaml"]) == 3
+        assert message in lines_of(capsys)[1][0]
+    assert not (tmp_path / "x.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "side", "sizes", "amp"),
+    [(None, 500, (160, 128), "fastest"), (True, 500, (260, 224), "bf16"), (False, 100, (96, 96), "none")],
+)
+def test_the_plan_follows_the_machine_and_the_images(gpu, side, sizes, amp):
+    found = Survey(("a", "b"), (300, 300), (75, 75), [], [], side, 0, 0, 0, 0)
+    plan = plan_for(found, "phone", False, 16, gpu)
+    assert (plan.sizes, plan.amp, plan.workers, plan.batch, plan.epochs) == (sizes, amp, 8, 16, (10, 12))

@@ -1,0 +1,110 @@
+"""`eval --corruptions`: accuracies by corruption and severity, the same for every call, kept for the report."""
+
+import json
+
+import pytest
+
+import mdistiller_dfpt as md
+from mdistiller_dfpt.commands import evaluate, predict
+from mdistiller_dfpt.report import load_results
+from mdistiller_dfpt.report.page import page
+
+from .test_student import trained
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs"))[1]
+
+
+def test_accuracies_by_corruption_and_severity(run, tmp_path, capsys):
+    file = tmp_path / "j.json"
+    words = [
+        "--no-cost",
+        "--json",
+        str(file),
+        "--corruptions",
+        "contrast",
+        "jpeg_compression",
+        "--severities",
+        "1",
+        "5",
+    ]
+    outputs = []
+    for _ in range(2):
+        assert evaluate.main([str(run), *words]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    found = json.loads(file.read_text())["corruptions"]
+    assert found["clean"] == pytest.approx(json.loads(file.read_text())["top1"])
+    assert {name: list(of) for name, of in found["top1"].items()} == {
+        "contrast": ["1", "5"], "jpeg_compression": ["1", "5"]
+    }  # fmt: skip
+    assert found["top1"]["contrast"]["5"] < found["top1"]["contrast"]["1"] <= 100
+    assert found["error"] == pytest.approx(100 - sum(sum(of.values()) for of in found["top1"].values()) / 4)
+    assert "constants of CIFAR-C, images of 16x16, seed 0" in outputs[0]
+    assert "mean over 2 corruptions at 2 severities" in outputs[0]
+    assert "note: these constants are for images of 32x32" in outputs[0]
+    assert not (run / "corruptions.json").exists(), "a part of the corruptions is not the run's"
+
+
+def test_all_of_them_are_kept_for_the_page_until_the_weights_change(run, monkeypatch):
+    module = "mdistiller_dfpt.launch.robustness"
+    monkeypatch.setattr(f"{module}.corrupted", lambda image, *key: image)
+    assert evaluate.main([str(run), "--no-cost", "--corruptions"]) == 0
+    kept = json.loads((run / "corruptions.json").read_text())
+    assert kept["mean"] == pytest.approx(kept["clean"])
+    text = page(load_results(run.parent), "t")
+    assert "Corrupted images" in text
+    assert f"<td>{kept['clean']:.2f}</td>" in text
+    assert "<td>jpeg compression</td>" in text
+    (run / "corruptions.json").write_text(json.dumps(kept | {"sha256": "of other weights"}))
+    assert "Corrupted images" not in page(load_results(run.parent), "t")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--severities", "3"], "--severities and --seed are those of --corruptions: add it"),
+        (["--corruptions", "SOLVER.AMP", "bf16"], "unknown corruption 'SOLVER.AMP'"),
+        (["--corruptions", "fog", "--severities", "6"], "invalid choice: 6"),
+    ],
+)
+def test_wrong_uses_of_corruptions_are_one_line(run, words, message, capsys):
+    assert evaluate.main([str(run), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_keys_that_cannot_matter_to_given_weights_are_said(run, capsys):
+    assert evaluate.main([str(run), "SOLVER.LR", "3", "DATASET.NUM_WORKERS", "0", "--no-cost"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("SOLVER.LR 3 has no effect here: the weights are given")
+    assert "NUM_WORKERS" not in out
+
+
+def test_damaged_weights_are_refused_whatever_names_them(run, tmp_path, capsys):
+    whole = (run / "student.safetensors").read_bytes()
+    changed = tmp_path / "changed.safetensors"
+    changed.write_bytes(whole[:-2000] + bytes(2000))
+    assert evaluate.main(["-m", "resnet8", "-c", str(changed), "-d", "digits"]) == 3
+    assert "damaged; its tensors are not those that were saved" in capsys.readouterr().err
+
+
+def test_a_teacher_that_is_gone_is_named_with_what_to_add(tmp_path, capsys):
+    _, teacher, _ = trained(tmp_path / "teacher")
+    words = ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet8", "DISTILLER.TEACHER_CKPT", str(teacher)]
+    _, run, _ = trained(tmp_path, *words)
+    teacher.rename(tmp_path / "elsewhere")
+    assert evaluate.main([str(run), "--with-teacher", "--no-cost"]) == 3
+    error = capsys.readouterr().err
+    assert "there is no such file): add `DISTILLER.TEACHER_CKPT PATH` to your command" in error
+    words = ["DISTILLER.TEACHER_CKPT", str(tmp_path / "elsewhere"), "--with-teacher", "--no-cost"]
+    assert evaluate.main([str(run), *words]) == 0
+
+
+def test_an_image_before_the_student_is_said(run, tmp_path, capsys):
+    image = tmp_path / "x.png"
+    md.build_data(md.load_cfg("digits/vanilla/res8")).test.picture(0).save(image)
+    for first, message in ((image, "x.png is an image: write"), (tmp_path, "is no student, and")):
+        assert predict.main([str(first), str(run)]) == 2
+        assert message in capsys.readouterr().err

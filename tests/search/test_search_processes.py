@@ -1,0 +1,81 @@
+"""Searches with real runs: stopped by a signal and killed in the middle of a trial, then continued."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ..test_house import ROOT
+
+SPACE = "SOLVER.LR: {float: [0.01, 0.2], log: true}\n"
+WORDS = ["SOLVER.EPOCHS", "30", "LOG.TENSORBOARD", "False", "EXPERIMENT.THREADS", "1"]
+
+
+def started(folder: Path, out: str) -> "subprocess.Popen[str]":
+    command = [
+        sys.executable,
+        "-m",
+        "mdistiller_dfpt",
+        "search",
+        "--cfg",
+        "digits/vanilla/res8",
+        "--space",
+        "space.yaml",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, "--space", "space.yaml", "--trials", "2", "--out", out, *WORDS], cwd=folder, env=environment,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 250
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+def trials(folder: Path) -> list[dict]:
+    found = json.loads((folder / "search.json").read_text())["configs"]["digits/vanilla/res8"]["trials"]
+    return [{key: trial[key] for key in trial if key != "seconds"} for trial in found]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_search_that_is_stopped_and_killed_ends_with_the_same_trials(tmp_path):
+    (tmp_path / "space.yaml").write_text(SPACE)
+    whole = started(tmp_path, "whole")
+    _, err = whole.communicate()
+    assert whole.returncode == 0, err
+    run = tmp_path / "output/search/parts/digits_vanilla_res8/trial-0001/seed1"
+    # A scheduler's signal: the run saves, within an epoch, and the search ends
+    search = started(tmp_path, "parts")
+    wait_for(run / "checkpoints/epoch-00001")
+    search.send_signal(signal.SIGTERM)
+    _, err = search.communicate()
+    assert search.returncode == 143
+    assert err.splitlines()[-1] == "error: interrupted; repeat the same command to go on"
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["epoch"] < 20) == ("stopped", True)
+    # The search is killed, and its run trains on: the next one waits for it
+    search = started(tmp_path, "parts")
+    wait_for(run / f"checkpoints/epoch-{status['epoch'] + 2:05d}")
+    search.kill()
+    search.communicate()
+    last = started(tmp_path, "parts")
+    _, err = last.communicate()
+    assert last.returncode == 0, err
+    assert trials(tmp_path / "parts") == trials(tmp_path / "whole")
+    assert [path.parent.name for path in run.parent.parent.glob("*/*/results.json")] == ["seed1", "seed1"]
+    weights = [
+        json.loads((tmp_path / f"output/search/{name}/digits_vanilla_res8/trial-0001/seed1/results.json").read_text())
+        for name in ("parts", "whole")
+    ]
+    assert weights[0]["student_sha256"] == weights[1]["student_sha256"]
+    assert weights[0]["fingerprint"] == weights[1]["fingerprint"]
