@@ -46,6 +46,15 @@ def test_configs_tables_and_commands_exist(page):
         assert name in COMMANDS, name
 
 
+def test_all_commands_are_named_and_every_one_is_in_tools():
+    page = TEXTS[ROOT / "docs/train.md"]
+    assert [name for name in COMMANDS if f"`{name}`" not in page] == []
+    for name in COMMANDS:
+        # Where processes are spawned, each runs the file that started the first
+        text = (ROOT / f"tools/{name.replace('-', '_')}.py").read_text()
+        assert f'if __name__ == "__main__":  # and not in a process that it starts\n    run("{name}")' in text
+
+
 def test_the_readme_counts_methods_and_kinds_of_teacher():
     built_in = [
         [n for n, c in r.items() if c.__module__.startswith("mdistiller_dfpt.")] for r in (DISTILLERS, TEACHERS)
