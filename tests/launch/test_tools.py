@@ -231,7 +231,7 @@ def _checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
         ),
         "another class count": (folder / "classes.pth", r"fc.weight is \(100, 64\), not \(10, 64\)"),
         "garbage": (folder / "garbage.pth", r"no code in it was run \(damaged, or not written by torch"),
-        "html": (folder / "page.safetensors", "cut off or damaged"),
+        "html": (folder / "page.safetensors", "not a safetensors file|cut off or damaged"),
         "empty": (folder / "empty.pth", "not a checkpoint of tensors"),
         "malicious": (folder / "evil.pth", r"no code in it was run \(damaged, or not written by torch.save"),
         "malicious zip": (
