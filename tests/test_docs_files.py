@@ -13,7 +13,7 @@ from mdistiller_dfpt.teachers import TEACHERS
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING", "SECURITY"))]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
-GIVEN = ("FILE", "...", "mine/", "RLD/", "path/")  # of the reader
+GIVEN = ("FILE", "...", "mine/", "RLD/", "path/", "output/")  # of the reader, or written by a command
 
 
 def headings(page: Path) -> set[str]:
