@@ -40,7 +40,7 @@ PAIRS: dict[Purpose, Pair] = {
 }  # fmt: skip
 
 
-METHODS = (("TYPE: KD", "docs/photos.md compares it with no teacher and with DFPT-KD"),)
+METHODS = (("TYPE: KD", "docs/photos.md compares it with others"),)
 
 
 @dataclass(frozen=True)
@@ -88,5 +88,5 @@ LENGTHS: tuple[tuple[float, tuple[int, int], int], ...] = (
 def _length(count: int) -> tuple[tuple[int, int], int, str]:
     """(epochs of teacher and student, batch size, why) for a number of training images."""
     epochs, batch = next((epochs, batch) for most, epochs, batch in LENGTHS if count < most)
-    why = f"{count} images to train on: {epochs[1] * -(-count // batch)} steps"
+    why = f"{count} images to train on, {-(-count // batch)} steps an epoch"
     return epochs, batch, why if 200 <= count < 1000 else f"{why}; {NOT_MEASURED}"
