@@ -38,7 +38,8 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
             os.replace(part, path)
             flush(path.parent)
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
@@ -65,7 +66,8 @@ def remove_parts(folder: Path) -> None:
         if part.is_dir() and not part.is_symlink():
             shutil.rmtree(part, ignore_errors=True)
         else:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
