@@ -13,7 +13,7 @@ from mdistiller_dfpt.teachers import TEACHERS
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING", "SECURITY"))]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
-GIVEN = ("FILE", "...", "mine/", "RLD/", "path/")  # of the reader
+GIVEN = ("FILE", "...", "mine/", "output/", "RLD/", "path/")  # of the reader
 
 
 def headings(page: Path) -> set[str]:
@@ -44,6 +44,15 @@ def test_configs_tables_and_commands_exist(page):
         assert (ROOT / f"tools/{name}.py").is_file()
     for name in re.findall(r"^mdistiller-dfpt ([\w-]+)", TEXTS[page], flags=re.M):
         assert name in COMMANDS, name
+
+
+def test_all_commands_are_named_and_every_one_is_in_tools():
+    page = TEXTS[ROOT / "docs/train.md"]
+    assert [name for name in COMMANDS if f"`{name}`" not in page] == []
+    for name in COMMANDS:
+        # Where processes are spawned, each runs the file that started the first
+        text = (ROOT / f"tools/{name.replace('-', '_')}.py").read_text()
+        assert f'if __name__ == "__main__":  # and not in a process that it starts\n    run("{name}")' in text
 
 
 def test_the_readme_counts_methods_and_kinds_of_teacher():

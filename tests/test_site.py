@@ -97,6 +97,7 @@ def test_the_notebook_becomes_a_page_with_what_it_printed_and_drew(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_site_builds_without_warnings_and_loads_nothing_from_other_hosts():
     done = subprocess.run([sys.executable, "-m", "tools.pages"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -109,6 +110,7 @@ def test_the_site_builds_without_warnings_and_loads_nothing_from_other_hosts():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_notebook_runs(tmp_path):
     nbformat = pytest.importorskip("nbformat")
     client = pytest.importorskip("nbclient")

@@ -36,7 +36,7 @@ HEAD = (
 
 
 def fields(source: Path) -> dict[str, str]:
-    """The first paragraph of a module's docstring, `Name: What (Authors).`, and those of `Paper`, `Formula`, ..."""
+    """The first paragraph of a module's docstring, `Name: What (Authors).`, those of `Paper`, ..., and its `Notes`."""
     docstring = re.match(r'r?"""(.*?)"""', source.read_text(encoding="utf-8"), re.S)
     assert docstring, f"{source} has no docstring"
     first, *more = (" ".join(paragraph.split()) for paragraph in docstring[1].split("\n\n"))
@@ -47,6 +47,8 @@ def fields(source: Path) -> dict[str, str]:
         key, colon, text = paragraph.partition(": ")
         if colon and key in ("Paper", "Formula", "Code", "Differs"):
             found[key] = text.rstrip(".")
+        else:
+            found["Notes"] = f"{found['Notes']}\n\n{paragraph}" if "Notes" in found else paragraph
     return found
 
 

@@ -2,4 +2,5 @@
 
 from command import run
 
-run("search")
+if __name__ == "__main__":  # and not in a process that it starts
+    run("search")

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 
+from ..regular_files import opened
 from .build import FileSource, ImageSource
-from .image_files import Fault, read_image
+from .image_files import DECODERS, Fault, read_image
 
 
 class Look(NamedTuple):
@@ -74,8 +75,8 @@ def _look(item: tuple[str, str]) -> Look:
         return Look(split, path, image.reason, None)
     pixels = np.asarray(image)
     is_grey = bool((pixels == pixels[..., :1]).all())
-    with Image.open(path) as file:
-        is_rotated = file.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+    with opened(path) as file, Image.open(file, formats=DECODERS) as stored:
+        is_rotated = stored.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
     return Look(split, path, "", _hash(pixels), image.size, is_grey, is_rotated)
 
 

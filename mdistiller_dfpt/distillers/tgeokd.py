@@ -2,10 +2,10 @@ r"""TGeo-KD: a learned share of the teacher and of the labels for each sample (H
 
 Paper: Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation.
 
-Formula: $$L = w (a KD_\tau(z^S, z^T) + (1 - a) CE), \quad L_a = w_{held} \frac{CE_{held}(\theta - \eta \nabla L) -
-CE_{held}(\theta)}{\eta}$$ where the controller, which gives the share $a$ of each sample, descends $L_a$; $\theta$ are
-the weights of the student's linear classifier, $\eta$ is STEP_SIZE, and $CE_{held}$ the cross-entropy of held-out
-samples.
+Formula: $$L = w \ell, \quad \ell = a KD_\tau(z^S, z^T) + (1 - a) CE, \quad L_a = w_{held} \frac{CE_{held}(\theta - \eta
+\nabla \ell) - CE_{held}(\theta)}{\eta}$$ where the controller, which gives the share $a$ of each sample, descends
+$L_a$; $\theta$ are the weights of the student's linear classifier, $\eta$ is STEP_SIZE, and $CE_{held}$ the
+cross-entropy of held-out samples.
 
 Code: Chengming0501/TGeo-KD 5a69cbe, src/fusion_ratio_bilevel.py:54-102, 126-150, src/network.py:16-36.
 

@@ -40,7 +40,7 @@ PAIRS: dict[Purpose, Pair] = {
 }  # fmt: skip
 
 
-METHODS = (("TYPE: KD", "docs/photos.md compares it with no teacher and with DFPT-KD"),)
+METHODS = (("TYPE: KD", "docs/photos.md compares it with others"),)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision import models
 
 from ..errors import CheckpointError
-from ..regular_files import opened
+from ..regular_files import opened, regular
 from .external.names import timm_arguments
 
 _NAMES = {
@@ -105,7 +105,7 @@ def timm_weights(name: str, size: int, download: bool) -> dict[str, Tensor]:
 
 def _of_file(load_file: Callable[[Path], dict[str, Tensor]], place: Path) -> dict[str, Tensor]:
     try:
-        return load_file(place)
+        return load_file(regular(place))
     except Exception as e:  # safetensors raises several types
         raise CheckpointError(f"{place}: not a safetensors file ({e}): delete it") from None
 

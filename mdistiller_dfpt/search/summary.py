@@ -88,7 +88,7 @@ def write_record(plan: Plan, studies: Studies) -> None:
     for one in plan.configs:
         study, best = studies[one.name], best_of(studies[one.name])
         configs[one.name] = {
-            "config": str(one.path),
+            "config": one.path_from(plan.folder),
             "given": dict(one.given),
             "space": {d.key: d.words for d in one.space},
             "epochs": one.cfg.SOLVER.EPOCHS,

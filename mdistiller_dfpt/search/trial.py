@@ -1,5 +1,6 @@
 """One trial of a search: a usual run for each seed, whose epochs are judged by validation images and may be pruned."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,6 +60,10 @@ class SearchedConfig:
     def label(self) -> str:
         """The name of its folder, and of its row in the table of tuned configs."""
         return self.name.replace("/", "_")
+
+    def path_from(self, folder: Path) -> str:
+        """The path of the config as a file in this folder names it."""
+        return os.path.relpath(os.path.realpath(self.path), os.path.realpath(folder))
 
     @property
     def prefix(self) -> Path:

@@ -1,6 +1,5 @@
 """The tuned configs of a search: best.yaml of each, a table of them over seeds, and the command that trains it."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,14 +72,13 @@ def _write_best(one: SearchedConfig, plan: Plan, studies: Studies) -> bool:
     folder = plan.folder / one.label
     with_best = load_cfg(one.path, {**one.given, **values_of(best, one.space)})
     keys = [key for key in one.given if key != SHARE] + [d.key for d in one.space]
-    base = os.path.relpath(os.path.realpath(one.path), os.path.realpath(folder))
     share = f"was {one.cfg.DATASET.VALIDATION:g} in the search, and is {one.validation:g} here, as in the config"
     seeds = ", ".join(map(str, plan.seeds))
     lines = [
         f"# {one.name}, trial {best.number} of {spent(studies[one.name])[0]}: top-1 {spread_of(best)} on {one.images}"
         f" validation images, seeds {seeds}",
         f"# {SHARE} {share}",
-        f"_BASE_: {base}",
+        f"_BASE_: {one.path_from(folder)}",
     ]
     make_folder(folder, empty=False)
     write_text(folder / BEST, "\n".join(lines) + "\n" + _as_yaml(with_best, keys, folder))

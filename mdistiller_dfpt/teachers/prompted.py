@@ -3,8 +3,9 @@ r"""Prompts before each stage of a frozen teacher (PAT, Lin et al., 2025, ICCV, 
 Paper: that of PAT.
 
 Formula: $$x_i = A_i(z_{i - 1}), \quad z_i = x_i + \beta_i P_i(x_i)$$ with the teacher's stages $A_i$ and the prompts
-$P_i$, which also see the feedback of a method that gives one; $\beta_i$ is 0 at first. The prompts descend $$L_P =
-w_{reg} KD_\tau(z^P, z^T) + w_{student} KD_\tau(z^P, sg(z^S))$$ and LOGIT_LOSS may replace $KD_\tau$.
+$P_i$, which also see the feedback of a method that gives one; $x_0$ is the output of the stem, the output of the last
+stage has no prompt, and $\beta_i$ is 0 at first. The prompts descend $$L_P = w_{reg} KD_\tau(z^P, z^T) + w_{student}
+KD_\tau(z^P, sg(z^S))$$ and LOGIT_LOSS may replace $KD_\tau$.
 
 The blocks are compared with jimmylin0979/PAT a7aff3f, distillers/pat.py:441-594. As there, and unlike
 squeeze-and-excitation, a gate is returned without the map that it would scale, so that a prompt is one number per

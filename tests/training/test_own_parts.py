@@ -121,6 +121,8 @@ def test_a_pass_over_the_training_set_is_the_next_epoch():
     assert torch.equal(passes[1], torch.cat([batch.index for batch in data.train.epoch(2)]))
     assert not torch.equal(*passes)
     assert sum(len(batch.target) for batch in data.test) == data.test.num_samples
+    own = data_of(cfg_of("KD")).test
+    assert own.labels.bincount().tolist() == [16, 16, 16]
 
 
 def test_a_run_on_own_loaders_resumes_to_the_same_weights_and_says_what_it_had(tmp_path):

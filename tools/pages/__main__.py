@@ -7,7 +7,7 @@ from . import site
 
 
 def main() -> int:
-    """Write the pages and build the site, strictly; with `serve`, show it and rebuild it when a page changes."""
+    """Write the pages and build the site, strictly; with `serve`, show it at an address that is printed."""
     if faults := site.faults(site.settings()["nav"]):
         print("\n".join(faults), file=sys.stderr)
         return 2

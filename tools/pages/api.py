@@ -7,8 +7,9 @@ ROOT = Path(__file__).parents[2]
 EXPORTS = ROOT / "mdistiller_dfpt/__init__.pyi"
 GROUPS = {
     "Run a config": ("load_cfg", "run", "build_teacher", "Trainer"),
-    "Use a student": ("load_student", "Student"),
+    "Use a student": ("load_student", "Student", "Preprocessing"),
     "Parts of a run": ("build_data", "build_model", "build_distiller"),
+    "A program of your own": ("adapt", "data_from_loaders", "prepare", "parameter_groups", "save_student"),
     "Terms of a loss": ("Term", "Terms", "label", "distillation", "own"),
     "Registries": ("DISTILLERS", "TEACHERS", "MODELS", "DATASETS", "LOGIT_LOSSES", "OPTIMIZERS", "SCHEDULES"),
 }

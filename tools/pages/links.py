@@ -5,11 +5,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .formulas import CODE
-
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(
-    rf"(?P<code>```.*?```)|(?<!!)\[(?P<text>(?:{CODE}|[^\]])*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)", re.S
+    r"(?P<code>```.*?```)|(?<!!)\[(?P<text>(?:`[^`\n]*`|[^]`])*+)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)", re.S
 )
 
 

@@ -97,8 +97,8 @@ def linked(text: str) -> str:
 def page(subject: Subject) -> str:
     """The page in Markdown."""
     parts = [
-        head(subject), commands(subject), formula(subject), code(subject), keys(subject), recipe(subject),
-        checked(subject), results(subject),
+        head(subject), plain(methods_page.fields(subject.source).get("Notes", "")), commands(subject), formula(subject),
+        code(subject), keys(subject), recipe(subject), checked(subject), results(subject),
     ]  # fmt: skip
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
