@@ -135,7 +135,7 @@ def draw(plan: Plan, studies: Studies) -> list[Path]:
     with _quiet():
         if known:
             axes = pictures.plot_optimization_history(known, target_name=name)
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
             written.append(_save(axes, plan.folder / "history.png"))
         for one in plan.configs:
             study = studies[one.name]

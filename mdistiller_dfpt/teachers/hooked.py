@@ -12,8 +12,9 @@ from ..errors import ConfigError, PluginError
 from ..losses.term import RESERVED
 
 
-def _noting(prepare: Callable[..., None]) -> Callable[..., None]:
-    """`prepare` of a class, after which its instance is prepared."""
+def _noting(written: Any) -> Callable[..., None]:
+    """`prepare` as written in a class, also as a static method, after which its instance is prepared."""
+    prepare = (lambda self, batches: written.__func__(batches)) if isinstance(written, staticmethod) else written
 
     @functools.wraps(prepare)
     def noted(self: "Hooked", batches: Iterable[Batch]) -> None:
@@ -42,7 +43,7 @@ class Hooked(nn.Module):
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)
         if "prepare" in vars(cls):
-            cls.prepare = _noting(cls.prepare)  # type: ignore[method-assign]
+            cls.prepare = _noting(vars(cls)["prepare"])  # type: ignore[method-assign]
             cls.is_prepared = False
 
     def __init__(self) -> None:

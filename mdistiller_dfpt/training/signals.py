@@ -71,7 +71,7 @@ class Requests:
         """Context that records signals. Restores the handlers.
 
         Stop signals after the first change nothing: schedulers and launchers send several, and a save must not be cut
-        off. One that is ignored when the process starts, as SIGHUP under nohup, stays so.
+        off. SIGHUP stays ignored where it is, as under nohup.
         """
         # Python allows handlers in the main thread alone
         if threading.current_thread() is not threading.main_thread():
@@ -89,7 +89,7 @@ class Requests:
 
         # Handlers only record the request: the state in the middle of a step cannot be resumed
         before: dict[int, Any] = {
-            n: signal.signal(n, stop) for n in _STOPS if signal.getsignal(n) is not signal.SIG_IGN
+            n: signal.signal(n, stop) for n in _STOPS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN
         }
         before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, save)
         try:

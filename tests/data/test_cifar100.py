@@ -152,14 +152,12 @@ def test_a_read_only_folder_is_cached_at_home(folders, monkeypatch, tmp_path_fac
     # Root may write anywhere, so the failure is simulated where the cache creates a file
     import mdistiller_dfpt.data.cache as cache
 
-    real = cache.tempfile.mkstemp
-
-    def refuse(dir, **kwargs):
-        if str(dir).startswith(str(folders)):
+    def refuse(path, mode):
+        if str(path).startswith(str(folders)):
             raise PermissionError(13, "read-only")
-        return real(dir=dir, **kwargs)
+        return open(path, mode)
 
-    monkeypatch.setattr(cache.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(cache, "open", refuse, raising=False)
     check(load(folders))
     assert list((home / "mdistiller_dfpt").glob("*.npz"))
     check(load(folders))

@@ -223,7 +223,7 @@ def test_an_object_without_path_or_label_is_named(tmp_path):
     (["pathmnist.npz"], "its .npz files have images as arrays"),
     (["cifar-10-batches-py/data_batch_1"], "CIFAR-10 has images as arrays"),
     (["data/train/a/x.png"], r"perhaps DATASET.ROOT is '.*/data'"),
-    (["train/1.jpg", "labels.csv"], "if labels.csv has the labels, divide its rows into train.csv and val.csv"),
+    (["train/1.jpg", "labels.csv"], "there is no folder of test images beside train"),
     (["train/a/x.png", "val/images/x.png", "val/val_annotations.txt"], "Tiny ImageNet, use DATASET.TYPE tiny_imagenet"),
     (["images.txt", "train_test_split.txt"], "CUB-200-2011, use DATASET.TYPE cub200"),
     (["Train/a/x.png", "Val/a/x.png"], "it contains Train/, Val/"),

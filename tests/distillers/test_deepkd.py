@@ -89,7 +89,7 @@ def test_coupled_it_is_kd_if_the_teacher_is_as_sure_of_all_samples():
         teacher[row] = teacher[0].roll(row)
     distiller = tiny_distiller("DEEPKD", "DEEPKD.COUPLED", "True", "DEEPKD.BETA", "1.0", "DEEPKD.WARMUP", "0")
     output, batch = type(distiller.forward_student(tiny_batch().image)), tiny_batch(4)
-    batch = type(batch)(batch.image, target, batch.index)
+    batch = type(batch)(batch.image, target, batch.index, epoch=1)
     terms = distiller.losses(output(student, {}), output(teacher, {}), batch)
     torch.testing.assert_close((terms["tckd"].weighted + terms["nckd"].weighted), kd_loss(student, teacher, 4.0))
 
@@ -109,7 +109,7 @@ def test_on_two_views_it_is_crld_where_the_teacher_is_sure_of_all_samples():
         "DEEPKD_CRLD", *("DEEPKD_CRLD.TAU_W", "0.0", "DEEPKD_CRLD.TAU_S", "0.0", "DEEPKD_CRLD.WARMUP", "0")
     )
     output, batch = type(distiller.forward_student(tiny_batch().image)), tiny_batch(4)
-    batch = type(batch)(batch.image, torch.arange(4), batch.index)
+    batch = type(batch)(batch.image, torch.arange(4), batch.index, epoch=1)
     views = {"teacher": teacher[0], "student_strong": student[1], "teacher_strong": teacher[1]}
     terms = distiller.both_views(output(student[0], {}), {n: output(v, {}) for n, v in views.items()}, batch)
     within, across = crld_loss(student, tuple(teacher), 0.0, 0.0, 4.0)

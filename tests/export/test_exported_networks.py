@@ -134,7 +134,7 @@ def test_a_network_that_cannot_be_captured_is_refused_in_a_line(tmp_path):
         ((256,), (224, 224), (224, 224), "resized to the shorter side 256 (height x width, bilinear, antialiased), its"
          " centre of 224x224, (image / 255 - mean) / std with mean 0.5, 0.5, 0.5 and std 0.25, 0.25, 0.25"),
         ((32, 32), None, (224, 224), "resized to 32x32 (height x width, bilinear, antialiased), (image / 255 - mean) /"
-         " std with mean 0.5, 0.5, 0.5 and std 0.25, 0.25, 0.25, resized to 224x224 in the same way"),
+         " std with mean 0.5, 0.5, 0.5 and std 0.25, 0.25, 0.25, resized to 224x224 (bilinear, antialiased)"),
     ],
 )  # fmt: skip
 def test_the_steps_of_the_preprocessing_are_said_in_order(resize, crop, size, words):

@@ -231,7 +231,7 @@ def _checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
         ),
         "another class count": (folder / "classes.pth", r"fc.weight is \(100, 64\), not \(10, 64\)"),
         "garbage": (folder / "garbage.pth", r"no code in it was run \(damaged, or not written by torch"),
-        "html": (folder / "page.safetensors", "not a safetensors file"),
+        "html": (folder / "page.safetensors", "not a safetensors file|cut off or damaged"),
         "empty": (folder / "empty.pth", "not a checkpoint of tensors"),
         "malicious": (folder / "evil.pth", r"no code in it was run \(damaged, or not written by torch.save"),
         "malicious zip": (
@@ -359,7 +359,7 @@ def test_the_command_runs_as_a_process_in_any_locale_time_zone_and_folder(cwd):
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout
-    assert done.stderr == ""
+    assert all(line.startswith("warning: ") for line in done.stderr.splitlines()), done.stderr
     assert list((cwd / "é 实验 x y").rglob("results.json"))
     usage = subprocess.run(command[:2], capture_output=True, encoding="utf-8", env=environment, timeout=240)
     assert usage.returncode == 2

@@ -277,6 +277,7 @@ def test_several_signals_of_any_kind_save_once(number, tmp_path):
             os.kill(os.getpid(), one)
 
     def stopped():
+        signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup
         saves, save = [], Saver.save
         Saver.save = lambda self, done: (saves.append(done.step), os.kill(os.getpid(), number), save(self, done))
         try:

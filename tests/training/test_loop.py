@@ -49,7 +49,7 @@ def test_both_gradients_are_clipped_under_two_momenta(tmp_path):
 
 def test_the_best_weights_are_those_of_the_best_epoch(tmp_path, monkeypatch):
     top1 = iter([10.0, 30.0, 20.0])
-    found = lambda distiller, data: {"student": {"top1": next(top1), "top5": 50.0, "predicted_classes": 5}}  # noqa: E731
+    found = lambda *_: {"student": {"top1": next(top1), "top5": 50.0, "predicted_classes": 5}}  # noqa: E731
     monkeypatch.setattr(loop, "evaluate_method", found)
     run = run_of("KD", tmp_path, "SOLVER.EPOCHS", "3", "LOG.SAVE_CHECKPOINT_FREQ", "1")
     assert fit(run)["final"]["top1"]["best_epoch"] == 2

@@ -160,7 +160,7 @@ def test_resuming_under_another_teacher_is_refused(tmp_path):
     with torch.no_grad():
         other.distiller.teacher.network.fc.bias += 1
     changed = Trainer(other.cfg, other.distiller, other.data)
-    with pytest.raises(CheckpointError, match="the teacher ResNet50 has other weights"):
+    with pytest.raises(CheckpointError, match="the teacher own/TinyNet has other weights"):
         fit(changed, resume=True)
 
 
