@@ -35,7 +35,7 @@ def test_the_page_says_what_the_code_chooses():
 def test_every_command_of_the_page_runs_as_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = sorted(set(re.findall(r"birds/([\w.]+)", "\n".join(COMMANDS)))) or ["a"]
-    photos(tmp_path / "birds", dict.fromkeys([*names, "one", "two"], 10))
+    photos(tmp_path / "birds", dict.fromkeys([*names, "one", "two"], 10), shape=(48, 56))
     # Tiny networks of timm, whose weights are put in place by hand, and a single epoch
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
@@ -54,6 +54,7 @@ def test_every_command_of_the_page_runs_as_printed(tmp_path, monkeypatch, capsys
     session = onnxruntime.InferenceSession(str(quantised))
     side = session.get_inputs()[0].shape[2]
     (logits,) = session.run(None, {"images": torch.rand(2, 3, side, side).numpy()})
+    assert side == 32, "the student's own size"
     assert logits.shape == (2, len({*names, "one", "two"}))
     assert (tmp_path / "report.html").stat().st_size > 1000
     assert list(tmp_path.glob("*/README.md")), "the student's card"

@@ -44,27 +44,27 @@ def _main(argv: list[str]) -> None:
     if output.exists() and args.student.exists() and output.resolve() in _source_files(args.student):
         raise ConfigError(f"-o {output} is what is exported: give another place")
     data = _data(student, args.opts, required=args.images is None, wanted=args.int8)
-    sample = of_folder(student, args.images) if args.images is not None else _test_images(data)
+    sample = of_folder(student, args.images) if args.images is not None else _test_images(student, data)
     write = partial(write_hub_folder, licence=args.license) if args.license else FORMATS[args.to].write
     with published(output) as part:
         found = verified(student, write(student, part), sample, args.bound)
     print(f"{output}: the logits differ from the checkpoint's by at most {found:.1e},"
           f" on {len(sample.images)} images of {sample.source}")  # fmt: skip
     if args.int8:
-        _int8(output, sample if args.images is not None else None, data)
+        _int8(student, output, sample if args.images is not None else None, data)
 
 
-def _int8(output: Path, given: Sample | None, data: Data | None) -> None:
+def _int8(student: Student, output: Path, given: Sample | None, data: Data | None) -> None:
     """Write the quantised file beside the ONNX file, and print how both compare."""
     if given is None:
         assert data is not None, "it is required without --images"
-        given = of_split(data.train, "the training set")
+        given = of_split(student, data.train, "the training set")
     path = output.with_suffix(".int8.onnx")
     with published(path) as part:
         network = write_int8(output, part, given)
     print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB, float32 {output.stat().st_size / 2**20:.2f} MiB;"
           f" calibrated on {len(given.images)} images of {given.source}")  # fmt: skip
-    print(_in_words(compare(session(output), network, given.images, None if data is None else data.test)))
+    print(_in_words(compare(student, session(output), network, given.images, None if data is None else data.test)))
 
 
 def _in_words(found: Compared) -> str:
@@ -97,9 +97,9 @@ def _data(student: Student, overrides: list[str], *, required: bool, wanted: boo
         raise type(e)(f"{e}\n{advice}") if isinstance(e, ConfigError | DataError) else e from None
 
 
-def _test_images(data: Data | None) -> Sample:
+def _test_images(student: Student, data: Data | None) -> Sample:
     assert data is not None, "it is required without --images"
-    return of_split(data.test, "the test set")
+    return of_split(student, data.test, "the test set")
 
 
 def main(argv: list[str] | None = None) -> int:

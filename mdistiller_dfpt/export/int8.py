@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.loader import Loader
+from ..launch.student import Student
 from ..training.evaluate import evaluate
 from .logits_network import INPUT
 from .onnx_file import add_metadata, needed_for_onnx, session
@@ -66,7 +67,7 @@ def write_int8(model: Path, path: Path, sample: Sample) -> Network:
 
 
 @torch.no_grad()
-def compare(float32: Network, int8: Network, images: Tensor, test: Loader | None) -> Compared:
+def compare(student: Student, float32: Network, int8: Network, images: Tensor, test: Loader | None) -> Compared:
     """The agreement of both on the test set with their accuracies, or without one on `images`."""
     if test is None:
         pairs = [(float32(batch), int8(batch)) for batch in images.split(BATCH)]
@@ -76,7 +77,7 @@ def compare(float32: Network, int8: Network, images: Tensor, test: Loader | None
 
     def both(image: Tensor) -> dict[str, Tensor]:
         nonlocal same
-        image = image.cpu().contiguous()
+        image = student.sized(image).cpu().contiguous()
         found = {"float32": float32(image), "int8": int8(image)}
         same += int((found["float32"].argmax(1) == found["int8"].argmax(1)).sum())
         return found

@@ -43,10 +43,10 @@ def of_folder(student: Student, folder: Path) -> Sample:
     return Sample(torch.stack(images), str(folder))
 
 
-def of_split(loader: Loader, source: str) -> Sample:
-    """At most 256 images of a split, evenly spaced, as in testing."""
+def of_split(student: Student, loader: Loader, source: str) -> Sample:
+    """At most 256 images of a split, evenly spaced, as the student takes them in testing."""
     batches = loader.as_test(_spaced(loader.num_samples)).epoch()
-    return Sample(torch.cat([batch.image for batch in batches]).cpu().contiguous(), source)
+    return Sample(torch.cat([student.sized(batch.image) for batch in batches]).cpu().contiguous(), source)
 
 
 def _spaced(count: int) -> Tensor:

@@ -20,6 +20,7 @@ from ..interop.plugins import load_cfg
 from ..models.build import OWN_NETWORK
 from ..models.external.adapt import adapt
 from ..models.output import as_output
+from ..models.staged import resized
 from ..runs.checkpoint import save_weights
 from ..runs.directory import CONFIG
 from ..runs.record import Record, as_metadata, check_hash, read_record, record_of
@@ -74,6 +75,10 @@ class Student(nn.Module):
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.parameters()).device
+
+    def sized(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) of its dataset's loaders, in its own size, DISTILLER.STUDENT_SIZE."""
+        return resized(images, self.record.image_shape[1:])
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) as `preprocess` returns them -> logits (B, classes)."""

@@ -77,9 +77,8 @@ class StagedModel(nn.Module):
 
     def normalised(self, image: Tensor) -> Tensor:
         """Images as the loaders return them -> in the network's own normalisation and size; (B, 3, H, W)."""
-        if self.input_size is not None and image.shape[2:] != (self.input_size, self.input_size):
-            size = (self.input_size, self.input_size)
-            image = F.interpolate(image.float(), size, mode="bilinear", antialias=True).to(image.dtype)
+        if self.input_size is not None:
+            image = resized(image, (self.input_size, self.input_size))
         scale = self._buffers.get("input_scale")  # absent in most networks
         return image if scale is None else image * scale + self.get_buffer("input_shift")
 
@@ -151,6 +150,13 @@ class LayeredModel(StagedModel):
 
     def stages(self) -> list[Stage]:
         return [self._stem, *(getattr(self, f"layer{i}") for i in range(1, len(self.stage_channels)))]
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, 3, H, W) in this height and width, bilinear with antialiasing; the same if they have it already."""
+    if image.shape[2:] == size:
+        return image
+    return F.interpolate(image.float(), size, mode="bilinear", antialias=True).to(image.dtype)
 
 
 def global_pool(x: Tensor) -> Tensor:

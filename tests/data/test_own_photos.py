@@ -16,14 +16,14 @@ from mdistiller_dfpt.launch.networks import build_network
 from .test_preprocessing import pictures
 
 
-def photos(root, counts, place=""):
+def photos(root, counts, place="", shape=(20, 24)):
     """PNG files of distinct noise in class folders; `counts`: how many in each."""
     for number, (name, count) in enumerate(counts.items()):
         folder = root / place / name
         folder.mkdir(parents=True, exist_ok=True)
         generator = torch.Generator().manual_seed(number)
         for i in range(count):
-            pixels = torch.randint(0, 256, (20, 24, 3), dtype=torch.uint8, generator=generator)
+            pixels = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
             Image.fromarray(pixels.numpy()).save(folder / f"{i:02d}.png")
 
 
