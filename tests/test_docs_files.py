@@ -55,6 +55,10 @@ def test_all_commands_are_named_and_every_one_is_in_tools():
         assert f'if __name__ == "__main__":  # and not in a process that it starts\n    run("{name}")' in text
 
 
+def test_no_page_has_marks_of_a_merge():
+    assert [page.name for page, text in TEXTS.items() if re.search(r"^(<{7}|>{7}) ", text, flags=re.M)] == []
+
+
 def test_the_readme_counts_methods_and_kinds_of_teacher():
     built_in = [
         [n for n, c in r.items() if c.__module__.startswith("mdistiller_dfpt.")] for r in (DISTILLERS, TEACHERS)
