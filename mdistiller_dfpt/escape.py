@@ -1,6 +1,7 @@
 """Text of others (names of files and classes, titles, messages) in a terminal, Markdown, LaTeX and CSV."""
 
 import re
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -26,6 +27,11 @@ def one_line(text: str) -> str:
 def markdown_cell(text: str) -> str:
     """Text of one line in a table: no end of a cell, no HTML, no link or picture."""
     return re.sub(r"([|<\\`]|!?\[(?=[^]]*\]\())", r"\\\1", one_line(text))
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(map(markdown_cell, cells))} |"
 
 
 def latex_text(text: str) -> str:

@@ -10,23 +10,18 @@ import pytest
 
 from mdistiller_dfpt.commands import train
 
+from .pages import checkout, files_of
 from .test_house import ROOT
 
 PAGE = (ROOT / "docs/extend.md").read_text()
-FILES = dict(re.findall(r"^`(mine/[\w.]+)`\n\n```\w+\n(.*?)^```", PAGE, flags=re.M | re.S))
+FILES = files_of(PAGE)
 COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.M | re.S) for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A checkout with the page's folder in it."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("configs", "tools"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / "mine").mkdir()
-    for name, text in FILES.items():
-        (folder / name).write_text(text)
-    return folder
+    return checkout(tmp_path_factory.mktemp("checkout"), PAGE)
 
 
 SHORT = ["SOLVER.EPOCHS", "1", "LOG.PREFIX", "out", "LOG.TENSORBOARD", "False", "EXPERIMENT.THREADS", "1"]

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from .pages import checkout
 from .test_house import ROOT
 
 PAGE = (ROOT / "docs/reproduce.md").read_text()
@@ -20,13 +21,7 @@ FAMILY = "python tools/table.py --table configs/tables/cifar100_same_family.yaml
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A checkout with the page's table in it."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("configs", "tools", "results"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / "mine").mkdir()
-    (name, text), *_ = re.findall(r"^`(mine/[\w.]+)`\n\n```yaml\n(.*?)^```", PAGE, flags=re.M | re.S)
-    (folder / name).write_text(text)
-    return folder
+    return checkout(tmp_path_factory.mktemp("checkout"), PAGE, ("configs", "tools", "results"))
 
 
 def printed(words, root):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tf
 
+from ..distributed import STOP_SIGNALS
 from ..errors import DataError
 from ..regular_files import opened
 from .augment import strong_view
@@ -249,5 +250,5 @@ class FileLoader(Loader):
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1):
+    for number in (*STOP_SIGNALS, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

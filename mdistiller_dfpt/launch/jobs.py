@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..distributed import STOP_SIGNALS
 from ..errors import UserError
 
 TRAIN = [sys.executable, "-m", "mdistiller_dfpt", "train"]
 Process: TypeAlias = "subprocess.Popen[bytes]"
 Watch: TypeAlias = Callable[[int], bool]
 """Called with the process id of a running job; True: the job is to save and end."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
 WATCH_EVERY = 0.5  # seconds
 
 
@@ -77,7 +77,7 @@ def run_watched(job: Job, watch: Watch) -> int:
 def _passing_signals_on() -> Iterator[tuple[set[Process], list[int]]]:
     """Context in which signals go to the processes in the set that it yields, and are noted in the list.
 
-    The processes are in sessions of their own, so that each signal reaches them once: a second one ends them at once.
+    The processes are in sessions of their own, so that each signal reaches them once, by this process.
     """
     running: set[Process] = set()
     got: list[int] = []
@@ -90,7 +90,7 @@ def _passing_signals_on() -> Iterator[tuple[set[Process], list[int]]]:
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield running, got
         return
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
     try:
         yield running, got
     finally:

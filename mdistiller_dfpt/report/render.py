@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from ..escape import csv_cell, latex_text, markdown_cell, one_line
+from ..escape import csv_cell, latex_text, markdown_cell, markdown_row, one_line
 from .cells import Value, holm
 from .spec import Published, TableSpec
 from .table import AT_START
@@ -84,10 +84,10 @@ def markdown(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Seque
             "",
             f"## {markdown_cell(spec.columns[column])}",
             "",
-            f"| {' | '.join(map(markdown_cell, head))} |",
+            markdown_row(head),
             "|" + "---|" * len(head),
         ]
-        lines += [f"| {' | '.join(map(markdown_cell, row))} |" for row in rows]
+        lines += map(markdown_row, rows)
     lines += ["", *(f"{one_line(key)}: {one_line(text)}  " for key, text in spec.sources.items())]
     lines += [f"{mark} differs in protocol: {one_line(text)}  " for text, mark in marks.items()]
     others = _others(spec, values)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from ..escape import markdown_cell
+from ..escape import markdown_row
 from .difference import difference
 from .files import Result, mean_at_start, repeats, repetitions
 from .spec import METRICS
@@ -77,7 +77,7 @@ def table_of(results: Sequence[Result]) -> Table:
 def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) -> str:
     """`table_of` as Markdown, with the runs that have not finished."""
     table = table_of(results)
-    lines = ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in (table.head, *table.rows)]
+    lines = [*map(markdown_row, (table.head, *table.rows))]
     lines.insert(1, "|" + "---|" * len(table.head))
     lines += ["", *(f"{mark} {text}" for mark, text in table.notes.items())] if table.notes else []
     for title, some in (("Not counted", table.repeats), ("Not finished", unfinished)):

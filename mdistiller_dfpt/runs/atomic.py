@@ -21,7 +21,17 @@ def write_json(path: Path, data: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text to `path` atomically."""
-    write_file(path, lambda part: _write_bytes(part, text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write bytes to `path` atomically."""
+
+    def write(part: Path) -> None:
+        with open(part, "wb") as file:
+            file.write(content)
+
+    write_file(path, write)
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -43,15 +53,13 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write the files of an empty folder beside `path`, and put it in its place."""
+    """Let `fill` write into an empty folder beside `path`, by the functions here, and put it in its place."""
     part = _beside(path)
     with saving(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.mkdir()
             fill(part)
-            for file in (*part.iterdir(), part):
-                flush(file)
             if path.exists():
                 shutil.rmtree(path)
             os.rename(part, path)
@@ -81,11 +89,6 @@ def flush(path: Path) -> None:
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
 
 
 @contextlib.contextmanager

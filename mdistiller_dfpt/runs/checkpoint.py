@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..regular_files import read_json
-from .atomic import saving, write_file, write_folder, write_json
+from .atomic import saving, write_bytes, write_file, write_folder, write_json
 from .hashing import file_hash
 from .safe_load import load_pickled_tensors
 from .weights import WEIGHTS
@@ -47,8 +47,7 @@ def save_checkpoint(folder: Path, weights: dict[str, Tensor], state: dict[str, A
         save_weights(weights, part / WEIGHTS, {"format": "pt"})
         buffer = io.BytesIO()  # PyTorch's own writer hides why a write failed
         torch.save(state, buffer)
-        with open(part / STATE, "wb") as f:
-            f.write(buffer.getbuffer())
+        write_bytes(part / STATE, buffer.getbuffer())
         files = {
             name: {"sha256": file_hash(part / name), "bytes": (part / name).stat().st_size} for name in (WEIGHTS, STATE)
         }
@@ -82,9 +81,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(manifest, state) of a checkpoint whose files are all intact; CheckpointError stating what is wrong."""
     manifest = read_manifest(folder)
     state = load_pickled_tensors(folder / STATE)
+    count = len(_tensors(state))
     # A file can match its hash and still hold what no run saves, if something rewrote both
-    if manifest.get("tensors", len(_tensors(state))) != len(_tensors(state)):
-        raise CheckpointError(f"{folder / STATE}: has {len(_tensors(state))} tensors, not {manifest['tensors']}")
+    if manifest.get("tensors", count) != count:
+        raise CheckpointError(f"{folder / STATE}: has {count} tensors, not {manifest['tensors']}")
     return manifest, state
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..escape import markdown_row
 from ..report.table import spread
 from ..runs.atomic import saving, write_json
 from ..runs.results import commit
@@ -48,8 +49,7 @@ def table_of_search(plan: Plan, studies: Studies) -> str:
             _of_own_values(one, study), str(trials), str(count["pruned"]), str(count["failed"]), f"{seconds / 60:.1f}",
             keys,
         ])  # fmt: skip
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", *_notes(plan, studies)])
+    return "\n".join([*map(markdown_row, rows), "", *_notes(plan, studies)])
 
 
 def _of_own_values(one: SearchedConfig, study: "Study") -> str:

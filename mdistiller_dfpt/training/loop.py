@@ -109,7 +109,6 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
                     record[run.data.judged_on] = evaluate_method(run.distiller, run.data.judges, requests.interrupt)
             except Interrupt as e:  # outside of `deployable`: the weights are those in training again
                 saver.save(run.progress())
-                saver.status("running", run.progress())
                 raise Stopped(e.number, f"in epoch {epoch}, while it was evaluated") from None
         run.end_epoch(record)
         # Save: the best weights, and last the state for resuming, so that nothing of the epoch is missing after a kill

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from ..distributed import all_reduce, world_size
+from ..distributed import STOP_SIGNALS, all_reduce, world_size
 from ..errors import UserError
 
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
 # Processes agree on requests every so many steps, because agreeing costs a message
 AGREE_EVERY = 8
 
@@ -52,8 +51,8 @@ class Requests:
             self.save = False
         if world_size() > 1:
             # A signal that arrives during the exchange is kept for the next one
-            asked = all_reduce(torch.tensor([*(float(stop == n) for n in _STOPS), float(save)])).tolist()
-            stop = next((n for n, count in zip(_STOPS, asked, strict=False) if count), 0)
+            asked = all_reduce(torch.tensor([*(float(stop == n) for n in STOP_SIGNALS), float(save)])).tolist()
+            stop = next((n for n, count in zip(STOP_SIGNALS, asked, strict=False) if count), 0)
             save = asked[-1] > 0
         return stop, save
 
@@ -89,7 +88,9 @@ class Requests:
 
         # Handlers only record the request: the state in the middle of a step cannot be resumed
         before: dict[int, Any] = {
-            n: signal.signal(n, stop) for n in _STOPS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN
+            n: signal.signal(n, stop)
+            for n in STOP_SIGNALS
+            if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN
         }
         before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, save)
         try:

@@ -15,11 +15,12 @@ from mdistiller_dfpt.commands import search
 from mdistiller_dfpt.report.spec import load_table
 from mdistiller_dfpt.search import tune
 
+from ..pages import checkout, files_of
 from ..test_house import ROOT
 from .stand_in_runs import Runs
 
 PAGE = (ROOT / "docs/tune.md").read_text()
-FILES = dict(re.findall(r"^`(mine/[\w.]+)`\n\n```\w+\n(.*?)^```", PAGE, flags=re.M | re.S))
+FILES = files_of(PAGE)
 COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.M | re.S) for line in block.splitlines()]
 TINY = {"--trials": "1", "SOLVER.EPOCHS": "1", "LOG.EVAL_FREQ": "1"}
 
@@ -27,12 +28,7 @@ TINY = {"--trials": "1", "SOLVER.EPOCHS": "1", "LOG.EVAL_FREQ": "1"}
 @pytest.fixture
 def root(tmp_path):
     """A checkout with the page's folder in it."""
-    for name in ("configs", "tools"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "mine").mkdir()
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
-    return tmp_path
+    return checkout(tmp_path, PAGE)
 
 
 def words_of(command):
