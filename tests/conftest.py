@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import os
 import sys
 import threading
 
@@ -12,11 +13,18 @@ from mdistiller_dfpt import DATASETS, DISTILLERS, MODELS, OPTIMIZERS, SCHEDULES,
 from mdistiller_dfpt.config.added_keys import _DEFAULTS
 from mdistiller_dfpt.config.keys import _NODES, ADDED, KEYS
 from mdistiller_dfpt.interop import plugins
+from mdistiller_dfpt.trusted_files import VARIABLE
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _trust(tmp_path_factory):
+    """Files that tests write may name code; the list of trusted folders is not that of whoever runs the tests."""
+    os.environ |= {VARIABLE: os.sep, "XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("home"))}
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def _advice() -> Iterator[str]:
 
 
 def _main(argv: list[str]) -> None:
-    Parser("doctor", __doc__).parse_args(argv)
+    Parser("doctor", __doc__, reads_configs=False).parse_args(argv)
     for part in (_software, _cpu, _gpus, _compiler, _extras):
         print("\n".join(part()))
     print("\nsettings that suit this machine:")

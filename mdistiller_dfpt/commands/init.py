@@ -31,7 +31,7 @@ def _advance(bar: Any, seen: int) -> None:
 
 
 def _main(argv: list[str]) -> None:
-    parser = Parser("init", __doc__)
+    parser = Parser("init", __doc__, reads_configs=False)
     parser.add_argument("kind", choices=["photos"], help="photos: images of your own")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the images")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", default=Path("photos.yaml"), help="the config")

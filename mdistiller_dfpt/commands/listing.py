@@ -76,7 +76,7 @@ def _runs(folder: Path) -> list[str]:
 
 
 def _main(argv: list[str]) -> None:
-    parser = Parser("list", __doc__)
+    parser = Parser("list", __doc__, reads_configs=False)
     parser.add_argument("what", choices=[*LISTS, "runs"])
     parser.add_argument("which", nargs="?", metavar="WHICH", help="a part of the names, a pattern, or a folder of runs")
     args = parser.parse_args(argv)

@@ -26,6 +26,7 @@ COMMANDS = {
     "check-data": ("check_data", "check every image of a dataset and print all errors"),
     "list": ("listing", "list what there is"),
     "doctor": ("doctor", "say what this machine can do and which settings suit it"),
+    "trust": ("trust", "say which folders hold files that may name code"),
     "bench": ("bench", "time a config"),
 }
 """{command: (its module in this package, what it does)}."""

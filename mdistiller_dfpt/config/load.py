@@ -9,6 +9,7 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from ..errors import ConfigError
+from ..trusted_files import NETWORKS, check_trust
 from .added_keys import apply_expected
 from .compose import Layer, find_config, layers_of
 from .keys import default_cfg
@@ -74,7 +75,8 @@ def _place(file: Path, lines: Mapping[str, int], key: str) -> str:
 
 def _import_plugins(layers: Iterable[Layer], overrides: Overrides, load: Import) -> None:
     load([], None, [])
-    for file, data, _ in layers:
+    for file, data, lines in layers:
+        check_trust(file, data, lines)
         modules = _modules_in(data.get("DISTILLER"))
         if isinstance(names := data.get("PLUGINS"), list):
             names = [str(n) for n in names]
@@ -98,8 +100,9 @@ def _import_plugins(layers: Iterable[Layer], overrides: Overrides, load: Import)
 
 def _modules_in(distiller: Any) -> list[str]:
     """The modules of networks of the form `module:function` that a section names."""
-    given = [distiller.get(key) for key in ("STUDENT", "TEACHER")] if isinstance(distiller, Mapping) else []
-    return [name.partition(":")[0] for name in given if isinstance(name, str) and ":" in name]
+    given = [distiller.get(key.partition(".")[2]) for key in NETWORKS] if isinstance(distiller, Mapping) else []
+    names = [name for value in given for name in (value if isinstance(value, list) else [value])]
+    return [name.partition(":")[0] for name in names if isinstance(name, str) and ":" in name]
 
 
 def name_from(path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TextIO, cast
 from ..errors import USER_FILES, ConfigError, PluginError, UserError, is_users, users_line, users_line_in
 from ..escape import Printable
 from ..invocation import command_line
+from ..trusted_files import trust_all, trust_as_before
 
 PACKAGE = str(Path(__file__).parents[1])
 TRAINING = str(Path(PACKAGE, "training"))
@@ -71,12 +72,21 @@ def _whose_bug() -> str:
     return f"raised in mdistiller_dfpt, while it ran code of {', '.join(sorted(USER_FILES))}: {CHECK_RETURNS}"
 
 
+class _Trust(argparse.Action):
+    """Lets the files of this command name code, also in the processes that it starts."""
+
+    def __call__(self, *args: object) -> None:
+        trust_all()
+
+
 class Parser(argparse.ArgumentParser):
     """Reports a usage error as one line with exit code 2; a description keeps its line breaks."""
 
-    def __init__(self, command: str, description: str | None):
+    def __init__(self, command: str, description: str | None, *, reads_configs: bool = True):
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=command_line(command), description=description, formatter_class=layout)
+        if reads_configs:
+            self.add_argument("--trust", action=_Trust, nargs=0, help="run the code that files name, such as PLUGINS")
 
     def error(self, message: str) -> NoReturn:
         hint = "settings are pairs KEY VALUE, such as SOLVER.EPOCHS 2; " if "unrecognized" in message else ""
@@ -94,7 +104,7 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     """Run a command and return its exit code: 0 success, 1 a bug in this package, or the exit code of the error."""
     # Names of files and classes are the text of others, and a terminal obeys some characters
     out, err = (cast(TextIO, Printable(stream)) for stream in (sys.stdout, sys.stderr))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), trust_as_before():
         return _guarded(main, argv)
 
 

@@ -26,6 +26,7 @@ from ..runs.directory import CONFIG
 from ..runs.record import Record, as_metadata, check_hash, read_record, record_of
 from ..runs.weights import load_into
 from ..training.own_parts import with_own_parts
+from ..trusted_files import check_trust
 from .evaluate_checkpoint import load_deployed
 
 Picture = str | Path | Image.Image
@@ -184,6 +185,7 @@ def config_of_student(path: Path, record: Record, overrides: Sequence[str] = ())
                           " its run, or put the file beside the config.yaml of that run")  # fmt: skip
     if beside.is_file():
         return load_cfg(beside, overrides)
+    check_trust(path, values)
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs KEY VALUE; {overrides[-1]!r} has no value")
     given = zip(overrides[::2], overrides[1::2], strict=True)

@@ -9,6 +9,7 @@ from ..config.limits import as_directory
 from ..config.load import name_from
 from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
+from ..trusted_files import check_trust
 
 METRICS = ("last", "best", "mean_last_5")
 
@@ -75,6 +76,7 @@ def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
     columns, rows = data["columns"], data["rows"]
     cells = {}
     for row, entry in rows.items():
+        check_trust(path, entry.get("overrides", {}))
         for pair in entry.get("published", {}):
             if pair not in columns:
                 raise ConfigError(f"{path}: rows.{row}.published names {pair}, which is not a column")

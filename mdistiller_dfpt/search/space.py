@@ -15,6 +15,7 @@ from ..config.yaml_reader import read_yaml
 from ..distillers.choice import situation
 from ..errors import ConfigError
 from ..interop.plugins import load_cfg
+from ..trusted_files import check_trust
 
 KINDS = ("float", "int", "choice")
 FORMS = "{float: [LOW, HIGH]}, {int: [LOW, HIGH]}, either with log: true, or {choice: [VALUE, ...]}"
@@ -84,6 +85,7 @@ def load_space(path: Path) -> list[Dimension]:
         if key in found:
             raise ConfigError(f"{where}: {key} is set twice")
         found[key] = _dimension(key, entry, where)
+        check_trust(path, {key: found[key].values}, lines)
     if not found:
         raise ConfigError(f"{path}: no key to search; write KEY: {FORMS}")
     return list(found.values())
