@@ -103,6 +103,8 @@ KEYS: dict[str, Key] = {
                                  " bilinear", one_of("bilinear", "bicubic"), IN_FILES, kind=str),
     "DATASET.CROP_SCALE": Key(None, "smallest share of an image that a random resized crop covers; default: the"
                               " recipe's, 0.08 for ImageNet", CROPPED, IN_FILES, kind=float),
+    "DATASET.UPRIGHT": Key(False, "turn images as their EXIF data say, which those of phones need and viewers do", None,
+                           IN_FILES),
     "DATASET.AUTO_AUGMENT": Key(None, "a policy of timm, such as rand-m9-mstd0.5-inc1, of training images", None,
                                 IN_FILES, kind=str),
     "DATASET.ERASING": Key(0.0, "probability that a rectangle of a training image is replaced by noise", FRACTION,

@@ -21,7 +21,7 @@ from .image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
 from .normalisation import Normalisation
-from .preprocessing import adjusted
+from .preprocessing import adjusted, turned_first
 from .superclasses import joined
 from .validation import split_off
 
@@ -147,6 +147,12 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     if isinstance(recipe, FileRecipe):
         recipe = _with_other_crops(cfg, recipe)
         recipe = augmented(recipe, cfg.DATASET.AUTO_AUGMENT, cfg.DATASET.ERASING)
+        if cfg.DATASET.UPRIGHT:
+            recipe = recipe._replace(
+                train=turned_first(recipe.train),
+                test=turned_first(recipe.test),
+                words=f"turned by EXIF, {recipe.words}",
+            )
     own, judges = source.train, None
     if cfg.DATASET.VALIDATION:
         own, chosen = split_off(source.train, cfg.DATASET.VALIDATION)

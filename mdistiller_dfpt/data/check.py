@@ -24,7 +24,7 @@ class Look(NamedTuple):
     digest: str | None
     size: tuple[int, int] = (0, 0)  # width and height
     is_grey: bool = False
-    is_rotated: bool = False  # by its EXIF data, which are not applied
+    is_rotated: bool = False  # by its EXIF data
 
 
 def check_source(

@@ -74,7 +74,8 @@ def read_image(path: str) -> Image.Image | Fault:
     """The image as RGB of 8 bits, or the reason why it cannot be read.
 
     Of 16 bits, the higher 8 are taken, as Pillow does in colour; values of no fixed range (32 bits, floating point) are
-    not read. A rotation in the EXIF data is not applied, as in torchvision.
+    not read. A rotation in the EXIF data is not applied, as in torchvision, but kept:
+    `upright` applies it.
     """
     try:
         with opened(path) as file, Image.open(file, formats=DECODERS) as image:
@@ -191,7 +192,7 @@ class FileLoader(Loader):
         steps = resize_and_crop(self.recipe.test)
         if steps is None:
             return None
-        return Preprocessing(steps.resize, steps.crop, *self.normalisation, self.size, steps.interpolation)
+        return Preprocessing(steps.resize, steps.crop, *self.normalisation, self.size, *steps[2:])
 
     def contents(self, index: Tensor | None = None) -> list[str]:
         rows = range(self.num_samples) if index is None else index.tolist()

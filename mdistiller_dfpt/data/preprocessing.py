@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
@@ -20,7 +20,7 @@ class Preprocessing(NamedTuple):
     """Resize and crop of an RGB image, then (image / 255 - mean) / std, then a resize of the result.
 
     `resize`: one number for the shorter side, or height and width; None: none. Its interpolation is `interpolation`,
-    that of the last resize bilinear; both with antialiasing.
+    that of the last resize bilinear; both with antialiasing. `upright`: first, it is turned as its EXIF data say.
     """
 
     resize: tuple[int, ...] | None
@@ -29,6 +29,7 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...]
     size: tuple[int, int]  # height and width that the network gets
     interpolation: str = "bilinear"
+    upright: bool = False
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An image -> (3, H, W) float32."""
@@ -36,6 +37,7 @@ class Preprocessing(NamedTuple):
 
     def cropped(self, image: Image.Image) -> Image.Image:
         """An image, resized and cropped."""
+        image = upright(image) if self.upright else image
         image = image.convert("RGB")
         if self.resize is not None:
             image = tf.resize(image, list(self.resize), v2.InterpolationMode(self.interpolation), antialias=True)
@@ -58,26 +60,38 @@ class Preprocessing(NamedTuple):
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """CheckpointError if these are not the values of a preprocessing."""
         try:
-            found = {key: None if values[key] is None else tuple(values[key]) for key in cls._fields[:-1]}
+            found = {key: None if values[key] is None else tuple(values[key]) for key in cls._fields[:-2]}
             if None in (found["mean"], found["std"], found["size"]):
                 raise ValueError("no mean, std or size")
             # Files of earlier versions do not name it
-            return cls(**found, interpolation=str(values.get("interpolation", "bilinear")))  # type: ignore[arg-type]
+            kind, turned = str(values.get("interpolation", "bilinear")), bool(values.get("upright", False))
+            return cls(**found, interpolation=kind, upright=turned)  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError) as e:
             raise CheckpointError(f"its preprocessing cannot be read ({type(e).__name__}: {e})") from None
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """An image, turned and mirrored as its EXIF data say."""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image  # which `exif_transpose` would copy
+    return ImageOps.exif_transpose(image)
+
+
 class Steps(NamedTuple):
-    """A resize and a centre crop, and the interpolation of the resize."""
+    """A resize and a centre crop, and the interpolation of the resize; `upright`: first turned by its EXIF data."""
 
     resize: tuple[int, ...] | None
     crop: tuple[int, int] | None
     interpolation: str = "bilinear"
+    upright: bool = False
 
 
 def resize_and_crop(transform: Callable[..., Any]) -> Steps | None:
     """The resize and the centre crop that a test transform consists of; None if it does something else."""
     steps = list(transform.transforms) if isinstance(transform, v2.Compose) else [transform]
+    turned = steps[:1] == [upright]
+    if turned:
+        del steps[0]
     resize, crop, interpolation = None, None, "bilinear"
     for step in steps:
         if isinstance(step, v2.Identity):
@@ -89,7 +103,7 @@ def resize_and_crop(transform: Callable[..., Any]) -> Steps | None:
             crop = (step.size[0], step.size[-1])
         else:
             return None
-    return Steps(resize, crop, interpolation)
+    return Steps(resize, crop, interpolation, turned)
 
 
 def _is_plain(step: v2.Resize) -> bool:
@@ -118,3 +132,8 @@ def adjusted(transform: Callable[..., Any], interpolation: str | None, scale: fl
         if scale is not None and i in crops:
             step.scale = (scale, 1.0)
     return v2.Compose(steps)
+
+
+def turned_first(transform: Callable[..., Any]) -> Callable[..., Any]:
+    """A transform of images that are first turned by their EXIF data."""
+    return v2.Compose([upright, *(transform.transforms if isinstance(transform, v2.Compose) else [transform])])

@@ -25,7 +25,7 @@ class Survey:
     side: int  # the median of the shorter sides, in pixels
     tiny: int  # images with a side below TINY pixels
     grey: int
-    rotated: int  # by their EXIF data, which are not applied
+    rotated: int  # by their EXIF data
     copies: int  # images beyond the first of equal ones
 
     @property
@@ -52,10 +52,7 @@ class Survey:
         if self.grey >= SOME * self.images:
             lines.append(f"{self.grey} of the {self.images} images are grey: predict on images of both kinds alike")
         if self.rotated:
-            rotated = (
-                f"{self.rotated} of the {self.images} images are to be rotated by their EXIF data, which is not done"
-            )
-            lines.append(f"{rotated}: turn them, and those to be predicted, first (for example `mogrify -auto-orient`)")
+            lines.append(f"{self.rotated} of the {self.images} images are turned by their EXIF data (DATASET.UPRIGHT)")
         return lines
 
 

@@ -70,7 +70,7 @@ def preprocessing_in_words(p: Preprocessing | None) -> str:
     """The steps from an image to the input of a network."""
     if p is None:
         return "the test transform of its dataset, which is one of its own"
-    steps = ["an RGB image"]
+    steps = ["an RGB image", *(["turned as its EXIF data say"] if p.upright else [])]
     if p.resize is not None:
         how = f"the shorter side {p.resize[0]}" if len(p.resize) == 1 else f"{p.resize[0]}x{p.resize[1]}"
         steps.append(f"resized to {how} (height x width, {p.interpolation}, antialiased)")

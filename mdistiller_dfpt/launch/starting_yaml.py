@@ -21,6 +21,7 @@ def teacher_yaml(plan: Plan, found: Survey, root: str, name: str) -> str:
         (f"VALIDATION: {VALIDATION}", "of the rest of each class: the best epoch is chosen on it"),
         (f"SIZE: {plan.sizes[0]}", plan.why_size),
         (f"INTERPOLATION: {plan.pair.interpolation}", "as for the published weights"),
+        ("UPRIGHT: true", "turned by their EXIF data, as viewers show them; those to be predicted, too"),
         ("CROP_SCALE: 0.35", "crops of at least a third of the image: in smaller ones the object is often missing"),
         (f"NUM_WORKERS: {plan.workers}", "cores of this machine, at most 8"),
     ]

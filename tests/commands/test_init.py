@@ -34,13 +34,14 @@ def test_a_folder_without_a_test_set(tmp_path, monkeypatch, capsys):
     assert out[0].startswith("pets: 75 images of 2 classes, 15 to 60 of each; a test set is held out, ")
     notes = "\n".join(line for line in out if line.startswith("note: "))
     for part in ("broken.jpg: cannot be read as an image", "class cat; .*z.png: class dog: the same image",
-                 "1 of the 75 images are copies", "1 of the 75 images are to be rotated by their EXIF",
+                 "1 of the 75 images are copies", "1 of the 75 images are turned by their EXIF",
                  "74 of the 75 images have a side below 64"):  # fmt: skip
         assert re.search(part, notes), part
     assert out[-1].endswith("train --cfg configs_here/pets.yaml")
     cfg, teacher = (load_cfg(tmp_path / "configs_here" / f"{name}.yaml") for name in ("pets", "pets-teacher"))
     assert cfg.DATASET == teacher.DATASET
     assert cfg.DATASET.ROOT == "pets"
+    assert cfg.DATASET.UPRIGHT
     assert (cfg.DATASET.TEST.SHARE, cfg.DATASET.VALIDATION, cfg.DATASET.ON_ERROR) == (0.2, 0.15, "skip")
     assert cfg.DISTILLER.TEACHER == teacher.DISTILLER.STUDENT
     assert cfg.DISTILLER.TEACHER_AUTO_TRAIN

@@ -9,8 +9,9 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from mdistiller_dfpt.commands import check_data
-from mdistiller_dfpt.data import DATASETS
+from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.image_files import Fault, read_image
+from mdistiller_dfpt.data.preprocessing import Preprocessing
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
 
@@ -170,6 +171,36 @@ def test_a_rotation_in_exif_is_not_applied_as_in_torchvision(tmp_path):
     assert torch.equal(
         torch.as_tensor(np.array(read_image(str(tmp_path / "turned.png")))), torch.as_tensor(np.array(picture))
     )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+def test_photos_are_turned_as_viewers_show_them_where_the_config_says_so(orientation, ending, tmp_path):
+    """The corner that is bright in each of the eight ways in which a camera stores one scene."""
+    scene = np.zeros((24, 24, 3), np.uint8)
+    scene[:12, :12, 0], scene[:12, 12:, 1] = 250, 250  # red in the upper left corner, green in the upper right one
+    stored = {1: scene, 2: scene[:, ::-1], 3: scene[::-1, ::-1], 4: scene[::-1], 5: scene.transpose(1, 0, 2),
+              6: np.rot90(scene), 7: scene[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(scene, 3)}  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for split, name in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
+        (tmp_path / split / name).mkdir(parents=True)
+        path = tmp_path / split / name / f"x.{ending}"
+        Image.fromarray(np.ascontiguousarray(stored[orientation])).save(path, exif=exif)
+    cfg = tiny_cfg(
+        "DATASET.TYPE", "folder", "DATASET.ROOT", str(tmp_path), "DATASET.UPRIGHT", "True", "DATASET.SIZE", "24",
+        "DATASET.CROP_SCALE", "1.0", "SOLVER.BATCH_SIZE", "2", "DATASET.MEAN", "[0.0, 0.0, 0.0]", "DATASET.STD",
+        "[1.0, 1.0, 1.0]", "DATASET.CLASSES", "2",
+    )  # fmt: skip
+    data = build_data(cfg, torch.device("cpu"))
+    batch = next(data.test.epoch())
+    record = data.test.preprocessing()
+    assert record == Preprocessing.from_json(record.as_json())
+    for image in (batch.image[0], record(read_image(str(path)))):
+        assert image[:2, 4, 4].round().tolist() == [1, 0]
+        assert image[:2, 4, 19].round().tolist() == [0, 1]
+        assert image[:2, 19].max() < 0.2
+    assert next(data.train.epoch()).image[0, :2, 19].max() < 0.2  # mirrored at random, and never upside down
 
 
 @pytest.mark.parametrize("kind", ["csv", "semicolons", "tabs", "without endings", "jsonl", "txt", "meta"])

@@ -50,9 +50,9 @@ def test_an_image_of_another_size_mode_and_shape_gets_the_networks():
 
 
 def test_a_transform_of_another_kind_is_not_guessed():
-    assert resize_and_crop(v2.Compose([v2.Resize(30), v2.CenterCrop(24)])) == ((30,), (24, 24), "bilinear")
-    assert resize_and_crop(v2.Resize((20, 24))) == ((20, 24), None, "bilinear")
-    assert resize_and_crop(v2.Identity()) == (None, None, "bilinear")
+    assert resize_and_crop(v2.Compose([v2.Resize(30), v2.CenterCrop(24)]))[:3] == ((30,), (24, 24), "bilinear")
+    assert resize_and_crop(v2.Resize((20, 24)))[:3] == ((20, 24), None, "bilinear")
+    assert resize_and_crop(v2.Identity())[:3] == (None, None, "bilinear")
     for transform in (v2.Compose([v2.Resize(30), v2.FiveCrop(24)]), v2.Grayscale(),
                       v2.Resize(30, interpolation=v2.InterpolationMode.NEAREST),
                       v2.Compose([v2.CenterCrop(24), v2.Resize(30)])):  # fmt: skip
