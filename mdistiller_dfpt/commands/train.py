@@ -12,6 +12,7 @@ from ..config.compose import CONFIGS, composed_runs
 from ..errors import ConfigError
 from ..interop.plugins import load_cfg
 from ..launch.cli import Parser, guarded
+from ..launch.parent import stop_with_parent
 from ..launch.run import Resume, config_of, run
 from ..training.parallel import process_group
 
@@ -76,4 +77,5 @@ def _main(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    stop_with_parent()
     return guarded(_main, argv)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from ..distributed import STOP_SIGNALS
 from ..errors import UserError
+from .parent import pipe_to_job
 
 TRAIN = [sys.executable, "-m", "mdistiller_dfpt", "train"]
 Process: TypeAlias = "subprocess.Popen[bytes]"
@@ -41,7 +42,8 @@ class Job:
 def run_jobs(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) -> list[Job]:
     """Run all jobs, `parallel` at a time, each in its own process; returns the failed jobs.
 
-    A signal that stops this process is passed on to the jobs, which save and end; then `Interrupted` is raised.
+    A signal that stops this process is passed on to the jobs, which save and end; then `Interrupted` is raised. If it
+    is killed, they save and end, too.
     """
     failed: list[Job] = []
 
@@ -102,8 +104,8 @@ def _run(job: Job, running: set[Process], got: list[int], watch: Watch | None = 
     if got:  # a job that ended for it has made room for this one
         return 128 + got[0]
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.log, "a", encoding="utf-8") as log:
-        process = subprocess.Popen([*TRAIN, *job.words], stdout=log, stderr=log, start_new_session=True)
+    with open(job.log, "a", encoding="utf-8") as log, pipe_to_job() as pipe:
+        process = subprocess.Popen([*TRAIN, *job.words], stdout=log, stderr=log, start_new_session=True, **pipe)
         running.add(process)
         if got:  # since then
             process.send_signal(got[0])

@@ -24,9 +24,11 @@ from ..runs.directory import (
     is_finished,
     new_run,
     other_runs,
+    run_name,
     same_runs,
 )
 from ..runs.identity import Identity, read_identity
+from ..runs.locks import one_at_a_time, wait_until_free
 from ..training.out_of_memory import memory_explained
 from ..training.precision import FASTEST
 from .build import Trained, build_trainer, check_config, identity_of_run
@@ -36,7 +38,8 @@ from .trained import in_training, trained_networks
 
 Resume = bool | Literal["auto"] | Path
 """False: a new run. True: the unfinished run that computes the same. auto: that one, else a new run, unless the same is
-finished. A path: the run in this directory, which may go on for more epochs."""
+finished; if another process trains it, once that has ended. A path: the run in this directory, which may go on for more
+epochs."""
 
 
 MOST_NOTES = 3
@@ -56,7 +59,12 @@ def run(cfg: CN, resume: Resume = False) -> dict[str, Any]:
         if resume is True:
             teacher = on_first_process(lambda: _resumable(cfg, data))
             resume = teacher is None or "auto"
-        return train(cfg, data, trained_networks(cfg, data, train), resume)
+        trained = trained_networks(cfg, data, train)
+        if resume != "auto":
+            return train(cfg, data, trained, resume)
+        # What two launchers need, one of them trains
+        with one_at_a_time(Path(cfg.LOG.PREFIX) / run_name(cfg)):
+            return train(cfg, data, trained, resume)
 
 
 def _resumable(cfg: CN, data: Data) -> Path | None:
@@ -92,6 +100,9 @@ def build_teacher(cfg: CN, data: Data) -> StagedModel:
 def train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Resume = False) -> dict[str, Any]:
     """Train with a validated config, its data and the networks that teach, and return the results."""
     identity = identity_of_run(cfg, data, trained, resume if isinstance(resume, Path) else None)
+    if resume == "auto":
+        for one in on_first_process(lambda: same_runs(cfg, identity)):
+            wait_until_free(one)
     before = on_first_process(lambda: _earlier_run(cfg, identity, resume))
     if before is not None and resume == "auto" and on_first_process(lambda: is_finished(before)):
         print(f"{before} is this run, and finished", flush=True)

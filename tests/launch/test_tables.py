@@ -315,9 +315,11 @@ def test_missing_cells_are_trained_once_and_a_failing_one_stops_no_other(table, 
 
 CHILD = """
 import signal, sys, time
+from mdistiller_dfpt.launch.parent import stop_with_parent
 stop = []
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda number, frame: stop.append(number))
+stop_with_parent()
 print("began", flush=True)
 while not stop:
     time.sleep(0.01)
@@ -338,9 +340,8 @@ sys.exit(guarded(lambda argv: launched.run_jobs(jobs, 2, say), []))
 """
 
 
-@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)])
-def test_a_signal_to_a_table_reaches_its_jobs_once_and_no_further_job_begins(number, group, tmp_path):
-    """Ctrl-C goes to the whole group of a terminal, a scheduler's signal to the process alone."""
+def begun_jobs(tmp_path):
+    """A launcher of five jobs, two at a time, once the first two have begun."""
     command = [sys.executable, "-c", PARENT, CHILD, str(tmp_path)]
     parent = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
@@ -349,6 +350,13 @@ def test_a_signal_to_a_table_reaches_its_jobs_once_and_no_further_job_begins(num
     while not all((tmp_path / f"{i}.txt").exists() and "began" in (tmp_path / f"{i}.txt").read_text() for i in (0, 1)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return parent
+
+
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)])
+def test_a_signal_to_a_table_reaches_its_jobs_once_and_no_further_job_begins(number, group, tmp_path):
+    """Ctrl-C goes to the whole group of a terminal, a scheduler's signal to the process alone."""
+    parent = begun_jobs(tmp_path)
     (os.killpg if group else os.kill)(parent.pid, number)
     out, err = parent.communicate(timeout=60)
     assert parent.returncode == 128 + number, err
@@ -356,6 +364,17 @@ def test_a_signal_to_a_table_reaches_its_jobs_once_and_no_further_job_begins(num
     assert [(tmp_path / f"{i}.txt").read_text().split() for i in (0, 1)] == [["began", "saved", "1"]] * 2
     assert not (tmp_path / "2.txt").exists()
     assert out.count("...") == 2
+
+
+def test_jobs_save_and_end_when_their_launcher_is_killed(tmp_path):
+    parent = begun_jobs(tmp_path)
+    parent.kill()
+    assert parent.communicate(timeout=60)[1] == ""
+    deadline = time.monotonic() + 60
+    while [(tmp_path / f"{i}.txt").read_text().split() for i in (0, 1)] != [["began", "saved", "1"]] * 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not (tmp_path / "2.txt").exists()
 
 
 def test_every_cell_of_every_table_names_a_config_that_loads():
