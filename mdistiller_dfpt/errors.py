@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+SIGPIPE = 141
+"""The exit code of a process that this signal ends."""
 
 
 class UserError(Exception):
@@ -41,6 +43,17 @@ class ExportError(UserError):
     """An exported network that does not compute what its checkpoint does; nothing of it was kept."""
 
     exit_code = 1
+
+
+class OutputError(UserError):
+    """What a command prints cannot be written: the pipe was closed, as by `| head`, or the disk is full."""
+
+    exit_code = 3
+
+    def __init__(self, error: OSError):
+        super().__init__(f"the output cannot be written ({error.strerror})")
+        if isinstance(error, BrokenPipeError):
+            self.exit_code = SIGPIPE
 
 
 class PluginError(UserError):

@@ -1,8 +1,11 @@
 """Text of others (names of files and classes, titles, messages) in a terminal, Markdown, LaTeX and CSV."""
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
+
+from .errors import OutputError
 
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """All but line ends and tabs; also what turns the direction of writing, and bytes that are not UTF-8."""
@@ -45,15 +48,33 @@ def csv_cell(value: Any) -> Any:
 
 
 class Printable:
-    """A text stream in which all is `printable`, and what its encoding lacks is an escape."""
+    """A text stream in which all is `printable`, and what its encoding lacks is an escape.
 
-    def __init__(self, stream: TextIO):
-        self.stream = stream
+    `is_needed`: OutputError if it cannot be written, as on a full disk; else that is ignored.
+    """
+
+    def __init__(self, stream: TextIO, *, is_needed: bool = True):
+        self.stream, self.is_needed = stream, is_needed
 
     def write(self, text: str) -> int:
         """As of a text stream."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        return self.stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+        with self._explained():
+            self.stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """As of a text stream."""
+        with self._explained():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            if self.is_needed:
+                raise OutputError(e) from None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

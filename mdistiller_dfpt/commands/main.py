@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from ..errors import ConfigError
-from ..launch.cli import guarded
+from ..launch.cli import guarded, prepare_process
 from ..registry import suggest
 
 COMMANDS = {
@@ -51,6 +51,11 @@ def _main(argv: list[str]) -> None:
 
 def command(name: str) -> Callable[[list[str] | None], int]:
     """The function that runs a command with its arguments and returns the exit code."""
+    try:
+        prepare_process()
+    except ConfigError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
     try:
         return import_module(f".{COMMANDS[name][0]}", __package__).main
     except KeyboardInterrupt:  # nothing has begun

@@ -11,7 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
-from ..errors import USER_FILES, ConfigError, PluginError, UserError, is_users, users_line, users_line_in
+from ..errors import (
+    SIGPIPE,
+    USER_FILES,
+    ConfigError,
+    OutputError,
+    PluginError,
+    UserError,
+    is_users,
+    users_line,
+    users_line_in,
+)
 from ..escape import Printable
 from ..invocation import command_line
 from ..trusted_files import trust_all, trust_as_before
@@ -26,15 +36,15 @@ CHECK_RETURNS = (
 
 def _process() -> str:
     """The rank of this process in a torchrun job; empty for a single process."""
-    return f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    return f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ else ""
 
 
-def _in_short(error: Exception) -> str:
+def _in_short(error: BaseException) -> str:
     """An exception's message, in one line."""
     return " ".join(str(error).split())[:500]
 
 
-def _fault_of_the_users(error: Exception, file: str, line: int) -> int:
+def _fault_of_the_users(error: BaseException, file: str, line: int) -> int:
     """Print an exception raised by user code, with only the frames in that code, and return the exit code."""
     for frame in traceback.extract_tb(error.__traceback__):
         if users_line_in(frame.filename):
@@ -100,10 +110,28 @@ def check_output(option: str, path: Path | None) -> None:
         raise ConfigError(f"{option} {path}: {what}")
 
 
+def prepare_process() -> None:
+    """Before a command is imported: ConfigError if there is no working directory; streams that are closed exist again.
+
+    A file that is opened later would take the place of a closed one, and get what is printed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    try:
+        os.getcwd()
+    except OSError as e:
+        raise ConfigError(f"the working directory cannot be used ({e.strerror}): change to another one") from None
+
+
 def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     """Run a command and return its exit code: 0 success, 1 a bug in this package, or the exit code of the error."""
     # Names of files and classes are the text of others, and a terminal obeys some characters
-    out, err = (cast(TextIO, Printable(stream)) for stream in (sys.stdout, sys.stderr))
+    out, err = cast(TextIO, Printable(sys.stdout)), cast(TextIO, Printable(sys.stderr, is_needed=False))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), trust_as_before():
         return _guarded(main, argv)
 
@@ -113,8 +141,19 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # a pipe that was closed shows here, not when the interpreter ends
         return 0
-    except SystemExit as e:  # argparse: --help, or a usage error that was already printed
+    except SystemExit as e:
+        if (place := users_line(e)) is not None:  # nothing was finished, whatever the code
+            return _fault_of_the_users(e, *place)
+        # argparse: --help, or a usage error that was already printed
         return e.code if isinstance(e.code, int) else 2
+    except OutputError as e:
+        with contextlib.suppress(OSError):  # what is left of the output is not written when the interpreter ends either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if _ended_a_run(e):
+            print(f"{_process()}error: {e}; continue the run with --resume", file=sys.stderr)
+        elif e.exit_code != SIGPIPE:
+            print(f"{_process()}error: {e}", file=sys.stderr)
+        return e.exit_code
     except UserError as e:
         for line in str(e).splitlines():
             print(f"{_process()}error: {line}", file=sys.stderr)
@@ -122,11 +161,6 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     except KeyboardInterrupt:
         print("interrupted; continue with --resume", file=sys.stderr)
         return 130
-    except BrokenPipeError as e:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if _ended_a_run(e):
-            print("error: the output was closed, as by `| head`; continue the run with --resume", file=sys.stderr)
-        return 141  # as a process that SIGPIPE ends
     except Exception as e:
         if (place := users_line(e)) is not None:
             return _fault_of_the_users(e, *place)

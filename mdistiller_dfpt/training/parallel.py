@@ -18,10 +18,11 @@ from yacs.config import CfgNode as CN
 
 from ..distillers import Method
 from ..distributed import all_reduce, pick_device, rank, world_size
-from ..errors import UserError
+from ..errors import ConfigError, UserError
 
 # Messages of the libraries below when another process ends; they raise no specific type
 _SIGNS = ("gloo", "NCCL", "Application timeout", "Timed out waiting", "Connection closed", "Connection reset")
+START = "start several processes by torchrun, which sets it"
 REPORT_SECONDS = 3.0  # in which the live processes report, if one is missing
 
 
@@ -34,7 +35,7 @@ class PeerError(UserError):
 @contextlib.contextmanager
 def process_group(cfg: CN) -> Iterator[None]:
     """Context of a process of the torchrun job, if there is one; only the first process prints."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _has_peers():
         yield
         return
     device = pick_device(cfg.EXPERIMENT.DEVICE)
@@ -43,8 +44,15 @@ def process_group(cfg: CN) -> Iterator[None]:
         torch.cuda.set_device(device)
     # Requests by signals are exchanged as numbers on the host, which NCCL cannot transfer
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, number, world = next(dist.rendezvous("env://", timeout=timeout))
-    dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timeout)
+    try:
+        store, number, world = next(dist.rendezvous("env://", timeout=timeout))
+        dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timeout)
+    except dist.DistError as e:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise PeerError(
+            f"the {os.environ['WORLD_SIZE']} processes did not meet at {place} within EXPERIMENT.TIMEOUT"
+            f" {cfg.EXPERIMENT.TIMEOUT:g} s ({str(e).splitlines()[0]}); start them all, by torchrun"
+        ) from None
     try:
         with contextlib.redirect_stdout(io.StringIO() if rank() else sys.stdout):
             yield
@@ -56,6 +64,27 @@ def process_group(cfg: CN) -> Iterator[None]:
                 f"({str(e).splitlines()[0]}); continue with --resume"
             ) from None
         raise
+
+
+def _has_peers() -> bool:
+    """Whether this is a process of several; ConfigError if what torchrun sets in the environment is not right."""
+    world = _number("WORLD_SIZE", 1, None, "1")
+    if world > 1:
+        _number("RANK", 0, world)
+        _number("LOCAL_RANK", 0, world, "0")
+        _number("MASTER_PORT", 0, 65536)
+        if not os.environ.get("MASTER_ADDR"):
+            raise ConfigError(f"MASTER_ADDR is not set and WORLD_SIZE is {world}: {START}")
+    return world > 1
+
+
+def _number(name: str, least: int, below: int | None, default: str | None = None) -> int:
+    text = os.environ.get(name, default)
+    if text is None or not text.isdecimal() or int(text) < least or (below is not None and int(text) >= below):
+        limit = f"at least {least}" if below is None else f"from {least} to {below - 1}"
+        given = "not set" if text is None else text
+        raise ConfigError(f"the environment variable {name} is {given}; it must be {limit}: {START}")
+    return int(text)
 
 
 def _silent(store: dist.Store) -> str:
