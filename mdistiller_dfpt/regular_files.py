@@ -32,12 +32,12 @@ def opened(path: str | os.PathLike[str], most: int | None = None) -> BufferedRea
     return file
 
 
-def opened_to_lock(path: str | os.PathLike[str]) -> TextIO:
+def opened_to_change(path: str | os.PathLike[str], most: int = MOST_TEXT) -> TextIO:
     """A regular file to read and write, created if there is none; OSError if a link or another kind is in its place."""
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     file = os.fdopen(number, "r+", encoding="utf-8")
     try:
-        _check(os.fstat(number), path, MOST_TEXT)
+        _check(os.fstat(number), path, most)
     except OSError:
         file.close()
         raise

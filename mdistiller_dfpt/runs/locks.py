@@ -11,7 +11,7 @@ from typing import IO
 
 from ..distributed import on_first_process, rank
 from ..errors import ConfigError
-from ..regular_files import opened_to_lock
+from ..regular_files import opened_to_change
 
 LOCK = "run.lock"  # in the directory of a run
 
@@ -28,7 +28,7 @@ def one_at_a_time(base: Path) -> Iterator[None]:
         if rank() == 0:
             try:
                 base.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(opened_to_lock(base.with_name(f".{base.name}.lock")))
+                file = stack.enter_context(opened_to_change(base.with_name(f".{base.name}.lock")))
             except OSError as e:
                 raise ConfigError(f"{base.parent}: cannot write there ({e.strerror})") from None
         _wait_for_lock(file, base)
@@ -40,7 +40,7 @@ def wait_until_free(run: Path) -> None:
     with contextlib.ExitStack() as stack:
         file = None
         if rank() == 0 and (run / LOCK).exists():
-            file = stack.enter_context(opened_to_lock(run / LOCK))
+            file = stack.enter_context(opened_to_change(run / LOCK))
         _wait_for_lock(file, run)
 
 
@@ -69,7 +69,7 @@ class RunLock:
     def __init__(self, run: Path):
         self.path = run / LOCK
         try:
-            self._file = opened_to_lock(self.path)  # it stays open while the lock is held
+            self._file = opened_to_change(self.path)  # it stays open while the lock is held
         except OSError as e:
             raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
         try:

@@ -1,5 +1,6 @@
 """The frozen teacher's logits for every discrete view of every training sample, computed once and kept on disk."""
 
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..data import Batch
 from ..errors import ConfigError
+from ..regular_files import opened_to_change
 
 CRC_HALVES = 2  # a row ends with its CRC-32, stored in two float16 elements
 PASS = 4096  # views per forward pass when a cache is filled
@@ -43,8 +45,9 @@ class LogitsCache:
             if missing > free:
                 sizes = f"it needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
                 raise ConfigError(f"DISTILLER.LOGITS_CACHE is {folder}; {sizes}")
-            with open(self.path, "ab") as f:
-                f.truncate(size)
+            # All of it is reserved now: a write to mapped memory that finds no room ends the process by SIGBUS
+            with opened_to_change(self.path, size) as file:
+                os.posix_fallocate(file.fileno(), 0, size)
             self.rows = np.memmap(self.path, dtype=np.float16, mode="r+", shape=self.shape)
         except OSError as e:
             raise ConfigError(f"DISTILLER.LOGITS_CACHE is {folder}; it cannot be written ({e.strerror})") from None

@@ -1,5 +1,8 @@
 """The logits cache: training is the same as with the teacher, and no logit is ever wrong."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -206,6 +209,18 @@ def test_a_cache_that_cannot_be_kept_is_refused_before_training(tmp_path, monkey
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="it cannot be written"):
         LogitsCache(tmp_path / "file", "k", 5, 3, 4)
+    cache = LogitsCache(tmp_path / "kept", "k", 500, 30, 98)
+    assert cache.path.stat().st_blocks * 512 >= 2 * 500 * 30 * 100, "no write can find the disk full"
+
+    def full(number, start, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched, pytest.raises(ConfigError, match=r"cannot be written \(No space left"):
+        patched.setattr(os, "posix_fallocate", full)
+        LogitsCache(tmp_path, "k", 5, 3, 4)
+    os.mkfifo(tmp_path / "fifo.f16")
+    with pytest.raises(ConfigError, match=r"it cannot be written \(is a FIFO, not a file\)"):
+        LogitsCache(tmp_path, "fifo", 5, 3, 4)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("U", (), {"free": 10})())
     with pytest.raises(ConfigError, match=r"it needs 1\.0 GB, 0\.0 GB are free"):
         LogitsCache(tmp_path, "k", 50_000, 100, 98)
