@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Self
 
@@ -249,6 +250,19 @@ class FileLoader(Loader):
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker."""
+    """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker.
+
+    Only SIGTERM of the trainer itself ends a worker, as where one hangs, or is there still when the trainer ends.
+    """
     for number in (*STOP_SIGNALS, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # else, as on macOS, PyTorch's own handler stays
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
+        threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_the_trainer(trainer: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)

@@ -22,8 +22,8 @@ AGREE_EVERY = 8
 class Stopped(UserError):
     """A run that was stopped on request, after a checkpoint."""
 
-    def __init__(self, number: int, where: str):
-        super().__init__(f"stopped by {signal.Signals(number).name} {where}; continue with --resume")
+    def __init__(self, number: int, where: str, option: str = "--resume"):
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}; continue with {option}")
         self.exit_code = 128 + number  # as of a process that the signal ends
 
 

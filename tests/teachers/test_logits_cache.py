@@ -115,10 +115,11 @@ def test_filling_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     looks = iter([0, 0, 15])
     monkeypatch.setattr(first.requests, "poll_stop", lambda: next(looks))
     with pytest.raises(Stopped, match="SIGTERM while the logits cache was filled; continue with --resume"):
-        first.prepare()
+        fit(first)
     second = run("KD", tmp_path, *FIRST)
-    second.prepare()
+    fit(second, resume=True)
     assert second.cache.computed == (48 - 3 * 2) * 18
+    assert second.run == first.run
 
 
 @pytest.mark.parametrize("name", [n for n in TAUGHT if n not in SERVED])
