@@ -147,12 +147,10 @@ class Trainer:
             saver.status("running", training.progress())
             try:
                 with self.requests.listening(), broadcasts_refused(), memory_explained(self.cfg):
-                    results = self._fit(saver, judge)
+                    return self._fit(saver, judge)
             except BaseException as e:
                 saver.status("stopped" if isinstance(e, Stopped) else "failed", training.progress(), reason(e))
                 raise
-            saver.status("finished", training.progress())
-            return results
         finally:
             if lock is not None:
                 lock.release()
@@ -286,6 +284,8 @@ class Trainer:
             "fingerprint": fingerprint(self.identity),
             "identity": self.identity,
         }
+        # The results last: if a run is killed before them, it is continued, and writes its status again
+        saver.status("finished", run.progress())
         if rank() == 0:
             write_json(saver.run / RESULTS, results)
         print(summary_table(results))

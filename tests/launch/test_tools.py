@@ -15,6 +15,7 @@ import torch
 
 from mdistiller_dfpt import DATASETS
 from mdistiller_dfpt.commands import evaluate, train
+from mdistiller_dfpt.launch import run
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.runs.saving import Saver
 
@@ -436,3 +437,14 @@ def test_a_run_that_is_killed_while_its_student_is_judged_is_not_finished_yet(cw
     assert not (place / "results.json").exists()
     assert TRAIN([*argv, "--resume"]) == 0
     assert {"results.json", "evaluation.json"} <= {path.name for path in place.iterdir()}
+
+
+def test_a_request_to_save_before_the_training_ends_no_run(cwd, monkeypatch):
+    def asked():
+        plain = run.build_data
+        monkeypatch.setattr(run, "build_data", lambda *given: (os.kill(os.getpid(), signal.SIGUSR1), plain(*given))[1])
+        return TRAIN(["--cfg", "digits/vanilla/res8", *QUICK])
+
+    before = signal.getsignal(signal.SIGUSR1)
+    assert forked(asked) == (0, 0)
+    assert signal.getsignal(signal.SIGUSR1) is before

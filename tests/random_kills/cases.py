@@ -14,6 +14,7 @@ STOPS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGXCPU")
 SIGNALS = ("SIGKILL",) * 4 + STOPS * 2 + ("SIGUSR1",) * 2 + ("SIGSTOP",)
 RESUMES = ("plain", "auto", "RUN")
 UNITS = ("steps", "steps", "writes", "seconds")
+EARLIEST = 0.02  # as a share of the run: before, the command has not begun to read its words
 LAST = 4  # attempts without faults: a teacher, an assistant and the student may each be resumed by name
 DAMAGES = ("", "", "", "truncated", "flipped", "lost")
 FILES = ("state.pt", "student.safetensors", "manifest.json")
@@ -107,5 +108,5 @@ def _attempt(rng, first):
 
 
 def _fault(rng):
-    times = rng.choice((1, 1, 2))
-    return Fault(rng.choice(SIGNALS), rng.choice(UNITS), round(rng.random() ** 1.5, 3), times, rng.random() < 0.3)
+    at = round(max(EARLIEST, rng.random() ** 1.5), 3)
+    return Fault(rng.choice(SIGNALS), rng.choice(UNITS), at, rng.choice((1, 1, 2)), rng.random() < 0.3)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.distillers import DISTILLERS
+from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.runs.checkpoint import MANIFEST
 from mdistiller_dfpt.runs.directory import is_finished
 from mdistiller_dfpt.teachers import TEACHERS
@@ -107,7 +108,7 @@ class Lane:
         self.report.count["cases"] += 1
         try:
             wrong = self._broken(case, broken, whole_did) + _compared(whole / "out", broken / "out")
-        except TimeoutError as e:
+        except (TimeoutError, CheckpointError) as e:
             wrong = [str(e)]
         self.report.count["losses or faults"] += bool(wrong)
         self.report.wrong += wrong
@@ -159,8 +160,8 @@ class Lane:
         return words, resume
 
     def _damage(self, attempt, out):
-        """Damage a file of the newest checkpoint as a faulty disk might, unless no other one is there."""
-        saved = newest_checkpoints(out)
+        """Damage a file of the newest checkpoint as a faulty disk might, if it is needed and another one is there."""
+        saved = newest_checkpoints(out) if _unfinished(out) else []
         if not attempt.damage or len(saved) < 2 or not (path := saved[0] / attempt.file).is_file():
             return
         self.report.faults[f"checkpoint {attempt.damage}"] += 1
@@ -199,6 +200,8 @@ def _wrong(ended, folder, *, refusable):
         found.append("a traceback was printed")
     if by is not None and by not in ended.sent:
         found.append(f"exit code {code}, and {by} was not sent")
+    if by == "SIGUSR1":
+        found.append("SIGUSR1 ended the run")
     if code > 128 and not (stopped and stopped[1] == by == announced) and "interrupted; continue" not in text:
         found.append(f"exit code {code} without its reason")
     if by is None and code != 0 and not (code == 3 and refusable and "nothing to resume" in text):
