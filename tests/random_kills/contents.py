@@ -74,10 +74,13 @@ def differences(expected, found):
 
 
 def leftovers(folder):
-    """Temporary files below a folder of runs: in finished runs and beside the runs; locks are none."""
-    hidden = [path for run in runs_below(folder) if is_finished(run) for path in run.rglob(".*")]
-    beside = [path for path in folder.rglob(".*") if not any(run in path.parents for run in runs_below(folder))]
-    return [path for path in (*hidden, *beside) if path.suffix != ".lock"]
+    """Temporary files below a folder of runs, less locks and what is in a directory where a run was killed for good."""
+    finished = [run for run in runs_below(folder) if is_finished(run)]
+    hidden = [path for path in folder.rglob(".*") if path.suffix != ".lock"]
+    return [
+        path for path in hidden
+        if not any(place.name.startswith("seed") for place in path.parents) or any(r in path.parents for r in finished)
+    ]  # fmt: skip
 
 
 def newest_checkpoints(folder) -> list[Path]:

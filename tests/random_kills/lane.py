@@ -19,7 +19,7 @@ from mdistiller_dfpt.teachers import TEACHERS
 
 from .cases import A_STUDENT, STOPS, STUDENT, TEACHER
 from .contents import contents, differences, finished_below, leftovers, newest_checkpoints
-from .processes import command, left_behind
+from .processes import command, left_behind, temporary_of
 
 CLASSES, PER_CLASS = 5, 9
 COMMON = """
@@ -149,9 +149,10 @@ class Lane:
         return wrong + [f"process {pid} left processes behind" for pid in pids if left_behind(pid)]
 
     def _start(self, case, attempt, out):
-        """The words of an attempt, and how it is resumed: what has not begun cannot be resumed by name."""
-        begun = _unfinished(out)
-        resume = "auto" if attempt.resume == "RUN" and begun is None else attempt.resume
+        """The words of an attempt, and how it is resumed: what has not begun has no name, and is refused at the end."""
+        begun, resume = _unfinished(out), attempt.resume
+        if begun is None and (resume == "RUN" or not attempt.faults):
+            resume = "auto"
         words = [] if resume == "RUN" else self.words(case)
         words += {"none": [], "plain": ["--resume"], "auto": ["--resume", "auto"],
                   "RUN": ["--resume", begun and begun.relative_to(out.parent)]}[resume]  # fmt: skip
@@ -208,7 +209,9 @@ def _wrong(ended, folder, *, refusable):
         found.append(f"exit code {code}")
     if announced and "run directory" in text.partition(f"{announced}: stopping")[2]:
         found.append(f"another run began after {announced} was to stop this one")
-    if by != "SIGKILL" and (left := leftovers(folder / "out")):
+    left = leftovers(folder / "out") if by != "SIGKILL" else []
+    left += temporary_of(ended.pid, folder).iterdir() if code >= 0 else []
+    if left:
         found.append(f"temporary files are left: {left}")
     return found + _wrong_status(ended, folder, stopped)
 

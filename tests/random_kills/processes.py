@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -71,6 +72,11 @@ def command(words, folder, faults=(), whole=Whole()):  # noqa: B008
     return Ended(code, out.read_text(errors="replace"), pid, sent, did)
 
 
+def temporary_of(pid, folder):
+    """The folder for temporary files of a command; the names of sockets in it must be short."""
+    return folder / "t" / str(pid)
+
+
 def _watch(pid, timed, whole, notes):
     """Send the timed signals, continue the process where it is stopped, and return its exit code once it has ended."""
     started, due = time.monotonic(), sorted(timed, key=lambda fault: fault.at)
@@ -114,6 +120,8 @@ def _child(words, folder, faults, whole, ready):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         atexit._clear()  # what the parent process has registered
         os.chdir(folder)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(temporary_of(os.getpid(), folder))
+        os.makedirs(tempfile.tempdir)
         log = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for number in (1, 2):
             os.dup2(log, number)
