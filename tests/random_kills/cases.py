@@ -80,6 +80,11 @@ class Case:
             left = self.parts[:-1]
         return replace(self, parts=left) if self.parts else None
 
+    def value(self, key, default=""):
+        """The last value of a key in the parts."""
+        found = [value for part in self.parts for name, value in zip(part[::2], part[1::2], strict=True) if name == key]
+        return found[-1] if found else default
+
     @property
     def words(self):
         """The method and all parts as KEY VALUE ..."""

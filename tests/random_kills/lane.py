@@ -78,10 +78,8 @@ class Lane:
     def words(self, case):
         """The words of the command for a case."""
         data = "files" if case.in_files else "memory"
-        given = case.words
-        types = given[len(given) - 1 - given[::-1].index("DISTILLER.TYPE") + 1].strip("[]").split(", ")
-        kinds = [kind for name in types if (kind := getattr(DISTILLERS[name], "teacher_kind", ""))]
-        kinds += [given[given.index("DISTILLER.TEACHER_KIND") + 1]] if "DISTILLER.TEACHER_KIND" in given else []
+        types = case.value("DISTILLER.TYPE", case.method).strip("[]").split(", ")
+        kinds = {case.value("DISTILLER.TEACHER_KIND"), *(getattr(DISTILLERS[n], "teacher_kind", "") for n in types)}
         alike = any(getattr(DISTILLERS[name], "starts_from_teacher", False) for name in types)
         words = ["--cfg", self._config(data, TEACHER if alike else STUDENT), "EXPERIMENT.NAME", "run",
                  "LOG.PREFIX", "out"]  # fmt: skip
@@ -89,7 +87,7 @@ class Lane:
             words += ["DISTILLER.TEACHER", TEACHER, "DISTILLER.TEACHER_AUTO_TRAIN", case.trains_teacher]
             key, of = ("CFG", self._config) if case.trains_teacher else ("CKPT", self._weights)
             words += [f"DISTILLER.TEACHER_{key}", of(data, TEACHER)]
-            keys = {TEACHERS[kind].others_key for kind in kinds}
+            keys = {TEACHERS[kind].others_key for kind in kinds - {""}}
             if "OTHER_TEACHERS" in keys:
                 words += ["DISTILLER.OTHER_TEACHERS", f"[{STUDENT}]"]
                 words += [f"DISTILLER.OTHER_TEACHER_{key}S", f"['{of(data, STUDENT)}']"]
@@ -97,18 +95,18 @@ class Lane:
                 words += ["DISTILLER.ASSISTANTS", f"[{STUDENT}]"]
         if any(DISTILLERS[name].needs_extra for name in types):
             words += [*UNLABELLED, self.folder / "data/train"]
-        return [*words, *(self._weights(data, STUDENT) if word == A_STUDENT else word for word in given)]
+        return [*words, *(self._weights(data, STUDENT) if word == A_STUDENT else word for word in case.words)]
 
     def run(self, case):
         """Run a case and count what happened; what is wrong, in words."""
         place = self.folder / f"case-{case.seed}"
         whole, broken = place / "whole", place / "broken"
-        case, whole_did = self._unbroken(case, whole)
-        broken.mkdir()
         self.report.count["cases"] += 1
         try:
+            case, whole_did = self._unbroken(case, whole)
+            broken.mkdir()
             wrong = self._broken(case, broken, whole_did) + _compared(whole / "out", broken / "out")
-        except (TimeoutError, CheckpointError) as e:
+        except (TimeoutError, CheckpointError, AssertionError) as e:
             wrong = [str(e)]
         self.report.count["losses or faults"] += bool(wrong)
         self.report.wrong += wrong
@@ -125,7 +123,7 @@ class Lane:
             if done.code == 0:
                 return case, done.did
             fewer = case.without(done.text) if done.code in REFUSED else None
-            assert fewer is not None, f"seed {case.seed}: the unbroken run fails: {self.words(case)}\n{done.text}"
+            assert fewer is not None, f"the unbroken run fails: {self.words(case)}\n{done.text}"
             self.report.count["refused combinations"] += 1
             case = fewer
 
