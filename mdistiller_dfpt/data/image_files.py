@@ -1,11 +1,13 @@
 """Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
+import atexit
 import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -233,6 +235,8 @@ class FileLoader(Loader):
                 worker_init_fn=_leave_signals_to_the_trainer,
             )  # fmt: skip
         decoded = iter(self._loader)
+        if self.workers:
+            _RUNNING.add(decoded)
         for keys in self.schedule.batches:
             try:
                 yield next(decoded)
@@ -247,6 +251,17 @@ class FileLoader(Loader):
 
     def _on_device(self, images: Tensor) -> Tensor:
         return self.normalised(images.to(self.device, non_blocking=True).permute(0, 2, 3, 1))
+
+
+_RUNNING: "weakref.WeakSet[Any]" = weakref.WeakSet()
+"""The iterators of loaders that have workers."""
+
+
+@atexit.register
+def end_workers() -> None:
+    """End the workers of all loaders, before `multiprocessing` does by a signal, which leaves their temporary files."""
+    for iterator in list(_RUNNING):
+        iterator._shutdown_workers()
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

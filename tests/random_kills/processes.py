@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch.utils.tensorboard  # noqa: F401 # which a run imports late
 
 from mdistiller_dfpt.commands.train import main
+from mdistiller_dfpt.data import image_files
 from mdistiller_dfpt.training import loop
 
 from ..tiny_runs import writes_below
@@ -118,7 +119,8 @@ def _child(words, folder, faults, whole, ready):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        atexit._clear()  # what the parent process has registered
+        atexit._clear()  # what the parent process has registered, but for this
+        atexit.register(image_files.end_workers)
         os.chdir(folder)
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary_of(os.getpid(), folder))
         os.makedirs(tempfile.tempdir)
@@ -132,8 +134,8 @@ def _child(words, folder, faults, whole, ready):
         # As an interpreter ends
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
-        multiprocessing.util._exit_function()
         atexit._run_exitfuncs()
+        multiprocessing.util._exit_function()
         _note(folder / "notes.txt", [count["steps"], count["writes"], time.monotonic() - started])
     except BaseException as e:
         os.write(2, f"Traceback of the command: {e!r}\n".encode())
