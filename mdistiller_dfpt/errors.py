@@ -63,6 +63,11 @@ class PluginError(UserError):
         super().__init__(f"{place_of(where)}: {getattr(where, '__name__', type(where).__name__)}: {what}")
 
 
+def reason(error: BaseException) -> str:
+    """Why something ended, in one line."""
+    return (str(error).splitlines() or [""])[0] if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 def place_of(written: Any) -> str:
     """`file:line` where a class or function is defined; its module if there is no file."""
     try:

@@ -35,13 +35,12 @@ def opened(path: str | os.PathLike[str], most: int | None = None) -> BufferedRea
 def opened_to_change(path: str | os.PathLike[str], most: int = MOST_TEXT) -> TextIO:
     """A regular file to read and write, created if there is none; OSError if a link or another kind is in its place."""
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    file = os.fdopen(number, "r+", encoding="utf-8")
     try:
         _check(os.fstat(number), path, most)
     except OSError:
-        file.close()
+        os.close(number)
         raise
-    return file
+    return os.fdopen(number, "r+", encoding="utf-8")
 
 
 def regular(path: Path, most: int | None = None) -> Path:

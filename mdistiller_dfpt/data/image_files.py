@@ -1,10 +1,13 @@
 """Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
+import atexit
 import os
 import signal
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -233,6 +236,8 @@ class FileLoader(Loader):
                 worker_init_fn=_leave_signals_to_the_trainer,
             )  # fmt: skip
         decoded = iter(self._loader)
+        if self.workers:
+            _RUNNING.add(decoded)
         for keys in self.schedule.batches:
             try:
                 yield next(decoded)
@@ -249,7 +254,31 @@ class FileLoader(Loader):
         return self.normalised(images.to(self.device, non_blocking=True).permute(0, 2, 3, 1))
 
 
+_RUNNING: "weakref.WeakSet[Any]" = weakref.WeakSet()
+"""The iterators of loaders that have workers."""
+
+
+@atexit.register
+def end_workers() -> None:
+    """End the workers of all loaders, before `multiprocessing` does by a signal, which leaves their temporary files."""
+    for iterator in list(_RUNNING):
+        iterator._shutdown_workers()
+
+
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker."""
+    """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker.
+
+    Only SIGTERM of the trainer itself ends a worker, as where one hangs, or is there still when the trainer ends.
+    """
     for number in (*STOP_SIGNALS, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # else, as on macOS, PyTorch's own handler stays
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
+        threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_the_trainer(trainer: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)

@@ -1,5 +1,6 @@
 """Runs a config: data, trained networks that teach, then the student; an earlier run is found by what it computed."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,7 @@ from ..runs.identity import Identity, read_identity
 from ..runs.locks import one_at_a_time, wait_until_free
 from ..training.out_of_memory import memory_explained
 from ..training.precision import FASTEST
+from ..training.signals import Stopped
 from .build import Trained, build_trainer, check_config, identity_of_run
 from .initial import check_start, fetch_start
 from .judge import judge_run
@@ -59,7 +61,7 @@ def run(cfg: CN, resume: Resume = False) -> dict[str, Any]:
         if resume is True:
             teacher = on_first_process(lambda: _resumable(cfg, data))
             resume = teacher is None or "auto"
-        trained = trained_networks(cfg, data, train)
+        trained = trained_networks(cfg, data, train_first)
         if resume != "auto":
             return train(cfg, data, trained, resume)
         # What two launchers need, one of them trains
@@ -91,14 +93,20 @@ def config_of(run: Path, overrides: Sequence[str]) -> CN:
 
 def build_teacher(cfg: CN, data: Data) -> StagedModel:
     """The trained network of DISTILLER.TEACHER, found or trained as in a run; CheckpointError if there is none."""
-    trained = trained_networks(cfg, data, train)
+    trained = trained_networks(cfg, data, train_first)
     if not trained:
         raise ConfigError(f"DISTILLER.TEACHER_KIND is {cfg.DISTILLER.TEACHER_KIND}; no trained network teaches")
     return trained[0].network
 
 
-def train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Resume = False) -> dict[str, Any]:
-    """Train with a validated config, its data and the networks that teach, and return the results."""
+def train(
+    cfg: CN, data: Data, trained: Sequence[Trained], resume: Resume = False, *, is_first: bool = False
+) -> dict[str, Any]:  # fmt: skip
+    """Train with a validated config, its data and the networks that teach, and return the results.
+
+    `is_first`: another run follows, which it is to teach. `Stopped` is then raised also where a signal came too late to
+    stop this one.
+    """
     identity = identity_of_run(cfg, data, trained, resume if isinstance(resume, Path) else None)
     if resume == "auto":
         for one in on_first_process(lambda: same_runs(cfg, identity)):
@@ -109,12 +117,20 @@ def train(cfg: CN, data: Data, trained: Sequence[Trained], resume: Resume = Fals
         return read_json(before / RESULTS)
     trainer = build_trainer(cfg, data, trained, identity, before=before)
     folder = before or on_first_process(lambda: _new_run(cfg, identity))
-    results = trainer.fit(folder, resume=before is not None)
-    if world_size() == 1:  # of several processes, each has a part of the test set
-        teacher = trained[0].network if trained else None
+    teacher = trained[0].network if trained else None
+
+    def judge() -> None:
         with trainer.training.deployable():
             judge_run(trainer.cfg, data, folder, trainer.distiller.deployed, teacher)
+
+    # Of several processes, each has a part of the test set
+    results = trainer.fit(folder, resume=before is not None, judge=judge if world_size() == 1 else None)
+    if is_first and (stop := trainer.requests.poll_stop()):
+        raise Stopped(stop, f"after {cfg.DISTILLER.STUDENT} was trained, which is to teach", "--resume auto")
     return results
+
+
+train_first = functools.partial(train, is_first=True)
 
 
 def _earlier_run(cfg: CN, identity: Identity, resume: Resume) -> Path | None:

@@ -154,7 +154,7 @@ def check_writable(cfg: CN) -> None:
     while not path.exists() and path != path.parent:
         path = path.parent
     try:
-        with tempfile.TemporaryDirectory(prefix=".probe-", dir=path):
+        with tempfile.TemporaryFile(dir=path):  # it has no name: nothing is left if the process is killed
             pass
     except OSError as e:
         raise ConfigError(f"LOG.PREFIX is {cfg.LOG.PREFIX}; cannot write in {path} ({e.strerror})") from None

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,23 @@ from ..errors import ConfigError
 from ..regular_files import opened_to_change
 
 LOCK = "run.lock"  # in the directory of a run
+
+_OPEN: "weakref.WeakSet[IO[str]]" = weakref.WeakSet()
+
+
+def _opened(path: Path) -> IO[str]:
+    """A file to lock, which a fork closes: a worker outlives a killed run by seconds, and would hold the lock."""
+    file = opened_to_change(path)
+    _OPEN.add(file)
+    return file
+
+
+def _close_all() -> None:
+    for file in list(_OPEN):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_close_all)
 
 
 @contextmanager
@@ -28,7 +46,7 @@ def one_at_a_time(base: Path) -> Iterator[None]:
         if rank() == 0:
             try:
                 base.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(opened_to_change(base.with_name(f".{base.name}.lock")))
+                file = stack.enter_context(_opened(base.with_name(f".{base.name}.lock")))
             except OSError as e:
                 raise ConfigError(f"{base.parent}: cannot write there ({e.strerror})") from None
         _wait_for_lock(file, base)
@@ -40,7 +58,7 @@ def wait_until_free(run: Path) -> None:
     with contextlib.ExitStack() as stack:
         file = None
         if rank() == 0 and (run / LOCK).exists():
-            file = stack.enter_context(opened_to_change(run / LOCK))
+            file = stack.enter_context(_opened(run / LOCK))
         _wait_for_lock(file, run)
 
 
@@ -69,7 +87,7 @@ class RunLock:
     def __init__(self, run: Path):
         self.path = run / LOCK
         try:
-            self._file = opened_to_change(self.path)  # it stays open while the lock is held
+            self._file = _opened(self.path)  # it stays open while the lock is held
         except OSError as e:
             raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
         try:

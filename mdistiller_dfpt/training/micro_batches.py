@@ -1,7 +1,9 @@
 """Gradient accumulation: splits a batch into micro-batches, identically for any number of processes."""
 
 from ..data import Batch
+from ..data.loader import Loader
 from ..distributed import world_size
+from ..errors import ConfigError
 
 
 def _size(total: int, accumulate: int) -> int:
@@ -27,3 +29,14 @@ def micro_batches(batch: Batch, accumulate: int) -> list[Batch]:
     return [
         batch.rows(slice(i * own, (i + 1) * own), total=min(size, total - i * size)) for i in range(-(-total // size))
     ]
+
+
+def refuse_small(loader: Loader, accumulate: int, needed: int, label: str) -> None:
+    """ConfigError if a step of the method `label` has fewer than the `needed` samples."""
+    for size in (loader.batch_size, loader.last_batch):
+        if (smallest := smallest_micro_batch(size, accumulate)) < needed:
+            many = f" in {world_size()} processes" if world_size() > 1 else ""
+            raise ConfigError(
+                f"SOLVER.BATCH_SIZE is {loader.batch_size}; it leaves a last batch of {loader.last_batch}, of which"
+                f" {smallest} in one step{many}, and {label} needs at least {needed}"
+            )

@@ -22,8 +22,8 @@ AGREE_EVERY = 8
 class Stopped(UserError):
     """A run that was stopped on request, after a checkpoint."""
 
-    def __init__(self, number: int, where: str):
-        super().__init__(f"stopped by {signal.Signals(number).name} {where}; continue with --resume")
+    def __init__(self, number: int, where: str, option: str = "--resume"):
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}; continue with {option}")
         self.exit_code = 128 + number  # as of a process that the signal ends
 
 
@@ -98,3 +98,16 @@ class Requests:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def nothing_to_save() -> Iterator[None]:
+    """Context in which SIGUSR1 is ignored: a request to save must not end what has not begun to train, or has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)  # unlike SIG_IGN, not inherited by programs
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..distillers import Distiller, Method
 from ..distillers.choice import choice
 from ..distillers.hook_values import paths_of
 from ..distributed import on_first_process, rank, world_size
-from ..errors import CheckpointError, ConfigError, UserError
+from ..errors import CheckpointError, ConfigError, reason
 from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
 from ..regular_files import read_json
@@ -36,13 +37,15 @@ from .broadcasts import broadcasts_refused
 from .evaluate import evaluate
 from .final import final_results
 from .loop import fit, train_epoch
-from .micro_batches import smallest_micro_batch
+from .micro_batches import refuse_small
 from .notices import warn_of_chance, warn_of_one_class, warn_unsettled
 from .optim import in_words
 from .out_of_memory import memory_explained
 from .own_parts import with_own_parts
 from .signals import Requests, Stopped
 from .state import Training
+
+Judge = Callable[[], object]
 
 
 class Trainer:
@@ -99,22 +102,25 @@ class Trainer:
         """Steps taken in the current epoch."""
         return self.training.step
 
-    def fit(self, run: str | os.PathLike[str] | None = None, *, resume: bool = False) -> dict[str, Any]:
+    def fit(
+        self, run: str | os.PathLike[str] | None = None, *, resume: bool = False, judge: Judge | None = None
+    ) -> dict[str, Any]:  # fmt: skip
         """Train to SOLVER.EPOCHS and return the contents of results.json.
 
         `run`: the directory for checkpoints, weights and results; None: nothing is kept but what is returned and the
         distiller itself. With `resume`, continue the run in it from its newest intact checkpoint; CheckpointError if
-        it is of another run. Raises `Stopped` after a checkpoint if a signal requests a stop.
+        it is of another run. Raises `Stopped` after a checkpoint if a signal requests a stop. `judge` is called with
+        the weights saved, before the results: with these, the run is finished.
         """
         if run is None:
             with tempfile.TemporaryDirectory() as folder:
-                return self._fit_in(Path(folder), resume=False)
+                return self._fit_in(Path(folder), False, judge)
         self.run = Path(run)
-        results = self._fit_in(self.run, resume)
+        results = self._fit_in(self.run, resume, judge)
         print(f"weights {self.run / WEIGHTS}, results {self.run / RESULTS}", flush=True)
         return results
 
-    def _fit_in(self, run: Path, resume: bool) -> dict[str, Any]:
+    def _fit_in(self, run: Path, resume: bool, judge: Judge | None) -> dict[str, Any]:
         if self.is_own_start and (given := self.cfg.DISTILLER.STUDENT_CKPT):
             raise ConfigError(f"DISTILLER.STUDENT_CKPT is {given}; this student is the program's: load these weights"
                               " into it, with runs.weights.load_into, and remove the key")  # fmt: skip
@@ -141,17 +147,15 @@ class Trainer:
             saver.status("running", training.progress())
             try:
                 with self.requests.listening(), broadcasts_refused(), memory_explained(self.cfg):
-                    results = self._fit(saver)
+                    return self._fit(saver, judge)
             except BaseException as e:
-                saver.status("stopped" if isinstance(e, Stopped) else "failed", training.progress(), _reason(e))
+                saver.status("stopped" if isinstance(e, Stopped) else "failed", training.progress(), reason(e))
                 raise
-            saver.status("finished", training.progress())
-            return results
         finally:
             if lock is not None:
                 lock.release()
 
-    def _fit(self, saver: Saver) -> dict[str, Any]:
+    def _fit(self, saver: Saver, judge: Judge | None) -> dict[str, Any]:
         # The protocol is recorded at the start, while the files on disk are those being run
         teacher, optimizer = self._teacher_record(), in_words(self.optimizer)
         used_protocol = protocol(self.cfg, self.data, teacher, self.training.device, optimizer)
@@ -169,7 +173,7 @@ class Trainer:
         logs = RunLogs(self.cfg, saver.run, run_name(self.cfg), purge_step=len(self.training.epochs) + 1)
         with contextlib.closing(logs):
             fit(self.training, saver, self.requests, logs)
-        return self._finish(saver, used_protocol)
+        return self._finish(saver, used_protocol, judge)
 
     def one_epoch(self, epoch: int = 1) -> dict[str, float]:
         """Averages over an epoch of training, without a run directory."""
@@ -180,7 +184,7 @@ class Trainer:
     def prepare(self, saver: Saver | None = None) -> None:
         """Prepare for the first step: check the batch sizes, and let the method pass over the training set."""
         run = self.training
-        self._refuse_small_batches()
+        refuse_small(self.data.train, self.cfg.SOLVER.ACCUMULATE, self.distiller.min_batch, choice(self.cfg).label)
         if (smallest := min(self.data.test.num_samples, self.data.judges.num_samples)) < world_size():
             raise ConfigError(f"{world_size()} processes share {smallest} test images: use fewer")
         self._try_evaluation()
@@ -189,7 +193,7 @@ class Trainer:
             self._pass_over_data(saver)
         run.join_processes()
         if self.cache is not None and self.cfg.DISTILLER.LOGITS_CACHE_FILL == "first":
-            self._fill(self.cache)
+            self._fill(self.cache, saver)
 
     def _pass_over_data(self, saver: Saver | None) -> None:
         """The passes that method and teacher make before the first step; a state is saved after each of several."""
@@ -210,16 +214,6 @@ class Trainer:
         with torch.random.fork_rng(gpus), probing(self.distiller):
             image = dummy_image(self.distiller.student, self.data.image_shape)
             paths_of(self.distiller, image, self.data.num_classes)
-
-    def _refuse_small_batches(self) -> None:
-        loader, needed = self.data.train, self.distiller.min_batch
-        for size in (loader.batch_size, loader.last_batch):
-            if (smallest := smallest_micro_batch(size, self.cfg.SOLVER.ACCUMULATE)) < needed:
-                many = f" in {world_size()} processes" if world_size() > 1 else ""
-                raise ConfigError(
-                    f"SOLVER.BATCH_SIZE is {loader.batch_size}; it leaves a last batch of {loader.last_batch}, of which"
-                    f" {smallest} in one step{many}, and {choice(self.cfg).label} needs at least {needed}"
-                )
 
     def _refuse_to_go_back(self, saver: Saver) -> None:
         run = self.training
@@ -247,9 +241,11 @@ class Trainer:
         self.teacher.cache = cache
         return cache
 
-    def _fill(self, cache: LogitsCache) -> None:
+    def _fill(self, cache: LogitsCache, saver: Saver | None) -> None:
         def stop_if_asked() -> None:
             if stop := self.requests.poll_stop():
+                if saver is not None:
+                    saver.save(self.training.progress())
                 raise Stopped(stop, "while the logits cache was filled")
 
         assert isinstance(self.teacher, Frozen)
@@ -267,14 +263,15 @@ class Trainer:
         record = compare_with_record(self.cfg.DATASET.TYPE, name, measured["top1"], sha256)
         print(f"teacher {name}: top-1 {measured['top1']:.2f} %" + (record and f"; {record}"), flush=True)
         warn_of_chance(measured, self.data.num_classes)
-        kind = choice(self.cfg).kind
-        return {"name": name, "kind": kind, "sha256": sha256, **measured}
+        return {"name": name, "kind": choice(self.cfg).kind, "sha256": sha256, **measured}
 
-    def _finish(self, saver: Saver, used_protocol: dict[str, Any]) -> dict[str, Any]:
+    def _finish(self, saver: Saver, used_protocol: dict[str, Any], judge: Judge | None) -> dict[str, Any]:
         run = self.training
         saver.save_student(WEIGHTS, run.weights(), self.data, run.epochs[-1])
         if self.teacher is not None and self.teacher.starts_untrained:
             saver.save_teacher(TEACHER_WEIGHTS, self.teacher.network.state_dict())
+        if judge is not None:
+            judge()
         results = {
             "format": FORMAT,
             "method": choice(self.cfg).label,
@@ -287,13 +284,11 @@ class Trainer:
             "fingerprint": fingerprint(self.identity),
             "identity": self.identity,
         }
+        # The results last: if a run is killed before them, it is continued, and writes its status again
+        saver.status("finished", run.progress())
         if rank() == 0:
             write_json(saver.run / RESULTS, results)
         print(summary_table(results))
         warn_of_one_class(evaluation_of(run.epochs[-1])["student"], self.data, self.cfg.SOLVER.REMEASURE_BN)
         print(f"trained for {duration(results['seconds'])}")
         return results
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0] if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

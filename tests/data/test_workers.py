@@ -1,5 +1,7 @@
 """Data-loading workers that die or hang: the run ends in bounded time and names the images."""
 
+import contextlib
+import multiprocessing
 import os
 import signal
 import time
@@ -10,6 +12,8 @@ from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
+
+from ..forks import forked
 
 
 def loader_whose_worker(does, tmp_path, timeout="60"):
@@ -48,6 +52,35 @@ def test_a_worker_that_hangs_ends_the_run_within_the_time_that_the_config_gives(
     loader = loader_whose_worker(lambda: time.sleep(600), tmp_path, timeout="2")
     with pytest.raises(DataError, match=r"timed out after 2.0 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
         list(loader.epoch(1))
+
+
+@pytest.mark.parametrize("does", [lambda: None, lambda: time.sleep(600)], ids=["waits", "hangs"])
+def test_a_process_that_keeps_its_loader_ends_with_its_workers(does, tmp_path):
+    kept = []
+
+    def work():
+        kept.append(loader_whose_worker(does, tmp_path, timeout="2"))
+        with contextlib.suppress(DataError):
+            list(kept[0].epoch(1))
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(60)
+    code = process.exitcode
+    process.kill()
+    assert code == 0
+
+
+def test_sigterm_ends_a_worker_only_if_the_trainer_sends_it(tmp_path):
+    loader = loader_whose_worker(lambda: None, tmp_path)
+    batches = loader.epoch(1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    forked(lambda: os.kill(worker.pid, signal.SIGTERM))
+    assert len(list(batches)) == len(loader) - 1
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.join(60)
+    assert worker.exitcode == 0
 
 
 def test_a_bug_in_a_worker_is_a_bug_not_a_dead_worker(tmp_path):

@@ -15,8 +15,11 @@ import torch
 
 from mdistiller_dfpt import DATASETS
 from mdistiller_dfpt.commands import evaluate, train
+from mdistiller_dfpt.launch import run
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.runs.saving import Saver
+
+from ..forks import forked
 
 ROOT = Path(__file__).parents[2]
 TRAIN = train.main
@@ -399,3 +402,49 @@ def test_resume_goes_on_with_a_teacher_that_was_interrupted(cwd, capsys, monkeyp
     assert "output/digits/vanilla/res20/seed1 was interrupted before this run began: it is continued first" in out
     assert out.count("resuming after epoch 1") == 1
     assert (cwd / "output/digits/dfptkd/res20_res8/seed1/results.json").is_file()
+
+
+def test_a_signal_that_comes_too_late_for_the_teacher_stops_before_the_student(cwd, capsys, monkeypatch):
+    argv, save = [*quick_main_job(cwd), "DISTILLER.TEACHER_AUTO_TRAIN", "True"], Saver.save
+
+    def save_and_signal(self, done):
+        save(self, done)
+        if len(done.epochs) == self.cfg.SOLVER.EPOCHS:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "save", save_and_signal)
+        assert TRAIN(argv) == 143
+    err = capsys.readouterr().err
+    assert "stopped by SIGTERM after resnet20 was trained, which is to teach; continue with --resume auto" in err
+    teacher = cwd / "output/digits/vanilla/res20/seed1"
+    assert json.loads((teacher / "status.json").read_text())["state"] == "finished"
+    assert not (cwd / "output/digits/dfptkd").exists()
+    assert TRAIN([*argv, "--resume", "auto"]) == 0
+    assert (cwd / "output/digits/dfptkd/res20_res8/seed1/results.json").is_file()
+    assert not teacher.with_name("seed1-2").exists()
+
+
+def test_a_run_that_is_killed_while_its_student_is_judged_is_not_finished_yet(cwd, monkeypatch):
+    argv = ["--cfg", "digits/vanilla/res8", "SOLVER.EPOCHS", "1"]
+    place = cwd / "output/digits/vanilla/res8/seed1"
+
+    def killed():
+        monkeypatch.setattr("mdistiller_dfpt.launch.judge.cost", lambda student: os.kill(os.getpid(), signal.SIGKILL))
+        TRAIN(argv)
+
+    assert forked(killed)[0] == signal.SIGKILL
+    assert not (place / "results.json").exists()
+    assert TRAIN([*argv, "--resume"]) == 0
+    assert {"results.json", "evaluation.json"} <= {path.name for path in place.iterdir()}
+
+
+def test_a_request_to_save_before_the_training_ends_no_run(cwd, monkeypatch):
+    def asked():
+        plain = run.build_data
+        monkeypatch.setattr(run, "build_data", lambda *given: (os.kill(os.getpid(), signal.SIGUSR1), plain(*given))[1])
+        return TRAIN(["--cfg", "digits/vanilla/res8", *QUICK])
+
+    before = signal.getsignal(signal.SIGUSR1)
+    assert forked(asked) == (0, 0)
+    assert signal.getsignal(signal.SIGUSR1) is before

@@ -1,6 +1,9 @@
 """Two processes that need the same run do not train it twice."""
 
+import os
+import signal
 import threading
+import time
 
 from mdistiller_dfpt.runs.locks import LOCK, RunLock, one_at_a_time, wait_until_free
 
@@ -38,3 +41,24 @@ def test_a_run_in_training_is_waited_for(tmp_path):
     lock.release()
     assert done.wait(10)
     RunLock(tmp_path).release()
+
+
+def test_a_lock_ends_with_its_process_though_a_worker_outlives_it(tmp_path):
+    reading, writing = os.pipe()
+
+    def killed():
+        _lock = RunLock(tmp_path)
+        if (worker := os.fork()) == 0:
+            time.sleep(600)
+        os.write(writing, f"{worker}".encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    pid = os.fork()
+    if pid == 0:
+        killed()
+    os.waitpid(pid, 0)
+    worker = int(os.read(reading, 100))
+    try:
+        RunLock(tmp_path).release()
+    finally:
+        os.kill(worker, signal.SIGKILL)

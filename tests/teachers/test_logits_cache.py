@@ -118,10 +118,11 @@ def test_filling_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     looks = iter([0, 0, 15])
     monkeypatch.setattr(first.requests, "poll_stop", lambda: next(looks))
     with pytest.raises(Stopped, match="SIGTERM while the logits cache was filled; continue with --resume"):
-        first.prepare()
+        fit(first)
     second = run("KD", tmp_path, *FIRST)
-    second.prepare()
+    fit(second, resume=True)
     assert second.cache.computed == (48 - 3 * 2) * 18
+    assert second.run == first.run
 
 
 @pytest.mark.parametrize("name", [n for n in TAUGHT if n not in SERVED])
@@ -215,9 +216,10 @@ def test_a_cache_that_cannot_be_kept_is_refused_before_training(tmp_path, monkey
     def full(number, start, size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patched, pytest.raises(ConfigError, match=r"cannot be written \(No space left"):
+    with monkeypatch.context() as patched:
         patched.setattr(os, "posix_fallocate", full)
-        LogitsCache(tmp_path, "k", 5, 3, 4)
+        with pytest.raises(ConfigError, match=r"cannot be written \(No space left"):
+            LogitsCache(tmp_path, "k", 5, 3, 4)
     os.mkfifo(tmp_path / "fifo.f16")
     with pytest.raises(ConfigError, match=r"it cannot be written \(is a FIFO, not a file\)"):
         LogitsCache(tmp_path, "fifo", 5, 3, 4)
