@@ -66,7 +66,7 @@ def _budget(trials: int | None, minutes: float | None) -> Budget:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(f"{line}\n", end="", file=sys.stderr, flush=True)  # at once: jobs are in threads
 
 
 def _main(argv: list[str]) -> None:

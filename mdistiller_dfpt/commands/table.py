@@ -47,7 +47,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(f"{line}\n", end="", file=sys.stderr, flush=True)  # at once: jobs are in threads
 
 
 def _main(argv: list[str]) -> None:

@@ -1,13 +1,9 @@
 """Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
-import atexit
 import os
-import signal
 import sys
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -17,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tf
 
-from ..distributed import STOP_SIGNALS
 from ..errors import DataError
 from ..regular_files import opened
 from .augment import strong_view
@@ -25,6 +20,7 @@ from .batch import Batch
 from .loader import Loader, hashes_of
 from .preprocessing import Preprocessing, resize_and_crop
 from .randomness import seeded
+from .workers import RUNNING, check_room, leave_signals_to_the_trainer
 
 Transform = Callable[[Image.Image], Image.Image]
 
@@ -227,17 +223,20 @@ class FileLoader(Loader):
         if strong != self.files.strong:
             self.files.strong, self._loader = strong, None  # workers keep the settings that they started with
         if self._loader is None:  # the first epoch starts the workers
+            if self.workers:
+                largest = max(map(len, self.schedule.batches), default=0)
+                check_room(self.workers, largest * self.recipe.size**2 * 3 * (1 + strong))
             self._loader = DataLoader(
                 self.files, batch_sampler=self.schedule, collate_fn=collate, num_workers=self.workers,
                 timeout=self.timeout if self.workers else 0,
                 persistent_workers=self.workers > 0, pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # separate, since each epoch would otherwise advance the global state
                 multiprocessing_context="spawn" if self.workers and self.device.type == "cuda" else None,
-                worker_init_fn=_leave_signals_to_the_trainer,
+                worker_init_fn=leave_signals_to_the_trainer,
             )  # fmt: skip
         decoded = iter(self._loader)
         if self.workers:
-            _RUNNING.add(decoded)
+            RUNNING.add(decoded)
         for keys in self.schedule.batches:
             try:
                 yield next(decoded)
@@ -252,33 +251,3 @@ class FileLoader(Loader):
 
     def _on_device(self, images: Tensor) -> Tensor:
         return self.normalised(images.to(self.device, non_blocking=True).permute(0, 2, 3, 1))
-
-
-_RUNNING: "weakref.WeakSet[Any]" = weakref.WeakSet()
-"""The iterators of loaders that have workers."""
-
-
-@atexit.register
-def end_workers() -> None:
-    """End the workers of all loaders, before `multiprocessing` does by a signal, which leaves their temporary files."""
-    for iterator in list(_RUNNING):
-        iterator._shutdown_workers()
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker.
-
-    Only SIGTERM of the trainer itself ends a worker, as where one hangs, or is there still when the trainer ends.
-    """
-    for number in (*STOP_SIGNALS, signal.SIGUSR1):
-        if number != signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # else, as on macOS, PyTorch's own handler stays
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
-        threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_the_trainer(trainer: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
-        pass
-    os._exit(0)

@@ -15,6 +15,7 @@ from ..errors import (
     SIGPIPE,
     USER_FILES,
     ConfigError,
+    DataError,
     OutputError,
     PluginError,
     UserError,
@@ -32,6 +33,18 @@ CHECK_RETURNS = (
     "check what its methods take and return (docs/extend.md; mdistiller_dfpt.testing checks it); if that is right,"
     " please report the lines above"
 )
+
+
+# Errors of the operating system that no code of ours can cause, and their exit codes
+OF_MACHINE = {
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), ConfigError.exit_code),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE),
+        DataError.exit_code,
+    ),
+}
+_MANY = "; lower DATASET.NUM_WORKERS, or raise the limit of {} (ulimit -{})"
+_ADVICE = {errno.EMFILE: _MANY.format("open files", "n"), errno.EAGAIN: _MANY.format("processes", "u")}
 
 
 def _process() -> str:
@@ -164,9 +177,11 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     except Exception as e:
         if (place := users_line(e)) is not None:
             return _fault_of_the_users(e, *place)
-        if isinstance(e, OSError) and e.errno in (errno.ENAMETOOLONG, errno.ELOOP):  # no path of ours is either
-            print(f"{_process()}error: {str(e.filename)[:100]}: {e.strerror}", file=sys.stderr)
-            return ConfigError.exit_code
+        if isinstance(e, OSError) and (code := OF_MACHINE.get(e.errno or 0)):
+            where = f"{str(e.filename)[:100]}: " if e.filename else ""
+            after = "; continue the run with --resume" if _ended_a_run(e) else ""
+            print(f"{_process()}error: {where}{e.strerror}{_ADVICE.get(e.errno or 0, '')}{after}", file=sys.stderr)
+            return code
         traceback.print_exc()
         if (written := _users_class(e)) is not None:
             what = f"mdistiller_dfpt raised {type(e).__name__}: {_in_short(e)}, where it ran this; {CHECK_RETURNS}"

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -73,11 +74,14 @@ def _wait_for_lock(file: IO[str] | None, what: Path) -> None:
 
 
 def _is_locked(file: IO[str]) -> bool:
-    """Whether the lock could be taken."""
+    """Whether the lock could be taken; also where the file system has none, which is said."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as e:  # as on some network file systems
+        print(f"warning: {file.name}: this file system has no locks ({e.strerror}); nothing prevents two runs of the"
+              " same directory at once", file=sys.stderr)  # fmt: skip
     return True
 
 
@@ -90,13 +94,11 @@ class RunLock:
             self._file = _opened(self.path)  # it stays open while the lock is held
         except OSError as e:
             raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _is_locked(self._file):
             self._file.seek(0)
             owner = self._file.read().strip()
             self._file.close()
-            raise ConfigError(f"{run}: another process is training here ({owner or 'unknown pid'})") from None
+            raise ConfigError(f"{run}: another process is training here ({owner or 'unknown pid'})")
         self._file.seek(0)
         self._file.truncate()
         self._file.write(f"pid {os.getpid()}")

@@ -3,6 +3,8 @@
 import contextlib
 import multiprocessing
 import os
+import re
+import resource
 import signal
 import time
 
@@ -90,3 +92,39 @@ def test_a_bug_in_a_worker_is_a_bug_not_a_dead_worker(tmp_path):
     with pytest.raises(RuntimeError, match="ours") as info:
         list(loader_whose_worker(broken, tmp_path).epoch(1))
     assert not isinstance(info.value, DataError)
+
+
+def a_loader(tmp_path):
+    words = write_data_set("folder", tmp_path)
+    return build_data(
+        tiny_cfg(*words, "SOLVER.BATCH_SIZE", "4", "DATASET.SIZE", "16", "DATASET.NUM_WORKERS", "2")
+    ).train  # fmt: skip
+
+
+def test_too_little_shared_memory_is_refused_at_once_by_its_name(tmp_path, monkeypatch):
+    loader = a_loader(tmp_path)
+    needed = 2 * loader.workers * 4 * 16 * 16 * 3
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("U", (), {"free": needed - 1})())
+    with pytest.raises(DataError, match=r"^/dev/shm has 0 MiB free.*--shm-size.*DATASET.NUM_WORKERS; 0 needs none"):
+        next(loader.epoch(1))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("U", (), {"free": needed})())
+    assert sum(len(batch.index) for batch in loader.epoch(1)) == loader.num_samples
+
+
+def test_the_limit_of_open_files_is_raised_or_refused_by_its_name(tmp_path):
+    loader = a_loader(tmp_path)
+
+    def with_limits(more, hard):
+        def run():
+            soft = len(os.listdir("/proc/self/fd")) + more
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard or soft))
+            try:
+                return sum(len(batch.index) for batch in loader.epoch(1))
+            except DataError as e:
+                return str(e)
+
+        return forked(run)[1]
+
+    assert with_limits(4, resource.getrlimit(resource.RLIMIT_NOFILE)[1]) == loader.num_samples
+    said = r"may have \d+ files open, and needs about \d+ with 2 data-loading workers: raise the limit \(ulimit -n\)"
+    assert re.search(said, with_limits(4, None))

@@ -1,9 +1,12 @@
 """Two processes that need the same run do not train it twice."""
 
+import errno
 import os
 import signal
 import threading
 import time
+
+import pytest
 
 from mdistiller_dfpt.runs.locks import LOCK, RunLock, one_at_a_time, wait_until_free
 
@@ -62,3 +65,17 @@ def test_a_lock_ends_with_its_process_though_a_worker_outlives_it(tmp_path):
         RunLock(tmp_path).release()
     finally:
         os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_no_process_is_made_up(number, tmp_path, monkeypatch, capsys):
+    def none(file, what):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    RunLock(tmp_path).release()
+    with one_at_a_time(tmp_path / "run"):
+        pass
+    said = capsys.readouterr()
+    assert said.err.count(f"this file system has no locks ({os.strerror(number)})") == 2
+    assert "another process" not in said.out + said.err
