@@ -23,7 +23,10 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun starts one process per GPU
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # an index of more than 8 bits
+        raise ConfigError(f"EXPERIMENT.DEVICE is {name[:80]}; there is no such device: use auto or cpu") from None
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise ConfigError(
             f"EXPERIMENT.DEVICE is {name}; {torch.cuda.device_count()} CUDA devices here: use auto or cpu"

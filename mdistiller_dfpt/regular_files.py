@@ -74,7 +74,12 @@ def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT, encoding: str
 
 def read_json(path: str | os.PathLike[str], most: int = MOST_TEXT) -> Any:
     """The value in a regular JSON file; OSError as of `opened`, ValueError if it is no JSON."""
+    return parse_json(read_text(path, most))
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; ValueError if it is none."""
     try:
-        return json.loads(read_text(path, most))
+        return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None

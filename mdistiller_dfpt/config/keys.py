@@ -49,6 +49,7 @@ from .limits import (
     NUMBERED,
     PER_CHANNEL,
     POSITIVE,
+    SOME_THREADS,
     WEIGHT,
     Limit,
     names,
@@ -84,7 +85,7 @@ KEYS: dict[str, Key] = {
                           IS_NAME, decides=False),
     "EXPERIMENT.DEVICE": Key("auto", "auto: cuda if available; cpu; cuda; cuda:1", IS_DEVICE, decides=False),
     "EXPERIMENT.THREADS": Key(None, "CPU threads; default: PyTorch's choice. Another number changes the last bits",
-                              AT_LEAST_ONE, decides=False, kind=int),
+                              SOME_THREADS, decides=False, kind=int),
     "EXPERIMENT.TIMEOUT": Key(600.0, "seconds to wait for a data-loading worker, or for the other processes of a"
                               " torchrun job", POSITIVE, decides=False),
     "DATASET.TYPE": Key("cifar100", "any name in DATASETS"),

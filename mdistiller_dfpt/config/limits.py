@@ -20,6 +20,7 @@ DEVIATIONS = Limit("three numbers > 0", lambda v: PER_CHANNEL.test(v) and min(v)
 POSITIVE = Limit("> 0", lambda v: v > 0)
 NOT_NEGATIVE = Limit(">= 0", lambda v: v >= 0)
 AT_LEAST_ONE = Limit(">= 1", lambda v: v >= 1)
+SOME_THREADS = Limit("in 1 .. 1024", lambda v: 1 <= v <= 1024)  # of 100,000, PyTorch ends without a word
 AT_LEAST_EIGHT = Limit(">= 8", lambda v: v >= 8)
 CROPPED = Limit("in (0, 1]", lambda v: 0 < v <= 1)
 FRACTION = Limit("in [0, 1)", lambda v: 0 <= v < 1)

@@ -14,6 +14,9 @@ from ..regular_files import read_bytes
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16
+MAX_DIGITS = 100
+_TEXT = "tag:yaml.org,2002:str"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")}
 
 
@@ -56,11 +59,24 @@ def _convert(loader: yaml.SafeLoader, node: yaml.Node, path: str, lines: dict[st
     if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
         return [_convert(loader, child, path, lines, seen) for child in node.value]
     if isinstance(node, yaml.ScalarNode) and node.tag in _PLAIN:
+        _check_tag(loader, node)
+        if node.tag in _NUMBERS and ":" in node.value:  # 1:30, which YAML 1.1 reads as a number in base 60
+            return node.value
         try:
             return loader.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError) as e:
             raise _Fault(_one_line(e), node.start_mark) from None
     raise _Fault(f"{node.tag!r} is not plain data", node.start_mark)
+
+
+def _check_tag(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> None:
+    """_Fault if a text is not of the kind that its tag says, as `!!int x`, or a number too long to be one."""
+    looks = loader.resolve(yaml.ScalarNode, node.value, (True, False))
+    fits = looks == node.tag or node.tag == _TEXT or (looks, node.tag) == _NUMBERS
+    if not fits:
+        raise _Fault(f"{node.value[:80]!r} is not a value of {node.tag.rpartition(':')[2]}", node.start_mark)
+    if node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
+        raise _Fault(f"a number of {len(node.value)} characters", node.start_mark)
 
 
 def _one_line(error: Exception) -> str:

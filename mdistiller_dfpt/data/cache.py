@@ -3,7 +3,6 @@
 import os
 import secrets
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,16 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
     for path in _candidates(root):
         try:
             with opened(path) as f, np.load(f, allow_pickle=False) as stored:
-                if str(stored["fingerprint"]) == fingerprint:
-                    return {name: stored[name] for name in stored.files if name != "fingerprint"}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                if str(stored["fingerprint"]) != fingerprint:
+                    continue
+                # The format has a checksum of each array, and none of their names
+                arrays = {name: stored[name] for name in stored.files if name not in ("fingerprint", "layout")}
+                if str(stored["layout"]) == _layout(arrays):
+                    return arrays
+        except Exception:  # noqa: S112  a damaged file can raise almost any; it is decoded and written anew
             continue
     arrays = decode()
-    content: dict[str, Any] = {"fingerprint": fingerprint, **arrays}
+    content: dict[str, Any] = {"fingerprint": fingerprint, "layout": _layout(arrays), **arrays}
     for path in _candidates(root):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +50,10 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
         except OSError:
             continue
     return arrays
+
+
+def _layout(arrays: dict[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in sorted(arrays.items()))
 
 
 def _remove_old_parts(path: Path) -> None:

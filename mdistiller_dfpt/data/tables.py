@@ -1,7 +1,6 @@
 """Tables of image paths and labels: CSV, lines of JSON as of Hugging Face's imagefolder, and lists `path label`."""
 
 import csv
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import torch
 
 from ..distributed import rank
 from ..errors import DataError
-from ..regular_files import read_text
+from ..regular_files import parse_json, read_text
 from .class_folders import SUFFIXES
 from .image_files import FileSet
 
@@ -19,6 +18,7 @@ PATHS = ("path", "file_name", "filename", "file", "filepath", "image", "image_pa
 LABELS = ("label", "class", "labels", "target", "class_name")
 """Names of the two columns in the header of a table with more of them."""
 
+MOST_DIGITS = 20  # of a label
 Row = tuple[str, str]
 
 
@@ -100,7 +100,7 @@ def _of_json(table: Path, number: int, line: str) -> list[str]:
     if not line.strip():
         return []
     try:
-        values = json.loads(line)
+        values = parse_json(line)
         row = [str(values[next(key for key in known if key in values)]) for known in (PATHS, LABELS)]
     except (ValueError, TypeError, StopIteration):
         raise DataError(f"{table}:{number}: is {line[:80]!r}; expected an object with file_name and label") from None
@@ -126,6 +126,8 @@ def classes_of(labels: Sequence[str], table: Path) -> list[str]:
     """
     names = set(labels)
     if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
+        if (digits := max(map(len, names))) > MOST_DIGITS:
+            raise DataError(f"{table}: has a label of {digits} digits")
         return sorted(names, key=lambda name: (int(name), name))
     if all(re.fullmatch(r"[+-]?[0-9]*\.?[0-9]+", name) for name in names):
         odd = next(name for name in sorted(names) if "." in name)

@@ -13,10 +13,37 @@ from ..config.effect import of_earlier_version
 from ..config.keys import KEYS
 from ..config.policy import NAMED_STARTS
 from ..errors import DataError
+from ..json_form import ANY, EPOCH, IDENTITY, fault_of
 from ..regular_files import read_json
 
 RESULTS, STATUS = "results.json", "status.json"
 SEED = "SOLVER.SEED"
+_METRIC = {"last": float, "best": float, "best_epoch": int, "mean_last_5?": (float, None)}
+_FACTS = ("augmentation", "data", "device", "optimizer", "precision", "schedule", "commit", "batch_norm")
+FORM = {
+    "method?": str,
+    "student?": str,
+    "protocol": {
+        "seed": int,
+        "world_size?": int,
+        "threads?": int,
+        "teacher?": ({"name": str, "sha256?": (str, None), "top1?": float}, None),
+        "settings?": {str: ANY},
+        "versions?": {str: ANY},
+        "normalisation?": {str: str},
+        **{f"{name}?": float for name in ("lr", "warmup_epochs", "epochs", "batch")},
+        **{f"{name}?": int for name in ("train_images", "test_images", "classes")},
+        **{f"{name}?": str for name in _FACTS},
+    },
+    "final": {"top1": _METRIC, "top5?": _METRIC},
+    "epochs": [EPOCH],
+    "student_sha256?": str,
+    "seconds?": float,
+    "config?": {str: ANY},
+    "identity?": IDENTITY,
+}
+"""What every reader of results relies on; files of earlier versions have less."""
+
 COMMON_SECTIONS = ("DATASET", "MODEL", "DISTILLER", "SOLVER")
 
 
@@ -166,7 +193,8 @@ def _read(path: Path, folder: Path) -> Result | str:
     """The result in a file, or what is wrong with the file."""
     try:
         data = read_json(path)
-        data["protocol"]["seed"], data["final"]["top1"]["last"], data["epochs"][-1]["epoch"]
+        if fault := fault_of(data, FORM) or (None if data["epochs"] else "epochs is empty"):
+            return f"not a results file of a finished run ({fault})"
         result = Result(_name(path, folder), path, data)
         result.what  # noqa: B018  an identity that cannot be read is found here
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:

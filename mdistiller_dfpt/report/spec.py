@@ -1,5 +1,6 @@
 """Tables defined by yaml files: rows of methods, columns of pairs, published values with sources, cells naming runs."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +65,7 @@ def load_table(path: Path) -> TableSpec:
         return _spec(path, data)
     except KeyError as e:
         raise ConfigError(f"{path}: {e.args[0]} is missing") from None
-    except (TypeError, AttributeError, ValueError) as e:
+    except (TypeError, AttributeError, ValueError, IndexError) as e:
         raise ConfigError(f"{path}: not a table ({e})") from None
 
 
@@ -84,7 +85,9 @@ def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
             if pair in entry.get("without", []):
                 continue
             words = {key: value for key, value in column.items() if key != "title"}
-            config = root / (entry.get("config", "{row}/{pair}").format(row=row, pair=pair, **words) + ".yaml")
+            config = root / (
+                _filled(entry.get("config", "{row}/{pair}"), {**words, "row": row, "pair": pair}) + ".yaml"
+            )
             if not is_config(config):
                 raise ConfigError(f"{path}: rows.{row} names {config}, which does not exist")
             overrides = tuple(str(w) for item in entry.get("overrides", {}).items() for w in item)
@@ -102,6 +105,11 @@ def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
         str(data["title"]), data["metric"], data["reference"], seeds, _titles(rows), _titles(columns), dict(sources),
         cells,
     )  # fmt: skip
+
+
+def _filled(text: str, words: Mapping[str, Any]) -> str:
+    """The text with `{word}` replaced; KeyError if there is no such word."""
+    return re.sub(r"\{(\w+)\}", lambda found: str(words[found[1]]), text)
 
 
 def _titles(part: Mapping[str, Any]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..json_form import EPOCH, IDENTITY, fault_of
 from ..regular_files import read_json
 from .atomic import saving, write_bytes, write_file, write_folder, write_json
 from .hashing import file_hash
@@ -21,6 +22,19 @@ from .safe_load import load_pickled_tensors
 from .weights import WEIGHTS
 
 FORMAT = 2  # of the first, the manifest has no hash of its own
+FORM = {
+    "epoch": int,
+    "epochs": [EPOCH],
+    "step?": int,
+    "prepared?": int,
+    "factor?": (float, None),
+    "seconds?": float,
+    "counts?": {str: float},
+    "counts_of_others?": [{str: float}],
+    "config?": str,
+    "identity?": IDENTITY,
+}
+"""What a run relies on of a manifest."""
 STATE, MANIFEST = "state.pt", "manifest.json"
 NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?(?:-pass-(\d+))?")
 
@@ -71,6 +85,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             path = folder / name
             if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
                 raise CheckpointError(f"{path}: damaged; its hash differs from that in {MANIFEST}")
+        if fault := fault_of(manifest, FORM):
+            raise CheckpointError(f"{folder / MANIFEST}: damaged; {fault}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         why = f"{type(e).__name__}: {getattr(e, 'strerror', None) or e}"
         raise CheckpointError(f"{folder}: no readable checkpoint ({why})") from None

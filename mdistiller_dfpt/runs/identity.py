@@ -16,6 +16,8 @@ from ..config.effect import deciding_values, differing
 from ..data import Data
 from ..data.content import Content, Images
 from ..distillers.choice import situation
+from ..json_form import IDENTITY as FORM
+from ..json_form import fault_of
 from ..regular_files import read_json
 from .atomic import write_json
 
@@ -139,8 +141,8 @@ def read_identity(run: Path) -> Identity | None:
 
 
 def as_identity(record: Any) -> Identity | None:
-    """The identity in a record of a run; None if there is none."""
-    if not isinstance(record, Mapping) or not isinstance(record.get("config"), Mapping):
+    """The identity in a record of a run; None if there is none, or another thing in its place."""
+    if fault_of(record, FORM):
         return None
     identity: Identity = {
         "config": dict(record["config"]), "data": record.get("data"), "teachers": record.get("teachers"),
