@@ -19,7 +19,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import AT_LEAST_ONE
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
-from .feature import WEIGHT_LIMITS, FeatureDistiller, same_size, stage_pairs, weights
+from .feature import WEIGHT_LIMITS, FeatureDistiller, ImageShape, feature_shapes, same_size, stage_pairs, weights
 
 EXTRA = 3  # student singular vectors beyond the teacher's k, as candidates for the alignment
 
@@ -87,8 +87,18 @@ class KDSVD(FeatureDistiller):
     config = CN({"K": 1, "LOSS": weights(1.0, 1.0)})
     limits = {**WEIGHT_LIMITS, "K": AT_LEAST_ONE}
 
-    def __init__(self, student: StagedModel, teacher: TeacherLike, *, k: int, ce_weight: float, feat_weight: float):
+    def __init__(
+        self, student: StagedModel, teacher: TeacherLike, *, k: int, ce_weight: float, feat_weight: float,
+        image_shape: ImageShape = (3, 32, 32),
+    ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
+        maps = [feature_shapes(network, image_shape).feats for network in (student, self.teacher_network)]
+        # A matrix (C, H * W) has at most as many singular vectors as its smaller side
+        most = min(min(s[0], t[0], min(s[1], t[1]) * min(s[2], t[2])) for s, t in stage_pairs(*maps))
+        if k > most:
+            raise ValueError(
+                f"KDSVD.K is {k}; a stage of these networks has {most} singular vectors: use at most {most}"
+            )
         self.k = k
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

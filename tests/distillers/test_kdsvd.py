@@ -1,10 +1,14 @@
 """Laws of KD-SVD."""
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional as F
 
+from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.distillers.kdsvd import align, kdsvd_loss, singular_vectors
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.smoke import smoke
 
 from ..golden import normal
 
@@ -87,3 +91,10 @@ def test_channels_last_makes_no_difference():
     a, b = maps(1), maps(9)
     last = [x.contiguous(memory_format=torch.channels_last) for x in a]
     torch.testing.assert_close(kdsvd_loss(last, b, 1), kdsvd_loss(a, b, 1))
+
+
+def test_more_singular_vectors_than_a_stage_has_are_refused_at_the_start():
+    words = ["DISTILLER.STUDENT", "resnet8x4", "DISTILLER.TEACHER", "resnet32x4", "KDSVD.K"]
+    smoke(load_cfg(None, ["DISTILLER.TYPE", "KDSVD", *words, "64"]))
+    with pytest.raises(ConfigError, match=r"KDSVD.K is 65; a stage of these networks has 64 singular vectors"):
+        smoke(load_cfg(None, ["DISTILLER.TYPE", "KDSVD", *words, "65"]))
