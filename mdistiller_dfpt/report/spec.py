@@ -65,7 +65,7 @@ def load_table(path: Path) -> TableSpec:
         return _spec(path, data)
     except KeyError as e:
         raise ConfigError(f"{path}: {e.args[0]} is missing") from None
-    except (TypeError, AttributeError, ValueError, IndexError) as e:
+    except (TypeError, AttributeError, ValueError, IndexError, OverflowError, OSError) as e:
         raise ConfigError(f"{path}: not a table ({e})") from None
 
 

@@ -40,7 +40,7 @@ ODD = {
     "float8": lambda t: t.to(torch.float8_e4m3fn),
     "empty": lambda t: t.new_zeros(0),
     "scalar": lambda t: t.new_zeros(()),
-    "expanded": lambda t: t.new_zeros(1).expand(t.shape),
+    "expanded": lambda t: t.new_zeros(()).expand(t.shape),
     "strided": lambda t: t.new_zeros(*t.shape, 2)[..., 0],
     "parameter": _subclass,
     "more dimensions": lambda t: t[None],
