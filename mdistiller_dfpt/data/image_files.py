@@ -1,5 +1,6 @@
 """Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +87,11 @@ def read_image(path: str) -> Image.Image | Fault:
                 kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
                 return Fault(path, f"it has {kind}, whose range is not known: convert it to 8 or 16 bits")
             return image.convert("RGB")
+    except MemoryError:
+        raise
     except Exception as e:  # Pillow raises many types for damaged files
+        if isinstance(e, OSError) and e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # no fault of the file: it must not be skipped
         return Fault(path, str(e) or type(e).__name__)
 
 

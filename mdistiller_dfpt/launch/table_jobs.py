@@ -3,7 +3,8 @@
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
         pending = {pool.submit(_smoke, cell): cell for cell in cells}
         try:
             for number, future in enumerate(as_completed(pending), start=1):
-                cell, fault = pending[future], future.result()
+                cell, fault = pending[future], _fault(future)
                 if fault:
                     failed.append(cell)
                 say(f"[{number}/{len(cells)}] {cell.row} {cell.column}: {fault or 'ok'}")
@@ -71,6 +72,13 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
             pool.shutdown(wait=False, cancel_futures=True)
             raise Interrupted(signal.SIGINT) from None
     return failed
+
+
+def _fault(future: "Future[str]") -> str:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return "a process of the smoke test died, as when memory runs out"
 
 
 def _smoke(cell: Cell) -> str:

@@ -1,6 +1,7 @@
 """Data-loading workers that die or hang: the run ends in bounded time and names the images."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import re
@@ -10,8 +11,10 @@ import time
 
 import pytest
 
-from mdistiller_dfpt.data import build_data
+from mdistiller_dfpt.data import DATASETS, build_data
+from mdistiller_dfpt.data.check import check_source
 from mdistiller_dfpt.data.generated import write_data_set
+from mdistiller_dfpt.data.image_files import read_image
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
 
@@ -128,3 +131,22 @@ def test_the_limit_of_open_files_is_raised_or_refused_by_its_name(tmp_path):
     assert with_limits(4, resource.getrlimit(resource.RLIMIT_NOFILE)[1]) == loader.num_samples
     said = r"may have \d+ files open, and needs about \d+ with 2 data-loading workers: raise the limit \(ulimit -n\)"
     assert re.search(said, with_limits(4, None))
+
+
+def test_an_image_is_not_at_fault_where_no_file_can_be_opened(tmp_path, monkeypatch):
+    paths = a_loader(tmp_path).files.paths
+
+    def full(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr("mdistiller_dfpt.data.image_files.opened", full)
+    with pytest.raises(OSError, match="Too many open files"):
+        read_image(paths[0])
+
+
+def test_check_data_says_at_which_images_one_of_its_processes_died(tmp_path, monkeypatch):
+    words = write_data_set("folder", tmp_path)
+    source = DATASETS["folder"](tiny_cfg(*words))
+    monkeypatch.setattr("mdistiller_dfpt.data.check.read_image", lambda path: os._exit(1))
+    with pytest.raises(DataError, match=r"a process that reads images died.*at 16 images from .*train.* on; lower"):
+        check_source(source, 2, lambda seen: None)
