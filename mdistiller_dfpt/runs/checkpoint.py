@@ -32,7 +32,7 @@ FORM = {
     "counts?": {str: float},
     "counts_of_others?": [{str: float}],
     "config?": str,
-    "identity?": IDENTITY,
+    "identity?": (IDENTITY, None),  # of an earlier version
 }
 """What a run relies on of a manifest."""
 STATE, MANIFEST = "state.pt", "manifest.json"
