@@ -20,7 +20,7 @@ EPOCH = {
 
 IDENTITY = {
     "config": {str: ANY},
-    "data?": ({"classes": int, "train_images": int, "test_images": int, "sha256": str}, None),
+    "data?": ({"classes?": int, "train_images?": int, "test_images?": int, "sha256": str}, None),
     "teachers?": ([{"name": str, "sha256": str}], None),
     "continued?": [ANY],
     "code?": {str: str},

@@ -325,7 +325,7 @@ def test_a_closed_output_is_said_and_loses_nothing(cwd):
         ["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 141
-    assert done.stderr.strip() == "error: the output was closed, as by `| head`; continue the run with --resume"
+    assert done.stderr.strip() == "error: the output cannot be written (Broken pipe); continue the run with --resume"
 
 
 @pytest.mark.parametrize("option", ["--list", "--list digits"])

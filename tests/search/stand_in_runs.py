@@ -43,7 +43,11 @@ class Runs:
                 return 143
         test = self.test(cfg) if self.test else 0.0
         final = {"top1": {"last": test}, "validation": {"top1": {"last": epochs[-1]["validation"]["student"]["top1"]}}}
-        identity = {"config": deciding_values(situation(cfg, in_files=False)), "data": self.data, "teachers": []}
+        identity = {
+            "config": deciding_values(situation(cfg, in_files=False)),
+            "data": {"sha256": self.data},
+            "teachers": [],
+        }
         record = {"protocol": {"seed": cfg.SOLVER.SEED}, "final": final, "epochs": epochs, "identity": identity}
         (run / "results.json").write_text(json.dumps(record))
         if self.killed_after == len(self.jobs) - 1:
