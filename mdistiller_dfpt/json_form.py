@@ -1,7 +1,7 @@
 """The form of records that are read from files: which keys they have, and what kind of value each of them is."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 ANY = object()
@@ -58,12 +58,16 @@ def _fault_of_mapping(value: Any, form: Mapping[Any, Any], place: str) -> str | 
     if not isinstance(value, dict):
         return f"{place or 'it'} is no mapping"
     if str in form:
-        return _first(fault_of(one, form[str], f"{place}.{key}".lstrip(".")) for key, one in value.items())
+        return _first(fault_of(one, form[str], _below(place, key)) for key, one in value.items())
     missing = [key for key in form if not key.endswith("?") and key not in value]
     if missing:
-        return f"{place + '.' if place else ''}{missing[0]} is missing"
+        return f"{_below(place, missing[0])} is missing"
     named = ((key.rstrip("?"), one) for key, one in form.items())
-    return _first(fault_of(value[key], one, f"{place}.{key}".lstrip(".")) for key, one in named if key in value)
+    return _first(fault_of(value[key], one, _below(place, key)) for key, one in named if key in value)
+
+
+def _below(place: str, key: str) -> str:
+    return f"{place}.{key}" if place else key
 
 
 def _is_leaf(value: Any, form: type) -> bool:
@@ -74,5 +78,5 @@ def _is_leaf(value: Any, form: type) -> bool:
     return type(value) is form
 
 
-def _first(faults: Any) -> str | None:
+def _first(faults: Iterable[str | None]) -> str | None:
     return next((fault for fault in faults if fault is not None), None)

@@ -8,12 +8,11 @@ log: true, or {choice: [VALUE, ...]}. A key that has no effect in one of several
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from ..errors import ConfigError, DivergedError
 from ..launch.cli import Parser, guarded
-from ..launch.jobs import Interrupted
+from ..launch.jobs import Interrupted, say
 from ..runs.directory import make_folder
 from ..runs.locks import RunLock
 from ..search.plan import Budget, Plan, plan_search
@@ -65,15 +64,11 @@ def _budget(trials: int | None, minutes: float | None) -> Budget:
     return Budget(trials, minutes)
 
 
-def _say(line: str) -> None:
-    print(f"{line}\n", end="", file=sys.stderr, flush=True)  # at once: jobs are in threads
-
-
 def _main(argv: list[str]) -> None:
     args = _arguments(argv)
     budget = _budget(args.trials, args.minutes)
     check_installed()
-    plan = plan_search(args.cfg, args.space, budget, args.seeds, args.pruner, args.out, args.opts, _say)
+    plan = plan_search(args.cfg, args.space, budget, args.seeds, args.pruner, args.out, args.opts, say)
     make_folder(plan.folder, empty=False)
     lock = RunLock(plan.folder)
     try:
@@ -89,7 +84,7 @@ def _search(plan: Plan) -> None:
     studies = open_studies(plan, storage)
     if any(spent(study)[0] for study in studies.values()) and next_config(plan, studies) is not None:
         print(f"going on with the search in {plan.folder}\n\n{table_of_search(plan, studies)}\n", flush=True)
-    tune(plan, storage, studies, _say, lambda: write_record(plan, studies))
+    tune(plan, storage, studies, say, lambda: write_record(plan, studies))
     write_record(plan, studies)
     print(table_of_search(plan, studies))
     command = write_tuned(plan, studies)

@@ -6,13 +6,12 @@ every cell on random images instead. KEY VALUE overrides are passed on to every 
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, UserError
 from ..launch.cli import Parser, guarded
-from ..launch.jobs import Job, run_jobs
+from ..launch.jobs import Job, run_jobs, say
 from ..launch.table_jobs import cell_configs, cell_job, smoke_cells, teacher_jobs
 from ..report import load_results, markdown_table
 from ..report.cells import evaluate_table, runs_of
@@ -46,10 +45,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def _say(line: str) -> None:
-    print(f"{line}\n", end="", file=sys.stderr, flush=True)  # at once: jobs are in threads
-
-
 def _main(argv: list[str]) -> None:
     args = _arguments(argv)
     if args.table is None:
@@ -77,7 +72,7 @@ def _main(argv: list[str]) -> None:
     spec = spec._replace(cells=cells, columns={key: spec.columns[key] for key in spec.columns if key in columns})
     seeds, metric = tuple(args.seeds or spec.seeds), args.metric or spec.metric
     if args.smoke:
-        failed = smoke_cells(list(cells.values()), args.jobs, _say)
+        failed = smoke_cells(list(cells.values()), args.jobs, say)
         if failed:
             raise CellsFailed(f"{len(failed)} of {len(cells)} cells failed")
         return
@@ -91,9 +86,9 @@ def _main(argv: list[str]) -> None:
             (cell, seed) for cell in cells.values() for seed in seeds
             if seed not in runs_of(cell, args.prefix, seeds, expected(cell)).by_seed
         ]  # fmt: skip
-        failures = run_jobs(teacher_jobs([cell for cell, _ in missing], args.prefix, args.opts), args.jobs, _say)
+        failures = run_jobs(teacher_jobs([cell for cell, _ in missing], args.prefix, args.opts), args.jobs, say)
         jobs = [cell_job(cell, seed, args.prefix, args.opts) for cell, seed in missing]
-        failures += run_jobs(jobs, args.jobs, _say)
+        failures += run_jobs(jobs, args.jobs, say)
     print(FORMATS[args.format](spec, evaluate_table(spec, args.prefix, metric, seeds, expected), metric, seeds))
     if failures:
         raise CellsFailed(f"{len(failures)} runs failed: {', '.join(job.label for job in failures)}")

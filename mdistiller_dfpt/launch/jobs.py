@@ -22,6 +22,11 @@ Watch: TypeAlias = Callable[[int], bool]
 WATCH_EVERY = 0.5  # seconds
 
 
+def say(line: str) -> None:
+    """Print a line on the progress of jobs, at once, since they are in threads."""
+    print(f"{line}\n", end="", file=sys.stderr, flush=True)
+
+
 class Interrupted(UserError):
     """A signal stopped the jobs: those that ran have saved, those that had not begun are not begun."""
 

@@ -29,14 +29,14 @@ from ..runs.directory import (
     same_runs,
 )
 from ..runs.identity import Identity, read_identity
-from ..runs.locks import one_at_a_time, wait_until_free
+from ..runs.locks import one_at_a_time
 from ..training.out_of_memory import memory_explained
 from ..training.precision import FASTEST
 from ..training.signals import Stopped
 from .build import Trained, build_trainer, check_config, identity_of_run
 from .initial import check_start, fetch_start
 from .judge import judge_run
-from .trained import in_training, trained_networks
+from .trained import in_training, trained_networks, wait_for_same
 
 Resume = bool | Literal["auto"] | Path
 """False: a new run. True: the unfinished run that computes the same. auto: that one, else a new run, unless the same is
@@ -109,8 +109,7 @@ def train(
     """
     identity = identity_of_run(cfg, data, trained, resume if isinstance(resume, Path) else None)
     if resume == "auto":
-        for one in on_first_process(lambda: same_runs(cfg, identity)):
-            wait_until_free(one)
+        wait_for_same(cfg, identity)
     before = on_first_process(lambda: _earlier_run(cfg, identity, resume))
     if before is not None and resume == "auto" and on_first_process(lambda: is_finished(before)):
         print(f"{before} is this run, and finished", flush=True)

@@ -238,14 +238,19 @@ def _assistant(cfg: CN, data: Data, train: Train, name: str, above: Sequence[Tra
 def _trained_once(cfg: CN, identity: Identity, train_it: Callable[[], None]) -> Path:
     """The weights of the run that computes this, of which there is none yet; trained by one process at a time."""
     with one_at_a_time(Path(cfg.LOG.PREFIX) / run_name(cfg)):
-        for run in on_first_process(lambda: same_runs(cfg, identity)):
-            wait_until_free(run)
+        wait_for_same(cfg, identity)
         found = _finished(cfg, identity)  # another process may have trained it meanwhile
         if found is None:
             train_it()
             found = _finished(cfg, identity)
     assert found is not None, "a finished run has weights"
     return found
+
+
+def wait_for_same(cfg: CN, identity: Identity) -> None:
+    """Return when no other process trains a run that computes this."""
+    for run in on_first_process(lambda: same_runs(cfg, identity)):
+        wait_until_free(run)
 
 
 def _finished(cfg: CN, identity: Identity) -> Path | None:

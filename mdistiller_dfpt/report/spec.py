@@ -85,9 +85,8 @@ def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
             if pair in entry.get("without", []):
                 continue
             words = {key: value for key, value in column.items() if key != "title"}
-            config = root / (
-                _filled(entry.get("config", "{row}/{pair}"), {**words, "row": row, "pair": pair}) + ".yaml"
-            )
+            name = _filled(entry.get("config", "{row}/{pair}"), {**words, "row": row, "pair": pair})
+            config = root / f"{name}.yaml"
             if not is_config(config):
                 raise ConfigError(f"{path}: rows.{row} names {config}, which does not exist")
             overrides = tuple(str(w) for item in entry.get("overrides", {}).items() for w in item)

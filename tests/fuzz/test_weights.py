@@ -24,10 +24,6 @@ def _quantised(tensor):
     return torch.quantize_per_tensor(tensor.float(), 0.1, 0, torch.qint8)
 
 
-def _subclass(tensor):
-    return torch.nn.Parameter(tensor.float())
-
-
 ODD = {
     "meta": lambda t: t.to("meta"),
     "sparse": lambda t: t.to_sparse(),
@@ -42,7 +38,7 @@ ODD = {
     "scalar": lambda t: t.new_zeros(()),
     "expanded": lambda t: t.new_zeros(()).expand(t.shape),
     "strided": lambda t: t.new_zeros(*t.shape, 2)[..., 0],
-    "parameter": _subclass,
+    "parameter": lambda t: torch.nn.Parameter(t.float()),
     "more dimensions": lambda t: t[None],
     "nan": lambda t: torch.full_like(t, float("nan")) if t.is_floating_point() else t,
     "list": lambda t: t.tolist(),
