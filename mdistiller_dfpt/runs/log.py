@@ -67,6 +67,9 @@ class EventLog:
         if enabled:
             from torch.utils.tensorboard import SummaryWriter
 
+            # TensorBoard reads the files in the order of their names, which order them by their second alone
+            while list(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+                time.sleep(0.05)
             with self._never_fatal():
                 self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 

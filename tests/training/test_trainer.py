@@ -326,6 +326,8 @@ def test_tensorboard_has_each_epoch_once_after_a_resume(tmp_path):
     events = EventAccumulator(str(run.run / "events"))
     events.Reload()
     assert [e.step for e in events.Scalars("test/student/top1")] == [1, 2, 3]
+    seconds = [path.name.split(".")[3] for path in (run.run / "events").iterdir()]
+    assert len(set(seconds)) == len(seconds) == 2
 
 
 @pytest.mark.parametrize("name", METHODS)
