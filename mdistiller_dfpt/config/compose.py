@@ -32,7 +32,7 @@ def find_config(name: Path) -> Path:
     """The path of a config that is given as a path, or as its name below configs/ (`cifar100/kd/res56_res20`)."""
     if name.suffix or is_config(name):
         return name
-    named = name.with_name(name.name + ".yaml")
+    named = Path(f"{name}.yaml")
     for place in (named, "configs" / named, CONFIGS / named):
         if is_config(place):
             return place

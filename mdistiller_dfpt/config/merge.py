@@ -188,7 +188,8 @@ def _as_type(value: Any, key: Key) -> tuple[bool, Any]:
         return False, value
     if isinstance(value, float) and not math.isfinite(value):
         return False, value
-    if isinstance(value, str) and any(ord(c) < 32 for c in value):
+    # Python keeps the bytes of a name that is not UTF-8 as surrogates, which no file here can hold
+    if isinstance(value, str) and any(ord(c) < 32 or "\ud800" <= c <= "\udfff" for c in value):
         return False, value
     if isinstance(value, list):
         kinds = {type(v) for v in default} or {int, float, str}
@@ -224,7 +225,7 @@ def _show(value: Any) -> str:
 def _words_of_type(key: Key) -> str:
     kind = (key.kind or type(key.default)).__name__
     words = {
-        "str": "text",
+        "str": "text in UTF-8 without control characters",
         "int": "a whole number",
         "float": "a finite number",
         "bool": "True or False",

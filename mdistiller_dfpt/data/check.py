@@ -4,15 +4,20 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image
 
+from ..errors import DataError
+from ..parent import stop_with_pool
 from ..regular_files import opened
 from .build import FileSource, ImageSource
 from .image_files import DECODERS, Fault, read_image
+
+CHUNK = 8  # images that a process gets at once
 
 
 class Look(NamedTuple):
@@ -86,8 +91,16 @@ def _hash(pixels: np.ndarray) -> str:
 
 def _scan_files(source: FileSource, workers: int) -> Iterator[Look]:
     names = [*(("train", p) for p in source.train.paths), *(("test", p) for p in source.test.paths)]
-    with ProcessPoolExecutor(max(1, workers)) as pool:
-        yield from pool.map(_look, names, chunksize=8)
+    seen = 0
+    with ProcessPoolExecutor(max(1, workers), initializer=stop_with_pool) as pool:
+        try:
+            for look in pool.map(_look, names, chunksize=CHUNK):
+                yield look
+                seen += 1
+        except BrokenProcessPool:
+            raise DataError(f"a process that reads images died, as when memory runs out, at {CHUNK * max(1, workers)}"
+                            f" images from {names[seen][1]} on; lower DATASET.NUM_WORKERS (now {workers})"
+                            ) from None  # fmt: skip
 
 
 def _scan_images(source: ImageSource) -> Iterator[Look]:

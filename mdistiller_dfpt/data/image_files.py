@@ -1,13 +1,10 @@
 """Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
-import atexit
+import errno
 import os
-import signal
 import sys
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tf
 
-from ..distributed import STOP_SIGNALS
 from ..errors import DataError
 from ..regular_files import opened
 from .augment import strong_view
@@ -25,7 +21,9 @@ from .batch import Batch
 from .loader import Loader, hashes_of
 from .preprocessing import Preprocessing, resize_and_crop
 from .randomness import seeded
+from .workers import awaited, fault_of_worker, leave_all_to_the_trainer, remedy, share, watch_workers
 
+T = TypeVar("T")
 Transform = Callable[[Image.Image], Image.Image]
 
 
@@ -90,7 +88,11 @@ def read_image(path: str) -> Image.Image | Fault:
                 kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
                 return Fault(path, f"it has {kind}, whose range is not known: convert it to 8 or 16 bits")
             return image.convert("RGB")
+    except MemoryError:
+        raise
     except Exception as e:  # Pillow raises many types for damaged files
+        if isinstance(e, OSError) and e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # no fault of the file
         return Fault(path, str(e) or type(e).__name__)
 
 
@@ -118,18 +120,25 @@ class Files(Dataset):
             return view, tf.pil_to_tensor(strong_view(self.transform(image))), index
 
 
-Decoded = tuple[Tensor | None, Tensor | None, Tensor, list[Fault]]
-
-
-def collate(samples: Sequence[Sample | Fault]) -> Decoded:
+class Decoded(NamedTuple):
     """Images (B, 3, H, W) uint8, strong views in the same form or None, indices (B,), and unreadable files."""
+
+    images: Tensor | None
+    strong: Tensor | None
+    numbers: Tensor  # of the samples
+    faults: list[Fault]
+
+
+def collate(samples: Sequence[Sample | Fault]) -> Decoded | str:
+    """A batch of samples; where this is a worker that cannot pass it on, the reason."""
     faults = [s for s in samples if isinstance(s, Fault)]
     good = [s for s in samples if not isinstance(s, Fault)]
     if not good:
-        return None, None, torch.empty(0, dtype=torch.int64), faults
+        return Decoded(None, None, torch.empty(0, dtype=torch.int64), faults)
     images, strong, index = zip(*good, strict=True)
     views = None if strong[0] is None else torch.stack(strong)
-    return torch.stack(images), views, torch.tensor(index), faults
+    decoded = Decoded(torch.stack(images), views, torch.tensor(index), faults)
+    return share(decoded[:3]) or decoded
 
 
 class _Schedule:
@@ -224,6 +233,8 @@ class FileLoader(Loader):
                   f"({skipped[0].reason})", file=sys.stderr)  # fmt: skip
 
     def _decoded(self, strong: bool) -> Iterator[Decoded]:
+        if not self.schedule.batches:
+            return
         if strong != self.files.strong:
             self.files.strong, self._loader = strong, None  # workers keep the settings that they started with
         if self._loader is None:  # the first epoch starts the workers
@@ -233,52 +244,31 @@ class FileLoader(Loader):
                 persistent_workers=self.workers > 0, pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # separate, since each epoch would otherwise advance the global state
                 multiprocessing_context="spawn" if self.workers and self.device.type == "cuda" else None,
-                worker_init_fn=_leave_signals_to_the_trainer,
+                worker_init_fn=leave_all_to_the_trainer,
             )  # fmt: skip
-        decoded = iter(self._loader)
+        loader, batches = self._loader, self.schedule.batches
+        decoded = self._from_workers(lambda: iter(loader), batches[0])
         if self.workers:
-            _RUNNING.add(decoded)
-        for keys in self.schedule.batches:
-            try:
-                yield next(decoded)
-            except (RuntimeError, ConnectionError) as e:
-                if not (isinstance(e, ConnectionError) or str(e).startswith(("DataLoader worker", "DataLoader timed"))):
-                    raise
-                raise DataError(
-                    f"a data-loading worker died or hangs ({str(e).strip().splitlines()[0]}), at {len(keys)}"
-                    f" images from {self.files.paths[keys[0][1]]} on; lower DATASET.NUM_WORKERS (now {self.workers})"
-                    f" or raise EXPERIMENT.TIMEOUT (now {self.timeout:g} s), and continue with --resume"
-                ) from None
+            watch_workers(decoded)
+        for keys in batches:
+            yield self._from_workers(lambda: next(decoded), keys)
+
+    def _from_workers(self, images: Callable[[], T | str], keys: list[tuple[int, int]]) -> T:
+        """What a call returns that waits for the batch of these keys; DataError that names them if it does not come."""
+        try:
+            got = awaited(images)
+            if not isinstance(got, str):
+                return got
+            what, why = "cannot pass on its images", got
+        except (RuntimeError, OSError) as e:
+            if (fault := fault_of_worker(e)) is None:
+                raise
+            what, why = "died or hangs", fault
+        raise DataError(
+            f"a data-loading worker {what} ({why}), at {len(keys)} images from {self.files.paths[keys[0][1]]} on;"
+            f" lower DATASET.NUM_WORKERS (now {self.workers}) or {remedy(why, self.timeout)}, and continue with"
+            " --resume"
+        )
 
     def _on_device(self, images: Tensor) -> Tensor:
         return self.normalised(images.to(self.device, non_blocking=True).permute(0, 2, 3, 1))
-
-
-_RUNNING: "weakref.WeakSet[Any]" = weakref.WeakSet()
-"""The iterators of loaders that have workers."""
-
-
-@atexit.register
-def end_workers() -> None:
-    """End the workers of all loaders, before `multiprocessing` does by a signal, which leaves their temporary files."""
-    for iterator in list(_RUNNING):
-        iterator._shutdown_workers()
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker.
-
-    Only SIGTERM of the trainer itself ends a worker, as where one hangs, or is there still when the trainer ends.
-    """
-    for number in (*STOP_SIGNALS, signal.SIGUSR1):
-        if number != signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # else, as on macOS, PyTorch's own handler stays
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
-        threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_the_trainer(trainer: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
-        pass
-    os._exit(0)

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import inspect
 import os
 import sys
@@ -24,7 +23,9 @@ from ..errors import (
 )
 from ..escape import Printable
 from ..invocation import command_line
+from ..open_files import allow_open_files
 from ..trusted_files import trust_all, trust_as_before
+from .machine_faults import fault_of_the_machine
 
 PACKAGE = str(Path(__file__).parents[1])
 TRAINING = str(Path(PACKAGE, "training"))
@@ -111,9 +112,10 @@ def check_output(option: str, path: Path | None) -> None:
 
 
 def prepare_process() -> None:
-    """Before a command is imported: ConfigError if there is no working directory; streams that are closed exist again.
+    """Before a command is imported: streams that are closed exist again, and as many files can be open as are allowed.
 
-    A file that is opened later would take the place of a closed one, and get what is printed.
+    ConfigError if there is no working directory, or if too few files are allowed. A file that is opened later would
+    take the place of a closed stream, and get what is printed.
     """
     for number in range(3):
         try:
@@ -126,6 +128,7 @@ def prepare_process() -> None:
         os.getcwd()
     except OSError as e:
         raise ConfigError(f"the working directory cannot be used ({e.strerror}): change to another one") from None
+    allow_open_files()
 
 
 def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
@@ -164,9 +167,9 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     except Exception as e:
         if (place := users_line(e)) is not None:
             return _fault_of_the_users(e, *place)
-        if isinstance(e, OSError) and e.errno in (errno.ENAMETOOLONG, errno.ELOOP):  # no path of ours is either
-            print(f"{_process()}error: {str(e.filename)[:100]}: {e.strerror}", file=sys.stderr)
-            return ConfigError.exit_code
+        if (fault := fault_of_the_machine(e)) is not None:
+            print(f"{_process()}error: {fault}", file=sys.stderr)
+            return fault.exit_code
         traceback.print_exc()
         if (written := _users_class(e)) is not None:
             what = f"mdistiller_dfpt raised {type(e).__name__}: {_in_short(e)}, where it ran this; {CHECK_RETURNS}"

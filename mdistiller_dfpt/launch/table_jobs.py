@@ -3,7 +3,8 @@
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..config.effect import deciding_values, value_of
 from ..distillers.choice import choice, situation
 from ..errors import UserError
 from ..interop.plugins import load_cfg
+from ..parent import stop_with_pool
 from ..report.spec import Cell
 from .jobs import Interrupted, Job
 from .smoke import smoke
@@ -59,11 +61,12 @@ def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> li
 def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]) -> list[Cell]:
     """Two steps of every cell on random images, without data or teachers; returns the failed cells."""
     failed = []
-    with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(parallel, mp_context=context, initializer=stop_with_pool) as pool:
         pending = {pool.submit(_smoke, cell): cell for cell in cells}
         try:
             for number, future in enumerate(as_completed(pending), start=1):
-                cell, fault = pending[future], future.result()
+                cell, fault = pending[future], _fault(future)
                 if fault:
                     failed.append(cell)
                 say(f"[{number}/{len(cells)}] {cell.row} {cell.column}: {fault or 'ok'}")
@@ -71,6 +74,13 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
             pool.shutdown(wait=False, cancel_futures=True)
             raise Interrupted(signal.SIGINT) from None
     return failed
+
+
+def _fault(future: "Future[str]") -> str:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return "a process of the smoke test died, as when memory runs out"
 
 
 def _smoke(cell: Cell) -> str:

@@ -1,6 +1,7 @@
 """Atomic, durable writes: a file appears complete or not at all, and is on the disk when the function returns."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -12,6 +13,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..errors import CheckpointError
+
+PLENTY = 1e9  # bytes free, with which a write fails for another reason than the room
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -97,8 +100,13 @@ def saving(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as e:
+        why = getattr(e, "strerror", None) or str(e)
         free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        if free < PLENTY or os.strerror(errno.EDQUOT) in why:
+            why, remedy = f"{why}; {free / 1e6:,.0f} MB free", "free some space"
+        else:
+            remedy = "remove the cause"
         raise CheckpointError(
-            f"{path}: cannot be written ({getattr(e, 'strerror', None) or e}; {free / 1e6:,.0f} MB free); "
-            "what was saved before is untouched: free some space and continue with --resume"
+            f"{path}: cannot be written ({why}); "
+            f"what was saved before is untouched: {remedy} and continue with --resume"
         ) from None

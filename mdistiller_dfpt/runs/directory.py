@@ -145,12 +145,7 @@ def make_folder(run: Path, *, empty: bool) -> None:
 
 def check_writable(cfg: CN) -> None:
     """ConfigError if no run directory can be created; checked before data or networks are loaded."""
-    path = Path(cfg.LOG.PREFIX)
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"LOG.PREFIX is {path}; safetensors opens no path that is not UTF-8: use another") from None
-    path = path.absolute()
+    path = Path(cfg.LOG.PREFIX).absolute()
     while not path.exists() and path != path.parent:
         path = path.parent
     try:

@@ -297,7 +297,8 @@ def test_a_section_of_a_fork_where_a_value_is_here_is_replaced_on_the_command_li
     words = ["PLUGINS", f"[{place}/Mine.py]"]
     with pytest.raises(
         ConfigError,
-        match=r"c.yaml:1: SOLVER.SCHEDULE is \{'TYPE': 'COSINE'\}; it must be text; "
+        match=r"c.yaml:1: SOLVER.SCHEDULE is \{'TYPE': 'COSINE'\}; it must be text in UTF-8 "
+        "without control characters; "
         "`SOLVER.SCHEDULE VALUE` on the command line replaces this section",
     ):
         load_cfg(tmp_path / "c.yaml", words)

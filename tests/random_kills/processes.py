@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch.utils.tensorboard  # noqa: F401 # which a run imports late
 
 from mdistiller_dfpt.commands.train import main
-from mdistiller_dfpt.data import image_files
+from mdistiller_dfpt.data import workers
 from mdistiller_dfpt.training import loop
 
 from ..tiny_runs import writes_below
@@ -120,7 +120,7 @@ def _child(words, folder, faults, whole, ready):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         atexit._clear()  # what the parent process has registered, but for this
-        atexit.register(image_files.end_workers)
+        atexit.register(workers.end_workers)
         os.chdir(folder)
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary_of(os.getpid(), folder))
         os.makedirs(tempfile.tempdir)

@@ -1,0 +1,136 @@
+"""The processes that decode images: they leave signals to the trainer, and what ends them is said in one line."""
+
+import atexit
+import contextlib
+import os
+import re
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from ..distributed import STOP_SIGNALS
+
+T = TypeVar("T")
+SHARED = "/dev/shm"  # noqa: S108  where Linux has shared memory
+TOO_MANY = "Too many open files"
+_LEFT = re.compile(r"</(torch_\w+)>")
+_RUNNING: "weakref.WeakSet[Any]" = weakref.WeakSet()
+"""The iterators of loaders that have workers."""
+
+
+def share(tensors: Iterable[Tensor | None]) -> str:
+    """In a worker, move tensors to shared memory; returns why that failed, else nothing.
+
+    A thread of the worker would do so later, and only print the reason: the trainer would wait for the images in vain.
+    """
+    if get_worker_info() is None:
+        return ""
+    try:
+        for tensor in tensors:
+            if tensor is not None:
+                tensor.share_memory_()
+    except RuntimeError as e:
+        if name := _LEFT.search(str(e)):  # PyTorch leaves the file that it found no room for
+            with contextlib.suppress(OSError):
+                Path(SHARED, name[1]).unlink()
+        return str(e).splitlines()[0]
+    return ""
+
+
+def remedy(why: str, timeout: float) -> str:
+    """What to do, beside using fewer workers, where images did not come from one."""
+    if TOO_MANY in why:
+        return "raise `ulimit -n`"
+    if "shared memory" in why:
+        return f"enlarge {SHARED} (in Docker, by --shm-size)"
+    return f"raise EXPERIMENT.TIMEOUT (now {timeout:g} s)"
+
+
+def fault_of_worker(error: Exception) -> str | None:
+    """Why images did not come from a worker, if that is what an error of a loader says."""
+    lines = str(error).strip().splitlines() or [""]
+    if TOO_MANY in lines[0] or TOO_MANY in lines[-1]:  # said by the loader, or raised in the worker
+        return TOO_MANY
+    is_gone = isinstance(error, ConnectionError) or lines[0].startswith(("DataLoader worker", "DataLoader timed"))
+    return lines[0] if is_gone else None
+
+
+class _Deaths:
+    """What PyTorch does when a worker died: it raises an error, wherever the main thread is."""
+
+    def __init__(self) -> None:
+        self.is_awaited = self.is_due = False
+        self.raise_if_any: Callable[[int, Any], Any] | None = None
+
+    def hold_back(self) -> None:
+        """From now on, raise it where images are awaited alone: elsewhere it would end a step or a save halfway."""
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler) and handler != self.noted and threading.current_thread() is threading.main_thread():
+            self.raise_if_any = handler
+            signal.signal(signal.SIGCHLD, self.noted)
+
+    def noted(self, number: int, frame: Any) -> None:
+        """The handler of SIGCHLD."""
+        self.is_due = True
+        if self.is_awaited:
+            self.tell()
+
+    def tell(self) -> None:
+        """Raise the error, if a worker died since the last call."""
+        if self.is_due and self.raise_if_any is not None:
+            self.is_due = False
+            self.raise_if_any(signal.SIGCHLD, None)
+
+
+_DEATHS = _Deaths()
+
+
+def watch_workers(iterator: Any) -> None:
+    """End the workers of this iterator of a loader with the process, and hold back their faults until `awaited`."""
+    _RUNNING.add(iterator)
+    _DEATHS.hold_back()
+
+
+def awaited(images: Callable[[], T]) -> T:
+    """What a call returns that waits for workers; the error of `fault_of_worker` if one died since the last call."""
+    _DEATHS.is_awaited = True
+    try:
+        _DEATHS.tell()
+        return images()
+    finally:
+        _DEATHS.is_awaited = False
+
+
+@atexit.register
+def end_workers() -> None:
+    """End the workers of all loaders, before `multiprocessing` does by a signal, which leaves their temporary files."""
+    for iterator in list(_RUNNING):
+        iterator._shutdown_workers()
+
+
+def leave_all_to_the_trainer(worker: int) -> None:
+    """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker.
+
+    Only SIGTERM of the trainer itself ends a worker, as where one hangs, or is there still when the trainer ends.
+    """
+    # Threads of `multiprocessing` call it where another process is gone, which the trainer says in one line
+    sys.excepthook = lambda *error: None
+    for number in (*STOP_SIGNALS, signal.SIGUSR1):
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # else, as on macOS, PyTorch's own handler stays
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
+        threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_the_trainer(trainer: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)
