@@ -40,7 +40,7 @@ def share(tensors: Iterable[Tensor | None]) -> str:
         if name := _LEFT.search(str(e)):  # PyTorch leaves the file that it found no room for
             with contextlib.suppress(OSError):
                 Path(SHARED, name[1]).unlink()
-        return str(e).splitlines()[0]
+        return f"no shared memory: {str(e).splitlines()[0]}"
     return ""
 
 
@@ -66,7 +66,8 @@ class _Deaths:
     """What PyTorch does when a worker died: it raises an error, wherever the main thread is."""
 
     def __init__(self) -> None:
-        self.is_awaited = self.is_due = False
+        self.is_awaited = False
+        self.error: RuntimeError | None = None
         self.raise_if_any: Callable[[int, Any], Any] | None = None
 
     def hold_back(self) -> None:
@@ -78,15 +79,19 @@ class _Deaths:
 
     def noted(self, number: int, frame: Any) -> None:
         """The handler of SIGCHLD."""
-        self.is_due = True
-        if self.is_awaited:
-            self.tell()
+        assert self.raise_if_any is not None
+        try:
+            self.raise_if_any(number, frame)
+        except RuntimeError as e:
+            if self.is_awaited:
+                raise
+            self.error = e
 
     def tell(self) -> None:
-        """Raise the error, if a worker died since the last call."""
-        if self.is_due and self.raise_if_any is not None:
-            self.is_due = False
-            self.raise_if_any(signal.SIGCHLD, None)
+        """Raise the error that was held back, if there is one."""
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
 
 
 _DEATHS = _Deaths()

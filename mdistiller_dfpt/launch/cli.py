@@ -147,7 +147,11 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     except SystemExit as e:
         if (place := users_line(e)) is not None:  # nothing was finished, whatever the code
             return _fault_of_the_users(e, *place)
-        # argparse: --help, or a usage error that was already printed
+        last = traceback.extract_tb(e.__traceback__)[-1]
+        if last.filename != argparse.__file__:
+            print(f"{_process()}error: {last.filename}:{last.lineno} ended the program ({e.code})", file=sys.stderr)
+            return UserError.exit_code
+        # --help, or a usage error that was already printed
         return e.code if isinstance(e.code, int) else 2
     except OutputError as e:
         with contextlib.suppress(OSError):  # what is left of the output is not written when the interpreter ends either

@@ -1,14 +1,19 @@
-"""Data-loading workers that die or hang: the run ends in bounded time and names the images."""
+"""Data-loading workers that die, hang or cannot pass on images: the run ends in bounded time and names the images."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
+import re
+import resource
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
-from mdistiller_dfpt.data import build_data
+from mdistiller_dfpt.data import build as build_module
+from mdistiller_dfpt.data import build_data, check, image_files
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
@@ -81,6 +86,71 @@ def test_sigterm_ends_a_worker_only_if_the_trainer_sends_it(tmp_path):
     os.kill(worker.pid, signal.SIGTERM)
     worker.join(60)
     assert worker.exitcode == 0
+
+
+LACKS = {
+    "shared memory": (resource.RLIMIT_FSIZE, "cannot pass on its images (no shared memory: ",
+                      "or enlarge /dev/shm (in Docker, by --shm-size), and continue with --resume"),
+    "open files": (resource.RLIMIT_NOFILE, "died or hangs (Too many open files)",
+                   "or raise `ulimit -n`, and continue with --resume"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LACKS)
+def test_what_a_worker_lacks_is_said_without_a_wait(what, tmp_path):
+    limit, said, remedy = LACKS[what]
+    loader = loader_whose_worker(lambda: resource.setrlimit(limit, (10, resource.getrlimit(limit)[1])), tmp_path)
+    before = set(Path("/dev/shm").glob("torch_*"))
+    with pytest.raises(DataError, match=re.escape(said)) as info:
+        list(loader.epoch(1))
+    assert str(info.value).endswith(remedy)
+    assert set(Path("/dev/shm").glob("torch_*")) <= before
+
+
+DEATHS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT]
+
+
+@pytest.mark.parametrize("during", ["a step", "the pause between two epochs"])
+@pytest.mark.parametrize("number", DEATHS, ids=lambda number: number.name)
+def test_a_worker_that_dies_ends_no_step_or_save_halfway(number, during, tmp_path):
+    before = set(multiprocessing.active_children())
+    loader = loader_whose_worker(lambda: None, tmp_path)
+    batches = loader.epoch(1)
+    next(batches)
+    if during != "a step":
+        list(batches)
+        batches = loader.epoch(2)
+    (worker,) = set(multiprocessing.active_children()) - before
+    os.kill(worker.pid, number)
+    deadline = time.monotonic() + 60
+    while worker.is_alive():  # PyTorch's handler would raise here
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(DataError, match=r"a data-loading worker died or hangs \(DataLoader worker .*at 4 images from"):
+        list(batches)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), *(OSError(code, os.strerror(code)) for code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM))]
+)
+def test_what_the_machine_lacks_is_no_fault_of_an_image(error, monkeypatch):
+    def fails(path):
+        raise error
+
+    monkeypatch.setattr(image_files, "opened", fails)
+    with pytest.raises(type(error)):
+        image_files.read_image("good.png")
+
+
+def test_check_data_names_the_images_at_which_a_process_died(tmp_path, monkeypatch):
+    words = write_data_set("folder", tmp_path)
+    source = build_module._load(tiny_cfg(*words))
+    monkeypatch.setattr(check, "opened", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(check, "read_image", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(
+        DataError, match=r"died, as when memory runs out, at 8 images from \S+train\S+ on; lower DATASET"
+    ):
+        list(check.look_at(source, 1))
 
 
 def test_a_bug_in_a_worker_is_a_bug_not_a_dead_worker(tmp_path):

@@ -1,10 +1,16 @@
 """Two processes that need the same run do not train it twice."""
 
+import errno
+import fcntl
 import os
 import signal
 import threading
 import time
 
+import pytest
+
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.runs import locks
 from mdistiller_dfpt.runs.locks import LOCK, RunLock, one_at_a_time, wait_until_free
 
 
@@ -62,3 +68,32 @@ def test_a_lock_ends_with_its_process_though_a_worker_outlives_it(tmp_path):
         RunLock(tmp_path).release()
     finally:
         os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_is_said_once_and_nobody_is_waited_for(code, tmp_path, capsys, monkeypatch):
+    def no_locks(*args):
+        raise OSError(code, os.strerror(code))
+
+    locks._say_without_locks.cache_clear()
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    run = tmp_path / "seed1"
+    run.mkdir()
+    with one_at_a_time(run):
+        RunLock(run).release()
+        wait_until_free(run)
+    said = (
+        f"warning: {run}: its file system has no locks ({os.strerror(code)}); start no second process on the same run\n"
+    )
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_lock_needs_no_room_on_the_disk(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    lock = RunLock(tmp_path)
+    with pytest.raises(ConfigError, match="another process is training here"):
+        RunLock(tmp_path)
+    lock.release()
