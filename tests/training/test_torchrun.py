@@ -70,7 +70,7 @@ FAULTS = {
     "raises": ("1", "rank 1: error: broken.png: cannot be read as an image"),
     "is killed": ("1", r"rank +: 1 \(local_rank: 1\)\s+exitcode +: -9"),  # torchrun's words
     "hangs": ("1", "rank 1 ended or did not respond within EXPERIMENT.TIMEOUT 5 s"),
-    "leaves": ("1", "rank 1 ended or did not respond"),
+    "leaves": ("1", r"rank 1: error: \S+fails.py:\d+: SystemExit: 0"),
     "cannot save": ("0", r"rank 0: error: \S+ cannot be written \(.*File too large"),
 }
 
