@@ -45,7 +45,7 @@ def opened_to_change(path: str | os.PathLike[str], most: int = MOST_TEXT) -> Tex
 
 def regular(path: Path, most: int | None = None) -> Path:
     """The path itself, for a library that opens it by name; OSError as of `opened`."""
-    _check(os.stat(path), path, memory() if most is None else most)
+    opened(path, most).close()
     return path
 
 

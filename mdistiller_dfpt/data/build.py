@@ -12,6 +12,7 @@ from ..config.policy import PUBLISHED_SIZE
 from ..distributed import num_cores, on_first_process, pick_device, world_size
 from ..errors import ConfigError, DataError, is_users, place_of
 from ..invocation import command_line
+from ..open_files import allow_open_files
 from ..registry import Registry
 from .auto_augment import augmented
 from .batch import Batch
@@ -175,12 +176,17 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
 
 
 def _workers(wanted: int) -> int:
-    """At most one worker for each core of this process: more only take memory, and PyTorch warns of them."""
+    """At most one worker for each core of this process: more only take memory, and PyTorch warns of them.
+
+    ConfigError if so many could not open their files.
+    """
     cores = num_cores()
     if wanted > cores:
         many = f"{cores} cores" if cores > 1 else "1 core"
         print(f"DATASET.NUM_WORKERS is {wanted}; this process has {many}, so {cores} read images", flush=True)
-    return min(wanted, cores)
+    workers = min(wanted, cores)
+    allow_open_files(workers)
+    return workers
 
 
 def _with_other_crops(cfg: CN, recipe: FileRecipe) -> FileRecipe:

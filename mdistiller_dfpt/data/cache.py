@@ -1,5 +1,7 @@
 """Decoded arrays, cached on disk until their source changes."""
 
+import contextlib
+import glob
 import os
 import secrets
 import time
@@ -22,6 +24,7 @@ def _candidates(root: Path) -> list[Path]:
 def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays of `decode()`, read from a cache file if one has this fingerprint."""
     for path in _candidates(root):
+        _remove_old_parts(path)
         try:
             with opened(path) as f, np.load(f, allow_pickle=False) as stored:
                 if str(stored["fingerprint"]) != fingerprint:
@@ -37,7 +40,6 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
     for path in _candidates(root):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_old_parts(path)
             part = path.with_name(f"{path.name}{secrets.token_hex(4)}.part")
             try:
                 with open(part, "xb") as file:
@@ -58,6 +60,7 @@ def _layout(arrays: dict[str, np.ndarray]) -> str:
 
 def _remove_old_parts(path: Path) -> None:
     """Delete what processes left that were killed while they wrote; one that is younger than an hour may be written."""
-    for part in path.parent.glob(f"{path.name}*.part"):
-        if time.time() - part.stat().st_mtime > 3600:
-            part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        for part in path.parent.glob(f"{glob.escape(path.name)}*.part"):
+            if time.time() - part.stat().st_mtime > 3600:
+                part.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image
 
 from ..errors import DataError
+from ..parent import stop_with_pool
 from ..regular_files import opened
 from .build import FileSource, ImageSource
 from .image_files import DECODERS, Fault, read_image
@@ -91,7 +92,7 @@ def _hash(pixels: np.ndarray) -> str:
 def _scan_files(source: FileSource, workers: int) -> Iterator[Look]:
     names = [*(("train", p) for p in source.train.paths), *(("test", p) for p in source.test.paths)]
     seen = 0
-    with ProcessPoolExecutor(max(1, workers)) as pool:
+    with ProcessPoolExecutor(max(1, workers), initializer=stop_with_pool) as pool:
         try:
             for look in pool.map(_look, names, chunksize=CHUNK):
                 yield look

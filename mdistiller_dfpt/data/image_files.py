@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from .batch import Batch
 from .loader import Loader, hashes_of
 from .preprocessing import Preprocessing, resize_and_crop
 from .randomness import seeded
-from .workers import RUNNING, check_room, leave_signals_to_the_trainer
+from .workers import awaited, check_room, fault_of_worker, leave_all_to_the_trainer, remedy, share, watch_workers
 
+T = TypeVar("T")
 Transform = Callable[[Image.Image], Image.Image]
 
 
@@ -91,7 +92,7 @@ def read_image(path: str) -> Image.Image | Fault:
         raise
     except Exception as e:  # Pillow raises many types for damaged files
         if isinstance(e, OSError) and e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise  # no fault of the file: it must not be skipped
+            raise  # no fault of the file
         return Fault(path, str(e) or type(e).__name__)
 
 
@@ -119,18 +120,25 @@ class Files(Dataset):
             return view, tf.pil_to_tensor(strong_view(self.transform(image))), index
 
 
-Decoded = tuple[Tensor | None, Tensor | None, Tensor, list[Fault]]
-
-
-def collate(samples: Sequence[Sample | Fault]) -> Decoded:
+class Decoded(NamedTuple):
     """Images (B, 3, H, W) uint8, strong views in the same form or None, indices (B,), and unreadable files."""
+
+    images: Tensor | None
+    strong: Tensor | None
+    numbers: Tensor  # of the samples
+    faults: list[Fault]
+
+
+def collate(samples: Sequence[Sample | Fault]) -> Decoded | str:
+    """A batch of samples; where this is a worker that cannot pass it on, the reason."""
     faults = [s for s in samples if isinstance(s, Fault)]
     good = [s for s in samples if not isinstance(s, Fault)]
     if not good:
-        return None, None, torch.empty(0, dtype=torch.int64), faults
+        return Decoded(None, None, torch.empty(0, dtype=torch.int64), faults)
     images, strong, index = zip(*good, strict=True)
     views = None if strong[0] is None else torch.stack(strong)
-    return torch.stack(images), views, torch.tensor(index), faults
+    decoded = Decoded(torch.stack(images), views, torch.tensor(index), faults)
+    return share(decoded[:3]) or decoded
 
 
 class _Schedule:
@@ -225,6 +233,8 @@ class FileLoader(Loader):
                   f"({skipped[0].reason})", file=sys.stderr)  # fmt: skip
 
     def _decoded(self, strong: bool) -> Iterator[Decoded]:
+        if not self.schedule.batches:
+            return
         if strong != self.files.strong:
             self.files.strong, self._loader = strong, None  # workers keep the settings that they started with
         if self._loader is None:  # the first epoch starts the workers
@@ -237,22 +247,31 @@ class FileLoader(Loader):
                 persistent_workers=self.workers > 0, pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # separate, since each epoch would otherwise advance the global state
                 multiprocessing_context="spawn" if self.workers and self.device.type == "cuda" else None,
-                worker_init_fn=leave_signals_to_the_trainer,
+                worker_init_fn=leave_all_to_the_trainer,
             )  # fmt: skip
-        decoded = iter(self._loader)
+        loader, batches = self._loader, self.schedule.batches
+        decoded = self._from_workers(lambda: iter(loader), batches[0])
         if self.workers:
-            RUNNING.add(decoded)
-        for keys in self.schedule.batches:
-            try:
-                yield next(decoded)
-            except (RuntimeError, ConnectionError) as e:
-                if not (isinstance(e, ConnectionError) or str(e).startswith(("DataLoader worker", "DataLoader timed"))):
-                    raise
-                raise DataError(
-                    f"a data-loading worker died or hangs ({str(e).strip().splitlines()[0]}), at {len(keys)}"
-                    f" images from {self.files.paths[keys[0][1]]} on; lower DATASET.NUM_WORKERS (now {self.workers})"
-                    f" or raise EXPERIMENT.TIMEOUT (now {self.timeout:g} s), and continue with --resume"
-                ) from None
+            watch_workers(decoded)
+        for keys in batches:
+            yield self._from_workers(lambda: next(decoded), keys)
+
+    def _from_workers(self, images: Callable[[], T | str], keys: list[tuple[int, int]]) -> T:
+        """What a call returns that waits for the batch of these keys; DataError that names them if it does not come."""
+        try:
+            got = awaited(images)
+            if not isinstance(got, str):
+                return got
+            what, why = "cannot pass on its images", got
+        except (RuntimeError, OSError) as e:
+            if (fault := fault_of_worker(e)) is None:
+                raise
+            what, why = "died or hangs", fault
+        raise DataError(
+            f"a data-loading worker {what} ({why}), at {len(keys)} images from {self.files.paths[keys[0][1]]} on;"
+            f" lower DATASET.NUM_WORKERS (now {self.workers}) or {remedy(why, self.timeout)}, and continue with"
+            " --resume"
+        )
 
     def _on_device(self, images: Tensor) -> Tensor:
         return self.normalised(images.to(self.device, non_blocking=True).permute(0, 2, 3, 1))

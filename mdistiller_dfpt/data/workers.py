@@ -1,67 +1,150 @@
-"""The processes that decode images: what they need of the machine, which signals they hear, and how they end."""
+"""The processes that decode images: what they need, which signals they hear, how they end, and what is said of it."""
 
 import atexit
+import contextlib
 import os
-import resource
+import re
 import shutil
 import signal
+import sys
 import threading
 import weakref
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from ..distributed import STOP_SIGNALS
 from ..errors import DataError
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, through which PyTorch passes tensors
-FILES = Path("/proc/self/fd")
+T = TypeVar("T")
+SHARED = Path("/dev/shm")  # noqa: S108  where Linux has shared memory
 PREFETCHED = 2  # batches of each worker that wait, as by PyTorch's default
-FILES_OF_WORKER, FILES_BESIDE = 12, 10
-MANY_FILES = 65536
+TOO_MANY = "Too many open files"
+_LEFT = re.compile(r"</(torch_\w+)>")
+_RUNNING: "weakref.WeakSet[Any]" = weakref.WeakSet()
+"""The iterators of loaders that have workers."""
 
 
 def check_room(workers: int, batch: int) -> None:
-    """DataError if this machine has too little for workers that pass on batches of so many bytes.
+    """DataError if there is too little shared memory for workers that pass on batches of so many bytes.
 
-    Without it they would die or wait without a word. The limit of open files is raised as far as it may be.
+    Without it they would die or wait without a word.
     """
-    room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
+    room = shutil.disk_usage(SHARED).free if SHARED.is_dir() else None
     needed = PREFETCHED * workers * batch
     if room is not None and room < needed:
         raise DataError(
-            f"{SHARED_MEMORY} has {room / 2**20:.0f} MiB free, through which {workers} data-loading workers pass on"
+            f"{SHARED} has {room / 2**20:.0f} MiB free, through which {workers} data-loading workers pass on"
             f" batches of {batch / 2**20:.1f} MiB, {PREFETCHED} each: make it larger (in a container: --shm-size), or"
             f" lower DATASET.NUM_WORKERS; 0 needs none"
         )
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < MANY_FILES:
-        soft = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    opened = len(os.listdir(FILES)) if FILES.is_dir() else 0
-    files = opened + FILES_BESIDE + FILES_OF_WORKER * workers
-    if soft != resource.RLIM_INFINITY and soft < files:
-        raise DataError(
-            f"this process may have {soft} files open, and needs about {files} with {workers} data-loading workers:"
-            f" raise the limit (ulimit -n), or lower DATASET.NUM_WORKERS"
-        )
 
 
-RUNNING: "weakref.WeakSet[Any]" = weakref.WeakSet()
-"""The iterators of loaders that have workers."""
+def share(tensors: Iterable[Tensor | None]) -> str:
+    """In a worker, move tensors to shared memory; returns why that failed, else nothing.
+
+    A thread of the worker would do so later, and only print the reason: the trainer would wait for the images in vain.
+    """
+    if get_worker_info() is None:
+        return ""
+    try:
+        for tensor in tensors:
+            if tensor is not None:
+                tensor.share_memory_()
+    except RuntimeError as e:
+        if name := _LEFT.search(str(e)):  # PyTorch leaves the file that it found no room for
+            with contextlib.suppress(OSError):
+                (SHARED / name[1]).unlink()
+        return f"no shared memory: {str(e).splitlines()[0]}"
+    return ""
+
+
+def remedy(why: str, timeout: float) -> str:
+    """What to do, beside using fewer workers, where images did not come from one."""
+    if TOO_MANY in why:
+        return "raise `ulimit -n`"
+    if "shared memory" in why:
+        return f"enlarge {SHARED} (in Docker, by --shm-size)"
+    return f"raise EXPERIMENT.TIMEOUT (now {timeout:g} s)"
+
+
+def fault_of_worker(error: Exception) -> str | None:
+    """Why images did not come from a worker, if that is what an error of a loader says."""
+    lines = str(error).strip().splitlines() or [""]
+    if TOO_MANY in lines[0] or TOO_MANY in lines[-1]:  # said by the loader, or raised in the worker
+        return TOO_MANY
+    is_gone = isinstance(error, ConnectionError) or lines[0].startswith(("DataLoader worker", "DataLoader timed"))
+    return lines[0] if is_gone else None
+
+
+class _Deaths:
+    """What PyTorch does when a worker died: it raises an error, wherever the main thread is."""
+
+    def __init__(self) -> None:
+        self.is_awaited = False
+        self.error: RuntimeError | None = None
+        self.raise_if_any: Callable[[int, Any], Any] | None = None
+
+    def hold_back(self) -> None:
+        """From now on, raise it where images are awaited alone: elsewhere it would end a step or a save halfway."""
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler) and handler != self.noted and threading.current_thread() is threading.main_thread():
+            self.raise_if_any = handler
+            signal.signal(signal.SIGCHLD, self.noted)
+
+    def noted(self, number: int, frame: Any) -> None:
+        """The handler of SIGCHLD."""
+        assert self.raise_if_any is not None
+        try:
+            self.raise_if_any(number, frame)
+        except RuntimeError as e:
+            if self.is_awaited:
+                raise
+            self.error = e
+
+    def tell(self) -> None:
+        """Raise the error that was held back, if there is one."""
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+
+_DEATHS = _Deaths()
+
+
+def watch_workers(iterator: Any) -> None:
+    """End the workers of this iterator of a loader with the process, and hold back their faults until `awaited`."""
+    _RUNNING.add(iterator)
+    _DEATHS.hold_back()
+
+
+def awaited(images: Callable[[], T]) -> T:
+    """What a call returns that waits for workers; the error of `fault_of_worker` if one died since the last call."""
+    _DEATHS.is_awaited = True
+    try:
+        _DEATHS.tell()
+        return images()
+    finally:
+        _DEATHS.is_awaited = False
 
 
 @atexit.register
 def end_workers() -> None:
     """End the workers of all loaders, before `multiprocessing` does by a signal, which leaves their temporary files."""
-    for iterator in list(RUNNING):
+    for iterator in list(_RUNNING):
         iterator._shutdown_workers()
 
 
-def leave_signals_to_the_trainer(worker: int) -> None:
+def leave_all_to_the_trainer(worker: int) -> None:
     """In a worker: a signal to the whole process group saves and stops the run, which still needs this worker.
 
     Only SIGTERM of the trainer itself ends a worker, as where one hangs, or is there still when the trainer ends.
     """
+    # Threads of `multiprocessing` call it where another process is gone, which the trainer says in one line
+    sys.excepthook = lambda *error: None
     for number in (*STOP_SIGNALS, signal.SIGUSR1):
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import inspect
 import os
 import sys
@@ -15,7 +14,6 @@ from ..errors import (
     SIGPIPE,
     USER_FILES,
     ConfigError,
-    DataError,
     OutputError,
     PluginError,
     UserError,
@@ -25,7 +23,9 @@ from ..errors import (
 )
 from ..escape import Printable
 from ..invocation import command_line
+from ..open_files import allow_open_files
 from ..trusted_files import trust_all, trust_as_before
+from .machine_faults import fault_of_the_machine
 
 PACKAGE = str(Path(__file__).parents[1])
 TRAINING = str(Path(PACKAGE, "training"))
@@ -33,18 +33,6 @@ CHECK_RETURNS = (
     "check what its methods take and return (docs/extend.md; mdistiller_dfpt.testing checks it); if that is right,"
     " please report the lines above"
 )
-
-
-# Errors of the operating system that no code of ours can cause, and their exit codes
-OF_MACHINE = {
-    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), ConfigError.exit_code),
-    **dict.fromkeys(
-        (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE),
-        DataError.exit_code,
-    ),
-}
-_MANY = "; lower DATASET.NUM_WORKERS, or raise the limit of {} (ulimit -{})"
-_ADVICE = {errno.EMFILE: _MANY.format("open files", "n"), errno.EAGAIN: _MANY.format("processes", "u")}
 
 
 def _process() -> str:
@@ -124,9 +112,10 @@ def check_output(option: str, path: Path | None) -> None:
 
 
 def prepare_process() -> None:
-    """Before a command is imported: ConfigError if there is no working directory; streams that are closed exist again.
+    """Before a command is imported: streams that are closed exist again, and as many files can be open as are allowed.
 
-    A file that is opened later would take the place of a closed one, and get what is printed.
+    ConfigError if there is no working directory, or if too few files are allowed. A file that is opened later would
+    take the place of a closed stream, and get what is printed.
     """
     for number in range(3):
         try:
@@ -139,6 +128,7 @@ def prepare_process() -> None:
         os.getcwd()
     except OSError as e:
         raise ConfigError(f"the working directory cannot be used ({e.strerror}): change to another one") from None
+    allow_open_files()
 
 
 def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
@@ -157,7 +147,11 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     except SystemExit as e:
         if (place := users_line(e)) is not None:  # nothing was finished, whatever the code
             return _fault_of_the_users(e, *place)
-        # argparse: --help, or a usage error that was already printed
+        last = traceback.extract_tb(e.__traceback__)[-1]
+        if last.filename != argparse.__file__:
+            print(f"{_process()}error: {last.filename}:{last.lineno} ended the program ({e.code})", file=sys.stderr)
+            return UserError.exit_code
+        # --help, or a usage error that was already printed
         return e.code if isinstance(e.code, int) else 2
     except OutputError as e:
         with contextlib.suppress(OSError):  # what is left of the output is not written when the interpreter ends either
@@ -177,11 +171,10 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     except Exception as e:
         if (place := users_line(e)) is not None:
             return _fault_of_the_users(e, *place)
-        if isinstance(e, OSError) and (code := OF_MACHINE.get(e.errno or 0)):
-            where = f"{str(e.filename)[:100]}: " if e.filename else ""
+        if (fault := fault_of_the_machine(e)) is not None:
             after = "; continue the run with --resume" if _ended_a_run(e) else ""
-            print(f"{_process()}error: {where}{e.strerror}{_ADVICE.get(e.errno or 0, '')}{after}", file=sys.stderr)
-            return code
+            print(f"{_process()}error: {fault}{after}", file=sys.stderr)
+            return fault.exit_code
         traceback.print_exc()
         if (written := _users_class(e)) is not None:
             what = f"mdistiller_dfpt raised {type(e).__name__}: {_in_short(e)}, where it ran this; {CHECK_RETURNS}"

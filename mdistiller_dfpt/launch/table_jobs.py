@@ -14,6 +14,7 @@ from ..config.effect import deciding_values, value_of
 from ..distillers.choice import choice, situation
 from ..errors import UserError
 from ..interop.plugins import load_cfg
+from ..parent import stop_with_pool
 from ..report.spec import Cell
 from .jobs import Interrupted, Job
 from .smoke import smoke
@@ -60,7 +61,8 @@ def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> li
 def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]) -> list[Cell]:
     """Two steps of every cell on random images, without data or teachers; returns the failed cells."""
     failed = []
-    with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(parallel, mp_context=context, initializer=stop_with_pool) as pool:
         pending = {pool.submit(_smoke, cell): cell for cell in cells}
         try:
             for number, future in enumerate(as_completed(pending), start=1):

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import sys
 import time
@@ -66,23 +67,28 @@ def wait_until_free(run: Path) -> None:
 def _wait_for_lock(file: IO[str] | None, what: Path) -> None:
     """Lock a file, if there is one, on the first process; the others ask it every second, so that none times out."""
     is_said = False
-    while not on_first_process(lambda: file is None or _is_locked(file)):
+    while not on_first_process(lambda: file is None or _is_locked(file, what)):
         if not is_said and rank() == 0:
             print(f"another process trains {what}: waiting until it ends", flush=True)
         is_said = True
         time.sleep(1)
 
 
-def _is_locked(file: IO[str]) -> bool:
-    """Whether the lock could be taken; also where the file system has none, which is said."""
+def _is_locked(file: IO[str], what: Path) -> bool:
+    """Whether no other process has the lock: it is taken, or the file system has no locks, which is said."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError as e:  # as on some network file systems
-        print(f"warning: {file.name}: this file system has no locks ({e.strerror}); nothing prevents two runs of the"
-              " same directory at once", file=sys.stderr)  # fmt: skip
+    except OSError as e:  # as of some network file systems
+        _say_without_locks(what, e.strerror)
     return True
+
+
+@functools.cache  # once
+def _say_without_locks(what: Path, why: str) -> None:
+    print(f"warning: {what}: its file system has no locks ({why}); start no second process on the same run",
+          file=sys.stderr)  # fmt: skip
 
 
 class RunLock:
@@ -94,15 +100,14 @@ class RunLock:
             self._file = _opened(self.path)  # it stays open while the lock is held
         except OSError as e:
             raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
-        if not _is_locked(self._file):
+        if not _is_locked(self._file, run):
             self._file.seek(0)
             owner = self._file.read().strip()
             self._file.close()
             raise ConfigError(f"{run}: another process is training here ({owner or 'unknown pid'})")
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(f"pid {os.getpid()}")
-        self._file.flush()
+        with contextlib.suppress(OSError):  # for others to read; what else cannot be written on a full disk says so
+            os.ftruncate(self._file.fileno(), 0)
+            os.pwrite(self._file.fileno(), f"pid {os.getpid()}".encode(), 0)
 
     def release(self) -> None:
         """Release the lock, so that another process can train here."""

@@ -43,7 +43,7 @@ class LogitsCache:
             missing = size - (self.path.stat().st_blocks * 512 if self.path.exists() else 0)
             free = shutil.disk_usage(folder).free
             if missing > free:
-                sizes = f"it needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+                sizes = f"it needs {missing / 1e6:,.1f} MB more, {free / 1e6:,.1f} MB are free"
                 raise ConfigError(f"DISTILLER.LOGITS_CACHE is {folder}; {sizes}")
             # All of it is reserved now: a write to mapped memory that finds no room ends the process by SIGBUS
             with opened_to_change(self.path, size) as file:

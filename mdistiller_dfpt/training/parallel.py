@@ -23,6 +23,7 @@ from ..errors import ConfigError, UserError
 # Messages of the libraries below when another process ends; they raise no specific type
 _SIGNS = ("gloo", "NCCL", "Application timeout", "Timed out waiting", "Connection closed", "Connection reset")
 START = "start several processes by torchrun, which sets it"
+MOST = 1_000_000  # processes
 REPORT_SECONDS = 3.0  # in which the live processes report, if one is missing
 
 
@@ -68,7 +69,7 @@ def process_group(cfg: CN) -> Iterator[None]:
 
 def _has_peers() -> bool:
     """Whether this is a process of several; ConfigError if what torchrun sets in the environment is not right."""
-    world = _number("WORLD_SIZE", 1, None, "1")
+    world = _number("WORLD_SIZE", 1, MOST + 1, "1")
     if world > 1:
         _number("RANK", 0, world)
         _number("LOCAL_RANK", 0, world, "0")
@@ -78,12 +79,13 @@ def _has_peers() -> bool:
     return world > 1
 
 
-def _number(name: str, least: int, below: int | None, default: str | None = None) -> int:
+def _number(name: str, least: int, below: int, default: str | None = None) -> int:
     text = os.environ.get(name, default)
-    if text is None or not text.isdecimal() or int(text) < least or (below is not None and int(text) >= below):
-        limit = f"at least {least}" if below is None else f"from {least} to {below - 1}"
+    if text is None or not text.isdecimal() or not least <= int(text) < below:
         given = "not set" if text is None else text
-        raise ConfigError(f"the environment variable {name} is {given}; it must be {limit}: {START}")
+        raise ConfigError(
+            f"the environment variable {name} is {given}; it must be from {least} to {below - 1}: {START}"
+        )
     return int(text)
 
 

@@ -146,6 +146,17 @@ def test_a_damaged_cache_is_rebuilt(folders):
     check(load(folders))
 
 
+def test_what_a_killed_write_of_the_cache_left_is_deleted_though_nothing_is_written_again(folders):
+    load(folders)
+    old, new = (folders / f"cifar100/.decoded.npz{name}.part" for name in ("old", "new"))
+    for part in (old, new):
+        part.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    check(load(folders))
+    assert [part.exists() for part in (old, new)] == [False, True], "the new one may be being written"
+    new.unlink()
+
+
 def test_a_read_only_folder_is_cached_at_home(folders, monkeypatch, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))

@@ -1,4 +1,4 @@
-"""Data-loading workers that die or hang: the run ends in bounded time and names the images."""
+"""Data-loading workers that die, hang or cannot pass on images: the run ends in bounded time and names the images."""
 
 import contextlib
 import errno
@@ -8,13 +8,13 @@ import re
 import resource
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
-from mdistiller_dfpt.data import DATASETS, build_data
-from mdistiller_dfpt.data.check import check_source
+from mdistiller_dfpt.data import build as build_module
+from mdistiller_dfpt.data import build_data, check, image_files
 from mdistiller_dfpt.data.generated import write_data_set
-from mdistiller_dfpt.data.image_files import read_image
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
 
@@ -88,6 +88,71 @@ def test_sigterm_ends_a_worker_only_if_the_trainer_sends_it(tmp_path):
     assert worker.exitcode == 0
 
 
+LACKS = {
+    "shared memory": (resource.RLIMIT_FSIZE, "cannot pass on its images (no shared memory: ",
+                      "or enlarge /dev/shm (in Docker, by --shm-size), and continue with --resume"),
+    "open files": (resource.RLIMIT_NOFILE, "died or hangs (Too many open files)",
+                   "or raise `ulimit -n`, and continue with --resume"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LACKS)
+def test_what_a_worker_lacks_is_said_without_a_wait(what, tmp_path):
+    limit, said, remedy = LACKS[what]
+    loader = loader_whose_worker(lambda: resource.setrlimit(limit, (10, resource.getrlimit(limit)[1])), tmp_path)
+    before = set(Path("/dev/shm").glob("torch_*"))
+    with pytest.raises(DataError, match=re.escape(said)) as info:
+        list(loader.epoch(1))
+    assert str(info.value).endswith(remedy)
+    assert set(Path("/dev/shm").glob("torch_*")) <= before
+
+
+DEATHS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT]
+
+
+@pytest.mark.parametrize("during", ["a step", "the pause between two epochs"])
+@pytest.mark.parametrize("number", DEATHS, ids=lambda number: number.name)
+def test_a_worker_that_dies_ends_no_step_or_save_halfway(number, during, tmp_path):
+    before = set(multiprocessing.active_children())
+    loader = loader_whose_worker(lambda: None, tmp_path)
+    batches = loader.epoch(1)
+    next(batches)
+    if during != "a step":
+        list(batches)
+        batches = loader.epoch(2)
+    (worker,) = set(multiprocessing.active_children()) - before
+    os.kill(worker.pid, number)
+    deadline = time.monotonic() + 60
+    while worker.is_alive():  # PyTorch's handler would raise here
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(DataError, match=r"a data-loading worker died or hangs \(DataLoader worker .*at 4 images from"):
+        list(batches)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), *(OSError(code, os.strerror(code)) for code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM))]
+)
+def test_what_the_machine_lacks_is_no_fault_of_an_image(error, monkeypatch):
+    def fails(path):
+        raise error
+
+    monkeypatch.setattr(image_files, "opened", fails)
+    with pytest.raises(type(error)):
+        image_files.read_image("good.png")
+
+
+def test_check_data_names_the_images_at_which_a_process_died(tmp_path, monkeypatch):
+    words = write_data_set("folder", tmp_path)
+    source = build_module._load(tiny_cfg(*words))
+    monkeypatch.setattr(check, "opened", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(check, "read_image", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(
+        DataError, match=r"died, as when memory runs out, at 8 images from \S+train\S+ on; lower DATASET"
+    ):
+        list(check.look_at(source, 1))
+
+
 def test_a_bug_in_a_worker_is_a_bug_not_a_dead_worker(tmp_path):
     def broken():
         raise RuntimeError("ours")
@@ -112,41 +177,3 @@ def test_too_little_shared_memory_is_refused_at_once_by_its_name(tmp_path, monke
         next(loader.epoch(1))
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("U", (), {"free": needed})())
     assert sum(len(batch.index) for batch in loader.epoch(1)) == loader.num_samples
-
-
-def test_the_limit_of_open_files_is_raised_or_refused_by_its_name(tmp_path):
-    loader = a_loader(tmp_path)
-
-    def with_limits(more, hard):
-        def run():
-            soft = len(os.listdir("/proc/self/fd")) + more
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard or soft))
-            try:
-                return sum(len(batch.index) for batch in loader.epoch(1))
-            except DataError as e:
-                return str(e)
-
-        return forked(run)[1]
-
-    assert with_limits(4, resource.getrlimit(resource.RLIMIT_NOFILE)[1]) == loader.num_samples
-    said = r"may have \d+ files open, and needs about \d+ with 2 data-loading workers: raise the limit \(ulimit -n\)"
-    assert re.search(said, with_limits(4, None))
-
-
-def test_an_image_is_not_at_fault_where_no_file_can_be_opened(tmp_path, monkeypatch):
-    paths = a_loader(tmp_path).files.paths
-
-    def full(path):
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
-
-    monkeypatch.setattr("mdistiller_dfpt.data.image_files.opened", full)
-    with pytest.raises(OSError, match="Too many open files"):
-        read_image(paths[0])
-
-
-def test_check_data_says_at_which_images_one_of_its_processes_died(tmp_path, monkeypatch):
-    words = write_data_set("folder", tmp_path)
-    source = DATASETS["folder"](tiny_cfg(*words))
-    monkeypatch.setattr("mdistiller_dfpt.data.check.read_image", lambda path: os._exit(1))
-    with pytest.raises(DataError, match=r"a process that reads images died.*at 16 images from .*train.* on; lower"):
-        check_source(source, 2, lambda seen: None)

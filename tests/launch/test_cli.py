@@ -1,13 +1,19 @@
 """What the machine does to a command: closed or full streams, no working directory, a program that exits."""
 
+import errno
 import os
+import resource
 import subprocess
 import sys
 
 import pytest
 
 from mdistiller_dfpt.commands import train
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.cli import guarded, prepare_process
+from mdistiller_dfpt.open_files import allow_open_files
 
+from ..forks import forked
 from ..test_house import ROOT
 
 PRINTS = "import sys; from mdistiller_dfpt.launch.cli import guarded; sys.exit(guarded(lambda argv: print('x'), []))"
@@ -92,3 +98,59 @@ def test_a_plugin_that_exits_has_not_succeeded(tmp_path, capsys, monkeypatch, re
     error = capsys.readouterr().err.splitlines()[-1]
     assert "exits.py:10: SystemExit: 0" in error
     assert not list(tmp_path.rglob("results.json"))
+
+
+def raised(error):
+    def command(argv):
+        raise error
+
+    return guarded(command, [])
+
+
+def of_file(code):
+    return OSError(code, os.strerror(code), "/data/a.txt")
+
+
+MANY = "Too many open files: raise the number that `ulimit -n` prints, or lower DATASET.NUM_WORKERS"
+FAULTS = {
+    "disk full": (of_file(errno.ENOSPC), 3, "/data/a.txt: No space left on device"),
+    "over quota": (of_file(errno.EDQUOT), 3, "/data/a.txt: Disk quota exceeded"),
+    "read-only": (of_file(errno.EROFS), 3, "/data/a.txt: Read-only file system"),
+    "disk broken": (of_file(errno.EIO), 3, "/data/a.txt: Input/output error"),
+    "server gone": (of_file(errno.ESTALE), 3, "/data/a.txt: Stale file handle"),
+    "of another user": (of_file(errno.EACCES), 3, "/data/a.txt: Permission denied"),
+    "no file named": (OSError(errno.ENOSPC, "No space left on device"), 3, "No space left on device"),
+    "long name": (of_file(errno.ENAMETOOLONG), 2, "/data/a.txt: File name too long"),
+    "links in a circle": (of_file(errno.ELOOP), 2, "/data/a.txt: Too many levels of symbolic links"),
+    "files of this process": (of_file(errno.EMFILE), 3, MANY),
+    "files of all": (OSError(errno.ENFILE, "Too many open files"), 3, MANY),
+    "name in another encoding": (UnicodeEncodeError("utf-8", "one\na\udcffb\ntwo", 5, 6, "surrogates not allowed"), 2,
+                                 r"a\udcffb: this name is not UTF-8: rename it"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_machine_is_one_line_wherever_it_is_met(fault, capsys):
+    error, code, message = FAULTS[fault]
+    assert raised(error) == code
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_code_that_ends_the_program_has_not_succeeded(capsys):
+    assert raised(SystemExit(0)) == 2
+    assert capsys.readouterr().err.endswith(" ended the program (0)\n")
+
+
+def test_as_many_files_as_allowed_can_be_open_and_too_few_are_said_before_any_work():
+    def within(soft, hard, workers=0):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        try:
+            prepare_process() if not workers else allow_open_files(workers)
+            return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        except ConfigError as e:
+            return str(e)
+
+    assert forked(lambda: within(60, 200)) == (0, 200)
+    assert forked(lambda: within(30, 30)) == (0, "this process may open 30 files and needs 48: raise `ulimit -n`")
+    said = "this process may open 100 files and needs 112: raise `ulimit -n`, or lower DATASET.NUM_WORKERS"
+    assert forked(lambda: within(100, 100, workers=8)) == (0, said)

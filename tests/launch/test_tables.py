@@ -315,11 +315,11 @@ def test_missing_cells_are_trained_once_and_a_failing_one_stops_no_other(table, 
 
 CHILD = """
 import signal, sys, time
-from mdistiller_dfpt.launch.parent import stop_with_parent
+from mdistiller_dfpt.parent import stop_with_launcher
 stop = []
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda number, frame: stop.append(number))
-stop_with_parent()
+stop_with_launcher()
 print("began", flush=True)
 while not stop:
     time.sleep(0.01)

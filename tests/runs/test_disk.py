@@ -98,10 +98,11 @@ def test_paths_may_hold_any_letter_and_no_control_character(tmp_path):
     assert forked(lambda: outcome(run_of("KD", folder))) == (0, unbroken())
     (results,) = folder.rglob("results.json")
     assert json.loads(results.read_text(encoding="utf-8"))["method"] == "KD"
-    for name in ("a\nb", "a\x1b[31m"):
-        with pytest.raises(ConfigError, match="LOG.PREFIX is") as info:
-            tiny_cfg("LOG.PREFIX", name)
-        assert "\x1b" not in str(info.value)
+    for name in ("a\nb", "a\x1b[31m", os.fsdecode(b"a\xff")):
+        for key in ("LOG.PREFIX", "DATASET.ROOT", "EXPERIMENT.NAME", "EXPERIMENT.TAG"):
+            with pytest.raises(ConfigError, match=f"{key} is .*; it must be text in UTF-8 without control") as info:
+                tiny_cfg(key, name)
+            assert str(info.value).isprintable()
 
 
 @pytest.mark.parametrize("flushes", [0, 2])

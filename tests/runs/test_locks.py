@@ -1,6 +1,7 @@
 """Two processes that need the same run do not train it twice."""
 
 import errno
+import fcntl
 import os
 import signal
 import threading
@@ -8,6 +9,8 @@ import time
 
 import pytest
 
+from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.runs import locks
 from mdistiller_dfpt.runs.locks import LOCK, RunLock, one_at_a_time, wait_until_free
 
 
@@ -67,15 +70,30 @@ def test_a_lock_ends_with_its_process_though_a_worker_outlives_it(tmp_path):
         os.kill(worker, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_said_and_no_process_is_made_up(number, tmp_path, monkeypatch, capsys):
-    def none(file, what):
-        raise OSError(number, os.strerror(number))
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_is_said_once_and_nobody_is_waited_for(code, tmp_path, capsys, monkeypatch):
+    def no_locks(*args):
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("fcntl.flock", none)
-    RunLock(tmp_path).release()
-    with one_at_a_time(tmp_path / "run"):
-        pass
-    said = capsys.readouterr()
-    assert said.err.count(f"this file system has no locks ({os.strerror(number)})") == 2
-    assert "another process" not in said.out + said.err
+    locks._say_without_locks.cache_clear()
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    run = tmp_path / "seed1"
+    run.mkdir()
+    with one_at_a_time(run):
+        RunLock(run).release()
+        wait_until_free(run)
+    said = (
+        f"warning: {run}: its file system has no locks ({os.strerror(code)}); start no second process on the same run\n"
+    )
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_lock_needs_no_room_on_the_disk(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    lock = RunLock(tmp_path)
+    with pytest.raises(ConfigError, match="another process is training here"):
+        RunLock(tmp_path)
+    lock.release()

@@ -93,7 +93,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(run_search):
     assert run_search(Runs(by_rate), "--out", "whole", trials=7)[0] == 0
     # Interrupted in two trials, killed between a run and its record, and asked for more trials
     assert run_search(Runs(by_rate, {3: Interrupted(15)}), "--out", "parts", trials=6)[0] == 143
-    assert run_search(Runs(by_rate, {0: SystemExit(9)}), "--out", "parts", trials=6)[0] == 9
+    assert run_search(Runs(by_rate, {0: SystemExit(9)}), "--out", "parts", trials=6)[0] == 2
     before = len(record("parts")["configs"][VANILLA]["trials"])
     runs = Runs(by_rate)
     code, out, _ = run_search(runs, "--out", "parts", trials=6)
@@ -108,7 +108,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(run_search):
 def test_a_run_that_ended_before_the_search_was_killed_is_used_and_a_torn_line_removed(run_search):
     killed = Runs(by_rate)
     killed.killed_after = 2
-    assert run_search(killed, configs=[KD], trials=3)[0] == 9
+    assert run_search(killed, configs=[KD], trials=3)[0] == 2
     folder = Path("output/search/space")
     with open(folder / "journal.log", "a") as f:
         f.write('{"op_code": 4, "worker')

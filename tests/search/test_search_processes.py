@@ -2,34 +2,29 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from ..launch.test_table_processes import processes
 from ..test_house import ROOT
 
 SPACE = "SOLVER.LR: {float: [0.01, 0.2], log: true}\n"
+KILLS = 5
 WORDS = ["SOLVER.EPOCHS", "30", "LOG.TENSORBOARD", "False", "EXPERIMENT.THREADS", "1"]
 
 
-def started(folder: Path, out: str) -> "subprocess.Popen[str]":
-    command = [
-        sys.executable,
-        "-m",
-        "mdistiller_dfpt",
-        "search",
-        "--cfg",
-        "digits/vanilla/res8",
-        "--space",
-        "space.yaml",
-    ]
+def started(folder: Path, out: str, words: Sequence[str] = WORDS) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "mdistiller_dfpt", "search", "--cfg", "digits/vanilla/res8"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, "--space", "space.yaml", "--trials", "2", "--out", out, *WORDS], cwd=folder, env=environment,
+        [*command, "--space", "space.yaml", "--trials", "2", "--out", out, *words], cwd=folder, env=environment,
         text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
@@ -63,7 +58,7 @@ def test_a_search_that_is_stopped_and_killed_ends_with_the_same_trials(tmp_path)
     assert err.splitlines()[-1] == "error: interrupted; repeat the same command to go on"
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["epoch"] < 20) == ("stopped", True)
-    # The search is killed, and its run trains on: the next one waits for it
+    # The search is killed, and its run saves and ends: the next one waits for it
     search = started(tmp_path, "parts")
     wait_for(run / f"checkpoints/epoch-{status['epoch'] + 2:05d}")
     search.kill()
@@ -79,3 +74,27 @@ def test_a_search_that_is_stopped_and_killed_ends_with_the_same_trials(tmp_path)
     ]
     assert weights[0]["student_sha256"] == weights[1]["student_sha256"]
     assert weights[0]["fingerprint"] == weights[1]["fingerprint"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_search_killed_at_random_leaves_no_process_and_ends_with_the_same_trials(tmp_path):
+    words = ["SOLVER.EPOCHS", "10", *WORDS[2:]]
+    (tmp_path / "space.yaml").write_text(SPACE)
+    whole = started(tmp_path, "whole", words)
+    _, err = whole.communicate()
+    assert whole.returncode == 0, err
+    drawn = random.Random(6)
+    for _ in range(KILLS):
+        search = started(tmp_path, "parts", words)
+        time.sleep(drawn.uniform(2, 20))
+        search.kill()
+        search.communicate()
+        deadline = time.monotonic() + 120
+        while left := processes(tmp_path):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
+    last = started(tmp_path, "parts", words)
+    _, err = last.communicate()
+    assert last.returncode == 0, err
+    assert trials(tmp_path / "parts") == trials(tmp_path / "whole")

@@ -224,7 +224,7 @@ def test_a_cache_that_cannot_be_kept_is_refused_before_training(tmp_path, monkey
     with pytest.raises(ConfigError, match=r"it cannot be written \(is a FIFO, not a file\)"):
         LogitsCache(tmp_path, "fifo", 5, 3, 4)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("U", (), {"free": 10})())
-    with pytest.raises(ConfigError, match=r"it needs 1\.0 GB, 0\.0 GB are free"):
+    with pytest.raises(ConfigError, match=r"it needs 1,0\d\d\.\d MB more, 0\.0 MB are free"):
         LogitsCache(tmp_path, "k", 50_000, 100, 98)
 
 

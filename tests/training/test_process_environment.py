@@ -24,9 +24,10 @@ def enter(monkeypatch, environment, *overrides):
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("WORLD_SIZE", "0", "WORLD_SIZE is 0; it must be at least 1"),
-        ("WORLD_SIZE", "two", "WORLD_SIZE is two; it must be at least 1"),
-        ("WORLD_SIZE", "-1", "WORLD_SIZE is -1; it must be at least 1"),
+        ("WORLD_SIZE", "0", "WORLD_SIZE is 0; it must be from 1 to 1000000"),
+        ("WORLD_SIZE", "two", "WORLD_SIZE is two; it must be from 1 to 1000000"),
+        ("WORLD_SIZE", "-1", "WORLD_SIZE is -1; it must be from 1 to 1000000"),
+        ("WORLD_SIZE", "9" * 20, f"WORLD_SIZE is {'9' * 20}; it must be from 1 to 1000000"),
         ("RANK", None, "RANK is not set; it must be from 0 to 1"),
         ("RANK", "2", "RANK is 2; it must be from 0 to 1"),
         ("LOCAL_RANK", "2", "LOCAL_RANK is 2; it must be from 0 to 1"),

@@ -70,7 +70,7 @@ FAULTS = {
     "raises": ("1", "rank 1: error: broken.png: cannot be read as an image"),
     "is killed": ("1", r"rank +: 1 \(local_rank: 1\)\s+exitcode +: -9"),  # torchrun's words
     "hangs": ("1", "rank 1 ended or did not respond within EXPERIMENT.TIMEOUT 5 s"),
-    "leaves": ("1", r"rank 1: error: \S+fails.py:14: SystemExit: 0"),
+    "leaves": ("1", r"rank 1: error: \S+fails.py:\d+: SystemExit: 0"),
     "cannot save": ("0", r"rank 0: error: \S+ cannot be written \(.*File too large"),
 }
 
@@ -120,3 +120,21 @@ def test_a_stop_signal_to_torchrun_saves_once_and_the_run_continues(tmp_path):
     done, _ = torchrun(tmp_path, *more)
     assert done.returncode == 0, done.stderr
     assert f"resuming after epoch {status['epoch']}" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_processes_save_and_end_when_torchrun_is_killed(tmp_path):
+    words = ("SOLVER.EPOCHS", "400", "LOG.EVAL_FREQ", "400")
+    with subprocess.Popen(
+        command(tmp_path, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=environment(),
+    ) as process:  # fmt: skip
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        process.kill()
+        _, err = process.communicate(timeout=60)  # until both have closed their ends of the pipes
+    assert [f"rank {number}: error: stopped by SIGTERM" in err for number in (0, 1)] == [True, True]
+    (status,) = (tmp_path / "out").rglob("status.json")
+    assert json.loads(status.read_text())["state"] == "stopped"

@@ -1,0 +1,28 @@
+"""Errors that the machine causes wherever a file is used: they are no bug of this package, and one line says them."""
+
+import errno
+
+from ..errors import ConfigError, DataError, UserError
+
+OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}  # no name of ours is such
+OF_LIMITS = {errno.EMFILE, errno.ENFILE}
+OF_PLACES = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENXIO,
+    errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENOLCK, errno.ENOTSUP,
+}  # fmt: skip
+
+
+def fault_of_the_machine(error: Exception) -> UserError | None:
+    """The error in words, with its exit code; None if it is another kind of error."""
+    if isinstance(error, UnicodeEncodeError):  # Python keeps the bytes of a name that is not UTF-8 as such characters
+        name = error.object[error.object.rfind("\n", 0, error.start) + 1 :].splitlines()[0]
+        is_name = error.reason == "surrogates not allowed"
+        return ConfigError(f"{name[:200]}: this name is not UTF-8: rename it") if is_name else None
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in OF_LIMITS:
+        return DataError(f"{error.strerror}: raise the number that `ulimit -n` prints, or lower DATASET.NUM_WORKERS")
+    what = f"{str(error.filename)[:100]}: {error.strerror}" if error.filename is not None else str(error.strerror)
+    if error.errno in OF_NAMES:
+        return ConfigError(what)
+    return DataError(what) if error.errno in OF_PLACES else None

@@ -1,0 +1,52 @@
+"""Processes end with the one that started them, however it ends."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+from mdistiller_dfpt.launch.table_jobs import _fault
+from mdistiller_dfpt.parent import stop_with_pool
+
+
+def of_worker(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def is_there(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_processes_of_a_pool_end_when_the_one_that_has_it_is_killed(method):
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        pool = ProcessPoolExecutor(2, multiprocessing.get_context(method), initializer=stop_with_pool)
+        found = set(pool.map(of_worker, [0.2] * 8))
+        os.write(writing, " ".join(map(str, found)).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        workers = [int(word) for word in pipe.readline().split()]
+    os.waitpid(pid, 0)
+    assert workers
+    deadline = time.monotonic() + 60
+    while any(map(is_there, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_process_of_a_smoke_test_that_dies_is_the_result_of_its_cell():
+    future = Future()
+    future.set_exception(BrokenProcessPool())
+    assert _fault(future) == "a process of the smoke test died, as when memory runs out"
