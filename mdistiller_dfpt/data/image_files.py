@@ -75,15 +75,16 @@ def read_image(path: str) -> Image.Image | Fault:
     """The image as RGB of 8 bits, or the reason why it cannot be read.
 
     Of 16 bits, the higher 8 are taken, as Pillow does in colour; values of no fixed range (32 bits, floating point) are
-    not read. A rotation in the EXIF data is not applied, as in torchvision, but kept:
-    `upright` applies it.
+    not read. A rotation in the EXIF data is not applied, as in torchvision, but kept: `upright` applies it.
     """
     try:
         with opened(path) as file, Image.open(file, formats=DECODERS) as image:
             if max(image.size) > MOST_ASPECT * min(image.size):
                 return Fault(path, f"{image.width} x {image.height}: a side is over {MOST_ASPECT} times the other")
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+                shallow = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+                shallow.info["exif"] = image.getexif().tobytes()
+                return shallow
             if image.mode in ("I", "F"):
                 kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
                 return Fault(path, f"it has {kind}, whose range is not known: convert it to 8 or 16 bits")

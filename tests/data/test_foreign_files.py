@@ -11,7 +11,7 @@ from torchvision.datasets import ImageFolder
 from mdistiller_dfpt.commands import check_data
 from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.image_files import Fault, read_image
-from mdistiller_dfpt.data.preprocessing import Preprocessing
+from mdistiller_dfpt.data.preprocessing import Preprocessing, upright
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
 
@@ -201,6 +201,16 @@ def test_photos_are_turned_as_viewers_show_them_where_the_config_says_so(orienta
         assert image[:2, 4, 19].round().tolist() == [0, 1]
         assert image[:2, 19].max() < 0.2
     assert next(data.train.epoch()).image[0, :2, 19].max() < 0.2  # mirrored at random, and never upside down
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_photos_of_16_bits_are_turned_too(ending, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored with its top at the right
+    scene = np.array([[1, 2], [3, 4], [5, 6]], np.uint16) << 8
+    path = tmp_path / f"x.{ending}"
+    Image.fromarray(np.ascontiguousarray(np.rot90(scene))).save(path, exif=exif)
+    assert np.array(upright(read_image(str(path))))[..., 0].tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
 @pytest.mark.parametrize("kind", ["csv", "semicolons", "tabs", "without endings", "jsonl", "txt", "meta"])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import mdistiller_dfpt as md
 from mdistiller_dfpt.commands.export import main
 from mdistiller_dfpt.export import FORMATS, Format
+from mdistiller_dfpt.export.card import card
 from mdistiller_dfpt.export.hub_folder import results_of
 
 from ..launch.test_student import trained
@@ -113,6 +114,16 @@ def test_a_hub_folder_is_a_student_with_a_card(run, pictures, tmp_path, capsys):
                   'student = load_student(".")', "DATASET.TYPE: digits", "## Limits", "resized to 16x16"):  # fmt: skip
         assert words in text
     assert not [line for line in text.splitlines() if "{{" in line or "{%" in line]
+
+
+def test_images_of_ones_own_are_no_published_dataset_in_a_card(run):
+    student = md.load_student(run)
+    student.record = student.record._replace(data="folder")
+    _, header, text = card(student, None, "mit").split("---\n", 2)
+    said = yaml.safe_load(header)
+    assert "datasets" not in said
+    assert said["model-index"][0]["results"][0]["dataset"]["name"] == "a folder of images"
+    assert "On the test set of a folder of images." in text
 
 
 def test_a_hub_folder_of_a_file_alone_has_a_card_without_a_protocol(run, pictures, tmp_path, capsys):

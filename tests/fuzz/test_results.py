@@ -78,6 +78,7 @@ def test_commands_on_results_with_a_part_of_another_kind_end_well(part, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @fuzzed
 @given(st.data())
 def test_commands_on_results_with_other_values_end_well(tmp_path, capsys, data):
