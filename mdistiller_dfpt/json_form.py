@@ -7,7 +7,8 @@ from typing import Any
 ANY = object()
 """Any value."""
 
-_EVALUATION = {"student": {"top1": float, str: float}, str: {str: float}}
+_NETWORK = {"top1": float, str: float}
+_EVALUATION = {"student": _NETWORK, "kl?": {str: float}, str: _NETWORK}
 EPOCH = {
     "epoch": int,
     "lr?": float,

@@ -27,7 +27,7 @@ FORM = {
         "seed": int,
         "world_size?": int,
         "threads?": int,
-        "teacher?": ({"name": str, "sha256?": (str, None), "top1?": float}, None),
+        "teacher?": ({"name": str, "sha256?": (str, None), "top1": float}, None),
         "settings?": {str: ANY},
         "versions?": {str: ANY},
         "normalisation?": {str: str},
