@@ -13,7 +13,6 @@ from ..errors import ConfigError
 from ..interop.plugins import load_cfg
 from ..launch.cli import Parser, guarded
 from ..launch.run import Resume, config_of, run
-from ..parent import stop_with_launcher
 from ..training.parallel import process_group
 from ..training.signals import nothing_to_save
 
@@ -79,5 +78,4 @@ def _main(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    stop_with_launcher()
     return guarded(_main, argv)

@@ -55,11 +55,51 @@ def test_a_worker_that_dies_ends_the_run_and_says_at_which_images(does, tmp_path
 
 def test_a_worker_that_hangs_ends_the_run_within_the_time_that_the_config_gives(tmp_path):
     loader = loader_whose_worker(lambda: time.sleep(600), tmp_path, timeout="2")
-    with pytest.raises(DataError, match=r"timed out after 2.0 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
+    with pytest.raises(DataError, match=r"no images for 2 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
         list(loader.epoch(1))
 
 
-@pytest.mark.parametrize("does", [lambda: None, lambda: time.sleep(600)], ids=["waits", "hangs"])
+def stop_itself():
+    """As Ctrl-Z does, whose end reached the trainer alone."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_worker_that_is_stopped_while_it_passes_on_images_ends_the_run_too(tmp_path):
+    loader = loader_whose_worker(lambda: None, tmp_path, timeout="2")
+    batches = loader.epoch(1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    time.sleep(1)  # it has announced more batches, which are still to be fetched from it
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(DataError, match=r"no images for 2 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
+        list(batches)
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGKILL
+
+
+def test_the_time_in_which_all_were_stopped_is_no_time_without_images(tmp_path):
+    """As by Ctrl-Z, or where a scheduler suspends a job."""
+    began, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            loader = loader_whose_worker(lambda: (os.write(writing, b"x"), time.sleep(1)), tmp_path, timeout="3")
+            code = 0 if len(list(loader.epoch(1))) == len(loader) else 2
+        finally:
+            os._exit(code)
+    os.close(writing)
+    assert os.read(began, 1) == b"x"
+    os.killpg(pid, signal.SIGSTOP)
+    time.sleep(5)
+    os.killpg(pid, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    "does", [lambda: None, lambda: time.sleep(600), stop_itself], ids=["waits", "hangs", "is stopped"]
+)
 def test_a_process_that_keeps_its_loader_ends_with_its_workers(does, tmp_path):
     kept = []
 
