@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -43,9 +44,14 @@ def _is_pythons() -> bool:
     return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def _end(number: int, frame: object) -> None:
+def say(line: str) -> None:
+    """Print a line from a handler, which streams do not allow; where the terminal was closed, nothing."""
     with contextlib.suppress(OSError):
-        os.write(2, b"interrupted\n")
+        os.write(2, f"{line}\n".encode())
+
+
+def _end(number: int, frame: object) -> None:
+    say("interrupted")
     os._exit(128 + number)
 
 
@@ -67,15 +73,30 @@ def _for_good() -> None:
 
 @contextlib.contextmanager
 def noted_interrupts() -> Iterator[Callable[[], bool]]:
-    """Context that yields a function: whether an interrupt came, and so whether another error is what became of it."""
+    """Context that yields a function: whether an interrupt came, and so whether another error is what became of it.
+
+    One that would be dropped, as in a finaliser, ends the process.
+    """
     came: list[int] = []
+    before = sys.unraisablehook
 
     def note(number: int, frame: object) -> None:
         came.append(number)
         raise KeyboardInterrupt
 
+    def drop(dropped: Any) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            return before(dropped)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        _end(signal.SIGINT, None)
+
     with _interrupts_handled(note):
-        yield lambda: bool(came)
+        sys.unraisablehook = drop
+        try:
+            yield lambda: bool(came)
+        finally:
+            sys.unraisablehook = before
 
 
 @contextlib.contextmanager

@@ -65,6 +65,26 @@ def test_an_interrupt_is_one_line_whatever_became_of_it(does, capsys):
     assert capsys.readouterr() == ("", "interrupted; repeat the same command to go on\n")
 
 
+DROPPED = """
+import os, signal, sys
+from mdistiller_dfpt.launch.cli import guarded
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(10))
+def work(argv):
+    print("begins")
+    Finalised()
+    print("goes on")
+sys.exit(guarded(work, []))
+"""
+
+
+def test_an_interrupt_that_python_drops_ends_the_command():
+    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "begins\n", "interrupted\n")
+
+
 AT_EXIT = """
 import atexit, os, signal, sys
 from mdistiller_dfpt.launch.cli import guarded

@@ -4,7 +4,6 @@ SIGTERM, SIGINT, SIGHUP and SIGXCPU save and stop, SIGUSR1 saves and continues.
 """
 
 import contextlib
-import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -12,7 +11,7 @@ import torch
 
 from ..distributed import STOP_SIGNALS, all_reduce, world_size
 from ..errors import UserError
-from ..handlers import handled
+from ..handlers import handled, say
 
 # Processes agree on requests every so many steps, because agreeing costs a message
 AGREE_EVERY = 8
@@ -87,8 +86,7 @@ class Requests:
         def stop(number: int, frame: object) -> None:
             if not self.stop:
                 self.stop = number
-                name = signal.Signals(number).name
-                os.write(2, f"{name}: stopping after the next step; SIGKILL ends the run at once\n".encode())
+                say(f"{signal.Signals(number).name}: stopping after the next step; SIGKILL ends the run at once")
 
         def save(number: int, frame: object) -> None:
             self.save = True
