@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 from torch.utils.data import get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..distributed import STOP_SIGNALS
 from ..errors import DataError
@@ -26,6 +28,8 @@ SHARED = Path("/dev/shm")  # noqa: S108  where Linux has shared memory
 PREFETCHED = 2  # batches of each worker that wait, as by PyTorch's default
 TICK = 0.25  # seconds
 TOO_MANY = "Too many open files"
+NO_MORE = ("Resource temporarily unavailable", "can't start new thread")
+"""What the system and Python say where a user may have no more processes and threads."""
 _LEFT = re.compile(r"</(torch_\w+)>")
 _RUNNING: "weakref.WeakSet[Any]" = weakref.WeakSet()
 """The iterators of loaders that have workers."""
@@ -69,6 +73,8 @@ def remedy(why: str, timeout: float) -> str:
     """What to do, beside using fewer workers, where images did not come from one."""
     if TOO_MANY in why:
         return "raise `ulimit -n`"
+    if why in NO_MORE:
+        return "raise `ulimit -u`"
     if "shared memory" in why:
         return f"enlarge {SHARED} (in Docker, by --shm-size)"
     return f"raise EXPERIMENT.TIMEOUT (now {timeout:g} s)"
@@ -77,8 +83,9 @@ def remedy(why: str, timeout: float) -> str:
 def fault_of_worker(error: Exception) -> str | None:
     """Why images did not come from a worker, if that is what an error of a loader says."""
     lines = str(error).strip().splitlines() or [""]
-    if TOO_MANY in lines[0] or TOO_MANY in lines[-1]:  # said by the loader, or raised in the worker
-        return TOO_MANY
+    for lack in (TOO_MANY, *NO_MORE):
+        if lack in lines[0] or lack in lines[-1]:  # said by the loader, or raised in the worker
+            return lack
     is_gone = isinstance(error, ConnectionError | TimeoutError) or lines[0].startswith("DataLoader worker")
     return lines[0] if is_gone else None
 
@@ -164,6 +171,7 @@ def awaited(images: Callable[[], T], seconds: float) -> T:
         _DEATHS.tell()
         return images()
     except (RuntimeError, OSError, EOFError) as e:
+        _end_half_built(e)
         if wait.seconds < 0:  # the workers were killed
             raise TimeoutError(f"no images for {seconds:g} seconds") from None
         if isinstance(e, EOFError):
@@ -171,6 +179,17 @@ def awaited(images: Callable[[], T], seconds: float) -> T:
         raise
     finally:
         _DEATHS.is_awaited, _PATIENCE.awaited = False, None
+
+
+def _end_half_built(error: BaseException) -> None:
+    """End the workers of an iterator whose construction failed, which cannot do so itself when it is deleted."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        iterator = frame.f_locals.get("self")
+        if isinstance(iterator, _MultiProcessingDataLoaderIter) and frame.f_code.co_name == "__init__":
+            _DEATHS.hold_back()
+            iterator._shutdown = True
+            for worker in iterator._workers:
+                worker.kill()
 
 
 @atexit.register
@@ -199,7 +218,11 @@ def leave_all_to_the_trainer(worker: int) -> None:
             signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # else, as on macOS, PyTorch's own handler stays
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
-        threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
+        try:
+            threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
+        except RuntimeError:  # the trainer is told so, and ends this worker
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            raise
 
 
 def _end_with_the_trainer(trainer: int) -> None:

@@ -1,6 +1,6 @@
 """Signals are handled between two steps or batches of an evaluation.
 
-SIGTERM, SIGINT, SIGHUP and SIGXCPU save and stop, SIGUSR1 saves and continues.
+SIGTERM, SIGINT, SIGHUP, SIGXCPU and SIGUSR2 save and stop, SIGUSR1 saves and continues.
 """
 
 import contextlib

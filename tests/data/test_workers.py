@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import gc
 import multiprocessing
 import os
 import re
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from mdistiller_dfpt.data import build as build_module
 from mdistiller_dfpt.data import build_data, check, image_files
 from mdistiller_dfpt.data.generated import write_data_set
+from mdistiller_dfpt.data.workers import leave_all_to_the_trainer
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
 
@@ -145,6 +148,43 @@ def test_what_a_worker_lacks_is_said_without_a_wait(what, tmp_path):
         list(loader.epoch(1))
     assert str(info.value).endswith(remedy)
     assert set(Path("/dev/shm").glob("torch_*")) <= before
+
+
+def test_a_worker_that_may_not_be_started_is_said_and_those_before_it_end(tmp_path, monkeypatch, capsys):
+    """As by `ulimit -u`, which the tests themselves would meet."""
+    loader = loader_whose_worker(lambda: None, tmp_path)
+    loader.workers, plain, calls, before = 2, os.fork, [], set(multiprocessing.active_children())
+
+    def fork():
+        calls.append(1)
+        if len(calls) == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return plain()
+
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(
+        DataError, match=r"Resource temporarily unavailable.*NUM_WORKERS \(now 2\) or raise `ulimit -u`"
+    ):
+        list(loader.epoch(1))
+    gc.collect()
+    assert "Exception ignored" not in capsys.readouterr().err
+    deadline = time.monotonic() + 60
+    while set(multiprocessing.active_children()) - before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_worker_that_may_start_no_thread_can_be_ended(monkeypatch):
+    def work():
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with contextlib.suppress(RuntimeError):
+            leave_all_to_the_trainer(0)
+        return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+    assert forked(work) == (0, [])
 
 
 DEATHS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT]

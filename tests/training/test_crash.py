@@ -291,7 +291,7 @@ def test_a_run_of_one_step_an_epoch_is_stopped_too(tmp_path):
     assert forked(stopped) == (0, "stopped by SIGTERM in epoch 1, while it was evaluated; continue with --resume")
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU], ids=lambda n: n.name)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR2], ids=lambda n: n.name)
 def test_several_signals_of_any_kind_save_once(number, tmp_path):
     def several(count):
         for one in (number, signal.SIGTERM, number):
