@@ -1,6 +1,7 @@
 """Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -244,7 +245,6 @@ class FileLoader(Loader):
                 check_room(self.workers, largest * self.recipe.size**2 * 3 * (1 + strong))
             self._loader = DataLoader(
                 self.files, batch_sampler=self.schedule, collate_fn=collate, num_workers=self.workers,
-                timeout=self.timeout if self.workers else 0,
                 persistent_workers=self.workers > 0, pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # separate, since each epoch would otherwise advance the global state
                 multiprocessing_context="spawn" if self.workers and self.device.type == "cuda" else None,
@@ -260,7 +260,7 @@ class FileLoader(Loader):
     def _from_workers(self, images: Callable[[], T | str], keys: list[tuple[int, int]]) -> T:
         """What a call returns that waits for the batch of these keys; DataError that names them if it does not come."""
         try:
-            got = awaited(images)
+            got = awaited(images, (self.workers and self.timeout) or math.inf)
             if not isinstance(got, str):
                 return got
             what, why = "cannot pass on its images", got
