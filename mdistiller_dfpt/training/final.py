@@ -23,7 +23,7 @@ def final_results(run: Training, saver: Saver) -> dict[str, Any]:
     assert best is not None
     with run.deployable():
         last = evaluate_method(run.distiller, run.data.test)["student"]
-    chosen = last if best is run.epochs[-1] else _of_best_weights(run, saver)
+    chosen = _of_best_weights(run, saver, last if best is run.epochs[-1] else None)
     final: dict[str, Any] = {
         metric: {"last": last[metric], "best": chosen[metric], "best_epoch": best["epoch"], "mean_last_5": None}
         for metric in ("top1", "top5")
@@ -31,12 +31,20 @@ def final_results(run: Training, saver: Saver) -> dict[str, Any]:
     return final | {"validation": summary}
 
 
-def _of_best_weights(run: Training, saver: Saver) -> dict[str, float]:
-    """The accuracies of the weights that were best on the validation set; the run's own are put back."""
-    deployed = run.distiller.deployed
-    own = {key: value.clone() for key, value in deployed.state_dict().items()}
-    deployed.load_state_dict(on_first_process(lambda: load_weights(saver.run / BEST)))
-    try:
-        return evaluate_method(run.distiller, run.data.test)["student"]
-    finally:
-        deployed.load_state_dict(own)
+def _of_best_weights(run: Training, saver: Saver, known: dict[str, float] | None) -> dict[str, float]:
+    """The accuracies of the weights that were best on the validation set, also written into their file.
+
+    `known`: if they are measured already. The run's own weights are put back.
+    """
+    best, weights = best_epoch(run.epochs), on_first_process(lambda: load_weights(saver.run / BEST))
+    assert best is not None
+    if known is None:
+        deployed = run.distiller.deployed
+        own = {key: value.clone() for key, value in deployed.state_dict().items()}
+        deployed.load_state_dict(weights)
+        try:
+            known = evaluate_method(run.distiller, run.data.test)["student"]
+        finally:
+            deployed.load_state_dict(own)
+    saver.save_student(BEST, weights, run.data, {**best, "test": {"student": known}})
+    return known

@@ -125,5 +125,7 @@ def test_a_report_says_what_the_epochs_were_judged_by(run):
     assert result.evaluations == 3
 
 
-def test_the_record_of_a_best_student_has_no_test_accuracy_that_chose_it(run):
-    assert md.load_student(run[0] / "best.safetensors").record.accuracy == {}
+def test_the_records_of_the_students_have_their_accuracies_on_the_test_set(run):
+    final = json.loads((run[0] / "results.json").read_text())["final"]
+    for name, key in (("student.safetensors", "last"), ("best.safetensors", "best")):
+        assert md.load_student(run[0] / name).record.accuracy == {m: final[m][key] for m in ("top1", "top5")}
