@@ -72,6 +72,8 @@ def test_onnx_is_the_student_for_any_batch_and_says_what_it_is(run, tmp_path, ca
     model = onnx.load(int8)
     said = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(said["quantisation"])["type"] == "int8"
+    assert json.loads(said["accuracy_float32"]) == student.record.accuracy
+    assert f"int8 {json.loads(said['accuracy'])['top1']:.2f} %" in out
     assert any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4 for t in model.graph.initializer)
 
 
@@ -81,7 +83,11 @@ def test_int8_of_images_alone_has_no_accuracy(run, pictures, tmp_path, capsys):
     code, out, err = exported(capsys, run, "--to", "onnx", "-o", tmp_path / "a.onnx", "--int8", *words)
     assert code == 0, err
     assert f"on 5 images of {pictures}" in out
-    assert "% of 5 images; there is no test set to measure its accuracy on" in out
+    assert "% of 5 images, those of the calibration; there is no test set to measure its accuracy on" in out
+    onnx = pytest.importorskip("onnx")
+    said = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.int8.onnx").metadata_props}
+    assert json.loads(said["accuracy"]) == {}
+    assert json.loads(said["accuracy_float32"]) == md.load_student(run).record.accuracy
 
 
 def test_a_torch_export_file_needs_nothing_of_this_package(run, tmp_path, capsys):
