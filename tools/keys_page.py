@@ -24,8 +24,8 @@ HEAD = """\
 # All keys
 
 Written by `python tools/keys_page.py`. A key is set in a yaml file or on the command line, as `KD.TEMPERATURE 2`; lists
-and sections are written as in yaml, in quotes: `"[1, 3]"`. `None` means that a key is not set. Limits are
-checked before data are loaded; a key that is set and has no effect in a run is reported.
+and sections are written as in yaml, in quotes: `"[1, 3]"`. The value `null` or `None` means that a key is not set.
+Limits are checked before data are loaded; a key that is set and has no effect in a run is reported.
 
 The keys of a method or of a kind of teacher are the arguments of its class, in lower case and without `LOSS`; where no
 meaning is given, see the formula in the named file. `CE_WEIGHT` is the weight of the cross-entropy with the labels.

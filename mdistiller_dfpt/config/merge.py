@@ -14,6 +14,7 @@ from ..registry import suggest
 from .keys import KEYS, REMOVED, Key
 from .keywords import flatten
 from .limits import Limit
+from .policy import NOT_SET
 from .yaml_reader import parse_yaml
 
 
@@ -69,6 +70,8 @@ class Merge:
 
     def value(self, node: CN, key: str, full: str, value: Any, where: str) -> None:
         known = KEYS.get(full, Key(node[key]))
+        if known.default is None and value in NOT_SET:
+            value = None
         ok, converted = _as_type(value, known)
         if ok:
             self._set(node, key, full, converted, where)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distributed import rank
-from .policy import PRETRAINED
+from .policy import NOT_SET, PRETRAINED
 
 PATHS = (
     ("DATASET", "ROOT"), ("DATASET", "EXTRA", "ROOT"), ("LOG", "PREFIX"), ("DISTILLER", "TEACHER_CFG"),
@@ -67,4 +67,4 @@ def _replace(values: dict[str, Any], keys: tuple[str, ...], new: Callable[[str],
 
 
 def _is_path(name: Any) -> bool:
-    return isinstance(name, str) and bool(name) and name.partition(":")[0] != PRETRAINED
+    return isinstance(name, str) and bool(name) and name not in NOT_SET and name.partition(":")[0] != PRETRAINED

@@ -15,6 +15,9 @@ NAMED_STARTS = ("file ", PRETRAINED)
 OWN_IMAGES = "folder"
 """DATASET.TYPE of images of one's own, which have no networks of their own."""
 
+NOT_SET = ("null", "None")
+"""As text, on a command line, or in Python's way in a yaml file: that a key which needs no value has none."""
+
 PUBLISHED_SIZE = 224
 """Default height and width of images for networks designed for large images; DATASET.SIZE overrides it."""
 

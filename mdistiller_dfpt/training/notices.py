@@ -1,14 +1,19 @@
-"""Warnings of networks that predict little: near chance, a single class, or with statistics that have not settled."""
+"""Warnings of runs that learn or predict little: near chance, a single class, unsettled statistics, a long warm-up."""
 
 import sys
 
+from yacs.config import CfgNode as CN
+
 from ..data import Data
 from ..data.loader import Loader
+from ..distillers.choice import choice
 from ..distributed import rank
 from ..models.statistics import UNSETTLED, slowest_momentum
 from .state import Training
 
 REMEASURE = "SOLVER.REMEASURE_BN"
+WARMUPS = ("WARMUP", "WARMUP_EPOCHS")
+"""The keys of methods, and of SOLVER, for the epochs over which a weight, or the learning rate, rises."""
 
 
 def _warn(line: str) -> None:
@@ -27,6 +32,17 @@ def warn_unsettled(run: Training) -> None:
     elif key == "never" and (left := (1 - momentum) ** steps) > UNSETTLED:
         _warn(f"BatchNorm of {name} has momentum {momentum:g}: after the {steps} steps of this run, {100 * left:.0f} %"
               f" of its statistics are those it starts with; `{REMEASURE} last` measures them again")  # fmt: skip
+
+
+def warn_of_warmup(cfg: CN) -> None:
+    """Before the first step: whether the loss or the learning rate would still rise when the run ends."""
+    epochs = cfg.SOLVER.EPOCHS
+    for section in sorted({"SOLVER", *choice(cfg).sections} & cfg.keys()):
+        for key in WARMUPS:
+            warmup = cfg[section].get(key, 0)
+            if isinstance(warmup, int | float) and warmup > epochs:
+                _warn(f"{section}.{key} is {warmup:g} epochs, and the run has {epochs}: what rises over them ends at"
+                      f" {100 * epochs / warmup:.0f} % of its value; lower it")  # fmt: skip
 
 
 def warn_of_chance(measured: dict[str, float], num_classes: int) -> None:

@@ -38,7 +38,7 @@ from .evaluate import evaluate
 from .final import final_results
 from .loop import fit, train_epoch
 from .micro_batches import refuse_small
-from .notices import warn_of_chance, warn_of_one_class, warn_unsettled
+from .notices import warn_of_chance, warn_of_one_class, warn_of_warmup, warn_unsettled
 from .optim import in_words
 from .out_of_memory import memory_explained
 from .own_parts import with_own_parts
@@ -168,6 +168,7 @@ class Trainer:
                 print(f"{network}: images are resized to {size}x{size}", flush=True)
         self.prepare(saver)
         warn_unsettled(self.training)
+        warn_of_warmup(self.cfg)
         if overhead := self.distiller.overhead(self.data.image_shape):
             print(overhead, flush=True)
         logs = RunLogs(self.cfg, saver.run, run_name(self.cfg), purge_step=len(self.training.epochs) + 1)

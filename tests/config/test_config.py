@@ -198,6 +198,19 @@ def test_unreadable_files_are_named(tmp_path):
     assert "no such config file" in faults(tmp_path / "gone.yaml")
 
 
+@pytest.mark.parametrize("text", ["null", "None"])
+def test_a_key_that_a_file_sets_is_unset_by_a_command_and_by_a_file(text, tmp_path):
+    (tmp_path / "a.yaml").write_text("DISTILLER: {STUDENT_CKPT: pretrained}\nSOLVER: {CLIP_NORM: 1.0}\n")
+    words = ["DISTILLER.STUDENT_CKPT", text, "SOLVER.CLIP_NORM", text]
+    (tmp_path / "b.yaml").write_text(
+        f"_BASE_: a.yaml\nDISTILLER: {{STUDENT_CKPT: {text}}}\nSOLVER: {{CLIP_NORM: {text}}}\n"
+    )
+    for cfg in (load_cfg(tmp_path / "a.yaml", words), load_cfg(tmp_path / "b.yaml")):
+        assert (cfg.DISTILLER.STUDENT_CKPT, cfg.SOLVER.CLIP_NORM) == (None, None)
+    cfg = load_cfg(None, ["EXPERIMENT.NAME", text])
+    assert cfg.EXPERIMENT.NAME == text
+
+
 def test_a_config_inherits_from_a_packaged_one_by_name_and_first_from_one_beside_it(tmp_path):
     (tmp_path / "mine.yaml").write_text("_BASE_: digits/kd/res20_res8\nKD: {TEMPERATURE: 7.0}\n")
     cfg = load_cfg(tmp_path / "mine.yaml")

@@ -86,6 +86,15 @@ def test_the_classes_that_are_predicted_at_all_are_counted():
     assert {name: found[name]["predicted_classes"] for name in ("teacher", "student")} == {"teacher": 1, "student": 2}
 
 
+@pytest.mark.parametrize(("name", "key"), [("DKD", "DKD.WARMUP"), ("REVIEWKD", "REVIEWKD.WARMUP_EPOCHS")])
+def test_a_warm_up_that_is_longer_than_the_run_is_said(name, key, tmp_path, capsys):
+    fit(run_of(name, tmp_path / "long", "SOLVER.EPOCHS", "1", key, "4"))
+    said = f"warning: {key} is 4 epochs, and the run has 1: what rises over them ends at 25 % of its value"
+    assert said in capsys.readouterr().err
+    fit(run_of(name, tmp_path / "short", "SOLVER.EPOCHS", "1", key, "1"))
+    assert "what rises" not in capsys.readouterr().err
+
+
 def test_a_collapsed_student_or_teacher_and_a_single_class_are_said(tmp_path, capsys, registries):
     run = run_of("KD", tmp_path, "SOLVER.EPOCHS", "1")
     with torch.no_grad():
