@@ -208,7 +208,7 @@ def test_a_key_that_a_file_sets_is_unset_by_a_command_and_by_a_file(text, tmp_pa
     for cfg in (load_cfg(tmp_path / "a.yaml", words), load_cfg(tmp_path / "b.yaml")):
         assert (cfg.DISTILLER.STUDENT_CKPT, cfg.SOLVER.CLIP_NORM) == (None, None)
     cfg = load_cfg(None, ["EXPERIMENT.NAME", text])
-    assert cfg.EXPERIMENT.NAME == text
+    assert cfg["EXPERIMENT"]["NAME"] == text
 
 
 def test_a_config_inherits_from_a_packaged_one_by_name_and_first_from_one_beside_it(tmp_path):
