@@ -13,7 +13,7 @@ from .errors import ConfigError
 
 T = TypeVar("T")
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR2)
 """On each of them a run saves and stops; its workers leave them to it, and what starts runs passes them on."""
 
 

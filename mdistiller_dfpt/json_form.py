@@ -7,12 +7,14 @@ from typing import Any
 ANY = object()
 """Any value."""
 
+_NETWORK = {"top1": float, str: float}
+_EVALUATION = {"student": _NETWORK, "kl?": {str: float}, str: _NETWORK}
 EPOCH = {
     "epoch": int,
     "lr?": float,
     "train?": {str: float},
-    "test?": {str: {str: float}},
-    "validation?": {str: {str: float}},
+    "test?": _EVALUATION,
+    "validation?": _EVALUATION,
     "seconds?": float,
     "images_per_second?": float,
 }
@@ -34,8 +36,8 @@ def fault_of(value: Any, form: Any, place: str = "") -> str | None:
     """What of a value does not have this form, in a few words; None if it has.
 
     A form is `int` (in 64 bits), `float` (finite, or an int), `str` or `bool`; `[form]` for a list of such;
-    `{str: form}` for a mapping; `{"key": form, "key?": form}` for one with these keys, those with ? optional, and any
-    others; a tuple of forms, or None in it, for one of them; ANY.
+    `{"key": form, "key?": form, str: form}` for a mapping with these keys, those with ? optional, and others of the
+    form of `str`, or any others where there is none; a tuple of forms, or None in it, for one of them; ANY.
     """
     where = place or "it"
     if form is ANY:
@@ -57,13 +59,12 @@ def fault_of(value: Any, form: Any, place: str = "") -> str | None:
 def _fault_of_mapping(value: Any, form: Mapping[Any, Any], place: str) -> str | None:
     if not isinstance(value, dict):
         return f"{place or 'it'} is no mapping"
-    if str in form:
-        return _first(fault_of(one, form[str], _below(place, key)) for key, one in value.items())
-    missing = [key for key in form if not key.endswith("?") and key not in value]
+    named = {key.rstrip("?"): one for key, one in form.items() if key is not str}
+    missing = [key for key in named if key in form and key not in value]
     if missing:
         return f"{_below(place, missing[0])} is missing"
-    named = ((key.rstrip("?"), one) for key, one in form.items())
-    return _first(fault_of(value[key], one, _below(place, key)) for key, one in named if key in value)
+    others = form.get(str, ANY)
+    return _first(fault_of(one, named.get(key, others), _below(place, key)) for key, one in value.items())
 
 
 def _below(place: str, key: str) -> str:

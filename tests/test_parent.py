@@ -4,6 +4,8 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -44,6 +46,33 @@ def test_the_processes_of_a_pool_end_when_the_one_that_has_it_is_killed(method):
     while any(map(is_there, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+STARTED = """
+import os, sys, time
+from mdistiller_dfpt.commands import main
+os.environ.update(TORCHELASTIC_RUN_ID="none") if sys.argv[1] == "torchrun" else None
+def import_module(*_):
+    print("imports", flush=True)
+    time.sleep(600)
+main.import_module = import_module
+main.main(["train"])
+"""
+LAUNCHER = """
+import os, subprocess, sys
+from mdistiller_dfpt.parent import environment_of_job
+subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], env=environment_of_job()).wait()
+"""
+
+
+@pytest.mark.parametrize("by", ["table", "torchrun"])
+def test_a_job_whose_launcher_is_killed_while_it_imports_ends(by):
+    with subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, STARTED, by], stdout=subprocess.PIPE, text=True
+    ) as launcher:  # fmt: skip
+        assert launcher.stdout.readline() == "imports\n"
+        launcher.kill()
+        assert launcher.stdout.read() == ""  # once the job has closed its end of the pipe
 
 
 def test_a_process_of_a_smoke_test_that_dies_is_the_result_of_its_cell():

@@ -17,7 +17,7 @@ from ..data import Data
 from ..errors import ConfigError, DataError, UserError
 from ..export import FORMATS
 from ..export.hub_folder import write_hub_folder
-from ..export.int8 import Compared, compare, write_int8
+from ..export.int8 import Compared, compare, write_accuracy, write_int8
 from ..export.onnx_file import session
 from ..export.verify import Sample, of_folder, of_split, published, verified
 from ..launch.cli import Parser, guarded
@@ -62,16 +62,18 @@ def _int8(student: Student, output: Path, given: Sample | None, data: Data | Non
     path = output.with_suffix(".int8.onnx")
     with published(path) as part:
         network = write_int8(output, part, given)
+        found = compare(student, session(output), network, given.images, None if data is None else data.test)
+        write_accuracy(part, found)
     print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB, float32 {output.stat().st_size / 2**20:.2f} MiB;"
           f" calibrated on {len(given.images)} images of {given.source}")  # fmt: skip
-    print(_in_words(compare(student, session(output), network, given.images, None if data is None else data.test)))
+    print(_in_words(found))
 
 
 def _in_words(found: Compared) -> str:
     words = f"int8 predicts as float32: {found.agreement:.2f} % of {found.images} images"
-    if found.int8 is None:
-        return words + "; there is no test set to measure its accuracy on"
-    return f"{words}; top-1 on the test set: int8 {found.int8:.2f} %, float32 {found.float32:.2f} %"
+    if not found.int8:
+        return f"{words}, those of the calibration; there is no test set to measure its accuracy on"
+    return f"{words}; top-1 on the test set: int8 {found.int8['top1']:.2f} %, float32 {found.float32['top1']:.2f} %"
 
 
 def _name_of(student: Student) -> str:

@@ -10,7 +10,9 @@ from importlib import import_module
 from importlib.metadata import version
 
 from ..errors import ConfigError
+from ..handlers import interrupts_at_once
 from ..launch.cli import guarded, prepare_process
+from ..parent import stop_with_launcher
 from ..registry import suggest
 
 COMMANDS = {
@@ -56,11 +58,9 @@ def command(name: str) -> Callable[[list[str] | None], int]:
     except ConfigError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(e.exit_code)
-    try:
+    stop_with_launcher()
+    with interrupts_at_once():
         return import_module(f".{COMMANDS[name][0]}", __package__).main
-    except KeyboardInterrupt:  # nothing has begun
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def main(argv: list[str] | None = None) -> int:

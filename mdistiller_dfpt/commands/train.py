@@ -13,8 +13,7 @@ from ..errors import ConfigError
 from ..interop.plugins import load_cfg
 from ..launch.cli import Parser, guarded
 from ..launch.run import Resume, config_of, run
-from ..parent import stop_with_launcher
-from ..training.parallel import process_group
+from ..training.parallel import process_group, restarts
 from ..training.signals import nothing_to_save
 
 # A word after --resume that is a key is no run: `--resume SOLVER.EPOCHS 3`
@@ -67,6 +66,8 @@ def _main(argv: list[str]) -> None:
         print("\n".join(found))
         return
     resume = _resume(args.resume)
+    if restarts() and not isinstance(resume, Path):
+        resume = "auto"  # what the processes before have saved
     if args.cfg is not None:
         cfg = load_cfg(args.cfg, args.opts)
     elif isinstance(resume, Path):
@@ -79,5 +80,4 @@ def _main(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    stop_with_launcher()
     return guarded(_main, argv)

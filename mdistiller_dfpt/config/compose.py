@@ -71,12 +71,19 @@ def layers_of(path: Path, chain: tuple[Path, ...] = ()) -> Iterator[Layer]:
     if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
         raise ConfigError(f"{path}:{lines['_BASE_']}: _BASE_ must be a yaml file or a list of them")
     for base in bases:
-        if not is_config(path.parent / base):
+        if (found := _find_base(base, path.parent)) is None:
             raise ConfigError(f"{path}:{lines['_BASE_']}: _BASE_ is {base}; no such config file")
-        yield from layers_of(path.parent / base, chain)
+        yield from layers_of(found, chain)
     if BASE in bases and path.name != BASE:  # a run with a file of its own
         yield from _of_pair(path.parent / BASE, path)
     yield Layer(path, values, lines)
+
+
+def _find_base(base: str, folder: Path) -> Path | None:
+    """The path of a base that a file in `folder` names: a path, or its name there or below configs/."""
+    named = base if Path(base).suffix else f"{base}.yaml"
+    places = [folder / named] if named == base else [folder / named, CONFIGS / named]
+    return next((place for place in places if is_config(place)), None)
 
 
 def _pairs_in(path: Path, values: dict[str, Any], lines: dict[str, int]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image
 
 from ..errors import DataError
+from ..handlers import interrupts_later
 from ..parent import stop_with_pool
 from ..regular_files import opened
 from .build import FileSource, ImageSource
@@ -93,8 +94,10 @@ def _scan_files(source: FileSource, workers: int) -> Iterator[Look]:
     names = [*(("train", p) for p in source.train.paths), *(("test", p) for p in source.test.paths)]
     seen = 0
     with ProcessPoolExecutor(max(1, workers), initializer=stop_with_pool) as pool:
+        with interrupts_later():
+            looks = pool.map(_look, names, chunksize=CHUNK)
         try:
-            for look in pool.map(_look, names, chunksize=CHUNK):
+            for look in looks:
                 yield look
                 seen += 1
         except BrokenProcessPool:

@@ -1,6 +1,7 @@
 """Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -75,15 +76,16 @@ def read_image(path: str) -> Image.Image | Fault:
     """The image as RGB of 8 bits, or the reason why it cannot be read.
 
     Of 16 bits, the higher 8 are taken, as Pillow does in colour; values of no fixed range (32 bits, floating point) are
-    not read. A rotation in the EXIF data is not applied, as in torchvision, but kept:
-    `upright` applies it.
+    not read. A rotation in the EXIF data is not applied, as in torchvision, but kept: `upright` applies it.
     """
     try:
         with opened(path) as file, Image.open(file, formats=DECODERS) as image:
             if max(image.size) > MOST_ASPECT * min(image.size):
                 return Fault(path, f"{image.width} x {image.height}: a side is over {MOST_ASPECT} times the other")
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+                shallow = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+                shallow.info["exif"] = image.getexif().tobytes()
+                return shallow
             if image.mode in ("I", "F"):
                 kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
                 return Fault(path, f"it has {kind}, whose range is not known: convert it to 8 or 16 bits")
@@ -243,7 +245,6 @@ class FileLoader(Loader):
                 check_room(self.workers, largest * self.recipe.size**2 * 3 * (1 + strong))
             self._loader = DataLoader(
                 self.files, batch_sampler=self.schedule, collate_fn=collate, num_workers=self.workers,
-                timeout=self.timeout if self.workers else 0,
                 persistent_workers=self.workers > 0, pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # separate, since each epoch would otherwise advance the global state
                 multiprocessing_context="spawn" if self.workers and self.device.type == "cuda" else None,
@@ -259,7 +260,7 @@ class FileLoader(Loader):
     def _from_workers(self, images: Callable[[], T | str], keys: list[tuple[int, int]]) -> T:
         """What a call returns that waits for the batch of these keys; DataError that names them if it does not come."""
         try:
-            got = awaited(images)
+            got = awaited(images, (self.workers and self.timeout) or math.inf)
             if not isinstance(got, str):
                 return got
             what, why = "cannot pass on its images", got

@@ -8,13 +8,17 @@ import shutil
 import signal
 import sys
 import threading
+import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 from torch.utils.data import get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..distributed import STOP_SIGNALS
 from ..errors import DataError
@@ -22,7 +26,10 @@ from ..errors import DataError
 T = TypeVar("T")
 SHARED = Path("/dev/shm")  # noqa: S108  where Linux has shared memory
 PREFETCHED = 2  # batches of each worker that wait, as by PyTorch's default
+TICK = 0.25  # seconds
 TOO_MANY = "Too many open files"
+NO_MORE = ("Resource temporarily unavailable", "can't start new thread")
+"""What the system and Python say where a user may have no more processes and threads."""
 _LEFT = re.compile(r"</(torch_\w+)>")
 _RUNNING: "weakref.WeakSet[Any]" = weakref.WeakSet()
 """The iterators of loaders that have workers."""
@@ -66,6 +73,8 @@ def remedy(why: str, timeout: float) -> str:
     """What to do, beside using fewer workers, where images did not come from one."""
     if TOO_MANY in why:
         return "raise `ulimit -n`"
+    if why in NO_MORE:
+        return "raise `ulimit -u`"
     if "shared memory" in why:
         return f"enlarge {SHARED} (in Docker, by --shm-size)"
     return f"raise EXPERIMENT.TIMEOUT (now {timeout:g} s)"
@@ -74,9 +83,10 @@ def remedy(why: str, timeout: float) -> str:
 def fault_of_worker(error: Exception) -> str | None:
     """Why images did not come from a worker, if that is what an error of a loader says."""
     lines = str(error).strip().splitlines() or [""]
-    if TOO_MANY in lines[0] or TOO_MANY in lines[-1]:  # said by the loader, or raised in the worker
-        return TOO_MANY
-    is_gone = isinstance(error, ConnectionError) or lines[0].startswith(("DataLoader worker", "DataLoader timed"))
+    for lack in (TOO_MANY, *NO_MORE):
+        if lack in lines[0] or lack in lines[-1]:  # said by the loader, or raised in the worker
+            return lack
+    is_gone = isinstance(error, ConnectionError | TimeoutError) or lines[0].startswith("DataLoader worker")
     return lines[0] if is_gone else None
 
 
@@ -112,23 +122,74 @@ class _Deaths:
             raise error
 
 
-_DEATHS = _Deaths()
+class _Patience:
+    """Kills workers that let the trainer wait too long.
+
+    PyTorch's own limit does not hold where a worker is stopped while it passes a tensor on, and counts the time in
+    which all of them were, as by Ctrl-Z or a scheduler.
+    """
+
+    def __init__(self) -> None:
+        self.awaited: _Wait | None = None
+        self.thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Look at the time from now on."""
+        if self.thread is None or not self.thread.is_alive():  # a fork has none
+            self.thread = threading.Thread(target=self._look, daemon=True)
+            self.thread.start()
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(TICK)
+            if (now := self.awaited) is not None:
+                now.seconds -= TICK
+                if now.seconds < 0:
+                    _kill_workers()
+
+
+@dataclass
+class _Wait:
+    seconds: float  # that are left
+
+
+_DEATHS, _PATIENCE = _Deaths(), _Patience()
 
 
 def watch_workers(iterator: Any) -> None:
     """End the workers of this iterator of a loader with the process, and hold back their faults until `awaited`."""
     _RUNNING.add(iterator)
     _DEATHS.hold_back()
+    _PATIENCE.begin()
 
 
-def awaited(images: Callable[[], T]) -> T:
-    """What a call returns that waits for workers; the error of `fault_of_worker` if one died since the last call."""
+def awaited(images: Callable[[], T], seconds: float) -> T:
+    """What a call returns that waits for workers, at most so long; the error of `fault_of_worker` if one is gone."""
+    wait = _PATIENCE.awaited = _Wait(seconds)
     _DEATHS.is_awaited = True
     try:
         _DEATHS.tell()
         return images()
+    except (RuntimeError, OSError, EOFError) as e:
+        _end_half_built(e)
+        if wait.seconds < 0:  # the workers were killed
+            raise TimeoutError(f"no images for {seconds:g} seconds") from None
+        if isinstance(e, EOFError):
+            raise ConnectionError("it closed its connection") from None
+        raise
     finally:
-        _DEATHS.is_awaited = False
+        _DEATHS.is_awaited, _PATIENCE.awaited = False, None
+
+
+def _end_half_built(error: BaseException) -> None:
+    """End the workers of an iterator whose construction failed, which cannot do so itself when it is deleted."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        iterator = frame.f_locals.get("self")
+        if isinstance(iterator, _MultiProcessingDataLoaderIter) and frame.f_code.co_name == "__init__":
+            _DEATHS.hold_back()
+            iterator._shutdown = True
+            for worker in iterator._workers:
+                worker.kill()
 
 
 @atexit.register
@@ -136,6 +197,13 @@ def end_workers() -> None:
     """End the workers of all loaders, before `multiprocessing` does by a signal, which leaves their temporary files."""
     for iterator in list(_RUNNING):
         iterator._shutdown_workers()
+    _kill_workers()  # one that is stopped hears nothing else
+
+
+def _kill_workers() -> None:
+    for iterator in list(_RUNNING):
+        for worker in iterator._workers:
+            worker.kill()
 
 
 def leave_all_to_the_trainer(worker: int) -> None:
@@ -150,7 +218,11 @@ def leave_all_to_the_trainer(worker: int) -> None:
             signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # else, as on macOS, PyTorch's own handler stays
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
-        threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
+        try:
+            threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
+        except RuntimeError:  # the trainer is told so, and ends this worker
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            raise
 
 
 def _end_with_the_trainer(trainer: int) -> None:

@@ -11,7 +11,7 @@ from ..escape import markdown_cell
 from ..launch.student import Student
 from ..registry import described
 from ..runs.record import Record
-from .logits_network import preprocessing_in_words
+from .logits_network import data_in_words, preprocessing_in_words
 
 FACTS = {
     "train_images": "training images", "test_images": "test images", "augmentation": "augmentation", "epochs": "epochs",
@@ -39,6 +39,7 @@ def card(student: Student, results: Mapping[str, Any] | None, licence: str) -> s
     return environment.get_template("card.md.j2").render(
         header=_Yaml(yaml.safe_dump(header(record, licence), sort_keys=False, allow_unicode=True).strip()),
         record=record,
+        data=data_in_words(record),
         results=results,
         protocol=protocol,
         parameters=sum(p.numel() for p in student.parameters()),
@@ -64,7 +65,7 @@ def header(record: Record, licence: str) -> dict[str, Any]:
         "library_name": "mdistiller_dfpt",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "knowledge-distillation", "pytorch", record.method.lower()],
-        "datasets": [record.data],
+        **({"datasets": [record.data]} if data_in_words(record) == record.data else {}),
         "metrics": ["accuracy"],
     }
     if record.accuracy:
@@ -74,7 +75,7 @@ def header(record: Record, licence: str) -> dict[str, Any]:
         ]
         result = {
             "task": {"type": "image-classification"},
-            "dataset": {"type": record.data, "name": record.data, "split": "test"},
+            "dataset": {"type": record.data, "name": data_in_words(record), "split": "test"},
             "metrics": metrics,
         }
         model["model-index"] = [{"name": f"{record.student} {record.method}", "results": [result]}]

@@ -18,12 +18,12 @@ from .verify import BATCH, Network, Sample
 
 
 class Compared(NamedTuple):
-    """An int8 network beside its float32 one, in per cent; the accuracies are None without a test set."""
+    """An int8 network beside its float32 one, in per cent; accuracies (top1, top5) need a test set."""
 
     agreement: float  # images for which both predict the same class
     images: int
-    float32: float | None
-    int8: float | None
+    float32: Mapping[str, float]
+    int8: Mapping[str, float]
 
 
 class Calibration:
@@ -60,10 +60,14 @@ def write_int8(model: Path, path: Path, sample: Sample) -> Network:
         prepared.unlink(missing_ok=True)
     quantised = {"type": "int8", "calibrated": f"{len(sample.images)} images of {sample.source}"}
     kept = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
-    # The accuracy is that of float32
-    kept["accuracy_float32"] = kept.pop("accuracy", "{}")
-    add_metadata(path, onnx, kept | {"quantisation": json.dumps(quantised)})
+    of_float32 = {"accuracy_float32": kept.get("accuracy", "{}"), "accuracy": "{}"}
+    add_metadata(path, onnx, kept | of_float32 | {"quantisation": json.dumps(quantised)})
     return session(path)
+
+
+def write_accuracy(path: Path, found: Compared) -> None:
+    """Write the accuracy that was measured of an int8 file into its metadata."""
+    add_metadata(path, needed_for_onnx(), {"accuracy": json.dumps(found.int8)})
 
 
 @torch.no_grad()
@@ -72,7 +76,7 @@ def compare(student: Student, float32: Network, int8: Network, images: Tensor, t
     if test is None:
         pairs = [(float32(batch), int8(batch)) for batch in images.split(BATCH)]
         same = sum(int((a.argmax(1) == b.argmax(1)).sum()) for a, b in pairs)
-        return Compared(100 * same / len(images), len(images), None, None)
+        return Compared(100 * same / len(images), len(images), {}, {})
     same = 0
 
     def both(image: Tensor) -> dict[str, Tensor]:
@@ -84,4 +88,5 @@ def compare(student: Student, float32: Network, int8: Network, images: Tensor, t
 
     measured = evaluate(both, test)
     count = test.num_per_epoch
-    return Compared(100 * same / count, count, measured["float32"]["top1"], measured["int8"]["top1"])
+    of_float32, of_int8 = ({key: measured[name][key] for key in ("top1", "top5")} for name in ("float32", "int8"))
+    return Compared(100 * same / count, count, of_float32, of_int8)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..data.own_loaders import OWN
 from ..data.preprocessing import Preprocessing
 from ..errors import ConfigError
 from ..launch.student import Student
 from ..models.output import as_output
-from ..runs.record import KEY, as_json
+from ..runs.record import KEY, Record, as_json
 
 INPUT, OUTPUT = "images", "logits"
 
@@ -48,8 +49,8 @@ def metadata_of(student: Student) -> dict[str, str]:
     """What a file with its network says of it: classes, preprocessing, accuracy, and its record."""
     record = student.record
     return {
-        "description": f"{record.student}, trained by mdistiller_dfpt on {record.data}, method {record.method};"
-                       f" epoch {record.epoch}",
+        "description": f"{record.student}, trained by mdistiller_dfpt on {data_in_words(record)}, method"
+                       f" {record.method}; epoch {record.epoch}",
         INPUT: input_in_words(student),
         OUTPUT: f"(batch, {len(record.classes)}) float32, one for each class, before the softmax",
         "classes": json.dumps(record.classes),
@@ -64,6 +65,11 @@ def input_in_words(student: Student) -> str:
     _, height, width = student.record.image_shape
     steps = preprocessing_in_words(student.record.preprocessing)
     return f"(batch, 3, {height}, {width}) float32, as `student.preprocess` returns images: {steps}"
+
+
+def data_in_words(record: Record) -> str:
+    """What a student was trained on; images of one's own have no name."""
+    return {"folder": "a folder of images", OWN: "images of a program"}.get(record.data, record.data)
 
 
 def preprocessing_in_words(p: Preprocessing | None) -> str:

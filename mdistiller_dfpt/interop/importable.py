@@ -9,23 +9,33 @@ from pathlib import Path
 from ..errors import ConfigError
 
 
-def make_importable(modules: Iterable[str], folder: Path) -> None:
-    """Add `folder` to the end of Python's search path if one of these modules is in it.
+def make_importable(modules: Iterable[str], beside: Path | None) -> None:
+    """Add a folder to the end of Python's search path if one of these modules is in it.
 
-    ConfigError if Python finds another module of that name first, which would be taken in silence.
+    It is `beside`, that of the config, or, for modules that Python does not find otherwise, the working directory.
+    ConfigError if Python finds another module first than the one beside the config, which would be taken in silence.
     """
     for module in modules:
         name = module.partition(".")[0]
-        place = next((p for p in (folder / f"{name}.py", folder / name / "__init__.py") if p.is_file()), None)
-        if place is None:
+        if beside is None or (place := _place(name, beside)) is None:
+            if _file_of(name) is None and _place(name, Path.cwd()) is not None:
+                _add(Path.cwd())
             continue
-        if (home := os.path.realpath(folder)) not in map(os.path.realpath, sys.path):
-            sys.path.append(home)
-            importlib.invalidate_caches()
+        _add(beside)
         found = _file_of(name)
         if found is None or os.path.realpath(found) != os.path.realpath(place):
             raise ConfigError(f"{place}: Python has another module {name}{f' ({found})' if found else ''}, which would"
                               " be imported in its place: rename the file")  # fmt: skip
+
+
+def _place(name: str, folder: Path) -> Path | None:
+    return next((p for p in (folder / f"{name}.py", folder / name / "__init__.py") if p.is_file()), None)
+
+
+def _add(folder: Path) -> None:
+    if (home := os.path.realpath(folder)) not in map(os.path.realpath, sys.path):
+        sys.path.append(home)
+        importlib.invalidate_caches()
 
 
 def _file_of(name: str) -> str | None:

@@ -62,13 +62,13 @@ def _advice(path: str | os.PathLike[str] | None) -> list[str]:
 def load_plugins(names: Iterable[str], beside: Path | None = None, modules: Iterable[str] = ()) -> None:
     """Import each plugin once: a module name, or a path ending in .py (in the folder `beside`, else in the cwd).
 
-    What is named as a module, also of a network in `modules`, is looked for there too.
+    What is named as a module, also of a network in `modules`, is looked for in both.
 
     ConfigError if one cannot be found or raises, and then nothing of it remains registered; methods written for
     mdistiller are registered on import.
     """
     names = list(names)
-    make_importable([*(n for n in names if not n.endswith(".py")), *modules], Path.cwd() if beside is None else beside)
+    make_importable([*(n for n in names if not n.endswith(".py")), *modules], beside)
     for name in names:
         place = beside / name if beside is not None and (beside / name).exists() else Path(name)
         key, path = _key(name, place), place if name.endswith(".py") else None

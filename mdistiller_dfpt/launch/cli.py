@@ -22,6 +22,7 @@ from ..errors import (
     users_line_in,
 )
 from ..escape import Printable
+from ..handlers import interrupts_at_once_at_exit, noted_interrupts
 from ..invocation import command_line
 from ..open_files import allow_open_files
 from ..trusted_files import trust_all, trust_as_before
@@ -71,9 +72,15 @@ def _users_class(error: Exception) -> Any:
     return None
 
 
-def _ended_a_run(error: Exception) -> bool:
+def _ended_a_run(error: BaseException) -> bool:
     """Whether an exception was raised in a training."""
     return any(f.filename.startswith(TRAINING) for f in traceback.extract_tb(error.__traceback__))
+
+
+def _say_interrupted(error: BaseException) -> int:
+    how = "continue the run with --resume" if _ended_a_run(error) else "repeat the same command to go on"
+    print(f"{_process()}interrupted; {how}", file=sys.stderr)
+    return 130
 
 
 def _whose_bug() -> str:
@@ -135,11 +142,15 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     """Run a command and return its exit code: 0 success, 1 a bug in this package, or the exit code of the error."""
     # Names of files and classes are the text of others, and a terminal obeys some characters
     out, err = cast(TextIO, Printable(sys.stdout)), cast(TextIO, Printable(sys.stderr, is_needed=False))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), trust_as_before():
-        return _guarded(main, argv)
+    redirected = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with redirected[0], redirected[1], trust_as_before(), noted_interrupts() as is_interrupted:
+        try:
+            return _guarded(main, argv, is_interrupted)
+        finally:
+            interrupts_at_once_at_exit()
 
 
-def _guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
+def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, is_interrupted: Callable[[], bool]) -> int:
     try:
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # a pipe that was closed shows here, not when the interpreter ends
@@ -165,10 +176,11 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
         for line in str(e).splitlines():
             print(f"{_process()}error: {line}", file=sys.stderr)
         return e.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; continue with --resume", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as e:
+        return _say_interrupted(e)
     except Exception as e:
+        if is_interrupted():
+            return _say_interrupted(e)
         if (place := users_line(e)) is not None:
             return _fault_of_the_users(e, *place)
         if (fault := fault_of_the_machine(e)) is not None:

@@ -4,7 +4,6 @@ import contextlib
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias
 
 from ..distributed import STOP_SIGNALS
 from ..errors import UserError
+from ..handlers import handled
 from ..parent import environment_of_job
 
 TRAIN = [sys.executable, "-m", "mdistiller_dfpt", "train"]
@@ -94,15 +94,8 @@ def _passing_signals_on() -> Iterator[tuple[set[Process], list[int]]]:
         for process in tuple(running):
             process.send_signal(number)
 
-    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+    with handled(STOP_SIGNALS, pass_on):
         yield running, got
-        return
-    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
-    try:
-        yield running, got
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _run(job: Job, running: set[Process], got: list[int], watch: Watch | None = None) -> int:

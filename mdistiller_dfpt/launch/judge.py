@@ -91,7 +91,9 @@ def _teacher_of(student: Student, cfg: CN, data: Data) -> nn.Module:
 
 def on_data(student: Student, cfg: CN, data: Data, teacher: nn.Module | None = None) -> Tested:
     """The logits of a student and of a teacher, if there is one, on the test set, in the precision of `cfg`."""
-    networks: list[tuple[Network, Any]] = [(student, AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])]
+    networks: list[tuple[Network, Any]] = [
+        (lambda images: student(student.sized(images)), AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP])
+    ]
     if teacher is not None:
         networks.append((_logits_of(teacher.to(student.device).eval()), AMP_DTYPES[cfg.SOLVER.AMP]))
     found: list[list[Tensor]] = [[] for _ in networks]

@@ -6,6 +6,7 @@ from ..errors import ConfigError, DataError, UserError
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}  # no name of ours is such
 OF_LIMITS = {errno.EMFILE, errno.ENFILE}
+NO_THREAD = "can't start new thread"  # Python's words, without a number
 OF_PLACES = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENXIO,
     errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENOLCK, errno.ENOTSUP,
@@ -18,6 +19,9 @@ def fault_of_the_machine(error: Exception) -> UserError | None:
         name = error.object[error.object.rfind("\n", 0, error.start) + 1 :].splitlines()[0]
         is_name = error.reason == "surrogates not allowed"
         return ConfigError(f"{name[:200]}: this name is not UTF-8: rename it") if is_name else None
+    if isinstance(error, BlockingIOError) or str(error) == NO_THREAD:
+        return DataError(f"{getattr(error, 'strerror', error)}: no further process or thread may be started: raise the"
+                         " number that `ulimit -u` prints, or start fewer processes")  # fmt: skip
     if not isinstance(error, OSError):
         return None
     if error.errno in OF_LIMITS:

@@ -82,11 +82,17 @@ class Student(nn.Module):
         return resized(images, self.record.image_shape[1:])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) as `preprocess` returns them -> logits (B, classes)."""
+        """Images (B, 3, H, W) as `preprocess` returns them -> logits (B, classes).
+
+        ValueError for images of another size, for which nothing is known of its accuracy; `network` takes them.
+        """
         if not isinstance(images, Tensor):
             raise TypeError(
                 f"a student takes a batch of images as a tensor, not {type(images).__name__}: predict takes files"
             )
+        if images.shape[1:] != (wanted := self.record.image_shape):
+            raise ValueError(f"images {tuple(images.shape)}; this student takes (B, {', '.join(map(str, wanted))}):"
+                             " its `sized` resizes them, its `network` takes others as they are")  # fmt: skip
         return as_output(self.network(images)).logits
 
     def predict(

@@ -13,6 +13,7 @@ import torch
 from ..config.effect import deciding_values, value_of
 from ..distillers.choice import choice, situation
 from ..errors import UserError
+from ..handlers import interrupts_later
 from ..interop.plugins import load_cfg
 from ..parent import stop_with_pool
 from ..report.spec import Cell
@@ -63,7 +64,8 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
     failed = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(parallel, mp_context=context, initializer=stop_with_pool) as pool:
-        pending = {pool.submit(_smoke, cell): cell for cell in cells}
+        with interrupts_later():
+            pending = {pool.submit(_smoke, cell): cell for cell in cells}
         try:
             for number, future in enumerate(as_completed(pending), start=1):
                 cell, fault = pending[future], _fault(future)
@@ -71,7 +73,8 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
                     failed.append(cell)
                 say(f"[{number}/{len(cells)}] {cell.row} {cell.column}: {fault or 'ok'}")
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
             raise Interrupted(signal.SIGINT) from None
     return failed
 

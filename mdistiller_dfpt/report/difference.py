@@ -53,5 +53,6 @@ def _of_teachers(result: Result, reference: Result, where: str) -> list[str]:
     if mine != other:
         return [f"taught by {', '.join(mine)}, {', '.join(other)} {where}"]
     changed = [a["name"] for a, b in zip(result.teachers, reference.teachers, strict=True) if a != b]
-    measured = {t["name"]: f" ({t['top1']:.2f} %)" for t in [result.data["protocol"]["teacher"]]}
+    first = result.data["protocol"].get("teacher")
+    measured = {first["name"]: f" ({first['top1']:.2f} %)"} if first else {}
     return [f"taught by other weights of {name}{measured.get(name, '')}" for name in changed]

@@ -27,7 +27,7 @@ FORM = {
         "seed": int,
         "world_size?": int,
         "threads?": int,
-        "teacher?": ({"name": str, "sha256?": (str, None), "top1?": float}, None),
+        "teacher?": ({"name": str, "sha256?": (str, None), "top1": float}, None),
         "settings?": {str: ANY},
         "versions?": {str: ANY},
         "normalisation?": {str: str},
@@ -209,9 +209,11 @@ def _read(path: Path, folder: Path) -> Result | str:
     """The result in a file, or what is wrong with the file."""
     try:
         data = read_json(path)
-        if fault := fault_of(data, FORM) or (None if data["epochs"] else "epochs is empty"):
+        if fault := fault_of(data, FORM):
             return f"not a results file of a finished run ({fault})"
         result = Result(_name(path, folder), path, data)
+        if not result.evaluated:
+            return "not a results file of a finished run (it has no evaluated epoch)"
         result.what  # noqa: B018  an identity that cannot be read is found here
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
         return f"not a results file of a finished run ({type(e).__name__}: {e})"

@@ -49,7 +49,7 @@ def accuracy(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
 
 
 def evaluate_method(
-    method: Method, loader: Loader, between_batches: Callable[[], None] = lambda: None
+    method: Method, loader: Loader, between_batches: Callable[[int], None] = lambda number: None
 ) -> dict[str, dict[str, float]]:
     """`evaluate` for the paths of a method, in eval mode."""
     was_training = method.training
@@ -64,7 +64,7 @@ def evaluate_method(
 def evaluate(
     paths_of: Callable[[Tensor], Mapping[str, Tensor]],
     loader: Loader,
-    between_batches: Callable[[], None] = lambda: None,
+    between_batches: Callable[[int], None] = lambda number: None,
 ) -> dict[str, dict[str, float]]:
     """{path: {"top1": %, "top5": %, "nll": nats, "ece": %}} for the logits of each path.
 
@@ -74,7 +74,7 @@ def evaluate(
     `most_predicted` is the share of the images, in per cent, for which the most frequent prediction is made.
 
     `paths_of`: images (B, 3, H, W) -> logits (B, C) by name. `a` is the path returned first: KL(teacher || student) if
-    the teacher comes first.
+    the teacher comes first. `between_batches` is called with the number of each batch, from 1, and of one behind all.
     """
     sums: dict[tuple[str, str], Tensor] = {}
     predicted: dict[str, Tensor] = {}  # of each class, by path
@@ -85,7 +85,7 @@ def evaluate(
         sums[key] = sums[key] + value if key in sums else value
 
     for batch in loader.epoch():
-        between_batches()
+        between_batches(batch.step)
         count += len(batch.target)
         paths = paths_of(batch.image)
         for name, logits in paths.items():
@@ -98,6 +98,7 @@ def evaluate(
             predicted[name] = predicted[name] + ones if name in predicted else ones
         for a, b in combinations(paths, 2):
             add(("kl", f"{a}||{b}"), kl_divergence(paths[a], paths[b]))
+    between_batches(len(loader) + 1)
     # The samples that could be read, over all processes
     counted = torch.tensor(float(count), dtype=torch.float64, device=loader.device)
     *totals, seen = all_reduce(torch.stack([*(s.double() for s in sums.values()), counted])).tolist()

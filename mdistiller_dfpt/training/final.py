@@ -29,17 +29,19 @@ def final_results(run: Training, saver: Saver) -> dict[str, Any]:
     assert best is not None
     with run.deployable():
         last = evaluate_method(run.distiller, run.data.test)["student"]
-    chosen = last
+    weights, chosen = run.weights(), last
     if best is not run.epochs[-1]:
         epoch = best["epoch"]
-        weights, fault = on_first_process(lambda: _weights_of(saver, epoch))
-        if weights is None:
+        stored, fault = on_first_process(lambda: _weights_of(saver, epoch))
+        if stored is None:
             if rank() == 0:
                 print(f"warning: {fault}: the accuracy of epoch {epoch}, the best on the validation set, is not known;"
                       " `best` is that of the last epoch", file=sys.stderr)  # fmt: skip
             best = run.epochs[-1]
         else:
-            chosen = _evaluated(run, weights)
+            weights, chosen = stored, _evaluated(run, stored)
+    # Its file says its accuracy, which was not known when it was written
+    saver.save_student(BEST, weights, run.data, {**best, "test": {"student": chosen}})
     final: dict[str, Any] = {
         metric: {"last": last[metric], "best": chosen[metric], "best_epoch": best["epoch"], "mean_last_5": None}
         for metric in ("top1", "top5")

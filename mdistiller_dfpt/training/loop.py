@@ -106,7 +106,9 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
                 share_buffers(run.distiller, run.statistics.values())
             try:
                 with run.deployable():
-                    record[run.data.judged_on] = evaluate_method(run.distiller, run.data.judges, requests.interrupt)
+                    record[run.data.judged_on] = evaluate_method(
+                        run.distiller, run.data.judges, requests.between_batches()
+                    )
             except Interrupt as e:  # outside of `deployable`: the weights are those in training again
                 saver.save(run.progress())
                 raise Stopped(e.number, f"in epoch {epoch}, while it was evaluated") from None

@@ -47,8 +47,12 @@ def process_group(cfg: CN) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store, number, world = next(dist.rendezvous("env://", timeout=timeout))
+        # The store of torchrun still has the addresses of the processes before a restart
+        store = dist.PrefixStore(f"start {restarts()}", store)
         dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timeout)
-    except dist.DistError as e:
+    except RuntimeError as e:
+        if not _is_of_peers(e):
+            raise
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise PeerError(
             f"the {os.environ['WORLD_SIZE']} processes did not meet at {place} within EXPERIMENT.TIMEOUT"
@@ -59,12 +63,21 @@ def process_group(cfg: CN) -> Iterator[None]:
             yield
         dist.destroy_process_group()
     except RuntimeError as e:
-        if isinstance(e, dist.DistError) or any(s in str(e) for s in _SIGNS):
+        if _is_of_peers(e):
             raise PeerError(
                 f"{_silent(store)} ended or did not respond within EXPERIMENT.TIMEOUT {cfg.EXPERIMENT.TIMEOUT:g} s "
                 f"({str(e).splitlines()[0]}); continue with --resume"
             ) from None
         raise
+
+
+def restarts() -> int:
+    """How often torchrun has started this job again, by `--max-restarts`."""
+    return _number("TORCHELASTIC_RESTART_COUNT", 0, MOST, "0")
+
+
+def _is_of_peers(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in _SIGNS)
 
 
 def _has_peers() -> bool:

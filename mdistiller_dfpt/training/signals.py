@@ -1,19 +1,17 @@
 """Signals are handled between two steps or batches of an evaluation.
 
-SIGTERM, SIGINT, SIGHUP and SIGXCPU save and stop, SIGUSR1 saves and continues.
+SIGTERM, SIGINT, SIGHUP, SIGXCPU and SIGUSR2 save and stop, SIGUSR1 saves and continues.
 """
 
 import contextlib
-import os
 import signal
-import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 
 from ..distributed import STOP_SIGNALS, all_reduce, world_size
 from ..errors import UserError
+from ..handlers import handled, say
 
 # Processes agree on requests every so many steps, because agreeing costs a message
 AGREE_EVERY = 8
@@ -57,57 +55,49 @@ class Requests:
         return stop, save
 
     def poll_stop(self) -> int:
-        """Number of a stop signal or 0, agreed on by all processes; called after an epoch and its checkpoint."""
+        """Number of a stop signal or 0, agreed on by all processes; called where the state is saved soon."""
         return self.poll(0)[0]
 
-    def interrupt(self) -> None:
-        """Raise `Interrupt` if a stop is requested; one of several processes must not leave an evaluation alone."""
-        if self.stop and world_size() == 1:
-            raise Interrupt(self.stop)
+    def between_batches(self) -> Callable[[int], None]:
+        """What an evaluation calls with the number of each batch, and of one behind all: `Interrupt` at a stop.
+
+        All processes agree equally often: one that can read nothing of a batch does so at its next one.
+        """
+        agreed = 0
+
+        def meet(batch: int) -> None:
+            nonlocal agreed
+            due = batch // AGREE_EVERY if world_size() > 1 else agreed + 1
+            while agreed < due:
+                agreed += 1
+                if stop := self.poll_stop():
+                    raise Interrupt(stop)
+
+        return meet
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Context that records signals. Restores the handlers.
 
         Stop signals after the first change nothing: schedulers and launchers send several, and a save must not be cut
-        off. SIGHUP stays ignored where it is, as under nohup.
+        off.
         """
-        # Python allows handlers in the main thread alone
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
         def stop(number: int, frame: object) -> None:
             if not self.stop:
                 self.stop = number
-                name = signal.Signals(number).name
-                os.write(2, f"{name}: stopping after the next step; SIGKILL ends the run at once\n".encode())
+                say(f"{signal.Signals(number).name}: stopping after the next step; SIGKILL ends the run at once")
 
         def save(number: int, frame: object) -> None:
             self.save = True
 
         # Handlers only record the request: the state in the middle of a step cannot be resumed
-        before: dict[int, Any] = {
-            n: signal.signal(n, stop)
-            for n in STOP_SIGNALS
-            if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN
-        }
-        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, save)
-        try:
+        with handled(STOP_SIGNALS, stop), handled([signal.SIGUSR1], save):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def nothing_to_save() -> Iterator[None]:
     """Context in which SIGUSR1 is ignored: a request to save must not end what has not begun to train, or has ended."""
-    if threading.current_thread() is not threading.main_thread():
+    with handled([signal.SIGUSR1], lambda number, frame: None):  # unlike SIG_IGN, not inherited by programs
         yield
-        return
-    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)  # unlike SIG_IGN, not inherited by programs
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, before)

@@ -267,7 +267,10 @@ class Trainer:
 
     def _finish(self, saver: Saver, used_protocol: dict[str, Any], judge: Judge | None) -> dict[str, Any]:
         run = self.training
-        saver.save_student(WEIGHTS, run.weights(), self.data, run.epochs[-1])
+        final, last = final_results(run, saver), run.epochs[-1]
+        if "validation" in final:  # then no epoch has an accuracy on the test set
+            last = {**last, "test": {"student": {metric: final[metric]["last"] for metric in ("top1", "top5")}}}
+        saver.save_student(WEIGHTS, run.weights(), self.data, last)
         if self.teacher is not None and self.teacher.starts_untrained:
             saver.save_teacher(TEACHER_WEIGHTS, self.teacher.network.state_dict())
         if judge is not None:
@@ -277,7 +280,7 @@ class Trainer:
             "method": choice(self.cfg).label,
             "student": self.cfg.DISTILLER.STUDENT,
             "protocol": used_protocol,
-            "final": final_results(run, saver),
+            "final": final,
             "student_sha256": state_hash(run.weights()),
             "seconds": round(sum(e["seconds"] for e in run.epochs), 1),
             "epochs": run.epochs,

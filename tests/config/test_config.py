@@ -196,6 +196,16 @@ def test_python_configs_are_not_read(tmp_path):
 
 def test_unreadable_files_are_named(tmp_path):
     assert "no such config file" in faults(tmp_path / "gone.yaml")
+
+
+def test_a_config_inherits_from_a_packaged_one_by_name_and_first_from_one_beside_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text("_BASE_: digits/kd/res20_res8\nKD: {TEMPERATURE: 7.0}\n")
+    cfg = load_cfg(tmp_path / "mine.yaml")
+    assert (cfg.DATASET.TYPE, cfg.DISTILLER.STUDENT, cfg.KD.TEMPERATURE) == ("digits", "resnet8", 7.0)
+    (tmp_path / "digits/kd").mkdir(parents=True)
+    (tmp_path / "digits/kd/res20_res8.yaml").write_text("DISTILLER: {STUDENT: resnet14}\n")
+    cfg = load_cfg(tmp_path / "mine.yaml")
+    assert (cfg.DATASET.TYPE, cfg.DISTILLER.STUDENT) == ("cifar100", "resnet14")
     (tmp_path / "d.yaml").mkdir()
     assert f"{tmp_path / 'd.yaml'}: Is a directory" in faults(tmp_path / "d.yaml")
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")

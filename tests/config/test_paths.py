@@ -66,6 +66,16 @@ def test_a_module_beside_the_file_is_importable_and_never_another_of_its_name(tm
     (home / "colorsys.py").write_text("")
     with pytest.raises(ConfigError, match=r"colorsys.py: Python has another module colorsys .*rename the file"):
         load_cfg(home / "b.yaml")
+    # A config elsewhere, as that of a run: from the working directory, if Python has no such module
+    (tmp_path / "run").mkdir()
+    for name, module in (("c", "a_package_of_cwd"), ("b", "colorsys")):
+        (tmp_path / f"run/{name}.yaml").write_text(f"DISTILLER: {{STUDENT: '{module}:build'}}\n")
+    with pytest.raises(ConfigError, match="No module named 'a_package_of_cwd'.*folder of the config, the working dir"):
+        build_model(load_cfg(tmp_path / "run/c.yaml").DISTILLER.STUDENT, num_classes=7)
+    (home / "a_package_of_cwd.py").write_text((home / "a_package_nets.py").read_text())
+    monkeypatch.chdir(home)
+    assert type(build_model(load_cfg("../run/c.yaml").DISTILLER.STUDENT, num_classes=7)).__name__ == "TinyNet"
+    load_cfg("../run/b.yaml")
     # The same name in two folders, in one process
     other = tmp_path / "other"
     other.mkdir()

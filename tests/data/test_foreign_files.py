@@ -11,7 +11,7 @@ from torchvision.datasets import ImageFolder
 from mdistiller_dfpt.commands import check_data
 from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.image_files import Fault, read_image
-from mdistiller_dfpt.data.preprocessing import Preprocessing
+from mdistiller_dfpt.data.preprocessing import Preprocessing, upright
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
 
@@ -23,8 +23,8 @@ def image(path, seed=0):
     return path
 
 
-def source(root, kind="folder", classes=2):
-    return DATASETS[kind](tiny_cfg("DATASET.TYPE", kind, "DATASET.ROOT", str(root), "DATASET.CLASSES", str(classes)))
+def source(root, kind="folder", *words):
+    return DATASETS[kind](tiny_cfg("DATASET.TYPE", kind, "DATASET.ROOT", str(root), "DATASET.CLASSES", "2", *words))
 
 
 def base(root):
@@ -80,7 +80,8 @@ def tables(root, train, val):
 
 
 def test_whole_numbers_are_numbers_however_they_are_written(tmp_path):
-    found = source(tables(tmp_path, "0.png,10.0\n1.png,2.0\n2.png,-1.0\n", "0.png,10\n1.png,2\n2.png,-1\n"), classes=3)
+    folder = tables(tmp_path, "0.png,10.0\n1.png,2.0\n2.png,-1.0\n", "0.png,10\n1.png,2\n2.png,-1\n")
+    found = source(folder, "folder", "DATASET.CLASSES", "3")
     assert found.train.classes == found.test.classes == ("-1", "2", "10")
     assert found.train.labels.tolist() == found.test.labels.tolist() == [2, 1, 0]
     with pytest.raises(DataError, match=r"has the label 0.5; labels must be names or whole numbers"):
@@ -203,6 +204,16 @@ def test_photos_are_turned_as_viewers_show_them_where_the_config_says_so(orienta
     assert next(data.train.epoch()).image[0, :2, 19].max() < 0.2  # mirrored at random, and never upside down
 
 
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_photos_of_16_bits_are_turned_too(ending, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored with its top at the right
+    scene = np.array([[1, 2], [3, 4], [5, 6]], np.uint16) << 8
+    path = tmp_path / f"x.{ending}"
+    Image.fromarray(np.ascontiguousarray(np.rot90(scene))).save(path, exif=exif)
+    assert np.array(upright(read_image(str(path))))[..., 0].tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
 @pytest.mark.parametrize("kind", ["csv", "semicolons", "tabs", "without endings", "jsonl", "txt", "meta"])
 def test_tables_as_kaggle_hugging_face_caffe_and_openmmlab_lay_them_out(kind, tmp_path):
     """The images of both splits have the same names, in folders of their own."""
@@ -222,6 +233,17 @@ def test_tables_as_kaggle_hugging_face_caffe_and_openmmlab_lay_them_out(kind, tm
     for part, split in ((found.train, "train"), (found.test, "val")):
         assert part.paths == [str(tmp_path / split / f"a b{i}.png") for i in range(2)]
         assert part.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_table_of_another_name_is_told_how_it_is_to_be_named(share, tmp_path):
+    for i in range(4):
+        image(tmp_path / "train" / f"{i}.png", i)
+    (tmp_path / "labels.csv").write_text("image,label\n0.png,a\n1.png,b\n2.png,a\n3.png,b\n")
+    with pytest.raises(DataError, match=r"train: contains no class folders; .* or rename it to train.csv and set"):
+        source(tmp_path, "folder", "DATASET.TEST.SHARE", str(share))
+    (tmp_path / "labels.csv").rename(tmp_path / "train.csv")
+    assert len(source(tmp_path, "folder", "DATASET.TEST.SHARE", "0.5").test.paths) == 2
 
 
 def test_a_test_set_drawn_from_the_training_images_is_in_their_folder(tmp_path):
@@ -254,7 +276,7 @@ def test_an_object_without_path_or_label_is_named(tmp_path):
     (["pathmnist.npz"], "its .npz files have images as arrays"),
     (["cifar-10-batches-py/data_batch_1"], "CIFAR-10 has images as arrays"),
     (["data/train/a/x.png"], r"perhaps DATASET.ROOT is '.*/data'"),
-    (["train/1.jpg", "labels.csv"], "there is no folder of test images beside train"),
+    (["train/1.jpg", "labels.csv"], "if labels.csv has the labels, divide its rows into train.csv and val"),
     (["train/a/x.png", "val/images/x.png", "val/val_annotations.txt"], "Tiny ImageNet, use DATASET.TYPE tiny_imagenet"),
     (["images.txt", "train_test_split.txt"], "CUB-200-2011, use DATASET.TYPE cub200"),
     (["Train/a/x.png", "Val/a/x.png"], "it contains Train/, Val/"),

@@ -158,11 +158,13 @@ def test_best_is_of_the_weights_that_were_best_or_of_the_last_epoch_and_says_so(
     found, said = md.run(config_of(copy, []), copy)["final"], capsys.readouterr().err
     if fault == "none":
         assert found == before
+        assert md.load_student(best).record.epoch == 1
         assert "best.safetensors" not in said
         return
     for metric in ("top1", "top5"):
         last = before[metric]["last"]
         assert found[metric] == {"last": last, "best": last, "best_epoch": 3, "mean_last_5": None}
+    assert md.load_student(best).record.epoch == 3
     assert f"warning: {best}: " in said
     assert "`best` is that of the last epoch" in said
 
@@ -174,5 +176,7 @@ def test_a_report_says_what_the_epochs_were_judged_by(run):
     assert result.evaluations == 3
 
 
-def test_the_record_of_a_best_student_has_no_test_accuracy_that_chose_it(run):
-    assert md.load_student(run[0] / "best.safetensors").record.accuracy == {}
+def test_the_records_of_the_students_have_their_accuracies_on_the_test_set(run):
+    final = json.loads((run[0] / "results.json").read_text())["final"]
+    for name, key in (("student.safetensors", "last"), ("best.safetensors", "best")):
+        assert md.load_student(run[0] / name).record.accuracy == {m: final[m][key] for m in ("top1", "top5")}

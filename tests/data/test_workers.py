@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import gc
 import multiprocessing
 import os
 import re
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from mdistiller_dfpt.data import build as build_module
 from mdistiller_dfpt.data import build_data, check, image_files
 from mdistiller_dfpt.data.generated import write_data_set
+from mdistiller_dfpt.data.workers import leave_all_to_the_trainer
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
 
@@ -55,11 +58,51 @@ def test_a_worker_that_dies_ends_the_run_and_says_at_which_images(does, tmp_path
 
 def test_a_worker_that_hangs_ends_the_run_within_the_time_that_the_config_gives(tmp_path):
     loader = loader_whose_worker(lambda: time.sleep(600), tmp_path, timeout="2")
-    with pytest.raises(DataError, match=r"timed out after 2.0 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
+    with pytest.raises(DataError, match=r"no images for 2 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
         list(loader.epoch(1))
 
 
-@pytest.mark.parametrize("does", [lambda: None, lambda: time.sleep(600)], ids=["waits", "hangs"])
+def stop_itself():
+    """As Ctrl-Z does, whose end reached the trainer alone."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_worker_that_is_stopped_while_it_passes_on_images_ends_the_run_too(tmp_path):
+    loader = loader_whose_worker(lambda: None, tmp_path, timeout="2")
+    batches = loader.epoch(1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    time.sleep(1)  # it has announced more batches, which are still to be fetched from it
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(DataError, match=r"no images for 2 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
+        list(batches)
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGKILL
+
+
+def test_the_time_in_which_all_were_stopped_is_no_time_without_images(tmp_path):
+    """As by Ctrl-Z, or where a scheduler suspends a job."""
+    began, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            loader = loader_whose_worker(lambda: (os.write(writing, b"x"), time.sleep(1)), tmp_path, timeout="3")
+            code = 0 if len(list(loader.epoch(1))) == len(loader) else 2
+        finally:
+            os._exit(code)
+    os.close(writing)
+    assert os.read(began, 1) == b"x"
+    os.killpg(pid, signal.SIGSTOP)
+    time.sleep(5)
+    os.killpg(pid, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    "does", [lambda: None, lambda: time.sleep(600), stop_itself], ids=["waits", "hangs", "is stopped"]
+)
 def test_a_process_that_keeps_its_loader_ends_with_its_workers(does, tmp_path):
     kept = []
 
@@ -105,6 +148,43 @@ def test_what_a_worker_lacks_is_said_without_a_wait(what, tmp_path):
         list(loader.epoch(1))
     assert str(info.value).endswith(remedy)
     assert set(Path("/dev/shm").glob("torch_*")) <= before
+
+
+def test_a_worker_that_may_not_be_started_is_said_and_those_before_it_end(tmp_path, monkeypatch, capsys):
+    """As by `ulimit -u`, which the tests themselves would meet."""
+    loader = loader_whose_worker(lambda: None, tmp_path)
+    loader.workers, plain, calls, before = 2, os.fork, [], set(multiprocessing.active_children())
+
+    def fork():
+        calls.append(1)
+        if len(calls) == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return plain()
+
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(
+        DataError, match=r"Resource temporarily unavailable.*NUM_WORKERS \(now 2\) or raise `ulimit -u`"
+    ):
+        list(loader.epoch(1))
+    gc.collect()
+    assert "Exception ignored" not in capsys.readouterr().err
+    deadline = time.monotonic() + 60
+    while set(multiprocessing.active_children()) - before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_worker_that_may_start_no_thread_can_be_ended(monkeypatch):
+    def work():
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with contextlib.suppress(RuntimeError):
+            leave_all_to_the_trainer(0)
+        return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+    assert forked(work) == (0, [])
 
 
 DEATHS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT]

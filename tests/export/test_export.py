@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import mdistiller_dfpt as md
 from mdistiller_dfpt.commands.export import main
 from mdistiller_dfpt.export import FORMATS, Format
+from mdistiller_dfpt.export.card import card
 from mdistiller_dfpt.export.hub_folder import results_of
 
 from ..launch.test_student import trained
@@ -71,6 +72,8 @@ def test_onnx_is_the_student_for_any_batch_and_says_what_it_is(run, tmp_path, ca
     model = onnx.load(int8)
     said = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(said["quantisation"])["type"] == "int8"
+    assert json.loads(said["accuracy_float32"]) == student.record.accuracy
+    assert f"int8 {json.loads(said['accuracy'])['top1']:.2f} %" in out
     assert any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4 for t in model.graph.initializer)
 
 
@@ -80,7 +83,11 @@ def test_int8_of_images_alone_has_no_accuracy(run, pictures, tmp_path, capsys):
     code, out, err = exported(capsys, run, "--to", "onnx", "-o", tmp_path / "a.onnx", "--int8", *words)
     assert code == 0, err
     assert f"on 5 images of {pictures}" in out
-    assert "% of 5 images; there is no test set to measure its accuracy on" in out
+    assert "% of 5 images, those of the calibration; there is no test set to measure its accuracy on" in out
+    onnx = pytest.importorskip("onnx")
+    said = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.int8.onnx").metadata_props}
+    assert json.loads(said["accuracy"]) == {}
+    assert json.loads(said["accuracy_float32"]) == md.load_student(run).record.accuracy
 
 
 def test_a_torch_export_file_needs_nothing_of_this_package(run, tmp_path, capsys):
@@ -113,6 +120,16 @@ def test_a_hub_folder_is_a_student_with_a_card(run, pictures, tmp_path, capsys):
                   'student = load_student(".")', "DATASET.TYPE: digits", "## Limits", "resized to 16x16"):  # fmt: skip
         assert words in text
     assert not [line for line in text.splitlines() if "{{" in line or "{%" in line]
+
+
+def test_images_of_ones_own_are_no_published_dataset_in_a_card(run):
+    student = md.load_student(run)
+    student.record = student.record._replace(data="folder")
+    _, header, text = card(student, None, "mit").split("---\n", 2)
+    said = yaml.safe_load(header)
+    assert "datasets" not in said
+    assert said["model-index"][0]["results"][0]["dataset"]["name"] == "a folder of images"
+    assert "On the test set of a folder of images." in text
 
 
 def test_a_hub_folder_of_a_file_alone_has_a_card_without_a_protocol(run, pictures, tmp_path, capsys):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from mdistiller_dfpt.commands import plot, report, table
 from mdistiller_dfpt.errors import UserError
@@ -74,3 +75,11 @@ def test_commands_on_results_with_a_part_of_another_kind_end_well(part, tmp_path
         results = copy.deepcopy(RESULTS)
         results[part] = other
         commands_end_well(written(tmp_path, results), tmp_path, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@fuzzed
+@given(st.data())
+def test_commands_on_results_with_other_values_end_well(tmp_path, capsys, data):
+    commands_end_well(written(tmp_path, data.draw(changed(RESULTS))), tmp_path, capsys)

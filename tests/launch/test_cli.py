@@ -112,6 +112,9 @@ def of_file(code):
 
 
 MANY = "Too many open files: raise the number that `ulimit -n` prints, or lower DATASET.NUM_WORKERS"
+NO_MORE = (
+    "no further process or thread may be started: raise the number that `ulimit -u` prints, or start fewer processes"
+)
 FAULTS = {
     "disk full": (of_file(errno.ENOSPC), 3, "/data/a.txt: No space left on device"),
     "over quota": (of_file(errno.EDQUOT), 3, "/data/a.txt: Disk quota exceeded"),
@@ -124,6 +127,9 @@ FAULTS = {
     "links in a circle": (of_file(errno.ELOOP), 2, "/data/a.txt: Too many levels of symbolic links"),
     "files of this process": (of_file(errno.EMFILE), 3, MANY),
     "files of all": (OSError(errno.ENFILE, "Too many open files"), 3, MANY),
+    "processes": (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), 3,
+                  f"Resource temporarily unavailable: {NO_MORE}"),
+    "threads": (RuntimeError("can't start new thread"), 3, f"can't start new thread: {NO_MORE}"),
     "name in another encoding": (UnicodeEncodeError("utf-8", "one\na\udcffb\ntwo", 5, 6, "surrogates not allowed"), 2,
                                  r"a\udcffb: this name is not UTF-8: rename it"),
 }  # fmt: skip

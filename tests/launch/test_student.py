@@ -262,6 +262,23 @@ def test_a_finished_run_has_its_evaluation_beside_its_results(digits):
     assert torch.equal(torch.from_numpy(numpy.array(picture)), data.test.padded[int(one["image"])])
 
 
+def test_a_student_and_a_teacher_of_other_sizes_are_judged_as_in_their_run(tmp_path):
+    _, teacher, _ = trained(tmp_path / "teacher", "DISTILLER.STUDENT_SIZE", "20")
+    words = ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet8", "DISTILLER.TEACHER_CKPT", str(teacher)]
+    results, run, data = trained(tmp_path, *words, "DISTILLER.STUDENT_SIZE", "10", "DISTILLER.TEACHER_SIZE", "20")
+    in_run = json.loads((run / "evaluation.json").read_text())
+    assert in_run["top1"] == pytest.approx(results["final"]["top1"]["last"])
+    assert evaluate.main([str(run), "--with-teacher", "--json", str(tmp_path / "j.json")]) == 0
+    found = json.loads((tmp_path / "j.json").read_text())
+    for key in ("top1", "nll", "ece", "macs"):
+        assert found[key] == pytest.approx(in_run[key])
+    assert found["teacher"] == pytest.approx(in_run["teacher"])
+    student, (batch, *_) = md.load_student(run), data.test.epoch()
+    with pytest.raises(ValueError, match=r", 3, 16, 16\); this student takes \(B, 3, 10, 10\): its `sized`"):
+        student(batch.image)
+    assert student(student.sized(batch.image)).shape == (len(batch.target), 10)
+
+
 def test_damaged_weights_are_never_used(digits, tmp_path, capsys):
     run, _, _ = digits
     whole = (run / "student.safetensors").read_bytes()

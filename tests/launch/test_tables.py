@@ -340,9 +340,9 @@ sys.exit(guarded(lambda argv: launched.run_jobs(jobs, 2, say), []))
 """
 
 
-def begun_jobs(tmp_path):
-    """A launcher of five jobs, two at a time, once the first two have begun."""
-    command = [sys.executable, "-c", PARENT, CHILD, str(tmp_path)]
+def begun_jobs(tmp_path, *before):
+    """A launcher of five jobs, two at a time, once the first two have begun; `before`: what starts its command."""
+    command = [*before, sys.executable, "-c", PARENT, CHILD, str(tmp_path)]
     parent = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
     )  # fmt: skip
@@ -364,6 +364,16 @@ def test_a_signal_to_a_table_reaches_its_jobs_once_and_no_further_job_begins(num
     assert [(tmp_path / f"{i}.txt").read_text().split() for i in (0, 1)] == [["began", "saved", "1"]] * 2
     assert not (tmp_path / "2.txt").exists()
     assert out.count("...") == 2
+
+
+def test_a_table_that_nohup_started_goes_on_at_a_hangup(tmp_path):
+    parent = begun_jobs(tmp_path, "nohup")
+    parent.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    parent.send_signal(signal.SIGTERM)
+    _, err = parent.communicate(timeout=60)
+    assert parent.returncode == 128 + signal.SIGTERM, err
+    assert [(tmp_path / f"{i}.txt").read_text().split() for i in (0, 1)] == [["began", "saved", "1"]] * 2
 
 
 def test_jobs_save_and_end_when_their_launcher_is_killed(tmp_path):
@@ -414,6 +424,25 @@ def test_smoke_of_a_table_reports_each_cell_and_fails_with_one(table, capsys):
     err = capsys.readouterr().err
     assert "kd res20_res8: ok" in err
     assert "1 of 2 cells failed" in err
+
+
+@pytest.mark.parametrize("wait", [0, 3])
+def test_ctrl_c_ends_a_smoke_test_in_one_line(wait, table):
+    """In a terminal, its processes get it too, also while they import."""
+    command = [sys.executable, "-m", "mdistiller_dfpt", "table", "--table", str(table), "--smoke", "--jobs", "2"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
+    ) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        while len(children.read_text().split()) < 3:  # two, and what keeps account of their semaphores
+            time.sleep(0.02)
+        time.sleep(wait)
+        os.killpg(parent.pid, signal.SIGINT)
+        _, err = parent.communicate(timeout=60)
+    assert parent.returncode == 130
+    assert [line for line in err.splitlines() if ": ok" not in line] == [
+        "error: interrupted; repeat the same command to go on"
+    ]
 
 
 def test_a_teacher_is_compared_with_what_is_on_record():

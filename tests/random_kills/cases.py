@@ -10,7 +10,7 @@ from .processes import Fault
 
 METHODS = sorted(DISTILLERS)
 TEACHER, STUDENT = "resnet14", "resnet8"
-STOPS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGXCPU")
+STOPS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGXCPU", "SIGUSR2")
 SIGNALS = ("SIGKILL",) * 4 + STOPS * 2 + ("SIGUSR1",) * 2 + ("SIGSTOP",)
 RESUMES = ("plain", "auto", "RUN")
 UNITS = ("steps", "steps", "writes", "seconds")

@@ -201,7 +201,7 @@ def _wrong(ended, folder, *, refusable):
         found.append(f"exit code {code}, and {by} was not sent")
     if by == "SIGUSR1":
         found.append("SIGUSR1 ended the run")
-    if code > 128 and not (stopped and stopped[1] == by == announced) and "interrupted; continue" not in text:
+    if code > 128 and not (stopped and stopped[1] == by == announced) and "interrupted; " not in text:
         found.append(f"exit code {code} without its reason")
     if by is None and code != 0 and not (code == 3 and refusable and "nothing to resume" in text):
         found.append(f"exit code {code}")

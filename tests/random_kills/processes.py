@@ -132,7 +132,7 @@ def _child(words, folder, faults, whole, ready):
         os.write(ready, b"1")
         code = main([str(word) for word in words])
         # As an interpreter ends
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR2, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
         atexit._run_exitfuncs()
         multiprocessing.util._exit_function()

@@ -122,6 +122,24 @@ def test_files_that_are_no_results_are_named(tmp_path, text):
         load_results(tmp_path)
 
 
+EPOCHS = {
+    "no epochs": ([], "it has no evaluated epoch"),
+    "none evaluated": ([{"epoch": 1, "train": {"top1": 1.0}}], "it has no evaluated epoch"),
+    "no student": ([{"epoch": 1, "test": {"teacher": {"top1": 1.0}}}], r"epochs\[0\].test.student is missing"),
+    "no top-1": ([{"epoch": 1, "test": {"student": {"top5": 1.0}}}], r"epochs\[0\].test.student.top1 is missing"),
+    "no number": ([{"epoch": 1, "test": {"student": {"top1": 1.0, "nll": "x"}}}], r"student.nll is 'x', no float"),
+}
+
+
+@pytest.mark.parametrize("case", EPOCHS)
+def test_results_without_an_evaluated_epoch_are_named(case, runs, tmp_path):
+    epochs, said = EPOCHS[case]
+    data = json.loads((runs / "dfptkd/seed1/results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps({**data, "epochs": epochs}))
+    with pytest.raises(DataError, match=said):
+        load_results(tmp_path)
+
+
 def test_a_damaged_file_is_listed_and_the_table_goes_on(runs, tmp_path):
     before = markdown_table(load_results(runs), unfinished(runs))
     folder = shutil.copytree(runs, tmp_path / "copy")

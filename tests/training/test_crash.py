@@ -219,6 +219,27 @@ def test_a_signal_saves_after_the_step_and_stops(number, code, tmp_path):
     assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())
 
 
+@pytest.mark.parametrize("opened", [os.openpty, os.pipe], ids=["a terminal", "a pipe"])
+def test_a_signal_saves_also_where_what_prints_it_is_closed_by_then(opened, tmp_path):
+    """As where a window is closed, or Ctrl-C ends the `tee` behind a pipe as well."""
+
+    def stopped():
+        reading, writing = opened()
+        os.dup2(writing, 2)
+
+        def close_and_stop():
+            os.close(reading)
+            os.kill(os.getpid(), signal.SIGHUP)
+
+        try:
+            fit(after_each_step(run_of("KD", tmp_path), lambda count: count == 2 and close_and_stop()))
+        except Exception as e:
+            return str(e)
+
+    assert forked(stopped) == (0, "stopped by SIGHUP in epoch 1, after step 2; continue with --resume")
+    assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())
+
+
 MOMENTS = {
     "validation": ("mdistiller_dfpt.training.loop", "evaluate_method", 1, "in epoch 1, while it was evaluated"),
     "the writing of a checkpoint": ("mdistiller_dfpt.runs.saving", "save_checkpoint", 1, "after epoch 1"),
@@ -270,7 +291,7 @@ def test_a_run_of_one_step_an_epoch_is_stopped_too(tmp_path):
     assert forked(stopped) == (0, "stopped by SIGTERM in epoch 1, while it was evaluated; continue with --resume")
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU], ids=lambda n: n.name)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR2], ids=lambda n: n.name)
 def test_several_signals_of_any_kind_save_once(number, tmp_path):
     def several(count):
         for one in (number, signal.SIGTERM, number):

@@ -1,6 +1,7 @@
 """Several processes of a run compute the same as a single one, for every method; only the first writes."""
 
 import contextlib
+import os
 import signal
 import sys
 
@@ -186,6 +187,52 @@ def test_a_signal_that_arrives_during_the_exchange_is_handled_the_next_time(monk
     assert requests.poll(7) == (0, False), "between two exchanges nothing is communicated"
     assert requests.poll(8) == (0, False)
     assert requests.poll(16) == (signal.SIGTERM, True)
+
+
+def test_processes_agree_equally_often_in_an_evaluation_whichever_batches_they_have(monkeypatch):
+    monkeypatch.setattr("mdistiller_dfpt.training.signals.world_size", lambda: 2)
+    found = []
+    for missing in ((), (8, 9), (16, 20)):
+        requests = Requests()
+        monkeypatch.setattr(requests, "poll_stop", lambda found=found: found.append(1))
+        meet = requests.between_batches()
+        for number in range(1, 22):  # of 20 batches, and one behind all
+            if number not in missing:
+                meet(number)
+        found.append(0)
+    assert found == [1, 1, 0] * 3
+
+
+def test_a_signal_to_one_process_stops_an_evaluation_of_all_and_the_run_continues(tmp_path, monkeypatch):
+    monkeypatch.setattr("mdistiller_dfpt.training.signals.AGREE_EVERY", 1)
+
+    def run(name, resume, signalled=None):
+        trainer = Trainer(
+            cfg_of("KD", "LOG.PREFIX", str(tmp_path / name), "EXPERIMENT.NAME", "tiny", "SOLVER.EPOCHS", "2"),
+            tiny_distiller("KD"),
+            tiny_data(test=33, batch=16),
+        )  # fmt: skip
+        paths = trainer.distiller.evaluated_paths
+
+        def evaluated(image):
+            if len(trainer.epochs) == 1 and rank() == signalled:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return paths(image)
+
+        trainer.distiller.evaluated_paths = evaluated
+        try:
+            fit(trainer, resume)
+        except Exception as e:
+            return str(e)
+        return [state_hash(trainer.distiller.state_dict()), [[e["train"], e["test"]] for e in trainer.epochs]]
+
+    whole = in_processes(lambda number: run("whole", False), tmp_path)
+    (first := tmp_path / "first").mkdir()
+    stopped = in_processes(lambda number: run("out", False, signalled=1), first)
+    message = "stopped by SIGTERM in epoch 2, while it was evaluated; continue with --resume"
+    assert stopped == {0: message, 1: message}
+    (second := tmp_path / "second").mkdir()
+    assert in_processes(lambda number: run("out", True), second) == whole
 
 
 def test_one_process_that_diverges_stops_all(tmp_path):

@@ -21,6 +21,8 @@ def fail():
         raise DataError("broken.png: cannot be read as an image")
     if os.environ["FAULT"] == "is killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ["FAULT"] == "is killed at first" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
     if os.environ["FAULT"] == "hangs":
         time.sleep(600)
     if os.environ["FAULT"] == "leaves":
@@ -31,7 +33,7 @@ def fail():
 @DISTILLERS.register("FAILS")
 class Fails(DISTILLERS["NONE"]):
     def forward(self, batch):
-        if os.environ["RANK"] == os.environ["FAULTY"] and batch.step == 2:
+        if os.environ["RANK"] == os.environ["FAULTY"] and batch.step == 2 and batch.epoch == int(os.environ["EPOCH"]):
             fail()
         return super().forward(batch)
 """
@@ -47,10 +49,16 @@ def environment(**more):
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
-def torchrun(tmp_path, *words, **more):
+def torchrun(tmp_path, *words, restarts=0, **more):
     started = time.monotonic()
+    start, *rest = command(tmp_path, *words)
     done = subprocess.run(
-        command(tmp_path, *words), capture_output=True, text=True, cwd=ROOT, timeout=240, env=environment(**more)
+        [start, "-m", "torch.distributed.run", f"--max-restarts={restarts}", *rest[2:]],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=240,
+        env=environment(**more),
     )
     return done, time.monotonic() - started
 
@@ -82,7 +90,7 @@ def test_a_process_that_fails_ends_all_in_bounded_time_and_is_named(fault, tmp_p
     (tmp_path / "fails.py").write_text(FAILING)
     faulty, message = FAULTS[fault]
     words = ("PLUGINS", f"['{tmp_path}/fails.py']", "DISTILLER.TYPE", "FAILS", "EXPERIMENT.TIMEOUT", "5")
-    done, seconds = torchrun(tmp_path, *words, FAULT=fault, FAULTY=faulty)
+    done, seconds = torchrun(tmp_path, *words, FAULT=fault, FAULTY=faulty, EPOCH="1")
     assert done.returncode != 0
     assert re.search(message, done.stderr), done.stderr
     assert "this is a bug" not in done.stderr
@@ -90,6 +98,23 @@ def test_a_process_that_fails_ends_all_in_bounded_time_and_is_named(fault, tmp_p
     (status,) = (tmp_path / "out").rglob("status.json")
     assert json.loads(status.read_text())["state"] in ("running", "failed", "stopped")
     assert not list((tmp_path / "out").rglob("results.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("faulty", ["0", "1"])
+def test_a_run_that_torchrun_starts_again_continues(faulty, tmp_path):
+    (tmp_path / "fails.py").write_text(FAILING)
+    words = ("PLUGINS", f"['{tmp_path}/fails.py']", "DISTILLER.TYPE", "FAILS")
+    found = {}
+    for fault in ("none", "is killed at first"):
+        out = tmp_path / fault
+        done, _ = torchrun(out, "LOG.PREFIX", str(out), *words, restarts=1, FAULT=fault, FAULTY=faulty, EPOCH="2")
+        assert done.returncode == 0, done.stderr
+        (results,) = out.rglob("results.json")
+        found[fault] = json.loads(results.read_text())["student_sha256"]
+    assert "resuming after epoch 1" in done.stdout
+    assert found["is killed at first"] == found["none"]
 
 
 @pytest.mark.slow

@@ -55,10 +55,10 @@ def folder(cfg: CN) -> FileSource:
         classes = classes_of([label for _, label in rows], table)
         train, test = (file_set(part, classes) for part in (rows, others))
     elif (root / "train").is_dir():
+        classes = _classes_in(root, "train")
         if not (root / second).is_dir():
             raise DataError(f"{root}: there is no folder of test images beside train, val/<class>/* or test/<class>/*:"
                             f" add one, or {HOLD_OUT}")  # fmt: skip
-        classes = _classes_in(root, "train")
         check_same_classes(classes, _classes_in(root, second), root)
         train, test = (list_files(root / split, classes) for split in ("train", second))
     else:
@@ -84,8 +84,9 @@ def _undivided(root: Path, share: float) -> FileSet:
     if table is not None:
         rows = read_table(table)
         return file_set(rows, classes_of([label for _, label in rows], table))
-    place = root / "train" if (root / "train").is_dir() else root
-    return list_files(place, class_folders(place))
+    if (root / "train").is_dir():
+        return list_files(root / "train", _classes_in(root, "train"))
+    return list_files(root, class_folders(root))
 
 
 def _table(root: Path, split: str) -> Path | None:
@@ -122,12 +123,13 @@ def _found_instead(root: Path) -> str:
     for pattern, kind in _ENCODED.items():
         if any(root.glob(pattern)) or any(root.glob(f"data/{pattern}")):
             return f"{shown}: {kind}: write the images to files, or see A dataset in docs/extend.md"
+    if table := next(iter(sorted(root.glob("*.csv"))), None):
+        return (f"{shown}: if {table.name} has the labels, divide its rows into train.csv and val.csv, or rename it to"
+                f" train.csv and {HOLD_OUT}")  # fmt: skip
     if any(is_image(name) for path in root.iterdir() if path.is_dir() for name in _few_names(path)):
         return f"{shown}: if these folders are the classes, {HOLD_OUT}"
     if inside := next((p.parent for p in sorted(root.glob("*/train")) if p.is_dir()), None):
         return f"{shown}: perhaps DATASET.ROOT is {str(inside)!r}"
-    if table := next(iter(sorted(root.glob("*.csv"))), None):
-        return f"{shown}: if {table.name} has the labels, divide its rows into train.csv and val.csv"
     return shown
 
 

@@ -181,7 +181,8 @@ def _imported(name: str) -> Maker:
         imported = importlib.import_module(module)
         maker = getattr(imported, function)
     except (ImportError, AttributeError, ValueError) as e:
-        raise ConfigError(f"{name}: cannot be imported ({e}); write package.module:function") from None
+        raise ConfigError(f"{name}: cannot be imported ({e}); it is package.module:function, in the folder of the"
+                          " config, the working directory or a folder of PYTHONPATH") from None  # fmt: skip
     if file := getattr(imported, "__file__", None):
         USER_FILES.add(file)
     return maker

@@ -1,0 +1,112 @@
+"""Signals reach the handler that is meant for them, and an interrupt of a command is one line."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from mdistiller_dfpt.handlers import handled, interrupts_later
+from mdistiller_dfpt.launch.cli import guarded
+
+USED = (signal.SIGTERM, signal.SIGHUP)
+
+
+def test_handlers_are_set_within_and_as_before_behind():
+    before, got = [signal.getsignal(n) for n in USED], []
+    with handled(USED, lambda number, frame: got.append(number)):
+        for number in USED:
+            os.kill(os.getpid(), number)
+    assert got == list(USED)
+    assert [signal.getsignal(n) for n in USED] == before
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored_and_another_thread_sets_no_handler():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    found = []
+
+    def look():
+        with handled(USED, print):
+            found.append([signal.getsignal(n) for n in USED])
+
+    try:
+        look()
+        (thread := threading.Thread(target=look)).start()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert found == [[print, signal.SIG_IGN], [signal.getsignal(signal.SIGTERM), signal.SIG_IGN]]
+
+
+def test_a_handler_of_a_program_in_c_is_no_fault(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "signal", lambda number, handler, plain=signal.signal: plain(number, handler) and None)
+        with handled([signal.SIGUSR2], print):
+            assert signal.getsignal(signal.SIGUSR2) is print
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+
+
+def interrupted(argv):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted_as_another_error(argv):
+    try:
+        interrupted(argv)
+    except KeyboardInterrupt:
+        raise RuntimeError("cannot join thread before it is started") from None
+
+
+@pytest.mark.parametrize("does", [interrupted, interrupted_as_another_error])
+def test_an_interrupt_is_one_line_whatever_became_of_it(does, capsys):
+    assert guarded(does, []) == 130
+    assert capsys.readouterr() == ("", "interrupted; repeat the same command to go on\n")
+
+
+DROPPED = """
+import os, signal, sys
+from mdistiller_dfpt.launch.cli import guarded
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(10))
+def work(argv):
+    print("begins")
+    Finalised()
+    print("goes on")
+sys.exit(guarded(work, []))
+"""
+
+
+def test_an_interrupt_that_python_drops_ends_the_command():
+    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "begins\n", "interrupted\n")
+
+
+AT_EXIT = """
+import atexit, os, signal, sys
+from mdistiller_dfpt.launch.cli import guarded
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+sys.exit(guarded(lambda argv: print("done"), []))
+"""
+
+
+def test_an_interrupt_of_the_interpreters_end_is_one_line():
+    done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "done\n", "interrupted\n")
+
+
+def test_processes_that_are_started_hear_no_interrupt_and_this_one_hears_it_afterwards():
+    say = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('goes on')"
+    said = []
+
+    def start():
+        with interrupts_later():
+            os.kill(os.getpid(), signal.SIGINT)
+            said.append(subprocess.run([sys.executable, "-c", say], capture_output=True, text=True).stdout)
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert said == ["goes on\n"]
