@@ -5,11 +5,11 @@ alternate (A B, B A, ...); medians are printed with the range over the windows.
 """
 
 import argparse
-import json
 import tempfile
 from dataclasses import fields
 from pathlib import Path
 
+from ..atomic import write_json
 from ..bench.measure import MEASURES, BenchPlan, measured
 from ..bench.show import as_lines, as_markdown, records_in
 from ..errors import ConfigError
@@ -50,7 +50,7 @@ def _main(argv: list[str]) -> None:
     print("\n".join(as_lines(record)))
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, record)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,9 +12,11 @@ corruptions of CIFAR-C and ImageNet-C (arXiv:1903.12261); for a run the accuraci
 
 import argparse
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
+from ..atomic import write_json, write_text
 from ..data.corruptions import OF_SEVERITY, SEVERITIES, check_corruptions
 from ..distributed import pick_device
 from ..errors import ConfigError
@@ -26,7 +28,6 @@ from ..launch.judge import Tested, judgement, on_folders, on_its_test_set
 from ..launch.networks import Role, name_of
 from ..launch.robustness import keep_with_run, robustness, robustness_lines
 from ..launch.student import Student, load_student
-from ..runs.atomic import write_json
 
 OF_STUDENTS = ("images", "with_teacher", "json", "predictions", "no_cost", "corruptions", "severities")
 """Options that need RUN_OR_FILE."""
@@ -152,13 +153,14 @@ def _lines(found: dict[str, Any]) -> list[str]:
 def _write_predictions(path: Path, student: Student, tested: Tested) -> None:
     """image, label, predicted, correct, probability of the prediction and of the label, one line per test image."""
     probabilities = tested.logits.softmax(1)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "label", "predicted", "correct", "probability", "probability_of_label"])
-        for i, (p, label) in enumerate(zip(probabilities, tested.labels.tolist(), strict=True)):
-            best = int(p.argmax())
-            row = [tested.names[i], student.classes[label], student.classes[best], int(best == label)]
-            writer.writerow([*map(csv_cell, row), f"{p[best]:.6f}", f"{p[label]:.6f}"])
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["image", "label", "predicted", "correct", "probability", "probability_of_label"])
+    for i, (p, label) in enumerate(zip(probabilities, tested.labels.tolist(), strict=True)):
+        best = int(p.argmax())
+        row = [tested.names[i], student.classes[label], student.classes[best], int(best == label)]
+        writer.writerow([*map(csv_cell, row), f"{p[best]:.6f}", f"{p[label]:.6f}"])
+    write_text(path, text.getvalue())
 
 
 def main(argv: list[str] | None = None) -> int:

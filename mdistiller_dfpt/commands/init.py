@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..atomic import write_text
 from ..config.limits import without_other_characters
 from ..data import DATASETS, FileSource
 from ..data.sets.folder import test_set_in
@@ -23,7 +24,6 @@ from ..invocation import command_line
 from ..launch.cli import Parser, check_output, guarded
 from ..launch.own_photos import METHODS, PAIRS, TEST_SHARE, plan_for
 from ..launch.starting_yaml import student_yaml, teacher_yaml
-from ..runs.atomic import write_text
 
 
 def _advance(bar: Any, seen: int) -> None:

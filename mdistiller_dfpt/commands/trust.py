@@ -7,9 +7,9 @@ Without FOLDER, the trusted folders are listed.
 import os
 from pathlib import Path
 
+from ..atomic import write_text
 from ..errors import ConfigError
 from ..launch.cli import Parser, guarded
-from ..runs.atomic import write_text
 from ..trusted_files import list_of_trusted, listed
 
 

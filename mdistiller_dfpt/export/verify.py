@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..atomic import flush
 from ..data.class_folders import images_in
 from ..data.image_files import Fault, read_image
 from ..data.loader import Loader
@@ -97,6 +98,7 @@ def published(path: Path) -> Iterator[Path]:
             part = Path(folder) / path.name
             yield part
             if not part.is_dir():
+                flush(part)
                 part.replace(path)
                 return
             path.mkdir(exist_ok=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
+from ..atomic import write_json
 from ..data import Data, build_data
 from ..data.class_folders import class_folders, list_files
 from ..data.image_files import Fault, read_image
@@ -24,7 +25,6 @@ from ..distillers.build import AMP_DTYPES
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.complexity import count_macs, total
 from ..models.output import as_output, autocast
-from ..runs.atomic import write_json
 from ..runs.record import read_record
 from ..runs.weights import weights_file
 from .build import Trained

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ..atomic import write_json
 from ..data.corruptions import OF_SEVERITY, SEVERITIES, constants_for, corrupted
-from ..runs.atomic import write_json
 from ..runs.directory import RESULTS
 from .judge import Tested
 from .student import Student

@@ -25,6 +25,7 @@ from ..runs.directory import (
     is_finished,
     new_run,
     other_runs,
+    restore_config,
     run_name,
     same_runs,
 )
@@ -83,6 +84,7 @@ def _resumable(cfg: CN, data: Data) -> Path | None:
 
 def config_of(run: Path, overrides: Sequence[str]) -> CN:
     """The config of the run in a directory, as it was asked for: with `fastest` where that chose a precision."""
+    restore_config(run)
     if not (run / CONFIG).is_file():
         raise CheckpointError(f"--resume {run}: not the directory of a run")
     identity = read_identity(run)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .figures import new_figure, whole_numbers
+from .figures import new_figure, whole_numbers, write_figure
 from .files import Result
 
 _COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
@@ -16,7 +16,7 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
 
     ConfigError if matplotlib is not installed, DataError if a run has only one path.
     """
-    curves(results, title).savefig(target, dpi=110)
+    write_figure(curves(results, title), target, dpi=110)
 
 
 def curves(results: Sequence[Result], title: str) -> Any:

@@ -1,8 +1,10 @@
 """Figures of matplotlib, which is an extra."""
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atomic import write_file
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +25,14 @@ def whole_numbers(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def write_figure(figure: "Figure", target: Path, **keywords: Any) -> None:
+    """Write a figure to a file of the kind that its ending says; `keywords`: of matplotlib's `savefig`."""
+    kind = target.suffix.removeprefix(".").lower()
+    if kind not in (kinds := figure.canvas.get_supported_filetypes()):
+        raise ConfigError(f"{target}: no kind of picture; end it in .{', .'.join(sorted(kinds))}")
+    write_file(target, lambda part: figure.savefig(part, format=kind, **keywords))
 
 
 def as_svg(figure: Any) -> str:

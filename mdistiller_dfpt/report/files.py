@@ -173,8 +173,9 @@ def load_results(folder: Path, deep: bool = True) -> list[Result]:
 
     A file that cannot be read is left out here, and listed by `unfinished`.
     """
-    found, faults = [], []
-    for path in _files(folder, RESULTS, deep):
+    found: list[Result] = []
+    faults: list[str] = []
+    for path in _files(folder, RESULTS, deep, faults):
         result = _read(path, folder)
         if isinstance(result, Result):
             found.append(result)
@@ -185,8 +186,23 @@ def load_results(folder: Path, deep: bool = True) -> list[Result]:
     return sorted(found, key=lambda r: (r.name, r.seed, str(r.path)))
 
 
-def _files(folder: Path, name: str, deep: bool) -> list[Path]:
-    return sorted(folder.rglob(name) if deep else folder.glob(f"seed*/{name}"))
+def _files(folder: Path, name: str, deep: bool, faults: list[str]) -> list[Path]:
+    """The files of this name below a folder, or only those of its own runs; `faults` gets what may not be looked into.
+
+    `rglob` passes over such a folder without a word, and the mean of a table would be that of fewer runs.
+    """
+
+    def note(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            faults.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=note, followlinks=not deep):
+        if not deep:
+            folders[:] = [one for one in folders if one.startswith("seed")] if Path(place) == folder else []
+        if name in (*names, *folders) and (deep or Path(place) != folder):
+            found.append(Path(place, name))
+    return sorted(found)
 
 
 def _read(path: Path, folder: Path) -> Result | str:
@@ -247,11 +263,11 @@ def _is_alive(pid: Any) -> bool:
 
 def unfinished(folder: Path, deep: bool = True) -> list[str]:
     """One line for each run below `folder` that has no results: its state, its epoch and why, or what is wrong."""
-    lines = []
-    for path in _files(folder, RESULTS, deep):
+    lines: list[str] = []
+    for path in _files(folder, RESULTS, deep, lines):
         if isinstance(fault := _read(path, folder), str):
             lines.append(f"{path.relative_to(folder)}: {fault}")
-    for path in _files(folder, STATUS, deep):
+    for path in _files(folder, STATUS, deep, []):
         try:
             status = read_json(path)
             state, epoch, reason = status["state"], status["epoch"], status.get("reason", "")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .cells import Value
-from .figures import new_figure
+from .figures import new_figure, write_figure
 from .spec import TableSpec
 
 
@@ -41,4 +41,4 @@ def plot_gains(spec: TableSpec, values: Sequence[Value], target: Path) -> None:
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
     figure.suptitle(f"{spec.title}\n(points: each seed)", fontsize=9)
-    figure.savefig(target, dpi=110)
+    write_figure(figure, target, dpi=110)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..atomic import write_text
 from ..errors import DataError
 from ..regular_files import read_json
 from .cells import holm, paired_test
@@ -194,9 +195,5 @@ def _protocol(entry: Entry) -> list[tuple[str, str]]:
 
 
 def write_page(results: Sequence[Result], target: Path, title: str, unfinished: Sequence[str] = ()) -> None:
-    """Write the page to a file; DataError if it cannot be written."""
-    text = page(results, title, unfinished)
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as e:
-        raise DataError(f"{target}: cannot be written ({e.strerror})") from None
+    """Write the page to a file; CheckpointError if it cannot be written."""
+    write_text(target, page(results, title, unfinished))

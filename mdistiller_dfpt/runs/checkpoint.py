@@ -1,5 +1,6 @@
 """Checkpoints: directories published by one rename, verified by a manifest of hashes, loaded without running code."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -13,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..atomic import saving, write_bytes, write_file, write_folder, write_json
 from ..errors import CheckpointError
 from ..json_form import EPOCH, IDENTITY, fault_of
 from ..regular_files import read_json
-from .atomic import saving, write_bytes, write_file, write_folder, write_json
 from .hashing import file_hash
 from .safe_load import load_pickled_tensors
 from .weights import WEIGHTS
@@ -35,6 +36,7 @@ FORM = {
     "identity?": (IDENTITY, None),  # of an earlier version
 }
 """What a run relies on of a manifest."""
+CHECKPOINTS = "checkpoints"  # the folder in the directory of a run
 STATE, MANIFEST = "state.pt", "manifest.json"
 NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?(?:-pass-(\d+))?")
 
@@ -54,13 +56,26 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str])
     write_file(path, lambda part: save_file(tensors, part, metadata))
 
 
+def _progress(header: Mapping[str, Any]) -> list[int]:
+    """Epochs, steps of the next one, and passes before the first step if there is neither: what the name says."""
+    epoch, step = header["epoch"], header.get("step", 0)
+    return [epoch, step, 0 if epoch or step else header.get("prepared", 0)]
+
+
+def checkpoint_name(header: Mapping[str, Any]) -> str:
+    """The name of a checkpoint's folder; names are in the order of progress, a pass before the first step first."""
+    epoch, step, prepared = _progress(header)
+    name = f"epoch-{epoch:05d}"
+    return f"{name}-step-{step:07d}" if step else name if epoch else f"{name}-pass-{prepared:05d}"
+
+
 def save_checkpoint(folder: Path, weights: dict[str, Tensor], state: dict[str, Any], header: dict[str, Any]) -> None:
     """Publish `folder`: the student's weights, the state for resuming, and finally a manifest with their hashes."""
 
     def fill(part: Path) -> None:
         save_weights(weights, part / WEIGHTS, {"format": "pt"})
         buffer = io.BytesIO()  # PyTorch's own writer hides why a write failed
-        torch.save(state, buffer)
+        torch.save({**state, "progress": _progress(header)}, buffer)
         write_bytes(part / STATE, buffer.getbuffer())
         files = {
             name: {"sha256": file_hash(part / name), "bytes": (part / name).stat().st_size} for name in (WEIGHTS, STATE)
@@ -72,7 +87,30 @@ def save_checkpoint(folder: Path, weights: dict[str, Tensor], state: dict[str, A
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The verified manifest of a checkpoint; CheckpointError stating what is wrong."""
+    """The verified manifest of a checkpoint whose files match it; CheckpointError stating what is wrong."""
+    manifest = _whole_manifest(folder)
+    named = NAME.fullmatch(folder.name)
+    if named and [int(n or 0) for n in named.groups()] != _progress(manifest):
+        raise CheckpointError(f"{folder}: was renamed: rename it to {checkpoint_name(manifest)}")
+    try:
+        for name, expected in manifest["files"].items():
+            path = folder / name
+            if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
+                raise CheckpointError(f"{path}: damaged; its hash differs from that in {MANIFEST}")
+    except (OSError, KeyError, TypeError, AttributeError) as e:
+        raise CheckpointError(f"{folder}: no readable checkpoint ({_in_words(e)})") from None
+    return manifest
+
+
+def newest_manifest(folder: Path) -> dict[str, Any]:
+    """The newest whole manifest of the checkpoints in a folder, whose files may be damaged; empty if there is none."""
+    for one in checkpoints(folder):
+        with contextlib.suppress(CheckpointError):
+            return _whole_manifest(one)
+    return {}
+
+
+def _whole_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = read_json(folder / MANIFEST)
         number, files, own = manifest["format"], dict(manifest["files"]), manifest.pop("sha256", None)
@@ -81,16 +119,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise NewerFormat(f"{folder}: written by a newer version (format {number}); update mdistiller_dfpt")
         if not is_whole:
             raise CheckpointError(f"{folder / MANIFEST}: damaged; it differs from its hash")
-        for name, expected in files.items():
-            path = folder / name
-            if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
-                raise CheckpointError(f"{path}: damaged; its hash differs from that in {MANIFEST}")
         if fault := fault_of(manifest, FORM):
             raise CheckpointError(f"{folder / MANIFEST}: damaged; {fault}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        why = f"{type(e).__name__}: {getattr(e, 'strerror', None) or e}"
-        raise CheckpointError(f"{folder}: no readable checkpoint ({why})") from None
+        raise CheckpointError(f"{folder}: no readable checkpoint ({_in_words(e)})") from None
     return manifest
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -101,6 +138,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     # A file can match its hash and still hold what no run saves, if something rewrote both
     if manifest.get("tensors", count) != count:
         raise CheckpointError(f"{folder / STATE}: has {count} tensors, not {manifest['tensors']}")
+    if state.get("progress", _progress(manifest)) != _progress(manifest):  # earlier versions did not save it
+        raise CheckpointError(f"{folder / STATE}: is of another checkpoint")
     return manifest, state
 
 
@@ -118,7 +157,11 @@ def check_like(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The published checkpoints in `folder`, newest first: names in the order of progress."""
-    found = [(match, path) for path in folder.glob("epoch-*") if (match := NAME.fullmatch(path.name)) and path.is_dir()]
+    try:
+        entries = list(folder.iterdir())  # unlike `glob`, it says if it may not look
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = [(match, path) for path in entries if (match := NAME.fullmatch(path.name)) and path.is_dir()]
     return [path for _, path in sorted(found, key=lambda one: [int(n or 0) for n in one[0].groups()], reverse=True)]
 
 

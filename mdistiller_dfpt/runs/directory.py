@@ -6,17 +6,18 @@ from pathlib import Path
 
 from yacs.config import CfgNode as CN
 
+from ..atomic import write_text
 from ..config.limits import as_directory
+from ..config.load import load_yaml_text
 from ..distillers.choice import choice
 from ..errors import CheckpointError, ConfigError
-from ..regular_files import read_json
-from .checkpoint import WEIGHTS, checkpoints
+from ..regular_files import read_json, read_text
+from .checkpoint import CHECKPOINTS, WEIGHTS, checkpoints, newest_manifest
 from .hashing import state_hash
 from .identity import Identity, differences, fingerprint, read_identity
 from .weights import load_weights
 
 CONFIG, RESULTS, STATUS = "config.yaml", "results.json", "status.json"
-CHECKPOINTS = "checkpoints"
 
 
 def run_name(cfg: CN) -> str:
@@ -133,9 +134,21 @@ def new_run(cfg: CN) -> Path:
             raise ConfigError(f"LOG.PREFIX is {cfg.LOG.PREFIX}; cannot write there ({e.strerror})") from None
 
 
+def restore_config(run: Path) -> None:
+    """Write the config of a run anew, from its newest checkpoint, if it is missing or damaged."""
+    try:
+        if (run / CONFIG).is_file() and load_yaml_text(read_text(run / CONFIG)):
+            return
+    except (ConfigError, UnicodeDecodeError):
+        pass
+    if config := newest_manifest(run / CHECKPOINTS).get("config"):
+        write_text(run / CONFIG, config)
+        print(f"note: {run / CONFIG} was missing or damaged: written anew from the newest checkpoint", flush=True)
+
+
 def make_folder(run: Path, *, empty: bool) -> None:
-    """Create a run directory; ConfigError if it cannot be, or if another run is in it."""
-    if empty and (run / CONFIG).exists():
+    """Create a run directory; ConfigError if it cannot be, or if another run, or a part of one, is in it."""
+    if empty and any((run / name).exists() for name in (CONFIG, CHECKPOINTS, RESULTS)):
         raise ConfigError(f"{run} is the directory of a run: continue it by `fit(run, resume=True)`, or name another")
     try:
         run.mkdir(parents=True, exist_ok=True)

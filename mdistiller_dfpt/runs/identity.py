@@ -12,6 +12,7 @@ from typing import Any, NotRequired, TypedDict
 
 from yacs.config import CfgNode as CN
 
+from ..atomic import write_json
 from ..config.effect import deciding_values, differing
 from ..data import Data
 from ..data.content import Content, Images
@@ -19,7 +20,7 @@ from ..distillers.choice import situation
 from ..json_form import IDENTITY as FORM
 from ..json_form import fault_of
 from ..regular_files import read_json
-from .atomic import write_json
+from .checkpoint import CHECKPOINTS, newest_manifest
 
 IDENTITY = "identity.json"
 
@@ -133,11 +134,18 @@ def write_identity(run: Path, identity: Identity) -> None:
 
 
 def read_identity(run: Path) -> Identity | None:
-    """The identity of the run in a directory; None if an earlier version wrote it or it cannot be read."""
+    """The identity of the run in a directory; None if an earlier version wrote it or it cannot be read.
+
+    If its own file is missing or damaged, it is that of the newest checkpoint.
+    """
     try:
-        return as_identity(read_json(run / IDENTITY))
+        record = read_json(run / IDENTITY)
     except (OSError, ValueError):
-        return None
+        record = None
+    found = as_identity(record)
+    if found is not None and record.get("fingerprint") == fingerprint(found):
+        return found
+    return as_identity(newest_manifest(run / CHECKPOINTS).get("identity")) or found
 
 
 def as_identity(record: Any) -> Identity | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
+from ..atomic import remove_parts, write_json, write_text
 from ..config.load import dump_cfg
 from ..data import Data
 from ..distillers import Method
@@ -20,10 +21,11 @@ from ..distillers.choice import choice
 from ..distributed import of_all_processes, on_first_process, rank, world_size
 from ..errors import CheckpointError
 from ..training.parameters import optimised
-from .atomic import remove_parts, write_json, write_text
 from .checkpoint import (
+    CHECKPOINTS,
     NewerFormat,
     check_like,
+    checkpoint_name,
     checkpoints,
     load_checkpoint,
     prune,
@@ -32,7 +34,7 @@ from .checkpoint import (
     set_aside,
 )  # fmt: skip
 from .continuing import continued, warn_of_changes
-from .directory import CHECKPOINTS, CONFIG, STATUS
+from .directory import CONFIG, STATUS
 from .identity import Identity, write_identity
 from .record import as_metadata, record_of
 
@@ -111,9 +113,8 @@ class Saver:
             "average": done.average,
             **({"statistics": done.statistics} if done.statistics else {}),
         }
-        epoch = len(done.epochs)
         header = {
-            "epoch": epoch,
+            "epoch": len(done.epochs),
             "step": done.step,
             "prepared": done.prepared,
             "factor": done.factor,
@@ -127,13 +128,8 @@ class Saver:
             "config": self.config,
         }
         folder = self.run / CHECKPOINTS
-        name = f"epoch-{epoch:05d}"  # names in the order of progress: a pass before the first step comes first
-        if done.step:
-            name += f"-step-{done.step:07d}"
-        elif not epoch:
-            name += f"-pass-{done.prepared:05d}"
         weights = {**self.distiller.deployed.state_dict(), **done.average, **done.statistics}
-        save_checkpoint(folder / name, weights, state, header)
+        save_checkpoint(folder / checkpoint_name(header), weights, state, header)
         prune(folder, KEEP_CHECKPOINTS)
         self.describe()
 

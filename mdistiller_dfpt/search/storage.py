@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.effect import differing
 from ..errors import CheckpointError, ConfigError
-from ..regular_files import read_bytes
+from ..regular_files import parse_json, read_bytes
 from .space import Dimension, as_word
 
 if TYPE_CHECKING:
@@ -53,12 +53,29 @@ def open_journal(folder: Path) -> "JournalStorage":
     file = folder / JOURNAL
     with _writing(file):
         file.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # of a process that was killed while it wrote
-        if file.exists() and (text := read_bytes(file)) and not text.endswith(b"\n"):
-            os.truncate(file, text.rfind(b"\n") + 1)  # what that process did not finish to write
+        if file.exists():
+            _remove_torn_end(file)
         try:
             return JournalStorage(Journal(str(file)))
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as e:
             raise CheckpointError(f"{file}: cannot be read ({type(e).__name__}: {e}); give another --out") from None
+
+
+def _remove_torn_end(file: Path) -> None:
+    """Cut off what a process, or a machine without power, did not finish to write: the last lines that are no JSON."""
+    lines = read_bytes(file).splitlines(keepends=True)
+    size = sum(map(len, lines))
+    while lines and not (lines[-1].endswith(b"\n") and _is_json(lines[-1])):
+        size -= len(lines.pop())
+    os.truncate(file, size)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        parse_json(line.decode())
+    except ValueError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atomic import saving, write_json
 from ..escape import markdown_row
+from ..report.figures import write_figure
 from ..report.table import spread
-from ..runs.atomic import saving, write_json
 from ..runs.results import commit
 from .plan import SHARE, Plan
 from .space import in_words
@@ -153,7 +154,7 @@ def _save(axes: Any, file: Path) -> Path:
     figure = axes.figure
     with saving(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, bbox_inches="tight", dpi=120)
+    write_figure(figure, file, bbox_inches="tight", dpi=120)
     plt.close(figure)
     return file
 

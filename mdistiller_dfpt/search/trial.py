@@ -17,8 +17,7 @@ from ..regular_files import read_bytes, read_json
 from ..report.cells import runs_of
 from ..report.files import STATUS, Result
 from ..report.spec import Cell
-from ..runs.checkpoint import MANIFEST, checkpoints
-from ..runs.directory import CHECKPOINTS
+from ..runs.checkpoint import CHECKPOINTS, MANIFEST, checkpoints
 from ..runs.locks import wait_until_free
 from .space import Dimension, as_word
 from .storage import values_of

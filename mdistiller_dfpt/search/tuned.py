@@ -8,12 +8,12 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode as CN
 
+from ..atomic import write_text
 from ..config.effect import value_of
 from ..config.paths import make_relative
 from ..distillers.choice import choice
 from ..interop.plugins import load_cfg
 from ..invocation import command_line
-from ..runs.atomic import write_text
 from ..runs.directory import make_folder
 from .plan import SHARE, Plan
 from .storage import values_of

@@ -29,8 +29,9 @@ class Logits(Protocol):
 class LogitsCache:
     """Logits (samples, views, classes) as float16 in a memory-mapped file; filled lazily.
 
-    Crop and flip give few views of an image: 162 at a padding of 4. A row is valid only if its checksum matches, so a
-    truncated file, or one that several runs fill at the same time, never returns wrong values. All logits are read from
+    Crop and flip give few views of an image: 162 at a padding of 4. A row is valid only if its checksum matches, which
+    is that of its logits at its place in a file of this name: a truncated or renamed file, blocks in other places, or a
+    file that several runs fill at the same time never return wrong values. All logits are read from
     the file, including those just computed, so that a step does not depend on which run filled it.
     """
 
@@ -59,9 +60,11 @@ class LogitsCache:
         samples, views = batch.index.cpu().numpy(), _views(batch).cpu().numpy()
         rows = self.rows[samples, views]
         # Compute what is missing, and return it rounded as it is stored
-        missing = [i for i, row in enumerate(rows) if not _is_whole(row)]
+        places = list(zip(samples.tolist(), views.tolist(), strict=True))
+        missing = [i for i, place in enumerate(places) if not self._is_whole(place, rows[i])]
         if missing:
-            rows[missing] = self._computed(image[torch.tensor(missing, device=image.device)], compute)
+            some = [places[i] for i in missing]
+            rows[missing] = self._computed(some, image[torch.tensor(missing, device=image.device)], compute)
             self.rows[samples[missing], views[missing]] = rows[missing]
         return torch.from_numpy(rows[:, :-CRC_HALVES].astype(np.float32)).to(image.device, non_blocking=True)
 
@@ -77,22 +80,30 @@ class LogitsCache:
         for start in range(0, len(samples), many):
             # Rows with a wrong checksum count as missing: a write that was cut off leaves such
             some = samples[start : start + many]
-            missing = [(s, v) for s in some for v, row in enumerate(self.rows[s]) if not _is_whole(row)]
+            missing = [(s, v) for s in some for v, row in enumerate(self.rows[s]) if not self._is_whole((s, v), row)]
             if missing:
                 index, view = torch.tensor(missing, device=device).T
-                self.rows[tuple(np.array(missing).T)] = self._computed(images_in(index, view), compute)
+                self.rows[tuple(np.array(missing).T)] = self._computed(missing, images_in(index, view), compute)
             yield start + len(some)
 
     def whole(self, device: torch.device) -> "FilledCache":
         """This filled cache on the device, so that a step reads it without the host."""
         return FilledCache(torch.from_numpy(self.rows)[:, :, :-CRC_HALVES].to(device))
 
-    def _computed(self, image: Tensor, compute: Callable[[Tensor], Tensor]) -> np.ndarray:
+    def _computed(
+        self, places: Sequence[tuple[int, int]], image: Tensor, compute: Callable[[Tensor], Tensor]
+    ) -> np.ndarray:  # fmt: skip
         self.computed += len(image)
         with torch.no_grad():
             logits = compute(image).float().cpu().numpy().astype(np.float16)
-        sums = np.array([_checksum(row) for row in logits], np.uint32)
+        sums = np.array([self._checksum(place, row) for place, row in zip(places, logits, strict=True)], np.uint32)
         return np.concatenate([logits, sums[:, None].view(np.float16)], axis=1)
+
+    def _checksum(self, place: tuple[int, int], values: np.ndarray) -> int:
+        return zlib.crc32(values.tobytes(), zlib.crc32(f"{self.path.name} {place}".encode()))
+
+    def _is_whole(self, place: tuple[int, int], row: np.ndarray) -> bool:
+        return int(row[-CRC_HALVES:].copy().view(np.uint32)[0]) == self._checksum(place, row[:-CRC_HALVES])
 
 
 class FilledCache:
@@ -109,11 +120,3 @@ class FilledCache:
 def _views(batch: Batch) -> Tensor:
     assert batch.view is not None, "in-memory loaders number the views"
     return batch.view
-
-
-def _checksum(values: np.ndarray) -> int:
-    return zlib.crc32(values.tobytes())
-
-
-def _is_whole(row: np.ndarray) -> bool:
-    return int(row[-CRC_HALVES:].copy().view(np.uint32)[0]) == _checksum(row[:-CRC_HALVES])

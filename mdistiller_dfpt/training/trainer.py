@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode as CN
 
+from ..atomic import write_json
 from ..data import Data
 from ..data.loader import Epoch
 from ..distillers import Distiller, Method
@@ -20,7 +21,6 @@ from ..errors import CheckpointError, ConfigError, reason
 from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
 from ..regular_files import read_json
-from ..runs.atomic import write_json
 from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import RESULTS, is_finished, make_folder, run_name
 from ..runs.hashing import state_hash

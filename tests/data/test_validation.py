@@ -1,17 +1,22 @@
 """The validation set: a share of each class, the same in all runs, never trained on; the test set is for the end."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import mdistiller_dfpt as md
 from mdistiller_dfpt.data.validation import validation_samples
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.run import config_of
 from mdistiller_dfpt.report import load_results
 from mdistiller_dfpt.testing import tiny_cfg, tiny_distiller
-from mdistiller_dfpt.training.evaluate import evaluate
+from mdistiller_dfpt.training import loop
+from mdistiller_dfpt.training.evaluate import evaluate, evaluate_method
 
 WORDS = ["LOG.TENSORBOARD", "False", "EXPERIMENT.DEVICE", "cpu", "EXPERIMENT.THREADS", "1", "DISTILLER.STUDENT",
          "resnet8", "DATASET.VALIDATION", "0.2", "SOLVER.EPOCHS", "3", "SOLVER.BATCH_SIZE", "256"]  # fmt: skip
@@ -116,6 +121,52 @@ def test_the_weights_of_the_last_epoch_are_kept_after_those_of_the_best_were_tes
     last, best = load_file(folder / "student.safetensors"), load_file(folder / "best.safetensors")
     same = all(torch.equal(last[key], best[key]) for key in last)
     assert same is (results["final"]["top1"]["best_epoch"] == 3)
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory):
+    """The folder of a run that gets worse with each epoch, by the validation set."""
+    cfg, falling = cfg_of(tmp_path_factory.mktemp("spoiled")), iter([30.0, 20.0, 10.0])
+
+    def evaluate_worse(*arguments):
+        found = evaluate_method(*arguments)
+        found["student"].update(dict.fromkeys(("top1", "top5"), next(falling)))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "evaluate_method", evaluate_worse)
+        md.run(cfg)
+    return Path(cfg.LOG.PREFIX) / "digits/vanilla/res20/seed1"
+
+
+@pytest.mark.parametrize("fault", ["none", "missing", "of another epoch", "other tensors"])
+def test_best_is_of_the_weights_that_were_best_or_of_the_last_epoch_and_says_so(fault, spoiled, tmp_path, capsys):
+    before = json.loads((spoiled / "results.json").read_text())["final"]
+    assert before["top1"]["best_epoch"] == 1
+    copy = shutil.copytree(spoiled, tmp_path / "copy")
+    (copy / "results.json").unlink()  # it is judged again
+    best, tensors = copy / "best.safetensors", load_file(copy / "best.safetensors")
+    if fault == "missing":
+        best.unlink()
+    elif fault == "of another epoch":
+        shutil.copy(copy / "student.safetensors", best)
+    elif fault == "other tensors":
+        with safe_open(best, "pt") as file:
+            metadata = file.metadata()
+        save_file({name: value + 1 if value.is_floating_point() else value for name, value in tensors.items()}, best,
+                  metadata)  # fmt: skip
+    found, said = md.run(config_of(copy, []), copy)["final"], capsys.readouterr().err
+    if fault == "none":
+        assert found == before
+        assert md.load_student(best).record.epoch == 1
+        assert "best.safetensors" not in said
+        return
+    for metric in ("top1", "top5"):
+        last = before[metric]["last"]
+        assert found[metric] == {"last": last, "best": last, "best_epoch": 3, "mean_last_5": None}
+    assert md.load_student(best).record.epoch == 3
+    assert f"warning: {best}: " in said
+    assert "`best` is that of the last epoch" in said
 
 
 def test_a_report_says_what_the_epochs_were_judged_by(run):

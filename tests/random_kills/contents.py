@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from mdistiller_dfpt.runs.checkpoint import checkpoints, load_checkpoint
-from mdistiller_dfpt.runs.directory import CHECKPOINTS, is_finished
+from mdistiller_dfpt.runs.checkpoint import CHECKPOINTS, checkpoints, load_checkpoint
+from mdistiller_dfpt.runs.directory import is_finished
 from mdistiller_dfpt.runs.hashing import state_hash
 
 OF_TIME = {

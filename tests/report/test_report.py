@@ -1,6 +1,8 @@
 """Reports: mean and spread from result files, different protocols are flagged."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -42,6 +44,24 @@ def test_a_row_has_mean_and_sample_deviation(runs):
     deviation = abs(values[0] - values[1]) / 2**0.5
     row = next(line for line in markdown_table(results).splitlines() if line.startswith("| kd |"))
     assert f"| 1, 2 | {mean:.2f} ± {deviation:.2f} |" in row
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_a_run_that_may_not_be_looked_into_is_listed(deep, runs, monkeypatch):
+    scan = os.scandir
+
+    def refuse(place):
+        if Path(place).name in ("seed2", "dfptkd"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return scan(place)
+
+    assert unfinished(runs / "kd", deep) == []
+    monkeypatch.setattr(os, "scandir", refuse)
+    (result,) = load_results(runs / "kd", deep)
+    assert result.seed == 1
+    assert unfinished(runs / "kd", deep) == [f"{runs}/kd/seed2: cannot be read (Permission denied)"]
+    with pytest.raises(DataError, match="dfptkd: cannot be read .Permission denied."):
+        load_results(runs / "dfptkd")
 
 
 def test_a_table_of_a_folder_has_what_was_measured_in_the_first_step(runs, tmp_path):

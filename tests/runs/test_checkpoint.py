@@ -1,5 +1,6 @@
 """Checkpoints of other runs, other versions and unknown origin: rejected in one line, and no code in them is run."""
 
+import errno
 import json
 import os
 import pickle
@@ -17,9 +18,9 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from mdistiller_dfpt.atomic import write_json
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.errors import CheckpointError, ConfigError
-from mdistiller_dfpt.runs.atomic import write_json
 from mdistiller_dfpt.runs.checkpoint import NewerFormat, checkpoints, load_checkpoint, read_manifest
 from mdistiller_dfpt.runs.hashing import file_hash
 from mdistiller_dfpt.runs.locks import RunLock
@@ -155,6 +156,36 @@ def test_damaged_checkpoints_are_set_aside_and_never_crowd_out_good_ones(tmp_pat
     assert warnings.count("kept as damaged-1-epoch-0000") == 2
     left = sorted(path.name for path in saved.iterdir())
     assert left == ["damaged-1-epoch-00003", "damaged-1-epoch-00004", "epoch-00002", "epoch-00003"]
+
+
+def test_a_renamed_checkpoint_is_not_taken_for_a_later_one(tmp_path, capsys):
+    saved = stopped_after(2, "KD", tmp_path).run / "checkpoints"
+    for epoch in (8, 9):
+        shutil.copytree(saved / "epoch-00001", saved / f"epoch-{epoch:05d}")
+    line, warnings = resumed_after(tmp_path, capsys)
+    assert line == "resuming after epoch 2"
+    assert warnings.count("was renamed: rename it to epoch-00001") == 2
+    names = sorted(path.name for path in saved.iterdir())
+    assert names == ["damaged-1-epoch-00008", "damaged-1-epoch-00009", "epoch-00002", "epoch-00003"]
+
+
+def test_the_state_of_another_epoch_is_not_loaded_though_its_hash_is_right(tmp_path, capsys):
+    saved = stopped_after(2, "KD", tmp_path).run / "checkpoints"
+    shutil.copy(saved / "epoch-00001/state.pt", saved / "epoch-00002/state.pt")
+    vouch(saved / "epoch-00002")
+    line, warnings = resumed_after(tmp_path, capsys)
+    assert line == "resuming after epoch 1"
+    assert "epoch-00002/state.pt: is of another checkpoint" in warnings
+
+
+def test_a_folder_that_may_not_be_looked_into_is_not_taken_for_one_without_checkpoints(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    assert checkpoints(tmp_path / "none") == []
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(PermissionError):
+        checkpoints(tmp_path)
 
 
 def test_checkpoints_are_in_the_order_of_progress(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mdistiller_dfpt.errors import CheckpointError
+from mdistiller_dfpt.errors import CheckpointError, ConfigError
 from mdistiller_dfpt.runs.directory import (
     existing_runs,
     find_finished,
@@ -15,11 +15,14 @@ from mdistiller_dfpt.runs.directory import (
     is_finished,
     new_run,
     other_runs,
+    restore_config,
     run_name,
 )
 from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.identity import differences, fingerprint, identity_of, read_identity, write_identity
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data
+
+from ..tiny_runs import run_of, stopped_after
 
 
 def config(folder, *words):
@@ -161,6 +164,54 @@ def test_a_finished_run_is_not_resumed_without_its_name(tmp_path):
     make_run(tmp_path, "seed1", identity(cfg))
     with pytest.raises(CheckpointError, match="seed1 is finished; to train it for longer: `--resume .*seed1 SOL"):
         find_resumable(cfg, identity(cfg))
+
+
+DAMAGE = {
+    "missing": lambda file: file.unlink(),
+    "empty": lambda file: file.write_bytes(b""),
+    "zeros": lambda file: file.write_bytes(bytes(file.stat().st_size)),
+    "cut off": lambda file: file.write_bytes(file.read_bytes()[:150]),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("also_the_newest_manifest", [False, True])
+def test_a_run_whose_identity_or_config_is_damaged_is_known_by_its_checkpoints(
+    kind, also_the_newest_manifest, tmp_path, capsys
+):
+    trainer = stopped_after(2, "KD", tmp_path)
+    run, identity = trainer.run, trainer.identity
+    config = (run / "config.yaml").read_text()
+    for name in ("identity.json", "config.yaml"):
+        DAMAGE[kind](run / name)
+    if also_the_newest_manifest:
+        DAMAGE[kind](run / "checkpoints/epoch-00002/manifest.json")
+    assert find_resumable(trainer.cfg, identity) == run
+    restore_config(run)
+    assert (run / "config.yaml").read_text() == config
+    assert "was missing or damaged: written anew from the newest checkpoint" in capsys.readouterr().out
+    restore_config(run)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_value_that_changed_in_an_identity_is_noticed(tmp_path):
+    trainer = stopped_after(1, "KD", tmp_path)
+    path = trainer.run / "identity.json"
+    record = json.loads(path.read_text())
+    record["data"]["test_images"] += 1
+    path.write_text(json.dumps(record))
+    assert read_identity(trainer.run) == trainer.identity
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "checkpoints", "results.json"])
+def test_no_run_begins_in_a_directory_with_a_part_of_another(name, tmp_path):
+    run = stopped_after(1, "KD", tmp_path).run
+    part = tmp_path / "part"
+    part.mkdir()
+    (run / "results.json").touch()
+    (run / name).rename(part / name)
+    with pytest.raises(ConfigError, match="part is the directory of a run: continue it by"):
+        run_of("KD", tmp_path).fit(part)
 
 
 def test_a_run_that_goes_on_for_longer_is_not_finished_until_then(tmp_path):

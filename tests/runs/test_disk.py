@@ -3,19 +3,27 @@
 import errno
 import json
 import os
+import resource
+import shutil
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from mdistiller_dfpt.atomic import write_text
 from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
-from mdistiller_dfpt.errors import ConfigError, UserError
-from mdistiller_dfpt.runs.directory import check_writable
+from mdistiller_dfpt.errors import CheckpointError, ConfigError, UserError
+from mdistiller_dfpt.report.figures import new_figure, write_figure
+from mdistiller_dfpt.report.files import Result
+from mdistiller_dfpt.report.page import write_page
+from mdistiller_dfpt.runs.directory import check_writable, existing_runs
+from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.testing import tiny_cfg
 
 from ..forks import forked
-from ..tiny_runs import WRITING, continued, fit, outcome, run_of, unbroken, writes_below
+from ..tiny_runs import WRITING, continued, final_state, fit, outcome, run_of, unbroken, writes_below
 
 WORDS = ("LOG.SAVE_EVERY", "2 steps")
 
@@ -103,6 +111,81 @@ def test_paths_may_hold_any_letter_and_no_control_character(tmp_path):
             with pytest.raises(ConfigError, match=f"{key} is .*; it must be text in UTF-8 without control") as info:
                 tiny_cfg(key, name)
             assert str(info.value).isprintable()
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS], ids=errno.errorcode.get)
+def test_a_file_system_without_modes_or_a_flush_of_folders_takes_a_run(code, tmp_path):
+    def without():
+        def refuse(*args, **more):
+            raise OSError(code, os.strerror(code))
+
+        os.fsync, os.chmod = refuse, refuse
+        return outcome(run_of("KD", tmp_path))
+
+    assert forked(without) == (0, unbroken())
+
+
+def test_a_flush_that_fails_is_said(tmp_path, monkeypatch):
+    def fail(number):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    write_text(tmp_path / "a.txt", "before")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(CheckpointError, match=r"a.txt: cannot be written \(Input/output error"):
+        write_text(tmp_path / "a.txt", "after")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "before")]
+
+
+@pytest.mark.parametrize("act", ["moved", "deleted"])
+def test_a_run_directory_that_vanishes_ends_the_run_and_does_not_begin_there_anew(act, tmp_path):
+    away = tmp_path / "away"
+
+    def vanish():
+        trainer, save = run_of("KD", tmp_path, *WORDS), Saver.save
+
+        def save_and_vanish(self, done):
+            if len(done.epochs) == 1:
+                self.run.rename(away)
+                if act == "deleted":
+                    shutil.rmtree(away)
+            save(self, done)
+
+        Saver.save = save_and_vanish
+        try:
+            fit(trainer)
+        except CheckpointError as e:
+            return str(e)
+
+    ended, message = forked(vanish)
+    assert ended == 0
+    assert "cannot be written (No such file or directory); what was saved before is untouched: remove" in message
+    assert existing_runs(tiny_cfg("LOG.PREFIX", str(tmp_path), "EXPERIMENT.NAME", "tiny")) == []
+    if act == "moved":
+        trainer = run_of("KD", tmp_path, *WORDS)
+        trainer.fit(away, resume=True)
+        assert final_state(trainer) == unbroken()[:2]
+
+
+@pytest.mark.parametrize("kind", ["page", "picture"])
+def test_what_a_command_wrote_before_outlives_a_full_disk(kind, tmp_path):
+    target = tmp_path / {"page": "report.html", "picture": "curve.svg"}[kind]
+    target.write_text("before")
+
+    def full():
+        figure = new_figure(3, 2)
+        results = [Result("a", tmp_path, fit(run_of("KD", tmp_path / "runs")))]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            write_page(results, target, "a") if kind == "page" else write_figure(figure, target)
+        except CheckpointError as e:
+            return str(e)
+
+    ended, message = forked(full)
+    assert ended == 0
+    assert message.startswith(f"{target}: cannot be written (File too large")
+    assert target.read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([target.name, "runs"])
 
 
 @pytest.mark.parametrize("flushes", [0, 2])

@@ -105,18 +105,31 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(run_search):
     assert results(record("parts")) == results(record("whole"))
 
 
-def test_a_run_that_ended_before_the_search_was_killed_is_used_and_a_torn_line_removed(run_search):
+@pytest.mark.parametrize("torn", [b'{"op_code": 4, "worker', bytes(200), bytes(199) + b"\n", b"\xff\xfe\n{\n"])
+def test_a_run_that_ended_before_the_search_was_killed_is_used_and_a_torn_end_removed(torn, run_search):
     killed = Runs(by_rate)
     killed.killed_after = 2
     assert run_search(killed, configs=[KD], trials=3)[0] == 2
     folder = Path("output/search/space")
-    with open(folder / "journal.log", "a") as f:
-        f.write('{"op_code": 4, "worker')
+    with open(folder / "journal.log", "ab") as f:
+        f.write(torn)
     (folder / "journal.log.lock").symlink_to("journal.log")
     runs = Runs(by_rate)
     code, _, err = run_search(runs, configs=[KD], trials=3)
     assert (code, runs.jobs) == (0, []), err
     assert [t["state"] for t in record()["configs"][KD]["trials"]] == ["complete"] * 3
+
+
+@pytest.mark.parametrize(
+    "line", [b"[1, 2]", b"7", b'{"op_code": 99, "worker_id": "x"}', b'{"op_code": 4}', b"\xff\xfe\n{}", b"\0\n{}"]
+)
+def test_a_damaged_journal_is_refused_by_its_name(line, run_search):
+    assert run_search(Runs(by_rate), configs=[KD], trials=1)[0] == 0
+    with open("output/search/space/journal.log", "ab") as f:
+        f.write(line + b"\n")
+    code, _, err = run_search(Runs(by_rate), configs=[KD], trials=2)
+    assert code == 3
+    assert re.search(r"^error: output/search/space/journal.log: cannot be read .*; give another --out$", err, re.M)
 
 
 @pytest.mark.parametrize("ahead", [False, True])

@@ -192,6 +192,23 @@ def test_a_damaged_row_is_recomputed(fault, tmp_path):
     assert torch.equal(found[whole], logits[whole])
 
 
+@pytest.mark.parametrize("fault", ["two blocks exchanged", "the file of another teacher"])
+def test_whole_rows_of_another_place_or_file_are_recomputed(fault, tmp_path):
+    cache, batch, logits = filled(tmp_path)
+    key = "k"
+    if fault == "two blocks exchanged":
+        places = batch.index.numpy()[:2], batch.view.numpy()[:2]
+        cache.rows[places] = cache.rows[places][::-1].copy()
+    else:
+        key = "other"
+        cache.path.rename(tmp_path / "other.f16")
+    seen = []
+    found = LogitsCache(tmp_path, key, 5, 3, 4).logits(batch, lambda x: seen.append(len(x)) or torch.zeros(len(x), 4))
+    assert seen == [2 if key == "k" else 5]
+    assert torch.equal(found[2:], logits[2:] if key == "k" else torch.zeros(3, 4))
+    assert not found[:2].any()
+
+
 def test_every_view_of_every_sample_has_a_number_of_its_own():
     loader: InMemoryLoader = tiny_data().train
     assert loader.num_views == 18

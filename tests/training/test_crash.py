@@ -194,7 +194,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(limit, tmp_path):
     ended, message = forked(full)
     assert ended == 0
     assert re.search(r"cannot be written \(.*[Ff]ile too large", message)
-    assert "continue with --resume" in message
+    assert message.endswith("and repeat the command, or continue a run with --resume")
     (saved,) = tmp_path.glob("**/checkpoints/*")
     assert saved.name == "epoch-00000-step-0000001"
     assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())

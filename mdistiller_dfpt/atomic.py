@@ -12,8 +12,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from ..errors import CheckpointError
+from .errors import CheckpointError
 
+WITHOUT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 PLENTY = 1e9  # bytes free, with which a write fails for another reason than the room
 
 
@@ -46,7 +47,8 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
             os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
             mode = part.stat().st_mode
             write(part)
-            part.chmod(mode)  # safetensors writes another file, which the user alone may read
+            with contextlib.suppress(OSError):  # some file systems have no modes to change
+                part.chmod(mode)  # safetensors writes another file, which the user alone may read
             flush(part)
             os.replace(part, path)
             flush(path.parent)
@@ -56,11 +58,14 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write into an empty folder beside `path`, by the functions here, and put it in its place."""
+    """Let `fill` write into an empty folder beside `path`, by the functions here, and put it in its place.
+
+    Of the folders above, one may be missing: if two are, the run was moved or deleted, and must not begin there anew.
+    """
     part = _beside(path)
     with saving(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
             part.mkdir()
             fill(part)
             if path.exists():
@@ -82,10 +87,13 @@ def remove_parts(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Return when a file's content, or the names in a folder, are on the disk."""
+    """Return when a file's content, or the names in a folder, are on the disk, if its file system has a way to know."""
     number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(number)
+    except OSError as e:  # as of folders on some network file systems
+        if e.errno not in WITHOUT_FLUSH:
+            raise
     finally:
         os.close(number)
 
@@ -101,12 +109,12 @@ def saving(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as e:
         why = getattr(e, "strerror", None) or str(e)
-        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-        if free < PLENTY or os.strerror(errno.EDQUOT) in why:
-            why, remedy = f"{why}; {free / 1e6:,.0f} MB free", "free some space"
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else None
+        if (free is not None and free < PLENTY) or os.strerror(errno.EDQUOT) in why:
+            why, remedy = f"{why}; {(free or 0) / 1e6:,.0f} MB free", "free some space"
         else:
             remedy = "remove the cause"
         raise CheckpointError(
-            f"{path}: cannot be written ({why}); "
-            f"what was saved before is untouched: {remedy} and continue with --resume"
+            f"{path}: cannot be written ({why}); what was saved before is untouched:"
+            f" {remedy} and repeat the command, or continue a run with --resume"
         ) from None
