@@ -42,7 +42,8 @@ class Fails(DISTILLERS["NONE"]):
 def command(tmp_path, *words, restarts=0):
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
             "--max-restarts", str(restarts), "tools/train.py", "--cfg", "configs/digits/vanilla/res8.yaml",
-            "LOG.PREFIX", str(tmp_path / "out"), "SOLVER.EPOCHS", "2", "EXPERIMENT.THREADS", "1", "EXPERIMENT.DEVICE", "cpu", "LOG.TENSORBOARD", "False", *words]  # fmt: skip
+            "LOG.PREFIX", str(tmp_path / "out"), "SOLVER.EPOCHS", "2", "EXPERIMENT.THREADS", "1",
+            "EXPERIMENT.DEVICE", "cpu", "LOG.TENSORBOARD", "False", *words]  # fmt: skip
 
 
 def environment(**more):
