@@ -105,8 +105,12 @@ def interrupts_later() -> Iterator[None]:
 
     This process hears one afterwards, and ends them.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    came: list[int] = []
+    with handled([signal.SIGINT], lambda number, frame: came.append(number)):  # another thread may get it
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)

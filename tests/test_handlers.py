@@ -100,7 +100,8 @@ def test_an_interrupt_of_the_interpreters_end_is_one_line():
 
 def test_processes_that_are_started_hear_no_interrupt_and_this_one_hears_it_afterwards():
     say = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('goes on')"
-    said = []
+    said, other = [], threading.Event()
+    (thread := threading.Thread(target=other.wait)).start()  # hears what is sent to the process
 
     def start():
         with interrupts_later():
@@ -109,4 +110,6 @@ def test_processes_that_are_started_hear_no_interrupt_and_this_one_hears_it_afte
 
     with pytest.raises(KeyboardInterrupt):
         start()
+    other.set()
+    thread.join()
     assert said == ["goes on\n"]

@@ -1,8 +1,9 @@
 """Finds errors of a dataset before training: unreadable files, images in both splits or with two labels."""
 
+import contextlib
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
@@ -40,11 +41,12 @@ def check_source(
 
     `seen` is called with the number of images checked so far.
     """
-    return faults_of(source, look_at(source, workers), seen)
+    with contextlib.closing(look_at(source, workers)) as looks:
+        return faults_of(source, looks, seen)
 
 
-def look_at(source: ImageSource | FileSource, workers: int) -> Iterator[Look]:
-    """What is seen of each image, those of the training set first."""
+def look_at(source: ImageSource | FileSource, workers: int) -> Generator[Look]:
+    """What is seen of each image, those of the training set first; to be closed, which ends its processes."""
     return _scan_files(source, workers) if isinstance(source, FileSource) else _scan_images(source)
 
 
@@ -90,13 +92,13 @@ def _hash(pixels: np.ndarray) -> str:
     return hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def _scan_files(source: FileSource, workers: int) -> Iterator[Look]:
+def _scan_files(source: FileSource, workers: int) -> Generator[Look]:
     names = [*(("train", p) for p in source.train.paths), *(("test", p) for p in source.test.paths)]
     seen = 0
     with ProcessPoolExecutor(max(1, workers), initializer=stop_with_pool) as pool:
-        with interrupts_later():
-            looks = pool.map(_look, names, chunksize=CHUNK)
         try:
+            with interrupts_later():
+                looks = pool.map(_look, names, chunksize=CHUNK)
             for look in looks:
                 yield look
                 seen += 1
@@ -104,9 +106,11 @@ def _scan_files(source: FileSource, workers: int) -> Iterator[Look]:
             raise DataError(f"a process that reads images died, as when memory runs out, at {CHUNK * max(1, workers)}"
                             f" images from {names[seen][1]} on; lower DATASET.NUM_WORKERS (now {workers})"
                             ) from None  # fmt: skip
+        finally:  # also where an interrupt ends it: what is not begun is not looked at
+            pool.shutdown(cancel_futures=True)
 
 
-def _scan_images(source: ImageSource) -> Iterator[Look]:
+def _scan_images(source: ImageSource) -> Generator[Look]:
     for split, image_set in (("train", source.train), ("test", source.test)):
         for i, pixels in enumerate(image_set.images.numpy()):
             yield Look(split, f"{split} image {i}", "", _hash(pixels))

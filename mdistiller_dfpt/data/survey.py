@@ -1,5 +1,6 @@
 """What a folder of images holds, for the choice of a recipe: classes, sizes, broken files, copies."""
 
+import contextlib
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -59,9 +60,10 @@ class Survey:
 def survey(source: FileSource, workers: int, seen: Callable[[int], None] = lambda count: None) -> Survey:
     """Read every image of a dataset; `seen` is called with the number of images read so far."""
     looks: list[Look] = []
-    for look in look_at(source, workers):
-        looks.append(look)
-        seen(len(looks))
+    with contextlib.closing(look_at(source, workers)) as found:
+        for look in found:
+            looks.append(look)
+            seen(len(looks))
     broken, twice = faults_of(source, looks)
     good = [look for look in looks if look.digest is not None]
     labels = [*source.train.labels.tolist(), *source.test.labels.tolist()]

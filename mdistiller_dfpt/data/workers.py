@@ -188,7 +188,7 @@ def _end_half_built(error: BaseException) -> None:
         if isinstance(iterator, _MultiProcessingDataLoaderIter) and frame.f_code.co_name == "__init__":
             _DEATHS.hold_back()
             iterator._shutdown = True
-            for worker in iterator._workers:
+            for worker in getattr(iterator, "_workers", ()):
                 worker.kill()
 
 

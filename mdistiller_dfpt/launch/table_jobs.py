@@ -64,9 +64,9 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
     failed = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(parallel, mp_context=context, initializer=stop_with_pool) as pool:
-        with interrupts_later():
-            pending = {pool.submit(_smoke, cell): cell for cell in cells}
         try:
+            with interrupts_later():
+                pending = {pool.submit(_smoke, cell): cell for cell in cells}
             for number, future in enumerate(as_completed(pending), start=1):
                 cell, fault = pending[future], _fault(future)
                 if fault:

@@ -222,6 +222,29 @@ def test_what_the_machine_lacks_is_no_fault_of_an_image(error, monkeypatch):
         image_files.read_image("good.png")
 
 
+def test_check_data_reads_no_further_image_after_an_interrupt(tmp_path, monkeypatch):
+    """Its processes do not hear it."""
+    source = build_module._load(tiny_cfg(*write_data_set("folder", tmp_path / "data", per_class=60)))
+    plain, notes = check.read_image, tmp_path / "read"
+
+    def noted(path):
+        with open(notes, "ab") as file:
+            file.write(b"x")
+        time.sleep(0.01)
+        return plain(path)
+
+    def interrupt(count):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "read_image", noted)
+    with pytest.raises(KeyboardInterrupt):
+        check.check_source(source, 1, interrupt)
+    read = notes.stat().st_size
+    assert read <= 8 * check.CHUNK < len(source.train.labels)
+    time.sleep(0.2)
+    assert notes.stat().st_size == read
+
+
 def test_check_data_names_the_images_at_which_a_process_died(tmp_path, monkeypatch):
     words = write_data_set("folder", tmp_path)
     source = build_module._load(tiny_cfg(*words))

@@ -39,10 +39,11 @@ class Fails(DISTILLERS["NONE"]):
 """
 
 
-def command(tmp_path, *words):
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "tools/train.py",
-            "--cfg", "configs/digits/vanilla/res8.yaml", "LOG.PREFIX", str(tmp_path / "out"), "SOLVER.EPOCHS", "2",
-            "EXPERIMENT.THREADS", "1", "EXPERIMENT.DEVICE", "cpu", "LOG.TENSORBOARD", "False", *words]  # fmt: skip
+def command(tmp_path, *words, restarts=0):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+            "--max-restarts", str(restarts), "tools/train.py", "--cfg", "configs/digits/vanilla/res8.yaml",
+            "LOG.PREFIX", str(tmp_path / "out"), "SOLVER.EPOCHS", "2", "EXPERIMENT.THREADS", "1",
+            "EXPERIMENT.DEVICE", "cpu", "LOG.TENSORBOARD", "False", *words]  # fmt: skip
 
 
 def environment(**more):
@@ -51,15 +52,10 @@ def environment(**more):
 
 def torchrun(tmp_path, *words, restarts=0, **more):
     started = time.monotonic()
-    start, *rest = command(tmp_path, *words)
     done = subprocess.run(
-        [start, "-m", "torch.distributed.run", f"--max-restarts={restarts}", *rest[2:]],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=240,
+        command(tmp_path, *words, restarts=restarts), capture_output=True, text=True, cwd=ROOT, timeout=240,
         env=environment(**more),
-    )
+    )  # fmt: skip
     return done, time.monotonic() - started
 
 
