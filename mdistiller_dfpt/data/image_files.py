@@ -83,7 +83,9 @@ def read_image(path: str) -> Image.Image | Fault:
             if max(image.size) > MOST_ASPECT * min(image.size):
                 return Fault(path, f"{image.width} x {image.height}: a side is over {MOST_ASPECT} times the other")
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+                higher = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+                higher.info.update(image.info)  # with the EXIF data
+                return higher
             if image.mode in ("I", "F"):
                 kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
                 return Fault(path, f"it has {kind}, whose range is not known: convert it to 8 or 16 bits")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..escape import markdown_row
 from ..report.table import spread
-from ..runs.atomic import saving, write_json
+from ..runs.atomic import write_file, write_json
+from ..runs.directory import make_folder
 from ..runs.results import commit
 from .plan import SHARE, Plan
 from .space import in_words
@@ -151,9 +152,8 @@ def _save(axes: Any, file: Path) -> Path:
     import matplotlib.pyplot as plt
 
     figure = axes.figure
-    with saving(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, bbox_inches="tight", dpi=120)
+    make_folder(file.parent, empty=False)
+    write_file(file, lambda part: figure.savefig(part, format="png", bbox_inches="tight", dpi=120))
     plt.close(figure)
     return file
 
