@@ -122,7 +122,7 @@ def test_a_report_says_what_the_epochs_were_judged_by(run):
     (result,) = load_results(run[0].parent)
     assert result.judged_on == "validation"
     assert [e["epoch"] for e in result.evaluated] == [1, 2, 3]
-    assert result.evaluations == 3
+    assert result.evaluations == [1, 2, 3]
 
 
 def test_the_record_of_a_best_student_has_no_test_accuracy_that_chose_it(run):

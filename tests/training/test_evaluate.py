@@ -12,6 +12,24 @@ from ..golden import normal
 from ..tiny_runs import fit, run_of
 
 
+def test_of_equal_logits_the_first_is_predicted_as_by_argmax():
+    """In bfloat16 the largest logits are often equal; a confusion matrix is of what `argmax` says."""
+    logits = (3 * torch.randn(2000, 100, generator=torch.Generator().manual_seed(0))).bfloat16().float()
+    ties = (logits == logits.max(1, keepdim=True).values).sum(1)
+    assert (ties > 1).sum() > 10
+    for predicted in (logits.argmax(1), 99 - logits.flip(1).argmax(1)):  # the first and the last of equal ones
+        expected = (predicted == logits.argmax(1)).sum().item()
+        assert correct_at(logits, predicted, 1).item() == expected
+    order = logits.sort(dim=1, descending=True, stable=True).indices
+    for k in (1, 5):
+        target = order[:, 4]
+        assert correct_at(logits, target, k).item() == (order[:, :k] == target[:, None]).any(1).sum().item()
+
+
+def test_what_is_not_a_number_is_not_correct():
+    assert correct_at(torch.full((4, 10), float("nan")), torch.arange(4), 5).item() == 0
+
+
 def test_correct_at_counts_and_clips():
     logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0]])
     target = torch.tensor([0, 0, 0])
