@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from .difference import difference
 from .figures import label, new_figure, whole_numbers
-from .files import Result
+from .files import Result, repetitions
 
 _COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
 
@@ -14,9 +15,15 @@ _COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
 def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
     """Plot the curves of runs with a trained teacher path to a file.
 
-    ConfigError if matplotlib is not installed, DataError if a run has only one path.
+    ConfigError if matplotlib is not installed, DataError if a run has only one path, or if they differ in more than
+    their seed: the curve is a mean.
     """
-    curves(results, title).savefig(target, dpi=110)
+    first, *others = repetitions(results)
+    if others:
+        one, other = (next(iter(group.values())) for group in (first, others[0]))
+        differs = difference(other, one, f"in {one.path.parent}", of_one_method=True)
+        raise DataError(f"{other.path.parent}: {differs}; a curve is of runs that differ in their seed alone")
+    curves(list(first.values()), title).savefig(target, dpi=110)
 
 
 def curves(results: Sequence[Result], title: str) -> Any:

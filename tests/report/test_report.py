@@ -139,6 +139,19 @@ def test_runs_evaluated_after_other_epochs_are_no_repetitions(tmp_path):
     assert "[1] evaluated 2 times, 2 in kd (seed1, seed2), after other epochs" in table
 
 
+def test_a_curve_is_no_mean_of_runs_that_differ_in_more_than_their_seed(runs, tmp_path, capsys):
+    for name, change in (("a", 0.5), ("b", 0.7)):
+        shutil.copytree(runs / "dfptkd", tmp_path / name)
+        (file,) = tmp_path.glob(f"{name}/seed*/results.json")
+        data = json.loads(file.read_text())
+        data["identity"]["config"]["DFPTKD.ALPHA"] = change
+        file.write_text(json.dumps(data))
+    assert plot.main([str(tmp_path), "-o", str(tmp_path / "c.png")]) == 3
+    err = capsys.readouterr().err
+    assert re.search(r"b/seed1: DFPTKD.ALPHA 0.7, 0.5 in .*a/seed1; a curve is of runs that differ in their seed", err)
+    assert not (tmp_path / "c.png").exists()
+
+
 @pytest.mark.parametrize("correct", [(350, 351, 354), (300, 250), (9701, 9688, 9712)])
 def test_equal_gaps_have_no_p_value_however_they_are_rounded(correct):
     for images in (364, 10_000, 50_000):

@@ -9,7 +9,7 @@ from mdistiller_dfpt.testing import tiny_data, tiny_distiller
 from mdistiller_dfpt.training.evaluate import correct_at, evaluate, evaluate_method, kl_divergence
 
 from ..golden import normal
-from ..tiny_runs import fit, run_of
+from ..tiny_runs import final_state, fit, run_of
 
 
 def test_of_equal_logits_the_first_is_predicted_as_by_argmax():
@@ -128,3 +128,17 @@ def test_a_collapsed_student_or_teacher_and_a_single_class_are_said(tmp_path, ca
 
     build_data(load_cfg(None, ["DATASET.TYPE", "one"]))
     assert "warning: one has a single class: every accuracy is 100 %" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [
+    ("LOG.EVAL_FREQ", "2"), ("DATASET.TEST.BATCH_SIZE", "7"), ("LOG.SAVE_CHECKPOINT_FREQ", "1"),
+], ids=lambda words: words[0])  # fmt: skip
+@pytest.mark.parametrize(("name", "more"), [("KD", ()), ("DFPTKD", ("SOLVER.EMA", "0.9")),
+                                            ("KD", ("SOLVER.REMEASURE_BN", "each"))])  # fmt: skip
+def test_how_a_run_is_evaluated_and_saved_changes_no_weight(name, more, words, tmp_path):
+    states = []
+    for place, others in (("a", ()), ("b", words)):
+        trainer = run_of(name, tmp_path / place, *more, *others)
+        fit(trainer)
+        states.append(final_state(trainer))
+    assert states[0] == states[1]
