@@ -32,6 +32,11 @@ def markdown_cell(text: str) -> str:
     return re.sub(r"([|<\\`]|!?\[(?=[^]]*\]\())", r"\\\1", one_line(text))
 
 
+def markdown_line(text: str) -> str:
+    """A line of text outside a table: no end of the line, no HTML, no link or picture; code and bars stay."""
+    return re.sub(r"(<|!?\[(?=[^]]*\]\())", r"\\\1", one_line(text))
+
+
 def markdown_row(cells: Iterable[str]) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(map(markdown_cell, cells))} |"

@@ -1,6 +1,7 @@
 """The form of records that are read from files: which keys they have, and what kind of value each of them is."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,13 +32,74 @@ IDENTITY = {
 }
 """What a run is, in its directory, its results and its checkpoints."""
 
+SHARE, COUNT = (float, None), range(2**63)
+EVALUATION = {
+    **dict.fromkeys(("top1", "top5", "nll", "ece", "macs"), float),
+    **dict.fromkeys(("temperature", "nll_half", "ece_half", "nll_scaled", "ece_scaled"), SHARE),
+    "teacher?": {"agreement": float, "kl": float},
+    "parameters": COUNT,
+    "bytes": COUNT,
+    "milliseconds": {"1": float, "64": float},
+    "per_class": {str: SHARE},
+    "confusion": [[COUNT]],
+    "reliability": [{"confidence": float, "accuracy": float, "images": COUNT}],
+    "most_confused": [{"class": str, "predicted": str, "images": COUNT}],
+    "worst": [
+        {
+            "image": str,
+            "label": str,
+            "predicted": str,
+            "probability": float,
+            "thumbnail?": re.compile("data:image/png;base64,[A-Za-z0-9+/=]*"),  # a page loads no other
+        }
+    ],
+}
+"""What is measured of a student, in the directory of its run."""
+
+CORRUPTED = {
+    "clean": float,
+    "mean": float,
+    "mean_by_corruption": {str: float},
+    "constants": str,
+    "pixels": [COUNT],
+    "seed": int,
+    "sha256": str,
+}
+"""The accuracies of a student on corrupted images, in the directory of its run."""
+
+SIDE = range(1, 4097)  # of an image, in pixels: a larger one would be built in memory before anything is compared
+PREPROCESSING = {
+    "resize": ([SIDE], None),
+    "crop": ([SIDE, SIDE], None),
+    "mean": [float, float, float],
+    "std": [float, float, float],
+    "size": [SIDE, SIDE],
+    "interpolation?": re.compile("bilinear|bicubic"),
+    "upright?": bool,
+}
+"""How an image becomes the input of a network."""
+
+RECORD = {
+    **dict.fromkeys(("config", "method", "student", "teacher", "data", "version"), str),
+    "classes": [str],
+    "num_train": COUNT,
+    "image_shape": [range(3, 4), SIDE, SIDE],
+    "preprocessing": (PREPROCESSING, None),
+    "epoch": COUNT,
+    "accuracy": {"top1?": float, "top5?": float},
+    "sha256?": str,
+    "format": int,
+}
+"""What a file of weights says of its student."""
+
 
 def fault_of(value: Any, form: Any, place: str = "") -> str | None:
     """What of a value does not have this form, in a few words; None if it has.
 
-    A form is `int` (in 64 bits), `float` (finite, or an int), `str` or `bool`; `[form]` for a list of such;
-    `{"key": form, "key?": form, str: form}` for a mapping with these keys, those with ? optional, and others of the
-    form of `str`, or any others where there is none; a tuple of forms, or None in it, for one of them; ANY.
+    A form is `int` (in 64 bits), a range of such, `float` (finite, or an int), `str`, a pattern of all of it, `bool`;
+    `[form]` for a list of such, `[form, form]` for one of this length; `{"key": form, "key?": form, str: form}` for a
+    mapping with these keys, those with ? optional, and others of the form of `str`, or any others where there is none;
+    a tuple of forms, or None in it, for one of them; ANY.
     """
     where = place or "it"
     if form is ANY:
@@ -48,11 +110,19 @@ def fault_of(value: Any, form: Any, place: str = "") -> str | None:
     if isinstance(form, list):
         if not isinstance(value, list):
             return f"{where} is no list"
-        return _first(fault_of(one, form[0], f"{place}[{i}]") for i, one in enumerate(value))
+        if len(form) > 1 and len(value) != len(form):
+            return f"{where} has {len(value)} entries, not {len(form)}"
+        forms = form * len(value) if len(form) == 1 else form
+        return _first(fault_of(one, forms[i], f"{place}[{i}]") for i, one in enumerate(value))
     if isinstance(form, Mapping):
         return _fault_of_mapping(value, form, place)
     if form is None:
         return None if value is None else f"{where} is not null"
+    if isinstance(form, range):
+        fits = _is_leaf(value, int) and value in form
+        return None if fits else f"{where} is {str(value)[:40]!r}; it must be in {form.start} .. {form.stop - 1}"
+    if isinstance(form, re.Pattern):
+        return None if isinstance(value, str) and form.fullmatch(value) else f"{where} is not as it is written here"
     return None if _is_leaf(value, form) else f"{where} is {str(value)[:40]!r}, no {form.__name__}"
 
 

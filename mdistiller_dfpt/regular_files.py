@@ -32,9 +32,13 @@ def opened(path: str | os.PathLike[str], most: int | None = None) -> BufferedRea
     return file
 
 
-def opened_to_change(path: str | os.PathLike[str], most: int = MOST_TEXT) -> TextIO:
-    """A regular file to read and write, created if there is none; OSError if a link or another kind is in its place."""
-    number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+def opened_to_change(path: str | os.PathLike[str], most: int = MOST_TEXT, *, append: bool = False) -> TextIO:
+    """A regular file to read and write, created if there is none; OSError if a link or another kind is in its place.
+
+    `append`: all that is written goes to its end.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_APPEND if append else 0)
+    number = os.open(path, flags, 0o666)
     try:
         _check(os.fstat(number), path, most)
     except OSError:

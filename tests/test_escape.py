@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from mdistiller_dfpt.escape import Printable, csv_cell, latex_text, markdown_cell
+from mdistiller_dfpt.escape import Printable, csv_cell, latex_text, markdown_cell, markdown_line
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,11 @@ def test_what_an_encoding_lacks_is_an_escape_and_no_error():
 )
 def test_a_cell_of_markdown_stays_one(text, cell):
     assert markdown_cell(text) == cell
+
+
+def test_a_line_of_markdown_keeps_code_and_bars_alone():
+    text = "a | `b` [1] <img> ![x](y)\n| c |"
+    assert markdown_line(text) == r"a | `b` [1] \<img> \![x](y) | c |"
 
 
 def test_latex_has_no_commands_of_others():

@@ -125,5 +125,8 @@ def dump_cfg(cfg: CN, folder: Path | None = None) -> str:
 
 
 def load_yaml_text(text: str) -> dict[str, Any]:
-    """The values of a config that `dump_cfg` wrote, not validated."""
-    return parse_yaml(text)[0] or {}
+    """The values of a config that `dump_cfg` wrote, not validated; ConfigError if they are no mapping."""
+    values = parse_yaml(text)[0] or {}
+    if not isinstance(values, dict):
+        raise ConfigError("a config must be a mapping of keys to values")
+    return values

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ..errors import DataError
 from ..handlers import interrupts_later
@@ -18,6 +18,7 @@ from ..parent import stop_with_pool
 from ..regular_files import opened
 from .build import FileSource, ImageSource
 from .image_files import DECODERS, Fault, read_image
+from .preprocessing import turn_of
 
 CHUNK = 8  # images that a process gets at once
 
@@ -84,7 +85,7 @@ def _look(item: tuple[str, str]) -> Look:
     pixels = np.asarray(image)
     is_grey = bool((pixels == pixels[..., :1]).all())
     with opened(path) as file, Image.open(file, formats=DECODERS) as stored:
-        is_rotated = stored.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+        is_rotated = turn_of(stored) is not None
     return Look(split, path, "", _hash(pixels), image.size, is_grey, is_rotated)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -20,7 +20,7 @@ from ..regular_files import opened
 from .augment import strong_view
 from .batch import Batch
 from .loader import Loader, hashes_of
-from .preprocessing import Preprocessing, resize_and_crop
+from .preprocessing import Preprocessing, orientation_of, resize_and_crop
 from .randomness import seeded
 from .workers import awaited, check_room, fault_of_worker, leave_all_to_the_trainer, remedy, share, watch_workers
 
@@ -84,7 +84,9 @@ def read_image(path: str) -> Image.Image | Fault:
                 return Fault(path, f"{image.width} x {image.height}: a side is over {MOST_ASPECT} times the other")
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
                 shallow = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-                shallow.info["exif"] = image.getexif().tobytes()
+                exif = Image.Exif()
+                exif[ExifTags.Base.Orientation] = orientation_of(image)
+                shallow.info["exif"] = exif.tobytes()
                 return shallow
             if image.mode in ("I", "F"):
                 kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"

@@ -5,6 +5,7 @@ from pathlib import Path
 from yacs.config import CfgNode as CN
 
 from ..errors import DataError
+from ..regular_files import read_text
 
 
 def folder_of(cfg: CN, name: str) -> Path:
@@ -21,3 +22,11 @@ def check_class_count(cfg: CN, found: int, official: int, where: Path) -> None:
             f"{where}: contains {found} classes, expected {expected}; complete it, "
             f"or set `DATASET.CLASSES {found}` to use this subset"
         )
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a list; DataError if it is no text that can be read."""
+    try:
+        return read_text(path).splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None

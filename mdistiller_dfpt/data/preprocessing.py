@@ -5,15 +5,21 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tf
 
 from ..errors import CheckpointError
+from ..json_form import PREPROCESSING, fault_of
 
 INTERPOLATIONS = ("bilinear", "bicubic")
+TURNS = dict(enumerate((
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+), start=2))  # fmt: skip
+"""What sets an image upright, by the number of its orientation in the EXIF data; 1: nothing."""
 
 
 class Preprocessing(NamedTuple):
@@ -59,22 +65,37 @@ class Preprocessing(NamedTuple):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """CheckpointError if these are not the values of a preprocessing."""
-        try:
-            found = {key: None if values[key] is None else tuple(values[key]) for key in cls._fields[:-2]}
-            if None in (found["mean"], found["std"], found["size"]):
-                raise ValueError("no mean, std or size")
-            # Files of earlier versions do not name it
-            kind, turned = str(values.get("interpolation", "bilinear")), bool(values.get("upright", False))
-            return cls(**found, interpolation=kind, upright=turned)  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError) as e:
-            raise CheckpointError(f"its preprocessing cannot be read ({type(e).__name__}: {e})") from None
+        fault = fault_of(values, PREPROCESSING)
+        if not fault and values["resize"] is not None and len(values["resize"]) not in (1, 2):
+            fault = f"resize is {values['resize']}"
+        if not fault and min(values["std"]) <= 0:
+            fault = f"std is {values['std']}"
+        if fault:
+            raise CheckpointError(f"its preprocessing cannot be read ({fault})")
+        # Files of earlier versions do not name all
+        found = {key: values[key] for key in cls._fields if key in values}
+        found = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+        return cls(**found)
 
 
 def upright(image: Image.Image) -> Image.Image:
     """An image, turned and mirrored as its EXIF data say."""
-    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-        return image  # which `exif_transpose` would copy
-    return ImageOps.exif_transpose(image)
+    turn = turn_of(image)
+    return image if turn is None else image.transpose(turn)  # `exif_transpose` writes the data anew, and may fail
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What sets an image upright; None if it is."""
+    return TURNS.get(orientation_of(image))
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The number of an image's orientation in its EXIF data; 1 if it has none, or if they cannot be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises many types for damaged data
+        return 1
+    return orientation if isinstance(orientation, int) and orientation in TURNS else 1
 
 
 class Steps(NamedTuple):

@@ -4,6 +4,7 @@ import csv
 import os
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -122,13 +123,18 @@ def _say_header(table: Path, row: Sequence[str]) -> None:
 def classes_of(labels: Sequence[str], table: Path) -> list[str]:
     """The classes in order: by number if all labels are whole numbers, else by name.
 
-    DataError if all are numbers, but not whole.
+    DataError if all are numbers, but not whole, or if one is written in two ways.
     """
     names = set(labels)
     if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
         if (digits := max(map(len, names))) > MOST_DIGITS:
             raise DataError(f"{table}: has a label of {digits} digits")
-        return sorted(names, key=lambda name: (int(name), name))
+        ordered = sorted(names, key=lambda name: (int(name), name))
+        if twice := next((pair for pair in pairwise(ordered) if int(pair[0]) == int(pair[1])), None):
+            raise DataError(
+                f"{table}: has the labels {twice[0]} and {twice[1]}, which are one number: write it one way"
+            )
+        return ordered
     if all(re.fullmatch(r"[+-]?[0-9]*\.?[0-9]+", name) for name in names):
         odd = next(name for name in sorted(names) if "." in name)
         raise DataError(f"{table}: has the label {odd}; labels must be names or whole numbers")

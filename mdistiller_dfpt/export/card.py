@@ -48,9 +48,14 @@ def card(student: Student, results: Mapping[str, Any] | None, licence: str) -> s
         preprocessing=preprocessing_in_words(record.preprocessing),
         rows=_rows(record, results),
         facts=[(name, protocol[key]) for key, name in FACTS.items() if protocol.get(key)] if protocol else [],
-        settings=_Yaml(yaml.safe_dump(protocol["settings"], sort_keys=False).strip()) if protocol else "",
+        settings=_in_block(protocol["settings"]) if protocol else "",
         classes=names,
     )
+
+
+def _in_block(settings: Mapping[str, Any]) -> _Yaml:
+    """Settings as yaml in a block of code, which no text of theirs ends."""
+    return _Yaml(yaml.safe_dump(dict(settings), sort_keys=False).strip().replace("```", "` ` `"))
 
 
 def _in_markdown(value: Any) -> Any:

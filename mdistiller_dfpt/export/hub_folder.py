@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..json_form import ANY, fault_of
 from ..launch.student import Student
 from ..regular_files import read_json
 from ..runs.directory import RESULTS
@@ -12,6 +13,15 @@ from ..runs.weights import HUB_WEIGHTS
 from .card import card
 from .verify import Network
 from .weights_file import write_weights
+
+_FOUND = {"last": float, "best": float, "best_epoch": int}
+FORM = {
+    "student": str,
+    "method": str,
+    "final": {"top1": _FOUND, "top5": _FOUND},
+    "protocol": {"seed": int, "test_images": int, "teacher?": ({"top1?": float}, None), "settings": {str: ANY}},
+}
+"""What a card says of the results of a run."""
 
 
 def write_hub_folder(student: Student, folder: Path, *, licence: str = "unknown") -> Network:
@@ -27,8 +37,9 @@ def results_of(student: Student) -> dict[str, Any] | None:
     """results.json of the run that the student's file is in; None if there is none, or of another student."""
     folder = student.source if student.source.is_dir() else student.source.parent
     try:
-        found = read_json(folder / RESULTS)
-        same = (found["student"], found["method"]) == (student.record.student, student.record.method)
-        return found if same and found["final"] and found["protocol"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        found: dict[str, Any] = read_json(folder / RESULTS)
+    except (OSError, ValueError):
         return None
+    if fault_of(found, FORM) or ("validation" in found["final"] and "validation_images" not in found["protocol"]):
+        return None
+    return found if (found["student"], found["method"]) == (student.record.student, student.record.method) else None

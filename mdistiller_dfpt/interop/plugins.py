@@ -24,6 +24,7 @@ from ..models.external.names import file_of_network
 from ..runs.hashing import file_hash
 from .collect import collect
 from .importable import make_importable
+from .imported_files import with_imported
 from .mdistiller_package import NAME, file_of_method, imports_mdistiller, module_name
 
 GROUP = "mdistiller_dfpt.plugins"
@@ -80,6 +81,8 @@ def load_plugins(names: Iterable[str], beside: Path | None = None, modules: Iter
                 _forget(name, path, set(sys.modules) - before)
                 raise
             _files[key] = _note_files(module, set(sys.modules) - before)
+            if file := getattr(module, "__file__", None):  # another plugin may have imported what this one imports
+                _files[key] |= with_imported(file, "" if path else name)
 
 
 def _key(name: str, path: Path) -> str:
@@ -92,7 +95,7 @@ def sources(cfg: CN) -> dict[str, str]:
     chosen = choice(cfg)
     for name in (chosen.student, chosen.teacher, *chosen.others):
         if ":" in name and (file := file_of_network(name)):
-            files.add(file)
+            files |= with_imported(file, name.partition(":")[0])
     paths = [Path(file) for file in sorted(files) if Path(file).is_file()]
     often = Counter(path.name for path in paths)
     return {

@@ -23,7 +23,16 @@ from ..runs.weights import WEIGHTS, load_into
 from ..training.evaluate import evaluate
 from ..training.precision import measured_precision
 from .build import Trained, identity_of_run, load_network
-from .networks import DataShape, Role, build_network, build_networks, check_networks, name_of, normalisation_of
+from .networks import (
+    DataShape,
+    Role,
+    build_network,
+    build_networks,
+    check_networks,
+    name_of,
+    normalisation_of,
+    refuse_other_order,
+)  # fmt: skip
 from .trained import trained_networks
 
 FOR_EVALUATION = (
@@ -77,6 +86,7 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: 
         weights = _found(cfg, role, data)
     if (record := read_record(weights)) is not None:
         check_hash(weights, record)
+        refuse_other_order(record.classes, data.classes, f"{weights} was trained")
     there, here = (
         recorded_normalisation(weights),
         str(normalisation_of(cfg, role, name_of(cfg, role) if role != "other" else name, data.normalisation)),

@@ -14,6 +14,7 @@ from ..distributed import STOP_SIGNALS
 from ..errors import UserError
 from ..handlers import handled
 from ..parent import environment_of_job
+from ..regular_files import opened_to_change
 
 TRAIN = [sys.executable, "-m", "mdistiller_dfpt", "train"]
 Process: TypeAlias = "subprocess.Popen[bytes]"
@@ -102,7 +103,7 @@ def _run(job: Job, running: set[Process], got: list[int], watch: Watch | None = 
     if got:  # a job that ended for it has made room for this one
         return 128 + got[0]
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.log, "a", encoding="utf-8") as log:
+    with opened_to_change(job.log, append=True) as log:
         process = subprocess.Popen(
             [*TRAIN, *job.words], stdout=log, stderr=log, start_new_session=True, env=environment_of_job()
         )

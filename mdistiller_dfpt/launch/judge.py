@@ -23,7 +23,7 @@ from ..data.image_files import Fault, read_image
 from ..data.loader import Loader
 from ..distillers.build import AMP_DTYPES
 from ..errors import CheckpointError, ConfigError, DataError
-from ..models.complexity import count_macs, total
+from ..models.complexity import macs_per_image
 from ..models.output import as_output, autocast
 from ..runs.record import read_record
 from ..runs.weights import weights_file
@@ -183,11 +183,9 @@ def judge_run(cfg: CN, data: Data, folder: Path, deployed: nn.Module, teacher: n
 def cost(student: Student) -> dict[str, Any]:
     """Parameters, MACs per image, bytes of the file, and median milliseconds for a batch of 1 and of 64, here."""
     image = torch.zeros(1, *student.record.image_shape, device=student.device)
-    with torch.inference_mode(), count_macs(student) as macs:
-        student(image)
     return {
         "parameters": sum(p.numel() for p in student.parameters()),
-        "macs": total(macs, student),
+        "macs": macs_per_image(student, student.record.image_shape),
         "bytes": weights_file(student.source).stat().st_size,
         "milliseconds": {str(size): _milliseconds(student, image.expand(size, -1, -1, -1)) for size in (1, BATCH)},
         "threads": torch.get_num_threads(),

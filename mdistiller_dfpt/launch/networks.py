@@ -1,6 +1,7 @@
 """The networks that a config names, by role."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -11,6 +12,7 @@ from yacs.config import CfgNode as CN
 from ..config.policy import PUBLISHED_SIZE
 from ..data.normalisation import Normalisation
 from ..distillers.choice import choice
+from ..distributed import rank
 from ..errors import ConfigError
 from ..models import StagedModel, build_model
 from ..models.dummy import try_image
@@ -103,6 +105,22 @@ def refuse_other_normalisation(cfg: CN, role: Role, network: str, images: Normal
         if role == "other":
             remedy = "train it with the normalisation that it has here"
         raise ConfigError(f"{what} with images of {there}; here {network} gets {here}: {remedy}")
+
+
+def refuse_other_order(its: Sequence[str], mine: Sequence[str], what: str) -> None:
+    """ConfigError if a network was trained on these classes in another order; a warning if on classes of other names.
+
+    Classes that are only numbered have no known names.
+    """
+    numbers = tuple(map(str, range(len(mine))))
+    if len(its) != len(mine) or tuple(its) == tuple(mine) or numbers in (tuple(its), tuple(mine)):
+        return
+    number = next(i for i, (one, other) in enumerate(zip(its, mine, strict=True)) if one != other)
+    where = f"class {number} is {its[number]!r} there and {mine[number]!r} here"
+    if sorted(its) == sorted(mine):
+        raise ConfigError(f"{what} with these classes in another order, {where}: order them as there")
+    if rank() == 0:
+        print(f"warning: {what} with classes of other names, {where}", file=sys.stderr, flush=True)
 
 
 def own_normalisations(cfg: CN, images: Normalisation) -> dict[str, str]:

@@ -31,9 +31,10 @@ from ..runs.directory import (
 )  # fmt: skip
 from ..runs.identity import Identity, read_identity
 from ..runs.locks import one_at_a_time, wait_until_free
+from ..runs.record import read_record
 from ..runs.results import recorded_normalisation
 from .build import Trained, check_config, identity_of_run, load_trained
-from .networks import Role, normalisation_of, refuse_other_normalisation, size_of
+from .networks import Role, normalisation_of, refuse_other_normalisation, refuse_other_order, size_of
 
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
 """Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
@@ -102,6 +103,8 @@ def _weights(
         if (written := _recorded(Path(ckpt))) is not None:
             its_type = written.get("DATASET.TYPE", KEYS["DATASET.TYPE"].default)
             _refuse_other_classes(cfg, data, its_type, written.get("DATASET.SUPERCLASSES"), what)
+        if (record := read_record(Path(ckpt))) is not None:
+            refuse_other_order(record.classes, data.classes, what)
         if there := recorded_normalisation(Path(ckpt)):
             refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, there, what)
         return Path(ckpt)
@@ -152,6 +155,7 @@ def _of_config(
         )
     what = f"DISTILLER.{keys[1]} is {config}, which trains"
     _refuse_other_classes(cfg, data, teacher_cfg.DATASET.TYPE, teacher_cfg.DATASET.SUPERCLASSES, what)
+    refuse_other_order(its_data.classes, data.classes, what)
     there = normalisation_of(teacher_cfg, "student", teacher_cfg.DISTILLER.STUDENT, its_data.normalisation)
     refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, str(there), what)
     its_size = size_of(teacher_cfg, "student") or its_data.image_shape[1]

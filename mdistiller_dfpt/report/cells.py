@@ -121,11 +121,15 @@ def _trained_paths(runs: Iterable[Result]) -> dict[str, dict[str, float]]:
     }
 
 
+EQUAL = 1e-9
+"""Percentage points below which gaps are equal: rounding alone sets them apart."""
+
+
 def paired_test(gaps: list[float]) -> tuple[float | None, tuple[float, float] | None]:
     """The p-value of a two-sided paired t-test and the 95 % confidence interval of the mean; None where undefined."""
     from scipy.stats import ttest_1samp
 
-    if len(gaps) < 2 or stdev(gaps) == 0:
+    if len(gaps) < 2 or max(gaps) - min(gaps) < EQUAL:
         return None, None
     test = ttest_1samp(gaps, 0.0)
     low, high = test.confidence_interval(0.95)

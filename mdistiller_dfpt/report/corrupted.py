@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping
 from statistics import mean
 from typing import Any, NamedTuple
 
-from ..errors import DataError
-from ..regular_files import read_json
-from .files import Result
+from ..json_form import CORRUPTED
+from .files import Result, read_measured
 
 CORRUPTIONS = "corruptions.json"
 
@@ -43,12 +42,5 @@ def corrupted_table(runs: Iterable[tuple[str, Mapping[int, Result]]]) -> Corrupt
 
 
 def _read(result: Result) -> dict[str, Any] | None:
-    path = result.path.parent / CORRUPTIONS
-    try:
-        found: dict[str, Any] = read_json(path)
-        found["clean"], found["mean"], found["mean_by_corruption"], found["constants"], found["pixels"], found["seed"]
-        return found if found["sha256"] == result.data.get("student_sha256") else None
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise DataError(f"{path}: not the accuracies on corrupted images ({type(e).__name__}: {e})") from None
+    found = read_measured(result.path.parent / CORRUPTIONS, CORRUPTED, "the accuracies on corrupted images")
+    return found if found and found["sha256"] == result.data.get("student_sha256") else None

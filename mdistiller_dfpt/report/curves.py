@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .figures import new_figure, whole_numbers, write_figure
-from .files import Result
+from .difference import difference
+from .figures import label, new_figure, whole_numbers, write_figure
+from .files import Result, repetitions
 
 _COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
 
@@ -14,9 +15,15 @@ _COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
 def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
     """Plot the curves of runs with a trained teacher path to a file.
 
-    ConfigError if matplotlib is not installed, DataError if a run has only one path.
+    ConfigError if matplotlib is not installed, DataError if a run has only one path, or if they differ in more than
+    their seed: the curve is a mean.
     """
-    write_figure(curves(results, title), target, dpi=110)
+    first, *others = repetitions(results)
+    if others:
+        one, other = (next(iter(group.values())) for group in (first, others[0]))
+        differs = difference(other, one, f"in {one.path.parent}", of_one_method=True)
+        raise DataError(f"{other.path.parent}: {differs}; a curve is of runs that differ in their seed alone")
+    write_figure(curves(list(first.values()), title), target, dpi=110)
 
 
 def curves(results: Sequence[Result], title: str) -> Any:
@@ -29,18 +36,18 @@ def curves(results: Sequence[Result], title: str) -> Any:
     left, right = figure.subplots(1, 2)
     epochs = [e["epoch"] for e in runs[0]]
 
-    def draw(axis: Any, label: str, series: list[list[float]], **style: Any) -> None:
+    def draw(axis: Any, name: str, series: list[list[float]], **style: Any) -> None:
         for values in series:
             axis.plot(epochs, values, alpha=0.3, linewidth=0.8, **style)
-        axis.plot(epochs, [sum(v) / len(v) for v in zip(*series, strict=True)], label=label, linewidth=2, **style)
+        axis.plot(epochs, [sum(v) / len(v) for v in zip(*series, strict=True)], label=name, linewidth=2, **style)
 
     # Left: is the prompt path a better teacher? Right: is it an easier one to match?
     for path in (name for name in runs[0][-1] if name not in ("kl", "epoch")):
         colour = {"color": _COLOURS[path]} if path in _COLOURS else {}
-        draw(left, path, [[e[path]["top1"] for e in run] for run in runs], **colour)
+        draw(left, label(path), [[e[path]["top1"] for e in run] for run in runs], **colour)
     for number, pair in enumerate(runs[0][-1]["kl"]):
-        label = "KL({} ‖ {})".format(*pair.split("||"))
-        draw(right, label, [[e["kl"][pair] for e in run] for run in runs], color=f"C{number}")
+        words = label(f"KL({pair.replace('||', ' ‖ ')})")
+        draw(right, words, [[e["kl"][pair] for e in run] for run in runs], color=f"C{number}")
     left.set(xlabel="epoch", ylabel=f"top-1 on the {results[0].judged_on} set, %")
     right.set(xlabel="epoch", ylabel=f"KL on the {results[0].judged_on} set, nats", yscale="log")
     for axis in (left, right):
@@ -48,5 +55,5 @@ def curves(results: Sequence[Result], title: str) -> Any:
         axis.legend(frameon=False)
         axis.grid(alpha=0.3)
     seeds = ", ".join(str(r.seed) for r in results)
-    figure.suptitle(f"{title} (seeds {seeds}; thin: each seed)")
+    figure.suptitle(f"{label(title)} (seeds {seeds}; thin: each seed)")
     return figure

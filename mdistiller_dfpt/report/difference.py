@@ -25,7 +25,8 @@ def difference(result: Result, reference: Result, where: str, *, of_one_method: 
         parts.append("other code of its plugins")
     length = "SOLVER.EPOCHS"
     if result.config.get(length) == reference.config.get(length) and result.evaluations != reference.evaluations:
-        parts.append(f"evaluated {result.evaluations} times, {reference.evaluations} {where}")
+        mine_, others = len(result.evaluations), len(reference.evaluations)
+        parts.append(f"evaluated {mine_} times, {others} {where}" + (", after other epochs" if mine_ == others else ""))
     if result.continued != reference.continued:
         epochs = result.continued or reference.continued
         parts.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_file
 from ..errors import ConfigError
+from ..escape import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +19,12 @@ def new_figure(width: float, height: float) -> "Figure":
     except ImportError:
         raise ConfigError('plots need matplotlib: pip install "mdistiller_dfpt[plot]"') from None
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def label(text: str) -> str:
+    """Text of others as it is: matplotlib reads formulas between dollars, and leaves names with `_` before out."""
+    text = printable(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def whole_numbers(axis: Any) -> None:

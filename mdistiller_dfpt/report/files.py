@@ -115,9 +115,9 @@ class Result:
         return found
 
     @property
-    def evaluations(self) -> int:
-        """How many epochs were evaluated; the best of more is better."""
-        return len(self.evaluated)
+    def evaluations(self) -> list[int]:
+        """The epochs that were evaluated: the best of more is better, and a mean is of the last of these."""
+        return [one["epoch"] for one in self.evaluated]
 
     @property
     def judged_on(self) -> str:
@@ -218,6 +218,19 @@ def _read(path: Path, folder: Path) -> Result | str:
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
         return f"not a results file of a finished run ({type(e).__name__}: {e})"
     return result
+
+
+def read_measured(path: Path, form: Any, what: str) -> dict[str, Any] | None:
+    """What was measured of a run, in a file beside its results; None if there is none, DataError if it is no such."""
+    try:
+        found: dict[str, Any] = read_json(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        raise DataError(f"{path}: not {what} ({type(e).__name__}: {e})") from None
+    if fault := fault_of(found, form):
+        raise DataError(f"{path}: not {what} ({fault})")
+    return found
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .cells import Value
-from .figures import new_figure, write_figure
+from .figures import label, new_figure, write_figure
 from .spec import TableSpec
 
 
@@ -27,18 +27,23 @@ def plot_gains(spec: TableSpec, values: Sequence[Value], target: Path) -> None:
     axis = figure.subplots()
     for number, (row, cells) in enumerate(rows.items()):
         teachers, means, _ = zip(*sorted(cells, key=lambda cell: cell[:2]), strict=True)
-        axis.plot(teachers, means, marker="o", color=f"C{number}", label=spec.rows[row])
+        axis.plot(teachers, means, marker="o", color=f"C{number}", label=label(spec.rows[row]))
         for teacher, _, v in cells:
             before = reference[v.cell.column]
             gains = [top1 - before[seed] for seed, top1 in v.by_seed.items() if seed in before]
             axis.scatter([teacher] * len(gains), gains, s=12, alpha=0.4, color=f"C{number}")
     for column, teacher in {v.cell.column: teacher for cells in rows.values() for teacher, _, v in cells}.items():
         axis.annotate(
-            spec.columns[column], (teacher, 0.0), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8
+            label(spec.columns[column]),
+            (teacher, 0.0),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
         )
     axis.axhline(0.0, color="#444444", linewidth=0.8)
-    axis.set(xlabel="top-1 of the teacher, %", ylabel=f"top-1 above {spec.rows[spec.reference]}, points")
+    axis.set(xlabel="top-1 of the teacher, %", ylabel=f"top-1 above {label(spec.rows[spec.reference])}, points")
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
-    figure.suptitle(f"{spec.title}\n(points: each seed)", fontsize=9)
+    figure.suptitle(f"{label(spec.title)}\n(points: each seed)", fontsize=9)
     write_figure(figure, target, dpi=110)

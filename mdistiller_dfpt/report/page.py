@@ -10,12 +10,13 @@ from markupsafe import Markup
 
 from ..atomic import write_text
 from ..errors import DataError
-from ..regular_files import read_json
+from ..escape import printable
+from ..json_form import EVALUATION as EVALUATION_FORM
 from .cells import holm, paired_test
 from .corrupted import corrupted_table
 from .curves import curves
-from .figures import as_svg, new_figure, whole_numbers
-from .files import Result
+from .figures import as_svg, label, new_figure, whole_numbers
+from .files import Result, read_measured
 from .table import Table, table_of
 
 EVALUATION = "evaluation.json"
@@ -45,7 +46,7 @@ def page(results: Sequence[Result], title: str, unfinished: Sequence[str] = ()) 
         loader=PackageLoader("mdistiller_dfpt.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("page.html.j2").render(
+    text = environment.get_template("page.html.j2").render(
         title=title, table=table, tests=_tests(table), unfinished=unfinished, entries=entries, judged=judged,
         learning=_svg(_learning(entries)), cost=_svg(_cost(judged)) if len(judged) > 1 else "",
         paths=[(e.name, _svg(curves(list(e.runs.values()), e.name))) for e in entries if _has_paths(e)],
@@ -53,6 +54,7 @@ def page(results: Sequence[Result], title: str, unfinished: Sequence[str] = ()) 
         lowest={e.name: _lowest(e) for e in judged}, corrupted=corrupted_table((e.name, e.runs) for e in entries),
         protocols=[(e.name, _protocol(e)) for e in entries],
     )  # fmt: skip
+    return printable(text)
 
 
 def _svg(figure: Any) -> Markup:
@@ -62,13 +64,11 @@ def _svg(figure: Any) -> Markup:
 def _evaluation(result: Result) -> dict[str, Any] | None:
     """What was measured at the end of a run; None if it was trained by an earlier version, or by many processes."""
     path = result.path.parent / EVALUATION
-    try:
-        found: dict[str, Any] = read_json(path)
-        found["reliability"], found["confusion"], found["per_class"], found["milliseconds"], found["worst"]
-    except FileNotFoundError:
+    if (found := read_measured(path, EVALUATION_FORM, "an evaluation of a run")) is None:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise DataError(f"{path}: not an evaluation of a run ({type(e).__name__}: {e})") from None
+    classes = len(found["per_class"])
+    if not classes or {len(row) for row in found["confusion"]} != {classes} or len(found["confusion"]) != classes:
+        raise DataError(f"{path}: not an evaluation of a run (confusion is not of {classes} classes)")
     return found
 
 
@@ -109,7 +109,7 @@ def _learning(entries: Sequence[Entry]) -> Any:
                 by_epoch.setdefault(one["epoch"], []).append(one["student"]["top1"])
         epochs = sorted(by_epoch)
         colour = f"C{number % 10}"
-        axis.plot(epochs, [mean(by_epoch[e]) for e in epochs], color=colour, label=entry.name, linewidth=1.6,
+        axis.plot(epochs, [mean(by_epoch[e]) for e in epochs], color=colour, label=label(entry.name), linewidth=1.6,
                   marker="o" if len(epochs) == 1 else None)  # fmt: skip
         low, high = [min(by_epoch[e]) for e in epochs], [max(by_epoch[e]) for e in epochs]
         axis.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -130,7 +130,7 @@ def _cost(judged: Sequence[Entry]) -> Any:
         assert found is not None
         top1 = mean(_last(entry.runs).values())
         for axis, value in zip(axes, (found["milliseconds"]["1"], found["bytes"] / 2**20), strict=True):
-            axis.scatter([value], [top1], color=f"C{number % 10}", label=entry.name)
+            axis.scatter([value], [top1], color=f"C{number % 10}", label=label(entry.name))
     axes[0].set(xlabel="milliseconds for one image", ylabel="top-1, %")
     axes[1].set(xlabel="size of the file, MiB")
     axes[1].legend(frameon=False, fontsize=8)
@@ -147,7 +147,7 @@ def _reliability(entry: Entry) -> Any:
     figure = new_figure(3.6, 3.6)
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
-    largest = max(one["images"] for one in bins)
+    largest = max([1, *(one["images"] for one in bins)])
     axis.scatter([b["confidence"] for b in bins], [b["accuracy"] for b in bins],
                  s=[10 + 150 * b["images"] / largest for b in bins], alpha=0.7)  # fmt: skip
     axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02), title="reliability")
@@ -168,7 +168,7 @@ def _confusion(entry: Entry) -> Any:
     figure.colorbar(picture, ax=axis, shrink=0.8)
     axis.set(xlabel="predicted", ylabel="class", title="confusion, share of the class")
     if len(counts) <= 20:
-        names = list(entry.evaluation["per_class"])
+        names = list(map(label, entry.evaluation["per_class"]))
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axis.set_yticks(range(len(names)), names, fontsize=7)
     return figure

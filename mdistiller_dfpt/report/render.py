@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from ..escape import csv_cell, latex_text, markdown_cell, markdown_row, one_line
+from ..escape import csv_cell, latex_text, markdown_cell, markdown_line, markdown_row, one_line
 from .cells import Value, holm
 from .spec import Published, TableSpec
 from .table import AT_START
@@ -88,14 +88,15 @@ def markdown(spec: TableSpec, values: Sequence[Value], metric: str, seeds: Seque
             "|" + "---|" * len(head),
         ]
         lines += map(markdown_row, rows)
-    lines += ["", *(f"{one_line(key)}: {one_line(text)}  " for key, text in spec.sources.items())]
-    lines += [f"{mark} differs in protocol: {one_line(text)}  " for text, mark in marks.items()]
+    lines += ["", *(f"{markdown_line(key)}: {markdown_line(text)}  " for key, text in spec.sources.items())]
+    lines += [f"{mark} differs in protocol: {markdown_line(text)}  " for text, mark in marks.items()]
     others = _others(spec, values)
     if others:
-        lines += ["", "Also found, and not in the table:", *(f"- {one_line(line)}" for line in others)]
+        lines += ["", "Also found, and not in the table:", *(f"- {markdown_line(line)}" for line in others)]
     missing = _missing(spec, values, seeds)
     if missing:
-        lines += ["", f"Missing ({len(missing)} of {len(values)} cells):", *(f"- {one_line(line)}" for line in missing)]
+        lines += ["", f"Missing ({len(missing)} of {len(values)} cells):"]
+        lines += [f"- {markdown_line(line)}" for line in missing]
     return "\n".join(lines)
 
 

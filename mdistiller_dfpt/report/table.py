@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from ..escape import markdown_row
+from ..escape import markdown_line, markdown_row
 from .difference import difference
 from .files import Result, mean_at_start, repeats, repetitions
 from .spec import METRICS
@@ -79,7 +79,7 @@ def markdown_table(results: Sequence[Result], unfinished: Sequence[str] = ()) ->
     table = table_of(results)
     lines = [*map(markdown_row, (table.head, *table.rows))]
     lines.insert(1, "|" + "---|" * len(table.head))
-    lines += ["", *(f"{mark} {text}" for mark, text in table.notes.items())] if table.notes else []
+    lines += ["", *(f"{mark} {markdown_line(text)}" for mark, text in table.notes.items())] if table.notes else []
     for title, some in (("Not counted", table.repeats), ("Not finished", unfinished)):
-        lines += ["", f"{title} ({len(some)}):", *(f"- {line}" for line in some)] if some else []
+        lines += ["", f"{title} ({len(some)}):", *(f"- {markdown_line(line)}" for line in some)] if some else []
     return "\n".join(lines)

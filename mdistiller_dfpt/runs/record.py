@@ -19,7 +19,8 @@ from ..data import Data
 from ..data.preprocessing import Preprocessing
 from ..distillers.choice import choice
 from ..errors import CheckpointError
-from ..regular_files import regular
+from ..json_form import RECORD, fault_of
+from ..regular_files import parse_json, regular
 from .directory import STATUS
 from .hashing import state_hash
 from .weights import WEIGHTS, load_weights, weights_file
@@ -120,9 +121,12 @@ def read_record(path: Path) -> Record | None:
     if text is None:
         return None
     try:
-        values = json.loads(text)
-        if values.pop("format") > FORMAT:
+        values = parse_json(text)
+        if isinstance(values, dict) and isinstance(written := values.get("format"), int) and written > FORMAT:
             raise CheckpointError(f"{path}: written by a newer version; update mdistiller_dfpt")
+        if fault := fault_of(values, RECORD):
+            raise ValueError(fault)
+        del values["format"]
         found = values["preprocessing"]
         values["preprocessing"] = None if found is None else Preprocessing.from_json(found)
         values["classes"], values["image_shape"] = tuple(values["classes"]), tuple(values["image_shape"])

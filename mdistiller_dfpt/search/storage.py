@@ -7,14 +7,15 @@ had not been.
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.effect import differing
 from ..errors import CheckpointError, ConfigError
-from ..regular_files import parse_json, read_bytes
+from ..escape import one_line
+from ..json_form import ANY, fault_of
+from ..regular_files import opened_to_change, parse_json, read_bytes
 from .space import Dimension, as_word
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ PRUNERS = ("median", "halving", "none")
 AT_RANDOM = 5
 """The first trials of a config: its own values, then random ones; the pruner and the sampler begin after them."""
 ASKED = "asked"
+OF_STUDY = {
+    "asked?": {"config": {str: ANY}, "space": ANY, "seeds": ANY, "pruner": ANY},
+    "facts?": {"content": ANY, "teacher": [{"name": str}], "code": ANY},
+}
+OF_TRIAL = {
+    "values": ([float], None), "by_epoch": {str: float}, "by_seed?": {str: float}, "seconds?": float, "reason?": str,
+}  # fmt: skip
+COMPLETE = {**OF_TRIAL, "values": [float], "by_seed": {str: float}}
+"""What a search writes of a study and of a trial."""
 
 
 def check_installed() -> None:
@@ -53,21 +63,40 @@ def open_journal(folder: Path) -> "JournalStorage":
     file = folder / JOURNAL
     with _writing(file):
         file.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # of a process that was killed while it wrote
-        if file.exists():
-            _remove_torn_end(file)
+        with opened_to_change(file) as journal:  # which is no link
+            journal.truncate(_whole_size(file))
         try:
-            return JournalStorage(Journal(str(file)))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as e:
-            raise CheckpointError(f"{file}: cannot be read ({type(e).__name__}: {e}); give another --out") from None
+            storage = JournalStorage(Journal(str(file)))
+            fault = _fault_of(storage)
+        except OSError:
+            raise
+        except Exception as e:  # Optuna raises many types for what it did not write
+            fault = f"{type(e).__name__}: {e}"
+    if fault:
+        raise CheckpointError(f"{file}: cannot be read ({one_line(fault)}); give another --out")
+    return storage
 
 
-def _remove_torn_end(file: Path) -> None:
-    """Cut off what a process, or a machine without power, did not finish to write: the last lines that are no JSON."""
+def _fault_of(storage: "JournalStorage") -> str | None:
+    """What of a journal a search does not write; None if there is nothing."""
+    for study in storage.get_all_studies():
+        if fault := fault_of(study.user_attrs, OF_STUDY, study.study_name):
+            return fault
+        for trial in storage.get_all_trials(study._study_id):
+            form = COMPLETE if trial.state.name == "COMPLETE" else OF_TRIAL
+            steps = {str(step): value for step, value in trial.intermediate_values.items()}
+            record = {"values": trial.values, "by_epoch": steps, **trial.user_attrs}
+            if fault := fault_of(record, form, f"{study.study_name} trial {trial.number}"):
+                return fault
+    return None
+
+
+def _whole_size(file: Path) -> int:
+    """The bytes of a journal up to its last line of JSON: a killed process or a power loss may leave part of one."""
     lines = read_bytes(file).splitlines(keepends=True)
-    size = sum(map(len, lines))
     while lines and not (lines[-1].endswith(b"\n") and _is_json(lines[-1])):
-        size -= len(lines.pop())
-    os.truncate(file, size)
+        lines.pop()
+    return sum(map(len, lines))
 
 
 def _is_json(line: bytes) -> bool:
@@ -114,6 +143,9 @@ def open_study(
     written = json.loads(json.dumps(asked))
     if other := _differences(written, study.user_attrs.get(ASKED, written)):
         raise ConfigError(f"{name}: the search in this folder is another one: {'; '.join(other)}; give another --out")
+    for trial in study.trials:
+        if trial.state.is_finished() and {*trial.params} != {*asked["space"]}:
+            raise CheckpointError(f"{JOURNAL}: {name} trial {trial.number} is not of this space; give another --out")
     if ASKED not in study.user_attrs or not study.trials:
         study.set_user_attr(ASKED, written)
     if not study.trials and own:
@@ -156,13 +188,17 @@ def next_trial(study: "Study", storage: "JournalStorage", space: Sequence[Dimens
         study_id = storage.get_study_id_from_name(study.study_name)
         # The one way to go on with a trial that another process began
         trial = optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
-    for d in space:
-        if d.kind == "float":
-            trial.suggest_float(d.key, d.values[0], d.values[1], log=d.log)
-        elif d.kind == "int":
-            trial.suggest_int(d.key, d.values[0], d.values[1], log=d.log)
-        else:
-            trial.suggest_categorical(d.key, [as_word(value) for value in d.values])
+    try:
+        for d in space:
+            if d.kind == "float":
+                trial.suggest_float(d.key, d.values[0], d.values[1], log=d.log)
+            elif d.kind == "int":
+                trial.suggest_int(d.key, d.values[0], d.values[1], log=d.log)
+            else:
+                trial.suggest_categorical(d.key, [as_word(value) for value in d.values])
+    except (ValueError, TypeError, KeyError) as e:
+        raise CheckpointError(f"{JOURNAL}: {study.study_name} trial {trial.number} is not of this space"
+                              f" ({one_line(str(e))}); give another --out") from None  # fmt: skip
     return trial
 
 

@@ -13,10 +13,19 @@ from ..distributed import all_reduce
 from ..errors import DataError
 
 
+def places(logits: Tensor, target: Tensor) -> Tensor:
+    """How many of the logits (B, C) are predicted before those of the targets (B,), of equal ones the first; (B,).
+
+    So the first prediction is that of `argmax`, also in bfloat16, where logits are often equal; `topk` takes any of
+    them. All that are compared with what is not a number come before it.
+    """
+    own, numbers = logits.gather(1, target[:, None]), torch.arange(logits.shape[1], device=logits.device)
+    return (~(logits <= own) | ((logits == own) & (numbers < target[:, None]))).sum(1)
+
+
 def correct_at(logits: Tensor, target: Tensor, k: int) -> Tensor:
-    """The number of targets (B,) among the k largest logits (B, C); k is clipped to C. Shape ()."""
-    top = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return (top == target[:, None]).any(1).sum()
+    """The number of targets (B,) among the k largest logits (B, C), all of them if C <= k; see `places`. Shape ()."""
+    return (places(logits, target) < k).sum()
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
@@ -45,7 +54,8 @@ def calibration_gaps(logits: Tensor, target: Tensor) -> Tensor:
 
 def accuracy(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
     """{"top1": %, "top5": %} of the logits (B, C) and labels (B,) of a batch."""
-    return {f"top{k}": correct_at(logits, target, k) * (100 / len(target)) for k in (1, 5)}
+    found = places(logits, target)
+    return {f"top{k}": (found < k).sum() * (100 / len(target)) for k in (1, 5)}
 
 
 def evaluate_method(

@@ -236,6 +236,8 @@ class Trainer:
         assert isinstance(self.teacher, Frozen)
         teacher = [self.teacher_sha256, self.cfg.SOLVER.AMP, self.identity.get("normalisation", {}).get("teacher")]
         teacher.append(d.TEACHER_SIZE and f"size {d.TEACHER_SIZE}")
+        # Weights say nothing of the function that uses them
+        teacher += [d.TEACHER, *map(str, sorted(self.identity.get("code", {}).items()))]
         cache = open_cache(
             d.LOGITS_CACHE, self.data.train, self.data.num_classes, " ".join(str(part) for part in teacher if part)
         )

@@ -1,5 +1,6 @@
 """Images and tables of other origins: read with the right values, or named; what is not read is counted and said."""
 
+import contextlib
 import re
 
 import numpy as np
@@ -11,7 +12,7 @@ from torchvision.datasets import ImageFolder
 from mdistiller_dfpt.commands import check_data
 from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.image_files import Fault, read_image
-from mdistiller_dfpt.data.preprocessing import Preprocessing, upright
+from mdistiller_dfpt.data.preprocessing import Preprocessing, turn_of, upright
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
 
@@ -174,6 +175,30 @@ def test_a_rotation_in_exif_is_not_applied_as_in_torchvision(tmp_path):
     )
 
 
+def test_an_image_of_16_bits_is_turned_too(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = np.array([[0, 1, 2], [3, 4, 5]], np.uint16) << 8
+    Image.fromarray(deep).save(tmp_path / "x.png", exif=exif)
+    assert np.array(upright(read_image(str(tmp_path / "x.png"))))[..., 0].tolist() == [[3, 0], [4, 1], [5, 2]]
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF.*:UserWarning")
+@pytest.mark.parametrize(("at", "byte"), [(0, 7), (1, 1), (5, 3), (8, 9), (11, 2), (15, 255), (17, 4), (25, 200)])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_damaged_exif_data_damage_no_image(at, byte, ending, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "x"
+    content = bytearray(exif.tobytes())
+    content[at] = byte
+    path = tmp_path / f"x.{ending}"
+    Image.new("RGB", (4, 2)).save(path, exif=bytes(content))
+    found = read_image(str(path))
+    assert isinstance(found, Fault) or upright(found).size in ((4, 2), (2, 4))
+    with contextlib.suppress(OSError, SyntaxError), Image.open(path) as image:
+        assert isinstance(turn_of(image), Image.Transpose | None)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
 def test_photos_are_turned_as_viewers_show_them_where_the_config_says_so(orientation, ending, tmp_path):
@@ -268,6 +293,14 @@ def test_an_object_without_path_or_label_is_named(tmp_path):
     base(tmp_path)
     (tmp_path / "train/metadata.jsonl").write_text('{"file_name": "a/x.png", "text": "a cat"}\n')
     with pytest.raises(DataError, match=r"metadata.jsonl:1: is .*a cat.*; expected an object with file_name and label"):
+        source(tmp_path)
+
+
+def test_a_class_whose_number_is_written_in_two_ways_is_named(tmp_path):
+    base(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.csv").write_text(f"path,label\n{split}/a/x.png,1\n{split}/b/x.png,01\n")
+    with pytest.raises(DataError, match="has the labels 01 and 1, which are one number: write it one way"):
         source(tmp_path)
 
 

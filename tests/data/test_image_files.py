@@ -2,6 +2,9 @@
 
 import hashlib
 import io
+import os
+import shutil
+import signal
 import tarfile
 
 import numpy as np
@@ -13,6 +16,7 @@ from mdistiller_dfpt.commands import check_data
 from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.data.sets import cub200 as cub_module
+from mdistiller_dfpt.data.sets import imagenet as imagenet_module
 from mdistiller_dfpt.errors import ConfigError, DataError
 from mdistiller_dfpt.testing import tiny_cfg
 
@@ -193,6 +197,45 @@ def test_imagenets_validation_images_as_shipped(tmp_path, labels):
         savemat(folder / "meta.mat", {"synsets": synsets})
         (folder / "ILSVRC2012_validation_ground_truth.txt").write_text("\n".join(str(4 - w) for w in wnids))
     assert build_data(cfg).test.labels.tolist() == wnids
+
+
+def test_a_list_of_a_published_dataset_that_is_no_list_is_named(tmp_path):
+    for kind, file, content, said in (
+        ("cub200", "CUB_200_2011/images.txt", b"9" * 5000 + b" a/x.png\n", r"images.txt:1: is '9{80}'; expected"),
+        (
+            "tiny_imagenet",
+            "tiny-imagenet-200/val/val_annotations.txt",
+            b"\xff\n",
+            "val_annotations.txt: cannot be read",
+        ),
+    ):
+        cfg = file_cfg(kind, tmp_path)
+        if kind == "tiny_imagenet":  # class folders would win over the list
+            shutil.rmtree((tmp_path / file).parent)
+            (tmp_path / file).with_name("images").mkdir(parents=True)
+        (tmp_path / file).write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            build_data(cfg)
+
+
+def test_a_file_that_ends_the_process_of_its_reader_ends_no_run(tmp_path, monkeypatch):
+    """Of damaged files of MATLAB, one in forty does; its reader is code in C."""
+    cfg = file_cfg("imagenet", tmp_path)
+    root = tmp_path / "imagenet"
+    for folder in list((root / "val").iterdir()):
+        for path in folder.iterdir():
+            path.rename(root / "val" / f"ILSVRC2012_val_{path.stem}.JPEG")
+        folder.rmdir()
+    (root / "ILSVRC2012_devkit_t12/data").mkdir(parents=True)
+    for name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"):
+        (root / "ILSVRC2012_devkit_t12/data" / name).write_text("1\n")
+    monkeypatch.setattr(imagenet_module, "_synsets", _end)
+    with pytest.raises(DataError, match=r"the labels of the validation images cannot be read \(BrokenProcessPool"):
+        build_data(cfg)
+
+
+def _end(content):
+    os.kill(os.getpid(), signal.SIGSEGV)
 
 
 @pytest.fixture

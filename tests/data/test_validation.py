@@ -173,7 +173,7 @@ def test_a_report_says_what_the_epochs_were_judged_by(run):
     (result,) = load_results(run[0].parent)
     assert result.judged_on == "validation"
     assert [e["epoch"] for e in result.evaluated] == [1, 2, 3]
-    assert result.evaluations == 3
+    assert result.evaluations == [1, 2, 3]
 
 
 def test_the_records_of_the_students_have_their_accuracies_on_the_test_set(run):

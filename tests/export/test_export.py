@@ -1,6 +1,7 @@
 """The command `export`: every format is what its checkpoint is, on real images; what is not is not kept."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -130,6 +131,34 @@ def test_images_of_ones_own_are_no_published_dataset_in_a_card(run):
     assert "datasets" not in said
     assert said["model-index"][0]["results"][0]["dataset"]["name"] == "a folder of images"
     assert "On the test set of a folder of images." in text
+
+
+@pytest.mark.parametrize(("place", "value"), [
+    (("final", "top1", "best"), None), (("final",), {"top1": {"last": 1.0}}), (("protocol", "teacher"), []),
+    (("protocol", "test_images"), "x"), (("protocol", "settings"), [1]), (("final", "validation"), {}),
+])  # fmt: skip
+def test_results_of_another_form_are_not_on_a_card(place, value, run, pictures, tmp_path, capsys):
+    copy, found = tmp_path / "run", json.loads((run / "results.json").read_text())
+    shutil.copytree(run, copy)
+    at = found
+    for key in place[:-1]:
+        at = at[key]
+    at[place[-1]] = value
+    (copy / "results.json").write_text(json.dumps(found))
+    code, _, err = exported(capsys, copy, "--to", "hub-folder", "-o", tmp_path / "hub", "--images", pictures)
+    assert code == 0, err
+    assert "## Protocol" not in (tmp_path / "hub/README.md").read_text()
+
+
+def test_no_setting_ends_the_block_of_settings(run, pictures, tmp_path, capsys):
+    copy, found = tmp_path / "run", json.loads((run / "results.json").read_text())
+    shutil.copytree(run, copy)
+    found["protocol"]["settings"]["X.Y"] = "a\n```\n<img src=x>"
+    (copy / "results.json").write_text(json.dumps(found))
+    assert exported(capsys, copy, "--to", "hub-folder", "-o", tmp_path / "hub", "--images", pictures)[0] == 0
+    text = (tmp_path / "hub/README.md").read_text()
+    assert "X.Y" in text.split("```yaml")[1].split("```")[0]
+    assert "<img src=x>" in text.split("```yaml")[1].split("```")[0]
 
 
 def test_a_hub_folder_of_a_file_alone_has_a_card_without_a_protocol(run, pictures, tmp_path, capsys):

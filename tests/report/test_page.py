@@ -10,6 +10,7 @@ from scipy.stats import ttest_rel
 from mdistiller_dfpt.commands.report import main
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results
+from mdistiller_dfpt.report.figures import label
 from mdistiller_dfpt.report.page import page
 
 
@@ -87,6 +88,16 @@ def test_it_needs_nothing_from_elsewhere_and_escapes_names(runs):
     assert "ours/<b>" not in text
 
 
+def test_names_are_no_formulas_and_none_is_left_out_of_a_legend(tmp_path):
+    for number, name in enumerate(names := ["$\\frac$", "$$", "_x"]):
+        write(tmp_path, name, 1, 50.0, method=f"M{number}")
+        (tmp_path / name / "seed1/evaluation.json").write_text(json.dumps(evaluation(50.0, f"{name}\udcff")))
+    text = page(load_results(tmp_path), "t")
+    assert [f"<td>{name}</td>" in text for name in names] == [True] * 3
+    assert text.encode().count(rb"\udcff") > 3
+    assert (label("_x"), label("5 $ or $6")) == (" _x", r"5 \$ or \$6")
+
+
 def test_every_part_is_there(runs):
     text = page(load_results(runs), "t")
     for part in ("Learning curves", "Paths of the teacher", "Students", "Protocols", "1,234,567", "2.5", "1.5 ms",
@@ -105,7 +116,7 @@ def test_runs_without_an_evaluation_or_paths_have_the_rest(tmp_path):
 
 def test_a_damaged_evaluation_names_its_file(runs):
     (runs / "kd/a/seed1/evaluation.json").write_text("{}")
-    with pytest.raises(DataError, match=r"seed1/evaluation.json: not an evaluation of a run \(KeyError"):
+    with pytest.raises(DataError, match=r"seed1/evaluation.json: not an evaluation of a run \(top1 is missing"):
         page(load_results(runs), "t")
 
 

@@ -12,6 +12,7 @@ import pytest
 from mdistiller_dfpt.commands import plot, table
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results, markdown_table
+from mdistiller_dfpt.report.cells import paired_test
 from mdistiller_dfpt.report.curves import plot_curves
 from mdistiller_dfpt.report.difference import difference
 from mdistiller_dfpt.report.files import Result, unfinished
@@ -148,6 +149,54 @@ def test_a_damaged_file_is_listed_and_the_table_goes_on(runs, tmp_path):
     table = markdown_table(load_results(folder), unfinished(folder))
     assert table.startswith(before)
     assert "- damaged/seed1/results.json: not a results file of a finished run (JSONDecodeError: " in table
+
+
+def test_why_a_run_ended_makes_neither_a_row_nor_html(runs):
+    status = {"state": "failed", "epoch": 1, "reason": "a\n| evil | 99.9 |\n<img src=x> [x](javascript:y) `--resume`"}
+    (runs / "late/seed1").mkdir(parents=True)
+    (runs / "late/seed1/status.json").write_text(json.dumps(status))
+    text = markdown_table(load_results(runs), unfinished(runs))
+    assert r"- late/seed1: failed after epoch 1: a | evil | 99.9 | \<img src=x> \[x](javascript:y) `--resume`" in text
+    assert "\n| evil" not in text
+
+
+def test_runs_evaluated_after_other_epochs_are_no_repetitions(tmp_path):
+    """As with LOG.EVAL_FREQ 3 and 4 of six epochs: two evaluations each, and a best of other epochs."""
+    for seed, epochs in ((1, (3, 6)), (2, (3, 6)), (3, (4, 6))):
+        place = tmp_path / f"kd/seed{seed}"
+        place.mkdir(parents=True)
+        record = [{"epoch": e, "test": {"student": {"top1": 50.0 + e, "top5": 90.0}}} for e in epochs]
+        last = {"last": 56.0, "best": 56.0, "best_epoch": 6, "mean_last_5": None}
+        identity = {"config": {"DISTILLER.TYPE": "KD"}, "data": None, "teachers": []}
+        (place / "results.json").write_text(json.dumps({
+            "protocol": {"seed": seed}, "final": {"top1": last}, "epochs": record, "identity": identity,
+        }))  # fmt: skip
+    table = markdown_table(load_results(tmp_path))
+    assert "| kd (seed1, seed2) | 1, 2 |" in table
+    assert "| kd (seed3) | 3 |" in table
+    assert "[1] evaluated 2 times, 2 in kd (seed1, seed2), after other epochs" in table
+
+
+def test_a_curve_is_no_mean_of_runs_that_differ_in_more_than_their_seed(runs, tmp_path, capsys):
+    for name, change in (("a", 0.5), ("b", 0.7)):
+        shutil.copytree(runs / "dfptkd", tmp_path / name)
+        (file,) = tmp_path.glob(f"{name}/seed*/results.json")
+        data = json.loads(file.read_text())
+        data["identity"]["config"]["DFPTKD.ALPHA"] = change
+        file.write_text(json.dumps(data))
+    assert plot.main([str(tmp_path), "-o", str(tmp_path / "c.png")]) == 3
+    err = capsys.readouterr().err
+    assert re.search(r"b/seed1: DFPTKD.ALPHA 0.7, 0.5 in .*a/seed1; a curve is of runs that differ in their seed", err)
+    assert not (tmp_path / "c.png").exists()
+
+
+@pytest.mark.parametrize("correct", [(350, 351, 354), (300, 250), (9701, 9688, 9712)])
+def test_equal_gaps_have_no_p_value_however_they_are_rounded(correct):
+    for images in (364, 10_000, 50_000):
+        for gap in range(1, 6):
+            gaps = [100 * (one + gap) / images - 100 * one / images for one in correct]
+            assert paired_test(gaps) == (None, None)
+    assert paired_test([0.01, 0.02])[0] == pytest.approx(0.2048, abs=1e-4)
 
 
 def test_results_carry_no_paths_of_this_machine(runs):

@@ -318,6 +318,34 @@ def test_the_file_of_a_users_network_is_part_of_the_identity(tmp_path, monkeypat
     assert plugins.sources(cfg) != before
 
 
+def test_what_a_users_network_imports_from_its_folder_is_part_of_the_identity(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "nets_of_mine"
+    (package / "parts").mkdir(parents=True)
+    for name, text in (
+        ("__init__.py", ""), ("net.py", "from .parts import block\nfrom math import pi\ndef build(num_classes): ...\n"),
+        ("parts/__init__.py", ""), ("parts/block.py", "from ..width import WIDTH\n"), ("width.py", "WIDTH = 8\n"),
+        ("unused.py", ""),
+    ):  # fmt: skip
+        (package / name).write_text(text)
+    cfg = tiny_cfg("DISTILLER.STUDENT", "nets_of_mine.net:build")
+    before = plugins.sources(cfg)
+    names = {"net.py", "block.py", "width.py", "nets_of_mine/__init__.py", "parts/__init__.py"}
+    assert set(before) == names
+    (package / "width.py").write_text("WIDTH = 16\n")
+    after = plugins.sources(cfg)
+    assert [name for name in names if after[name] != before[name]] == ["width.py"]
+
+
+def test_a_module_of_two_plugins_belongs_to_both_whichever_is_first(tmp_path, monkeypatch, registries):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "shared_by_two.py").write_text("A = 1\n")
+    for name in ("one_of_two", "other_of_two"):
+        (tmp_path / f"{name}.py").write_text("import shared_by_two\n")
+        found = plugins.sources(plugins.load_cfg(None, {"PLUGINS": [str(tmp_path / f"{name}.py")]}))
+        assert set(found) == {f"{name}.py", "shared_by_two.py"}
+
+
 def test_images_that_are_normalised_otherwise_make_another_run_and_are_refused_at_a_resume(tmp_path):
     cfg = tiny_cfg("DISTILLER.TYPE", "KD")
     one = identity_of(cfg, FileData, [])

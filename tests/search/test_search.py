@@ -272,3 +272,39 @@ def test_optuna_is_named_with_its_extra_if_it_is_missing(run_search, monkeypatch
     monkeypatch.setitem(sys.modules, "optuna", None)
     code, _, err = run_search(Runs(by_rate))
     assert (code, err) == (2, 'error: a search needs optuna: pip install "mdistiller_dfpt[search]"\n')
+
+
+@pytest.mark.parametrize("name", ["journal.log", "history.png"])
+def test_a_link_in_a_folder_of_a_search_is_not_followed(name, run_search):
+    folder, other = Path("output/search/space"), Path("other")
+    folder.mkdir(parents=True)
+    other.write_text("kept\nto its end")
+    (folder / name).symlink_to(other.absolute())
+    code, _, err = run_search(Runs(by_rate), configs=[KD], trials=2)
+    assert other.read_text() == "kept\nto its end"
+    if name == "journal.log":
+        assert (code, "journal.log: cannot be written (Too many levels of symbolic links)" in err) == (3, True), err
+    else:
+        assert (code, (folder / name).is_symlink()) == (0, False), err
+
+
+FELL = {
+    "a kind of line that there is not": (0, "op_code", 99),
+    "an attribute of another kind": (1, "user_attr", {"asked": []}),
+    "two attributes in a line": (1, "user_attr", {"asked": {}, "facts": {}}),
+    "a trial's values of another kind": (-1, "values", ["x"]),
+    "the values of another space": (4, "param_name", "SOLVER.MOMENTUM"),
+}
+
+
+@pytest.mark.parametrize("case", FELL)
+def test_a_journal_that_no_search_wrote_is_refused_by_its_name(case, run_search):
+    assert run_search(Runs(by_rate), configs=[KD], trials=2)[0] == 0
+    journal = Path("output/search/space/journal.log")
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    number, key, value = FELL[case]
+    assert key in lines[number], "the form of Optuna's journal"
+    lines[number][key] = value
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, _, err = run_search(Runs(by_rate), configs=[KD], trials=3)
+    assert (code, "journal.log: " in err, "give another --out" in err) == (3, True, True), err

@@ -160,7 +160,18 @@ def test_another_teacher_precision_data_set_or_augmentation_has_another_file(tmp
         return Trainer(cfg, trainer.distiller, trainer.data).cache.path
 
     paths = [path(), path(change=True), path("SOLVER.AMP", "bf16"), path(train=44), path(flip=False)]
-    assert len(set(paths)) == 5
+    # The same weights in a network of another name, and in another version of a plugin's network
+    trainer = run("KD", tmp_path, cache="")
+    for name, code in (
+        ("resnet14", {}),
+        ("resnet20", {}),
+        ("resnet14", {"net.py": "1"}),
+        ("resnet14", {"net.py": "2"}),
+    ):
+        words = ("DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", name, "DISTILLER.LOGITS_CACHE", str(tmp_path / "t"))
+        identity = {**trainer.identity, "code": code}
+        paths.append(Trainer(tiny_cfg(*words), trainer.distiller, trainer.data, identity).cache.path)
+    assert len(set(paths)) == 9
     assert path() == paths[0]
 
 

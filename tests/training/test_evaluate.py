@@ -9,7 +9,25 @@ from mdistiller_dfpt.testing import tiny_data, tiny_distiller
 from mdistiller_dfpt.training.evaluate import correct_at, evaluate, evaluate_method, kl_divergence
 
 from ..golden import normal
-from ..tiny_runs import fit, run_of
+from ..tiny_runs import final_state, fit, run_of
+
+
+def test_of_equal_logits_the_first_is_predicted_as_by_argmax():
+    """In bfloat16 the largest logits are often equal; a confusion matrix is of what `argmax` says."""
+    logits = (3 * torch.randn(2000, 100, generator=torch.Generator().manual_seed(0))).bfloat16().float()
+    ties = (logits == logits.max(1, keepdim=True).values).sum(1)
+    assert (ties > 1).sum() > 10
+    for predicted in (logits.argmax(1), 99 - logits.flip(1).argmax(1)):  # the first and the last of equal ones
+        expected = (predicted == logits.argmax(1)).sum().item()
+        assert correct_at(logits, predicted, 1).item() == expected
+    order = logits.sort(dim=1, descending=True, stable=True).indices
+    for k in (1, 5):
+        target = order[:, 4]
+        assert correct_at(logits, target, k).item() == (order[:, :k] == target[:, None]).any(1).sum().item()
+
+
+def test_what_is_not_a_number_is_not_correct():
+    assert correct_at(torch.full((4, 10), float("nan")), torch.arange(4), 5).item() == 0
 
 
 def test_correct_at_counts_and_clips():
@@ -119,3 +137,17 @@ def test_a_collapsed_student_or_teacher_and_a_single_class_are_said(tmp_path, ca
 
     build_data(load_cfg(None, ["DATASET.TYPE", "one"]))
     assert "warning: one has a single class: every accuracy is 100 %" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [
+    ("LOG.EVAL_FREQ", "2"), ("DATASET.TEST.BATCH_SIZE", "7"), ("LOG.SAVE_CHECKPOINT_FREQ", "1"),
+], ids=lambda words: words[0])  # fmt: skip
+@pytest.mark.parametrize(("name", "more"), [("KD", ()), ("DFPTKD", ("SOLVER.EMA", "0.9")),
+                                            ("KD", ("SOLVER.REMEASURE_BN", "each"))])  # fmt: skip
+def test_how_a_run_is_evaluated_and_saved_changes_no_weight(name, more, words, tmp_path):
+    states = []
+    for place, others in (("a", ()), ("b", words)):
+        trainer = run_of(name, tmp_path / place, *more, *others)
+        fit(trainer)
+        states.append(final_state(trainer))
+    assert states[0] == states[1]

@@ -12,13 +12,14 @@ from yacs.config import CfgNode as CN
 
 from ...errors import DataError
 from ...invocation import command_line
-from ...regular_files import opened, read_text
+from ...regular_files import opened
 from ..build import DATASETS, FileSource
 from ..download import download, md5_of
 from ..image_files import IMAGENET_MEAN, IMAGENET_STD, FileRecipe, FileSet
-from ..official import check_class_count, folder_of
+from ..official import check_class_count, folder_of, lines_of
 
 CLASSES, SIZE = 200, 224
+MOST_DIGITS = 9  # of the number of an image or a class
 FOLDER, ARCHIVE = "CUB_200_2011", "CUB_200_2011.tgz"
 URL = f"https://data.caltech.edu/records/65de6-vp158/files/{ARCHIVE}"
 ARCHIVE_MD5 = "97eceeb196236b17998738112f37df78"
@@ -116,16 +117,12 @@ def read_lists(root: Path) -> tuple[FileSet, FileSet]:
 
 def _table(path: Path) -> dict[str, str]:
     """{number: the rest of its line}."""
-    try:
-        lines = read_text(path).splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
     table: dict[str, str] = {}
-    for line, text in enumerate(lines, start=1):
+    for line, text in enumerate(lines_of(path), start=1):
         number, _, rest = text.strip().partition(" ")
         if not number:
             continue
-        if not number.isdecimal() or not rest or number in table:
-            raise DataError(f"{path}:{line}: is {text!r}; expected a new number and a value")
+        if not number.isdecimal() or len(number) > MOST_DIGITS or not rest or number in table:
+            raise DataError(f"{path}:{line}: is {text[:80]!r}; expected a new number and a value")
         table[number] = rest
     return table

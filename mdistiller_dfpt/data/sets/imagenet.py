@@ -2,12 +2,14 @@
 
 import csv
 import io
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 from yacs.config import CfgNode as CN
 
 from ...errors import DataError
+from ...parent import stop_with_pool
 from ...regular_files import read_bytes, read_text
 from ..build import DATASETS, FileSource
 from ..class_folders import check_same_classes, class_folders, list_files
@@ -67,10 +69,8 @@ def _labels(root: Path) -> dict[str, str]:
             rows = csv.DictReader(read_text(root / SOLUTION).splitlines())
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
         if (root / TRUTH).is_file():
-            from scipy.io import loadmat  # a slow import that few runs need
-
-            synsets = loadmat(io.BytesIO(read_bytes(root / META)), squeeze_me=True, struct_as_record=False)["synsets"]
-            wnid = {int(s.ILSVRC2012_ID): str(s.WNID) for s in synsets}
+            with ProcessPoolExecutor(1, initializer=stop_with_pool) as pool:  # scipy may crash at a damaged file
+                wnid = pool.submit(_synsets, read_bytes(root / META)).result()
             ids = [int(line) for line in read_text(root / TRUTH, encoding="ascii").split()]
             return {f"ILSVRC2012_val_{i:08d}": wnid[one] for i, one in enumerate(ids, start=1)}
     except Exception as e:  # scipy and csv raise many types for damaged files
@@ -79,3 +79,11 @@ def _labels(root: Path) -> dict[str, str]:
         f"{root}/val: contains images without class folders, and there is no {TRUTH} (with meta.mat) and no {SOLUTION} "
         f"in {root} that gives their classes"
     )
+
+
+def _synsets(content: bytes) -> dict[int, str]:
+    """{ILSVRC2012_ID: wnid} of a meta.mat."""
+    from scipy.io import loadmat  # a slow import that few runs need
+
+    synsets = loadmat(io.BytesIO(content), squeeze_me=True, struct_as_record=False)["synsets"]
+    return {int(s.ILSVRC2012_ID): str(s.WNID) for s in synsets}

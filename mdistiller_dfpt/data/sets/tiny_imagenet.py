@@ -7,11 +7,10 @@ from torchvision.transforms import v2
 from yacs.config import CfgNode as CN
 
 from ...errors import DataError
-from ...regular_files import read_text
 from ..build import DATASETS, FileSource
 from ..class_folders import check_same_classes, class_folders, list_files
 from ..image_files import FileRecipe, FileSet
-from ..official import check_class_count, folder_of
+from ..official import check_class_count, folder_of, lines_of
 
 CLASSES, SIZE = 200, 64
 
@@ -53,7 +52,7 @@ def recipe(size: int) -> FileRecipe:
 def _annotated(val: Path, classes: list[str]) -> FileSet:
     table, number = val / "val_annotations.txt", {name: i for i, name in enumerate(classes)}
     paths, labels = [], []
-    for line, row in enumerate(read_text(table).splitlines(), start=1):
+    for line, row in enumerate(lines_of(table), start=1):
         name, wnid, *_ = [*row.split("\t"), "", ""]
         path = val / "images" / name
         if wnid not in number or not path.is_file():

@@ -170,7 +170,7 @@ def narrowed(name: str) -> str:
 
 
 def file_of_network(name: str) -> str | None:
-    """The file of a user's `module:function`; what it imports is not followed."""
+    """The file of a user's `module:function`."""
     _imported(name)
     return getattr(sys.modules[name.partition(":")[0]], "__file__", None)
 
