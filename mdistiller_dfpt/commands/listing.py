@@ -18,7 +18,7 @@ from ..launch.cli import Parser, guarded
 from ..models import MODELS
 from ..models.external.names import external_networks
 from ..registry import described
-from ..report.files import load_results, unfinished
+from ..report.files import shown_results, unfinished
 from ..teachers import TEACHERS
 
 Lines = Iterator[tuple[str, str]]
@@ -68,7 +68,7 @@ def _runs(folder: Path) -> list[str]:
     if not any(folder.rglob("results.json")):
         return others
     lines = []
-    for result in load_results(folder):
+    for result in shown_results(folder):
         top1 = result.data["final"]["top1"]
         where = result.path.parent.relative_to(folder).as_posix()
         lines.append(f"{where}: finished, {result.data['method']}, top-1 {top1['last']:.2f} (best {top1['best']:.2f})")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..launch.cli import Parser, check_output, guarded
-from ..report import load_results
-from ..report.files import unfinished
+from ..report.files import shown_results, unfinished
 from ..report.page import write_page
 
 
@@ -24,7 +23,7 @@ def _main(argv: list[str]) -> None:
     check_output("-o", args.output)
     if missing := [str(folder) for folder in args.folders if not folder.is_dir()]:
         raise ConfigError(f"no such folder: {', '.join(missing)}")
-    results = [result for folder in args.folders for result in load_results(folder)]
+    results = [result for folder in args.folders for result in shown_results(folder)]
     write_page(results, args.output, args.title, [line for folder in args.folders for line in unfinished(folder)])
     print(args.output)
 

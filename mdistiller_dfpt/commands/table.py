@@ -13,9 +13,9 @@ from ..errors import ConfigError, UserError
 from ..launch.cli import Parser, guarded
 from ..launch.jobs import Job, run_jobs, say
 from ..launch.table_jobs import cell_configs, cell_job, smoke_cells, teacher_jobs
-from ..report import load_results, markdown_table
+from ..report import markdown_table
 from ..report.cells import evaluate_table, runs_of
-from ..report.files import unfinished
+from ..report.files import shown_results, unfinished
 from ..report.render import FORMATS
 from ..report.spec import METRICS, Cell, load_table
 
@@ -55,7 +55,7 @@ def _main(argv: list[str]) -> None:
             raise ConfigError(f"{', '.join(unused)} without --table: a FOLDER is printed as a whole, in Markdown; "
                               "name runs in a table's yaml file, as in configs/tables")  # fmt: skip
         folder = Path(args.opts[0])
-        print(markdown_table(load_results(folder), unfinished(folder)))
+        print(markdown_table(shown_results(folder), unfinished(folder)))
         return
     args.prefix, args.format = args.prefix or Path("./output"), args.format or "markdown"
     args.jobs = 1 if args.jobs is None else args.jobs

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import socket
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +46,7 @@ FORM = {
 }
 """What every reader of results relies on; files of earlier versions have less."""
 
+_OF_TRIAL = re.compile(r"(^|/)search/[^/]+/[^/]+/trial-\d+$")
 COMMON_SECTIONS = ("DATASET", "MODEL", "DISTILLER", "SOLVER")
 
 
@@ -166,6 +169,19 @@ def mean_at_start(runs: Iterable[Result], name: str) -> float | None:
     values = [run.at_start(name) for run in runs]
     known = [value for value in values if value is not None]
     return mean(known) if known and len(known) == len(values) else None
+
+
+def shown_results(folder: Path) -> list[Result]:
+    """`load_results` without the trials of searches, whose accuracy on the test set nothing may choose by.
+
+    How many are left out is said; a folder of nothing else is shown.
+    """
+    results = load_results(folder)
+    kept = [r for r in results if not _OF_TRIAL.search(r.name)]
+    if kept and len(kept) < len(results):
+        print(f"note: {folder}: not shown: {len(results) - len(kept)} runs of searches, whose trials are judged by"
+              " validation images alone; give their folder to see them", file=sys.stderr)  # fmt: skip
+    return kept or results
 
 
 def load_results(folder: Path, deep: bool = True) -> list[Result]:

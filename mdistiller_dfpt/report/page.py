@@ -17,7 +17,7 @@ from .corrupted import corrupted_table
 from .curves import curves
 from .figures import as_svg, label, new_figure, whole_numbers
 from .files import Result, read_measured
-from .table import Table, table_of
+from .table import Table, references, table_of
 
 EVALUATION = "evaluation.json"
 MOST_CLASSES = 120  # of a confusion matrix that is drawn
@@ -73,12 +73,10 @@ def _evaluation(result: Result) -> dict[str, Any] | None:
 
 
 def _tests(table: Table) -> list[dict[str, str]]:
-    """The paired test of each row against the first distilled one, or the first, over the seeds of both."""
-    reference = next((n for n, g in enumerate(table.groups) if any(r.teachers for r in g.values())), 0)
-    of_reference = _last(table.groups[reference])
+    """The paired test of each row against that of `references`, over the seeds of both."""
     found, p_values = [], []
-    for number, group in enumerate(table.groups):
-        mine = _last(group)
+    for number, (group, reference) in enumerate(zip(table.groups, references(table.groups), strict=True)):
+        mine, of_reference = _last(group), _last(table.groups[reference])
         gaps = [mine[seed] - of_reference[seed] for seed in mine if seed in of_reference]
         p, interval = paired_test(gaps) if number != reference else (None, None)
         words = "reference" if number == reference else f"{mean(gaps):+.2f}" if gaps else ""

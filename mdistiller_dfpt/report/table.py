@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..escape import markdown_line, markdown_row
 from .difference import difference
@@ -12,6 +12,9 @@ from .spec import METRICS
 
 AT_START = {"distillation_weight": "weight", "gradient_to_kd": "gradient / kd"}
 """What runs measure in their first step, and its name in tables."""
+
+OF_DATA = ("data", "classes", "test_images")
+"""What of a protocol says which runs are compared."""
 
 
 def spread(values: Sequence[float | None]) -> str:
@@ -46,23 +49,33 @@ class Table(NamedTuple):
     repeats: list[str]  # runs that do not count, and why
 
 
+def references(groups: Sequence[Mapping[int, Result]]) -> list[int]:
+    """By row, the one that it is compared with: of those on as many images of as many classes, the first distilled."""
+    found: dict[tuple[Any, ...], int] = {}
+    data = [tuple(next(iter(g.values())).data["protocol"].get(key) for key in OF_DATA) for g in groups]
+    distilled = [any(r.teachers for r in g.values()) for g in groups]
+    for number in sorted(range(len(groups)), key=lambda n: not distilled[n]):
+        found.setdefault(data[number], number)
+    return [found[one] for one in data]
+
+
 def table_of(results: Sequence[Result]) -> Table:
     """Top-1 accuracy of each different run: seeds, last epoch, best epoch, mean of the last five, as separate columns.
 
     Runs are repetitions only if they computed the same but for the seed, whatever their names. The first row of a
-    name is compared with the first distilled row of the table, further ones with the first; the differences are noted.
+    name is compared with its row of `references`, further ones with the first; the differences are noted.
     """
     groups = sorted(repetitions(results), key=lambda g: (_name(g), -len(g)))
     often = Counter(map(_name, groups))
     labels = [_name(g) if often[_name(g)] == 1 else f"{_name(g)} ({_folders(g)})" for g in groups]
-    distilled = next((n for n, g in enumerate(groups) if any(r.teachers for r in g.values())), 0)
+    compared_with = references(groups)
     head = ["run", "seeds", "top-1 last", "top-1 best", "top-1 mean of last 5", *AT_START.values(), "protocol"]
     rows = []
     notes: dict[str, str] = {}
     first_of_name: dict[str, int] = {}
     for number, group in enumerate(groups):
         first = first_of_name.setdefault(_name(group), number)
-        against = distilled if first == number else first
+        against = compared_with[number] if first == number else first
         one, other = (next(iter(groups[n].values())) for n in (number, against))
         text = difference(one, other, f"in {labels[against]}", of_one_method=first != number)
         mark = notes.setdefault(text, f"[{len(notes) + 1}]") if text else ""

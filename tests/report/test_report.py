@@ -15,7 +15,8 @@ from mdistiller_dfpt.report import load_results, markdown_table
 from mdistiller_dfpt.report.cells import paired_test
 from mdistiller_dfpt.report.curves import plot_curves
 from mdistiller_dfpt.report.difference import difference
-from mdistiller_dfpt.report.files import Result, unfinished
+from mdistiller_dfpt.report.files import Result, shown_results, unfinished
+from mdistiller_dfpt.report.table import references, table_of
 from mdistiller_dfpt.runs.identity import identity_of
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training.trainer import Trainer
@@ -139,6 +140,33 @@ def test_results_without_an_evaluated_epoch_are_named(case, runs, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({**data, "epochs": epochs}))
     with pytest.raises(DataError, match=said):
         load_results(tmp_path)
+
+
+def test_each_dataset_has_a_reference_of_its_own(runs, tmp_path):
+    folder = shutil.copytree(runs, tmp_path / "copy")
+    for name in ("b1", "b2"):
+        data = json.loads((runs / "dfptkd/seed1/results.json").read_text())
+        data["protocol"]["classes"] = 7
+        data["identity"]["config"]["SOLVER.LR"] = float(name[1])
+        (folder / name / "seed1").mkdir(parents=True)
+        (folder / name / "seed1/results.json").write_text(json.dumps(data))
+    table = table_of(load_results(folder))
+    names = [row[0] for row in table.rows]
+    against = [names[n] for n in references(table.groups)]
+    assert dict(zip(names, against, strict=True))["b2"] == dict(zip(names, against, strict=True))["b1"] == "b1"
+    assert {a for name, a in zip(names, against, strict=True) if name not in ("b1", "b2")} & {"b1", "b2"} == set()
+    assert not [text for text in table.notes.values() if "in b1" in text and "another dataset" in text]
+
+
+def test_trials_of_a_search_are_not_shown_beside_runs(runs, tmp_path, capsys):
+    folder = shutil.copytree(runs, tmp_path / "copy")
+    trial = folder / "search/space/digits_kd/trial-0001"
+    shutil.copytree(folder / "dfptkd", trial)
+    assert {r.name for r in shown_results(folder)} == {r.name for r in load_results(runs)}
+    count = len(load_results(trial.parent))
+    assert f"note: {folder}: not shown: {count} runs of searches" in capsys.readouterr().err
+    assert len(shown_results(trial.parent)) == count
+    assert capsys.readouterr().err == ""
 
 
 def test_a_damaged_file_is_listed_and_the_table_goes_on(runs, tmp_path):
