@@ -67,17 +67,18 @@ def check_trust(file: Path, values: Mapping[str, Any], lines: Mapping[str, int] 
 
     A plugin in a trusted folder may be named by any file. `lines`: the line of each key, where it is known.
     """
-    for key, name in _code(values):
+    for key, name in named_code(values):
         plugin = file.parent / name
         if is_trusted(file) or (name.endswith(".py") and plugin.is_file() and is_trusted(plugin)):
             continue
         at = f"{file}:{lines[key]}" if lines and key in lines else str(file)
         folder = os.path.realpath(file.parent)
-        raise ConfigError(f"{at}: {key} names {name}, code that this file would run. If you trust it, add --trust, or"
-                          f" once for all files of a folder: mdistiller-dfpt trust {folder}")  # fmt: skip
+        raise ConfigError(f"{at}: {key} names {name}, code that this file would run. If you trust it, add --trust"
+                          " (in Python, `load_student(..., trust=True)`), or once for all files of a folder:"
+                          f" mdistiller-dfpt trust {folder}")  # fmt: skip
 
 
-def _code(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def named_code(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, name) of the code that values name."""
     sections = {key: value for key, value in values.items() if isinstance(value, Mapping)}
     flat = {**values, **{f"{key}.{below}": value for key, at in sections.items() for below, value in at.items()}}

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..atomic import write_text
 from ..config.limits import without_other_characters
 from ..data import DATASETS, FileSource
+from ..data.class_folders import is_image
 from ..data.sets.folder import test_set_in
 from ..data.survey import survey
 from ..distributed import num_cores
@@ -28,6 +29,15 @@ from ..launch.starting_yaml import student_yaml, teacher_yaml
 
 def _advance(bar: Any, seen: int) -> None:
     bar.update(seen - bar.n)
+
+
+def _class_folders_below(folder: Path) -> Path | None:
+    """The first folder below that has two folders of images, as of an unpacked archive; None if there is none."""
+    for place, inside, _ in os.walk(folder):
+        inside.sort()
+        if Path(place) != folder and sum(any(map(is_image, os.listdir(Path(place, name)))) for name in inside[:2]) == 2:
+            return Path(place)
+    return None
 
 
 def _main(argv: list[str]) -> None:
@@ -51,7 +61,10 @@ def _main(argv: list[str]) -> None:
     source = DATASETS["folder"](cfg)
     assert isinstance(source, FileSource)
     if len(source.train.classes) < 2:
-        raise DataError(f"{args.folder}: has one class, {source.train.classes[0]}; there is nothing to tell apart")
+        inside = _class_folders_below(args.folder)
+        advice = f": the folders in {inside} may be the classes; give that one" if inside else ""
+        one = source.train.classes[0]
+        raise DataError(f"{args.folder}: has one class, {one}; there is nothing to tell apart{advice}")
     with tqdm(total=len(source.train.paths) + len(source.test.paths), unit=" images", disable=None) as bar:
         found = survey(source, num_cores(), lambda seen: _advance(bar, seen))
     for name, train, test in zip(found.classes, found.train, found.test, strict=True):

@@ -95,11 +95,10 @@ def _description(method: str) -> str:
 
 
 def _teacher(record: Record, protocol: Mapping[str, Any] | None) -> str:
-    if not record.teacher:
-        return "none"
+    """What follows the teacher's name."""
     found = (protocol or {}).get("teacher") or {}
     accuracy = f", top-1 {found['top1']:.2f} %" if isinstance(found.get("top1"), float) else ""
-    return f"`{record.teacher}`{accuracy}; it is not needed for prediction"
+    return f"{accuracy}; it is not needed for prediction"
 
 
 def _rows(record: Record, results: Mapping[str, Any] | None) -> list[tuple[str, float, float]]:
@@ -110,5 +109,5 @@ def _rows(record: Record, results: Mapping[str, Any] | None) -> list[tuple[str, 
     if results:
         top1, top5 = results["final"]["top1"], results["final"]["top5"]
         rows.append(("last epoch of the run", top1["last"], top5["last"]))
-        rows.append((f"best epoch of the run, for top-1 {top1['best_epoch']}", top1["best"], top5["best"]))
+        rows.append((f"best epoch of the run ({top1['best_epoch']}, by top-1)", top1["best"], top5["best"]))
     return rows

@@ -16,6 +16,7 @@ from ..data.normalisation import Normalisation
 from ..data.preprocessing import Preprocessing
 from ..distillers import Method
 from ..errors import CheckpointError, ConfigError, DataError
+from ..interop.importable import make_importable
 from ..interop.plugins import load_cfg
 from ..models.build import OWN_NETWORK
 from ..models.external.adapt import adapt
@@ -26,10 +27,12 @@ from ..runs.directory import CONFIG
 from ..runs.record import Record, as_metadata, check_hash, read_record, record_of
 from ..runs.weights import load_into
 from ..training.own_parts import with_own_parts
-from ..trusted_files import check_trust
+from ..trusted_files import check_trust, named_code, trust_all, trust_as_before
 from .evaluate_checkpoint import load_deployed
 
 Picture = str | Path | Image.Image
+
+EXPORTED = (".onnx", ".pt2")
 
 
 class _Shape(NamedTuple):
@@ -157,14 +160,26 @@ def save_student(
     save_weights(weights, path, as_metadata(record, weights))
 
 
-def load_student(path: str | Path, device: str = "cpu", network: nn.Module | None = None) -> Student:
+def load_student(
+    path: str | Path, device: str = "cpu", network: nn.Module | None = None, *, trust: bool = False
+) -> Student:  # fmt: skip
     """The student of a finished run, given its directory or one of its .safetensors files, as on its test set.
 
-    `network`: of a student that a program gave and no config can build, another network of the same kind.
+    `network`: of a student that a program gave and no config can build, another network of the same kind. `trust`: run
+    the code that the file names, as a network `module:function`; else ConfigError unless it is in a trusted folder.
     CheckpointError if there is none, or if the file says nothing of its student.
     """
-    path = Path(path)
+    with trust_as_before():
+        if trust:
+            trust_all()
+        return _load(Path(path), device, network)
+
+
+def _load(path: Path, device: str, network: nn.Module | None) -> Student:
     record = read_record(path)
+    if record is None and path.suffix in EXPORTED:
+        raise CheckpointError(f"{path}: an exported file is run without this package, as in docs/use_a_student.md; give"
+                              " the directory of the run, or its student.safetensors")  # fmt: skip
     if record is None:
         raise CheckpointError(f"{path}: has no record of a student (classes, preprocessing): it is no file of a run, or"
                               " one of an earlier version; `eval -m NETWORK -c FILE` evaluates it")  # fmt: skip
@@ -192,6 +207,7 @@ def config_of_student(path: Path, record: Record, overrides: Sequence[str] = ())
     if beside.is_file():
         return load_cfg(beside, overrides)
     check_trust(path, values)
+    make_importable((name.partition(":")[0] for _, name in named_code(values)), path.parent)
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs KEY VALUE; {overrides[-1]!r} has no value")
     given = zip(overrides[::2], overrides[1::2], strict=True)

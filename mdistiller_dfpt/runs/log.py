@@ -139,9 +139,11 @@ def epoch_line(record: dict[str, Any], epochs: int, best: float | None, left: fl
 def summary_table(results: dict[str, Any]) -> str:
     """The table printed at the end of a run."""
     rows = [("test accuracy", "last", "best", "mean of last 5")]
+    # With a validation set, the test set is evaluated at the end alone
+    few = "-" if "validation" in results["final"] else "(needs 5)"
     for metric, name in (("top1", "top-1 %"), ("top5", "top-5 %")):
         v = results["final"][metric]
-        mean = "(needs 5)" if v["mean_last_5"] is None else f"{v['mean_last_5']:.2f}"  # fewer than five evaluations
+        mean = few if v["mean_last_5"] is None else f"{v['mean_last_5']:.2f}"
         rows.append((name, f"{v['last']:.2f}", f"{v['best']:.2f} (epoch {v['best_epoch']})", mean))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -68,7 +68,11 @@ def test_a_folder_with_a_test_set_and_folders_that_are_none(tmp_path, monkeypatc
     assert cfg.DATASET.TEST.SHARE == 0
     assert cfg.DISTILLER.STUDENT == "torchvision/resnet50"
     photos(tmp_path / "one", {"cat": 4})
-    for folder, message in (("one", "has one class, cat; there is nothing to tell apart"), ("none", "no such folder")):
+    photos(tmp_path / "unpacked/birds-2/images", {"a": 2, "b": 2})
+    for folder, message in (
+        ("one", "has one class, cat; there is nothing to tell apart"), ("none", "no such folder"),
+        ("unpacked", "nothing to tell apart: the folders in unpacked/birds-2/images may be the classes; give that one"),
+    ):  # fmt: skip
         assert init.main(["photos", folder, "-o", "x.yaml"]) == 3
         assert message in lines_of(capsys)[1][0]
     assert not (tmp_path / "x.yaml").exists()

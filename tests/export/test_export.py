@@ -131,6 +131,8 @@ def test_images_of_ones_own_are_no_published_dataset_in_a_card(run):
     assert "datasets" not in said
     assert said["model-index"][0]["results"][0]["dataset"]["name"] == "a folder of images"
     assert "On the test set of a folder of images." in text
+    student.record = student.record._replace(teacher="timm/a_net.in1k")
+    assert "- Teacher: `timm/a_net.in1k`; it is not needed for prediction\n- Input" in card(student, None, "mit")
 
 
 @pytest.mark.parametrize(("place", "value"), [

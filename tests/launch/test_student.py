@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 
 import numpy
 import pytest
@@ -277,6 +278,32 @@ def test_a_student_and_a_teacher_of_other_sizes_are_judged_as_in_their_run(tmp_p
     with pytest.raises(ValueError, match=r", 3, 16, 16\); this student takes \(B, 3, 10, 10\): its `sized`"):
         student(batch.image)
     assert student(student.sized(batch.image)).shape == (len(batch.target), 10)
+
+
+def test_a_file_alone_whose_network_is_a_module_beside_it_runs_it_where_it_is_trusted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("mdistiller_dfpt.trusted_files.listed", list)
+    monkeypatch.delenv("MDISTILLER_DFPT_TRUST", raising=False)
+    (tmp_path / "nets_beside.py").write_text(
+        "import mdistiller_dfpt as md\n"
+        "def build(num_classes):\n    return md.build_model('resnet8', num_classes=num_classes)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    _, run, _ = trained(tmp_path, "DISTILLER.STUDENT", "nets_beside:build")
+    file = tmp_path / "alone/mine.safetensors"
+    file.parent.mkdir()
+    shutil.copy(run / "student.safetensors", file)
+    with pytest.raises(ConfigError, match=r"DISTILLER.STUDENT names nets_beside:build.*`load_student.*trust=True"):
+        md.load_student(file)
+    assert md.load_student(file, trust=True).record.student == "nets_beside:build"
+    # In a process that has not imported it, and does not find it elsewhere
+    monkeypatch.delitem(sys.modules, "nets_beside")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(ConfigError, match="No module named 'nets_beside'"):
+        md.load_student(file, trust=True)
+    shutil.copy(tmp_path / "nets_beside.py", file.parent)
+    assert md.load_student(file, trust=True).record.student == "nets_beside:build"
 
 
 def test_damaged_weights_are_never_used(digits, tmp_path, capsys):
