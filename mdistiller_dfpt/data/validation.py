@@ -13,6 +13,11 @@ Split = TypeVar("Split", bound=ImageSet | FileSet)
 SEED = 20_506  # of the split alone: runs of all seeds are chosen on the same images
 
 
+def number_of_samples(count: int, share: float) -> int:
+    """How many of `count` samples of a class are for validation."""
+    return min(max(1, round(share * count)), count - 1)
+
+
 def validation_samples(labels: Tensor, share: float) -> Tensor:
     """The samples (M,) of a share of each class, drawn at random, in ascending order; labels (N,).
 
@@ -22,8 +27,7 @@ def validation_samples(labels: Tensor, share: float) -> Tensor:
     drawn = []
     for label in labels.unique().tolist():
         own = (labels == label).nonzero()[:, 0]
-        size = min(max(1, round(share * len(own))), len(own) - 1)
-        drawn.append(own[torch.randperm(len(own), generator=generator)[:size]])
+        drawn.append(own[torch.randperm(len(own), generator=generator)[: number_of_samples(len(own), share)]])
     return torch.cat(drawn).sort().values
 
 

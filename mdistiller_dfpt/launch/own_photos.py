@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..data.survey import Survey
+from ..data.validation import number_of_samples
 
 Purpose = Literal["phone", "server"]
 TEST_SHARE, VALIDATION = 0.2, 0.15
@@ -62,7 +63,7 @@ class Plan:
 
 def plan_for(found: Survey, purpose: Purpose, has_test_set: bool, cores: int, bfloat16_gpu: bool | None) -> Plan:
     """The plan for a folder of images; `bfloat16_gpu`: whether the GPU has bfloat16, None without a GPU."""
-    pair, count = PAIRS[purpose], round(sum(found.train) * (1 - VALIDATION))
+    pair, count = PAIRS[purpose], sum(n - number_of_samples(n, VALIDATION) for n in found.train)
     on_cpu = bfloat16_gpu is None
     sizes = pair.sizes_on_cpu if on_cpu else pair.sizes
     why_size = "small, since there is no GPU here: 224 and more are several times slower, and more accurate" if on_cpu \
