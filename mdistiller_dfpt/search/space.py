@@ -74,36 +74,43 @@ def in_words(values: Mapping[str, Any]) -> str:
 
 
 def load_space(path: Path) -> list[Dimension]:
-    """The dimensions of a file, in its order; ConfigError that names file and line.
+    """The dimensions of a file, in its order; ConfigError that names file and line of every fault.
 
     Keys are written as in a config (`SOLVER: {LR: ...}`) or in full (`SOLVER.LR: ...`).
     """
     data, lines = read_yaml(path)
     found: dict[str, Dimension] = {}
-    for key, entry in _entries(data, path, lines):
+    faults = []
+    for key, entry in _entries(data):
         where = f"{path}:{lines.get(key, 1)}"
-        if key in found:
-            raise ConfigError(f"{where}: {key} is set twice")
-        found[key] = _dimension(key, entry, where)
+        try:
+            if key in found:
+                raise ConfigError(f"{where}: {key} is set twice")
+            found[key] = _dimension(key, entry, where)
+        except ConfigError as e:
+            faults.append(str(e))
+            continue
         check_trust(path, {key: found[key].values}, lines)
+    if faults:
+        raise ConfigError("\n".join(faults))
     if not found:
         raise ConfigError(f"{path}: no key to search; write KEY: {FORMS}")
     return list(found.values())
 
 
-def _entries(data: Mapping[str, Any], path: Path, lines: Mapping[str, int], prefix: str = "") -> Iterator[Any]:
+def _entries(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(full key, its entry) of all keys below a section."""
     for key, value in data.items():
         full = prefix + key
-        if not isinstance(value, dict) or not value:
-            raise ConfigError(f"{path}:{lines.get(full, 1)}: {full} is {value}; write {full}: {FORMS}")
-        if any(word in (*KINDS, "log") for word in value):
+        if not isinstance(value, dict) or not value or any(word in (*KINDS, "log") for word in value):
             yield full, value
         else:
-            yield from _entries(value, path, lines, f"{full}.")
+            yield from _entries(value, f"{full}.")
 
 
-def _dimension(key: str, entry: Mapping[str, Any], where: str) -> Dimension:
+def _dimension(key: str, entry: Any, where: str) -> Dimension:
+    if not isinstance(entry, dict) or not entry:
+        raise ConfigError(f"{where}: {key} is {entry}; write {key}: {FORMS}")
     kinds = [kind for kind in KINDS if kind in entry]
     unknown = sorted(set(entry) - {*KINDS, "log"})
     log = entry.get("log", False)

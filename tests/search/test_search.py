@@ -205,6 +205,7 @@ def test_trials_on_other_data_are_not_compared(run_search):
         ("LOG.EVAL_FREQ: {int: [1, 9]}", r"LOG.EVAL_FREQ cannot be searched: its value changes no result"),
         ("DATASET.VALIDATION: {float: [0.1, 0.2]}", r"judged by the same images"),
         ("{}", r"space.yaml: no key to search"),
+        ("SOLVER.LR: 0.1\nKD.TEMPERATURE: {float: [4, 1]}", r"yaml:1: SOLVER.LR is 0.1; .*\n.*yaml:2: KD.TEMP"),
     ],
 )  # fmt: skip
 def test_a_wrong_space_is_refused_before_the_first_trial(space, message, run_search):
