@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import mdistiller_dfpt as md
 from mdistiller_dfpt.commands.export import main
+from mdistiller_dfpt.data.preprocessing import Preprocessing
 from mdistiller_dfpt.export import FORMATS, Format
 from mdistiller_dfpt.export.card import card
 from mdistiller_dfpt.export.hub_folder import results_of
 
 from ..launch.test_student import trained
+from ..test_house import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,28 @@ def test_int8_of_images_alone_has_no_accuracy(run, pictures, tmp_path, capsys):
     said = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.int8.onnx").metadata_props}
     assert json.loads(said["accuracy"]) == {}
     assert json.loads(said["accuracy_float32"]) == md.load_student(run).record.accuracy
+
+
+@pytest.mark.parametrize("steps", [
+    Preprocessing(None, None, (0.3,) * 3, (0.4,) * 3, (16, 16)),
+    Preprocessing((20,), (18, 18), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), (18, 18), "bicubic", upright=True),
+    Preprocessing((23, 30), (21, 21), (0.5,) * 3, (0.5,) * 3, (13, 13)),
+])  # fmt: skip
+def test_the_preprocessing_of_the_documentation_is_that_of_a_student(steps, tmp_path):
+    """`prepare`, in NumPy, beside what the network was tested with."""
+    text = (ROOT / "docs/use_a_student.md").read_text()
+    code = (
+        "import json, numpy\nfrom PIL import Image, ImageOps\n" + text[text.index("def prepare") :].split("\n\n\n")[0]
+    )
+    names = {}
+    exec(code, names)
+    side = (16, 16) if steps.resize is None else (37, 29)
+    pixels = np.random.default_rng(0).integers(0, 256, (*side, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    found = names["prepare"](tmp_path / "x.png", json.loads(json.dumps(steps.as_json())))
+    torch.testing.assert_close(torch.from_numpy(found)[0], steps(Image.open(tmp_path / "x.png")), atol=1e-5, rtol=0)
 
 
 def test_a_torch_export_file_needs_nothing_of_this_package(run, tmp_path, capsys):
