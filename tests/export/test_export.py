@@ -101,11 +101,8 @@ def test_int8_of_images_alone_has_no_accuracy(run, pictures, tmp_path, capsys):
 def test_the_preprocessing_of_the_documentation_is_that_of_a_student(steps, tmp_path):
     """`prepare`, in NumPy, beside what the network was tested with."""
     text = (ROOT / "docs/use_a_student.md").read_text()
-    code = (
-        "import json, numpy\nfrom PIL import Image, ImageOps\n" + text[text.index("def prepare") :].split("\n\n\n")[0]
-    )
-    names = {}
-    exec(code, names)
+    names = {"numpy": np, "Image": Image, "ImageOps": ImageOps}
+    exec(text[text.index("def prepare") :].split("\n\n\n")[0], names)
     side = (16, 16) if steps.resize is None else (37, 29)
     pixels = np.random.default_rng(0).integers(0, 256, (*side, 3), dtype=np.uint8)
     exif = Image.Exif()
