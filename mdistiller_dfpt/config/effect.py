@@ -69,8 +69,15 @@ def differing(mine: Mapping[str, Any], other: Mapping[str, Any], of_mine: str, o
         here, there = mine.get(full, default), other.get(full, default)
         if here != there:
             found = revisions if full.endswith(".revision") else lines
-            found.append(f"{full} {here}{' ' if of_mine else ''}{of_mine}, {there} {of_other}")
+            one, two = _in_words(here, there)
+            found.append(f"{full} {one}{' ' if of_mine else ''}{of_mine}, {two} {of_other}")
     return lines or revisions  # a run of another method has another revision too
+
+
+def _in_words(*values: Any) -> list[str]:
+    """Values to read: numbers with four digits, if these tell them apart."""
+    short = [f"{value:.4g}" if type(value) is float else str(value) for value in values]
+    return short if len(set(short)) == len(values) else [str(value) for value in values]
 
 
 def of_earlier_version(written: CN | Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def difference(result: Result, reference: Result, where: str, *, of_one_method: 
     mine, other = result.data["protocol"], reference.data["protocol"]
     for fact in FACTS:
         if fact in mine and fact in other and mine[fact] != other[fact]:
-            parts.append(f"{fact} {mine[fact]}, {other[fact]} {where}")
+            parts.append(f"{fact} {mine[fact]}, but {other[fact]} {where}")
     if result.code != reference.code and (of_one_method or (result.code and reference.code)):
         parts.append("other code of its plugins")
     length = "SOLVER.EPOCHS"

@@ -73,7 +73,7 @@ def finished(prefix: Path, folder: str, seed: int, top1: float, data: str = "d",
     record = {
         "protocol": {"seed": seed, "teacher": {"sha256": teacher, "name": "t", "top1": 72.0}},
         "final": {"top1": {"last": top1, "best": top1 + 1, "mean_last_5": top1 - 1}},
-        "epochs": [{"epoch": 1}],
+        "epochs": [{"epoch": 1, "test": {"student": {"top1": top1}}}],
         "identity": {"config": config, "data": {"sha256": data}, "teachers": [{"name": "t", "sha256": teacher}]},
     }
     (target / "results.json").write_text(json.dumps(record))
@@ -109,7 +109,8 @@ def test_a_trained_path_has_its_accuracy_and_divergences(table, prefix, capsys):
         record = json.loads(path.read_text())
         kl = {"teacher||prompt": apart, "teacher||student": 9.0, "prompt||student": 1.0}
         test = {"teacher": {"top1": 70.0}, "prompt": {"top1": top1}, "student": {"top1": 50.0}, "kl": kl}
-        record["epochs"] = [{"epoch": 1, "test": {"prompt": {"top1": 1.0}}}, {"epoch": 2, "test": test}]
+        first = {"prompt": {"top1": 1.0}, "student": {"top1": 1.0}}
+        record["epochs"] = [{"epoch": 1, "test": first}, {"epoch": 2, "test": test}]
         path.write_text(json.dumps(record))
     argv = ["--table", table, "--prefix", prefix, "--seeds", "1", "2"]
     out = printed(capsys, *argv)
