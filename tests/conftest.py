@@ -1,8 +1,9 @@
-"""Fixtures of all tests: one thread, so that forked children can use torch; a local server; restored registries."""
+"""Fixtures of all tests: one thread, so that forked children can use torch; signals; a server; restored registries."""
 
 import functools
 import http.server
 import os
+import signal
 import sys
 import threading
 
@@ -19,6 +20,14 @@ from mdistiller_dfpt.trusted_files import VARIABLE
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals():
+    """Signals end a process, also where a shell started the tests in the background, or by nohup."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
