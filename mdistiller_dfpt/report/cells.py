@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from ..config.effect import differing
 from .difference import difference
-from .files import Result, load_results, mean_at_start, repetitions, unfinished
+from .files import Result, load_results, mean_at_start, unfinished
+from .repetitions import repetitions
 from .spec import Cell, TableSpec
 from .table import AT_START
 

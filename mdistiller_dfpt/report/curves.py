@@ -7,7 +7,8 @@ from typing import Any
 from ..errors import DataError
 from .difference import difference
 from .figures import label, new_figure, whole_numbers, write_figure
-from .files import Result, repetitions
+from .files import Result
+from .repetitions import repetitions
 
 _COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
 

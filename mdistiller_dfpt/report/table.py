@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from ..escape import markdown_line, markdown_row
 from .difference import difference
-from .files import Result, mean_at_start, repeats, repetitions
+from .files import Result, mean_at_start
+from .repetitions import repeats, repetitions
 from .spec import METRICS
 
 AT_START = {"distillation_weight": "weight", "gradient_to_kd": "gradient / kd"}
