@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import multiprocessing
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ T = TypeVar("T")
 SHARED = Path("/dev/shm")  # noqa: S108  where Linux has shared memory
 PREFETCHED = 2  # batches of each worker that wait, as by PyTorch's default
 TICK = 0.25  # seconds
+LAST_SECONDS = 1.0  # for a worker that was told to end
 TOO_MANY = "Too many open files"
 NO_MORE = ("Resource temporarily unavailable", "can't start new thread")
 """What the system and Python say where a user may have no more processes and threads."""
@@ -197,6 +199,8 @@ def end_workers() -> None:
     """End the workers of all loaders, before `multiprocessing` does by a signal, which leaves their temporary files."""
     for iterator in list(_RUNNING):
         iterator._shutdown_workers()
+        for worker in iterator._workers:
+            worker.join(LAST_SECONDS)
     _kill_workers()  # one that is stopped hears nothing else
 
 
@@ -219,13 +223,22 @@ def leave_all_to_the_trainer(worker: int) -> None:
     if hasattr(signal, "sigwaitinfo"):  # else, as on macOS, PyTorch's own handler stays
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
         try:
-            threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
+            threading.Thread(
+                target=_end_with_the_trainer, args=(os.getppid(), _temporary_folder()), daemon=True
+            ).start()
         except RuntimeError:  # the trainer is told so, and ends this worker
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             raise
 
 
-def _end_with_the_trainer(trainer: int) -> None:
+def _end_with_the_trainer(trainer: int, inherited: str | None) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
         pass
+    if (own := _temporary_folder()) is not None and own != inherited:
+        shutil.rmtree(own, ignore_errors=True)
     os._exit(0)
+
+
+def _temporary_folder() -> str | None:
+    """Where `multiprocessing` has sockets of this process, which it deletes when the interpreter ends; None if none."""
+    return multiprocessing.current_process()._config.get("tempdir")  # type: ignore[attr-defined]
