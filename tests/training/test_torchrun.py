@@ -113,17 +113,23 @@ def test_a_run_that_torchrun_starts_again_continues(faulty, tmp_path):
     assert found["is killed at first"] == found["none"]
 
 
+def in_its_second_epoch(tmp_path):
+    """A torchrun job of many epochs that has ended its first."""
+    words = ("SOLVER.EPOCHS", "400", "LOG.EVAL_FREQ", "400")
+    process = subprocess.Popen(
+        command(tmp_path, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=environment(),
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    return process
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_stop_signal_to_torchrun_saves_once_and_the_run_continues(tmp_path):
-    words = ("SOLVER.EPOCHS", "400", "LOG.EVAL_FREQ", "400")
-    with subprocess.Popen(
-        command(tmp_path, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env=environment(),
-    ) as process:  # fmt: skip
-        for line in process.stdout:
-            if line.startswith("epoch 2/"):
-                break
+    with in_its_second_epoch(tmp_path) as process:
         process.terminate()
         _, err = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -146,14 +152,7 @@ def test_a_stop_signal_to_torchrun_saves_once_and_the_run_continues(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_processes_save_and_end_when_torchrun_is_killed(tmp_path):
-    words = ("SOLVER.EPOCHS", "400", "LOG.EVAL_FREQ", "400")
-    with subprocess.Popen(
-        command(tmp_path, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env=environment(),
-    ) as process:  # fmt: skip
-        for line in process.stdout:
-            if line.startswith("epoch 2/"):
-                break
+    with in_its_second_epoch(tmp_path) as process:
         process.kill()
         _, err = process.communicate(timeout=60)  # until both have closed their ends of the pipes
     assert [f"rank {number}: error: stopped by SIGTERM" in err for number in (0, 1)] == [True, True]
