@@ -123,7 +123,7 @@ def test_a_run_is_finished_if_results_and_weights_are_there_and_belong_together(
         ({"words": ["SOLVER.TRAINER", "dot"]}, "SOLVER.TRAINER base in this command, dot in that run"),
         (
             {"words": ["DISTILLER.TYPE", "KD", "KD.TEMPERATURE", "2"]},
-            "KD.TEMPERATURE 4.0 in this command, 2.0 in that run",
+            "KD.TEMPERATURE 4 in this command, 2 in that run",
         ),
         ({"data": {"train": 52}}, "the dataset has 48 train images in this command, 52 in that run"),
         ({"teacher": "b"}, "the teacher resnet20 has other weights"),
