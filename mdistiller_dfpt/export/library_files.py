@@ -32,6 +32,11 @@ def write_timm(student: Student, folder: Path) -> Network:
     save_weights(weights, folder / HUB_WEIGHTS, as_metadata(student.record, weights))
     config = timm_config(student, adapted.network, arguments)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    images = student.preprocess
+    if images.crop not in (None, images.size):
+        print(f"note: {folder.name}/config.json: timm resizes an image once, and this student's are resized again after"
+              f" their crop, to {images.size[0]}x{images.size[1]}: by timm's own transform its accuracy is not that of"
+              " its run; student.preprocess of load_student prepares them as in the run", flush=True)  # fmt: skip
     return _loaded(student, adapted, folder / HUB_WEIGHTS)
 
 

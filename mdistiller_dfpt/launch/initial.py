@@ -12,7 +12,7 @@ from ..distillers.choice import choice
 from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
 from ..models import StagedModel, build_model
-from ..models.pretrained import pretrained_weights, timm_weights
+from ..models.pretrained import pretrained_weights, put_by_hand, timm_weights
 from ..regular_files import opened
 from ..runs.directory import existing_runs, is_begun
 from ..runs.identity import read_identity
@@ -46,10 +46,16 @@ def start_of(cfg: CN, run: Path | None = None) -> str | None:
         if recorded := _recorded_start(begun):
             return recorded
     check_start(cfg)
-    if not _is_file(given):
-        return given or None
-    with opened(_file_of(given)) as f:
-        return f"{NAMED_STARTS[0]}{file_digest(f, 'sha256').hexdigest()}"
+    if _is_file(given):
+        return NAMED_STARTS[0] + _digest(_file_of(given))
+    if given and cfg.DISTILLER.STUDENT.startswith("timm/") and (file := put_by_hand(cfg.DISTILLER.STUDENT)):
+        return f"{given}, {NAMED_STARTS[0]}{_digest(file)}"  # nobody else checks what it holds
+    return given or None
+
+
+def _digest(path: Path) -> str:
+    with opened(path) as f:
+        return file_digest(f, "sha256").hexdigest()
 
 
 def _is_file(given: str | None) -> bool:

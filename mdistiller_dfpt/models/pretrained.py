@@ -23,6 +23,9 @@ _NAMES = {
 }  # fmt: skip
 
 
+FILE = "model.safetensors"  # of a network of timm, on its hub
+
+
 def torchvision_name(name: str, family: str) -> str | None:
     """torchvision's name for this network; None if it has none."""
     return name.removeprefix("torchvision/") if name.startswith("torchvision/") else (
@@ -68,19 +71,17 @@ def pretrained_weights(name: str, family: str, tag: str, download: bool, key: st
 def timm_weights(name: str, size: int, download: bool) -> dict[str, Tensor]:
     """The state_dict of timm/NAME with the weights that timm publishes; CheckpointError if there are none."""
     import timm
-    from huggingface_hub import try_to_load_from_cache
     from safetensors.torch import load_file
 
     known, arguments = timm_arguments(name.removeprefix("timm/"))
     published = timm.get_pretrained_cfg(known)
     if published is None or not published.has_weights or arguments:
         raise CheckpointError(f"timm publishes no weights of {name}; name a file, or a network of timm.list_pretrained")
-    hub, file = published.hf_hub_id or "", "model.safetensors"
-    cached = isinstance(try_to_load_from_cache(hub, file), str)
-    place = Path(torch.hub.get_dir()) / "checkpoints" / f"{hub.replace('/', '--')}.safetensors"
+    hub, file = published.hf_hub_id or "", FILE
+    cached, place = _is_cached(hub), _place_of(hub)
     by_hand = f"put {file} of https://huggingface.co/{hub} at {place}"
     extra: dict[str, Any] = {} if size == published.input_size[-1] else {"img_size": size}
-    if place.exists() and not cached:
+    if put_by_hand(name) is not None:
         print(f"note: the weights of {name} are those of {place}", flush=True)
         extra["pretrained_cfg_overlay"] = {"state_dict": _of_file(load_file, place)}
     elif not (cached or download):
@@ -101,6 +102,25 @@ def timm_weights(name: str, size: int, download: bool) -> dict[str, Tensor]:
     except Exception as e:  # of huggingface_hub and its connections: many types
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise CheckpointError(f"{name}: its weights cannot be loaded ({reason}): {by_hand}") from None
+
+
+def put_by_hand(name: str) -> Path | None:
+    """The file that a user put in the place of the weights of timm/NAME, if these are not in the hub's cache."""
+    import timm
+
+    published = timm.get_pretrained_cfg(timm_arguments(name.removeprefix("timm/"))[0])
+    hub = "" if published is None else published.hf_hub_id or ""
+    return _place_of(hub) if hub and _place_of(hub).exists() and not _is_cached(hub) else None
+
+
+def _place_of(hub: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / f"{hub.replace('/', '--')}.safetensors"
+
+
+def _is_cached(hub: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(hub, FILE), str)
 
 
 def _of_file(load_file: Callable[[Path], dict[str, Tensor]], place: Path) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """A student that starts from given weights: of a file, with or without its classifier, or published ones."""
 
+from hashlib import sha256
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ from mdistiller_dfpt import build_data, load_cfg
 from mdistiller_dfpt.errors import CheckpointError, ConfigError
 from mdistiller_dfpt.launch import run as launch
 from mdistiller_dfpt.launch.build import build_trainer, identity_of_run
+from mdistiller_dfpt.launch.initial import start_of
 from mdistiller_dfpt.launch.run import run
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.report.difference import difference
@@ -192,3 +195,21 @@ def test_what_timm_publishes_put_in_its_place_by_hand(name, size, tmp_path, monk
     file.write_bytes(b"an error page")
     with pytest.raises(CheckpointError, match=r"not a safetensors file .*: delete it"):
         student_of("pretrained", **words)
+
+
+def test_published_weights_that_were_put_by_hand_are_known_by_their_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    place = tmp_path / "checkpoints" / "timm--test_vit.r160_in1k.safetensors"
+    place.parent.mkdir()
+    given = timm.create_model("test_vit").state_dict()
+    words = {"DISTILLER.STUDENT": "timm/test_vit.r160_in1k", "DATASET.SIZE": 160}
+    found = []
+    for scale in (1, 2):
+        save_file({key: scale * value for key, value in given.items()}, place)
+        found.append(student_of("pretrained", **words)[1])
+    assert differences(*found) == ["they started from other weights"]
+    assert found[1]["start"] == f"pretrained, file {sha256(place.read_bytes()).hexdigest()}"
+    # Those of the hub's own cache are what they are called
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(place))
+    assert start_of(load_cfg(None, {**WORDS, **words, "DISTILLER.STUDENT_CKPT": "pretrained"})) == "pretrained"
