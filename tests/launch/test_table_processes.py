@@ -2,14 +2,13 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from ..commands_as_processes import kill_at_random
 from ..test_house import ROOT
 
 SPEC = f"""
@@ -25,7 +24,6 @@ rows:
   dfptkd: {{title: DFPT-KD}}
 """
 WORDS = ["SOLVER.EPOCHS", "3", "LOG.TENSORBOARD", "False", "EXPERIMENT.THREADS", "1"]
-KILLS = 5
 
 
 def started(folder: Path, prefix: str) -> "subprocess.Popen[str]":
@@ -43,18 +41,6 @@ def students(prefix: Path) -> dict[str, str]:
     return {str(path.parent.relative_to(prefix)): json.loads(path.read_text())["student_sha256"] for path in found}
 
 
-def processes(folder: Path) -> list[str]:
-    """The command lines of the running processes whose working directory this is."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cwd").resolve() == folder and (process / "stat").read_text().split()[2] != "Z":
-                found.append((process / "cmdline").read_text())
-        except OSError:
-            continue
-    return found
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A table that nothing interrupted: its folder, and {run: hash of its student}."""
@@ -70,16 +56,7 @@ def whole(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_table_killed_at_random_leaves_no_process_and_ends_with_the_same_students(whole, tmp_path):
-    drawn = random.Random(5)
-    for _ in range(KILLS):
-        table = started(tmp_path, "runs")
-        time.sleep(drawn.uniform(2, 20))
-        table.kill()
-        table.communicate()
-        deadline = time.monotonic() + 120
-        while left := processes(tmp_path):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.1)
+    kill_at_random(lambda: started(tmp_path, "runs"), tmp_path, seed=5)
     table = started(tmp_path, "runs")
     _, err = table.communicate()
     assert table.returncode == 0, err

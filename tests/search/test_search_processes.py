@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -12,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ..launch.test_table_processes import processes
+from ..commands_as_processes import kill_at_random
 from ..test_house import ROOT
 
 SPACE = "SOLVER.LR: {float: [0.01, 0.2], log: true}\n"
-KILLS = 5
 WORDS = ["SOLVER.EPOCHS", "30", "LOG.TENSORBOARD", "False", "EXPERIMENT.THREADS", "1"]
 
 
@@ -84,16 +82,7 @@ def test_a_search_killed_at_random_leaves_no_process_and_ends_with_the_same_tria
     whole = started(tmp_path, "whole", words)
     _, err = whole.communicate()
     assert whole.returncode == 0, err
-    drawn = random.Random(6)
-    for _ in range(KILLS):
-        search = started(tmp_path, "parts", words)
-        time.sleep(drawn.uniform(2, 20))
-        search.kill()
-        search.communicate()
-        deadline = time.monotonic() + 120
-        while left := processes(tmp_path):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.1)
+    kill_at_random(lambda: started(tmp_path, "parts", words), tmp_path, seed=6)
     last = started(tmp_path, "parts", words)
     _, err = last.communicate()
     assert last.returncode == 0, err
