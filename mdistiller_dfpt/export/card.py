@@ -12,6 +12,7 @@ from ..launch.student import Student
 from ..registry import described
 from ..runs.record import Record
 from .logits_network import data_in_words, preprocessing_in_words
+from .weights_file import module_of
 
 FACTS = {
     "train_images": "training images", "test_images": "test images", "augmentation": "augmentation", "epochs": "epochs",
@@ -50,6 +51,7 @@ def card(student: Student, results: Mapping[str, Any] | None, licence: str) -> s
         facts=[(name, protocol[key]) for key, name in FACTS.items() if protocol.get(key)] if protocol else [],
         settings=_in_block(protocol["settings"]) if protocol else "",
         classes=names,
+        module=module_of(record.student),
     )
 
 
@@ -88,10 +90,11 @@ def header(record: Record, licence: str) -> dict[str, Any]:
 
 
 def _description(method: str) -> str:
-    """The first line of the file of a method; empty if several are combined, or if it is not registered here."""
+    """What a method does, without its name; empty if several are combined, or if it is not registered here."""
     if method not in DISTILLERS:
         return ""
-    return described(DISTILLERS[method]).rstrip(".")
+    line = described(DISTILLERS[method]).rstrip(".")
+    return line.partition(": ")[2] or line
 
 
 def _teacher(record: Record, protocol: Mapping[str, Any] | None) -> str:

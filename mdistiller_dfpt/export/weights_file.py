@@ -10,6 +10,11 @@ from ..runs.record import as_metadata
 from .verify import Network
 
 
+def module_of(network: str) -> str:
+    """The module of a user's network `module:function`; empty for those of this package and of other libraries."""
+    return network.partition(":")[0] if ":" in network else ""
+
+
 def write_weights(student: Student, path: Path) -> Network:
     """Write the weights and the record, and return the student that they are.
 
@@ -18,6 +23,9 @@ def write_weights(student: Student, path: Path) -> Network:
     if plugins := load_yaml_text(student.record.config).get("PLUGINS"):
         raise ConfigError(f"{student.source}: its network or method is in {', '.join(plugins)}, which a file of weights"
                           " cannot carry: --to onnx or torch-export")  # fmt: skip
+    if module := module_of(student.record.student):
+        print(f"note: {path.name} has no code: who uses it needs the module {module} on the import path or beside the"
+              " file, and load_student(..., trust=True)", flush=True)  # fmt: skip
     weights = student.network.state_dict()
     save_weights(weights, path, as_metadata(student.record, weights))
     return load_student(path)
