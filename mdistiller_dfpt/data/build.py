@@ -1,6 +1,7 @@
 """The registry of datasets, and the loaders of a run."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -255,6 +256,7 @@ def _check_split(split: ImageSet | FileSet, name: str) -> None:
     labels, classes = split.labels, len(split.classes)
     if not all(isinstance(c, str) for c in split.classes):
         raise DataError(f"{name} has the classes {list(split.classes)[:5]}; they must be names, as str")
+    refuse_equal_names(split.classes, f"{name} has")
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.dim() != 1:
         raise DataError(f"{name} has labels {_kind(labels)}; they must be a tensor int64 (N,)")
     if isinstance(split, ImageSet):
@@ -270,6 +272,12 @@ def _check_split(split: ImageSet | FileSet, name: str) -> None:
     low, high = labels.min().item(), labels.max().item()
     if low < 0 or high >= classes:
         raise DataError(f"{name} has labels from {low} to {high}; its {classes} classes are 0 to {classes - 1}")
+
+
+def refuse_equal_names(classes: Sequence[str], whose: str) -> None:
+    """DataError if several classes have one name: what is measured of each of them is kept by its name."""
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise DataError(f"{whose} several classes of the name {twice[0]!r}: give each a name of its own")
 
 
 def _kind(value: Any) -> str:
