@@ -10,14 +10,14 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..config.policy import PUBLISHED_SIZE
-from ..distributed import num_cores, on_first_process, pick_device, world_size
+from ..distributed import num_cores, on_first_process, pick_device, rank, world_size
 from ..errors import ConfigError, DataError, is_users, place_of
 from ..invocation import command_line
 from ..open_files import allow_open_files
 from ..registry import Registry
 from .auto_augment import augmented
 from .batch import Batch
-from .content import Content, content_of
+from .content import Content, common_to, content_of
 from .extra import OTHER_SEED, Pool, files_below, matching
 from .image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe
 from .in_memory import ImageSet, InMemoryLoader, Recipe
@@ -158,6 +158,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     own, judges = source.train, None
     if cfg.DATASET.VALIDATION:
         own, chosen = split_off(source.train, cfg.DATASET.VALIDATION)
+        if (copies := common_to(chosen, own)) and rank() == 0:
+            print(f"note: {copies} of {len(chosen.labels)} validation images are training images too", flush=True)
         judges = make(chosen, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
     if len(own.labels) < cfg.SOLVER.BATCH_SIZE:
         raise ConfigError(

@@ -177,7 +177,8 @@ def judge_run(cfg: CN, data: Data, folder: Path, deployed: nn.Module, teacher: n
     record = read_record(folder)
     assert record is not None
     student = Student(deployed, record, folder)
-    write_json(folder / EVALUATION, judgement(student, on_data(student, cfg, data, teacher)))
+    found = judgement(student, on_data(student, cfg, data, teacher))
+    write_json(folder / EVALUATION, found | {"sha256": record.sha256})
 
 
 def cost(student: Student) -> dict[str, Any]:
