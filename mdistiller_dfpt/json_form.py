@@ -44,6 +44,7 @@ EVALUATION = {
     "confusion": [[COUNT]],
     "reliability": [{"confidence": float, "accuracy": float, "images": COUNT}],
     "most_confused": [{"class": str, "predicted": str, "images": COUNT}],
+    "sha256?": str,
     "worst": [
         {
             "image": str,

@@ -19,7 +19,7 @@ def _main(argv: list[str]) -> None:
     parser = Parser("check-data", __doc__)
     parser.add_argument("--cfg", help="yaml file; without it, all keys have their defaults")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for example DATASET.TYPE folder DATASET.ROOT DIR")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     cfg = load_cfg(args.cfg, args.opts)
     source = DATASETS[cfg.DATASET.TYPE](cfg)
     count = len(source.train.labels) + len(source.test.labels)

@@ -142,10 +142,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
         pairs = ", ".join(f"{c['class']} as {c['predicted']} ({c['images']})" for c in found["most_confused"][:5])
         lines.append(f"most confused: {pairs}")
     if "parameters" in found:
+        where = found["device"] if found["device"] != "cpu" else f"cpu, {found['threads']} threads"
         times = ", ".join(f"{ms:.1f} ms for {size}" for size, ms in found["milliseconds"].items())
         lines.append(
             f"{found['parameters']:,} parameters, {found['macs'] / 1e6:,.1f} MMAC per image,"
-            f" {found['bytes'] / 2**20:.2f} MiB; {times} images ({found['threads']} threads)"
+            f" {found['bytes'] / 2**20:.2f} MiB; {times} images (float32, {where})"
         )
     return lines
 
@@ -156,8 +157,8 @@ def _write_predictions(path: Path, student: Student, tested: Tested) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["image", "label", "predicted", "correct", "probability", "probability_of_label"])
-    for i, (p, label) in enumerate(zip(probabilities, tested.labels.tolist(), strict=True)):
-        best = int(p.argmax())
+    predicted = tested.logits.argmax(1).tolist()  # probabilities may be equal where logits are not
+    for i, (p, best, label) in enumerate(zip(probabilities, predicted, tested.labels.tolist(), strict=True)):
         row = [tested.names[i], student.classes[label], student.classes[best], int(best == label)]
         writer.writerow([*map(csv_cell, row), f"{p[best]:.6f}", f"{p[label]:.6f}"])
     write_text(path, text.getvalue())

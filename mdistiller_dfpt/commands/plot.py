@@ -15,6 +15,7 @@ from ..report.cells import evaluate_table
 from ..report.curves import plot_curves
 from ..report.files import unfinished
 from ..report.gains import plot_gains
+from ..report.render import notes
 from ..report.spec import load_table
 
 
@@ -42,6 +43,8 @@ def _main(argv: list[str]) -> None:
         prefix = args.prefix or Path("./output")
         values = evaluate_table(spec, prefix, spec.metric, spec.seeds, lambda cell: cell_configs(cell, ()))
         plot_gains(spec, values, args.output)
+        for line in notes(spec, values, spec.seeds):
+            print(f"note: {line}", file=sys.stderr)
     print(args.output)
 
 

@@ -21,6 +21,8 @@ from ..report.spec import METRICS, Cell, load_table
 
 OF_TABLES = ("prefix", "metric", "seeds", "rows", "columns", "format", "run", "smoke", "jobs")
 """Options that need --table."""
+OF_OPTIONS = {"SOLVER.SEED": "--seeds", "LOG.PREFIX": "--prefix"}
+"""Keys that a table sets for its cells, by the options which decide them."""
 
 
 class CellsFailed(UserError):
@@ -76,6 +78,9 @@ def _main(argv: list[str]) -> None:
         if failed:
             raise CellsFailed(f"{len(failed)} of {len(cells)} cells failed")
         return
+    for key, option in OF_OPTIONS.items():
+        if key in args.opts[::2]:
+            raise ConfigError(f"{key} is that of all cells: give {option} instead")
     failures: list[Job] = []
 
     def expected(cell: Cell) -> list[dict[str, Any]]:

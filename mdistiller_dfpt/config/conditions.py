@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode as CN
 
+from .policy import WITH_TEST_SET
 from .trainers import WITH_OPTIMISER
 
 
@@ -37,6 +38,7 @@ TAUGHT = When("no method of the run has a teacher", lambda s: s.is_taught)
 HAS_NETWORK = When("no network teaches in this run", lambda s: s.has_network)
 IS_TRAINED = When("no trained network teaches in this run", lambda s: s.has_network and not s.starts_untrained)
 IN_FILES = When("the images of this dataset are in memory", lambda s: s.in_files)
+NO_TEST_SET = When("the dataset has a test set of its own", lambda s: s.cfg.DATASET.TYPE not in WITH_TEST_SET)
 HAS_EXTRA = When("DATASET.EXTRA.TYPE is not set", lambda s: s.cfg.DATASET.EXTRA.TYPE is not None)
 EXTRA_IN_MEMORY = When("there are no unlabelled images in memory", lambda s: HAS_EXTRA.test(s) and not s.in_files)
 HAS_ASSISTANTS = When("the kind of teacher has no assistants", lambda s: s.has_assistants)

@@ -23,6 +23,7 @@ from .conditions import (
     IS_CACHED,
     IS_TRAINED,
     NEVER,
+    NO_TEST_SET,
     NOT_BY_STEPS,
     NOT_CRD,
     ONE_OPTIMISER,
@@ -130,7 +131,7 @@ KEYS: dict[str, Key] = {
     "DATASET.EXTRA.RESIZE": Key(False, "if training images are in memory: crop and resize unlabelled ones of another"
                                 " size, which are rejected otherwise", None, EXTRA_IN_MEMORY),
     "DATASET.TEST.SHARE": Key(0.0, "for folder, if the data have no test set: share of each class's images that is the"
-                              " test set, chosen by what the files contain", FRACTION),
+                              " test set, chosen by what the files contain", FRACTION, NO_TEST_SET),
     "DATASET.TEST.BATCH_SIZE": Key(64, "images of a batch of the evaluation", AT_LEAST_ONE, decides=False),
     "MODEL.FAMILY": Key("cifar", "cifar, imagenet, cub200, tiny_imagenet; default: depends on the dataset"),
     "DISTILLER.TYPE": Key("NONE", "a method, or a list of methods whose terms are summed", METHODS),

@@ -15,6 +15,9 @@ NAMED_STARTS = ("file ", PRETRAINED)
 OWN_IMAGES = "folder"
 """DATASET.TYPE of images of one's own, which have no networks of their own."""
 
+WITH_TEST_SET = ("cifar100", "cub200", "digits", "imagenet", "tiny_imagenet")
+"""DATASET.TYPE of published data, which have a test set of their own."""
+
 NOT_SET = ("null", "None")
 """As text, on a command line, or in Python's way in a yaml file: that a key which needs no value has none."""
 

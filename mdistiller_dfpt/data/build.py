@@ -1,6 +1,7 @@
 """The registry of datasets, and the loaders of a run."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,14 +10,14 @@ import torch
 from yacs.config import CfgNode as CN
 
 from ..config.policy import PUBLISHED_SIZE
-from ..distributed import num_cores, on_first_process, pick_device, world_size
+from ..distributed import num_cores, on_first_process, pick_device, rank, world_size
 from ..errors import ConfigError, DataError, is_users, place_of
 from ..invocation import command_line
 from ..open_files import allow_open_files
 from ..registry import Registry
 from .auto_augment import augmented
 from .batch import Batch
-from .content import Content, content_of
+from .content import Content, common_to, content_of
 from .extra import OTHER_SEED, Pool, files_below, matching
 from .image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe
 from .in_memory import ImageSet, InMemoryLoader, Recipe
@@ -157,6 +158,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     own, judges = source.train, None
     if cfg.DATASET.VALIDATION:
         own, chosen = split_off(source.train, cfg.DATASET.VALIDATION)
+        if (copies := common_to(chosen, own)) and rank() == 0:
+            print(f"note: {copies} of {len(chosen.labels)} validation images are training images too", flush=True)
         judges = make(chosen, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
     if len(own.labels) < cfg.SOLVER.BATCH_SIZE:
         raise ConfigError(
@@ -255,6 +258,7 @@ def _check_split(split: ImageSet | FileSet, name: str) -> None:
     labels, classes = split.labels, len(split.classes)
     if not all(isinstance(c, str) for c in split.classes):
         raise DataError(f"{name} has the classes {list(split.classes)[:5]}; they must be names, as str")
+    refuse_equal_names(split.classes, f"{name} has")
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.dim() != 1:
         raise DataError(f"{name} has labels {_kind(labels)}; they must be a tensor int64 (N,)")
     if isinstance(split, ImageSet):
@@ -270,6 +274,12 @@ def _check_split(split: ImageSet | FileSet, name: str) -> None:
     low, high = labels.min().item(), labels.max().item()
     if low < 0 or high >= classes:
         raise DataError(f"{name} has labels from {low} to {high}; its {classes} classes are 0 to {classes - 1}")
+
+
+def refuse_equal_names(classes: Sequence[str], whose: str) -> None:
+    """DataError if several classes have one name: what is measured of each of them is kept by its name."""
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise DataError(f"{whose} several classes of the name {twice[0]!r}: give each a name of its own")
 
 
 def _kind(value: Any) -> str:

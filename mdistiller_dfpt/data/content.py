@@ -11,6 +11,7 @@ from ..errors import DataError
 from ..regular_files import opened
 from .image_files import FileSet
 from .in_memory import ImageSet
+from .loader import hashes_of
 
 
 class Content(TypedDict):
@@ -70,6 +71,25 @@ def _listed(paths: list[str]) -> list[str]:
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     begin = beginning if len(paths) <= FEW else lambda path: ""
     return [f"{Path(path).relative_to(root)} {os.path.getsize(path)} {begin(path)}" for path in paths]
+
+
+def key_of(path: str) -> str:
+    """A key of a file, equal for copies: its size and the hash of its first bytes."""
+    return f"{beginning(path)} {os.path.getsize(path)}"
+
+
+def common_to(one: ImageSet | FileSet, other: ImageSet | FileSet) -> int:
+    """How many images of `one` are in `other` too; of files, only if they are at most FEW."""
+    if one.images is not None and other.images is not None:
+        mine, others = hashes_of(one.images), hashes_of(other.images)
+    else:
+        assert isinstance(one, FileSet)
+        assert isinstance(other, FileSet)
+        if len(one.paths) + len(other.paths) > FEW:
+            return 0
+        mine, others = [key_of(path) for path in one.paths], [key_of(path) for path in other.paths]
+    known = set(others)
+    return sum(key in known for key in mine)
 
 
 def beginning(path: str) -> str:

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Self, TypeVar
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -20,7 +19,7 @@ from ..regular_files import opened
 from .augment import strong_view
 from .batch import Batch
 from .loader import Loader, hashes_of
-from .preprocessing import Preprocessing, orientation_of, resize_and_crop
+from .preprocessing import Preprocessing, as_rgb, resize_and_crop
 from .randomness import seeded
 from .workers import awaited, check_room, fault_of_worker, leave_all_to_the_trainer, remedy, share, watch_workers
 
@@ -73,25 +72,17 @@ def imagenet_recipe(size: int) -> FileRecipe:
 
 
 def read_image(path: str) -> Image.Image | Fault:
-    """The image as RGB of 8 bits, or the reason why it cannot be read.
+    """The image as `as_rgb` makes it, or the reason why it cannot be read.
 
-    Of 16 bits, the higher 8 are taken, as Pillow does in colour; values of no fixed range (32 bits, floating point) are
-    not read. A rotation in the EXIF data is not applied, as in torchvision, but kept: `upright` applies it.
+    A rotation in the EXIF data is not applied, as in torchvision, but kept: `upright` applies it.
     """
     try:
         with opened(path) as file, Image.open(file, formats=DECODERS) as image:
             if max(image.size) > MOST_ASPECT * min(image.size):
                 return Fault(path, f"{image.width} x {image.height}: a side is over {MOST_ASPECT} times the other")
-            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-                shallow = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-                exif = Image.Exif()
-                exif[ExifTags.Base.Orientation] = orientation_of(image)
-                shallow.info["exif"] = exif.tobytes()
-                return shallow
-            if image.mode in ("I", "F"):
-                kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
-                return Fault(path, f"it has {kind}, whose range is not known: convert it to 8 or 16 bits")
-            return image.convert("RGB")
+            return as_rgb(image)
+    except DataError as e:
+        return Fault(path, str(e))
     except MemoryError:
         raise
     except Exception as e:  # Pillow raises many types for damaged files

@@ -1,6 +1,7 @@
 """The data of a program: its own DataLoaders of images and labels, as the trainer of this package takes them."""
 
 import functools
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -12,7 +13,7 @@ from yacs.config import CfgNode as CN
 from ..distributed import pick_device, world_size
 from ..errors import ConfigError, DataError
 from .batch import Batch, as_batch
-from .build import DATASETS, Data
+from .build import DATASETS, Data, refuse_equal_names
 from .loader import Loader
 from .normalisation import Normalisation
 from .preprocessing import Preprocessing
@@ -57,6 +58,10 @@ class OwnLoader(Loader):
     ):  # fmt: skip
         self.loader, self.classes, self.train, self.seed = loader, classes, train, seed
         self.drop_last, self.place, self.how = loader.drop_last, device, preprocessing
+        if train and loader.persistent_workers:
+            raise ConfigError("the workers of the training DataLoader are persistent: what they draw at random goes on"
+                              " from one epoch to the next, and a resumed run gets other images than an uninterrupted"
+                              " one: make it without `persistent_workers`")  # fmt: skip
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.augmentation = "by the program"
         self.normalisation = AS_THEY_ARE if preprocessing is None else Normalisation(*preprocessing[2:4])
@@ -162,6 +167,7 @@ def data_from_loaders(
         raise ConfigError("DataLoaders of a program give all processes the same batches: use a data set of this package"
                           " with torchrun, or a loop of your own")  # fmt: skip
     names = () if isinstance(classes, int) else tuple(classes)
+    refuse_equal_names(names, "the data of the program have")
     count = classes if isinstance(classes, int) else len(names)
     common: dict[str, Any] = {
         "seed": cfg.SOLVER.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED,
@@ -175,4 +181,17 @@ def data_from_loaders(
     if own.size != other.size:
         raise DataError(f"training images are {own.size[0]}x{own.size[1]}, test images {other.size[0]}x{other.size[1]}:"
                         " give both the same size")  # fmt: skip
+    _say_what_is_tested(other)
     return Data(own, other, count, names=names)
+
+
+def _say_what_is_tested(test: OwnLoader) -> None:
+    """A warning where a pass over the test set is not each of its samples once."""
+    tested, count = test.num_per_epoch, test.num_samples
+    if getattr(test.loader.sampler, "replacement", False):
+        what = f"draws {tested} samples with replacement, so that some count twice and others not at all"
+    elif tested != count:
+        what = f"gives {tested} of the {count} samples of its data set" + (", with drop_last" if test.drop_last else "")
+    else:
+        return
+    print(f"warning: the test DataLoader {what}: the accuracies are of these", file=sys.stderr)

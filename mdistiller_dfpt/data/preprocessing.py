@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tf
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, DataError
 from ..json_form import PREPROCESSING, fault_of
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -42,9 +43,8 @@ class Preprocessing(NamedTuple):
         return self.normalised(self.cropped(image))
 
     def cropped(self, image: Image.Image) -> Image.Image:
-        """An image, resized and cropped."""
-        image = upright(image) if self.upright else image
-        image = image.convert("RGB")
+        """An image, resized and cropped; DataError as of `as_rgb`."""
+        image = as_rgb(upright(image) if self.upright else image)
         if self.resize is not None:
             image = tf.resize(image, list(self.resize), v2.InterpolationMode(self.interpolation), antialias=True)
         return image if self.crop is None else tf.center_crop(image, list(self.crop))
@@ -76,6 +76,24 @@ class Preprocessing(NamedTuple):
         found = {key: values[key] for key in cls._fields if key in values}
         found = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
         return cls(**found)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB of 8 bits; DataError for values of no fixed range: 32 bits, floating point.
+
+    Of 16 bits, the higher 8 are taken, as Pillow does in colour; of grey ones, it cuts values off at 255. The rotation
+    in the EXIF data stays.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        shallow = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation_of(image)
+        shallow.info["exif"] = exif.tobytes()
+        return shallow
+    if image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
+        raise DataError(f"its pixels are {kind}, whose range is not known: convert it to 8 or 16 bits")
+    return image.convert("RGB")
 
 
 def upright(image: Image.Image) -> Image.Image:

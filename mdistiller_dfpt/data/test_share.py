@@ -1,13 +1,12 @@
 """A test set for data that come without one: a share of each class, chosen by what the files contain."""
 
 import hashlib
-import os
 from collections import defaultdict
 
 import torch
 
 from ..errors import DataError
-from .content import beginning
+from .content import key_of
 from .image_files import FileSet
 
 
@@ -38,7 +37,7 @@ def divide(files: FileSet, share: float) -> tuple[FileSet, FileSet]:
 
 
 def _key(path: str) -> str:
-    return hashlib.sha256(f"{beginning(path)} {os.path.getsize(path)}".encode()).hexdigest()
+    return hashlib.sha256(key_of(path).encode()).hexdigest()
 
 
 def _rows(files: FileSet, rows: torch.Tensor) -> FileSet:

@@ -19,6 +19,7 @@ FORM = {
     "student": str,
     "method": str,
     "final": {"top1": _FOUND, "top5": _FOUND},
+    "epochs": [{"epoch": int, "test?": {"student": {"top5": float}}}],
     "protocol": {"seed": int, "test_images": int, "teacher?": ({"top1?": float}, None), "settings": {str: ANY}},
 }
 """What a card says of the results of a run."""

@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
@@ -106,9 +106,26 @@ class Parser(argparse.ArgumentParser):
         if reads_configs:
             self.add_argument("--trust", action=_Trust, nargs=0, help="run the code that files name, such as PLUGINS")
 
+    def parse_intermixed_args(self, *args: Any, **more: Any) -> Any:
+        """As of the base class; settings that are given twice are said."""
+        found = super().parse_intermixed_args(*args, **more)
+        say_repeated(getattr(found, "opts", []))
+        return found
+
     def error(self, message: str) -> NoReturn:
         hint = "settings are pairs KEY VALUE, such as SOLVER.EPOCHS 2; " if "unrecognized" in message else ""
         raise ConfigError(f"{message}; {hint}see {self.prog} --help")
+
+
+def say_repeated(words: Sequence[str]) -> None:
+    """One line for each key of [..., KEY, VALUE, ...] that is given several values: the last one holds."""
+    given: dict[str, list[str]] = {}
+    pairs = words[len(words) % 2 :]  # the first word may be what the settings are for
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        given.setdefault(key, []).append(value)
+    for key, values in given.items():
+        if len(set(values)) > 1 and os.environ.get("RANK", "0") == "0":
+            print(f"note: {key} is given {' and '.join(values)}: {values[-1]} holds", flush=True)
 
 
 def check_output(option: str, path: Path | None) -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
 from ..atomic import write_json
+from ..config import load_yaml_text
 from ..data import Data, build_data
 from ..data.class_folders import class_folders, list_files
 from ..data.image_files import Fault, read_image
@@ -106,6 +107,7 @@ def on_data(student: Student, cfg: CN, data: Data, teacher: nn.Module | None = N
                 with autocast(dtype, batch.image):
                     logits.append(network(batch.image).float().cpu())
     each, on = [torch.cat(logits) for logits in found], f"the test set of {cfg.DATASET.TYPE}"
+    on += "" if networks[0][1] is None else ", in bfloat16"
     numbers = torch.cat(indices).tolist()
     pictures = partial(_picture, data.test, numbers)
     names = [data.test.name(i) for i in numbers]
@@ -113,7 +115,7 @@ def on_data(student: Student, cfg: CN, data: Data, teacher: nn.Module | None = N
 
 
 def on_folders(student: Student, folder: Path) -> Tested:
-    """The logits on images in class folders, all of whose names are classes of the student; some may be missing."""
+    """The logits, in float32, on images in class folders, whose names are classes of the student, or some of them."""
     names = class_folders(folder)
     if unknown := [name for name in names if name not in student.classes]:
         raise DataError(f"{folder}: no classes of the student: {_few(unknown)}; name the"
@@ -124,9 +126,10 @@ def on_folders(student: Student, folder: Path) -> Tested:
     with torch.inference_mode():
         batches = tqdm(_batches(student, files.paths), total=count, unit="batch", leave=False, disable=None)
         logits = [student(batch).cpu() for batch in batches]
-    return Tested(
-        torch.cat(logits), numbers[files.labels], str(folder), None, files.paths, partial(_opened, files.paths)
-    )
+    solver = load_yaml_text(student.record.config).get("SOLVER", {})
+    other = (solver.get("AMP_STUDENT") or solver.get("AMP", "none")) != "none"
+    on = f"{folder}" + (", in float32; its run evaluates in bfloat16" if other else "")
+    return Tested(torch.cat(logits), numbers[files.labels], on, None, files.paths, partial(_opened, files.paths))
 
 
 def _picture(loader: Loader, numbers: Sequence[int], position: int) -> Image.Image | None:
@@ -177,11 +180,15 @@ def judge_run(cfg: CN, data: Data, folder: Path, deployed: nn.Module, teacher: n
     record = read_record(folder)
     assert record is not None
     student = Student(deployed, record, folder)
-    write_json(folder / EVALUATION, judgement(student, on_data(student, cfg, data, teacher)))
+    found = judgement(student, on_data(student, cfg, data, teacher))
+    write_json(folder / EVALUATION, found | {"sha256": record.sha256})
 
 
 def cost(student: Student) -> dict[str, Any]:
-    """Parameters, MACs per image, bytes of the file, and median milliseconds for a batch of 1 and of 64, here."""
+    """Parameters, MACs per image, bytes of the file, and median milliseconds for a batch of 1 and of 64, in float32.
+
+    The times are of this machine: `device` is the name of its GPU, or cpu with its number of threads.
+    """
     image = torch.zeros(1, *student.record.image_shape, device=student.device)
     return {
         "parameters": sum(p.numel() for p in student.parameters()),
@@ -189,6 +196,7 @@ def cost(student: Student) -> dict[str, Any]:
         "bytes": weights_file(student.source).stat().st_size,
         "milliseconds": {str(size): _milliseconds(student, image.expand(size, -1, -1, -1)) for size in (1, BATCH)},
         "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(student.device) if student.device.type == "cuda" else "cpu",
     }
 
 

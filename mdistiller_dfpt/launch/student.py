@@ -26,6 +26,7 @@ from ..runs.checkpoint import save_weights
 from ..runs.directory import CONFIG
 from ..runs.record import Record, as_metadata, check_hash, read_record, record_of
 from ..runs.weights import load_into
+from ..training.evaluate import ranking
 from ..training.own_parts import with_own_parts
 from ..trusted_files import check_trust, named_code, trust_all, trust_as_before
 from .evaluate_checkpoint import load_deployed
@@ -127,8 +128,10 @@ class Student(nn.Module):
                 continue
             batch = torch.stack(inputs).to(self.device)
             with torch.inference_mode():
-                found = self(batch).softmax(1).topk(min(top, len(self.classes)))
-            for image, values, numbers in zip(some, found.values.tolist(), found.indices.tolist(), strict=True):
+                logits = self(batch)
+                best = ranking(logits, top)
+                probabilities = logits.softmax(1).gather(1, best)
+            for image, values, numbers in zip(some, probabilities.tolist(), best.tolist(), strict=True):
                 name = "" if isinstance(image, Image.Image) else str(image)
                 yield Prediction(name, tuple(self.classes[n] for n in numbers), tuple(values))
 

@@ -137,6 +137,13 @@ def paired_test(gaps: list[float]) -> tuple[float | None, tuple[float, float] | 
     return float(test.pvalue), (float(low), float(high))
 
 
+def in_words(p_value: float | None) -> str:
+    """A p-value with three digits: `= 0.042`, `< 0.001`, as none is 0; empty if there is none."""
+    if p_value is None:
+        return ""
+    return f"= {p_value:.3f}" if p_value >= 0.0005 else "< 0.001"
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """The p-values corrected for their number (Holm, 1979); None stays and is not counted."""
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)

@@ -5,6 +5,7 @@ from .files import Result
 
 COMMON = ("DATASET.", "MODEL.", "SOLVER.", "DISTILLER.LOGITS_CACHE")
 """Keys that are not of a method: two methods are compared under equal values of these."""
+OF_STUDENT = ("DISTILLER.STUDENT", "DISTILLER.STUDENT_SIZE")
 FACTS = ("augmentation", "world_size", "precision")
 
 
@@ -15,7 +16,8 @@ def difference(result: Result, reference: Result, where: str, *, of_one_method: 
     """
     mine, other = result.config, reference.config
     if not of_one_method:
-        mine, other = ({k: v for k, v in values.items() if k.startswith(COMMON)} for values in (mine, other))
+        mine, other = ({k: v for k, v in values.items() if k.startswith(COMMON) or k in OF_STUDENT}
+                       for values in (mine, other))  # fmt: skip
     parts = differing(mine, other, "", where)
     mine, other = result.data["protocol"], reference.data["protocol"]
     for fact in FACTS:

@@ -42,7 +42,10 @@ def plot_gains(spec: TableSpec, values: Sequence[Value], target: Path) -> None:
             fontsize=8,
         )
     axis.axhline(0.0, color="#444444", linewidth=0.8)
-    axis.set(xlabel="top-1 of the teacher, %", ylabel=f"top-1 above {label(spec.rows[spec.reference])}, points")
+    axis.set(
+        xlabel="top-1 of the teacher, %",
+        ylabel=f"top-1 ({spec.metric.replace('_', ' ')}) above {label(spec.rows[spec.reference])}, points",
+    )
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
     figure.suptitle(f"{label(spec.title)}\n(points: each seed)", fontsize=9)

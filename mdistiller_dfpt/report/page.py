@@ -12,7 +12,7 @@ from ..atomic import write_text
 from ..errors import DataError
 from ..escape import printable
 from ..json_form import EVALUATION as EVALUATION_FORM
-from .cells import holm, paired_test
+from .cells import holm, in_words, paired_test
 from .corrupted import corrupted_table
 from .curves import curves
 from .figures import as_svg, label, new_figure, whole_numbers
@@ -62,9 +62,13 @@ def _svg(figure: Any) -> Markup:
 
 
 def _evaluation(result: Result) -> dict[str, Any] | None:
-    """What was measured at the end of a run; None if it was trained by an earlier version, or by many processes."""
-    path = result.path.parent / EVALUATION
-    if (found := read_measured(path, EVALUATION_FORM, "an evaluation of a run")) is None:
+    """What was measured at the end of a run; None if it was trained by an earlier version, or by many processes.
+
+    So it is where these have continued a run whose student had been judged: its file is then of other weights.
+    """
+    path, weights = result.path.parent / EVALUATION, result.data.get("student_sha256")
+    found = read_measured(path, EVALUATION_FORM, "an evaluation of a run")
+    if found is None or found.get("sha256", weights) != weights:
         return None
     classes = len(found["per_class"])
     if not classes or {len(row) for row in found["confusion"]} != {classes} or len(found["confusion"]) != classes:
@@ -81,10 +85,10 @@ def _tests(table: Table) -> list[dict[str, str]]:
         p, interval = paired_test(gaps) if number != reference else (None, None)
         words = "reference" if number == reference else f"{mean(gaps):+.2f}" if gaps else ""
         words += f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
-        found.append({"difference": words, "p": "" if p is None else f"{p:.3f}", "seeds": str(len(gaps))})
+        found.append({"difference": words, "p": in_words(p), "seeds": str(len(gaps))})
         p_values.append(p)
     for row, corrected in zip(found, holm(p_values), strict=True):
-        row["holm"] = "" if corrected is None else f"{corrected:.3f}"
+        row["holm"] = in_words(corrected).removeprefix("= ")
     return found
 
 

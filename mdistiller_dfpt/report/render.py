@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 
 from ..escape import csv_cell, latex_text, markdown_cell, markdown_line, markdown_row, one_line
-from .cells import Value, holm
+from .cells import Value, holm, in_words
 from .spec import Published, TableSpec
 from .table import AT_START
 
@@ -19,7 +19,11 @@ def _table(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> l
     for v, corrected in zip(values, holm([v.p_value for v in values]), strict=True):
         published = v.cell.published
         interval = "" if v.interval is None else f" ({v.interval[0]:+.2f} to {v.interval[1]:+.2f})"
-        test = "" if v.p_value is None else f"p = {v.p_value:.3f}, Holm {corrected:.3f}, n = {v.paired}"
+        test = (
+            ""
+            if v.p_value is None
+            else f"p {in_words(v.p_value)}, Holm {in_words(corrected).removeprefix('= ')}, n = {v.paired}"
+        )
         rows.append(
             [
                 spec.rows[v.cell.row],
@@ -61,6 +65,13 @@ def _missing(spec: TableSpec, values: Sequence[Value], seeds: Sequence[int]) -> 
 def _others(spec: TableSpec, values: Sequence[Value]) -> list[str]:
     """The runs in the folders of the cells that are not of the cells' configs, or have not finished."""
     return [f"{spec.rows[v.cell.row]}, {spec.columns[v.cell.column]}: {line}" for v in values for line in v.others]
+
+
+def notes(spec: TableSpec, values: Sequence[Value], seeds: Sequence[int]) -> list[str]:
+    """One line for each cell that differs in protocol from its reference, or lacks seeds."""
+    protocols = [f"{spec.rows[v.cell.row]}, {spec.columns[v.cell.column]}: differs in protocol: {v.protocol}"
+                 for v in values if v.protocol]  # fmt: skip
+    return protocols + [f"{line} missing" for line in _missing(spec, values, seeds)]
 
 
 def _by_column(values: Sequence[Value]) -> dict[str, list[Value]]:

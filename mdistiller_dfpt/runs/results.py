@@ -34,7 +34,7 @@ def protocol(
     return {
         "data": cfg.DATASET.TYPE,
         "train_images": data.train.num_per_epoch,
-        "test_images": data.test.num_samples,
+        "test_images": data.test.num_per_epoch,
         **({} if data.validation is None else {"validation_images": data.validation.num_samples}),
         "classes": data.num_classes,
         "augmentation": data.train.augmentation,

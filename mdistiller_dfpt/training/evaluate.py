@@ -23,6 +23,11 @@ def places(logits: Tensor, target: Tensor) -> Tensor:
     return (~(logits <= own) | ((logits == own) & (numbers < target[:, None]))).sum(1)
 
 
+def ranking(logits: Tensor, k: int) -> Tensor:
+    """The classes of the k largest logits (B, C), the largest first and of equal ones the first; (B, min(k, C))."""
+    return logits.sort(dim=1, descending=True, stable=True).indices[:, :k]
+
+
 def correct_at(logits: Tensor, target: Tensor, k: int) -> Tensor:
     """The number of targets (B,) among the k largest logits (B, C), all of them if C <= k; see `places`. Shape ()."""
     return (places(logits, target) < k).sum()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.config import dump_cfg, flatten, keywords
 from mdistiller_dfpt.config.compose import composed_runs
-from mdistiller_dfpt.config.effect import without_effect
+from mdistiller_dfpt.config.effect import deciding_values, without_effect
 from mdistiller_dfpt.config.keys import REMOVED, default_cfg
 from mdistiller_dfpt.distillers.choice import choice, situation
 from mdistiller_dfpt.errors import ConfigError
@@ -337,6 +337,13 @@ def test_mdistillers_yaml_runs_unchanged_and_keys_without_effect_are_reported(tm
     found = smoke(dot)
     assert found.keys() == {"ce", "kd", "loss", "top1", "top5", "distillation_weight", "gradient_to_kd"}
     assert found["ce"] == pytest.approx(0.1 * math.log(100), rel=0.2)
+
+
+@pytest.mark.parametrize(("data", "lines"), [("digits", 1), ("cifar100", 1), ("folder", 0), ("a_users", 0)])
+def test_a_share_for_testing_of_data_with_a_test_set_is_said_to_have_no_effect(data, lines):
+    cfg = load_cfg(None, ["DATASET.TYPE", data, "DATASET.TEST.SHARE", "0.2"])
+    assert said(cfg) == ["DATASET.TEST.SHARE 0.2 has no effect here: the dataset has a test set of its own"] * lines
+    assert ("DATASET.TEST.SHARE" in deciding_values(situation(cfg, in_files=False))) == (not lines)
 
 
 def test_two_steps_are_of_the_configs_dataset_and_size(tmp_path):

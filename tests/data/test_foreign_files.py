@@ -55,7 +55,7 @@ def test_values_without_a_fixed_range_are_refused_by_name(dtype, words, tmp_path
     assert isinstance(fault, Fault)
     assert words in fault.reason
     assert check_data.main(["DATASET.TYPE", "folder", "DATASET.ROOT", str(tmp_path)]) == 3
-    assert f"odd.tif: cannot be read as an image (it has {words}" in capsys.readouterr().err
+    assert f"odd.tif: cannot be read as an image (its pixels are {words}" in capsys.readouterr().err
 
 
 def test_subfolders_and_formats_are_those_of_torchvision_and_the_rest_is_counted(tmp_path, capsys):

@@ -150,6 +150,14 @@ def test_labels_of_no_class_are_refused(label, monkeypatch):
         build_data(tiny_cfg("DATASET.TYPE", "digits"))
 
 
+def test_two_classes_of_one_name_are_refused(monkeypatch):
+    source = DATASETS["digits"](tiny_cfg("DATASET.TYPE", "digits"))
+    train, test = (split._replace(classes=("crane", *"12345678", "crane")) for split in source[:2])
+    monkeypatch.setitem(DATASETS, "digits", lambda cfg: source._replace(train=train, test=test))
+    with pytest.raises(DataError, match="several classes of the name 'crane': give each a name of its own"):
+        build_data(tiny_cfg("DATASET.TYPE", "digits"))
+
+
 def test_a_split_without_images_is_refused(monkeypatch):
     source = DATASETS["digits"](tiny_cfg("DATASET.TYPE", "digits"))
     empty = source.test._replace(images=source.test.images[:0], labels=source.test.labels[:0])

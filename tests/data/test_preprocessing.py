@@ -1,14 +1,15 @@
 """An image outside a dataset becomes what the loader returns for it in testing."""
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
 from mdistiller_dfpt.data.image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe, read_image
 from mdistiller_dfpt.data.in_memory import ImageSet, InMemoryLoader, Recipe
 from mdistiller_dfpt.data.preprocessing import Preprocessing, resize_and_crop
-from mdistiller_dfpt.errors import CheckpointError
+from mdistiller_dfpt.errors import CheckpointError, DataError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 
@@ -70,3 +71,31 @@ def test_it_is_read_back_from_json_and_damage_is_said():
         Preprocessing.from_json({**one.as_json(), "mean": None})
     with pytest.raises(CheckpointError, match="preprocessing cannot be read"):
         Preprocessing.from_json({"mean": [0.5]})
+
+
+PIXELS = np.random.default_rng(0).integers(0, 2**16, (12, 9, 4), np.uint16)
+KINDS = {
+    "RGB": Image.fromarray((PIXELS[..., :3] >> 8).astype(np.uint8)),
+    "L": Image.fromarray((PIXELS[..., 0] >> 8).astype(np.uint8)),
+    "RGBA": Image.fromarray((PIXELS >> 8).astype(np.uint8), "RGBA"),
+    "P": Image.fromarray((PIXELS[..., :3] >> 8).astype(np.uint8)).quantize(16),
+    "I;16": Image.fromarray(PIXELS[..., 0]),
+}
+
+
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_in_memory_becomes_what_its_file_does(kind, upright, tmp_path):
+    exif, path = Image.Exif(), tmp_path / "a.png"
+    exif[ExifTags.Base.Orientation] = 6
+    KINDS[kind].save(path, exif=exif)
+    prepare = Preprocessing((10, 8), (8, 8), MEAN, STD, (8, 8), upright=upright)
+    with Image.open(path) as picture:
+        assert picture.mode == kind
+        assert torch.equal(prepare(picture), prepare(read_image(str(path))))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_picture_in_memory_without_a_fixed_range_is_refused(mode):
+    with pytest.raises(DataError, match="whose range is not known: convert it to 8 or 16 bits"):
+        Preprocessing(None, None, MEAN, STD, (8, 8))(Image.new(mode, (8, 8)))

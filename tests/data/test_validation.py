@@ -10,6 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mdistiller_dfpt as md
+from mdistiller_dfpt.data.build import DATASETS
+from mdistiller_dfpt.data.content import common_to
+from mdistiller_dfpt.data.image_files import FileSet
 from mdistiller_dfpt.data.validation import validation_samples
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.run import config_of
@@ -51,6 +54,31 @@ def test_the_split_is_that_of_no_seed_and_no_image_is_in_both(tmp_path):
     assert whole.validation is None
     assert whole.judges is whole.test
     assert one.judges is one.validation
+
+
+def test_copies_of_training_images_in_it_are_said(tmp_path, capsys, monkeypatch):
+    source = DATASETS["digits"](cfg_of(tmp_path))
+    chosen = validation_samples(source.train.labels, 0.2)
+    kept = next(i for i in range(len(source.train.labels)) if i not in chosen)
+    source.train.images[chosen[:30]] = source.train.images[kept].clone()
+    monkeypatch.setitem(DATASETS, "digits", lambda cfg: source)
+    capsys.readouterr()
+    data = md.build_data(cfg_of(tmp_path))
+    own, train = data.validation.contents(), set(data.train.contents())
+    both = sum(content in train for content in own)
+    assert both >= 30
+    assert f"note: {both} of {len(own)} validation images are training images too\n" in capsys.readouterr().out
+
+
+def test_copies_of_files_are_found(tmp_path):
+    contents = {"a": "x", "b": "y", "c": "x", "d": "z", "e": "zz"}
+    for name, text in contents.items():
+        (tmp_path / name).write_text(text)
+
+    def files(names):
+        return FileSet([str(tmp_path / name) for name in names], torch.zeros(len(names)).long(), ("one",))
+
+    assert [common_to(files(one), files(other)) for one, other in (("ad", "bce"), ("bd", "ace"))] == [1, 0]
 
 
 def test_image_files_are_split_too(tmp_path):

@@ -17,6 +17,7 @@ from mdistiller_dfpt.data.preprocessing import Preprocessing
 from mdistiller_dfpt.export import FORMATS, Format
 from mdistiller_dfpt.export.card import card
 from mdistiller_dfpt.export.hub_folder import results_of
+from mdistiller_dfpt.runs.results import summarise
 
 from ..launch.test_student import trained
 from ..test_house import ROOT
@@ -276,3 +277,13 @@ def test_a_package_that_is_missing_is_named(package, run, tmp_path, capsys, monk
     code, _, err = exported(capsys, run, "--to", "onnx", "-o", tmp_path / "a.onnx")
     assert code == 2
     assert err == f'error: --to onnx needs {package}: pip install "mdistiller_dfpt[export]"\n'
+
+
+def test_a_card_has_both_accuracies_of_the_best_epoch(run):
+    student, results = md.load_student(run), json.loads((run / "results.json").read_text())
+    tested = [{"top1": 60.0, "top5": 90.0}, {"top1": 50.0, "top5": 95.0}]
+    results["epochs"] = [{"epoch": i, "test": {"student": one}} for i, one in enumerate(tested, start=1)]
+    results["final"] = summarise(results["epochs"])
+    text = card(student, results, "mit")
+    assert "| last epoch of the run | 50.00 | 95.00 |" in text
+    assert "| best epoch of the run (1, by top-1) | 60.00 | 90.00 |" in text

@@ -10,7 +10,7 @@ import pytest
 
 from mdistiller_dfpt.commands import train
 from mdistiller_dfpt.errors import ConfigError
-from mdistiller_dfpt.launch.cli import guarded, prepare_process
+from mdistiller_dfpt.launch.cli import Parser, guarded, prepare_process
 from mdistiller_dfpt.open_files import allow_open_files
 
 from ..forks import forked
@@ -19,7 +19,7 @@ from ..test_house import ROOT
 PRINTS = "import sys; from mdistiller_dfpt.launch.cli import guarded; sys.exit(guarded(lambda argv: print('x'), []))"
 WRITES = """
 import os, sys
-from mdistiller_dfpt.launch.cli import guarded, prepare_process
+from mdistiller_dfpt.launch.cli import Parser, guarded, prepare_process
 prepare_process()
 with open("weights", "wb") as file:
     code = guarded(lambda argv: print("printed"), [])
@@ -160,3 +160,14 @@ def test_as_many_files_as_allowed_can_be_open_and_too_few_are_said_before_any_wo
     assert forked(lambda: within(30, 30)) == (0, "this process may open 30 files and needs 48: raise `ulimit -n`")
     said = "this process may open 100 files and needs 112: raise `ulimit -n`, or lower DATASET.NUM_WORKERS"
     assert forked(lambda: within(100, 100, workers=8)) == (0, said)
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])
+@pytest.mark.parametrize("first", [[], ["run"]])
+def test_a_setting_that_is_given_two_values_is_said_once(first, rank, said, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", rank)
+    parser = Parser("train", "")
+    parser.add_argument("opts", nargs="*")
+    words = ["SOLVER.EPOCHS", "3", "KD.TEMPERATURE", "4", "SOLVER.EPOCHS", "5", "KD.TEMPERATURE", "4"]
+    assert parser.parse_intermixed_args([*first, *words]).opts == [*first, *words]
+    assert capsys.readouterr().out == ("note: SOLVER.EPOCHS is given 3 and 5: 5 holds\n" if said else "")

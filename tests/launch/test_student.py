@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import mdistiller_dfpt as md
 from mdistiller_dfpt.commands import evaluate, predict
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DataError
+from mdistiller_dfpt.launch.judge import data_of_student, on_data, on_folders
 from mdistiller_dfpt.runs.record import KEY, as_metadata, read_record
 
 WORDS = ["SOLVER.EPOCHS", "2", "LOG.TENSORBOARD", "False", "EXPERIMENT.DEVICE", "cpu", "EXPERIMENT.THREADS", "1",
@@ -71,6 +72,18 @@ def test_files_arrays_and_lists_are_predicted_alike(digits, tmp_path):
         expected = student(batch.image[:1]).softmax(1)[0]
     assert of_array.classes[0] == student.classes[int(expected.argmax())]
     assert of_array.probabilities[0] == pytest.approx(expected.max().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("second", [0.5, 0.49999997], ids=["equal", "equal as probabilities"])
+def test_of_equal_logits_the_first_is_predicted(second, digits, monkeypatch):
+    student = md.load_student(digits[0])
+    logits = torch.tensor([[0.0, second, -1, 0.5, -1, -2, -2, -2, -2, -2]])
+    assert logits.softmax(1)[0, 1] == logits.softmax(1)[0, 3]
+    monkeypatch.setattr(type(student), "forward", lambda self, images: logits)
+    (found,) = student.predict(Image.new("RGB", (16, 16)), top=5)
+    best = [*([1, 3] if second == 0.5 else [3, 1]), 0, 2, 4]
+    assert found.classes == tuple(student.classes[c] for c in best)
+    assert found.probabilities == pytest.approx(logits.softmax(1)[0, best].tolist())
 
 
 def test_a_file_alone_in_another_folder_is_enough(digits, tmp_path, monkeypatch, capsys):
@@ -189,10 +202,23 @@ def test_a_student_is_judged_on_its_test_set(digits, tmp_path, capsys, monkeypat
     assert found["macs"] > 1e6
     assert found["bytes"] == (run / "student.safetensors").stat().st_size
     assert set(found["milliseconds"]) == {"1", "64"}
+    assert found["device"] == "cpu"
+    assert f"images (float32, cpu, {found['threads']} threads)" in text
     rows = list(csv.DictReader((tmp_path / "each.csv").read_text().splitlines()))
     assert len(rows) == data.test.num_samples
     assert 100 * sum(int(row["correct"]) for row in rows) / len(rows) == pytest.approx(last["top1"])
     assert [row["label"] for row in rows] == [str(label) for label in data.test.labels.tolist()]
+
+
+def test_another_precision_than_that_of_the_run_is_said(digits, tmp_path):
+    student = md.load_student(digits[0])
+    (tmp_path / "3").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "3/a.png")
+    assert on_folders(student, tmp_path).on == str(tmp_path)
+    student.record = student.record._replace(config=student.record.config.replace("AMP: none", "AMP: bf16"))
+    assert on_folders(student, tmp_path).on == f"{tmp_path}, in float32; its run evaluates in bfloat16"
+    cfg, data = data_of_student(student, ["SOLVER.AMP", "bf16"])
+    assert on_data(student, cfg, data).on == "the test set of digits, in bfloat16"
 
 
 def test_a_student_is_judged_on_class_folders_alone(digits, tmp_path, capsys):

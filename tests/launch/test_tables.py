@@ -156,6 +156,28 @@ def test_gains_over_the_reference_are_drawn_against_the_teachers_accuracy(tmp_pa
     ]  # fmt: skip
 
 
+def test_a_picture_of_gains_names_its_metric_and_says_what_its_table_would(tmp_path, capsys):
+    table, out = tmp_path / "gap.yaml", tmp_path / "out"
+    table.write_text(GAP)
+    for pair, seeds, teacher in (("res56_res20", (1, 2), "b"), ("res110_res20", (1,), "a")):
+        for seed in seeds:
+            finished(out, f"cifar100/kd/{pair}", seed, 70.0 + seed)
+            finished(out, f"cifar100/dkd/{pair}", seed, 71.0 + seed, teacher=teacher)
+    assert PLOT(["--table", str(table), "--prefix", str(out), "-o", str(tmp_path / "gains.svg")]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "note: DKD, ResNet56 -> ResNet20: differs in protocol: taught by other weights of t (72.00 %)",
+        "note: KD, ResNet110 -> ResNet20: seeds 2 missing",
+        "note: DKD, ResNet110 -> ResNet20: seeds 2 missing",
+    ]
+    assert "<!-- top-1 (last) above KD, points -->" in (tmp_path / "gains.svg").read_text()
+
+
+@pytest.mark.parametrize(("key", "option"), [("SOLVER.SEED", "--seeds"), ("LOG.PREFIX", "--prefix")])
+def test_what_a_table_sets_for_its_cells_is_no_setting(key, option, table, capsys):
+    assert TABLE(["--table", str(table), "--run", "SOLVER.LR", "0.1", key, "7"]) == 2
+    assert f"{key} is that of all cells: give {option} instead" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

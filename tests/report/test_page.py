@@ -149,3 +149,13 @@ def test_a_copy_of_a_run_neither_counts_nor_names_a_row(runs):
     (runs / "k/seed2/results.json").write_text(json.dumps(data | {"student_sha256": "other"}))
     text = page(load_results(runs), "t")
     assert f"{runs}/kd/a/seed2: another run computed the same with seed 2" in text, "of two trainings, the newer counts"
+
+
+@pytest.mark.parametrize("of", ["these weights", "others"])
+def test_an_evaluation_is_shown_of_the_weights_of_the_results_alone(of, tmp_path):
+    write(tmp_path, "kd", 1, 50.0)
+    run = tmp_path / "kd/seed1"
+    for name, key, value in (("results", "student_sha256", "these weights"), ("evaluation", "sha256", of)):
+        data = json.loads((run / f"{name}.json").read_text())
+        (run / f"{name}.json").write_text(json.dumps(data | {key: value}))
+    assert ("Mistakes with the highest confidence" in page(load_results(tmp_path), "x")) == (of == "these weights")

@@ -12,7 +12,7 @@ import pytest
 from mdistiller_dfpt.commands import plot, table
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results, markdown_table
-from mdistiller_dfpt.report.cells import paired_test
+from mdistiller_dfpt.report.cells import in_words, paired_test
 from mdistiller_dfpt.report.curves import plot_curves
 from mdistiller_dfpt.report.difference import difference
 from mdistiller_dfpt.report.files import Result, shown_results, unfinished
@@ -230,3 +230,21 @@ def test_equal_gaps_have_no_p_value_however_they_are_rounded(correct):
 def test_results_carry_no_paths_of_this_machine(runs):
     text = "".join(p.read_text() for p in runs.rglob("results.json"))
     assert str(runs) not in text
+
+
+@pytest.mark.parametrize(
+    ("p", "words"), [(0.0412, "= 0.041"), (0.0006, "= 0.001"), (0.0004, "< 0.001"), (0, "< 0.001")]
+)
+def test_no_p_value_is_zero(p, words):
+    assert in_words(p) == words
+
+
+@pytest.mark.parametrize(("key", "value"), [("DISTILLER.STUDENT", "resnet20"), ("DISTILLER.STUDENT_SIZE", 24)])
+def test_another_student_is_a_difference_of_two_methods(key, value, runs, tmp_path):
+    folder = shutil.copytree(runs, tmp_path / "copy")
+    file = folder / "dfptkd/seed1/results.json"
+    data = json.loads(file.read_text())
+    before = data["identity"]["config"].get(key)
+    data["identity"]["config"][key] = value
+    file.write_text(json.dumps(data))
+    assert f"[1] {key} {before}, {value} in dfptkd" in markdown_table(load_results(folder))

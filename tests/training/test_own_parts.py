@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 import mdistiller_dfpt as md
 from mdistiller_dfpt.errors import ConfigError, DataError
@@ -173,3 +173,31 @@ def test_each_group_has_its_share_of_the_learning_rate():
 def test_a_plain_module_can_be_registered(registries):
     md.MODELS.register("cifar/plain")(lambda num_classes: net(classes=num_classes))
     assert md.build_model("plain", num_classes=7, image_size=16)(torch.randn(2, *SHAPE))[0].shape == (2, 7)
+
+
+NOT_EACH_ONCE = {
+    "gives 40 of the 48 samples of its data set, with drop_last": (40, {"drop_last": True}),
+    "gives 7 of the 48 samples of its data set": (7, {"sampler": SubsetRandomSampler(range(7))}),
+    "draws 90 samples with replacement": (90, {"sampler": WeightedRandomSampler([1.0] * 48, 90)}),
+}
+
+
+@pytest.mark.parametrize("said", NOT_EACH_ONCE)
+def test_a_test_loader_that_does_not_give_each_sample_once_is_said_and_its_images_are_counted(said, tmp_path, capsys):
+    cfg, (count, options) = cfg_of("NONE"), NOT_EACH_ONCE[said]
+    train, test = DataLoader(samples(), 16), DataLoader(samples(), 20, **options)
+    data = md.data_from_loaders(cfg, train, test, classes=3)
+    assert f"warning: the test DataLoader {said}" in capsys.readouterr().err
+    results = md.Trainer(cfg, md.build_distiller(cfg, net(), None, image_shape=SHAPE), data).fit(tmp_path / "run")
+    assert results["protocol"]["test_images"] == count
+
+
+def test_persistent_workers_of_a_training_loader_are_refused():
+    persistent = DataLoader(samples(), 16, num_workers=1, persistent_workers=True)
+    with pytest.raises(ConfigError, match="make it without `persistent_workers`"):
+        md.data_from_loaders(cfg_of("NONE"), persistent, DataLoader(samples(), 16), classes=3)
+
+
+def test_classes_of_one_name_are_refused():
+    with pytest.raises(DataError, match="several classes of the name 'crane': give each a name of its own"):
+        md.data_from_loaders(cfg_of("NONE"), *[DataLoader(samples(), 16)] * 2, classes=("crane", "crane", "dog"))
