@@ -14,7 +14,6 @@ from ..forks import forked
 from ..launch.test_student import trained
 from .test_export import library_run
 
-
 LIBRARIES = {
     "timm": ("timm/vit_tiny_patch16_224(depth=1, embed_dim=16, num_heads=2)",),
     "torchvision": ("torchvision/squeezenet1_1", "DATASET.SIZE", "64"),
