@@ -97,10 +97,9 @@ def published(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             part = Path(folder) / path.name
             yield part
-            if not part.is_dir():
+            if part.is_dir() and path.is_dir():
+                for file in part.iterdir():
+                    shutil.move(file, path / file.name)
+            else:
                 flush(part)
                 part.replace(path)
-                return
-            path.mkdir(exist_ok=True)
-            for file in part.iterdir():
-                shutil.move(file, path / file.name)
