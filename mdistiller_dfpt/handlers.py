@@ -104,17 +104,27 @@ def noted_interrupts() -> Iterator[Callable[[], int]]:
 
 
 @contextlib.contextmanager
+def signals_later(numbers: Iterable[int] = STOP_SIGNALS) -> Iterator[None]:
+    """Context behind which the first of these signals is heard that came in it: an exception would end the process.
+
+    PyTorch's exporters are C++ that calls Python, and some of it may raise nothing.
+    """
+    came: list[int] = []
+    with handled(numbers, lambda number, frame: came.append(number)):
+        yield
+    if came:
+        signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
 def interrupts_later() -> Iterator[None]:
     """Context in which processes are started: they hear no interrupt, which a terminal sends to all.
 
     This process hears one afterwards, and ends them.
     """
-    came: list[int] = []
-    with handled([signal.SIGINT], lambda number, frame: came.append(number)):  # another thread may get it
+    with signals_later([signal.SIGINT]):  # another thread may get it
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
         try:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if came:
-        signal.raise_signal(signal.SIGINT)

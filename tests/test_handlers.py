@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from mdistiller_dfpt.handlers import STOP_SIGNALS, handled, interrupts_later
+from mdistiller_dfpt.handlers import STOP_SIGNALS, handled, interrupts_later, signals_later
 from mdistiller_dfpt.launch.cli import guarded
 
 USED = (signal.SIGTERM, signal.SIGHUP)
@@ -108,6 +108,16 @@ sys.exit(guarded(lambda argv: print("done"), []))
 def test_an_interrupt_of_the_interpreters_end_is_one_line():
     done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "done\n", "interrupted\n")
+
+
+def test_signals_within_are_heard_behind_and_the_first_decides():
+    heard = []
+    with handled(USED, lambda number, frame: heard.append(number)):
+        with signals_later():
+            for number in USED:
+                os.kill(os.getpid(), number)
+            assert heard == []
+        assert heard == [USED[0]]
 
 
 def test_processes_that_are_started_hear_no_interrupt_and_this_one_hears_it_afterwards():

@@ -30,6 +30,7 @@ from ..trusted_files import trust_all, trust_as_before
 from .machine_faults import fault_of_the_machine
 
 PACKAGE = str(Path(__file__).parents[1])
+MOST_SHOWN = 4000  # characters of a line: names and values in it are others', and can be of any length
 TRAINING = str(Path(PACKAGE, "training"))
 CHECK_RETURNS = (
     "check what its methods take and return (docs/extend.md; mdistiller_dfpt.testing checks it); if that is right,"
@@ -172,7 +173,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrup
         return e.exit_code
     except UserError as e:
         for line in str(e).splitlines():
-            print(f"{_process()}error: {line}", file=sys.stderr)
+            print(f"{_process()}error: {line[:MOST_SHOWN]}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt as e:
         return _say_interrupted(e, interrupted_by() or signal.SIGINT)

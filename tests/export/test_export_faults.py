@@ -1,12 +1,15 @@
-"""The command `export` on a full disk: one line that names what was asked for, and nothing is left."""
+"""The command `export` on a full disk and at a signal: one line, and nothing is left."""
 
 import contextlib
 import io
+import os
 import resource
 import signal
 
 import pytest
+import torch
 
+from mdistiller_dfpt.commands import export
 from mdistiller_dfpt.commands.export import main
 from mdistiller_dfpt.export import FORMATS
 
@@ -46,3 +49,34 @@ def test_a_full_disk_is_one_line_that_names_the_target_and_nothing_is_left(forma
     assert "ile too large" in said
     assert said.count("\n") == 1
     assert list(place.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_for("safetensors", tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("format_", ["onnx", "torch-export", "hub-folder"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_is_one_line_and_leaves_nothing(number, format_, run, tmp_path, capsys, monkeypatch):
+    """Also within PyTorch's exporters, which an exception would end with the process."""
+    for name in NEEDED.get(format_, ()):
+        pytest.importorskip(name)
+    where, name = (export, "verified") if format_ == "hub-folder" else (torch.export, "export")
+    plain = getattr(where, name)
+
+    def signalled(*args, **kwargs):
+        os.kill(os.getpid(), number)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(where, name, signalled)
+    target = tmp_path / f"made{FORMATS[format_].ending}"
+    assert main([str(run), "--to", format_, "-o", str(target)]) == 128 + number
+    assert capsys.readouterr() == ("", "interrupted; repeat the same command to go on\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_weights_has_the_ending_by_which_it_is_read(run, tmp_path, capsys):
+    assert main([str(run), "--to", "safetensors", "-o", str(tmp_path / "a.out")]) == 2
+    assert "-o a.out: a file of weights is known by its ending: name it a.safetensors" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
