@@ -38,10 +38,10 @@ def stop_with_launcher() -> None:
 
 
 def stop_with_pool() -> None:
-    """In a process of a pool, which has nothing to clean up: SIGTERM to it once the process of the pool has ended."""
+    """In a process of a pool, which has nothing to clean up: SIGTERM to it once the one that started it has ended."""
     as_by_default()
     parent = multiprocessing.parent_process()
-    assert parent is not None, "a pool starts its processes by multiprocessing"
+    assert parent is not None, "it was started by multiprocessing"
     _stop_after(parent.join)
 
 
