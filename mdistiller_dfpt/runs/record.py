@@ -18,7 +18,7 @@ from ..config.load import dump_cfg, load_yaml_text
 from ..data import Data
 from ..data.preprocessing import Preprocessing
 from ..distillers.choice import choice
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, reason
 from ..json_form import RECORD, fault_of
 from ..regular_files import parse_json, regular
 from .directory import STATUS
@@ -144,4 +144,4 @@ def read_record(path: Path) -> Record | None:
         _check(record)
         return record
     except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CheckpointError(f"{path}: its record of the student cannot be read ({type(e).__name__}: {e})") from None
+        raise CheckpointError(f"{path}: its record of the student cannot be read ({reason(e)})") from None

@@ -61,7 +61,7 @@ def test_a_student_with_another_record_predicts_or_is_refused(tmp_path, record):
 @pytest.mark.parametrize(("key", "value", "why"), [
     ("student", "resnet20\n", r"student is 'resnet20\\n', DISTILLER.STUDENT of its config 'resnet8'"),
     ("image_shape", [3, 17, 31], r"image_shape is \(3, 17, 31\), preprocessing.size \(16, 16\)"),
-    ("config", "a: [1", "ConfigError: not valid yaml: "),
+    ("config", "a: [1", "not valid yaml: "),
 ])  # fmt: skip
 def test_parts_of_a_record_that_contradict_each_other_are_named(key, value, why, tmp_path):
     save_file(NETWORK, tmp_path / "s.safetensors", {KEY: json.dumps(RECORD | {key: value})})
