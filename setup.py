@@ -29,7 +29,7 @@ setup(
     packages=find_packages(include=["mdistiller_dfpt", "mdistiller_dfpt.*"]),
     package_data={"mdistiller_dfpt": ["py.typed", "__init__.pyi", "report/templates/*.j2", "export/templates/*.j2"]},
     cmdclass={"build_py": BuildWithConfigs},
-    entry_points={"console_scripts": ["mdistiller-dfpt = mdistiller_dfpt.commands.main:main"]},
+    entry_points={"console_scripts": ["mdistiller-dfpt = mdistiller_dfpt.__main__:main"]},
     install_requires=[
         "torch>=2.10",  # in older versions, torch.load with weights_only=True could be made to run code by a checkpoint
         "torchvision",

@@ -18,6 +18,14 @@ WITHOUT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 PLENTY = 1e9  # bytes free, with which a write fails for another reason than the room
 
 
+class NotWritten(CheckpointError):
+    """A file or folder that cannot be written, and why."""
+
+    def __init__(self, path: Path, why: str):
+        super().__init__(f"{path}: cannot be written {why}")
+        self.why = why
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON to `path` atomically."""
     write_text(path, json.dumps(data, indent=1) + "\n")
@@ -104,9 +112,14 @@ def _beside(path: Path) -> Path:
 
 @contextlib.contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Turns a failed write, for example on a full disk, into a one-line error; files written before are kept."""
+    """Turns a failed write, for example on a full disk, into a one-line error; files written before are kept.
+
+    Of several, one in another, the outermost is named: the others are parts of what it writes.
+    """
     try:
         yield
+    except NotWritten as e:
+        raise NotWritten(path, e.why) from None
     except (OSError, SafetensorError) as e:
         why = getattr(e, "strerror", None) or str(e)
         free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else None
@@ -114,7 +127,8 @@ def saving(path: Path) -> Iterator[None]:
             why, remedy = f"{why}; {(free or 0) / 1e6:,.0f} MB free", "free some space"
         else:
             remedy = "remove the cause"
-        raise CheckpointError(
-            f"{path}: cannot be written ({why}); what was saved before is untouched:"
-            f" {remedy} and repeat the command, or continue a run with --resume"
+        raise NotWritten(
+            path,
+            f"({why}); what was saved before is untouched: {remedy} and repeat the command, or continue a run with"
+            " --resume",
         ) from None

@@ -1,7 +1,6 @@
 """The device of a process, and communication between the processes of a run; a single process gets its input back."""
 
 import os
-import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,9 +11,6 @@ from torch import distributed as dist
 from .errors import ConfigError
 
 T = TypeVar("T")
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR2)
-"""On each of them a run saves and stops; its workers leave them to it, and what starts runs passes them on."""
 
 
 def pick_device(name: str) -> torch.device:

@@ -17,14 +17,23 @@ _LATEX = {
 _LATEX_SIGNS = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reverse=True))))
 
 
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
 def printable(text: str) -> str:
     """The text with its control characters as escapes: a terminal obeys some, and a log hides others."""
-    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return CONTROLS.sub(_escaped, text)
 
 
 def one_line(text: str) -> str:
     """`printable`, and line ends as spaces."""
     return printable(" ".join(text.splitlines()))
+
+
+def one_name(text: str) -> str:
+    """`printable`, and line ends and tabs as escapes too: other names stay other names."""
+    return re.sub(r"\s", lambda found: found[0] if found[0] == " " else _escaped(found), printable(text))
 
 
 def markdown_cell(text: str) -> str:

@@ -1,17 +1,21 @@
-"""Signal handlers of a process, and Ctrl-C where nothing is trained: a command ends in one line, whatever it was about.
+"""Signal handlers of a process, and stop signals where nothing is trained: a command ends in one line, and cleans up.
 
-Python raises an exception wherever the main thread is, which some code takes for another one, or drops.
+Of Ctrl-C, Python makes an exception wherever the main thread is, which some code takes for another one, or drops; any
+other stop signal would end the process with its temporary files left.
 """
 
-import atexit
 import contextlib
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR2)
+"""On each of them a run saves and stops; its workers leave them to it, and what starts runs passes them on."""
+SEVERAL = 1.0  # seconds within which launchers, schedulers and terminals send several to end one command
 Handler = Callable[[int, Any], object]
 """Called with the number of a signal and the frame that it came in."""
 
@@ -35,13 +39,9 @@ def handled(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if earlier is None else earlier)  # None: set by a program in C
 
 
-def _interrupts_handled(handler: Handler) -> contextlib.AbstractContextManager[None]:
-    """The same for SIGINT alone, unless a program handles it itself, or a shell started this one in the background."""
-    return handled([signal.SIGINT] if _is_pythons() else [], handler)
-
-
-def _is_pythons() -> bool:
-    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def _is_free(number: int) -> bool:
+    """Whether no program handles this signal itself, and no shell ignores it, as for a job in the background."""
+    return signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, _end)
 
 
 def say(line: str) -> None:
@@ -55,33 +55,37 @@ def _end(number: int, frame: object) -> None:
     os._exit(128 + number)
 
 
-def interrupts_at_once() -> contextlib.AbstractContextManager[None]:
-    """Context in which an interrupt ends the process without an exception: modules are imported, nothing has begun."""
-    return _interrupts_handled(_end)
+def end_at_once() -> None:
+    """From now on a stop signal ends the process without an exception, where a command does not hear it.
+
+    That is while modules are imported, when nothing has begun, and while the interpreter ends, when all is done.
+    """
+    for number in filter(_is_free, STOP_SIGNALS):
+        signal.signal(number, _end)
 
 
-def interrupts_at_once_at_exit() -> None:
-    """The same from when the interpreter ends on: all is done."""
-    atexit.unregister(_for_good)
-    atexit.register(_for_good)  # what is registered last is called first
-
-
-def _for_good() -> None:
-    if _is_pythons():
-        signal.signal(signal.SIGINT, _end)
+def as_by_default() -> None:
+    """From now on a stop signal ends this process as it does any other: it was forked, and has nothing to clean up."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
-def noted_interrupts() -> Iterator[Callable[[], bool]]:
-    """Context that yields a function: whether an interrupt came, and so whether another error is what became of it.
+def noted_interrupts() -> Iterator[Callable[[], int]]:
+    """Context in which stop signals interrupt what is done; yields a function: the number of the first, or 0.
 
-    One that would be dropped, as in a finaliser, ends the process.
+    With one, another error is what became of it. One that would be dropped, as in a finaliser, ends the process.
     """
     came: list[int] = []
+    until = 0.0
     before = sys.unraisablehook
 
     def note(number: int, frame: object) -> None:
+        nonlocal until
+        if came and time.monotonic() < until:  # it would interrupt the cleaning up
+            return
         came.append(number)
+        until = time.monotonic() + SEVERAL
         raise KeyboardInterrupt
 
     def drop(dropped: Any) -> None:
@@ -89,14 +93,27 @@ def noted_interrupts() -> Iterator[Callable[[], bool]]:
             return before(dropped)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
-        _end(signal.SIGINT, None)
+        _end(came[0] if came else signal.SIGINT, None)
 
-    with _interrupts_handled(note):
+    with handled(list(filter(_is_free, STOP_SIGNALS)), note):
         sys.unraisablehook = drop
         try:
-            yield lambda: bool(came)
+            yield lambda: came[0] if came else 0
         finally:
             sys.unraisablehook = before
+
+
+@contextlib.contextmanager
+def signals_later(numbers: Iterable[int] = STOP_SIGNALS) -> Iterator[None]:
+    """Context behind which the first of these signals is heard that came in it: an exception would end the process.
+
+    PyTorch's exporters are C++ that calls Python, and some of it may raise nothing.
+    """
+    came: list[int] = []
+    with handled(numbers, lambda number, frame: came.append(number)):
+        yield
+    if came:
+        signal.raise_signal(came[0])
 
 
 @contextlib.contextmanager
@@ -105,12 +122,9 @@ def interrupts_later() -> Iterator[None]:
 
     This process hears one afterwards, and ends them.
     """
-    came: list[int] = []
-    with handled([signal.SIGINT], lambda number, frame: came.append(number)):  # another thread may get it
+    with signals_later([signal.SIGINT]):  # another thread may get it
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
         try:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if came:
-        signal.raise_signal(signal.SIGINT)

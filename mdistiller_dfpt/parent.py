@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from .handlers import as_by_default
+
 VARIABLE = "MDISTILLER_DFPT_PARENT"
 """Environment variable of a job: the number of the process that started it."""
 OF_TORCHRUN = "TORCHELASTIC_RUN_ID"
@@ -36,9 +38,10 @@ def stop_with_launcher() -> None:
 
 
 def stop_with_pool() -> None:
-    """In a process of a pool: SIGTERM to it once the process that has the pool has ended."""
+    """In a process of a pool, which has nothing to clean up: SIGTERM to it once the one that started it has ended."""
+    as_by_default()
     parent = multiprocessing.parent_process()
-    assert parent is not None, "a pool starts its processes by multiprocessing"
+    assert parent is not None, "it was started by multiprocessing"
     _stop_after(parent.join)
 
 

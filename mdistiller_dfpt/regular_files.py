@@ -53,6 +53,19 @@ def regular(path: Path, most: int | None = None) -> Path:
     return path
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there, or nothing; OSError if something else is, or on the way to it.
+
+    A link to a disk that is not mounted is not taken for nothing.
+    """
+    there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
+    if there.is_symlink() and not there.exists():
+        raise OSError(errno.ENOTDIR, f"is a link to {there.readlink()}, where nothing is", str(there))
+    if os.path.lexists(there) and not there.is_dir():
+        raise OSError(errno.ENOTDIR, "is no folder", str(there))
+    return path.is_dir()
+
+
 def _check(status: os.stat_result, path: str | os.PathLike[str], most: int) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

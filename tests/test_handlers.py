@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from mdistiller_dfpt.handlers import handled, interrupts_later
+from mdistiller_dfpt.handlers import STOP_SIGNALS, handled, interrupts_later, signals_later
 from mdistiller_dfpt.launch.cli import guarded
 
 USED = (signal.SIGTERM, signal.SIGHUP)
@@ -48,20 +48,30 @@ def test_a_handler_of_a_program_in_c_is_no_fault(monkeypatch):
     assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
 
 
-def interrupted(argv):
-    os.kill(os.getpid(), signal.SIGINT)
+def interrupted(number):
+    os.kill(os.getpid(), number)
 
 
-def interrupted_as_another_error(argv):
+def interrupted_as_another_error(number):
     try:
-        interrupted(argv)
+        interrupted(number)
     except KeyboardInterrupt:
         raise RuntimeError("cannot join thread before it is started") from None
 
 
-@pytest.mark.parametrize("does", [interrupted, interrupted_as_another_error])
-def test_an_interrupt_is_one_line_whatever_became_of_it(does, capsys):
-    assert guarded(does, []) == 130
+def interrupted_while_it_cleans_up(number):
+    """As by a scheduler or a terminal, which send two signals."""
+    try:
+        interrupted(number)
+    finally:
+        for other in STOP_SIGNALS:
+            os.kill(os.getpid(), other)
+
+
+@pytest.mark.parametrize("does", [interrupted, interrupted_as_another_error, interrupted_while_it_cleans_up])
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+def test_an_interrupt_is_one_line_whatever_became_of_it(number, does, capsys):
+    assert guarded(lambda argv: does(number), []) == 128 + number
     assert capsys.readouterr() == ("", "interrupted; repeat the same command to go on\n")
 
 
@@ -87,7 +97,9 @@ def test_an_interrupt_that_python_drops_ends_the_command():
 
 AT_EXIT = """
 import atexit, os, signal, sys
+from mdistiller_dfpt.handlers import end_at_once
 from mdistiller_dfpt.launch.cli import guarded
+end_at_once()
 atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
 sys.exit(guarded(lambda argv: print("done"), []))
 """
@@ -96,6 +108,16 @@ sys.exit(guarded(lambda argv: print("done"), []))
 def test_an_interrupt_of_the_interpreters_end_is_one_line():
     done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "done\n", "interrupted\n")
+
+
+def test_signals_within_are_heard_behind_and_the_first_decides():
+    heard = []
+    with handled(USED, lambda number, frame: heard.append(number)):
+        with signals_later():
+            for number in USED:
+                os.kill(os.getpid(), number)
+            assert heard == []
+        assert heard == [USED[0]]
 
 
 def test_processes_that_are_started_hear_no_interrupt_and_this_one_hears_it_afterwards():

@@ -8,6 +8,9 @@ def run(name: str) -> None:
     """Run a command with the arguments of this process and exit with its code."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     try:
+        from mdistiller_dfpt.handlers import end_at_once
+
+        end_at_once()
         from mdistiller_dfpt.commands.main import command
 
         main = command(name)

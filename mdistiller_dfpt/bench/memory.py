@@ -6,11 +6,14 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
+from ..handlers import interrupts_later
 from ..interop.plugins import load_plugins, load_published
+from ..parent import stop_with_pool
 from .workload import Workload
 
 
 def _peak(cfg: CN, folder: Path, steps: int, answer: "multiprocessing.SimpleQueue") -> None:
+    stop_with_pool()
     load_published()
     load_plugins(cfg.PLUGINS)  # a spawned process has not imported them yet
     variant = Workload(cfg, folder)
@@ -34,8 +37,12 @@ def peak_memory(cfg: CN, folder: Path, steps: int = 3) -> int:
     context = multiprocessing.get_context("spawn")
     answer = context.SimpleQueue()
     process = context.Process(target=_peak, args=(cfg, folder, steps, answer))
-    process.start()
-    process.join()
+    with interrupts_later():
+        process.start()
+    try:
+        process.join()
+    finally:  # also where an interrupt ends it
+        process.kill()
     if process.exitcode:
         raise RuntimeError(f"the process whose memory was measured ended with {process.exitcode}")
     return answer.get()

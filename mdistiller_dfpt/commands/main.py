@@ -1,7 +1,6 @@
 """The console script: mdistiller-dfpt COMMAND ...
 
-A command is imported when it is chosen, so this file starts at once, and an interrupt while torch is imported is one
-line as any other.
+A command is imported when it is chosen, so this file starts at once.
 """
 
 import sys
@@ -10,7 +9,6 @@ from importlib import import_module
 from importlib.metadata import version
 
 from ..errors import ConfigError
-from ..handlers import interrupts_at_once
 from ..launch.cli import guarded, prepare_process
 from ..parent import stop_with_launcher
 from ..registry import suggest
@@ -59,8 +57,7 @@ def command(name: str) -> Callable[[list[str] | None], int]:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(e.exit_code)
     stop_with_launcher()
-    with interrupts_at_once():
-        return import_module(f".{COMMANDS[name][0]}", __package__).main
+    return import_module(f".{COMMANDS[name][0]}", __package__).main
 
 
 def main(argv: list[str] | None = None) -> int:

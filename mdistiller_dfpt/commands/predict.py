@@ -14,7 +14,7 @@ from pathlib import Path
 from ..data.class_folders import SUFFIXES
 from ..distributed import pick_device
 from ..errors import ConfigError, DataError
-from ..escape import csv_cell
+from ..escape import csv_cell, one_name
 from ..launch.cli import Parser, guarded
 from ..launch.student import Prediction, load_student
 from ..runs.weights import weights_file
@@ -53,8 +53,10 @@ def _refuse_swapped(student: Path, words: list[str]) -> None:
 
 def _as_lines(predictions: list[Prediction]) -> None:
     for p in predictions:
-        best = ", ".join(f"{name} {100 * value:.1f} %" for name, value in zip(p.classes, p.probabilities, strict=True))
-        print(f"{p.image}: {best}")
+        best = ", ".join(
+            f"{one_name(name)} {100 * value:.1f} %" for name, value in zip(p.classes, p.probabilities, strict=True)
+        )
+        print(f"{one_name(p.image)}: {best}")
 
 
 def _as_csv(predictions: list[Prediction]) -> None:
@@ -62,7 +64,7 @@ def _as_csv(predictions: list[Prediction]) -> None:
     writer.writerow(["image", "rank", "class", "probability"])
     for p in predictions:
         for rank, (name, value) in enumerate(zip(p.classes, p.probabilities, strict=True), start=1):
-            writer.writerow(map(csv_cell, [p.image, rank, name, f"{value:.6f}"]))
+            writer.writerow(map(csv_cell, [one_name(p.image), rank, one_name(name), f"{value:.6f}"]))
 
 
 def _main(argv: list[str]) -> None:
@@ -91,7 +93,7 @@ def _main(argv: list[str]) -> None:
     else:
         _as_lines(predictions)
     if faults:
-        raise DataError("\n".join(map(str, faults)))
+        raise DataError("\n".join(one_name(str(fault)) for fault in faults))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,6 +20,7 @@ LABELS = ("label", "class", "labels", "target", "class_name")
 """Names of the two columns in the header of a table with more of them."""
 
 MOST_DIGITS = 20  # of a label
+MOST_SHOWN = 80  # characters of a row in a message
 Row = tuple[str, str]
 
 
@@ -68,7 +69,7 @@ def read_table(table: Path) -> list[Row]:
             continue
         if len(row) != width or not row[columns[0]].strip() or not row[columns[1]].strip():
             expected = "path,label" if width == 2 else f"{width} values, as in its header"
-            raise DataError(f"{table}:{number}: is {','.join(row)!r}; expected {expected}")
+            raise DataError(f"{table}:{number}: is {_shown(row)}; expected {expected}")
         name, label = row[columns[0]].strip(), row[columns[1]].strip()
         path = images.find(name)
         if path is None:
@@ -104,7 +105,9 @@ def _of_json(table: Path, number: int, line: str) -> list[str]:
         values = parse_json(line)
         row = [str(values[next(key for key in known if key in values)]) for known in (PATHS, LABELS)]
     except (ValueError, TypeError, StopIteration):
-        raise DataError(f"{table}:{number}: is {line[:80]!r}; expected an object with file_name and label") from None
+        raise DataError(
+            f"{table}:{number}: is {line[:MOST_SHOWN]!r}; expected an object with file_name and label"
+        ) from None
     return row
 
 
@@ -115,9 +118,13 @@ def _columns(row: Sequence[str]) -> tuple[int, int] | None:
     return None if found[0] is None or found[1] is None else (found[0], found[1])
 
 
+def _shown(row: Sequence[str]) -> str:
+    return repr(",".join(row[:MOST_SHOWN])[:MOST_SHOWN])
+
+
 def _say_header(table: Path, row: Sequence[str]) -> None:
     if rank() == 0:
-        print(f"note: {table}:1: {','.join(row)!r} is taken as a header", flush=True)
+        print(f"note: {table}:1: {_shown(row)} is taken as a header", flush=True)
 
 
 def classes_of(labels: Sequence[str], table: Path) -> list[str]:

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from ..distributed import STOP_SIGNALS
 from ..errors import DataError
+from ..handlers import STOP_SIGNALS
 
 T = TypeVar("T")
 SHARED = Path("/dev/shm")  # noqa: S108  where Linux has shared memory

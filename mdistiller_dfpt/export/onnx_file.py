@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..handlers import signals_later
 from ..launch.student import Student
 from ..regular_files import read_bytes
 from .logits_network import INPUT, OUTPUT, metadata_of, program_of
@@ -19,9 +20,10 @@ from .verify import Network
 def write_onnx(student: Student, path: Path) -> Network:
     """Write the student's network with its metadata, and return it as onnxruntime runs it; ConfigError without them."""
     onnx = needed_for_onnx()
-    exported = torch.onnx.export(
-        program_of(student), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
-    )
+    with signals_later():
+        exported = torch.onnx.export(
+            program_of(student), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+        )
     assert exported is not None, "it is None only if the exporter is given a file"
     exported.save(str(path))
     _name_batch(path, onnx)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..atomic import flush
+from ..atomic import flush, saving
 from ..data.class_folders import images_in
 from ..data.image_files import Fault, read_image
 from ..data.loader import Loader
@@ -92,17 +92,14 @@ def published(path: Path) -> Iterator[Path]:
 
     Other files in a folder that exists are kept.
     """
-    try:
+    with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             part = Path(folder) / path.name
             yield part
-            if not part.is_dir():
+            if part.is_dir() and path.is_dir():
+                for file in part.iterdir():
+                    shutil.move(file, path / file.name)
+            else:
                 flush(part)
                 part.replace(path)
-                return
-            path.mkdir(exist_ok=True)
-            for file in part.iterdir():
-                shutil.move(file, path / file.name)
-    except OSError as e:
-        raise DataError(f"{path}: cannot be written ({e.strerror or e})") from None

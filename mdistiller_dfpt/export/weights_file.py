@@ -9,6 +9,8 @@ from ..runs.checkpoint import save_weights
 from ..runs.record import as_metadata
 from .verify import Network
 
+ENDING = ".safetensors"
+
 
 def module_of(network: str) -> str:
     """The module of a user's network `module:function`; empty for those of this package and of other libraries."""
@@ -18,8 +20,10 @@ def module_of(network: str) -> str:
 def write_weights(student: Student, path: Path) -> Network:
     """Write the weights and the record, and return the student that they are.
 
-    ConfigError if its code is the user's, which no file of weights carries.
+    ConfigError if its code is the user's, which no file of weights carries, or if the file's name is not of its kind.
     """
+    if path.suffix != ENDING:
+        raise ConfigError(f"-o {path.name}: a file of weights is known by its ending: name it {path.stem}{ENDING}")
     if plugins := load_yaml_text(student.record.config).get("PLUGINS"):
         raise ConfigError(f"{student.source}: its network or method is in {', '.join(plugins)}, which a file of weights"
                           " cannot carry: --to onnx or torch-export")  # fmt: skip

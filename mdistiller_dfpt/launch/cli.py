@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import inspect
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,13 +23,14 @@ from ..errors import (
     users_line_in,
 )
 from ..escape import Printable
-from ..handlers import interrupts_at_once_at_exit, noted_interrupts
+from ..handlers import noted_interrupts
 from ..invocation import command_line
 from ..open_files import allow_open_files
 from ..trusted_files import trust_all, trust_as_before
 from .machine_faults import fault_of_the_machine
 
 PACKAGE = str(Path(__file__).parents[1])
+MOST_SHOWN = 4000  # characters of a line: names and values in it are others', and can be of any length
 TRAINING = str(Path(PACKAGE, "training"))
 CHECK_RETURNS = (
     "check what its methods take and return (docs/extend.md; mdistiller_dfpt.testing checks it); if that is right,"
@@ -77,10 +79,10 @@ def _ended_a_run(error: BaseException) -> bool:
     return any(f.filename.startswith(TRAINING) for f in traceback.extract_tb(error.__traceback__))
 
 
-def _say_interrupted(error: BaseException) -> int:
+def _say_interrupted(error: BaseException, number: int) -> int:
     how = "continue the run with --resume" if _ended_a_run(error) else "repeat the same command to go on"
     print(f"{_process()}interrupted; {how}", file=sys.stderr)
-    return 130
+    return 128 + number
 
 
 def _whose_bug() -> str:
@@ -160,14 +162,11 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     # Names of files and classes are the text of others, and a terminal obeys some characters
     out, err = cast(TextIO, Printable(sys.stdout)), cast(TextIO, Printable(sys.stderr, is_needed=False))
     redirected = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
-    with redirected[0], redirected[1], trust_as_before(), noted_interrupts() as is_interrupted:
-        try:
-            return _guarded(main, argv, is_interrupted)
-        finally:
-            interrupts_at_once_at_exit()
+    with redirected[0], redirected[1], trust_as_before(), noted_interrupts() as interrupted_by:
+        return _guarded(main, argv, interrupted_by)
 
 
-def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, is_interrupted: Callable[[], bool]) -> int:
+def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrupted_by: Callable[[], int]) -> int:
     try:
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # a pipe that was closed shows here, not when the interpreter ends
@@ -191,13 +190,13 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, is_inter
         return e.exit_code
     except UserError as e:
         for line in str(e).splitlines():
-            print(f"{_process()}error: {line}", file=sys.stderr)
+            print(f"{_process()}error: {line[:MOST_SHOWN]}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt as e:
-        return _say_interrupted(e)
+        return _say_interrupted(e, interrupted_by() or signal.SIGINT)
     except Exception as e:
-        if is_interrupted():
-            return _say_interrupted(e)
+        if number := interrupted_by():
+            return _say_interrupted(e, number)
         if (place := users_line(e)) is not None:
             return _fault_of_the_users(e, *place)
         if (fault := fault_of_the_machine(e)) is not None:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..distributed import STOP_SIGNALS
 from ..errors import UserError
-from ..handlers import handled
+from ..handlers import STOP_SIGNALS, handled
 from ..parent import environment_of_job
 from ..regular_files import opened_to_change
 

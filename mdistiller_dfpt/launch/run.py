@@ -141,17 +141,19 @@ def _earlier_run(cfg: CN, identity: Identity, resume: Resume) -> Path | None:
             raise CheckpointError(f"--resume {resume}: it contains no checkpoint of a run")
         return resume
     if resume == "auto":
-        begun = [run for run in same_runs(cfg, identity) if is_begun(run)]
-        return find_finished(cfg, identity) or next(iter(begun), None)
+        begun = (run for run in same_runs(cfg, identity) if is_begun(run))
+        return find_finished(cfg, identity) or next(begun, None)
     return find_resumable(cfg, identity) if resume else None
 
 
 def _new_run(cfg: CN, identity: Identity) -> Path:
     """The directory of a new run; runs of the same name are said, and how they differ."""
     lines = list(other_runs(cfg, identity).values())
-    for run in filter(is_begun, same_runs(cfg, identity)):
-        state = "finished" if is_finished(run) else "unfinished: --resume continues it"
-        lines.append(f"{run} is the same run, {state}")
+    for run in same_runs(cfg, identity):
+        if is_finished(run):
+            lines.append(f"{run} is the same run, finished")
+        elif is_begun(run):
+            lines.append(f"{run} is the same run, unfinished: --resume continues it")
     for line in lines[-MOST_NOTES:]:
         print(f"note: {line}", flush=True)
     if len(lines) > MOST_NOTES:

@@ -198,7 +198,7 @@ def in_training(cfg: CN) -> Path | None:
     if chosen.others_key != "OTHER_TEACHERS":
         before_it += [run_of_assistant(cfg, name, chosen.others[:i]) for i, name in enumerate(chosen.others)]
     for one in before_it:
-        begun = (run for run in existing_runs(one) if is_begun(run) and not is_finished(run))
+        begun = (run for run in existing_runs(one) if not is_finished(run) and is_begun(run))
         if (found := next(begun, None) or in_training(one)) is not None:
             return found
     return None

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..atomic import saving, write_bytes, write_file, write_folder, write_json
 from ..errors import CheckpointError
 from ..json_form import EPOCH, IDENTITY, fault_of
-from ..regular_files import read_json
+from ..regular_files import is_folder, read_json
 from .hashing import file_hash
 from .safe_load import load_pickled_tensors
 from .weights import WEIGHTS
@@ -36,6 +36,7 @@ FORM = {
     "identity?": (IDENTITY, None),  # of an earlier version
 }
 """What a run relies on of a manifest."""
+BRING_BACK = "bring back what was there, or remove it"
 CHECKPOINTS = "checkpoints"  # the folder in the directory of a run
 STATE, MANIFEST = "state.pt", "manifest.json"
 NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?(?:-pass-(\d+))?")
@@ -156,12 +157,18 @@ def check_like(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The published checkpoints in `folder`, newest first: names in the order of progress."""
+    """The published checkpoints in `folder`, newest first: names in the order of progress.
+
+    What has the name of one and cannot be one, as a link to nothing, is among them. CheckpointError if the folder is
+    something else.
+    """
     try:
-        entries = list(folder.iterdir())  # unlike `glob`, it says if it may not look
-    except (FileNotFoundError, NotADirectoryError):
+        entries = list(folder.iterdir()) if is_folder(folder) else []  # unlike `glob`, it says if it may not look
+    except FileNotFoundError:  # deleted since
         return []
-    found = [(match, path) for path in entries if (match := NAME.fullmatch(path.name)) and path.is_dir()]
+    except NotADirectoryError as e:
+        raise CheckpointError(f"{e.filename}: {e.strerror}: {BRING_BACK}") from None
+    found = [(match, path) for path in entries if (match := NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found, key=lambda one: [int(n or 0) for n in one[0].groups()], reverse=True)]
 
 

@@ -1,5 +1,6 @@
 """The directory of a run: found again by what the run computes, locked during training."""
 
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -11,8 +12,8 @@ from ..config.limits import as_directory
 from ..config.load import load_yaml_text
 from ..distillers.choice import choice
 from ..errors import CheckpointError, ConfigError
-from ..regular_files import read_json, read_text
-from .checkpoint import CHECKPOINTS, WEIGHTS, checkpoints, newest_manifest
+from ..regular_files import is_folder, read_json, read_text
+from .checkpoint import BRING_BACK, CHECKPOINTS, WEIGHTS, checkpoints, newest_manifest
 from .hashing import state_hash
 from .identity import Identity, differences, fingerprint, read_identity
 from .weights import load_weights
@@ -31,10 +32,17 @@ def run_name(cfg: CN) -> str:
 
 
 def existing_runs(cfg: CN) -> list[Path]:
-    """All directories with this run's name, the first run first: seed1, seed1-2, seed1-3."""
+    """All directories with this run's name, the first run first: seed1, seed1-2, seed1-3.
+
+    ConfigError if something else has such a name, as a link to a run on a disk that is not mounted.
+    """
     base = Path(cfg.LOG.PREFIX) / run_name(cfg)
-    found = [path for path in base.parent.iterdir() if path.is_dir()] if base.parent.is_dir() else []
-    return sorted((path for path in found if _number(base.name, path)), key=lambda path: _number(base.name, path))
+    try:
+        entries = list(base.parent.iterdir()) if is_folder(base.parent) else []
+        found = [path for path in entries if _number(base.name, path) and is_folder(path)]
+    except NotADirectoryError as e:
+        raise ConfigError(f"LOG.PREFIX: {e.filename}: {e.strerror}: {BRING_BACK}") from None
+    return sorted(found, key=lambda path: _number(base.name, path))
 
 
 def _number(name: str, run: Path) -> int:
@@ -72,7 +80,7 @@ def find_finished(cfg: CN, identity: Identity) -> Path | None:
 def find_resumable(cfg: CN, identity: Identity) -> Path:
     """The newest unfinished run that computes the same and has a checkpoint; CheckpointError if there is none."""
     same = same_runs(cfg, identity)
-    found = next((run for run in same if is_begun(run) and not is_finished(run)), None)
+    found = next((run for run in same if not is_finished(run) and is_begun(run)), None)
     if found is None:
         place = Path(cfg.LOG.PREFIX) / run_name(cfg)
         finished = [f"{run} is finished; to train it for longer: `--resume {run} SOLVER.EPOCHS N`"
@@ -106,7 +114,7 @@ def other_runs(cfg: CN, identity: Identity) -> dict[Path, str]:
     lines = {}
     for run in existing_runs(cfg):
         other = read_identity(run)
-        if not is_begun(run) and not (run / RESULTS).is_file():
+        if not (run / RESULTS).is_file() and not is_begun(run):
             continue  # it ended before its first checkpoint
         if other is None:
             lines[run] = f"{run} is of an earlier version, which did not record what it computed"
@@ -127,8 +135,6 @@ def new_run(cfg: CN) -> Path:
             path.mkdir(parents=True)
             return path
         except FileExistsError:
-            if not path.is_dir():
-                raise ConfigError(f"LOG.PREFIX: {path} is a file; a run needs a directory there") from None
             number += 1
         except OSError as e:
             raise ConfigError(f"LOG.PREFIX is {cfg.LOG.PREFIX}; cannot write there ({e.strerror})") from None
@@ -159,7 +165,7 @@ def make_folder(run: Path, *, empty: bool) -> None:
 def check_writable(cfg: CN) -> None:
     """ConfigError if no run directory can be created; checked before data or networks are loaded."""
     path = Path(cfg.LOG.PREFIX).absolute()
-    while not path.exists() and path != path.parent:
+    while not os.path.lexists(path) and path != path.parent:
         path = path.parent
     try:
         with tempfile.TemporaryFile(dir=path):  # it has no name: nothing is left if the process is killed

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -63,13 +64,14 @@ class EventLog:
     """TensorBoard events of a run; steps after `purge_step` are dropped, so a resumed run has no duplicates."""
 
     def __init__(self, folder: Path, enabled: bool, purge_step: int):
-        self.writer = None
+        self.writer, self.hook = None, threading.excepthook
         if enabled:
             from torch.utils.tensorboard import SummaryWriter
 
             # TensorBoard reads the files in the order of their names, which order them by their second alone
             while list(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
                 time.sleep(0.05)
+            threading.excepthook = self._heard
             with self._never_fatal():
                 self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
@@ -87,6 +89,12 @@ class EventLog:
         if self.writer is not None:
             with self._never_fatal():
                 self.writer.close()
+        threading.excepthook = self.hook
+
+    def _heard(self, error: Any) -> None:
+        """TensorBoard's thread keeps its error, which the next write raises again: it is said once, in one line."""
+        if not type(error.thread).__module__.startswith("tensorboard."):
+            self.hook(error)
 
     @contextlib.contextmanager
     def _never_fatal(self) -> Iterator[None]:

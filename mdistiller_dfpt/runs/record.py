@@ -14,11 +14,11 @@ from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from ..config.keys import KEYS, put
-from ..config.load import dump_cfg
+from ..config.load import dump_cfg, load_yaml_text
 from ..data import Data
 from ..data.preprocessing import Preprocessing
 from ..distillers.choice import choice
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError, reason
 from ..json_form import RECORD, fault_of
 from ..regular_files import parse_json, regular
 from .directory import STATUS
@@ -103,6 +103,16 @@ def check_hash(path: Path, record: Record) -> None:
         )
 
 
+def _check(record: Record) -> None:
+    """ValueError where one part of a record contradicts another."""
+    images = record.preprocessing
+    if images is not None and images.size != record.image_shape[1:]:
+        raise ValueError(f"image_shape is {record.image_shape}, preprocessing.size {images.size}")
+    of_config = load_yaml_text(record.config).get("DISTILLER", {}).get("STUDENT")
+    if of_config != record.student:
+        raise ValueError(f"student is {record.student!r}, DISTILLER.STUDENT of its config {of_config!r}")
+
+
 def read_record(path: Path) -> Record | None:
     """The record in a safetensors file, or in that of a run's or an exported folder; None if there is none.
 
@@ -130,6 +140,8 @@ def read_record(path: Path) -> Record | None:
         found = values["preprocessing"]
         values["preprocessing"] = None if found is None else Preprocessing.from_json(found)
         values["classes"], values["image_shape"] = tuple(values["classes"]), tuple(values["image_shape"])
-        return Record(**values)
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CheckpointError(f"{path}: its record of the student cannot be read ({type(e).__name__}: {e})") from None
+        record = Record(**values)
+        _check(record)
+        return record
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise CheckpointError(f"{path}: its record of the student cannot be read ({reason(e)})") from None

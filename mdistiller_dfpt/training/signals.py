@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from ..distributed import STOP_SIGNALS, all_reduce, world_size
+from ..distributed import all_reduce, world_size
 from ..errors import UserError
-from ..handlers import handled, say
+from ..handlers import STOP_SIGNALS, handled, say
 
 # Processes agree on requests every so many steps, because agreeing costs a message
 AGREE_EVERY = 8

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -28,22 +29,34 @@ def test_help_and_version_need_no_torch():
 
 
 IMPORTED = """
-import os, signal, sys
-from mdistiller_dfpt.commands import main
-def import_module(*_):
-    try:
-        os.kill(os.getpid(), signal.SIGINT)
-        sum(range(10))
-    except KeyboardInterrupt:
-        raise RecursionError("what NumPy makes of it") from None
-main.import_module = import_module
-sys.exit(main.main(["train"]))
+import os, runpy, sys
+start, module, number = sys.argv[1:]
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == module:
+            try:
+                os.kill(os.getpid(), int(number))
+                sum(range(10))
+            except KeyboardInterrupt:
+                raise RecursionError("what NumPy makes of it") from None
+sys.meta_path.insert(0, Interrupted())
+sys.path.insert(0, os.path.dirname(start))
+sys.argv[1:] = ["train"]
+(runpy.run_path if start.endswith(".py") else runpy.run_module)(start, run_name="__main__")
 """
 
 
-def test_an_interrupt_while_a_command_is_imported_is_one_line_whatever_that_would_make_of_it():
-    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+@pytest.mark.parametrize("start", ["mdistiller_dfpt", str(ROOT / "tools/train.py")])
+@pytest.mark.parametrize("module", ["mdistiller_dfpt.commands.main", "torch"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interrupt_while_a_command_is_imported_is_one_line_whatever_that_would_make_of_it(number, module, start):
+    words = [sys.executable, "-c", IMPORTED, start, module, str(int(number))]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "interrupted\n")
+
+
+def test_the_console_script_starts_as_the_module_does():
+    assert "mdistiller-dfpt = mdistiller_dfpt.__main__:main" in (ROOT / "setup.py").read_text()
 
 
 def test_the_version_names_the_package_and_torch(capsys):

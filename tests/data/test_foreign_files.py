@@ -13,7 +13,9 @@ from mdistiller_dfpt.commands import check_data
 from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.image_files import Fault, read_image
 from mdistiller_dfpt.data.preprocessing import Preprocessing, turn_of, upright
+from mdistiller_dfpt.data.tables import read_table
 from mdistiller_dfpt.errors import DataError
+from mdistiller_dfpt.launch.cli import guarded
 from mdistiller_dfpt.testing import tiny_cfg
 
 
@@ -111,6 +113,16 @@ def test_training_images_in_the_test_set_are_said(tmp_path, capsys):
 def test_what_no_file_system_or_table_has_is_named(first, said, tmp_path):
     with pytest.raises(DataError, match=rf"train.csv:1: {said}"):
         source(tables(tmp_path, f"{first}\n0.png,a\n", "1.png,b\n"))
+
+
+@pytest.mark.parametrize("text", ["a.png,1" + ",x" * 9999, "a.png,1\n" + "b" * 9999 + ".png,1", "a" * 10**6 + ",1"])
+def test_a_row_of_any_length_is_a_message_of_a_few_words(text, tmp_path, capsys):
+    image(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text(text)
+    assert guarded(lambda argv: read_table(tmp_path / "train.csv"), []) == 3
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {tmp_path}/train.csv:")
+    assert len(said.out + said.err) < 5000
 
 
 def test_columns_are_found_by_their_names_and_windows_separators_are_read(tmp_path):

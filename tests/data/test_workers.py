@@ -131,6 +131,29 @@ def test_sigterm_ends_a_worker_only_if_the_trainer_sends_it(tmp_path):
     assert worker.exitcode == 0
 
 
+def test_a_worker_that_was_stopped_while_its_trainer_was_killed_ends_when_it_goes_on(tmp_path):
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        before = set(multiprocessing.active_children())
+        batches = loader_whose_worker(lambda: None, tmp_path).epoch(1)
+        next(batches)
+        (worker,) = set(multiprocessing.active_children()) - before
+        os.kill(worker.pid, signal.SIGSTOP)
+        os.write(writing, str(worker.pid).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.close(writing)
+    os.waitpid(pid, 0)
+    worker = int(os.read(reading, 10))
+    os.kill(worker, signal.SIGCONT)
+    deadline = time.monotonic() + 60
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(worker, 0)
+            time.sleep(0.05)
+        pytest.fail("it is still there")
+
+
 LACKS = {
     "shared memory": (resource.RLIMIT_FSIZE, "cannot pass on its images (no shared memory: ",
                       "or enlarge /dev/shm (in Docker, by --shm-size), and continue with --resume"),

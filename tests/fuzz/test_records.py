@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import mdistiller_dfpt as md
 from mdistiller_dfpt.config import dump_cfg
 from mdistiller_dfpt.data.preprocessing import Preprocessing
-from mdistiller_dfpt.errors import DataError, UserError
+from mdistiller_dfpt.errors import CheckpointError, DataError, UserError
 from mdistiller_dfpt.report import load_results
 from mdistiller_dfpt.report.page import page
 from mdistiller_dfpt.runs.hashing import state_hash
@@ -56,6 +56,17 @@ def test_a_student_with_another_record_predicts_or_is_refused(tmp_path, record):
         assert "\n" not in str(e)  # noqa: PT017
         return
     assert len(found[0].classes) == 3
+
+
+@pytest.mark.parametrize(("key", "value", "why"), [
+    ("student", "resnet20\n", r"student is 'resnet20\\n', DISTILLER.STUDENT of its config 'resnet8'"),
+    ("image_shape", [3, 17, 31], r"image_shape is \(3, 17, 31\), preprocessing.size \(16, 16\)"),
+    ("config", "a: [1", "not valid yaml: "),
+])  # fmt: skip
+def test_parts_of_a_record_that_contradict_each_other_are_named(key, value, why, tmp_path):
+    save_file(NETWORK, tmp_path / "s.safetensors", {KEY: json.dumps(RECORD | {key: value})})
+    with pytest.raises(CheckpointError, match=rf"s.safetensors: its record of the student cannot be read \(.*{why}"):
+        md.load_student(tmp_path / "s.safetensors")
 
 
 EVALUATION = {

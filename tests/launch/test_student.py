@@ -370,6 +370,28 @@ def test_images_that_cannot_be_read_are_named_after_the_others_are_predicted(dig
     assert done.err.startswith("error: b.png: cannot be read as an image")
 
 
+def test_a_name_with_line_ends_is_one_line_of_what_predict_prints(digits, tmp_path, capsys):
+    names = [f"{sign}error: .png" for sign in ("a\nb", "a\r\n", "\x85", "\u2028", "\t", "\x1b[31m", " ")]
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "no\nimage.png").touch()
+
+    def printed(*options):
+        assert predict.main([str(digits[0]), str(tmp_path), "--top", "1", *options]) == 3
+        done = capsys.readouterr()
+        assert done.err.startswith(f"error: {tmp_path}/no\\nimage.png: cannot be read")
+        assert len(done.err.splitlines()) == 1
+        return done.out
+
+    paths = sorted(str(tmp_path / name) for name in names)
+    assert [one["image"] for one in json.loads(printed("--json"))] == paths
+    lines, table = printed().splitlines(), printed("--csv").splitlines()
+    assert len(lines) == len(table) - 1 == len(names)
+    assert len({line.partition("error")[0] for line in lines}) == len(names)
+    assert f"{tmp_path}/a\\nberror: .png: " in "".join(lines)
+    assert all(line.isprintable() for line in lines + table)
+
+
 @pytest.mark.parametrize("option", ["--json", "--predictions"])
 def test_where_nothing_can_be_written_is_found_before_the_evaluation(option, digits, tmp_path, capsys):
     assert evaluate.main([str(digits[0]), option, str(tmp_path / "none" / "x")]) == 2

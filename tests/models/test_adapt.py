@@ -325,6 +325,13 @@ def test_arguments_of_timms_networks_are_part_of_their_names():
         build_model("timm/vit_tiny_patch16_224(depths=1)", "cifar", 5)
 
 
+@pytest.mark.parametrize("given", ["checkpoint_path='/etc/passwd'", "pretrained=True", "cache_dir='.'"])
+def test_no_argument_of_a_network_of_timm_loads_a_file(given):
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match=f"{given.partition('=')[0]} is not of the network, but of how timm makes it"):
+        build_model(f"timm/vit_tiny_patch16_224({given})", "cifar", 5)
+
+
 @pytest.mark.parametrize("name", [
     "swin_tiny_patch4_window7_224", "vit_small_patch16_224", "mixer_s32_224", "convnext_tiny", "resnet18",
 ])  # fmt: skip

@@ -1,13 +1,16 @@
 """Which of several runs of one name is taken: the newest that computed the same."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from mdistiller_dfpt.errors import CheckpointError, ConfigError
+from mdistiller_dfpt.launch.run import _earlier_run, _new_run
 from mdistiller_dfpt.runs.directory import (
     existing_runs,
     find_finished,
@@ -22,7 +25,7 @@ from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.identity import differences, fingerprint, identity_of, read_identity, write_identity
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data
 
-from ..tiny_runs import run_of, stopped_after
+from ..tiny_runs import fit, run_of, stopped_after
 
 
 def config(folder, *words):
@@ -236,3 +239,52 @@ def test_another_plugins_code_is_another_run(tmp_path):
     )
     assert other_runs(cfg, without)[run].endswith("is a different run: the plugin mine.py only in that run")
     assert other_runs(cfg, more)[run].endswith("is a different run: the plugin x.py only in this command")
+
+
+OTHERS = {
+    "a link to nothing": lambda path: path.symlink_to("gone"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a FIFO": os.mkfifo,
+    "a file": Path.touch,
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("place", ["tiny/seed1/checkpoints", "tiny/seed1", "tiny/seed1-2", "tiny", "."])
+def test_what_is_no_folder_in_the_place_of_one_is_named_and_not_taken_for_nothing(place, kind, tmp_path):
+    """A run may be behind it, on a disk that is not mounted."""
+    prefix = tmp_path / "prefix"
+    cfg = config(prefix)
+    mine = identity(cfg)
+    make_run(prefix, "seed1", mine, finished=False)
+    path = prefix / place
+    if path.exists():
+        path.rename(tmp_path / "gone away")
+    OTHERS[kind](path)
+    error = CheckpointError if path.name == "checkpoints" else ConfigError
+    for use in (
+        lambda: _earlier_run(cfg, mine, "auto"),
+        lambda: find_resumable(cfg, mine),
+        lambda: _new_run(cfg, mine),
+    ):
+        with pytest.raises(
+            error, match=f"{re.escape(str(path))}: is (no folder|a link to .*, where nothing is): bring"
+        ):
+            use()
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_no_checkpoint_and_has_the_name_of_one_is_named_and_set_aside(kind, tmp_path, capsys):
+    trainer = stopped_after(2, "KD", tmp_path)
+    OTHERS[kind](trainer.run / "checkpoints/epoch-00003")
+    fit(run_of("KD", tmp_path, "SOLVER.EPOCHS", "3"), resume=True)
+    assert re.search(r"warning: .*epoch-00003: no readable .*kept as damaged-1-epoch-00003\n", capsys.readouterr().err)
+
+
+def test_a_finished_run_needs_no_checkpoints(tmp_path):
+    cfg = config(tmp_path)
+    mine = identity(cfg)
+    run = make_run(tmp_path, "seed1", mine, begun=False)
+    OTHERS["a link to nothing"](run / "checkpoints")
+    assert _earlier_run(cfg, mine, "auto") == run
+    assert _new_run(cfg, mine).name == "seed1-2"

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mdistiller_dfpt.report.figures import new_figure, write_figure
 from mdistiller_dfpt.report.files import Result
 from mdistiller_dfpt.report.page import write_page
 from mdistiller_dfpt.runs.directory import check_writable, existing_runs
+from mdistiller_dfpt.runs.log import EventLog
 from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.testing import tiny_cfg
 
@@ -203,3 +205,20 @@ def test_events_that_cannot_be_written_end_no_run(flushes, tmp_path, capsys, mon
     monkeypatch.setattr(RecordWriter, "flush", full)
     assert len(fit(trainer)["epochs"]) == 2
     assert capsys.readouterr().err.count("TensorBoard's events cannot be written (No space left") == 1
+
+
+def test_events_whose_folder_vanishes_are_one_line(tmp_path, capfd, monkeypatch):
+    hook = threading.__excepthook__  # pytest's own keeps what it hears
+    monkeypatch.setattr(threading, "excepthook", hook)
+    trainer, write = run_of("KD", tmp_path, "LOG.TENSORBOARD", "True"), EventLog.scalars
+
+    def vanish(self, record, step):
+        shutil.rmtree(trainer.run / "events", ignore_errors=True)
+        write(self, record, step)
+
+    monkeypatch.setattr(EventLog, "scalars", vanish)
+    assert len(fit(trainer)["epochs"]) == 2
+    said = capfd.readouterr().err
+    assert said.count("TensorBoard's events cannot be written (No such file or directory); the run continues") == 1
+    assert "Traceback" not in said
+    assert threading.excepthook is hook

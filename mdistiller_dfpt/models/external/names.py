@@ -6,6 +6,7 @@ timm's take arguments: timm/vit_tiny_patch16_224(patch_size=8, depth=6).
 import ast
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -124,6 +125,9 @@ def _timm(name: str) -> Maker:
     known, given = timm_arguments(name)
     if not timm.is_model(known):
         raise ConfigError(f"timm has no model {known!r}; {suggest(known, timm.list_models())}")
+    of_loading = inspect.signature(timm.create_model).parameters  # a config names no file that would be read
+    if others := sorted(given.keys() & of_loading):
+        raise ConfigError(f"timm/{name}: {others[0]} is not of the network, but of how timm makes it: leave it out")
     return lambda **arguments: timm.create_model(known, pretrained=False, **{**arguments, **given})
 
 

@@ -1,0 +1,82 @@
+"""The command `export` on a full disk and at a signal: one line, and nothing is left."""
+
+import contextlib
+import io
+import os
+import resource
+import signal
+
+import pytest
+import torch
+
+from mdistiller_dfpt.commands import export
+from mdistiller_dfpt.commands.export import main
+from mdistiller_dfpt.export import FORMATS
+
+from ..forks import forked
+from ..launch.test_student import trained
+from .test_export import library_run
+
+LIBRARIES = {
+    "timm": ("timm/vit_tiny_patch16_224(depth=1, embed_dim=16, num_heads=2)",),
+    "torchvision": ("torchvision/squeezenet1_1", "DATASET.SIZE", "64"),
+}
+NEEDED = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "timm": ("timm",)}
+
+
+def run_for(format_, folder):
+    """The directory of a finished run on the digits, of a network that can be written in this format."""
+    for name in NEEDED.get(format_, ()):
+        pytest.importorskip(name)
+    words = LIBRARIES.get(format_)
+    return library_run(folder, *words) if words else trained(folder, "SOLVER.EPOCHS", "1")[1]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_full_disk_is_one_line_that_names_the_target_and_nothing_is_left(format_, tmp_path):
+    run, place = run_for(format_, tmp_path / "runs"), tmp_path / "place"
+    target = place / f"made{FORMATS[format_].ending}"
+
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            return main([str(run), "--to", format_, "-o", str(target)]), said.getvalue()
+
+    ended, (code, said) = forked(full)
+    assert (ended, code) == (0, 3), said
+    assert said.startswith(f"error: {target}: cannot be written (")
+    assert "ile too large" in said
+    assert said.count("\n") == 1
+    assert list(place.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_for("safetensors", tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("format_", ["onnx", "torch-export", "hub-folder"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_is_one_line_and_leaves_nothing(number, format_, run, tmp_path, capsys, monkeypatch):
+    """Also within PyTorch's exporters, which an exception would end with the process."""
+    for name in NEEDED.get(format_, ()):
+        pytest.importorskip(name)
+    where, name = (export, "verified") if format_ == "hub-folder" else (torch.export, "export")
+    plain = getattr(where, name)
+
+    def signalled(*args, **kwargs):
+        os.kill(os.getpid(), number)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(where, name, signalled)
+    target = tmp_path / f"made{FORMATS[format_].ending}"
+    assert main([str(run), "--to", format_, "-o", str(target)]) == 128 + number
+    assert capsys.readouterr() == ("", "interrupted; repeat the same command to go on\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_weights_has_the_ending_by_which_it_is_read(run, tmp_path, capsys):
+    assert main([str(run), "--to", "safetensors", "-o", str(tmp_path / "a.out")]) == 2
+    assert "-o a.out: a file of weights is known by its ending: name it a.safetensors" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
