@@ -31,12 +31,14 @@ def restored_on_error(*more: dict[Any, Any]) -> Iterator[None]:
 
 def suggest(name: str, known: Sequence[str] | Mapping[str, str]) -> str:
     """The end of an error message: the closest known names, or all of them; of a mapping, its values."""
-    named = known if isinstance(known, Mapping) else dict(zip(known, known, strict=True))
-    by_lower = {str(k).lower(): str(shown) for k, shown in named.items()}
+    named = known if isinstance(known, Mapping) else {name: name for name in sorted(map(str, known))}
+    by_lower: dict[str, str] = {}
+    for key, shown in named.items():
+        by_lower.setdefault(key.lower(), shown)
     close = get_close_matches(str(name).lower(), list(by_lower), n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(by_lower[c] for c in close)}?"
-    names = sorted(by_lower.values())
+    names = list(by_lower.values())
     more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
     return f"choose from {', '.join(names[:MOST_SHOWN])}{more}"
 

@@ -177,6 +177,10 @@ def test_a_run_is_continued_by_its_directory_alone_for_more_epochs(cwd, capsys):
         ([*digits("kd"), "DISTILLER.STUDENT", "resnet9"], "unknown network 'resnet9'; did you mean resnet"),
         ([*digits("kd"), "DISTILLER.STUDENT", "mobilenet_v3_smal"], "did you mean torchvision/mobilenet_v3_small or"),
         ([*digits("kd"), "DISTILLER.STUDENT", "vgg12"], "did you mean vgg1[139] or"),
+        (
+            [*digits("kd"), "DISTILLER.STUDENT", "zzzzzzz"],
+            "choose from MobileNetV2, .*, wrn_40_2, torchvision/",
+        ),
         ([*digits("vanilla"), "DISTILLER.STUDENT", ""], "DISTILLER.STUDENT is empty: name a network"),
         (
             [*digits("kd"), "DISTILLER.TEACHER", ""],
