@@ -1,7 +1,7 @@
 """A registry: a dict with a decorator; rejects duplicate names and suggests the closest known ones."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Generic, TypeVar, cast
@@ -29,13 +29,16 @@ def restored_on_error(*more: dict[Any, Any]) -> Iterator[None]:
         raise
 
 
-def suggest(name: str, known: list[str]) -> str:
-    """The end of an error message: the closest known names, or all of them."""
-    by_lower = {str(k).lower(): str(k) for k in known}
+def suggest(name: str, known: Sequence[str] | Mapping[str, str]) -> str:
+    """The end of an error message: the closest known names, or all of them; of a mapping, its values."""
+    named = known if isinstance(known, Mapping) else {name: name for name in sorted(map(str, known))}
+    by_lower: dict[str, str] = {}
+    for key, shown in named.items():
+        by_lower.setdefault(key.lower(), shown)
     close = get_close_matches(str(name).lower(), list(by_lower), n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(by_lower[c] for c in close)}?"
-    names = sorted(map(str, known))
+    names = list(by_lower.values())
     more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
     return f"choose from {', '.join(names[:MOST_SHOWN])}{more}"
 

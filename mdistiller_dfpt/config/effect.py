@@ -29,7 +29,7 @@ def without_effect(s: Situation) -> list[str]:
     for full, key in KEYS.items():
         value = value_of(s.cfg, full)
         if value != key.default and not key.when.test(s):
-            lines.append(f"{full} {value} has no effect here: {key.when.otherwise}")
+            lines.append(f"{full} {value if value != '' else repr(value)} has no effect here: {key.when.otherwise}")
     return lines
 
 

@@ -25,6 +25,12 @@ PUBLISHED_SIZE = 224
 """Default height and width of images for networks designed for large images; DATASET.SIZE overrides it."""
 
 
+def published_size(data: str, recipe: str) -> int:
+    """Height and width of the images of a dataset (DATASET.TYPE) by a recipe (DATASET.RECIPE), without DATASET.SIZE."""
+    small = {"cifar100": 32, "digits": 16, "tiny_imagenet": 64}
+    return PUBLISHED_SIZE if recipe == "imagenet" else small.get(data, PUBLISHED_SIZE)
+
+
 def data_family(data: str) -> str:
     """The family of networks that the literature trains on a dataset."""
     return {"imagenet": "imagenet", "tiny_imagenet": "tiny_imagenet", "folder": "imagenet", "cub200": "cub200"}.get(

@@ -165,11 +165,11 @@ def _refuse_without_maps(name: str, distillers: Sequence[Distiller], kind: str) 
         teacher = distiller.teacher
         if not distiller.needs_teacher_maps:
             continue
-        for network in (distiller.student, distiller.teacher_network):
+        for role, network in {"STUDENT": distiller.student, "TEACHER": distiller.teacher_network}.items():
             if not network.stage_channels:
                 raise ConfigError(
-                    f"DISTILLER.TYPE: {name} uses features, and {_title(network)} has no feature maps: name the modules"
-                    " that end its stages, or use a method on logits"
+                    f"DISTILLER.TYPE: {name} uses features, and no feature maps were found in {_title(network)}: name"
+                    f" the modules that end its stages (DISTILLER.{role}_STAGES), or use a method on logits"
                 )
         if not teacher.has_maps(distiller.path):
             others = ", ".join(path for path in teacher.path_names() if teacher.has_maps(path))

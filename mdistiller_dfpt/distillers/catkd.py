@@ -55,7 +55,8 @@ class CATKD(FeatureDistiller):
         self.arguments = (cam_resolution, normalize)
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        own = class_activation_map(student.features["head_map"], self.student.classifier_layer.weight)
+        mine, theirs = student.features["head_map"], teacher.features["head_map"]
+        own = class_activation_map(mine, self.student.classifier_of(mine).weight)
         with torch.no_grad():  # a teacher may train its classifier, but this term must not
-            target = class_activation_map(teacher.features["head_map"], self.teacher_network.classifier_layer.weight)
+            target = class_activation_map(theirs, self.teacher_network.classifier_of(theirs).weight)
         return catkd_loss(own, target, *self.arguments)

@@ -68,13 +68,18 @@ class Choice:
 
 
 def choice(cfg: CN) -> Choice:
-    """What a config asks for; ConfigError where a name is unknown, or two methods need different kinds of teacher."""
+    """What a config asks for; ConfigError where a name is unknown or empty, or two methods need different kinds of
+    teacher."""
     d = cfg.DISTILLER
+    if not d.STUDENT:
+        raise ConfigError("DISTILLER.STUDENT is empty: name a network")
     methods = {name: DISTILLERS[name] for name in ([d.TYPE] if isinstance(d.TYPE, str) else d.TYPE)}
     if not any(method.needs_teacher for method in methods.values()):
         return Choice(methods, d.STUDENT, "", "", "", ())
     kind = _kind(methods, d.TEACHER_KIND)
     cls = TEACHERS[kind]
+    if cls.needs_network and not d.TEACHER:
+        raise ConfigError("DISTILLER.TEACHER is empty: name the network that teaches, or set DISTILLER.TYPE NONE")
     key, teacher = cls.others_key, d.TEACHER if cls.needs_network else ""
     return Choice(methods, d.STUDENT, teacher, kind, key, tuple(d[key]) if key else ())
 

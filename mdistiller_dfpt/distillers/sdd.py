@@ -81,9 +81,10 @@ class SDD(Distiller):
         self.ce_weight, self.kd_weight = ce_weight, kd_weight
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        own = region_logits(student.features["head_map"], self.student.classifier_layer, self.grids)
+        mine, theirs = student.features["head_map"], teacher.features["head_map"]
+        own = region_logits(mine, self.student.classifier_of(mine), self.grids)
         with torch.no_grad():  # a teacher may train its classifier, but this term must not
-            its = region_logits(teacher.features["head_map"], self.teacher_network.classifier_layer, self.grids)
+            its = region_logits(theirs, self.teacher_network.classifier_of(theirs), self.grids)
         loss = sdd_loss(own, its, batch.target, self.logit_loss, self.temperature)
         return {
             "ce": label(F.cross_entropy(student.logits, batch.target), self.ce_weight),

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from scipy.optimize import minimize_scalar
-from sklearn.metrics import confusion_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,7 +37,8 @@ def measures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str
     temperature. None of fewer than FEW samples.
     """
     logits, count = logits.double(), len(labels)
-    confusion = confusion_matrix(labels, logits.argmax(1), labels=range(len(classes))).tolist()
+    cells = len(classes) * labels + logits.argmax(1)
+    confusion = cells.bincount(minlength=len(classes) ** 2).reshape(len(classes), -1).tolist()
     rows = dict(zip(classes, confusion, strict=True))
     right = {name: 100 * row[i] / sum(row) if sum(row) else None for i, (name, row) in enumerate(rows.items())}
     confused = [(n, name, other) for name, row in rows.items() for other, n in zip(classes, row, strict=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
-from ..config.policy import PUBLISHED_SIZE
+from ..config.policy import published_size
 from ..data.normalisation import Normalisation
 from ..distillers.choice import choice
 from ..distributed import rank
@@ -61,7 +61,7 @@ def build_network(
     d = cfg.DISTILLER
     name = name or name_of(cfg, role)
     stages = {"student": d.STUDENT_STAGES, "teacher": d.TEACHER_STAGES}.get(role, [])
-    size = image_shape[1] if image_shape else cfg.DATASET.SIZE or PUBLISHED_SIZE
+    size = image_shape[1] if image_shape else cfg.DATASET.SIZE or published_size(cfg.DATASET.TYPE, cfg.DATASET.RECIPE)
     own_size = size_of(cfg, role) or size
     network = build_model(name, cfg.MODEL.FAMILY, num_classes, stages=stages, image_size=own_size)
     if own_size != size:

@@ -13,6 +13,7 @@ from ..config import load_yaml_text
 from ..data import Data
 from ..data.image_files import Fault, read_image
 from ..data.normalisation import Normalisation
+from ..data.own_loaders import OWN
 from ..data.preprocessing import Preprocessing
 from ..distillers import Method
 from ..errors import CheckpointError, ConfigError, DataError
@@ -70,10 +71,13 @@ class Student(nn.Module):
 
     @property
     def preprocess(self) -> Preprocessing:
-        """An RGB image -> (3, H, W) float32; ConfigError if the test transform of its dataset is one of its own."""
+        """An RGB image -> (3, H, W) float32; ConfigError if none is recorded."""
         if self.record.preprocessing is None:
-            raise ConfigError(f"{self.source}: the test transform of its dataset {self.record.data} is not a resize and"
-                              " a centre crop: prepare the images yourself and call the network")  # fmt: skip
+            why = f"the test transform of its dataset {self.record.data} is not a resize and a centre crop"
+            if self.record.data == OWN:
+                why = "none was given; `data_from_loaders(..., preprocessing=...)` records it"
+            raise ConfigError(f"{self.source} records no preprocessing of images: {why}; or prepare them yourself and"
+                              " call the network")  # fmt: skip
         return self.record.preprocessing
 
     @property

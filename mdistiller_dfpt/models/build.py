@@ -7,7 +7,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..registry import Registry, suggest
 from .external.adapt import adapt
-from .external.names import build_external, is_external
+from .external.names import build_external, is_external, torchvision_networks
 from .staged import StagedModel
 
 OWN_NETWORK = "own/"
@@ -40,7 +40,8 @@ def build_model(
     if name not in known:
         if families := sorted(key.partition("/")[0] for key in MODELS if key.partition("/")[2] == name):
             raise ConfigError(f"there is no network {name!r} in the family {family}; MODEL.FAMILY {families[0]} has it")
-        raise ConfigError(f"unknown network {name!r}; {suggest(name, known)}")
+        names = {**{own: own for own in known}, **torchvision_networks()}
+        raise ConfigError(f"unknown network {name!r}; {suggest(name, names)}")
     network = MODELS[f"{family}/{name}"](num_classes=num_classes)
     if stages and isinstance(network, StagedModel):
         raise ConfigError(f"{name} defines its own stages; remove the names {', '.join(stages)}")

@@ -55,6 +55,19 @@ class StagedModel(nn.Module):
         """The linear classifier after the pooling."""
         return [m for m in self.get_submodule(self.head_modules[-1]).modules() if isinstance(m, nn.Linear)][-1]
 
+    def classifier_of(self, head_map: Tensor) -> nn.Linear:
+        """The linear classifier, for a method that applies it to positions of the map (B, C, H, W) that is pooled.
+
+        ConfigError if a layer between the two changes the width, as in heads of two layers.
+        """
+        takes, width = self.classifier_layer.in_features, head_map.shape[1]
+        if takes != width:
+            raise ConfigError(
+                f"the classifier of {type(getattr(self, 'network', self)).__name__} takes {takes} features, and the map"
+                f" that it pools has {width} channels: the method applies the one to the other, so use another network"
+            )
+        return self.classifier_layer
+
     @property
     def num_classes(self) -> int:
         """The number of logits."""

@@ -78,7 +78,7 @@ def _notes(plan: Plan, studies: Studies) -> Iterator[str]:
                 yield f"- {one.name} trial {trial.number} failed, {trial.user_attrs.get('reason', '')}"
         if (number := interrupted(studies[one.name])) is not None:
             yield f"- {one.name} trial {number} is interrupted"
-    yield "The best of many is chosen by these accuracies, which are too high therefore: report those of the test set."
+    yield "The best trial was chosen by these accuracies, which are therefore optimistic: report those of the test set."
 
 
 def write_record(plan: Plan, studies: Studies) -> None:

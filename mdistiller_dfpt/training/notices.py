@@ -4,11 +4,11 @@ import sys
 
 from yacs.config import CfgNode as CN
 
-from ..data import Data
 from ..data.loader import Loader
 from ..distillers.choice import choice
 from ..distributed import rank
 from ..models.statistics import UNSETTLED, slowest_momentum
+from ..runs.results import evaluation_of
 from .state import Training
 
 REMEASURE = "SOLVER.REMEASURE_BN"
@@ -54,10 +54,12 @@ def warn_of_chance(measured: dict[str, float], num_classes: int) -> None:
         _warn(f"the teacher is near chance ({chance:.1f} %)")
 
 
-def warn_of_one_class(measured: dict[str, float], data: Data, remeasured: str) -> None:
+def warn_of_one_class(run: Training) -> None:
     """If a student predicts one class for all images, or for most of them and for twice as many as any class has."""
+    measured, data = evaluation_of(run.epochs[-1])["student"], run.data
     share = measured.get("most_predicted", 0.0)
-    advice = "" if remeasured != "never" else f"; if it learned more than this shows, try `{REMEASURE} last`"
+    unsettled = run.cfg.SOLVER.REMEASURE_BN == "never" and slowest_momentum(run.distiller.deployed) is not None
+    advice = f"; if it learned more than this shows, try `{REMEASURE} last`" if unsettled else ""
     if measured["predicted_classes"] == 1:
         _warn(f"the student predicts the same class for all {data.judged_on} images{advice}")
     elif share > 50 and share >= 2 * _largest_class(data.judges):

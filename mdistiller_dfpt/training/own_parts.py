@@ -13,7 +13,7 @@ from ..data import Data
 from ..data.loader import Epoch
 from ..data.normalisation import Normalisation
 from ..data.own_loaders import OWN, OwnLoader
-from ..distillers import Method
+from ..distillers import DISTILLERS, Method
 from ..distillers.choice import choice
 from ..errors import ConfigError
 from ..models import StagedModel, build_model
@@ -36,12 +36,25 @@ def parameter_groups(method: Method, lr: float) -> list[dict[str, Any]]:
     return [{**group, "lr": lr * group["lr_factor"]} for group in method.parameter_groups() if group["params"]]
 
 
+def _refuse_other_method(cfg: CN, method: Method) -> None:
+    chosen = choice(cfg)
+    names = {cls: name for name, cls in DISTILLERS.items() if cls not in chosen.methods.values()}
+    members = [member.distiller for member in getattr(method, "members", ())]
+    if other := [names[type(one)] for one in members or [method] if type(one) in names]:
+        raise ConfigError(
+            f"the method is {' + '.join(other)}, and this config names DISTILLER.TYPE {chosen.label}: give the config"
+            " by which the method was built"
+        )
+
+
 def with_own_parts(cfg: CN, method: Method, data: Data) -> CN:
     """The config that says which student, teacher and data a program gave, where they are not those that it names.
 
     A student or teacher is then `own/<class>`, and the dataset `own`, so that no record says that it was another one.
-    The same for the normalisation of a network of another library, which here gets the images as they are.
+    The same for the normalisation of a network of another library, which here gets the images as they are. ConfigError
+    if the method is another than the config's, whose name and keys would be recorded.
     """
+    _refuse_other_method(cfg, method)
     changes: dict[str, Any] = _changes(cfg, "STUDENT", method.student, data)
     teacher: Teacher | None = getattr(method, "teacher", None)
     if choice(cfg).teacher and teacher is not None:

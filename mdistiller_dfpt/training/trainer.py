@@ -27,7 +27,7 @@ from ..runs.hashing import state_hash
 from ..runs.identity import Identity, fingerprint, identity_of
 from ..runs.locks import RunLock
 from ..runs.log import RunLogs, duration, summary_table
-from ..runs.results import FORMAT, evaluation_of, protocol
+from ..runs.results import FORMAT, protocol
 from ..runs.saving import Saver
 from ..runs.weights import TEACHER_WEIGHTS
 from ..teachers import Frozen, Teacher
@@ -295,6 +295,6 @@ class Trainer:
         if rank() == 0:
             write_json(saver.run / RESULTS, results)
         print(summary_table(results))
-        warn_of_one_class(evaluation_of(run.epochs[-1])["student"], self.data, self.cfg.SOLVER.REMEASURE_BN)
+        warn_of_one_class(run)
         print(f"trained for {duration(results['seconds'])}")
         return results

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+import torchvision
 from torch.nn import functional as F
 
+import mdistiller_dfpt as md
 from mdistiller_dfpt.distillers.catkd import catkd_loss, class_activation_map
+from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.models import build_model
 
 from ..golden import normal
@@ -31,3 +34,14 @@ def test_at_resolution_one_it_compares_logits():
     a, b = normal(1, (2, 5, 4, 4)), normal(2, (2, 5, 6, 6))
     expected = (a.mean((2, 3)) - b.mean((2, 3))).pow(2).mean()
     torch.testing.assert_close(catkd_loss(a, b, 1, False), expected)
+
+
+@pytest.mark.parametrize("method", ["CATKD", "SDD"])
+@pytest.mark.parametrize("roles", [("mobilenet_v3_small", "resnet18"), ("resnet18", "mobilenet_v3_small")])
+def test_a_head_of_two_layers_is_refused_in_words(method, roles):
+    student, teacher = (torchvision.models.get_model(name, num_classes=4) for name in roles)
+    cfg = md.load_cfg(None, {"DISTILLER.TYPE": method})
+    distiller = md.build_distiller(cfg, student, teacher, image_shape=(3, 64, 64))
+    message = "the classifier of MobileNetV3 takes 1024 features, and the map that it pools has 576 channels"
+    with pytest.raises(ConfigError, match=message):
+        distiller(torch.zeros(4, 3, 64, 64), torch.arange(4), epoch=1)

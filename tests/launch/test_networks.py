@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.distillers import build_distiller
 from mdistiller_dfpt.errors import USER_FILES, ConfigError
-from mdistiller_dfpt.launch.networks import build_network
+from mdistiller_dfpt.launch.networks import build_network, check_networks
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.testing import tiny_cfg
 
@@ -106,3 +107,13 @@ def test_methods_on_maps_say_that_there_are_none(method):
             tiny_cfg("DISTILLER.TYPE", method), build_model("resnet8", num_classes=5), built("mlp"), 8,
             image_shape=(3, 16, 16),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "side"), [("digits", 16), ("cifar100", 32), ("tiny_imagenet", 64), ("imagenet", 224)])
+def test_a_network_of_a_single_size_is_checked_at_that_of_the_dataset_before_this_is_read(monkeypatch, data, side):
+    def fixed(num_classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, num_classes))
+
+    monkeypatch.setitem(globals(), "fixed", fixed)
+    keys = {"DATASET.TYPE": data, "DISTILLER.TYPE": "NONE", "DISTILLER.STUDENT": f"{__name__}:fixed"}
+    check_networks(load_cfg(None, keys))

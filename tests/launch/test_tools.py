@@ -175,6 +175,17 @@ def test_a_run_is_continued_by_its_directory_alone_for_more_epochs(cwd, capsys):
         ([*digits("kd"), "SOLVER.EPOCHS"], "'SOLVER.EPOCHS' has no value"),
         ([*digits("kd"), "DISTILLER.TYPE", "DKDD"], "DISTILLER.TYPE: unknown method 'DKDD'; did you mean DKD"),
         ([*digits("kd"), "DISTILLER.STUDENT", "resnet9"], "unknown network 'resnet9'; did you mean resnet"),
+        ([*digits("kd"), "DISTILLER.STUDENT", "mobilenet_v3_smal"], "did you mean torchvision/mobilenet_v3_small or"),
+        ([*digits("kd"), "DISTILLER.STUDENT", "vgg12"], "did you mean vgg1[139] or"),
+        (
+            [*digits("kd"), "DISTILLER.STUDENT", "zzzzzzz"],
+            "choose from MobileNetV2, .*, wrn_40_2, torchvision/",
+        ),
+        ([*digits("vanilla"), "DISTILLER.STUDENT", ""], "DISTILLER.STUDENT is empty: name a network"),
+        (
+            [*digits("kd"), "DISTILLER.TEACHER", ""],
+            "DISTILLER.TEACHER is empty: name the network that teaches, or set DISTILLER.TYPE NONE",
+        ),
         ([*digits("vanilla"), "DATASET.TYPE", "cifar"], "unknown dataset 'cifar'; did you mean cifar100"),
         ([*digits("kd"), "KD.TEMPERATURE", "-1"], r"KD.TEMPERATURE is -1.0; it must be in \(0, 1000\]"),
         ([*digits("vanilla"), "SOLVER.BATCH_SIZE", "9999"], "SOLVER.BATCH_SIZE is 9999; digits has 1433"),

@@ -35,7 +35,20 @@ FOUND = {
     "timm/convnext_atto": ("stages.0", "stages.1", "stages.2", "stages.3"),
     "timm/mixer_s32_224": ("blocks.1", "blocks.3", "blocks.5", "blocks.7"),
 }
+FOUND_AT_32 = {
+    "torchvision/mobilenet_v2": ("features.3", "features.6", "features.13", "features.14"),
+    "torchvision/vgg11": ("features.3", "features.8", "features.13", "features.18"),
+    "torchvision/mobilenet_v3_small": ("features.1", "features.3", "features.8", "features.9"),
+    "torchvision/swin_t": ("features.1", "features.3", "features.5", "features.6"),
+}
 SMALL = ("timm/vit_tiny_patch16_224", "torchvision/resnet18")
+
+
+@pytest.mark.parametrize("name", FOUND_AT_32)
+def test_stages_are_found_where_the_network_shrinks_a_small_image_to_one_position(name):
+    with torch.device("meta"):
+        model = build_model(name, num_classes=5, image_size=32)
+    assert model.stage_names == FOUND_AT_32[name]
 
 
 @pytest.mark.parametrize("name", FOUND)

@@ -149,6 +149,23 @@ def test_a_run_on_own_loaders_resumes_to_the_same_weights_and_says_what_it_had(t
     assert loaded.shape == (4, 3)
 
 
+def test_without_a_preprocessing_the_error_says_where_to_give_it(tmp_path):
+    cfg = cfg_of("KD")
+    md.save_student(tmp_path / "student.safetensors", cfg, distiller_of("KD"), data_of(cfg))
+    student = md.load_student(tmp_path / "student.safetensors", network=net())
+    with pytest.raises(ConfigError, match=r"records no preprocessing .*`data_from_loaders\(..., preprocessing=...\)`"):
+        student.preprocess  # noqa: B018
+
+
+def test_a_config_of_another_method_is_refused_rather_than_recorded(tmp_path):
+    distiller, other = distiller_of("KD"), cfg_of("NONE")
+    message = "the method is KD, and this config names DISTILLER.TYPE NONE: give the config by which"
+    with pytest.raises(ConfigError, match=message):
+        md.Trainer(other, distiller, data_of(other))
+    with pytest.raises(ConfigError, match=message):
+        md.save_student(tmp_path / "student.safetensors", other, distiller, data_of(other))
+
+
 def test_a_saved_student_of_a_named_network_is_built_by_its_name(tmp_path):
     from torchvision.models import mobilenet_v3_small
 

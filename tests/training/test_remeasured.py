@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from mdistiller_dfpt.data.held_out import in_even_batches
 from mdistiller_dfpt.models.statistics import remeasured
@@ -70,3 +71,15 @@ def test_unsettled_statistics_and_a_frequent_prediction_are_said(tmp_path, capsy
     assert "predicts the same class for all test images; if it learned more than this shows, try" in err
     fit(run_of("NONE", tmp_path, "SOLVER.EPOCHS", "1", "SOLVER.REMEASURE_BN", "last"))
     assert "those it starts with" not in capsys.readouterr().err
+
+
+def test_without_running_statistics_none_are_blamed(tmp_path, capsys):
+    run = run_of("NONE", tmp_path, "SOLVER.EPOCHS", "1", "SOLVER.LR", "1e-9")
+    for layer in [m for m in run.distiller.student.modules() if isinstance(m, nn.BatchNorm2d)]:
+        layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+    with torch.no_grad():
+        run.distiller.student.fc.bias[0] = 1e3
+    fit(run)
+    err = capsys.readouterr().err
+    assert "warning: the student predicts the same class for all test images\n" in err
+    assert "REMEASURE_BN" not in err

@@ -124,8 +124,8 @@ class AdaptedModel(StagedModel):
         if not self.stage_names:
             title = type(self.network).__name__
             return logits, NoFeatures(
-                f"{title} has no feature maps, but the method uses {{!r}}: name the modules that end its stages, or use"
-                " a method on logits"
+                f"no feature maps were found in {title}, but the method uses {{!r}}: name the modules that end its"
+                " stages (DISTILLER.STUDENT_STAGES or TEACHER_STAGES), or use a method on logits"
             )
         feats = [maps[i] for i in sorted(maps)]
         if not self.has_stem and 0 not in maps:

@@ -98,7 +98,7 @@ def _chain(network: nn.Module, calls: dict[str, Call]) -> list[str]:
     chain: list[str] = []
     while True:
         children = _children(network, inside)
-        maps = [n for n in calls if n in children and calls[n].count == 1 and _is_map(calls[n])]
+        maps = [n for n in calls if n in children and calls[n].count == 1 and _holds_map(n, calls)]
         if len(maps) >= 2 or not chain:
             chain = maps
         if not maps:
@@ -110,6 +110,16 @@ def _chain(network: nn.Module, calls: dict[str, Call]) -> list[str]:
         least = 0.5 if sequences == [inside] else 0.9
         if sizes[inside] <= least * sum(sizes.values()) or len(_children(network, inside)) < 2:
             return chain
+
+
+def _holds_map(name: str, calls: dict[str, Call]) -> bool:
+    """Whether a module returned a feature map, or a single position after modules within it that returned maps.
+
+    On small images, the `features` of many networks shrink to a single position.
+    """
+    if find_layout(calls[name].output) is None:
+        return False
+    return _is_map(calls[name]) or any(_is_map(call) for inner, call in calls.items() if inner.startswith(f"{name}."))
 
 
 def _is_map(call: Call) -> bool:

@@ -105,11 +105,16 @@ def torchvision_arguments(name: str) -> dict[str, Any]:
     return {"init_weights": True, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
 
 
-def external_networks() -> list[str]:
-    """The names of all networks of torchvision, and of timm if it is installed."""
+def torchvision_networks() -> dict[str, str]:
+    """{name in torchvision: name here} of all of its classifiers."""
     from torchvision import models
 
-    found = [f"torchvision/{name}" for name in models.list_models(module=models)]
+    return {name: f"torchvision/{name}" for name in models.list_models(module=models)}
+
+
+def external_networks() -> list[str]:
+    """The names of all networks of torchvision, and of timm if it is installed."""
+    found = list(torchvision_networks().values())
     if importlib.util.find_spec("timm") is None:
         return found
     import timm
