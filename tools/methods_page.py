@@ -145,7 +145,7 @@ def ours(folder: str) -> str:
     for kind in ("official", "standard"):
         place = ROOT / "results/study" / folder / kind
         if place.is_dir():
-            return spread([result.data["final"]["top1"]["last"] for result in load_results(place)])
+            return spread([result.data["final"]["top1"]["last"] for result in load_results(place, deep=False)])
     return "-"
 
 

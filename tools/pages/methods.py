@@ -260,7 +260,7 @@ def _measured(own: list[str]) -> Iterator[str]:
         for row in table["rows"].values():
             place = ROOT / "results" / Path(table["configs"]).name / row["config"]
             if row["config"].partition("/")[0] in own and place.is_dir():
-                found = load_results(place)
+                found = load_results(place, deep=False)
                 seeds = ", ".join(str(result.data["protocol"]["seed"]) for result in found)
                 cells.append((row["title"], seeds, spread([r.data["final"]["top1"]["last"] for r in found])))
         if cells:
