@@ -40,7 +40,8 @@ def build_model(
     if name not in known:
         if families := sorted(key.partition("/")[0] for key in MODELS if key.partition("/")[2] == name):
             raise ConfigError(f"there is no network {name!r} in the family {family}; MODEL.FAMILY {families[0]} has it")
-        names = {**{own: own for own in known}, **torchvision_networks()}
+        of_torchvision = {key: shown for key, shown in torchvision_networks().items() if key not in known}
+        names = {own: own for own in known} | of_torchvision
         raise ConfigError(f"unknown network {name!r}; {suggest(name, names)}")
     network = MODELS[f"{family}/{name}"](num_classes=num_classes)
     if stages and isinstance(network, StagedModel):

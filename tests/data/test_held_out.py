@@ -131,7 +131,7 @@ def test_they_are_not_among_the_unlabelled_images(holds_out, tmp_path):
         Trainer(cfg, tiny_distiller("KD", "KD.LOSS.EXTRA_WEIGHT", "0.5"), build_data(cfg, torch.device("cpu")))
     root = tmp_path / "set"
     words = ("DATASET.SIZE", "32", "DATASET.NUM_WORKERS", "0", "DATASET.EXTRA.TYPE", "images", "SOLVER.BATCH_SIZE", "2")
-    cfg = tiny_cfg(*write_data_set("folder", root), *words, "DATASET.EXTRA.ROOT", str(root))
+    cfg = tiny_cfg("DISTILLER.TYPE", "KD", *write_data_set("folder", root), *words, "DATASET.EXTRA.ROOT", str(root))
     with pytest.raises(ConfigError, match=r"training images that .* holds out"):
         Trainer(cfg, tiny_distiller("KD", "KD.LOSS.EXTRA_WEIGHT", "0.5"), build_data(cfg, torch.device("cpu")))
     fit(run_of("KD", tmp_path, "KD.LOSS.EXTRA_WEIGHT", "0.5", "SOLVER.EPOCHS", "1"))
