@@ -251,16 +251,16 @@ def test_what_cannot_be_exported_is_refused_in_a_line(words, code, message, run,
 
 def test_weights_of_a_users_network_say_that_they_need_its_module(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "nets_of_mine.py").write_text(
+    (tmp_path / "exported_nets.py").write_text(
         "from torch import nn\n\ndef small(num_classes):\n"
         "    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes))\n"
     )
-    run = trained(tmp_path / "run", "DISTILLER.STUDENT", "nets_of_mine:small", "SOLVER.EPOCHS", "1")[1]
+    run = trained(tmp_path / "run", "DISTILLER.STUDENT", "exported_nets:small", "SOLVER.EPOCHS", "1")[1]
     code, out, err = exported(capsys, run, "--to", "hub-folder", "-o", tmp_path / "hub", "--trust")
     assert code == 0, err
-    assert "note: model.safetensors has no code: who uses it needs the module nets_of_mine on the import path" in out
+    assert "note: model.safetensors has no code: who uses it needs the module exported_nets on the import path" in out
     card = (tmp_path / "hub" / "README.md").read_text()
-    assert "its code, the module `nets_of_mine`, is not in this folder\n- Method" in card
+    assert "its code, the module `exported_nets`, is not in this folder\n- Method" in card
     assert 'load_student(".", trust=True)' in card
 
 

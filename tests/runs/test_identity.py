@@ -56,7 +56,7 @@ NEEDED = {
     **{f"SOLVER.DEEPKD.{key}": ("SOLVER.TRAINER", "deepkd") for key in ("DELTA_TCG", "DELTA_NCG", "AS_RELEASED")},
     "DATASET.EXTRA.BATCH_SIZE": ("DATASET.EXTRA.TYPE", "images"),
     "DATASET.EXTRA.RESIZE": ("DATASET.EXTRA.TYPE", "images"),
-    "SOLVER.LR_MIN": ("SOLVER.SCHEDULE", "cosine"),
+    "SOLVER.LR_MIN": ("SOLVER.SCHEDULE", "cosine"), "DATASET.TEST.SHARE": ("DATASET.TYPE", "folder"),
 }  # fmt: skip
 
 
