@@ -1,7 +1,6 @@
 """The weights that a student starts from, if not random ones: of a file, or published for another set of classes."""
 
 from collections.abc import Iterable
-from hashlib import file_digest
 from pathlib import Path
 
 from yacs.config import CfgNode as CN
@@ -13,8 +12,8 @@ from ..distributed import on_first_process
 from ..errors import CheckpointError, ConfigError
 from ..models import StagedModel, build_model
 from ..models.pretrained import pretrained_weights, put_by_hand, timm_weights
-from ..regular_files import opened
 from ..runs.directory import existing_runs, is_begun
+from ..runs.hashing import file_hash
 from ..runs.identity import read_identity
 from ..runs.results import recorded_normalisation
 from ..runs.weights import WEIGHTS, class_counts, load_into
@@ -47,15 +46,10 @@ def start_of(cfg: CN, run: Path | None = None) -> str | None:
             return recorded
     check_start(cfg)
     if _is_file(given):
-        return NAMED_STARTS[0] + _digest(_file_of(given))
+        return NAMED_STARTS[0] + file_hash(_file_of(given))
     if given and cfg.DISTILLER.STUDENT.startswith("timm/") and (file := put_by_hand(cfg.DISTILLER.STUDENT)):
-        return f"{given}, {NAMED_STARTS[0]}{_digest(file)}"  # nobody else checks what it holds
+        return f"{given}, {NAMED_STARTS[0]}{file_hash(file)}"  # nobody else checks what it holds
     return given or None
-
-
-def _digest(path: Path) -> str:
-    with opened(path) as f:
-        return file_digest(f, "sha256").hexdigest()
 
 
 def _is_file(given: str | None) -> bool:

@@ -21,8 +21,6 @@ _NAMES = {
     "ResNet18": "resnet18", "ResNet34": "resnet34", "ResNet50": "resnet50", "MobileNetV2": "mobilenet_v2",
     "ShuffleNetV2": "shufflenet_v2_x1_0",
 }  # fmt: skip
-
-
 FILE = "model.safetensors"  # of a network of timm, on its hub
 
 
@@ -77,11 +75,11 @@ def timm_weights(name: str, size: int, download: bool) -> dict[str, Tensor]:
     published = timm.get_pretrained_cfg(known)
     if published is None or not published.has_weights or arguments:
         raise CheckpointError(f"timm publishes no weights of {name}; name a file, or a network of timm.list_pretrained")
-    hub, file = published.hf_hub_id or "", FILE
+    hub = published.hf_hub_id or ""
     cached, place = _is_cached(hub), _place_of(hub)
-    by_hand = f"put {file} of https://huggingface.co/{hub} at {place}"
+    by_hand = f"put {FILE} of https://huggingface.co/{hub} at {place}"
     extra: dict[str, Any] = {} if size == published.input_size[-1] else {"img_size": size}
-    if put_by_hand(name) is not None:
+    if place.exists() and not cached:
         print(f"note: the weights of {name} are those of {place}", flush=True)
         extra["pretrained_cfg_overlay"] = {"state_dict": _of_file(load_file, place)}
     elif not (cached or download):
@@ -110,7 +108,8 @@ def put_by_hand(name: str) -> Path | None:
 
     published = timm.get_pretrained_cfg(timm_arguments(name.removeprefix("timm/"))[0])
     hub = "" if published is None else published.hf_hub_id or ""
-    return _place_of(hub) if hub and _place_of(hub).exists() and not _is_cached(hub) else None
+    place = _place_of(hub)
+    return place if hub and place.exists() and not _is_cached(hub) else None
 
 
 def _place_of(hub: str) -> Path:
