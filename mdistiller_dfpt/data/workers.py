@@ -33,6 +33,7 @@ TOO_MANY = "Too many open files"
 NO_MORE = ("Resource temporarily unavailable", "can't start new thread")
 """What the system and Python say where a user may have no more processes and threads."""
 _LEFT = re.compile(r"</(torch_\w+)>")
+_PID = re.compile(r"\(pid (\d+)\)")
 _RUNNING: "weakref.WeakSet[Any]" = weakref.WeakSet()
 """The iterators of loaders that have workers."""
 
@@ -98,6 +99,7 @@ class _Deaths:
     def __init__(self) -> None:
         self.is_awaited = False
         self.error: RuntimeError | None = None
+        self.told: set[str] = set()  # the workers of loaders that failed, whose deaths are no news
         self.raise_if_any: Callable[[int, Any], Any] | None = None
 
     def hold_back(self) -> None:
@@ -113,6 +115,8 @@ class _Deaths:
         try:
             self.raise_if_any(number, frame)
         except RuntimeError as e:
+            if (pid := _PID.search(str(e))) and pid[1] in self.told:
+                return
             if self.is_awaited:
                 raise
             self.error = e
@@ -161,6 +165,7 @@ _DEATHS, _PATIENCE = _Deaths(), _Patience()
 def watch_workers(iterator: Any) -> None:
     """End the workers of this iterator of a loader with the process, and hold back their faults until `awaited`."""
     _RUNNING.add(iterator)
+    _DEATHS.told -= _pids(iterator)  # the system may give a number again
     _DEATHS.hold_back()
     _PATIENCE.begin()
 
@@ -174,6 +179,8 @@ def awaited(images: Callable[[], T], seconds: float) -> T:
         return images()
     except (RuntimeError, OSError, EOFError) as e:
         _end_half_built(e)
+        for iterator in list(_RUNNING):  # one that was killed may be reaped only later, while another loader is awaited
+            _DEATHS.told |= _pids(iterator)
         if wait.seconds < 0:  # the workers were killed
             raise TimeoutError(f"no images for {seconds:g} seconds") from None
         if isinstance(e, EOFError):
@@ -202,6 +209,10 @@ def end_workers() -> None:
         for worker in iterator._workers:
             worker.join(LAST_SECONDS)
     _kill_workers()  # one that is stopped hears nothing else
+
+
+def _pids(iterator: Any) -> set[str]:
+    return {str(worker.pid) for worker in iterator._workers}
 
 
 def _kill_workers() -> None:

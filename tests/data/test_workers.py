@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mdistiller_dfpt.data import build as build_module
-from mdistiller_dfpt.data import build_data, check, image_files
+from mdistiller_dfpt.data import build_data, check, image_files, workers
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.data.workers import leave_all_to_the_trainer
 from mdistiller_dfpt.errors import DataError
@@ -78,6 +78,26 @@ def test_a_worker_that_is_stopped_while_it_passes_on_images_ends_the_run_too(tmp
         list(batches)
     worker.join(60)
     assert worker.exitcode == -signal.SIGKILL
+
+
+def test_the_death_of_a_loader_that_failed_is_not_said_of_the_next_one(tmp_path, monkeypatch):
+    """The system may report a killed worker only after the loader has failed, as it is made to do here."""
+    loader = loader_whose_worker(lambda: None, tmp_path / "failed", timeout="2")
+    batches = loader.epoch(1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    time.sleep(1)  # it has announced more batches, which are still to be fetched from it
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(DataError, match="no images for 2 seconds"):
+        list(batches)
+
+    def report(number, frame):
+        raise RuntimeError(f"DataLoader worker (pid {worker.pid}) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(workers._DEATHS, "raise_if_any", report)
+    os.kill(os.getpid(), signal.SIGCHLD)
+    loader = loader_whose_worker(lambda: None, tmp_path / "next")
+    assert len(list(loader.epoch(1))) == len(loader)
 
 
 def test_the_time_in_which_all_were_stopped_is_no_time_without_images(tmp_path):

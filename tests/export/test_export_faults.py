@@ -15,7 +15,7 @@ from mdistiller_dfpt.export import FORMATS
 
 from ..forks import forked
 from ..launch.test_student import trained
-from .test_export import library_run
+from .test_library_files import library_run
 
 LIBRARIES = {
     "timm": ("timm/vit_tiny_patch16_224(depth=1, embed_dim=16, num_heads=2)",),
