@@ -46,6 +46,7 @@ class Workload:
             )
         self.cfg = cfg
         self.trainer = Trainer(cfg, distiller, self.data)
+        self.trainer.training.join_processes()
         self.trainer.training.at_start = False  # a run's first step also measures its strength
         self.trainer.distiller.train()
         self._stream: Iterator[Batch] | None = None

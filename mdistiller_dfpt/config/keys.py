@@ -213,7 +213,9 @@ KEYS: dict[str, Key] = {
                       one_of("none", "bf16", "fastest")),
     "SOLVER.AMP_STUDENT": Key(None, "of the student; default: as AMP. On a CPU, depthwise convolutions are slower in"
                               " bfloat16", one_of("none", "bf16", "fastest"), kind=str),
-    "SOLVER.CHANNELS_LAST": Key(False, "memory format of images and weights"),
+    "SOLVER.CHANNELS_LAST": Key(True, "memory format of images and weights"),
+    "SOLVER.COMPILE": Key(False, "compile the forward and backward pass by torch.compile before the first step, which"
+                          " takes about a minute"),
     "SOLVER.SEED": Key(1, "seed of the initial weights, and of the data unless DATASET.SEED is set", A_SEED),
     "SOLVER.DOT.DELTA": Key(0.075, "the difference of the two momenta from SOLVER.MOMENTUM", FRACTION, BY_DOT),
     "SOLVER.DEEPKD.DELTA_TOG": Key(0.075, "added to SOLVER.MOMENTUM for the labels' terms", None, OWN_TASK),

@@ -100,6 +100,7 @@ class Method(Hooked):
         """Logits (B, classes) to evaluate, by path, from the teacher to the student."""
         return {"student": self.forward_student(image).logits}
 
+    @torch.compiler.disable
     def forward_held_out(self, batch: Batch) -> tuple[Output, Tensor]:
         """The deployed network's output for the held-out samples of a step, and their labels; equal in all processes.
 

@@ -239,6 +239,7 @@ class CRD(FeatureDistiller):
         self._pending = (batch.index, batch.classes, s.detach(), t.detach())
         return loss
 
+    @torch.compiler.disable
     def draw(self, batch: Batch) -> Tensor:
         """Rows of the positive and the negatives, (B, 1 + K), as a function of seed, epoch and step."""
         return contrastive_rows(self.bank.labels, batch, self.k, self.mode, self.seed)

@@ -35,6 +35,7 @@ def dgkd_loss(student: Tensor, teachers: Sequence[Tensor], temperature: float) -
     return sum((kd_loss(student, t, temperature) for t in teachers), student.new_zeros(()))
 
 
+@torch.compiler.disable
 def draw(count: int, kept: int, epoch: int, step: int) -> list[int]:
     """`kept` of the numbers 0 .. count - 1, a function of epoch and step, so a resumed run draws the same numbers."""
     keys = random_bits(torch.arange(count), step, epoch, stream=3)

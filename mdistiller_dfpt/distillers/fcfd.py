@@ -44,6 +44,7 @@ def mixed_paths(stages: int) -> list[Mixed]:
     return [Mixed(into, last) for into in (False, True) for last in range(1, stages - 1)]
 
 
+@torch.compiler.disable
 def drawn(paths: list[Mixed], count: int, epoch: int, step: int) -> list[Mixed]:
     """`count` of these paths, a function of epoch and step, so that all processes and a resumed run draw the same."""
     # In this stream the first step uses all bridges between networks of three stages: `check_distiller` asks for that

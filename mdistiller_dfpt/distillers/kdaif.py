@@ -109,8 +109,8 @@ class KDAIF(Distiller):
         self.ce_weight, self.kd_weight = ce_weight, kd_weight
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        held = self.forward_held_out(batch)
-        weights = influence_weights(influence(student.detach(), batch.target, *held, self.damping, self.steps))
+        held, labels = self.forward_held_out(batch)
+        weights = influence_weights(influence(student.detach(), batch.target, held, labels, self.damping, self.steps))
         log_s, log_t = ((x.logits / self.temperature).log_softmax(1) for x in (student, teacher))
         kd = (weights * divergences(log_s, log_t)).mean() * self.temperature**2
         self.log("sample_weight", weights.mean())

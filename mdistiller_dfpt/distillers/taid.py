@@ -107,14 +107,18 @@ class TAID(Distiller):
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         loss = taid_loss(student.logits, teacher.logits, self.t, self.temperature)
-        if self._step != (batch.epoch, batch.step):
-            self._seen, self._step = [], (batch.epoch, batch.step)
-        self._seen.append((loss.detach(), len(batch.target)))
+        self._keep(loss.detach(), batch)
         self.log("t", self.t)
         return {
             "ce": label(F.cross_entropy(student.logits, batch.labels), self.ce_weight),
             "kd": distillation(loss, self.kd_weight),
         }
+
+    @torch.compiler.disable
+    def _keep(self, loss: Tensor, batch: Batch) -> None:
+        if self._step != (batch.epoch, batch.step):
+            self._seen, self._step = [], (batch.epoch, batch.step)
+        self._seen.append((loss, len(batch.target)))
 
     @torch.no_grad()
     def after_step(self, batch: Batch) -> None:

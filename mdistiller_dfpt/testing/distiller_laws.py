@@ -11,6 +11,7 @@ from ..data import Batch
 from ..distillers import DISTILLERS, Distiller, Method
 from ..losses.term import total
 from ..models.output import Output
+from .compiled_law import compiled_it_computes_the_same
 from .laws import BrokenLaw, Undeclared, holds, leaves_of, obey, reachable_tensors, tensors_of
 from .make import changed, run_seeded, snapshot, take_steps, tiny_method, tiny_networks, with_values
 from .shards import coupling_of
@@ -286,7 +287,7 @@ DISTILLER_LAWS: tuple[Law, ...] = (
     label_terms_do_not_depend_on_the_teacher, the_logits_are_the_students, a_strong_view_is_read_only_if_declared,
     unlabelled_images_are_read_only_if_declared, soft_labels_replace_the_numbers_if_declared,
     its_terms_have_parts_if_declared, the_teachers_features_are_read_only_if_declared, inputs_are_left_as_they_are,
-    an_unknown_keyword_is_refused,
+    an_unknown_keyword_is_refused, compiled_it_computes_the_same,
 )  # fmt: skip
 
 

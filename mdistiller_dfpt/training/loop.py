@@ -3,6 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ..losses.term import trainable
 from ..runs.log import ProgressBar, RunLogs, epoch_line
 from ..runs.results import best_epoch, evaluation_of
 from ..runs.saving import BEST, Saver
+from .compiled import CompilationError, static
 from .evaluate import accuracy, evaluate_method
 from .micro_batches import micro_batches
 from .optim import set_learning_rate, set_mode
@@ -34,7 +36,11 @@ def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = l
     for batch in ProgressBar(f"epoch {epoch}/{run.last_epoch}", len(loader), run.meters).over(batches):
         # The learning rate depends on the progress, including the fraction of an epoch
         set_learning_rate(run.optimizer, run.learning_rate(epoch - 1 + (batch.step - 1) / len(loader)))
-        take_step(run, batch)
+        try:
+            run.reporting(partial(take_step, run, batch))
+        except CompilationError:
+            between_steps()  # a signal to all processes of a terminal or job ends the compiler too
+            raise
         run.step = batch.step
         # Save if due, stop if requested
         if run.step < len(loader):
@@ -48,7 +54,7 @@ def take_step(run: Training, batch: Batch) -> None:
     distiller, optimizer = run.distiller, run.optimizer
     optimizer.zero_grad()
     values: dict[str, Tensor] = {}
-    micros = micro_batches(batch, run.accumulate)
+    micros = micro_batches(static(batch) if run.is_compiled else batch, run.accumulate)
     for micro in micros:
         with run.gradient_exchange(last=micro is micros[-1]):
             # Forward: student and teacher, and the terms of the loss

@@ -237,7 +237,14 @@ class TakesAnyKeyword(Good):
         super().__init__(student, teacher, weight=anything["weight"])
 
 
+class ComputesSomethingElseOnceCompiled(Good):
+    def losses(self, student, teacher, batch):
+        factor = 2.0 if torch.compiler.is_compiling() else 1.0
+        return {name: term.times(factor) for name, term in super().losses(student, teacher, batch).items()}
+
+
 BROKEN_DISTILLERS = [
+    (ComputesSomethingElseOnceCompiled, "compiled_it_computes_the_same", "the term 'ce' is "),
     (MovesTheTeacher, "the_teacher_never_changes", "a step changed ['bn1.running_mean'] of the frozen network"),
     (LeavesTheTeacherInTrainingMode, "the_teacher_never_changes", "training mode"),
     (RunsTheStudentWhenBuilt, "construction_leaves_the_networks_as_they_are", "the constructor changed ['bn1.running_"),
