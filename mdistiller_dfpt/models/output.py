@@ -72,6 +72,6 @@ def autocast(dtype: torch.dtype | None, image: Tensor) -> contextlib.AbstractCon
     """The autocast context for `dtype`; None means float32."""
     if dtype is None:
         return contextlib.nullcontext()
-    if image.device.type == "cpu":
+    if image.device.type == "cpu" and not torch.compiler.is_compiling():
         speed_up()
     return torch.autocast(image.device.type, dtype)

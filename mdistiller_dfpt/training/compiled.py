@@ -12,6 +12,7 @@ from torch._functorch import config as functorch_config
 from ..data import Batch
 from ..distillers import Method
 from ..errors import ConfigError, UserError, reason, users_line
+from ..models.bfloat16 import speed_up
 
 KEY = "SOLVER.COMPILE"
 
@@ -33,6 +34,8 @@ def compile_method(distiller: Method, device: torch.device, backend: str = "indu
             _refuse_without_compiler()
         # Random numbers are those of the eager step; on a GPU, kernels are launched as one graph ("reduce-overhead")
         options = {"fallback_random": True, "triton.cudagraphs": device.type == "cuda"}
+    if device.type == "cpu":
+        speed_up()  # as `autocast` does outside of a graph
     # The first step takes several gradients of one graph, and some trainers do so at every step
     functorch_config.donated_buffer = False
     # Said between two graphs of one step, of tensors that PyTorch itself passes on

@@ -28,6 +28,7 @@ def test_a_step_is_one_graph_in_all_epochs(name):
     torch.compiler.reset()
     counters.clear()
     method = tiny_distiller(name).train()
+    method.set_precision(torch.bfloat16, torch.bfloat16)
     prepare(method)
     compile_method(method, CPU, "eager")
     for number in range(10):
