@@ -1,7 +1,7 @@
 """The training jobs of a table's cells and of their teachers; smoke tests of cells."""
 
 import multiprocessing
-import signal
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +17,7 @@ from ..handlers import interrupts_later
 from ..interop.plugins import load_cfg
 from ..parent import stop_with_pool
 from ..report.spec import Cell
-from .jobs import Interrupted, Job
+from .jobs import Job
 from .smoke import smoke
 from .trained import OF_PLACE
 
@@ -63,10 +63,13 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
     """Two steps of every cell on random images, without data or teachers; returns the failed cells."""
     failed = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(parallel, mp_context=context, initializer=stop_with_pool) as pool:
+    with (
+        tempfile.TemporaryDirectory() as scratch,  # of a process that is ended, which cannot clean up itself
+        ProcessPoolExecutor(parallel, mp_context=context, initializer=stop_with_pool) as pool,
+    ):
         try:
             with interrupts_later():
-                pending = {pool.submit(_smoke, cell): cell for cell in cells}
+                pending = {pool.submit(_smoke, cell, scratch): cell for cell in cells}
             for number, future in enumerate(as_completed(pending), start=1):
                 cell, fault = pending[future], _fault(future)
                 if fault:
@@ -75,7 +78,7 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
         except KeyboardInterrupt:
             for process in multiprocessing.active_children():
                 process.terminate()
-            raise Interrupted(signal.SIGINT) from None
+            raise
     return failed
 
 
@@ -86,8 +89,9 @@ def _fault(future: "Future[str]") -> str:
         return "a process of the smoke test died, as when memory runs out"
 
 
-def _smoke(cell: Cell) -> str:
+def _smoke(cell: Cell, scratch: str) -> str:
     torch.set_num_threads(1)
+    tempfile.tempdir = scratch
     try:
         smoke(load_cfg(cell.config, cell.overrides))
         return ""
