@@ -12,11 +12,12 @@ import torch
 
 from ..config.effect import deciding_values, value_of
 from ..distillers.choice import choice, situation
-from ..errors import UserError
+from ..errors import ConfigError, UserError
 from ..handlers import interrupts_later
 from ..interop.plugins import load_cfg
 from ..parent import stop_with_pool
 from ..report.spec import Cell
+from ..runs.directory import run_name
 from .jobs import Job
 from .smoke import smoke
 from .trained import OF_PLACE
@@ -25,9 +26,13 @@ from .trained import OF_PLACE
 def cell_configs(cell: Cell, opts: Sequence[str]) -> list[dict[str, Any]]:
     """The keys that decide the result of a cell and differ from their defaults, without the seed.
 
-    Twice: for a dataset of image files and for one in memory, since the dataset is not loaded here.
+    Twice: for a dataset of image files and for one in memory, since the dataset is not loaded here. ConfigError if its
+    runs are where no table looks.
     """
     cfg = load_cfg(cell.config, [*cell.overrides, *opts])
+    if (name := Path(run_name(cfg)).parent) != Path(cell.folder):
+        raise ConfigError(f"{cell.row} {cell.column}: its runs are in {name}, and a table looks for them in"
+                          f" {cell.folder}: leave out EXPERIMENT.NAME and EXPERIMENT.TAG")  # fmt: skip
     both = [deciding_values(situation(cfg, in_files=in_files)) for in_files in (True, False)]
     return [{key: value for key, value in values.items() if key != "SOLVER.SEED"} for values in both]
 

@@ -180,6 +180,15 @@ def test_what_a_table_sets_for_its_cells_is_no_setting(key, option, table, capsy
     assert f"{key} is that of all cells: give {option} instead" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("key", "name"), [("TAG", "digits/kd/res20_res8/x"), ("NAME", "x")])
+def test_runs_in_another_place_than_a_tables_are_refused_before_they_are_trained(key, name, table, capsys, prefix):
+    words = ["--prefix", str(prefix), "--rows", "kd", "--seeds", "9", "--run", f"EXPERIMENT.{key}", "x"]
+    assert TABLE(["--table", str(table), *words]) == 2
+    assert f"kd res20_res8: its runs are in {name}, and a table looks for them in digits/kd/res20_res8" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
