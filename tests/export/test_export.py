@@ -260,7 +260,7 @@ def test_weights_of_a_users_network_say_that_they_need_its_module(tmp_path, monk
     assert code == 0, err
     assert "note: model.safetensors has no code: who uses it needs the module exported_nets on the import path" in out
     card = (tmp_path / "hub" / "README.md").read_text()
-    assert "its code, the module `exported_nets`, is not in this folder\n- Method" in card
+    assert "its code, the module `exported_nets`, is not in this folder: add it to the folder, or to the import path\n- Method" in card
     assert 'load_student(".", trust=True)' in card
 
 
