@@ -118,8 +118,10 @@ def on_folders(student: Student, folder: Path) -> Tested:
     """The logits, in float32, on images in class folders, whose names are classes of the student, or some of them."""
     names = class_folders(folder)
     if unknown := [name for name in names if name not in student.classes]:
-        raise DataError(f"{folder}: no classes of the student: {_few(unknown)}; name the"
-                        f" folders as its classes: {_few(student.classes)}")  # fmt: skip
+        inside = next((name for name in unknown if any((folder / name / one).is_dir() for one in student.classes)), None)
+        raise DataError(f"{folder}: no classes of the student: {_few(unknown)}; "
+                        + (f"they are in --images {folder / inside}" if inside else
+                           f"name the folders as its classes: {_few(student.classes)}"))  # fmt: skip
     files = list_files(folder, names)
     numbers = torch.tensor([student.classes.index(name) for name in names])
     count = -(-len(files.paths) // BATCH)

@@ -241,6 +241,8 @@ def test_a_student_is_judged_on_class_folders_alone(digits, tmp_path, capsys):
     with torch.no_grad():
         right = (student(batch.image)[few].argmax(1) == batch.target[few]).double().mean().item()
     assert found["top1"] == pytest.approx(100 * right)
+    assert evaluate.main([words[0], "--images", str(tmp_path)]) == 3
+    assert f"no classes of the student: 'val'; they are in --images {tmp_path / 'val'}" in capsys.readouterr().err
     (tmp_path / "val" / "ten").mkdir()
     assert evaluate.main(words) == 3
     assert "no classes of the student: 'ten'; name the folders as its classes: '0', '1'" in capsys.readouterr().err

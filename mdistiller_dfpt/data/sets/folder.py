@@ -8,6 +8,7 @@ from yacs.config import CfgNode as CN
 
 from ...distributed import rank
 from ...errors import ConfigError, DataError
+from ...invocation import command_line
 from ..build import DATASETS, FileSource
 from ..class_folders import check_same_classes, class_folders, is_image, list_files
 from ..image_files import FileSet, imagenet_recipe
@@ -128,6 +129,9 @@ def _found_instead(root: Path) -> str:
                 f" train.csv and {HOLD_OUT}")  # fmt: skip
     if any(is_image(name) for path in root.iterdir() if path.is_dir() for name in _few_names(path)):
         return f"{shown}: if these folders are the classes, {HOLD_OUT}"
+    if not (root / "train").is_dir() and (alone := next((n for n in SECOND if any(root.glob(f"{n}/*/"))), None)):
+        test = f"{command_line('eval')} RUN_OR_FILE --images {root / alone}"
+        return f"{shown}: {alone} alone does to test a trained student: `{test}`"
     if inside := next((p.parent for p in sorted(root.glob("*/train")) if p.is_dir()), None):
         return f"{shown}: perhaps DATASET.ROOT is {str(inside)!r}"
     return shown
