@@ -152,6 +152,11 @@ def test_images_of_ones_own_are_no_published_dataset_in_a_card(run):
     assert "datasets" not in said
     assert said["model-index"][0]["results"][0]["dataset"]["name"] == "a folder of images"
     assert "On the test set of a folder of images." in text
+    student.record = student.record._replace(folder="birds")
+    _, header, text = card(student, None, "mit").split("---\n", 2)
+    assert yaml.safe_load(header)["model-index"][0]["results"][0]["dataset"]["name"] == "the folder birds"
+    assert text.startswith(f"\n# {student.record.student} on the folder birds, NONE\n")
+    assert "On the test set of the folder birds." in text
     student.record = student.record._replace(teacher="timm/a_net.in1k")
     assert "- Teacher: `timm/a_net.in1k`; it is not needed for prediction\n- Input" in card(student, None, "mit")
 
@@ -260,7 +265,8 @@ def test_weights_of_a_users_network_say_that_they_need_its_module(tmp_path, monk
     assert code == 0, err
     assert "note: model.safetensors has no code: who uses it needs the module exported_nets on the import path" in out
     card = (tmp_path / "hub" / "README.md").read_text()
-    assert "its code, the module `exported_nets`, is not in this folder: add it to the folder, or to the import path\n- Method" in card
+    said = "its code, the module `exported_nets`, is not in this folder: add it to the folder, or to the import path\n"
+    assert said in card
     assert 'load_student(".", trust=True)' in card
 
 

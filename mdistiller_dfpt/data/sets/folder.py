@@ -38,8 +38,12 @@ def folder(cfg: CN) -> FileSource:
     With DATASET.TEST.SHARE, data without a test set are divided: train/<class>/*, train.csv, or class folders alone.
     """
     root, share = Path(cfg.DATASET.ROOT), cfg.DATASET.TEST.SHARE
-    if share:
-        return FileSource(*divide(_undivided(root, share), share), imagenet_recipe(cfg.DATASET.SIZE or SIZE))
+    train, test = divide(_undivided(root, share), share) if share else _divided(root)
+    return FileSource(train, test, imagenet_recipe(cfg.DATASET.SIZE or SIZE), Path(os.path.abspath(root)).name)
+
+
+def _divided(root: Path) -> tuple[FileSet, FileSet]:
+    """(training set, test set) of a folder that has both; DataError saying what is missing."""
     second = _second(root)
     table, second_table = (_table(root, split) for split in ("train", second))
     if table is not None:
@@ -67,7 +71,7 @@ def folder(cfg: CN) -> FileSource:
             f"no dataset in DATASET.ROOT {str(root)!r}: it must contain train/<class>/* and val/<class>/*, "
             f"or train.csv and val.csv with rows path,label; {_found_instead(root)}"
         )
-    return FileSource(train, test, imagenet_recipe(cfg.DATASET.SIZE or SIZE))
+    return train, test
 
 
 def test_set_in(root: Path) -> str | None:
