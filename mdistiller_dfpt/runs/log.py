@@ -139,8 +139,12 @@ def epoch_line(record: dict[str, Any], epochs: int, best: float | None, left: fl
     parts = [f"epoch {record['epoch']}/{epochs}", f"lr {record['lr']:.4g}", f"loss {record['train']['loss']:.3f}"]
     parts.append(f"train {record['train']['top1']:.2f}")
     if evaluation := evaluation_of(record):
-        parts += [f"{name} {values['top1']:.2f}" for name, values in evaluation.items() if name != "kl"]
-        parts.append(f"(best {best:.2f}{' on the validation set' if 'validation' in record else ''})")
+        judged_on = "validation" if "validation" in record else "test"
+        paths = {name: values["top1"] for name, values in evaluation.items() if name != "kl"}
+        if len(paths) == 1:  # of a student, or of a teacher that is trained itself
+            paths = dict.fromkeys([judged_on], *paths.values())
+        parts += [f"{name} {top1:.2f}" for name, top1 in paths.items()]
+        parts.append(f"(best {best:.2f}{' on the validation set' if judged_on == 'validation' else ''})")
     return "  ".join([*parts, f"{record['images_per_second']:.0f} img/s", f"{duration(left)} left"])
 
 

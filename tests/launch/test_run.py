@@ -126,7 +126,8 @@ def test_a_chain_of_assistants_is_trained_first_each_distilled_from_those_before
     assert list(found) == [f"d/taught/{run}seed1" for run in ("assistants/1_resnet14/", "assistants/2_resnet8/", "")]
     chains = [r["identity"]["config"].get("DISTILLER.ASSISTANTS", []) for r in found.values()]
     assert chains == [[], ["resnet14"], ["resnet14", "resnet8"]]
-    assert {r["protocol"]["teacher"]["name"] for r in found.values()} == {"resnet20"}
+    measured = [r["protocol"]["teacher"] for r in found.values()]
+    assert {(one["name"], one["precision"]) for one in measured} == {("resnet20", "none")}
     assert "training the assistant resnet8 first, for 1 epochs; it is kept" in capsys.readouterr().out
     # A run that finds its assistants starts with the student
     run(load_cfg(None, words))
