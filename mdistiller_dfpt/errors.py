@@ -1,7 +1,9 @@
 """Errors that a user can cause: each message says in one line what is wrong and what to do; each has an exit code."""
 
+import errno
 import inspect
 import os
+import re
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -45,6 +47,26 @@ class ExportError(UserError):
     exit_code = 1
 
 
+class OutOfMemory(UserError):
+    """The host or the device has too little memory."""
+
+    exit_code = 1
+
+
+OF_MEMORY = re.compile(
+    "(out of|not enough|can(no|')t allocate) memory|bad_alloc|failed to map segment"
+    "|could not create a primitive(?! desc)",  # oneDNN's
+    re.IGNORECASE,
+)
+"""What libraries say in an error of a kind of their own, where they get no memory; the loader of libraries, too."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that no memory could be allocated, and is not yet in the words of this package."""
+    is_pythons = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    return is_pythons or (OF_MEMORY.search(str(error)) is not None and not isinstance(error, UserError))
+
+
 class OutputError(UserError):
     """What a command prints cannot be written: the pipe was closed, as by `| head`, or the disk is full."""
 
@@ -61,6 +83,11 @@ class PluginError(UserError):
 
     def __init__(self, where: Any, what: str):
         super().__init__(f"{place_of(where)}: {getattr(where, '__name__', type(where).__name__)}: {what}")
+
+
+def in_short(error: BaseException) -> str:
+    """An exception's message, in one line."""
+    return " ".join(str(error).split())[:500]
 
 
 def reason(error: BaseException) -> str:

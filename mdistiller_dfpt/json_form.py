@@ -89,6 +89,7 @@ RECORD = {
     "epoch": COUNT,
     "accuracy": {"top1?": float, "top5?": float},
     "sha256?": str,
+    "folder?": str,
     "format": int,
 }
 """What a file of weights says of its student."""

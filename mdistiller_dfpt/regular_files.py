@@ -23,13 +23,13 @@ def memory() -> int:
 def opened(path: str | os.PathLike[str], most: int | None = None) -> BufferedReader:
     """A regular file, opened for reading; OSError if it is of another kind, or larger than `most` bytes (memory)."""
     # Without O_NONBLOCK, a FIFO without a writer would block; for a regular file it has no effect
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _check(os.fstat(file.fileno()), path, memory() if most is None else most)
+        _check(os.fstat(number), path, memory() if most is None else most)
     except OSError:
-        file.close()
+        os.close(number)
         raise
-    return file
+    return os.fdopen(number, "rb")
 
 
 def opened_to_change(path: str | os.PathLike[str], most: int = MOST_TEXT, *, append: bool = False) -> TextIO:

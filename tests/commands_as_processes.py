@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-KILLS, LAST_SECONDS = 5, 120
+from .waits import has_ended, wait_until
+
+KILLS = 5
 
 
 def processes(folder: Path) -> list[str]:
@@ -14,7 +16,7 @@ def processes(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cwd").resolve() == folder and (process / "stat").read_text().split()[2] != "Z":
+            if (process / "cwd").resolve() == folder and not has_ended(int(process.name)):
                 found.append((process / "cmdline").read_text())
         except OSError:
             continue
@@ -29,7 +31,4 @@ def kill_at_random(start: Callable[[], "subprocess.Popen[str]"], folder: Path, s
         time.sleep(drawn.uniform(2, 20))
         command.kill()
         command.communicate()
-        deadline = time.monotonic() + LAST_SECONDS
-        while left := processes(folder):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.1)
+        wait_until(lambda: not processes(folder), "a process is left")

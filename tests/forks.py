@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import sys
 import traceback
 
@@ -44,11 +45,11 @@ def in_processes(work, folder, world=WORLD):
             store = dist.FileStore(str(folder / f"store{world}"), world)
             dist.init_process_group("gloo", store=store, rank=number, world_size=world)
             with open(os.devnull, "w") as sys.stdout:
-                results.put((number, work(number), None))
+                results.put(pickle.dumps((number, work(number), None)))  # a tensor would need this process to live on
             dist.barrier()
             dist.destroy_process_group()
         except BaseException:
-            results.put((number, None, traceback.format_exc()))
+            results.put(pickle.dumps((number, None, traceback.format_exc())))
         finally:
             results.close()
             results.join_thread()
@@ -59,7 +60,7 @@ def in_processes(work, folder, world=WORLD):
         process.start()
     got = {}
     for _ in started:
-        number, value, fault = results.get(timeout=300)
+        number, value, fault = pickle.loads(results.get(timeout=300))
         if fault:
             for process in started:
                 process.kill()

@@ -1,6 +1,5 @@
 """Processes end with the one that started them, however it ends."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -15,17 +14,12 @@ import pytest
 from mdistiller_dfpt.launch.table_jobs import _fault
 from mdistiller_dfpt.parent import stop_with_pool
 
+from .waits import has_ended, wait_until
+
 
 def of_worker(seconds):
     time.sleep(seconds)
     return os.getpid()
-
-
-def is_there(pid):
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -42,16 +36,12 @@ def test_the_processes_of_a_pool_end_when_the_one_that_has_it_is_killed(method):
         workers = [int(word) for word in pipe.readline().split()]
     os.waitpid(pid, 0)
     assert workers
-    deadline = time.monotonic() + 60
-    while any(map(is_there, workers)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: all(map(has_ended, workers)))
 
 
 STARTED = """
-import os, sys, time
+import time
 from mdistiller_dfpt.commands import main
-os.environ.update(TORCHELASTIC_RUN_ID="none") if sys.argv[1] == "torchrun" else None
 def import_module(*_):
     print("imports", flush=True)
     time.sleep(600)
@@ -61,7 +51,8 @@ main.main(["train"])
 LAUNCHER = """
 import os, subprocess, sys
 from mdistiller_dfpt.parent import environment_of_job
-subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], env=environment_of_job()).wait()
+environments = {"table": environment_of_job(), "torchrun": os.environ | {"TORCHELASTIC_RUN_ID": "none"}}
+subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=environments[sys.argv[2]]).wait()
 """
 
 

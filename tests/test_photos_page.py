@@ -1,5 +1,6 @@
 """docs/photos.md as printed: every command of the tutorial runs, on generated photos and with tiny networks."""
 
+import json
 import re
 import shlex
 from dataclasses import replace
@@ -57,4 +58,7 @@ def test_every_command_of_the_page_runs_as_printed(tmp_path, monkeypatch, capsys
     assert side == 32, "the student's own size"
     assert logits.shape == (2, len({*names, "one", "two"}))
     assert (tmp_path / "report.html").stat().st_size > 1000
-    assert list(tmp_path.glob("*/README.md")), "the student's card"
+    # Two sets of photos are told apart by the names of their folders
+    assert json.loads((tmp_path / "output/birds/seed1/results.json").read_text())["protocol"]["folder"] == "birds"
+    (card,) = tmp_path.glob("*/README.md")
+    assert "on the folder birds, KD\n" in card.read_text()

@@ -1,6 +1,7 @@
 """What is no regular file is refused in one line, without waiting or reading."""
 
 import os
+import re
 import socket
 
 import numpy as np
@@ -43,14 +44,25 @@ def test_what_is_no_regular_file_is_refused_wherever_a_file_is_read(kind, tmp_pa
         assert "\n" not in str(info.value)
     image = read_image(str(make(tmp_path / "a.png", kind)))
     assert isinstance(image, Fault)
+    assert re.match(words, image.reason)
     for read in (opened, regular, read_bytes):
         with pytest.raises(OSError, match=words):
             read(path)
 
 
+def test_a_folder_in_the_place_of_a_file_is_named_and_not_left_open(tmp_path):
+    before = os.listdir("/proc/self/fd")
+    for read in (opened, regular, read_bytes):
+        with pytest.raises(IsADirectoryError) as info:
+            read(tmp_path)
+        assert info.value.filename == str(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
+    assert read_image(str(tmp_path)).reason == "Is a directory"
+
+
 def test_an_image_of_another_format_or_of_extreme_shape_is_no_image(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-    assert "cannot identify image file" in read_image(str(tmp_path / "a.png")).reason
+    assert read_image(str(tmp_path / "a.png")).reason == "it is none of PNG, JPEG, BMP, DIB, PPM, TIFF, WEBP, GIF"
     for width, is_read in ((300, True), (303, False)):
         Image.fromarray(np.zeros((3, width, 3), np.uint8)).save(tmp_path / "long.png")
         assert isinstance(read_image(str(tmp_path / "long.png")), Fault) != is_read

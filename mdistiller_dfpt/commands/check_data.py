@@ -33,7 +33,7 @@ def _main(argv: list[str]) -> None:
         print(f"note: {line}")
     if faults:
         raise DataError("\n".join(faults))
-    print("no faults")
+    print(f"all {count} images can be read")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from ..data import Data
 from ..errors import ConfigError, DataError, UserError
 from ..export import FORMATS
 from ..export.hub_folder import write_hub_folder
-from ..export.int8 import Compared, compare, write_accuracy, write_int8
+from ..export.int8 import Compared, compare_on_sample, compare_on_test_set, write_accuracy, write_int8
 from ..export.onnx_file import session
 from ..export.verify import Sample, of_folder, of_split, published, verified
 from ..launch.cli import Parser, guarded
@@ -56,24 +56,30 @@ def _main(argv: list[str]) -> None:
 
 def _int8(student: Student, output: Path, given: Sample | None, data: Data | None) -> None:
     """Write the quantised file beside the ONNX file, and print how both compare."""
-    if given is None:
+    sample = given
+    if sample is None:
         assert data is not None, "it is required without --images"
-        given = of_split(student, data.train, "the training set")
-    path = output.with_suffix(".int8.onnx")
+        sample = of_split(student, data.train, "the training set")
+    path, float32 = output.with_suffix(".int8.onnx"), session(output)
     with published(path) as part:
-        network = write_int8(output, part, given)
-        found = compare(student, session(output), network, given.images, None if data is None else data.test)
-        write_accuracy(part, found)
+        network = write_int8(output, part, sample)
+        of_test = None if data is None else compare_on_test_set(student, float32, network, data.test)
+        of_images = None if given is None else compare_on_sample(float32, network, given)
+        if of_test is not None:
+            write_accuracy(part, of_test)
     print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB, float32 {output.stat().st_size / 2**20:.2f} MiB;"
-          f" calibrated on {len(given.images)} images of {given.source}")  # fmt: skip
-    print(_in_words(found))
+          f" calibrated on {len(sample.images)} images of {sample.source}")  # fmt: skip
+    if of_test is not None:
+        print(_in_words(of_test, "images", "the test set"))
+    if of_images is not None:
+        print(_in_words(of_images, "images, those of the calibration", "them"))
 
 
-def _in_words(found: Compared) -> str:
-    words = f"int8 predicts as float32: {found.agreement:.2f} % of {found.images} images"
+def _in_words(found: Compared, images: str, where: str) -> str:
+    words = f"int8 predicts as float32: {found.agreement:.2f} % of {found.images} {images}"
     if not found.int8:
-        return f"{words}, those of the calibration; there is no test set to measure its accuracy on"
-    return f"{words}; top-1 on the test set: int8 {found.int8['top1']:.2f} %, float32 {found.float32['top1']:.2f} %"
+        return f"{words}; no accuracy of them is known: their folders are not named as the classes"
+    return f"{words}; top-1 on {where}: int8 {found.int8['top1']:.2f} %, float32 {found.float32['top1']:.2f} %"
 
 
 def _name_of(student: Student) -> str:

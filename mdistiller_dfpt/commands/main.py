@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from ..errors import ConfigError
 from ..launch.cli import guarded, prepare_process
+from ..launch.machine_faults import fault_of_the_machine
 from ..parent import stop_with_launcher
 from ..registry import suggest
 
@@ -57,7 +58,13 @@ def command(name: str) -> Callable[[list[str] | None], int]:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(e.exit_code)
     stop_with_launcher()
-    return import_module(f".{COMMANDS[name][0]}", __package__).main
+    try:
+        return import_module(f".{COMMANDS[name][0]}", __package__).main
+    except Exception as e:  # that a library could not be loaded is no bug of it
+        if (fault := fault_of_the_machine(e)) is None:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        sys.exit(fault.exit_code)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -199,8 +199,10 @@ KEYS: dict[str, Key] = {
                             kind=float),
     "SOLVER.LABEL_SMOOTHING": Key(0.0, "probability spread over all classes, for methods that take soft labels",
                                   FRACTION),
-    "SOLVER.MIXUP": Key(0.0, "alpha of mixup, 0 for none, for methods that take soft labels", NOT_NEGATIVE),
-    "SOLVER.CUTMIX": Key(0.0, "alpha of CutMix, 0 for none; with MIXUP, each batch takes one of them", NOT_NEGATIVE),
+    "SOLVER.MIXUP": Key(0.0, "alpha of mixup, 0 for none, for methods that take soft labels; the accuracy printed as"
+                        " train counts one of an image's two labels", NOT_NEGATIVE),
+    "SOLVER.CUTMIX": Key(0.0, "alpha of CutMix, 0 for none; with MIXUP, each batch takes one of them; train as with"
+                         " MIXUP", NOT_NEGATIVE),
     "SOLVER.EMA": Key(None, "decay of a moving average of the student's weights, which is evaluated and saved in their"
                       " place; default: none", Limit("in (0, 1)", lambda v: 0 < v < 1), kind=float),
     "SOLVER.REMEASURE_BN": Key("never", "BatchNorm's statistics are measured again over the training images, prepared"

@@ -45,6 +45,7 @@ class FileSource(NamedTuple):
     train: FileSet
     test: FileSet
     recipe: FileRecipe
+    folder: str = ""  # the name of its folder, if DATASET.TYPE does not say which dataset it is
 
 
 class Data(NamedTuple):
@@ -58,6 +59,7 @@ class Data(NamedTuple):
     names: tuple[str, ...] = ()  # of the classes; (): they are numbered
     validation: Loader | None = None  # what is split off the training set
     num_joined: int | None = None  # classes of the dataset before they are joined to `num_classes`, if they are
+    folder: str = ""  # the name of its folder, for a reader, if DATASET.TYPE does not say which dataset it is
 
     def batches(self, epoch: int, first: int = 0, *, strong: bool = False) -> Iterator[Batch]:
         """The training batches of an epoch, starting with number `first`, with unlabelled images if there are any."""
@@ -169,7 +171,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     train = make(own, recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
     test = make(source.test, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
     data = Data(
-        train, test, classes, content, names=source.train.classes, validation=judges, num_joined=num_joined
+        train, test, classes, content, names=source.train.classes, validation=judges, num_joined=num_joined,
+        folder=getattr(source, "folder", ""),
     )  # fmt: skip
     if extra is None:
         return data

@@ -59,8 +59,11 @@ def _layout(arrays: dict[str, np.ndarray]) -> str:
 
 
 def _remove_old_parts(path: Path) -> None:
-    """Delete what processes left that were killed while they wrote; one that is younger than an hour may be written."""
+    """Delete what processes left that were killed while they wrote; one that is younger than an hour may be written.
+
+    One of the future is of a clock that was wrong.
+    """
     with contextlib.suppress(OSError):
         for part in path.parent.glob(f"{glob.escape(path.name)}*.part"):
-            if time.time() - part.stat().st_mtime > 3600:
+            if abs(time.time() - part.stat().st_mtime) > 3600:
                 part.unlink(missing_ok=True)

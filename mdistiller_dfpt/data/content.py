@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -73,9 +75,21 @@ def _listed(paths: list[str]) -> list[str]:
     return [f"{Path(path).relative_to(root)} {os.path.getsize(path)} {begin(path)}" for path in paths]
 
 
-def key_of(path: str) -> str:
-    """A key of a file, equal for copies: its size and the hash of its first bytes."""
-    return f"{beginning(path)} {os.path.getsize(path)}"
+def keys_of(paths: Sequence[str]) -> list[str]:
+    """A key of each file, equal for copies alone; DataError if one cannot be read.
+
+    It has the size and the hash of the first bytes, and that of all bytes where others begin alike, as images without
+    compression may.
+    """
+    alike: dict[str, list[int]] = defaultdict(list)
+    for index, path in enumerate(paths):
+        alike[f"{beginning(path)} {os.path.getsize(path)}"].append(index)
+    keys = [""] * len(paths)
+    for first, own in alike.items():
+        whole = [_hash(paths[i], None) for i in own] if len(own) > 1 else []
+        for i, other in zip(own, whole if len(set(whole)) > 1 else [""] * len(own), strict=True):
+            keys[i] = f"{first} {other}".rstrip()
+    return keys
 
 
 def common_to(one: ImageSet | FileSet, other: ImageSet | FileSet) -> int:
@@ -87,15 +101,21 @@ def common_to(one: ImageSet | FileSet, other: ImageSet | FileSet) -> int:
         assert isinstance(other, FileSet)
         if len(one.paths) + len(other.paths) > FEW:
             return 0
-        mine, others = [key_of(path) for path in one.paths], [key_of(path) for path in other.paths]
+        keys = keys_of([*one.paths, *other.paths])
+        mine, others = keys[: len(one.paths)], keys[len(one.paths) :]
     known = set(others)
     return sum(key in known for key in mine)
 
 
 def beginning(path: str) -> str:
     """The hash of the first bytes of a file; DataError if it cannot be read."""
+    return _hash(path, FIRST)
+
+
+def _hash(path: str, size: int | None) -> str:
+    """The hash of so many bytes of a file, or of all."""
     try:
         with opened(path) as f:
-            return hashlib.sha256(f.read(FIRST)).hexdigest()
+            return hashlib.sha256(f.read(size)).hexdigest()
     except OSError as e:
         raise DataError(f"{path}: cannot be read ({e.strerror})") from None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Self, TypeVar
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -83,12 +83,14 @@ def read_image(path: str) -> Image.Image | Fault:
             return as_rgb(image)
     except DataError as e:
         return Fault(path, str(e))
+    except UnidentifiedImageError:
+        return Fault(path, f"it is none of {', '.join(DECODERS)}")
     except MemoryError:
         raise
     except Exception as e:  # Pillow raises many types for damaged files
         if isinstance(e, OSError) and e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise  # no fault of the file
-        return Fault(path, str(e) or type(e).__name__)
+        return Fault(path, getattr(e, "strerror", None) or str(e) or type(e).__name__)
 
 
 Sample = tuple[Tensor, Tensor | None, int]

@@ -6,7 +6,7 @@ from collections import defaultdict
 import torch
 
 from ..errors import DataError
-from .content import key_of
+from .content import keys_of
 from .image_files import FileSet
 
 
@@ -21,8 +21,8 @@ def divide(files: FileSet, share: float) -> tuple[FileSet, FileSet]:
     for label, name in enumerate(files.classes):
         own = (files.labels == label).nonzero()[:, 0].tolist()
         copies: dict[str, list[int]] = defaultdict(list)
-        for index in own:
-            copies[_key(files.paths[index])].append(index)
+        for index, key in zip(own, keys_of([files.paths[i] for i in own]), strict=True):
+            copies[hashlib.sha256(key.encode()).hexdigest()].append(index)
         if len(copies) < 2:
             raise DataError(f"DATASET.TEST.SHARE is {share:g}; the class {name} has {len(own)} image"
                             f"{'s, all alike' if len(own) > 1 else ''}: it needs one to train and one to test on, and"
@@ -34,10 +34,6 @@ def divide(files: FileSet, share: float) -> tuple[FileSet, FileSet]:
             chosen[copies[key]] = True
             taken += len(copies[key])
     return _rows(files, ~chosen), _rows(files, chosen)
-
-
-def _key(path: str) -> str:
-    return hashlib.sha256(key_of(path).encode()).hexdigest()
 
 
 def _rows(files: FileSet, rows: torch.Tensor) -> FileSet:

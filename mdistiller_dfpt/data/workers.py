@@ -115,17 +115,19 @@ class _Deaths:
         try:
             self.raise_if_any(number, frame)
         except RuntimeError as e:
-            if (pid := _PID.search(str(e))) and pid[1] in self.told:
-                return
-            if self.is_awaited:
+            if self.is_awaited and self._is_news(e):
                 raise
             self.error = e
 
     def tell(self) -> None:
         """Raise the error that was held back, if there is one."""
         error, self.error = self.error, None
-        if error is not None:
+        if error is not None and self._is_news(error):
             raise error
+
+    def _is_news(self, error: RuntimeError) -> bool:
+        pid = _PID.search(str(error))
+        return pid is None or pid[1] not in self.told
 
 
 class _Patience:
@@ -137,6 +139,7 @@ class _Patience:
 
     def __init__(self) -> None:
         self.awaited: _Wait | None = None
+        self.lock = threading.Lock()  # what is no longer awaited has no workers killed
         self.thread: threading.Thread | None = None
 
     def begin(self) -> None:
@@ -148,10 +151,16 @@ class _Patience:
     def _look(self) -> None:
         while True:
             time.sleep(TICK)
-            if (now := self.awaited) is not None:
-                now.seconds -= TICK
-                if now.seconds < 0:
-                    _kill_workers()
+            with self.lock:
+                if self.awaited is not None:
+                    self.awaited.seconds -= TICK
+                    if self.awaited.seconds < 0:
+                        _kill_workers()
+
+    def end(self) -> None:
+        """Images came, or an error."""
+        with self.lock:
+            self.awaited = None
 
 
 @dataclass
@@ -173,10 +182,13 @@ def watch_workers(iterator: Any) -> None:
 def awaited(images: Callable[[], T], seconds: float) -> T:
     """What a call returns that waits for workers, at most so long; the error of `fault_of_worker` if one is gone."""
     wait = _PATIENCE.awaited = _Wait(seconds)
-    _DEATHS.is_awaited = True
     try:
-        _DEATHS.tell()
-        return images()
+        try:
+            _DEATHS.is_awaited = True
+            _DEATHS.tell()
+            return images()
+        finally:
+            _DEATHS.is_awaited = False
     except (RuntimeError, OSError, EOFError) as e:
         _end_half_built(e)
         for iterator in list(_RUNNING):  # one that was killed may be reaped only later, while another loader is awaited
@@ -187,7 +199,7 @@ def awaited(images: Callable[[], T], seconds: float) -> T:
             raise ConnectionError("it closed its connection") from None
         raise
     finally:
-        _DEATHS.is_awaited, _PATIENCE.awaited = False, None
+        _PATIENCE.end()
 
 
 def _end_half_built(error: BaseException) -> None:
@@ -209,6 +221,17 @@ def end_workers() -> None:
         for worker in iterator._workers:
             worker.join(LAST_SECONDS)
     _kill_workers()  # one that is stopped hears nothing else
+
+
+def _forget() -> None:
+    """In a forked process: these workers are of its parent, which awaits their images."""
+    _RUNNING.clear()
+    _DEATHS.told.clear()
+    _DEATHS.is_awaited, _DEATHS.error = False, None
+    _PATIENCE.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _pids(iterator: Any) -> set[str]:

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import AT_LEAST_ONE
+from ..models.dummy import ImageShape
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
-from .feature import WEIGHT_LIMITS, FeatureDistiller, weights
+from .feature import WEIGHT_LIMITS, FeatureDistiller, refuse_other_width, weights
 
 
 def class_activation_map(feature: Tensor, weight: Tensor) -> Tensor:
@@ -49,9 +50,10 @@ class CATKD(FeatureDistiller):
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, cam_resolution: int, normalize: bool, ce_weight: float,
-        feat_weight: float,
+        feat_weight: float, image_shape: ImageShape,
     ):  # fmt: skip
         super().__init__(student, teacher, ce_weight=ce_weight, feat_weight=feat_weight)
+        refuse_other_width((student, self.teacher_network), image_shape)
         self.arguments = (cam_resolution, normalize)
 
     def feature_loss(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

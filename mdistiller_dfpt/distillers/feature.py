@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 from ..config.limits import NOT_NEGATIVE, Limit
 from ..losses import Terms, distillation, label
 from ..models.dummy import ImageShape, dummy_image, probing
+from ..models.output import as_output
 from .base import Batch, Distiller, Output, StagedModel, TeacherLike
 
 T = TypeVar("T")
@@ -22,6 +23,12 @@ class Shapes(NamedTuple):
     preact_feats: list[tuple[int, int, int]]
     pooled: int
     classes: int
+
+
+def output_of(network: nn.Module, image_shape: ImageShape) -> Output:
+    """The output for a dummy image; a network without the features that a method uses is refused with it, at build."""
+    with probing(network):
+        return as_output(network(dummy_image(network, image_shape)))
 
 
 def feature_shapes(network: nn.Module, image_shape: ImageShape) -> Shapes:
@@ -48,6 +55,12 @@ def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
     a, b = (x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
     return a, b
+
+
+def refuse_other_width(networks: Sequence[StagedModel], image_shape: ImageShape) -> None:
+    """ConfigError if the classifier of a network cannot be applied to the positions of the map that it pools."""
+    for network in networks:
+        network.classifier_of(output_of(network, image_shape).features["head_map"])
 
 
 def refuse_trained_path(distiller: Distiller, use: str) -> None:

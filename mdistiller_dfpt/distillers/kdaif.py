@@ -24,7 +24,9 @@ from yacs.config import CfgNode as CN
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, POSITIVE, Limit
 from ..losses import Terms, distillation, label
 from ..losses.logit_losses import divergences, label_gradient
+from ..models.dummy import ImageShape
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
+from .feature import output_of
 
 
 def with_ones(features: Tensor) -> Tensor:
@@ -101,9 +103,10 @@ class KDAIF(Distiller):
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, temperature: float, held_out: float, damping: float,
-        cg_steps: int, ce_weight: float, kd_weight: float,
+        cg_steps: int, ce_weight: float, kd_weight: float, image_shape: ImageShape,
     ):  # fmt: skip
         super().__init__(student, teacher)
+        output_of(student, image_shape).features["pooled_feat"]  # refused here without one, not in the first step
         self.temperature, self.held_out = temperature, held_out
         self.damping, self.steps = damping, cg_steps
         self.ce_weight, self.kd_weight = ce_weight, kd_weight

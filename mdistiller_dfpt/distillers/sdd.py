@@ -22,7 +22,9 @@ from yacs.config import CfgNode as CN
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE, Limit
 from ..losses import LogitLoss, Terms, distillation, label, warm_up
 from ..losses.logit_losses import loss_over_samples, per_sample
+from ..models.dummy import ImageShape
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
+from .feature import refuse_other_width
 
 FINEST = 4  # the grid that coarser ones are pooled from
 
@@ -73,9 +75,10 @@ class SDD(Distiller):
 
     def __init__(
         self, student: StagedModel, teacher: TeacherLike, *, logit_loss: str, temperature: float, grids: list[int],
-        warmup: int, ce_weight: float, kd_weight: float,
+        warmup: int, ce_weight: float, kd_weight: float, image_shape: ImageShape,
     ):  # fmt: skip
         super().__init__(student, teacher)
+        refuse_other_width((student, self.teacher_network), image_shape)
         self.logit_loss = loss_over_samples("SDD.LOGIT_LOSS", logit_loss)
         self.temperature, self.grids, self.warmup = temperature, tuple(grids), warmup
         self.ce_weight, self.kd_weight = ce_weight, kd_weight

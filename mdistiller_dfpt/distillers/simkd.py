@@ -18,10 +18,9 @@ from yacs.config import CfgNode as CN
 
 from ..config.limits import AT_LEAST_ONE, NOT_NEGATIVE
 from ..losses import Terms, distillation, label
-from ..models.dummy import ImageShape, dummy_image, probing
-from ..models.output import as_output
+from ..models.dummy import ImageShape
 from .base import DISTILLERS, Batch, Distiller, Output, StagedModel, TeacherLike
-from .feature import same_size
+from .feature import output_of, same_size
 
 
 def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -44,7 +43,7 @@ class ReusedClassifier(nn.Module):
         super().__init__()
         self.student = student
         self.classifier = copy.deepcopy(teacher.classifier_layer).requires_grad_(False)
-        mine, its = (_maps(network, image_shape) for network in (student, teacher))
+        mine, its = (output_of(network, image_shape) for network in (student, teacher))
         self.skips_head = mine.features["feats"][-1].shape[1] != student.classifier_layer.in_features
         width = its.features["head_map"].shape[1]
         if width != self.classifier.in_features:
@@ -90,11 +89,6 @@ def projector(in_channels: int, channels: int, factor: int) -> nn.Sequential:
     """Maps of `in_channels` to maps of `channels`, through a bottleneck of `channels` / `factor`."""
     mid = max(1, channels // factor)
     return nn.Sequential(*_conv(in_channels, mid, 1), *_conv(mid, mid, 3), *_conv(mid, channels, 1))
-
-
-def _maps(network: StagedModel, image_shape: ImageShape) -> Output:
-    with probing(network):
-        return as_output(network(dummy_image(network, image_shape)))
 
 
 def _conv(in_channels: int, channels: int, kernel: int) -> list[nn.Module]:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..data.loader import Loader
 from ..launch.student import Student
-from ..training.evaluate import evaluate
+from ..training.evaluate import accuracy, evaluate
 from .logits_network import INPUT
 from .onnx_file import add_metadata, needed_for_onnx, session
 from .verify import BATCH, Network, Sample
 
 
 class Compared(NamedTuple):
-    """An int8 network beside its float32 one, in per cent; accuracies (top1, top5) need a test set."""
+    """An int8 network beside its float32 one, in per cent; accuracies (top1, top5) need labels."""
 
     agreement: float  # images for which both predict the same class
     images: int
@@ -71,12 +71,18 @@ def write_accuracy(path: Path, found: Compared) -> None:
 
 
 @torch.no_grad()
-def compare(student: Student, float32: Network, int8: Network, images: Tensor, test: Loader | None) -> Compared:
-    """The agreement of both on the test set with their accuracies, or without one on `images`."""
-    if test is None:
-        pairs = [(float32(batch), int8(batch)) for batch in images.split(BATCH)]
-        same = sum(int((a.argmax(1) == b.argmax(1)).sum()) for a, b in pairs)
-        return Compared(100 * same / len(images), len(images), {}, {})
+def compare_on_sample(float32: Network, int8: Network, sample: Sample) -> Compared:
+    """The agreement of both on a sample, with their accuracies if its labels are known."""
+    logits = [torch.cat([network(batch) for batch in sample.images.split(BATCH)]) for network in (float32, int8)]
+    same = (logits[0].argmax(1) == logits[1].argmax(1)).double().mean().item()
+    known = [] if sample.labels is None else [accuracy(one, sample.labels) for one in logits]
+    of_float32, of_int8 = ({key: value.item() for key, value in one.items()} for one in known or ({}, {}))
+    return Compared(100 * same, len(sample.images), of_float32, of_int8)
+
+
+@torch.no_grad()
+def compare_on_test_set(student: Student, float32: Network, int8: Network, test: Loader) -> Compared:
+    """The agreement of both on the test set, with their accuracies."""
     same = 0
 
     def both(image: Tensor) -> dict[str, Tensor]:

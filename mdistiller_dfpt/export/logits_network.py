@@ -68,7 +68,9 @@ def input_in_words(student: Student) -> str:
 
 
 def data_in_words(record: Record) -> str:
-    """What a student was trained on; images of one's own have no name."""
+    """What a student was trained on; images of one's own are known by the name of their folder."""
+    if record.folder:
+        return f"the folder {record.folder}"
     return {"folder": "a folder of images", OWN: "images of a program"}.get(record.data, record.data)
 
 

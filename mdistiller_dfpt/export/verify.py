@@ -28,6 +28,7 @@ class Sample(NamedTuple):
 
     images: Tensor
     source: str
+    labels: Tensor | None = None  # (N,), of a folder whose folders are named as the student's classes
 
 
 def of_folder(student: Student, folder: Path) -> Sample:
@@ -35,13 +36,17 @@ def of_folder(student: Student, folder: Path) -> Sample:
     paths = images_in(folder)[0]
     if not paths:
         raise DataError(f"--images {folder}: {'no images in this folder' if folder.is_dir() else 'no such folder'}")
+    chosen = [paths[i] for i in _spaced(len(paths)).tolist()]
     images = []
-    for i in _spaced(len(paths)).tolist():
-        image = read_image(paths[i])
+    for path in chosen:
+        image = read_image(path)
         if isinstance(image, Fault):
             raise DataError(f"{image.path}: cannot be read as an image ({image.reason}); replace or remove it")
         images.append(student.preprocess(image))
-    return Sample(torch.stack(images), str(folder))
+    number = {name: i for i, name in enumerate(student.classes)}
+    labels = [number.get(Path(path).relative_to(folder).parts[0]) for path in chosen]
+    known = None if None in labels else torch.tensor(labels)
+    return Sample(torch.stack(images), str(folder), known)
 
 
 def of_split(student: Student, loader: Loader, source: str) -> Sample:

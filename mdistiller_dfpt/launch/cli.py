@@ -18,6 +18,7 @@ from ..errors import (
     OutputError,
     PluginError,
     UserError,
+    in_short,
     is_users,
     users_line,
     users_line_in,
@@ -43,17 +44,12 @@ def _process() -> str:
     return f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ else ""
 
 
-def _in_short(error: BaseException) -> str:
-    """An exception's message, in one line."""
-    return " ".join(str(error).split())[:500]
-
-
 def _fault_of_the_users(error: BaseException, file: str, line: int) -> int:
     """Print an exception raised by user code, with only the frames in that code, and return the exit code."""
     for frame in traceback.extract_tb(error.__traceback__):
         if users_line_in(frame.filename):
             print(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}", file=sys.stderr)
-    what = f"{file}:{line}: {type(error).__name__}: {_in_short(error)}"
+    what = f"{file}:{line}: {type(error).__name__}: {in_short(error)}"
     # Method files of mdistiller's forks may use what the fork's own networks take and return
     of_networks = any(name in what for name in ("StagedModel", "LazyFeatures"))
     advice = "; it uses what the networks of this package do not have, as those of its fork may" if of_networks else ""
@@ -205,7 +201,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrup
             return fault.exit_code
         traceback.print_exc()
         if (written := _users_class(e)) is not None:
-            what = f"mdistiller_dfpt raised {type(e).__name__}: {_in_short(e)}, where it ran this; {CHECK_RETURNS}"
+            what = f"mdistiller_dfpt raised {type(e).__name__}: {in_short(e)}, where it ran this; {CHECK_RETURNS}"
             print(f"{_process()}error: {PluginError(written, what)}", file=sys.stderr)
             return PluginError.exit_code
         print(f"{_process()}error: {_whose_bug()}", file=sys.stderr)

@@ -61,13 +61,15 @@ def run_jobs(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) -> 
         pending = {pool.submit(run, job): job for job in jobs}
         for number, future in enumerate(as_completed(pending), start=1):
             if got:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise Interrupted(got[0])
+                break
             job, code = pending[future], future.result()
             ended = "done" if code == 0 else f"failed with {code}, see {job.log}"
             say(f"[{number}/{len(jobs)}] {job.label}: {ended}")
             if code:
                 failed.append(job)
+        if got:  # also behind the last job
+            pool.shutdown(cancel_futures=True)
+            raise Interrupted(got[0])
     return failed
 
 

@@ -106,7 +106,8 @@ def on_data(student: Student, cfg: CN, data: Data, teacher: nn.Module | None = N
             for logits, (network, dtype) in zip(found, networks, strict=True):
                 with autocast(dtype, batch.image):
                     logits.append(network(batch.image).float().cpu())
-    each, on = [torch.cat(logits) for logits in found], f"the test set of {cfg.DATASET.TYPE}"
+    each = [torch.cat(logits) for logits in found]
+    on = f"the test set of {cfg.DATASET.TYPE} {data.folder}".rstrip()
     on += "" if networks[0][1] is None else ", in bfloat16"
     numbers = torch.cat(indices).tolist()
     pictures = partial(_picture, data.test, numbers)
@@ -118,8 +119,10 @@ def on_folders(student: Student, folder: Path) -> Tested:
     """The logits, in float32, on images in class folders, whose names are classes of the student, or some of them."""
     names = class_folders(folder)
     if unknown := [name for name in names if name not in student.classes]:
-        raise DataError(f"{folder}: no classes of the student: {_few(unknown)}; name the"
-                        f" folders as its classes: {_few(student.classes)}")  # fmt: skip
+        inside = next((n for n in unknown if any((folder / n / one).is_dir() for one in student.classes)), None)
+        raise DataError(f"{folder}: no classes of the student: {_few(unknown)}; "
+                        + (f"they are in --images {folder / inside}" if inside else
+                           f"name the folders as its classes: {_few(student.classes)}"))  # fmt: skip
     files = list_files(folder, names)
     numbers = torch.tensor([student.classes.index(name) for name in names])
     count = -(-len(files.paths) // BATCH)

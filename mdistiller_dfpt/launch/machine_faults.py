@@ -2,7 +2,7 @@
 
 import errno
 
-from ..errors import ConfigError, DataError, UserError
+from ..errors import ConfigError, DataError, OutOfMemory, UserError, in_short, is_out_of_memory
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}  # no name of ours is such
 OF_LIMITS = {errno.EMFILE, errno.ENFILE}
@@ -21,7 +21,11 @@ def fault_of_the_machine(error: Exception) -> UserError | None:
         return ConfigError(f"{name[:200]}: this name is not UTF-8: rename it") if is_name else None
     if isinstance(error, BlockingIOError) or str(error) == NO_THREAD:
         return DataError(f"{getattr(error, 'strerror', error)}: no further process or thread may be started: raise the"
-                         " number that `ulimit -u` prints, or start fewer processes")  # fmt: skip
+                         " number that `ulimit -u` prints, and that of `ulimit -v` if there is one, or start fewer"
+                         " processes")  # fmt: skip
+    if is_out_of_memory(error):
+        return OutOfMemory(f"out of memory ({in_short(error)[:160] or 'no details'}): end other processes, or raise the"
+                           " number that `ulimit -v` prints")  # fmt: skip
     if not isinstance(error, OSError):
         return None
     if error.errno in OF_LIMITS:

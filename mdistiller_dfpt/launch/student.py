@@ -26,7 +26,7 @@ from ..models.staged import resized
 from ..runs.checkpoint import save_weights
 from ..runs.directory import CONFIG
 from ..runs.record import Record, as_metadata, check_hash, read_record, record_of
-from ..runs.weights import load_into
+from ..runs.weights import load_into, weights_file
 from ..training.evaluate import ranking
 from ..training.own_parts import with_own_parts
 from ..trusted_files import check_trust, named_code, trust_all, trust_as_before
@@ -206,15 +206,16 @@ def _load(path: Path, device: str, network: nn.Module | None) -> Student:
 
 def config_of_student(path: Path, record: Record, overrides: Sequence[str] = ()) -> CN:
     """The config of a student's run; that beside the file names the user's code, and other files, by their places."""
-    beside = (path if path.is_dir() else path.parent) / CONFIG
+    file = weights_file(path)
+    beside = file.parent / CONFIG
     values = load_yaml_text(record.config)
     if values.get("PLUGINS") and not beside.is_file():
         raise ConfigError(f"{path}: its network or method is in {', '.join(values['PLUGINS'])}: give the directory of"
                           " its run, or put the file beside the config.yaml of that run")  # fmt: skip
     if beside.is_file():
         return load_cfg(beside, overrides)
-    check_trust(path, values)
-    make_importable((name.partition(":")[0] for _, name in named_code(values)), path.parent)
+    check_trust(file, values)
+    make_importable((name.partition(":")[0] for _, name in named_code(values)), file.parent)
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs KEY VALUE; {overrides[-1]!r} has no value")
     given = zip(overrides[::2], overrides[1::2], strict=True)

@@ -1,7 +1,7 @@
 """The training jobs of a table's cells and of their teachers; smoke tests of cells."""
 
 import multiprocessing
-import signal
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,12 +12,13 @@ import torch
 
 from ..config.effect import deciding_values, value_of
 from ..distillers.choice import choice, situation
-from ..errors import UserError
+from ..errors import ConfigError, UserError
 from ..handlers import interrupts_later
 from ..interop.plugins import load_cfg
 from ..parent import stop_with_pool
 from ..report.spec import Cell
-from .jobs import Interrupted, Job
+from ..runs.directory import run_name
+from .jobs import Job
 from .smoke import smoke
 from .trained import OF_PLACE
 
@@ -25,9 +26,13 @@ from .trained import OF_PLACE
 def cell_configs(cell: Cell, opts: Sequence[str]) -> list[dict[str, Any]]:
     """The keys that decide the result of a cell and differ from their defaults, without the seed.
 
-    Twice: for a dataset of image files and for one in memory, since the dataset is not loaded here.
+    Twice: for a dataset of image files and for one in memory, since the dataset is not loaded here. ConfigError if its
+    runs are where no table looks.
     """
     cfg = load_cfg(cell.config, [*cell.overrides, *opts])
+    if (name := Path(run_name(cfg)).parent) != Path(cell.folder):
+        raise ConfigError(f"{cell.row} {cell.column}: its runs are in {name}, and a table looks for them in"
+                          f" {cell.folder}: leave out EXPERIMENT.NAME and EXPERIMENT.TAG")  # fmt: skip
     both = [deciding_values(situation(cfg, in_files=in_files)) for in_files in (True, False)]
     return [{key: value for key, value in values.items() if key != "SOLVER.SEED"} for values in both]
 
@@ -63,10 +68,13 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
     """Two steps of every cell on random images, without data or teachers; returns the failed cells."""
     failed = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(parallel, mp_context=context, initializer=stop_with_pool) as pool:
+    with (
+        tempfile.TemporaryDirectory() as scratch,  # of a process that is ended, which cannot clean up itself
+        ProcessPoolExecutor(parallel, mp_context=context, initializer=stop_with_pool) as pool,
+    ):
         try:
             with interrupts_later():
-                pending = {pool.submit(_smoke, cell): cell for cell in cells}
+                pending = {pool.submit(_smoke, cell, scratch): cell for cell in cells}
             for number, future in enumerate(as_completed(pending), start=1):
                 cell, fault = pending[future], _fault(future)
                 if fault:
@@ -75,7 +83,7 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
         except KeyboardInterrupt:
             for process in multiprocessing.active_children():
                 process.terminate()
-            raise Interrupted(signal.SIGINT) from None
+            raise
     return failed
 
 
@@ -86,8 +94,9 @@ def _fault(future: "Future[str]") -> str:
         return "a process of the smoke test died, as when memory runs out"
 
 
-def _smoke(cell: Cell) -> str:
+def _smoke(cell: Cell, scratch: str) -> str:
     torch.set_num_threads(1)
+    tempfile.tempdir = scratch
     try:
         smoke(load_cfg(cell.config, cell.overrides))
         return ""

@@ -61,6 +61,8 @@ def trained_networks(cfg: CN, data: Data, train: Train, chain: tuple[Path, ...] 
     of_teachers = chosen.others_key == "OTHER_TEACHERS"
     if of_teachers:
         _refuse_other_counts(cfg)
+    elif chosen.others:
+        _refuse_added_modules(cfg, "DISTILLER.ASSISTANTS are networks that are trained")
     path = _weights(cfg, data, train, chain, d.TEACHER, d.TEACHER_CKPT, d.TEACHER_CFG, ("TEACHER_CKPT", "TEACHER_CFG"))
     found = [load_trained(cfg, "teacher", path, data)]
     keys = ("OTHER_TEACHER_CKPTS", "OTHER_TEACHER_CFGS")
@@ -82,6 +84,13 @@ def _refuse_other_counts(cfg: CN) -> None:
                 f"DISTILLER.{key} has {len(d[key])} entries and DISTILLER.OTHER_TEACHERS {len(d.OTHER_TEACHERS)}; "
                 "each network needs exactly one"
             )
+
+
+def _refuse_added_modules(cfg: CN, what: str) -> None:
+    """ConfigError, before it is trained, if the network of a config predicts with modules of its method."""
+    if added := sorted(choice(cfg).adds_modules):
+        raise ConfigError(f"{what} by {', '.join(added)}, with whose modules it predicts: what teaches must be a"
+                          " network of its own; use another method for it")  # fmt: skip
 
 
 def _weights(
@@ -144,6 +153,7 @@ def _of_config(
         raise ConfigError(f"DISTILLER.{keys[1]} is {config}, which needs itself as a teacher")
     chain = (*chain, place)
     teacher_cfg = _teacher_cfg(cfg, config)
+    _refuse_added_modules(teacher_cfg, f"DISTILLER.{keys[1]} is {config}, which trains its network")
     its_data = data
     if any(teacher_cfg.DATASET[key] != cfg.DATASET[key] for key in OF_THE_DATA):
         its_data = build_data(teacher_cfg, torch.device("cpu"))

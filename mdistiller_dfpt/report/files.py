@@ -21,7 +21,7 @@ from ..regular_files import read_json
 RESULTS, STATUS = "results.json", "status.json"
 SEED = "SOLVER.SEED"
 _METRIC = {"last": float, "best?": float, "best_epoch?": int, "mean_last_5?": (float, None)}
-_FACTS = ("augmentation", "data", "device", "optimizer", "precision", "schedule", "commit", "batch_norm")
+_FACTS = ("augmentation", "data", "folder", "device", "optimizer", "precision", "schedule", "commit", "batch_norm")
 FORM = {
     "method?": str,
     "student?": str,

@@ -67,15 +67,15 @@ def wait_until_free(run: Path) -> None:
 def _wait_for_lock(file: IO[str] | None, what: Path) -> None:
     """Lock a file, if there is one, on the first process; the others ask it every second, so that none times out."""
     is_said = False
-    while not on_first_process(lambda: file is None or _is_locked(file, what)):
+    while not on_first_process(lambda: file is None or _try_lock(file, what)):
         if not is_said and rank() == 0:
             print(f"another process trains {what}: waiting until it ends", flush=True)
         is_said = True
         time.sleep(1)
 
 
-def _is_locked(file: IO[str], what: Path) -> bool:
-    """Whether no other process has the lock: it is taken, or the file system has no locks, which is said."""
+def _try_lock(file: IO[str], what: Path) -> bool:
+    """Take the lock; returns False if another process has it. Where the file system has no locks, that is said."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -100,7 +100,7 @@ class RunLock:
             self._file = _opened(self.path)  # it stays open while the lock is held
         except OSError as e:
             raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
-        if not _is_locked(self._file, run):
+        if not _try_lock(self._file, run):
             self._file.seek(0)
             owner = self._file.read().strip()
             self._file.close()

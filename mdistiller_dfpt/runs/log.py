@@ -60,6 +60,22 @@ class ProgressBar:
                     bar.set_postfix({**shown, "img/s": f"{rate:.0f}"})
 
 
+EVENTS = "events.out.tfevents."  # and a second, and more
+
+
+def _end_before(folder: Path, now: int) -> None:
+    """Rename the files of events whose seconds are still to come, as after a clock was set back, in their order."""
+    renamed, second = [], now
+    for path in sorted(folder.glob(f"{EVENTS}[0-9]*.*"), reverse=True):
+        written, _, more = path.name.removeprefix(EVENTS).partition(".")
+        if not written.isdecimal() or int(written) < second:
+            break
+        second -= 1
+        renamed.append((path, path.with_name(f"{EVENTS}{second:010d}.{more}")))
+    for path, earlier in reversed(renamed):  # the first one first: the order holds wherever this ends
+        path.rename(earlier)
+
+
 class EventLog:
     """TensorBoard events of a run; steps after `purge_step` are dropped, so a resumed run has no duplicates."""
 
@@ -69,10 +85,11 @@ class EventLog:
             from torch.utils.tensorboard import SummaryWriter
 
             # TensorBoard reads the files in the order of their names, which order them by their second alone
-            while list(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+            while list(folder.glob(f"{EVENTS}{int(time.time()):010d}.*")):
                 time.sleep(0.05)
             threading.excepthook = self._heard
             with self._never_fatal():
+                _end_before(folder, int(time.time()))
                 self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def scalars(self, record: dict[str, Any], step: int) -> None:
@@ -139,8 +156,12 @@ def epoch_line(record: dict[str, Any], epochs: int, best: float | None, left: fl
     parts = [f"epoch {record['epoch']}/{epochs}", f"lr {record['lr']:.4g}", f"loss {record['train']['loss']:.3f}"]
     parts.append(f"train {record['train']['top1']:.2f}")
     if evaluation := evaluation_of(record):
-        parts += [f"{name} {values['top1']:.2f}" for name, values in evaluation.items() if name != "kl"]
-        parts.append(f"(best {best:.2f}{' on the validation set' if 'validation' in record else ''})")
+        judged_on = "validation" if "validation" in record else "test"
+        paths = {name: values["top1"] for name, values in evaluation.items() if name != "kl"}
+        if len(paths) == 1:  # of a student, or of a teacher that is trained itself
+            paths = dict.fromkeys([judged_on], *paths.values())
+        parts += [f"{name} {top1:.2f}" for name, top1 in paths.items()]
+        parts.append(f"(best {best:.2f}{' on the validation set' if judged_on == 'validation' else ''})")
     return "  ".join([*parts, f"{record['images_per_second']:.0f} img/s", f"{duration(left)} left"])
 
 

@@ -45,6 +45,7 @@ class Record(NamedTuple):
     accuracy: Mapping[str, float]  # top1, top5 on the test set at this epoch; empty if it was not evaluated
     version: str
     sha256: str = ""  # of the tensors in its file
+    folder: str = ""  # the name of that of its images, if `data` does not say which dataset it is
 
 
 def _without_places(cfg: CN) -> str:
@@ -73,6 +74,7 @@ def record_of(cfg: CN, data: Data, epoch: int, accuracy: Mapping[str, float]) ->
     return Record(
         _without_places(cfg), data.classes, data.num_train, shape, preprocessing,
         chosen.label, cfg.DISTILLER.STUDENT, chosen.teacher or "", cfg.DATASET.TYPE, epoch, accuracy, ours,
+        folder=data.folder,
     )  # fmt: skip
 
 

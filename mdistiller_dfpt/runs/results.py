@@ -33,6 +33,7 @@ def protocol(
     s = cfg.SOLVER
     return {
         "data": cfg.DATASET.TYPE,
+        **({"folder": data.folder} if data.folder else {}),
         "train_images": data.train.num_per_epoch,
         "test_images": data.test.num_per_epoch,
         **({} if data.validation is None else {"validation_images": data.validation.num_samples}),

@@ -103,7 +103,8 @@ def plan_search(
             _refuse(space, others, title)
         own, outside = own_values(kept, cfg)
         for why in dict.fromkeys(others.values()):
-            say(f"{title}: not searched: {', '.join(key for key in others if others[key] == why)}: {why}")
+            keys = ", ".join(key for key in others if others[key] == why)
+            say(f"{title}: the space also has {keys}, for the other configs: {why}")
         for line in outside:
             say(f"{title}: {line}")
         experiment = f"search/{as_directory(folder.resolve().name)}/{title.replace('/', '_')}"

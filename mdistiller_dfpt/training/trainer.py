@@ -257,16 +257,16 @@ class Trainer:
         self.teacher.cache = cache.whole(self.training.device)
 
     def _teacher_record(self) -> dict[str, Any] | None:
-        """The frozen teacher's name, hash of its weights, and accuracy as measured here."""
-        teacher = self.teacher
-        if teacher is None or not teacher.frozen():
+        """The frozen teacher's name, hash of its weights, and accuracy as measured here, in this run's precision."""
+        if (teacher := self.teacher) is None or not teacher.frozen():
             return None
         paths = evaluate(lambda image: {"teacher": teacher.output_of(teacher.network, image).logits}, self.data.test)
-        measured, name, sha256 = paths["teacher"], choice(self.cfg).teacher, self.teacher_sha256 or ""
+        measured, name, kind = paths["teacher"], choice(self.cfg).teacher, choice(self.cfg).kind
+        sha256, precision = self.teacher_sha256 or "", self.cfg.SOLVER.AMP
         record = compare_with_record(self.cfg.DATASET.TYPE, name, measured["top1"], sha256)
         print(f"teacher {name}: top-1 {measured['top1']:.2f} %" + (record and f"; {record}"), flush=True)
         warn_of_chance(measured, self.data.num_classes)
-        return {"name": name, "kind": choice(self.cfg).kind, "sha256": sha256, **measured}
+        return {"name": name, "kind": kind, "sha256": sha256, "precision": precision, **measured}
 
     def _finish(self, saver: Saver, used_protocol: dict[str, Any], judge: Judge | None) -> dict[str, Any]:
         run = self.training

@@ -1,6 +1,8 @@
 """The console script finds every command; an installed wheel needs no checkout."""
 
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -53,6 +55,19 @@ def test_an_interrupt_while_a_command_is_imported_is_one_line_whatever_that_woul
     words = [sys.executable, "-c", IMPORTED, start, module, str(int(number))]
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("mib", [300, 1000])
+def test_too_little_memory_to_import_a_command_is_one_line(mib):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (mib << 20, mib << 20))
+
+    words = [sys.executable, "-m", "mdistiller_dfpt", "doctor"]
+    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=limit)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        "error: out of memory (.*failed to map segment.*): end other processes, or raise .*\n", done.stderr
+    )
 
 
 def test_the_console_script_starts_as_the_module_does():

@@ -148,12 +148,13 @@ def test_a_damaged_cache_is_rebuilt(folders):
 
 def test_what_a_killed_write_of_the_cache_left_is_deleted_though_nothing_is_written_again(folders):
     load(folders)
-    old, new = (folders / f"cifar100/.decoded.npz{name}.part" for name in ("old", "new"))
-    for part in (old, new):
+    old, future, new = (folders / f"cifar100/.decoded.npz{name}.part" for name in ("old", "future", "new"))
+    for part in (old, future, new):
         part.write_bytes(b"x")
     os.utime(old, (0, 0))
+    os.utime(future, (2**32, 2**32))
     check(load(folders))
-    assert [part.exists() for part in (old, new)] == [False, True], "the new one may be being written"
+    assert [part.exists() for part in (old, future, new)] == [False, False, True], "the new one may be being written"
     new.unlink()
 
 

@@ -320,6 +320,8 @@ def test_a_class_whose_number_is_written_in_two_ways_is_named(tmp_path):
     (["train/a/x.png", "val/images/x.png", "val/val_annotations.txt"], "Tiny ImageNet, use DATASET.TYPE tiny_imagenet"),
     (["images.txt", "train_test_split.txt"], "CUB-200-2011, use DATASET.TYPE cub200"),
     (["Train/a/x.png", "Val/a/x.png"], "it contains Train/, Val/"),
+    (["val/a/x.png"], r"val alone does to test a trained student: `.* eval RUN_OR_FILE --images .*/val`"),
+    (["test/a/x.png"], r"test alone does to test a trained student: `.* eval RUN_OR_FILE --images .*/test`"),
     ([], "it is empty"),
 ])  # fmt: skip
 def test_what_is_there_instead_of_a_dataset_is_said(files, said, tmp_path):

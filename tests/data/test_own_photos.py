@@ -55,6 +55,18 @@ def test_a_share_of_each_class_is_held_out_by_content(tmp_path):
     assert first.content != second.content
 
 
+def test_files_that_begin_alike_are_no_copies(tmp_path):
+    """As white images without compression."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            picture = Image.new("RGB", (48, 48), "white")
+            picture.putpixel((0, 0), (number, 0, 0))  # BMP has the last row first
+            picture.save(tmp_path / name / f"{number}.bmp")
+    data = data_of(tmp_path, "DATASET.TEST.SHARE", "0.25")
+    assert (data.train.num_samples, data.test.num_samples) == (6, 2)
+
+
 @pytest.mark.parametrize("place", ["", "train"])
 def test_what_to_do_about_a_missing_test_set_is_said(place, tmp_path):
     photos(tmp_path, {"cat": 4, "dog": 4}, place)

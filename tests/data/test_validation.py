@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import mdistiller_dfpt as md
 from mdistiller_dfpt.data.build import DATASETS
-from mdistiller_dfpt.data.content import common_to
+from mdistiller_dfpt.data.content import FIRST, common_to
 from mdistiller_dfpt.data.image_files import FileSet
 from mdistiller_dfpt.data.validation import validation_samples
 from mdistiller_dfpt.errors import ConfigError
@@ -71,14 +71,16 @@ def test_copies_of_training_images_in_it_are_said(tmp_path, capsys, monkeypatch)
 
 
 def test_copies_of_files_are_found(tmp_path):
-    contents = {"a": "x", "b": "y", "c": "x", "d": "z", "e": "zz"}
+    white = "w" * FIRST  # the beginning of an image without compression
+    contents = {"a": "x", "b": "y", "c": "x", "d": "z", "e": "zz", "f": f"{white}x", "g": f"{white}y"}
     for name, text in contents.items():
         (tmp_path / name).write_text(text)
 
     def files(names):
         return FileSet([str(tmp_path / name) for name in names], torch.zeros(len(names)).long(), ("one",))
 
-    assert [common_to(files(one), files(other)) for one, other in (("ad", "bce"), ("bd", "ace"))] == [1, 0]
+    pairs = {("ad", "bce"): 1, ("bd", "ace"): 0, ("f", "g"): 0, ("f", "fg"): 1}
+    assert {pair: common_to(*map(files, pair)) for pair in pairs} == pairs
 
 
 def test_image_files_are_split_too(tmp_path):

@@ -22,26 +22,40 @@ from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.testing import tiny_cfg
 
 from ..forks import forked
+from ..waits import LIMIT, has_ended, wait_until
 
 
-def loader_whose_worker(does, tmp_path, timeout="60"):
-    """A loader with one worker that `does` this at the third image."""
+def loader_whose_worker(does, tmp_path):
+    """A loader with one worker that `does` this in its second batch, once the trainer has the first."""
     words = write_data_set("folder", tmp_path)
-    data = build_data(
-        tiny_cfg(*words, "SOLVER.BATCH_SIZE", "4", "DATASET.SIZE", "16", "DATASET.NUM_WORKERS", "1",
-                 "EXPERIMENT.TIMEOUT", timeout)
-    )  # fmt: skip
-    transform, calls = data.train.files.transform, []
+    loader = build_data(
+        tiny_cfg(*words, "SOLVER.BATCH_SIZE", "4", "DATASET.SIZE", "16", "DATASET.NUM_WORKERS", "1")
+    ).train  # fmt: skip
+    transform, epoch, calls, first = loader.files.transform, loader.epoch, [], tmp_path / "the trainer has one"
+
+    def noted(number):
+        for batch in epoch(number):
+            first.touch()
+            yield batch
 
     def failing(image):
         calls.append(1)
         if len(calls) == 6:
-            time.sleep(0.5)  # the first batch is being sent
+            wait_until(first.exists)
             does()
         return transform(image)
 
-    data.train.files.transform = failing
-    return data.train
+    loader.epoch, loader.files.transform = noted, failing
+    return loader
+
+
+def begun(loader):
+    """The batches of an epoch behind its first, and the worker that makes them."""
+    before = set(multiprocessing.active_children())
+    batches = loader.epoch(1)
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    return batches, worker
 
 
 @pytest.mark.parametrize(
@@ -57,9 +71,11 @@ def test_a_worker_that_dies_ends_the_run_and_says_at_which_images(does, tmp_path
 
 
 def test_a_worker_that_hangs_ends_the_run_within_the_time_that_the_config_gives(tmp_path):
-    loader = loader_whose_worker(lambda: time.sleep(600), tmp_path, timeout="2")
+    loader = loader_whose_worker(lambda: time.sleep(600), tmp_path)
+    batches, _ = begun(loader)
+    loader.timeout = 2
     with pytest.raises(DataError, match=r"no images for 2 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
-        list(loader.epoch(1))
+        list(batches)
 
 
 def stop_itself():
@@ -67,34 +83,58 @@ def stop_itself():
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def test_a_worker_that_is_stopped_while_it_passes_on_images_ends_the_run_too(tmp_path):
-    loader = loader_whose_worker(lambda: None, tmp_path, timeout="2")
-    batches = loader.epoch(1)
-    next(batches)
-    (worker,) = multiprocessing.active_children()
-    time.sleep(1)  # it has announced more batches, which are still to be fetched from it
+def stopped_while_it_passes_on_images(tmp_path):
+    """The worker of a loader that has failed for that."""
+    loader = loader_whose_worker(lambda: None, tmp_path)
+    batches, worker = begun(loader)
+    (iterator,) = (one for one in workers._RUNNING if worker in one._workers)
+    wait_until(iterator._worker_result_queue._reader.poll)  # it has announced a batch, which is still to be fetched
     os.kill(worker.pid, signal.SIGSTOP)
+    loader.timeout = 2
     with pytest.raises(DataError, match=r"no images for 2 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
         list(batches)
-    worker.join(60)
+    return worker
+
+
+def test_a_worker_that_is_stopped_while_it_passes_on_images_ends_the_run_too(tmp_path):
+    worker = stopped_while_it_passes_on_images(tmp_path)
+    worker.join(LIMIT)
     assert worker.exitcode == -signal.SIGKILL
 
 
-def test_the_death_of_a_loader_that_failed_is_not_said_of_the_next_one(tmp_path, monkeypatch):
-    """The system may report a killed worker only after the loader has failed, as it is made to do here."""
-    loader = loader_whose_worker(lambda: None, tmp_path / "failed", timeout="2")
-    batches = loader.epoch(1)
-    next(batches)
-    (worker,) = multiprocessing.active_children()
-    time.sleep(1)  # it has announced more batches, which are still to be fetched from it
-    os.kill(worker.pid, signal.SIGSTOP)
-    with pytest.raises(DataError, match="no images for 2 seconds"):
-        list(batches)
+def reported(worker, monkeypatch):
+    """From now on, the system reports the death of this worker with each SIGCHLD."""
 
     def report(number, frame):
         raise RuntimeError(f"DataLoader worker (pid {worker.pid}) is killed by signal: Killed. ")
 
     monkeypatch.setattr(workers._DEATHS, "raise_if_any", report)
+
+
+def test_a_death_that_is_reported_while_its_loader_fails_is_said_once(tmp_path, monkeypatch):
+    _batches, worker = begun(loader_whose_worker(lambda: None, tmp_path))
+    reported(worker, monkeypatch)
+    monkeypatch.setattr(workers, "_end_half_built", lambda error: os.kill(os.getpid(), signal.SIGCHLD))
+
+    def closed():
+        raise EOFError
+
+    with pytest.raises(ConnectionError, match="it closed its connection"):
+        workers.awaited(closed, LIMIT)
+    assert workers.awaited(lambda: "images", LIMIT) == "images"
+
+
+def test_a_forked_process_ends_no_worker_of_its_parent(tmp_path):
+    loader = loader_whose_worker(lambda: None, tmp_path)
+    batches, _ = begun(loader)
+    assert forked(workers.end_workers) == (0, None)
+    assert len(list(batches)) == len(loader) - 1
+
+
+def test_the_death_of_a_loader_that_failed_is_not_said_of_the_next_one(tmp_path, monkeypatch):
+    """The system may report a killed worker only after the loader has failed, as it is made to do here."""
+    worker = stopped_while_it_passes_on_images(tmp_path / "failed")
+    reported(worker, monkeypatch)
     os.kill(os.getpid(), signal.SIGCHLD)
     loader = loader_whose_worker(lambda: None, tmp_path / "next")
     assert len(list(loader.epoch(1))) == len(loader)
@@ -108,14 +148,16 @@ def test_the_time_in_which_all_were_stopped_is_no_time_without_images(tmp_path):
         code = 1
         try:
             os.setpgid(0, 0)
-            loader = loader_whose_worker(lambda: (os.write(writing, b"x"), time.sleep(1)), tmp_path, timeout="3")
-            code = 0 if len(list(loader.epoch(1))) == len(loader) else 2
+            loader = loader_whose_worker(lambda: (os.write(writing, b"x"), time.sleep(1)), tmp_path)
+            batches, _ = begun(loader)
+            loader.timeout = 5
+            code = 0 if len(list(batches)) == len(loader) - 1 else 2
         finally:
             os._exit(code)
     os.close(writing)
     assert os.read(began, 1) == b"x"
     os.killpg(pid, signal.SIGSTOP)
-    time.sleep(5)
+    time.sleep(7)
     os.killpg(pid, signal.SIGCONT)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
@@ -127,27 +169,28 @@ def test_a_process_that_keeps_its_loader_ends_with_its_workers(does, tmp_path):
     kept = []
 
     def work():
-        kept.append(loader_whose_worker(does, tmp_path, timeout="2"))
+        kept.append(loader_whose_worker(does, tmp_path))
+        batches, _ = begun(kept[0])
+        kept[0].timeout = 2
         with contextlib.suppress(DataError):
-            list(kept[0].epoch(1))
+            list(batches)
 
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
-    process.join(60)
+    process.join(LIMIT)
     code = process.exitcode
     process.kill()
+    process.join()
     assert code == 0
 
 
 def test_sigterm_ends_a_worker_only_if_the_trainer_sends_it(tmp_path):
     loader = loader_whose_worker(lambda: None, tmp_path)
-    batches = loader.epoch(1)
-    next(batches)
-    (worker,) = multiprocessing.active_children()
+    batches, worker = begun(loader)
     forked(lambda: os.kill(worker.pid, signal.SIGTERM))
     assert len(list(batches)) == len(loader) - 1
     os.kill(worker.pid, signal.SIGTERM)
-    worker.join(60)
+    worker.join(LIMIT)
     assert worker.exitcode == 0
 
 
@@ -155,10 +198,7 @@ def test_a_worker_that_was_stopped_while_its_trainer_was_killed_ends_when_it_goe
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        before = set(multiprocessing.active_children())
-        batches = loader_whose_worker(lambda: None, tmp_path).epoch(1)
-        next(batches)
-        (worker,) = set(multiprocessing.active_children()) - before
+        _batches, worker = begun(loader_whose_worker(lambda: None, tmp_path))
         os.kill(worker.pid, signal.SIGSTOP)
         os.write(writing, str(worker.pid).encode())
         os.kill(os.getpid(), signal.SIGKILL)
@@ -166,12 +206,7 @@ def test_a_worker_that_was_stopped_while_its_trainer_was_killed_ends_when_it_goe
     os.waitpid(pid, 0)
     worker = int(os.read(reading, 10))
     os.kill(worker, signal.SIGCONT)
-    deadline = time.monotonic() + 60
-    with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.kill(worker, 0)
-            time.sleep(0.05)
-        pytest.fail("it is still there")
+    wait_until(lambda: has_ended(worker))
 
 
 LACKS = {
@@ -185,12 +220,17 @@ LACKS = {
 @pytest.mark.parametrize("what", LACKS)
 def test_what_a_worker_lacks_is_said_without_a_wait(what, tmp_path):
     limit, said, remedy = LACKS[what]
-    loader = loader_whose_worker(lambda: resource.setrlimit(limit, (10, resource.getrlimit(limit)[1])), tmp_path)
-    before = set(Path("/dev/shm").glob("torch_*"))
+    pid = tmp_path / "pid"
+
+    def lack():
+        pid.write_text(str(os.getpid()))
+        resource.setrlimit(limit, (10, resource.getrlimit(limit)[1]))
+
+    loader = loader_whose_worker(lack, tmp_path)
     with pytest.raises(DataError, match=re.escape(said)) as info:
         list(loader.epoch(1))
     assert str(info.value).endswith(remedy)
-    assert set(Path("/dev/shm").glob("torch_*")) <= before
+    assert list(Path("/dev/shm").glob(f"torch_{pid.read_text()}_*")) == []
 
 
 def test_a_worker_that_may_not_be_started_is_said_and_those_before_it_end(tmp_path, monkeypatch, capsys):
@@ -211,10 +251,7 @@ def test_a_worker_that_may_not_be_started_is_said_and_those_before_it_end(tmp_pa
         list(loader.epoch(1))
     gc.collect()
     assert "Exception ignored" not in capsys.readouterr().err
-    deadline = time.monotonic() + 60
-    while set(multiprocessing.active_children()) - before:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: set(multiprocessing.active_children()) <= before)
 
 
 def test_a_worker_that_may_start_no_thread_can_be_ended(monkeypatch):
@@ -236,19 +273,13 @@ DEATHS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT]
 @pytest.mark.parametrize("during", ["a step", "the pause between two epochs"])
 @pytest.mark.parametrize("number", DEATHS, ids=lambda number: number.name)
 def test_a_worker_that_dies_ends_no_step_or_save_halfway(number, during, tmp_path):
-    before = set(multiprocessing.active_children())
     loader = loader_whose_worker(lambda: None, tmp_path)
-    batches = loader.epoch(1)
-    next(batches)
+    batches, worker = begun(loader)
     if during != "a step":
         list(batches)
         batches = loader.epoch(2)
-    (worker,) = set(multiprocessing.active_children()) - before
     os.kill(worker.pid, number)
-    deadline = time.monotonic() + 60
-    while worker.is_alive():  # PyTorch's handler would raise here
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not worker.is_alive())  # PyTorch's handler would raise here
     with pytest.raises(DataError, match=r"a data-loading worker died or hangs \(DataLoader worker .*at 4 images from"):
         list(batches)
 
@@ -268,24 +299,26 @@ def test_what_the_machine_lacks_is_no_fault_of_an_image(error, monkeypatch):
 def test_check_data_reads_no_further_image_after_an_interrupt(tmp_path, monkeypatch):
     """Its processes do not hear it."""
     source = build_module._load(tiny_cfg(*write_data_set("folder", tmp_path / "data", per_class=60)))
-    plain, notes = check.read_image, tmp_path / "read"
+    plain, notes, interrupted = check.read_image, tmp_path / "read", tmp_path / "interrupted"
+    before = set(multiprocessing.active_children())
 
     def noted(path):
         with open(notes, "ab") as file:
             file.write(b"x")
-        time.sleep(0.01)
+        if notes.stat().st_size > check.CHUNK:  # the first look is taken
+            wait_until(interrupted.exists)
+            time.sleep(0.05)
         return plain(path)
 
     def interrupt(count):
+        interrupted.touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(check, "read_image", noted)
     with pytest.raises(KeyboardInterrupt):
         check.check_source(source, 1, interrupt)
-    read = notes.stat().st_size
-    assert read <= 8 * check.CHUNK < len(source.train.labels)
-    time.sleep(0.2)
-    assert notes.stat().st_size == read
+    assert notes.stat().st_size <= 8 * check.CHUNK < len(source.train.labels)
+    assert set(multiprocessing.active_children()) <= before, "it reads on"
 
 
 def test_check_data_names_the_images_at_which_a_process_died(tmp_path, monkeypatch):

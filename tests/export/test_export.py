@@ -17,6 +17,7 @@ from mdistiller_dfpt.data.preprocessing import Preprocessing
 from mdistiller_dfpt.export import FORMATS, Format
 from mdistiller_dfpt.export.card import card
 from mdistiller_dfpt.export.hub_folder import results_of
+from mdistiller_dfpt.launch.judge import data_of_student, on_folders
 from mdistiller_dfpt.runs.results import summarise
 
 from ..launch.test_student import trained
@@ -38,6 +39,17 @@ def pictures(tmp_path_factory):
     for i in range(5):
         size = (20, 24, 3) if i == 3 else (16, 16, 3)
         Image.fromarray(noise.integers(0, 256, size, np.uint8)).save(folder / "inside" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits_of_test(run, tmp_path_factory):
+    """Twenty test images in folders of their classes, of which some have none."""
+    test, folder = data_of_student(md.load_student(run))[1].test, tmp_path_factory.mktemp("digits")
+    for number in range(20):
+        place = folder / str(int(test.labels[number]))
+        place.mkdir(exist_ok=True)
+        test.picture(number).save(place / f"{number}.png")
     return folder
 
 
@@ -80,13 +92,26 @@ def test_onnx_is_the_student_for_any_batch_and_says_what_it_is(run, tmp_path, ca
     assert any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4 for t in model.graph.initializer)
 
 
+def test_int8_is_measured_on_images_in_folders_of_the_classes_too(run, digits_of_test, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    code, out, err = exported(
+        capsys, run, "--to", "onnx", "-o", tmp_path / "a.onnx", "--int8", "--images", digits_of_test
+    )
+    assert code == 0, err
+    assert "% of 364 images; top-1 on the test set: int8 " in out
+    right = on_folders(md.load_student(run), digits_of_test)
+    top1 = 100 * (right.logits.argmax(1) == right.labels).double().mean().item()
+    (line,) = (line for line in out.splitlines() if "of 20 images, those of the calibration; top-1 on them: " in line)
+    assert line.endswith(f", float32 {top1:.2f} %")
+
+
 def test_int8_of_images_alone_has_no_accuracy(run, pictures, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     words = ["--images", pictures, "DATASET.TYPE", "folder", "DATASET.ROOT", tmp_path / "none"]
     code, out, err = exported(capsys, run, "--to", "onnx", "-o", tmp_path / "a.onnx", "--int8", *words)
     assert code == 0, err
     assert f"on 5 images of {pictures}" in out
-    assert "% of 5 images, those of the calibration; there is no test set to measure its accuracy on" in out
+    assert "% of 5 images, those of the calibration; no accuracy of them is known: their folders are not" in out
     onnx = pytest.importorskip("onnx")
     said = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.int8.onnx").metadata_props}
     assert json.loads(said["accuracy"]) == {}
@@ -152,6 +177,11 @@ def test_images_of_ones_own_are_no_published_dataset_in_a_card(run):
     assert "datasets" not in said
     assert said["model-index"][0]["results"][0]["dataset"]["name"] == "a folder of images"
     assert "On the test set of a folder of images." in text
+    student.record = student.record._replace(folder="birds")
+    _, header, text = card(student, None, "mit").split("---\n", 2)
+    assert yaml.safe_load(header)["model-index"][0]["results"][0]["dataset"]["name"] == "the folder birds"
+    assert text.startswith(f"\n# {student.record.student} on the folder birds, NONE\n")
+    assert "On the test set of the folder birds." in text
     student.record = student.record._replace(teacher="timm/a_net.in1k")
     assert "- Teacher: `timm/a_net.in1k`; it is not needed for prediction\n- Input" in card(student, None, "mit")
 
@@ -260,7 +290,8 @@ def test_weights_of_a_users_network_say_that_they_need_its_module(tmp_path, monk
     assert code == 0, err
     assert "note: model.safetensors has no code: who uses it needs the module exported_nets on the import path" in out
     card = (tmp_path / "hub" / "README.md").read_text()
-    assert "its code, the module `exported_nets`, is not in this folder\n- Method" in card
+    said = "its code, the module `exported_nets`, is not in this folder: add it to the folder, or to the import path\n"
+    assert said in card
     assert 'load_student(".", trust=True)' in card
 
 

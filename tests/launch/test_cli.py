@@ -113,8 +113,10 @@ def of_file(code):
 
 MANY = "Too many open files: raise the number that `ulimit -n` prints, or lower DATASET.NUM_WORKERS"
 NO_MORE = (
-    "no further process or thread may be started: raise the number that `ulimit -u` prints, or start fewer processes"
+    "no further process or thread may be started: raise the number that `ulimit -u` prints, and that of `ulimit -v` if"
+    " there is one, or start fewer processes"
 )
+NO_MEMORY = "end other processes, or raise the number that `ulimit -v` prints"
 FAULTS = {
     "disk full": (of_file(errno.ENOSPC), 3, "/data/a.txt: No space left on device"),
     "over quota": (of_file(errno.EDQUOT), 3, "/data/a.txt: Disk quota exceeded"),
@@ -130,6 +132,10 @@ FAULTS = {
     "processes": (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), 3,
                   f"Resource temporarily unavailable: {NO_MORE}"),
     "threads": (RuntimeError("can't start new thread"), 3, f"can't start new thread: {NO_MORE}"),
+    "memory": (MemoryError(), 1, f"out of memory (no details): {NO_MEMORY}"),
+    "memory of the system": (OSError(errno.ENOMEM, "Cannot allocate memory"), 1,
+                             f"out of memory ([Errno 12] Cannot allocate memory): {NO_MEMORY}"),
+    "memory of C++": (RuntimeError("std::bad_alloc"), 1, f"out of memory (std::bad_alloc): {NO_MEMORY}"),
     "name in another encoding": (UnicodeEncodeError("utf-8", "one\na\udcffb\ntwo", 5, 6, "surrogates not allowed"), 2,
                                  r"a\udcffb: this name is not UTF-8: rename it"),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from mdistiller_dfpt import DATASETS, build_data, build_model, load_cfg
 from mdistiller_dfpt.commands import evaluate
+from mdistiller_dfpt.config.load import dump_cfg
 from mdistiller_dfpt.errors import CheckpointError, ConfigError
 from mdistiller_dfpt.launch.build import identity_of_run
 from mdistiller_dfpt.launch.networks import build_networks
@@ -126,7 +127,8 @@ def test_a_chain_of_assistants_is_trained_first_each_distilled_from_those_before
     assert list(found) == [f"d/taught/{run}seed1" for run in ("assistants/1_resnet14/", "assistants/2_resnet8/", "")]
     chains = [r["identity"]["config"].get("DISTILLER.ASSISTANTS", []) for r in found.values()]
     assert chains == [[], ["resnet14"], ["resnet14", "resnet8"]]
-    assert {r["protocol"]["teacher"]["name"] for r in found.values()} == {"resnet20"}
+    measured = [r["protocol"]["teacher"] for r in found.values()]
+    assert {(one["name"], one["precision"]) for one in measured} == {("resnet20", "none")}
     assert "training the assistant resnet8 first, for 1 epochs; it is kept" in capsys.readouterr().out
     # A run that finds its assistants starts with the student
     run(load_cfg(None, words))
@@ -166,6 +168,25 @@ def test_the_students_stages_are_not_those_of_an_assistant():
     networks = build_networks(cfg, build_data(cfg))
     assert list(networks.student.stage_names) == ["3"]
     assert list(networks.others[0].stage_names) == ["0", "3"]
+
+
+@pytest.mark.parametrize("what", ["ASSISTANTS", "TEACHER_CFG"])
+def test_what_predicts_with_modules_of_its_method_is_no_teacher_and_not_trained_to_be_one(what, cwd):
+    own = ["DISTILLER.TEACHER_CKPT", checkpoint("resnet14"), "DISTILLER.TYPE", "SIMKD"]
+    words = [*own, "DISTILLER.TEACHER_KIND", "assistants", "DISTILLER.ASSISTANTS", "[resnet8]"]
+    if what == "TEACHER_CFG":
+        Path("teacher.yaml").write_text(dump_cfg(load_cfg(None, [*DIGITS, *own, "DISTILLER.STUDENT", "resnet14"])))
+        words = [
+            "DISTILLER.TYPE",
+            "KD",
+            "DISTILLER.TEACHER_CFG",
+            "teacher.yaml",
+            "DISTILLER.TEACHER_AUTO_TRAIN",
+            "True",
+        ]
+    with pytest.raises(ConfigError, match=rf"DISTILLER.{what} .* by SIMKD, with whose modules it predicts"):
+        run(load_cfg(None, [*DIGITS, *words]))
+    assert not results_in(cwd)
 
 
 def test_a_teacher_of_other_classes_is_refused_before_it_is_trained(tmp_path, registries):

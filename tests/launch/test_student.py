@@ -18,6 +18,7 @@ from mdistiller_dfpt.commands import evaluate, predict
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DataError
 from mdistiller_dfpt.launch.judge import data_of_student, on_data, on_folders
 from mdistiller_dfpt.runs.record import KEY, as_metadata, read_record
+from mdistiller_dfpt.runs.weights import HUB_WEIGHTS
 
 WORDS = ["SOLVER.EPOCHS", "2", "LOG.TENSORBOARD", "False", "EXPERIMENT.DEVICE", "cpu", "EXPERIMENT.THREADS", "1",
          "SOLVER.BATCH_SIZE", "256"]  # fmt: skip
@@ -240,6 +241,8 @@ def test_a_student_is_judged_on_class_folders_alone(digits, tmp_path, capsys):
     with torch.no_grad():
         right = (student(batch.image)[few].argmax(1) == batch.target[few]).double().mean().item()
     assert found["top1"] == pytest.approx(100 * right)
+    assert evaluate.main([words[0], "--images", str(tmp_path)]) == 3
+    assert f"no classes of the student: 'val'; they are in --images {tmp_path / 'val'}" in capsys.readouterr().err
     (tmp_path / "val" / "ten").mkdir()
     assert evaluate.main(words) == 3
     assert "no classes of the student: 'ten'; name the folders as its classes: '0', '1'" in capsys.readouterr().err
@@ -306,7 +309,10 @@ def test_a_student_and_a_teacher_of_other_sizes_are_judged_as_in_their_run(tmp_p
     assert student(student.sized(batch.image)).shape == (len(batch.target), 10)
 
 
-def test_a_file_alone_whose_network_is_a_module_beside_it_runs_it_where_it_is_trusted(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("name", "given"), [("mine.safetensors", "alone/mine.safetensors"), (HUB_WEIGHTS, "alone")])
+def test_a_file_alone_whose_network_is_a_module_beside_it_runs_it_where_it_is_trusted(
+    name, given, tmp_path, monkeypatch, capsys
+):  # fmt: skip
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr("mdistiller_dfpt.trusted_files.listed", list)
     monkeypatch.delenv("MDISTILLER_DFPT_TRUST", raising=False)
@@ -316,9 +322,9 @@ def test_a_file_alone_whose_network_is_a_module_beside_it_runs_it_where_it_is_tr
     )
     monkeypatch.syspath_prepend(tmp_path)
     _, run, _ = trained(tmp_path, "DISTILLER.STUDENT", "nets_beside:build")
-    file = tmp_path / "alone/mine.safetensors"
-    file.parent.mkdir()
-    shutil.copy(run / "student.safetensors", file)
+    folder, file = tmp_path / "alone", tmp_path / given  # that of weights, or a folder as for a hub
+    folder.mkdir()
+    shutil.copy(run / "student.safetensors", folder / name)
     with pytest.raises(ConfigError, match=r"DISTILLER.STUDENT names nets_beside:build.*`load_student.*trust=True"):
         md.load_student(file)
     assert md.load_student(file, trust=True).record.student == "nets_beside:build"
@@ -328,7 +334,7 @@ def test_a_file_alone_whose_network_is_a_module_beside_it_runs_it_where_it_is_tr
     monkeypatch.chdir(tmp_path.parent)
     with pytest.raises(ConfigError, match="No module named 'nets_beside'"):
         md.load_student(file, trust=True)
-    shutil.copy(tmp_path / "nets_beside.py", file.parent)
+    shutil.copy(tmp_path / "nets_beside.py", folder)
     assert md.load_student(file, trust=True).record.student == "nets_beside:build"
 
 

@@ -29,6 +29,8 @@ from mdistiller_dfpt.report.cells import evaluate_table
 from mdistiller_dfpt.report.spec import load_table
 from mdistiller_dfpt.runs.directory import run_name
 
+from ..waits import LIMIT, wait_until
+
 ROOT = Path(__file__).parents[2]
 TABLE = table.main
 PLOT = plot.main
@@ -176,6 +178,15 @@ def test_a_picture_of_gains_names_its_metric_and_says_what_its_table_would(tmp_p
 def test_what_a_table_sets_for_its_cells_is_no_setting(key, option, table, capsys):
     assert TABLE(["--table", str(table), "--run", "SOLVER.LR", "0.1", key, "7"]) == 2
     assert f"{key} is that of all cells: give {option} instead" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("key", "name"), [("TAG", "digits/kd/res20_res8/x"), ("NAME", "x")])
+def test_runs_in_another_place_than_a_tables_are_refused_before_they_are_trained(key, name, table, capsys, prefix):
+    words = ["--prefix", str(prefix), "--rows", "kd", "--seeds", "9", "--run", f"EXPERIMENT.{key}", "x"]
+    assert TABLE(["--table", str(table), *words]) == 2
+    assert f"kd res20_res8: its runs are in {name}, and a table looks for them in digits/kd/res20_res8" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -369,10 +380,8 @@ def begun_jobs(tmp_path, *before):
     parent = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not all((tmp_path / f"{i}.txt").exists() and "began" in (tmp_path / f"{i}.txt").read_text() for i in (0, 1)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    logs = [tmp_path / f"{i}.txt" for i in (0, 1)]
+    wait_until(lambda: all(log.exists() and "began" in log.read_text() for log in logs))
     return parent
 
 
@@ -381,7 +390,7 @@ def test_a_signal_to_a_table_reaches_its_jobs_once_and_no_further_job_begins(num
     """Ctrl-C goes to the whole group of a terminal, a scheduler's signal to the process alone."""
     parent = begun_jobs(tmp_path)
     (os.killpg if group else os.kill)(parent.pid, number)
-    out, err = parent.communicate(timeout=60)
+    out, err = parent.communicate(timeout=LIMIT)
     assert parent.returncode == 128 + number, err
     assert err.splitlines() == ["error: interrupted; repeat the same command to go on"]
     assert [(tmp_path / f"{i}.txt").read_text().split() for i in (0, 1)] == [["began", "saved", "1"]] * 2
@@ -394,7 +403,7 @@ def test_a_table_that_nohup_started_goes_on_at_a_hangup(tmp_path):
     parent.send_signal(signal.SIGHUP)
     time.sleep(0.5)
     parent.send_signal(signal.SIGTERM)
-    _, err = parent.communicate(timeout=60)
+    _, err = parent.communicate(timeout=LIMIT)
     assert parent.returncode == 128 + signal.SIGTERM, err
     assert [(tmp_path / f"{i}.txt").read_text().split() for i in (0, 1)] == [["began", "saved", "1"]] * 2
 
@@ -402,11 +411,9 @@ def test_a_table_that_nohup_started_goes_on_at_a_hangup(tmp_path):
 def test_jobs_save_and_end_when_their_launcher_is_killed(tmp_path):
     parent = begun_jobs(tmp_path)
     parent.kill()
-    assert parent.communicate(timeout=60)[1] == ""
-    deadline = time.monotonic() + 60
-    while [(tmp_path / f"{i}.txt").read_text().split() for i in (0, 1)] != [["began", "saved", "1"]] * 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert parent.communicate(timeout=LIMIT)[1] == ""
+    logs = [tmp_path / f"{i}.txt" for i in (0, 1)]
+    wait_until(lambda: [log.read_text().split() for log in logs] == [["began", "saved", "1"]] * 2)
     assert not (tmp_path / "2.txt").exists()
 
 
@@ -449,23 +456,35 @@ def test_smoke_of_a_table_reports_each_cell_and_fails_with_one(table, capsys):
     assert "1 of 2 cells failed" in err
 
 
-@pytest.mark.parametrize("wait", [0, 3])
-def test_ctrl_c_ends_a_smoke_test_in_one_line(wait, table):
+def cells_begin(parent):
+    """Two processes are there, and what keeps account of their semaphores."""
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    wait_until(lambda: len(children.read_text().split()) == 3)
+
+
+def a_cell_ends(parent):
+    assert ": ok" in parent.stderr.readline()
+
+
+@pytest.mark.parametrize("moment", [cells_begin, a_cell_ends])
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_a_signal_ends_a_smoke_test_in_one_line_and_leaves_no_file(number, group, moment, table, tmp_path):
     """In a terminal, its processes get it too, also while they import."""
+    table.write_text(SPEC + "".join(f'  kd{i}: {{title: KD, config: "kd/{{pair}}"}}\n' for i in range(30)))
     command = [sys.executable, "-m", "mdistiller_dfpt", "table", "--table", str(table), "--smoke", "--jobs", "2"]
+    (temporary := tmp_path / "temporary").mkdir()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
-    ) as parent:
-        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-        while len(children.read_text().split()) < 3:  # two, and what keeps account of their semaphores
-            time.sleep(0.02)
-        time.sleep(wait)
-        os.killpg(parent.pid, signal.SIGINT)
-        _, err = parent.communicate(timeout=60)
-    assert parent.returncode == 130
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    ) as parent:  # fmt: skip
+        moment(parent)
+        (os.killpg if group else os.kill)(parent.pid, number)
+        _, err = parent.communicate(timeout=LIMIT)
+    assert parent.returncode == 128 + number
     assert [line for line in err.splitlines() if ": ok" not in line] == [
-        "error: interrupted; repeat the same command to go on"
+        "interrupted; repeat the same command to go on"
     ]
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_teacher_is_compared_with_what_is_on_record():

@@ -103,7 +103,21 @@ def _send(pid, fault, notes):
     number = signal.Signals[fault.signal]
     for _ in range(fault.times):
         _note(notes, fault.signal)
-        (os.killpg if fault.to_group else os.kill)(pid, number)
+        if fault.to_group and pid == os.getpid():
+            _send_to_own_group(number)
+        else:
+            (os.killpg if fault.to_group else os.kill)(pid, number)
+
+
+def _send_to_own_group(number):
+    """From another process, as a scheduler would: workers end by SIGTERM of the run itself, and by no other."""
+    group = os.getpgrp()
+    sender = os.fork()
+    if sender == 0:
+        os.setsid()
+        os.killpg(group, number)
+        os._exit(0)
+    os.waitpid(sender, 0)
 
 
 def _note(notes, value):

@@ -13,6 +13,8 @@ from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.runs import locks
 from mdistiller_dfpt.runs.locks import LOCK, RunLock, one_at_a_time, wait_until_free
 
+from ..waits import LIMIT
+
 
 def entered(context, order, name):
     def enter():
@@ -28,10 +30,10 @@ def test_the_second_waits_until_the_first_has_left(tmp_path, capsys):
     base, order = tmp_path / "runs/a/seed1", []
     with one_at_a_time(base):
         second = entered(one_at_a_time(base), order, "second")
-        entered(one_at_a_time(base.with_name("seed2")), order, "another").join(10)
+        entered(one_at_a_time(base.with_name("seed2")), order, "another").join(LIMIT)
         second.join(0.3)
         order.append("first")
-    second.join(10)
+    second.join(LIMIT)
     assert order == ["another", "first", "second"]
     assert capsys.readouterr().out == f"another process trains {base}: waiting until it ends\n"
 
@@ -45,7 +47,7 @@ def test_a_run_in_training_is_waited_for(tmp_path):
     thread.start()
     assert not done.wait(0.3)
     lock.release()
-    assert done.wait(10)
+    assert done.wait(LIMIT)
     RunLock(tmp_path).release()
 
 
@@ -62,6 +64,7 @@ def test_a_lock_ends_with_its_process_though_a_worker_outlives_it(tmp_path):
     pid = os.fork()
     if pid == 0:
         killed()
+    os.close(writing)
     os.waitpid(pid, 0)
     worker = int(os.read(reading, 100))
     try:

@@ -5,8 +5,9 @@ import resource
 import pytest
 import torch
 
+from mdistiller_dfpt.errors import OutOfMemory
 from mdistiller_dfpt.testing import tiny_cfg
-from mdistiller_dfpt.training.out_of_memory import OutOfMemory, memory_explained
+from mdistiller_dfpt.training.out_of_memory import memory_explained
 
 from ..forks import forked
 from ..tiny_runs import after_each_step, continued, fit, run_of, unbroken
@@ -17,9 +18,11 @@ from ..tiny_runs import after_each_step, continued, fit, run_of, unbroken
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes."),
+        RuntimeError("could not create a primitive"),
+        ImportError("libblas.so.3: failed to map segment from shared object"),
         MemoryError(),
     ],
-    ids=["device", "host", "Python"],
+    ids=["device", "host", "oneDNN", "a library that is loaded", "Python"],
 )
 def test_every_kind_of_exhausted_memory_names_the_keys_that_need_less(error):
     words = r"add `SOLVER.ACCUMULATE 2`, which keeps the batch of 16.*--resume"
@@ -27,9 +30,10 @@ def test_every_kind_of_exhausted_memory_names_the_keys_that_need_less(error):
         raise error
 
 
-def test_other_errors_pass_unchanged():
-    with pytest.raises(RuntimeError, match="shapes") as info, memory_explained(tiny_cfg()):
-        raise RuntimeError("shapes differ")
+@pytest.mark.parametrize("words", ["shapes differ", "could not create a primitive descriptor for a convolution"])
+def test_other_errors_pass_unchanged(words):
+    with pytest.raises(RuntimeError, match=words) as info, memory_explained(tiny_cfg()):
+        raise RuntimeError(words)
     assert not isinstance(info.value, OutOfMemory)
 
 

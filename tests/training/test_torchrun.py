@@ -5,11 +5,11 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
 from ..test_house import ROOT
+from ..waits import LIMIT
 
 FAILING = """
 import os, resource, signal, sys, time
@@ -51,18 +51,16 @@ def environment(**more):
 
 
 def torchrun(tmp_path, *words, restarts=0, **more):
-    started = time.monotonic()
-    done = subprocess.run(
-        command(tmp_path, *words, restarts=restarts), capture_output=True, text=True, cwd=ROOT, timeout=240,
+    return subprocess.run(
+        command(tmp_path, *words, restarts=restarts), capture_output=True, text=True, cwd=ROOT, timeout=LIMIT,
         env=environment(**more),
     )  # fmt: skip
-    return done, time.monotonic() - started
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_train_one_run(tmp_path):
-    done, _ = torchrun(tmp_path)
+    done = torchrun(tmp_path)
     assert done.returncode == 0, done.stderr
     (results,) = (tmp_path / "out").rglob("results.json")
     protocol = json.loads(results.read_text())["protocol"]
@@ -73,7 +71,7 @@ def test_two_processes_train_one_run(tmp_path):
 FAULTS = {
     "raises": ("1", "rank 1: error: broken.png: cannot be read as an image"),
     "is killed": ("1", r"rank +: 1 \(local_rank: 1\)\s+exitcode +: -9"),  # torchrun's words
-    "hangs": ("1", "rank 1 ended or did not respond within EXPERIMENT.TIMEOUT 5 s"),
+    "hangs": ("1", "rank 1 ended or did not respond within EXPERIMENT.TIMEOUT 20 s"),
     "leaves": ("1", r"rank 1: error: \S+fails.py:\d+: SystemExit: 0"),
     "cannot save": ("0", r"rank 0: error: \S+ cannot be written \(.*File too large"),
 }
@@ -85,12 +83,11 @@ FAULTS = {
 def test_a_process_that_fails_ends_all_in_bounded_time_and_is_named(fault, tmp_path):
     (tmp_path / "fails.py").write_text(FAILING)
     faulty, message = FAULTS[fault]
-    words = ("PLUGINS", f"['{tmp_path}/fails.py']", "DISTILLER.TYPE", "FAILS", "EXPERIMENT.TIMEOUT", "5")
-    done, seconds = torchrun(tmp_path, *words, FAULT=fault, FAULTY=faulty, EPOCH="1")
+    words = ("PLUGINS", f"['{tmp_path}/fails.py']", "DISTILLER.TYPE", "FAILS", "EXPERIMENT.TIMEOUT", "20")
+    done = torchrun(tmp_path, *words, FAULT=fault, FAULTY=faulty, EPOCH="1")
     assert done.returncode != 0
     assert re.search(message, done.stderr), done.stderr
     assert "this is a bug" not in done.stderr
-    assert seconds < 120
     (status,) = (tmp_path / "out").rglob("status.json")
     assert json.loads(status.read_text())["state"] in ("running", "failed", "stopped")
     assert not list((tmp_path / "out").rglob("results.json"))
@@ -105,7 +102,7 @@ def test_a_run_that_torchrun_starts_again_continues(faulty, tmp_path):
     found = {}
     for fault in ("none", "is killed at first"):
         out = tmp_path / fault
-        done, _ = torchrun(out, "LOG.PREFIX", str(out), *words, restarts=1, FAULT=fault, FAULTY=faulty, EPOCH="2")
+        done = torchrun(out, "LOG.PREFIX", str(out), *words, restarts=1, FAULT=fault, FAULTY=faulty, EPOCH="2")
         assert done.returncode == 0, done.stderr
         (results,) = out.rglob("results.json")
         found[fault] = json.loads(results.read_text())["student_sha256"]
@@ -131,7 +128,7 @@ def in_its_second_epoch(tmp_path):
 def test_a_stop_signal_to_torchrun_saves_once_and_the_run_continues(tmp_path):
     with in_its_second_epoch(tmp_path) as process:
         process.terminate()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=LIMIT)
     assert process.returncode != 0
     assert "stopped by SIGTERM" in err
     assert "this is a bug" not in err
@@ -144,7 +141,7 @@ def test_a_stop_signal_to_torchrun_saves_once_and_the_run_continues(tmp_path):
     assert checkpoints[-1] == f"epoch-{status['epoch']:05d}{step}"
     (run,) = (path.parent for path in (tmp_path / "out").rglob("status.json"))
     more = ("SOLVER.EPOCHS", str(status["epoch"] + 1), "--resume", str(run))
-    done, _ = torchrun(tmp_path, *more)
+    done = torchrun(tmp_path, *more)
     assert done.returncode == 0, done.stderr
     assert f"resuming after epoch {status['epoch']}" in done.stdout
 
@@ -154,7 +151,7 @@ def test_a_stop_signal_to_torchrun_saves_once_and_the_run_continues(tmp_path):
 def test_the_processes_save_and_end_when_torchrun_is_killed(tmp_path):
     with in_its_second_epoch(tmp_path) as process:
         process.kill()
-        _, err = process.communicate(timeout=60)  # until both have closed their ends of the pipes
+        _, err = process.communicate(timeout=LIMIT)  # until both have closed their ends of the pipes
     assert [f"rank {number}: error: stopped by SIGTERM" in err for number in (0, 1)] == [True, True]
     (status,) = (tmp_path / "out").rglob("status.json")
     assert json.loads(status.read_text())["state"] == "stopped"

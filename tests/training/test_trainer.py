@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 
 import pytest
 import torch
@@ -328,6 +329,24 @@ def test_tensorboard_has_each_epoch_once_after_a_resume(tmp_path):
     assert [e.step for e in events.Scalars("test/student/top1")] == [1, 2, 3]
     seconds = [path.name.split(".")[3] for path in (run.run / "events").iterdir()]
     assert len(set(seconds)) == len(seconds) == 2
+
+
+def test_tensorboard_has_each_epoch_once_where_the_clock_was_set_back(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    more, an_hour_later = ("LOG.TENSORBOARD", "True"), int(time.time()) + 3600
+    folder = stopped_after(2, "NONE", tmp_path, *more).run / "events"
+    (written,) = folder.iterdir()
+    written.rename(folder / f"events.out.tfevents.{an_hour_later + 1}.second")
+    (folder / f"events.out.tfevents.{an_hour_later}.first").touch()
+    run = run_of("NONE", tmp_path, *THREE, *more)
+    fit(run, resume=True)
+    events = EventAccumulator(str(run.run / "events"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("test/student/top1")] == [1, 2, 3]
+    (_, first), (_, second), (now, _) = (path.name.split(".")[3:5] for path in sorted(folder.iterdir()))
+    assert (first, second) == ("first", "second")
+    assert int(now) < an_hour_later
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -8,6 +8,7 @@ from yacs.config import CfgNode as CN
 
 from ...distributed import rank
 from ...errors import ConfigError, DataError
+from ...invocation import command_line
 from ..build import DATASETS, FileSource
 from ..class_folders import check_same_classes, class_folders, is_image, list_files
 from ..image_files import FileSet, imagenet_recipe
@@ -37,8 +38,12 @@ def folder(cfg: CN) -> FileSource:
     With DATASET.TEST.SHARE, data without a test set are divided: train/<class>/*, train.csv, or class folders alone.
     """
     root, share = Path(cfg.DATASET.ROOT), cfg.DATASET.TEST.SHARE
-    if share:
-        return FileSource(*divide(_undivided(root, share), share), imagenet_recipe(cfg.DATASET.SIZE or SIZE))
+    train, test = divide(_undivided(root, share), share) if share else _divided(root)
+    return FileSource(train, test, imagenet_recipe(cfg.DATASET.SIZE or SIZE), Path(os.path.abspath(root)).name)
+
+
+def _divided(root: Path) -> tuple[FileSet, FileSet]:
+    """(training set, test set) of a folder that has both; DataError saying what is missing."""
     second = _second(root)
     table, second_table = (_table(root, split) for split in ("train", second))
     if table is not None:
@@ -66,7 +71,7 @@ def folder(cfg: CN) -> FileSource:
             f"no dataset in DATASET.ROOT {str(root)!r}: it must contain train/<class>/* and val/<class>/*, "
             f"or train.csv and val.csv with rows path,label; {_found_instead(root)}"
         )
-    return FileSource(train, test, imagenet_recipe(cfg.DATASET.SIZE or SIZE))
+    return train, test
 
 
 def test_set_in(root: Path) -> str | None:
@@ -128,6 +133,9 @@ def _found_instead(root: Path) -> str:
                 f" train.csv and {HOLD_OUT}")  # fmt: skip
     if any(is_image(name) for path in root.iterdir() if path.is_dir() for name in _few_names(path)):
         return f"{shown}: if these folders are the classes, {HOLD_OUT}"
+    if not (root / "train").is_dir() and (alone := next((n for n in SECOND if any(root.glob(f"{n}/*/"))), None)):
+        test = f"{command_line('eval')} RUN_OR_FILE --images {root / alone}"
+        return f"{shown}: {alone} alone does to test a trained student: `{test}`"
     if inside := next((p.parent for p in sorted(root.glob("*/train")) if p.is_dir()), None):
         return f"{shown}: perhaps DATASET.ROOT is {str(inside)!r}"
     return shown

@@ -123,10 +123,13 @@ class AdaptedModel(StagedModel):
             logits = self._plain(image)
         if not self.stage_names:
             title = type(self.network).__name__
-            return logits, NoFeatures(
+            known = NoFeatures(
                 f"no feature maps were found in {title}, but the method uses {{!r}}: name the modules that end its"
                 " stages (DISTILLER.STUDENT_STAGES or TEACHER_STAGES), or use a method on logits"
             )
+            if pooled and pooled[-1].dim() == 2:
+                known["pooled_feat"] = pooled[-1]  # what the classifier takes
+            return logits, known
         feats = [maps[i] for i in sorted(maps)]
         if not self.has_stem and 0 not in maps:
             feats.insert(0, feats[0])
