@@ -81,7 +81,7 @@ def its_fault(what: str) -> Iterator[None]:
 # The loop's learning rate, and settings that change the speed alone
 _MAY_DIFFER = (
     "SOLVER.SEED", "SOLVER.SCHEDULE", "SOLVER.WARMUP_EPOCHS", "SOLVER.AMP", "SOLVER.AMP_STUDENT",
-    "SOLVER.CHANNELS_LAST",
+    "SOLVER.CHANNELS_LAST", "SOLVER.COMPILE",
 )  # fmt: skip
 
 

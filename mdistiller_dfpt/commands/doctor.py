@@ -42,9 +42,12 @@ def _gpus() -> Iterator[str]:
         yield f"GPU {index}: {p.name}, {p.total_memory / 2**30:.0f} GiB, compute capability {p.major}.{p.minor}"
 
 
+def _compiler_found() -> str | None:
+    return next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
+
+
 def _compiler() -> Iterator[str]:
-    found = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
-    yield f"C++ compiler: {found or 'none (torch.compile needs one on a CPU)'}"
+    yield f"C++ compiler: {_compiler_found() or 'none (SOLVER.COMPILE needs one on a CPU)'}"
 
 
 def _extras() -> Iterator[str]:
@@ -64,13 +67,14 @@ def _extras() -> Iterator[str]:
 def _advice() -> Iterator[str]:
     if torch.cuda.is_available():
         if torch.cuda.is_bf16_supported():
-            yield "SOLVER.CHANNELS_LAST True SOLVER.AMP bf16"
+            yield "SOLVER.AMP bf16"
         if torch.cuda.device_count() > 1:
             number = torch.cuda.device_count()
             yield f"one run on all GPUs: torchrun --nproc_per_node {number} -m mdistiller_dfpt train ..."
         return
-    bfloat16 = " SOLVER.AMP bf16" if has_bfloat16() else "; SOLVER.AMP bf16 is no faster here"
-    yield f"SOLVER.CHANNELS_LAST True{bfloat16}"
+    yield "SOLVER.AMP bf16" if has_bfloat16() else "SOLVER.AMP none: bfloat16 is no faster here"
+    if _compiler_found():
+        yield "SOLVER.COMPILE True, for a run of hours"
     yield "several runs at once, with EXPERIMENT.THREADS 1 each, rather than one run with all cores"
 
 

@@ -36,7 +36,6 @@ def teacher_yaml(plan: Plan, found: Survey, root: str, name: str) -> str:
         (f"EPOCHS: {plan.epochs[0]}", plan.why_epochs),
         (f"BATCH_SIZE: {plan.batch}", "small data need many steps"),
         (f"AMP: {plan.amp}", plan.why_amp),
-        ("CHANNELS_LAST: true", "faster"),
     ]
     distiller = [
         ("TYPE: NONE", "without a teacher of its own"),

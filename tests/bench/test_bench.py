@@ -122,16 +122,16 @@ def test_the_time_of_workers_counts():
 def test_the_command_prints_what_it_timed_and_writes_it(tmp_path, capsys):
     record = tmp_path / "sub" / "record.json"
     words = ["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", *SMALL, "--windows", "2", "--seconds", "0.01", "--json",
-             str(record), "--versus", "SOLVER.CHANNELS_LAST True"]  # fmt: skip
+             str(record), "--versus", "SOLVER.CHANNELS_LAST False"]  # fmt: skip
     words += ["DATASET.NUM_WORKERS", "0", "--what", "loader", "step", "both"]
     assert bench.main(words) == 0, capsys.readouterr().err
     content = json.loads(record.read_text())
     rows = content["rows"]
     assert [(r["measure"], r["side"]) for r in rows] == [
-        ("loader", "DataLoader of PIL images"), ("loader", "this"), ("loader", "SOLVER.CHANNELS_LAST True"),
-        ("step", "this"), ("step", "SOLVER.CHANNELS_LAST True"),
-        ("work", "this"), ("work", "SOLVER.CHANNELS_LAST True"),
-        ("both", "this"), ("both", "SOLVER.CHANNELS_LAST True"),
+        ("loader", "DataLoader of PIL images"), ("loader", "this"), ("loader", "SOLVER.CHANNELS_LAST False"),
+        ("step", "this"), ("step", "SOLVER.CHANNELS_LAST False"),
+        ("work", "this"), ("work", "SOLVER.CHANNELS_LAST False"),
+        ("both", "this"), ("both", "SOLVER.CHANNELS_LAST False"),
     ]  # fmt: skip
     assert all(r["images_per_second"]["low"] > 0 for r in rows if "images_per_second" in r)
     assert content["images"] == "generated"

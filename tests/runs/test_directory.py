@@ -120,7 +120,7 @@ def test_a_run_is_finished_if_results_and_weights_are_there_and_belong_together(
     ("change", "why"),
     [
         ({"words": ["SOLVER.LR", "0.01"]}, "SOLVER.LR 0.05 in this command, 0.01 in that run"),
-        ({"words": ["SOLVER.CHANNELS_LAST", "True"]}, "SOLVER.CHANNELS_LAST False in this command, True in that run"),
+        ({"words": ["SOLVER.CHANNELS_LAST", "False"]}, "SOLVER.CHANNELS_LAST True in this command, False in that run"),
         ({"words": ["SOLVER.ACCUMULATE", "2"]}, "SOLVER.ACCUMULATE 1 in this command, 2 in that run"),
         ({"words": ["SOLVER.SYNC_BN", "True"]}, "SOLVER.SYNC_BN False in this command, True in that run"),
         ({"words": ["SOLVER.TRAINER", "dot"]}, "SOLVER.TRAINER base in this command, dot in that run"),
