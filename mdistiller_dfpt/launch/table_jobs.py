@@ -59,14 +59,16 @@ def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> li
     return list(jobs.values())
 
 
-def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]) -> list[Cell]:
-    """Two steps of every cell on random images, without data or teachers; returns the failed cells."""
+def smoke_cells(
+    cells: Sequence[Cell], opts: Sequence[str], parallel: int, say: Callable[[str], None]
+) -> list[Cell]:  # fmt: skip
+    """Two steps of every cell, with these KEY VALUE pairs, on random images, without data; returns the failed cells."""
     failed = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(parallel, mp_context=context, initializer=stop_with_pool) as pool:
         try:
             with interrupts_later():
-                pending = {pool.submit(_smoke, cell): cell for cell in cells}
+                pending = {pool.submit(_smoke, cell, opts): cell for cell in cells}
             for number, future in enumerate(as_completed(pending), start=1):
                 cell, fault = pending[future], _fault(future)
                 if fault:
@@ -86,10 +88,10 @@ def _fault(future: "Future[str]") -> str:
         return "a process of the smoke test died, as when memory runs out"
 
 
-def _smoke(cell: Cell) -> str:
+def _smoke(cell: Cell, opts: Sequence[str]) -> str:
     torch.set_num_threads(1)
     try:
-        smoke(load_cfg(cell.config, cell.overrides))
+        smoke(load_cfg(cell.config, [*cell.overrides, *opts]))
         return ""
     except UserError as e:
         return str(e)
