@@ -57,7 +57,7 @@ def next_config(plan: Plan, studies: Studies, busy: Collection[str] = ()) -> Sea
         and (not plan.budget.is_spent(*had[one.name]) or interrupted(studies[one.name]) is not None)
     ]  # fmt: skip
     in_trials = plan.budget.trials is not None
-    return min(left, key=lambda one: had[one.name] if in_trials else had[one.name][::-1], default=None)
+    return min(left, key=lambda one: had[one.name][0 if in_trials else 1], default=None)  # of equals the first
 
 
 def tune(
