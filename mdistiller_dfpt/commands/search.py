@@ -36,6 +36,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--pruner", choices=PRUNERS, default="median", help="median: a trial ends early that is below the median of"
         " those before it, from half of the epochs on; halving: successive halving; none. Default median",
     )  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time, of different configs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: LOG.PREFIX/search/<name of the space>")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides for every run")
     pairs, rest = _pairs_apart(argv)
@@ -67,24 +68,28 @@ def _budget(trials: int | None, minutes: float | None) -> Budget:
 def _main(argv: list[str]) -> None:
     args = _arguments(argv)
     budget = _budget(args.trials, args.minutes)
+    if args.jobs < 1:
+        raise ConfigError(f"--jobs is {args.jobs}; it must be at least 1")
     check_installed()
     plan = plan_search(args.cfg, args.space, budget, args.seeds, args.pruner, args.out, args.opts, say)
+    if args.jobs > (configs := len(plan.configs)):
+        say(f"--jobs is {args.jobs}; a config has one trial at a time, so it is {configs}")
     make_folder(plan.folder, empty=False)
     lock = RunLock(plan.folder)
     try:
-        _search(plan)
+        _search(plan, min(args.jobs, configs))
     except KeyboardInterrupt:  # between two runs
         raise Interrupted(2) from None
     finally:
         lock.release()
 
 
-def _search(plan: Plan) -> None:
+def _search(plan: Plan, parallel: int) -> None:
     storage = open_journal(plan.folder)
     studies = open_studies(plan, storage)
     if any(spent(study)[0] for study in studies.values()) and next_config(plan, studies) is not None:
         print(f"going on with the search in {plan.folder}\n\n{table_of_search(plan, studies)}\n", flush=True)
-    tune(plan, storage, studies, say, lambda: write_record(plan, studies))
+    tune(plan, storage, studies, say, lambda: write_record(plan, studies), parallel)
     write_record(plan, studies)
     print(table_of_search(plan, studies))
     command = write_tuned(plan, studies)

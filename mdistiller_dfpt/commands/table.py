@@ -21,6 +21,8 @@ from ..report.spec import METRICS, Cell, load_table
 
 OF_TABLES = ("prefix", "metric", "seeds", "rows", "columns", "format", "run", "smoke", "jobs")
 """Options that need --table."""
+OF_RESULTS = ("prefix", "metric", "seeds", "format", "run")
+"""Options that --smoke has no use for."""
 OF_OPTIONS = {"SOLVER.SEED": "--seeds", "LOG.PREFIX": "--prefix"}
 """Keys that a table sets for its cells, by the options which decide them."""
 
@@ -59,6 +61,8 @@ def _main(argv: list[str]) -> None:
         folder = Path(args.opts[0])
         print(markdown_table(shown_results(folder), unfinished(folder)))
         return
+    if args.smoke and (unused := [f"--{name}" for name in OF_RESULTS if vars(args)[name]]):
+        raise ConfigError(f"{', '.join(unused)} with --smoke, which trains nothing and prints no table: leave it out")
     args.prefix, args.format = args.prefix or Path("./output"), args.format or "markdown"
     args.jobs = 1 if args.jobs is None else args.jobs
     if args.jobs < 1:
@@ -74,7 +78,7 @@ def _main(argv: list[str]) -> None:
     spec = spec._replace(cells=cells, columns={key: spec.columns[key] for key in spec.columns if key in columns})
     seeds, metric = tuple(args.seeds or spec.seeds), args.metric or spec.metric
     if args.smoke:
-        failed = smoke_cells(list(cells.values()), args.jobs, say)
+        failed = smoke_cells(list(cells.values()), args.opts, args.jobs, say)
         if failed:
             raise CellsFailed(f"{len(failed)} of {len(cells)} cells failed")
         return

@@ -73,13 +73,24 @@ def run_jobs(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) -> 
     return failed
 
 
-def run_watched(job: Job, watch: Watch) -> int:
-    """Run one job and return its exit code, negative if a signal ended it; `Interrupted` as for `run_jobs`."""
+Start: TypeAlias = Callable[[Job, Watch], int]
+"""Runs one watched job and returns its exit code, negative if a signal ended it."""
+
+
+@contextlib.contextmanager
+def watched_jobs() -> Iterator[Start]:
+    """Context that yields a `Start` for any thread; it raises `Interrupted` as `run_jobs` does, and so does the end."""
     with _passing_signals_on() as (running, got):
-        code = _run(job, running, got, watch)
+
+        def start(job: Job, watch: Watch) -> int:
+            code = _run(job, running, got, watch)
+            if got:
+                raise Interrupted(got[0])
+            return code
+
+        yield start
         if got:
             raise Interrupted(got[0])
-    return code
 
 
 @contextlib.contextmanager

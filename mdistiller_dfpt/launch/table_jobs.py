@@ -64,8 +64,10 @@ def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> li
     return list(jobs.values())
 
 
-def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]) -> list[Cell]:
-    """Two steps of every cell on random images, without data or teachers; returns the failed cells."""
+def smoke_cells(
+    cells: Sequence[Cell], opts: Sequence[str], parallel: int, say: Callable[[str], None]
+) -> list[Cell]:  # fmt: skip
+    """Two steps of every cell, with these KEY VALUE pairs, on random images, without data; returns the failed cells."""
     failed = []
     context = multiprocessing.get_context("spawn")
     with (
@@ -74,7 +76,7 @@ def smoke_cells(cells: Sequence[Cell], parallel: int, say: Callable[[str], None]
     ):
         try:
             with interrupts_later():
-                pending = {pool.submit(_smoke, cell, scratch): cell for cell in cells}
+                pending = {pool.submit(_smoke, cell, opts, scratch): cell for cell in cells}
             for number, future in enumerate(as_completed(pending), start=1):
                 cell, fault = pending[future], _fault(future)
                 if fault:
@@ -94,11 +96,11 @@ def _fault(future: "Future[str]") -> str:
         return "a process of the smoke test died, as when memory runs out"
 
 
-def _smoke(cell: Cell, scratch: str) -> str:
+def _smoke(cell: Cell, opts: Sequence[str], scratch: str) -> str:
     torch.set_num_threads(1)
     tempfile.tempdir = scratch
     try:
-        smoke(load_cfg(cell.config, cell.overrides))
+        smoke(load_cfg(cell.config, [*cell.overrides, *opts]))
         return ""
     except UserError as e:
         return str(e)

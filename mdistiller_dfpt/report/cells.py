@@ -6,7 +6,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from ..config.effect import differing
-from .difference import difference
+from .difference import difference, versions_among
 from .files import Result, load_results, mean_at_start, unfinished
 from .repetitions import repetitions
 from .spec import Cell, TableSpec
@@ -105,7 +105,7 @@ def _value(cell: Cell, found: Found, reference: Mapping[int, Result], metric: st
     weight, gradient = (mean_at_start(own.values(), name) for name in AT_START)
     return Value(
         cell, mine, delta, interval, p_value, len(both), weight, gradient, _top1_of_teacher(own.values()),
-        _trained_paths(own.values()), "; ".join(differences), tuple(found.others),
+        _trained_paths(own.values()), "; ".join(filter(None, (*differences, versions_among(own)))), tuple(found.others),
     )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """How two runs differ in what must be equal before their accuracies can be compared."""
 
+from collections.abc import Mapping
+
 from ..config.effect import differing
 from .files import Result
 
@@ -48,6 +50,16 @@ def difference(result: Result, reference: Result, where: str, *, of_one_method: 
     if result.teachers and reference.teachers:
         parts += _of_teachers(result, reference, where)
     return "; ".join(parts)
+
+
+def versions_among(runs: Mapping[int, Result]) -> str:
+    """Which repetitions, by seed, ran with which version of torch; empty if all did with one, as far as is known."""
+    seeds: dict[str, list[str]] = {}
+    for seed, run in runs.items():
+        if version := run.data["protocol"].get("versions", {}).get("torch"):
+            seeds.setdefault(str(version), []).append(str(seed))
+    parts = [f"{version} (seeds {', '.join(some)})" for version, some in seeds.items()]
+    return f"repeated with other versions of torch: {', '.join(parts)}" if len(parts) > 1 else ""
 
 
 def _of_teachers(result: Result, reference: Result, where: str) -> list[str]:

@@ -6,7 +6,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from ..escape import markdown_line, markdown_row
-from .difference import difference
+from .difference import difference, versions_among
 from .files import Result, mean_at_start
 from .repetitions import repeats, repetitions
 from .spec import METRICS
@@ -78,7 +78,8 @@ def table_of(results: Sequence[Result]) -> Table:
         first = first_of_name.setdefault(_name(group), number)
         against = compared_with[number] if first == number else first
         one, other = (next(iter(groups[n].values())) for n in (number, against))
-        text = difference(one, other, f"in {labels[against]}", of_one_method=first != number)
+        found = difference(one, other, f"in {labels[against]}", of_one_method=first != number), versions_among(group)
+        text = "; ".join(filter(None, found))
         mark = notes.setdefault(text, f"[{len(notes) + 1}]") if text else ""
         values = [spread([r.data["final"]["top1"].get(m) for r in group.values()]) for m in METRICS]
         values += [_at_start(group, measured) for measured in AT_START]

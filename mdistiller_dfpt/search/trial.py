@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from yacs.config import CfgNode as CN
 
 from ..errors import DivergedError, UserError
-from ..launch.jobs import Job, Watch
+from ..launch.jobs import Start, Watch
 from ..launch.table_jobs import cell_configs, cell_job
 from ..regular_files import read_bytes, read_json
 from ..report.cells import runs_of
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
 
 Say = Callable[[str], None]
-Start = Callable[[Job, Watch], int]
-"""Runs a job under watch and returns its exit code: `launch.jobs.run_watched`."""
 JUDGED = "validation"
 FACTS = "facts"
 

@@ -456,6 +456,14 @@ def test_smoke_of_a_table_reports_each_cell_and_fails_with_one(table, capsys):
     assert "1 of 2 cells failed" in err
 
 
+def test_smoke_takes_overrides_and_refuses_options_of_results(table, capsys):
+    words = ["--table", str(table), "--rows", "kd", "--smoke"]
+    assert TABLE([*words, "SOLVER.LR", "1.0e+30"]) == 1
+    assert "kd res20_res8: the loss is" in capsys.readouterr().err
+    assert TABLE([*words, "--seeds", "1", "--run"]) == 2
+    assert "--seeds, --run with --smoke, which trains nothing and prints no table" in capsys.readouterr().err
+
+
 def cells_begin(parent):
     """Two processes are there, and what keeps account of their semaphores."""
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")

@@ -98,6 +98,19 @@ def test_another_protocol_is_flagged_and_explained(runs):
     assert next(line for line in lines if line.startswith("| kd |")).endswith("|  |")
 
 
+def test_repetitions_with_another_version_of_torch_are_averaged_and_flagged(runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "runs")
+    (path,) = (r.path for r in load_results(tmp_path / "runs") if (r.name, r.seed) == ("kd", 2))
+    data = json.loads(path.read_text())
+    mine = data["protocol"]["versions"]["torch"]
+    data["protocol"]["versions"]["torch"] = "1.13"
+    path.write_text(json.dumps(data))
+    table = table_of(load_results(tmp_path / "runs"))
+    (row,) = (row for row in table.rows if row[0] == "kd")
+    assert row[1] == "1, 2"
+    assert table.notes[row[-1]] == f"repeated with other versions of torch: {mine} (seeds 1), 1.13 (seeds 2)"
+
+
 def test_the_tools_print_and_draw(runs, capsys, tmp_path):
     assert table.main([str(runs)]) == 0
     assert "| dfptkd | 1 |" in capsys.readouterr().out

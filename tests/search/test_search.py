@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,40 @@ def test_a_wrong_space_is_refused_before_the_first_trial(space, message, run_sea
     assert all(line.startswith("error: ") for line in err.splitlines() if "VALIDATION is 0" not in line)
     assert re.search(message, err), err
     assert (runs.jobs, Path("output").exists()) == ([], False)
+
+
+def test_two_jobs_find_what_one_finds_and_lose_or_double_no_trial(run_search):
+    """They run at once, each a trial of another config."""
+    found, most = [], []
+    for jobs in ("1", "2"):
+        at_once: set[str] = set()
+        meeting = threading.Barrier(int(jobs))
+
+        def together(cfg, at_once=at_once, meeting=meeting):
+            meeting.wait(60)  # with the run of the other config
+            at_once.add(threading.current_thread().name)
+            return by_rate(cfg)
+
+        runs = Runs(together)
+        code, _, err = run_search(runs, "--jobs", jobs, "--pruner", "none", "--out", f"out{jobs}")
+        assert code == 0, err
+        assert len(runs.jobs) == 2 * 4
+        found.append(results(record(f"out{jobs}")))
+        most.append(len(at_once))
+    assert found[0] == found[1]
+    assert [[t["number"] for t in one] for one in found[1].values()] == [[0, 1, 2, 3]] * 2
+    assert most == [1, 2]
+
+
+def test_where_a_job_stops_the_other_trial_is_kept_and_the_search_goes_on(run_search):
+    runs = Runs(by_rate, codes={2: 2})
+    assert run_search(runs, "--jobs", "2")[0] == 2
+    code, _, err = run_search(runs, "--jobs", "3")
+    assert code == 0
+    assert "--jobs is 3; a config has one trial at a time, so it is 2" in err
+    whole = record()
+    run_search(Runs(by_rate), "--out", "at_once")
+    assert results(whole) == results(record("at_once"))
 
 
 def test_a_key_may_need_a_choice_to_have_an_effect(run_search):
