@@ -70,6 +70,11 @@ def as_by_default() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+class _Interrupt(KeyboardInterrupt):
+    """Of KeyboardInterrupt itself, raised in an `exec` of text, as of dataclasses, Python ends as by SIGINT though it
+    is caught."""
+
+
 @contextlib.contextmanager
 def noted_interrupts() -> Iterator[Callable[[], int]]:
     """Context in which stop signals interrupt what is done; yields a function: the number of the first, or 0.
@@ -86,10 +91,10 @@ def noted_interrupts() -> Iterator[Callable[[], int]]:
             return
         came.append(number)
         until = time.monotonic() + SEVERAL
-        raise KeyboardInterrupt
+        raise _Interrupt
 
     def drop(dropped: Any) -> None:
-        if dropped.exc_type is not KeyboardInterrupt:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
             return before(dropped)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()

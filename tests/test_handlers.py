@@ -11,6 +11,8 @@ import pytest
 from mdistiller_dfpt.handlers import STOP_SIGNALS, handled, interrupts_later, signals_later
 from mdistiller_dfpt.launch.cli import guarded
 
+from .test_house import ROOT
+
 USED = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -93,6 +95,24 @@ sys.exit(guarded(work, []))
 def test_an_interrupt_that_python_drops_ends_the_command():
     done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "begins\n", "interrupted\n")
+
+
+IN_TEXT = """
+import sys
+from mdistiller_dfpt.launch.cli import guarded
+def work(argv):
+    exec("import os; os.kill(os.getpid(), int(argv[0])); sum(range(10))", {"argv": argv})
+sys.exit(guarded(work, None))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_interrupt_of_code_in_a_text_has_the_exit_code_of_its_signal(number, tmp_path):
+    (tmp_path / "command.py").write_text(IN_TEXT)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    words = [sys.executable, "-m", "command", str(int(number))]  # a module, as all commands are
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + number, "interrupted; repeat the same command to go on\n")
 
 
 AT_EXIT = """

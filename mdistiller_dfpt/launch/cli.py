@@ -23,7 +23,7 @@ from ..errors import (
     users_line,
     users_line_in,
 )
-from ..escape import Printable
+from ..escape import Printable, one_name
 from ..handlers import noted_interrupts
 from ..invocation import command_line
 from ..open_files import allow_open_files
@@ -71,8 +71,17 @@ def _users_class(error: Exception) -> Any:
 
 
 def _ended_a_run(error: BaseException) -> bool:
-    """Whether an exception was raised in a training."""
-    return any(f.filename.startswith(TRAINING) for f in traceback.extract_tb(error.__traceback__))
+    """Whether an exception was raised in the training of a run; a benchmark trains without one."""
+    return any(f.filename.startswith(TRAINING) and f.name == "fit" for f in traceback.extract_tb(error.__traceback__))
+
+
+def _lines_of(error: UserError, argv: Sequence[str]) -> list[str]:
+    """The lines of a message: a word of the command that has line ends is no further line."""
+    message = str(error)
+    for word in argv:
+        if word.splitlines() not in ([], [word]):
+            message = message.replace(word, one_name(word))
+    return message.splitlines()
 
 
 def _say_interrupted(error: BaseException, number: int) -> int:
@@ -185,7 +194,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrup
             print(f"{_process()}error: {e}", file=sys.stderr)
         return e.exit_code
     except UserError as e:
-        for line in str(e).splitlines():
+        for line in _lines_of(e, sys.argv[1:] if argv is None else argv):
             print(f"{_process()}error: {line[:MOST_SHOWN]}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt as e:

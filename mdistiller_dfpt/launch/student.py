@@ -26,6 +26,7 @@ from ..models.staged import resized
 from ..runs.checkpoint import save_weights
 from ..runs.directory import CONFIG
 from ..runs.record import Record, as_metadata, check_hash, read_record, record_of
+from ..runs.safe_load import EXPORTED
 from ..runs.weights import load_into, weights_file
 from ..training.evaluate import ranking
 from ..training.own_parts import with_own_parts
@@ -33,8 +34,6 @@ from ..trusted_files import check_trust, named_code, trust_all, trust_as_before
 from .evaluate_checkpoint import load_deployed
 
 Picture = str | Path | Image.Image
-
-EXPORTED = (".onnx", ".pt2")
 
 
 class _Shape(NamedTuple):

@@ -19,6 +19,7 @@ from ..regular_files import opened
 from .stand_ins import StandIn, as_states, is_replaceable
 
 MAX_ENTRIES, MAX_PICKLE_BYTES = 100_000, 64 << 20  # far above those of any network
+EXPORTED = (".onnx", ".pt2")
 MAX_CLASSES = 300  # that are read without their code; each takes another pass over the file
 
 _NUMPY_DTYPES = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"]
@@ -79,6 +80,8 @@ def _reason(path: Path, error: Exception, replaced: list[str]) -> str:
         return f"it contains {name}: where it was written, save the network's state_dict() instead"
     if "TorchScript" in str(error):
         return "it is a TorchScript archive: where it was written, save the network's state_dict() instead"
+    if path.suffix in EXPORTED:
+        return "it is an exported network: give the directory of its run, or the student.safetensors in it"
     with opened(path) as f:
         start = f.read(64)
     if start.startswith(b"version https://git-lfs"):

@@ -1,7 +1,9 @@
 """Benchmark: windows that alternate, variants that do the same work, and counts of operations."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -138,6 +140,13 @@ def test_the_command_prints_what_it_timed_and_writes_it(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
     assert lines[6].endswith("0 device-to-host reads per step")
+
+
+def test_a_benchmark_that_is_interrupted_in_a_step_has_no_run_to_continue(capsys, monkeypatch):
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: os.kill(os.getpid(), signal.SIGINT))
+    words = ["--cfg", f"configs/cifar100/kd/{PAIR}.yaml", *SMALL, "--what", "step", "--windows", "1"]
+    assert bench.main(words) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; repeat the same command to go on"
 
 
 def test_records_are_printed_unchanged(tmp_path, capsys):

@@ -177,3 +177,11 @@ def test_a_setting_that_is_given_two_values_is_said_once(first, rank, said, caps
     words = ["SOLVER.EPOCHS", "3", "KD.TEMPERATURE", "4", "SOLVER.EPOCHS", "5", "KD.TEMPERATURE", "4"]
     assert parser.parse_intermixed_args([*first, *words]).opts == [*first, *words]
     assert capsys.readouterr().out == ("note: SOLVER.EPOCHS is given 3 and 5: 5 holds\n" if said else "")
+
+
+def test_a_word_of_the_command_with_line_ends_is_no_further_line_of_an_error(capsys):
+    def fail(argv):
+        raise ConfigError(f"{argv[0]}: no such run\n{argv[1]}: another")
+
+    assert guarded(fail, ["a\nerror: b", "c\r"]) == 2
+    assert capsys.readouterr().err.splitlines() == [r"error: a\nerror: b: no such run", r"error: c\r: another"]

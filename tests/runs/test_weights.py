@@ -228,11 +228,12 @@ def test_files_that_are_no_checkpoints_are_named_for_what_they_are(tmp_path):
     (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>quota exceeded</html>")
     with tarfile.open(tmp_path / "all.tar", "w") as tar:
         tar.add(tmp_path / "page.pth", "resnet56_vanilla/ckpt_epoch_240.pth")
+    (tmp_path / "network.onnx").write_bytes(b"\x08\x07" * 99)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated; its files circulate
         torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
     for name, what in (("pointer.pth", "git lfs pull"), ("page.pth", "a web page"), ("all.tar", "a tar archive"),
-                       ("script.pt", "a TorchScript archive")):  # fmt: skip
+                       ("script.pt", "a TorchScript archive"), ("network.onnx", "an exported network")):  # fmt: skip
         with pytest.raises(CheckpointError, match=what):
             load_into(network(), tmp_path / name, "x")
 
