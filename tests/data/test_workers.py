@@ -24,6 +24,9 @@ from mdistiller_dfpt.testing import tiny_cfg
 from ..forks import forked
 from ..waits import LIMIT, has_ended, wait_until
 
+# A second report of a death may come while PyTorch opens files to count the descriptors that are left
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+
 
 def loader_whose_worker(does, tmp_path):
     """A loader with one worker that `does` this in its second batch, once the trainer has the first."""

@@ -75,7 +75,7 @@ def test_results_hold_last_best_and_mean_and_the_protocol(tmp_path):
     assert top1["best_epoch"] == accuracies.index(max(accuracies)) + 1
     assert top1["mean_last_5"] == pytest.approx(sum(accuracies[-5:]) / 5)
     protocol = results["protocol"]
-    assert protocol["teacher"].keys() == {"name", "kind", "sha256", "top1", "top5", "nll", "ece",
+    assert protocol["teacher"].keys() == {"name", "kind", "sha256", "precision", "top1", "top5", "nll", "ece",
                                            "predicted_classes", "most_predicted"}  # fmt: skip
     for key in ("data", "augmentation", "epochs", "batch", "schedule", "precision", "seed", "world_size", "versions"):
         assert key in protocol
