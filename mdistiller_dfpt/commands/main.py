@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..launch.cli import guarded, prepare_process
 from ..launch.machine_faults import fault_of_the_machine
 from ..parent import stop_with_launcher
@@ -61,7 +61,12 @@ def command(name: str) -> Callable[[list[str] | None], int]:
     try:
         return import_module(f".{COMMANDS[name][0]}", __package__).main
     except Exception as e:  # that a library could not be loaded is no bug of it
-        if (fault := fault_of_the_machine(e)) is None:
+        fault = fault_of_the_machine(e)
+        if (
+            fault is None and isinstance(e, OSError) and e.filename is not None
+        ):  # as of a folder that a library is given
+            fault = DataError(f"{e.filename}: {e.strerror}")
+        if fault is None:
             raise
         print(f"error: {fault}", file=sys.stderr)
         sys.exit(fault.exit_code)

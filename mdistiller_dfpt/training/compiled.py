@@ -1,5 +1,6 @@
 """SOLVER.COMPILE: the forward and backward pass of a method as one compiled graph, by torch.compile."""
 
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -8,10 +9,11 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 from torch._functorch import config as functorch_config
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from ..data import Batch
 from ..distillers import Method
-from ..errors import ConfigError, UserError, reason, users_line
+from ..errors import ConfigError, DataError, UserError, reason, users_line
 from ..models.bfloat16 import speed_up
 
 KEY = "SOLVER.COMPILE"
@@ -36,6 +38,7 @@ def compile_method(distiller: Method, device: torch.device, backend: str = "indu
         options = {"fallback_random": True, "triton.cudagraphs": device.type == "cuda"}
     if device.type == "cpu":
         speed_up()  # as `autocast` does outside of a graph
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it says that there is no CUDA
     # The first step takes several gradients of one graph, and some trainers do so at every step
     functorch_config.donated_buffer = False
     # Said between two graphs of one step, of tensors that PyTorch itself passes on
@@ -83,6 +86,12 @@ class Report:
         except torch._dynamo.exc.BackendCompilerFailed as e:
             if users_line(e) is not None:
                 raise
+            if isinstance(e.inner_exception, OSError):
+                raise DataError(
+                    f"{cache_dir()}: what torch.compile compiles cannot be kept there ({e.inner_exception.strerror});"
+                    " name another folder in the environment variable TORCHINDUCTOR_CACHE_DIR, or free space, and start"
+                    " the run again"
+                ) from None
             why = reason(e.inner_exception).splitlines()[0]
             raise CompilationError(
                 f"{KEY} is True, and PyTorch could not compile a step ({why}); set it to False and start the run again"

@@ -1,5 +1,6 @@
 """SOLVER.COMPILE: the same numbers, few graphs, and one line where it cannot be done."""
 
+import errno
 import os
 import signal
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.errors import ConfigError, DataError
 from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.regular_files import read_json
 from mdistiller_dfpt.runs.directory import RESULTS
@@ -139,3 +140,16 @@ def test_a_stop_that_ends_the_compiler_too_is_a_stop(tmp_path, monkeypatch):
     torch.compiler.reset()
     assert trainer("SOLVER.COMPILE", "True").fit(tmp_path / "run", resume=True)["epochs"][-1]["epoch"] == 2
     assert read_json(tmp_path / "run" / RESULTS)["epochs"][0]["epoch"] == 1
+
+
+def test_a_full_disk_under_what_is_compiled_names_its_folder(tmp_path, monkeypatch):
+    torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    one = trainer()
+
+    def full(graph, inputs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("mdistiller_dfpt.training.state.compile_method", lambda m, d: m.compile(backend=full))
+    with pytest.raises(DataError, match=rf"^{tmp_path}/compiled: .* \(No space left on device\); name another folder"):
+        one.fit(tmp_path / "run")
