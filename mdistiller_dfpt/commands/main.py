@@ -62,9 +62,7 @@ def command(name: str) -> Callable[[list[str] | None], int]:
         return import_module(f".{COMMANDS[name][0]}", __package__).main
     except Exception as e:  # that a library could not be loaded is no bug of it
         fault = fault_of_the_machine(e)
-        if (
-            fault is None and isinstance(e, OSError) and e.filename is not None
-        ):  # as of a folder that a library is given
+        if fault is None and isinstance(e, OSError) and e.filename is not None:  # a folder that a library was given
             fault = DataError(f"{e.filename}: {e.strerror}")
         if fault is None:
             raise

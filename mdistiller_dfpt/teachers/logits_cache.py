@@ -54,6 +54,7 @@ class LogitsCache:
             raise ConfigError(f"DISTILLER.LOGITS_CACHE is {folder}; it cannot be written ({e.strerror})") from None
         self.computed = 0  # rows computed in this process
 
+    @torch.compiler.disable
     def logits(self, batch: Batch, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """The teacher's logits (B, classes) for the views of a batch; missing ones are computed by `compute`."""
         image = batch.image

@@ -70,6 +70,14 @@ def test_too_little_memory_to_import_a_command_is_one_line(mib):
     )
 
 
+def test_a_folder_that_a_library_is_given_and_cannot_use_is_one_line():
+    words = [sys.executable, "-m", "mdistiller_dfpt", "list", "networks"]
+    given = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": "/proc/none"}
+    done = subprocess.run(words, capture_output=True, text=True, env=given)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "error: /proc/none: No such file or directory\n"
+
+
 def test_the_console_script_starts_as_the_module_does():
     assert "mdistiller-dfpt = mdistiller_dfpt.__main__:main" in (ROOT / "setup.py").read_text()
 
