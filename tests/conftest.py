@@ -20,6 +20,8 @@ from mdistiller_dfpt.trusted_files import VARIABLE
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+    # Autograd begins without threads of its own, as it does not once torch.compile was used
+    torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True, scope="session")
