@@ -1,9 +1,7 @@
 """Say what this machine can do and which settings suit it: mdistiller-dfpt doctor."""
 
-import os
 import platform
 import re
-import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 
@@ -12,6 +10,7 @@ import torch
 from ..distributed import num_cores
 from ..launch.cli import Parser, guarded
 from ..models.bfloat16 import capabilities_of_cpu, has_bfloat16
+from ..training.compiled import cpp_compiler
 
 DISTRIBUTION = "mdistiller_dfpt"
 
@@ -42,12 +41,8 @@ def _gpus() -> Iterator[str]:
         yield f"GPU {index}: {p.name}, {p.total_memory / 2**30:.0f} GiB, compute capability {p.major}.{p.minor}"
 
 
-def _compiler_found() -> str | None:
-    return next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
-
-
 def _compiler() -> Iterator[str]:
-    yield f"C++ compiler: {_compiler_found() or 'none (SOLVER.COMPILE needs one on a CPU)'}"
+    yield f"C++ compiler: {cpp_compiler() or 'none (SOLVER.COMPILE needs one on a CPU)'}"
 
 
 def _extras() -> Iterator[str]:
@@ -73,7 +68,7 @@ def _advice() -> Iterator[str]:
             yield f"one run on all GPUs: torchrun --nproc_per_node {number} -m mdistiller_dfpt train ..."
         return
     yield "SOLVER.AMP bf16" if has_bfloat16() else "SOLVER.AMP none: bfloat16 is no faster here"
-    if _compiler_found():
+    if cpp_compiler():
         yield "SOLVER.COMPILE True, for a run of hours"
     yield "several runs at once, with EXPERIMENT.THREADS 1 each, rather than one run with all cores"
 

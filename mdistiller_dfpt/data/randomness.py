@@ -47,6 +47,12 @@ def random_bits_of(index: int, seed: int, epoch: int, stream: int = 0) -> int:
     return _mix((index + 1) * _GOLDEN & _ALL ^ _key(seed, epoch, stream)) & _POSITIVE
 
 
+@torch.compiler.disable
+def draw_numbers(count: int, drawn: int, step: int, epoch: int, stream: int) -> list[int]:
+    """`drawn` of the numbers 0 .. count - 1; equal arguments draw equal ones, in all processes and a resumed run."""
+    return random_bits(torch.arange(count), step, epoch, stream).argsort()[:drawn].tolist()
+
+
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
     """The order of the samples in an epoch, (size,) int64."""
     generator = torch.Generator().manual_seed(random_bits_of(epoch, seed, epoch, stream=1))

@@ -68,8 +68,10 @@ class Choice:
 
 
 def choice(cfg: CN) -> Choice:
-    """What a config asks for; ConfigError where a name is unknown or empty, or two methods need different kinds of
-    teacher."""
+    """What a config asks for.
+
+    ConfigError where a name is unknown or empty, or where two methods need different kinds of teacher.
+    """
     d = cfg.DISTILLER
     if not d.STUDENT:
         raise ConfigError("DISTILLER.STUDENT is empty: name a network")

@@ -13,13 +13,12 @@ weight there is a C-th of it here.
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..config.keys import Removed
 from ..config.limits import NOT_NEGATIVE
-from ..data.randomness import random_bits
+from ..data.randomness import draw_numbers
 from ..losses import Terms, distillation, label
 from ..losses.sharded import over_processes
 from .base import DISTILLERS, Batch, Output, StagedModel, TeacherLike
@@ -33,13 +32,6 @@ def dgkd_loss(student: Tensor, teachers: Sequence[Tensor], temperature: float) -
     The authors' code (DGKD 2599350, train.py:104-127) takes the mean over batch AND classes, a C-th of this.
     """
     return sum((kd_loss(student, t, temperature) for t in teachers), student.new_zeros(()))
-
-
-@torch.compiler.disable
-def draw(count: int, kept: int, epoch: int, step: int) -> list[int]:
-    """`kept` of the numbers 0 .. count - 1, a function of epoch and step, so a resumed run draws the same numbers."""
-    keys = random_bits(torch.arange(count), step, epoch, stream=3)
-    return keys.argsort()[:kept].tolist()
 
 
 @DISTILLERS.register("DGKD")
@@ -65,7 +57,7 @@ class DGKD(LogitDistiller):
     def terms(self, student: Output, paths: Mapping[str, Output], batch: Batch) -> Terms:
         names = list(paths)
         # At least one teacher is kept, since without assistants there is only one
-        kept = draw(len(names), max(1, len(names) - self.drop), batch.epoch, batch.step)
+        kept = draw_numbers(len(names), max(1, len(names) - self.drop), batch.step, batch.epoch, stream=3)
         teachers = {names[i]: paths[names[i]] for i in kept}
         return over_processes(self._all, student, teachers, batch, couples_samples=False)
 

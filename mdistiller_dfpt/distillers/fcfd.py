@@ -16,13 +16,12 @@ running statistics of the teacher's BatchNorm do not change; in the code they do
 import contextlib
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode as CN
 
 from ..config.limits import A_TEMPERATURE, NOT_NEGATIVE
-from ..data.randomness import random_bits
+from ..data.randomness import draw_numbers
 from ..losses import Terms, distillation, label, warm_up
 from ..models.output import autocast
 from ..models.staged import global_pool
@@ -42,14 +41,6 @@ class Mixed(NamedTuple):
 def mixed_paths(stages: int) -> list[Mixed]:
     """All paths that change the network once, after at least one stage and before the last of `stages` (with stem)."""
     return [Mixed(into, last) for into in (False, True) for last in range(1, stages - 1)]
-
-
-@torch.compiler.disable
-def drawn(paths: list[Mixed], count: int, epoch: int, step: int) -> list[Mixed]:
-    """`count` of these paths, a function of epoch and step, so that all processes and a resumed run draw the same."""
-    # In this stream the first step uses all bridges between networks of three stages: `check_distiller` asks for that
-    keys = random_bits(torch.arange(len(paths)), step, epoch, stream=14)
-    return [paths[i] for i in keys.argsort()[:count].tolist()]
 
 
 def bridge(source: ImageShape, target: ImageShape) -> nn.Sequential:
@@ -137,7 +128,9 @@ class FCFD(Distiller):
             bridged = {i: self.to_teacher[i - 1](s[i]) for i in range(1, end + 1)}
         feat = mixed = student.logits.new_zeros(())
         feat = feat + sum(map_loss(x.to(dtype), t[i], i == end) for i, x in bridged.items())
-        for path in drawn(self.mixed, self.paths, batch.epoch, batch.step):
+        # In this stream the first step uses all bridges between networks of three stages: `check_distiller` asks for it
+        for number in draw_numbers(len(self.mixed), self.paths, batch.step, batch.epoch, stream=14):
+            path = self.mixed[number]
             with autocast(self.dtype, batch.image):
                 if path.into_teacher:
                     maps, logits = self._run_from(self.teacher_network, path.last, bridged[path.last])

@@ -1,9 +1,10 @@
 """SOLVER.COMPILE: the forward and backward pass of a method as one compiled graph, by torch.compile."""
 
+import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -32,8 +33,11 @@ def compile_method(distiller: Method, device: torch.device, backend: str = "indu
     """
     options: dict[str, bool] = {}
     if backend == "inductor":
-        if device.type == "cpu":
-            _refuse_without_compiler()
+        if device.type == "cpu" and cpp_compiler() is None:
+            raise ConfigError(
+                f"{KEY} is True; torch.compile needs a C++ compiler on a CPU, and there is none: install g++, name one"
+                " in the environment variable CXX, or set the key to False"
+            )
         # Random numbers are those of the eager step; on a GPU, kernels are launched as one graph ("reduce-overhead")
         options = {"fallback_random": True, "triton.cudagraphs": device.type == "cuda"}
     if device.type == "cpu":
@@ -46,17 +50,15 @@ def compile_method(distiller: Method, device: torch.device, backend: str = "indu
     distiller.compile(backend=backend, options=options or None)
 
 
-def _refuse_without_compiler() -> None:
+def cpp_compiler() -> str | None:
+    """The C++ compiler that torch.compile runs for a CPU, or None."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
-        get_cpp_compiler()
+        return get_cpp_compiler()
     except InvalidCxxCompiler:
-        raise ConfigError(
-            f"{KEY} is True; torch.compile needs a C++ compiler on a CPU, and there is none: install g++, name one in"
-            " the environment variable CXX, or set the key to False"
-        ) from None
+        return None
 
 
 def static(batch: Batch) -> Batch:
@@ -72,17 +74,18 @@ def static(batch: Batch) -> Batch:
     return batch
 
 
-class Report:
+class CompiledSteps:
     """Says once what was compiled, and turns a failure of the compiler into one line."""
 
     def __init__(self) -> None:
-        self.is_due = True
+        self.first = True
 
-    def __call__(self, step: Callable[[], None]) -> None:
-        """Take a step; CompilationError if it cannot be compiled."""
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Around a step; CompilationError if it cannot be compiled."""
         before, start = counters["stats"]["unique_graphs"], time.monotonic()
         try:
-            step()
+            yield
         except torch._dynamo.exc.BackendCompilerFailed as e:
             if users_line(e) is not None:
                 raise
@@ -96,8 +99,8 @@ class Report:
             raise CompilationError(
                 f"{KEY} is True, and PyTorch could not compile a step ({why}); set it to False and start the run again"
             ) from None
-        if self.is_due:
-            self.is_due = False
+        if self.first:
+            self.first = False
             graphs, seconds = counters["stats"]["unique_graphs"] - before, time.monotonic() - start
             said = "1 graph" if graphs == 1 else f"{graphs} graphs, between which it is not compiled"
             print(f"{KEY}: the first step, compiled in {seconds:.0f} s, is {said}", flush=True)

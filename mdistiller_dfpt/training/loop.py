@@ -3,7 +3,6 @@
 import functools
 import time
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,7 +36,8 @@ def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = l
         # The learning rate depends on the progress, including the fraction of an epoch
         set_learning_rate(run.optimizer, run.learning_rate(epoch - 1 + (batch.step - 1) / len(loader)))
         try:
-            run.reporting(partial(take_step, run, batch))
+            with run.compiling():
+                take_step(run, batch)
         except CompilationError:
             between_steps()  # a signal to all processes of a terminal or job ends the compiler too
             raise
@@ -54,7 +54,9 @@ def take_step(run: Training, batch: Batch) -> None:
     distiller, optimizer = run.distiller, run.optimizer
     optimizer.zero_grad()
     values: dict[str, Tensor] = {}
-    micros = micro_batches(static(batch) if run.is_compiled else batch, run.accumulate)
+    micros = micro_batches(batch, run.accumulate)
+    if run.compiled is not None:
+        micros = [static(micro) for micro in micros]
     for micro in micros:
         with run.gradient_exchange(last=micro is micros[-1]):
             # Forward: student and teacher, and the terms of the loss

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from ..models.statistics import remeasured
 from ..runs.saving import Progress
 from ..teachers import Teacher
 from .average import WeightAverage, in_place
-from .compiled import Report, compile_method
+from .compiled import CompiledSteps, compile_method
 from .guard import Guard
 from .meters import Meters
 from .optim import build_optimizer, build_schedule
@@ -64,8 +64,7 @@ class Training:
                 f"SOLVER.ACCUMULATE is {self.accumulate}; SOLVER.TRAINER {cfg.SOLVER.TRAINER} has no micro-batches"
             )
         self.forward: nn.Module = self.distiller
-        self.is_compiled = False
-        self.reporting: Callable[[Callable[[], None]], None] = lambda step: step()
+        self.compiled: CompiledSteps | None = None
         _refuse_extra(cfg, self.distiller, data)
         self.mixing = _mixing(cfg, self.distiller, data.num_classes)
         self.clip_norm: float | None = None if self.several_momenta else cfg.SOLVER.CLIP_NORM
@@ -85,8 +84,12 @@ class Training:
         """From now on, average gradients over the processes of the run; compile its step, if it is to be compiled."""
         if self.cfg.SOLVER.COMPILE:
             compile_method(self.distiller, self.device)
-            self.is_compiled, self.reporting = True, Report()
+            self.compiled = CompiledSteps()
         self.forward = parallel(self.distiller)
+
+    def compiling(self) -> contextlib.AbstractContextManager[None]:
+        """Around a step, which may have to be compiled."""
+        return contextlib.nullcontext() if self.compiled is None else self.compiled.one()
 
     def gradient_exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Exchange gradients only in the backward pass of the last micro-batch of a batch."""

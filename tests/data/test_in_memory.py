@@ -6,7 +6,7 @@ import torch
 
 from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.in_memory import ImageSet, InMemoryLoader, Recipe, draw_views
-from mdistiller_dfpt.data.randomness import epoch_order, random_bits, random_bits_of
+from mdistiller_dfpt.data.randomness import draw_numbers, epoch_order, random_bits, random_bits_of
 from mdistiller_dfpt.distributed import pick_device
 from mdistiller_dfpt.errors import ConfigError, DataError
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data
@@ -22,6 +22,14 @@ def test_random_bits_are_a_function_of_their_arguments():
     for other in ((2, 2, 0), (1, 3, 0), (1, 2, 1)):
         assert (bits == random_bits(index, *other)).float().mean() < 0.01
     assert bits.min() >= 0
+
+
+def test_drawn_numbers_are_a_function_of_epoch_and_step_and_all_are_drawn_equally_often():
+    draws = [draw_numbers(4, 2, step, epoch=1, stream=14) for step in range(200)]
+    assert draws == [draw_numbers(4, 2, step, epoch=1, stream=14) for step in range(200)]
+    assert draws != [draw_numbers(4, 2, step, epoch=2, stream=14) for step in range(200)]
+    assert all(len(set(draw)) == 2 for draw in draws)
+    assert all(70 < sum(number in draw for draw in draws) < 130 for number in range(4))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31])

@@ -3,7 +3,7 @@
 import torch
 
 from mdistiller_dfpt.config.load import load_cfg
-from mdistiller_dfpt.distillers.dgkd import dgkd_loss, draw
+from mdistiller_dfpt.distillers.dgkd import dgkd_loss
 from mdistiller_dfpt.distillers.kd import kd_loss
 from mdistiller_dfpt.testing import tiny_batch, tiny_distiller
 
@@ -25,12 +25,6 @@ def test_with_one_teacher_it_is_kd_and_teachers_add_up():
     torch.testing.assert_close(dgkd_loss(student, [a], 5.0), kd_loss(student, a, 5.0))
     torch.testing.assert_close(dgkd_loss(student, [a, b], 5.0), dgkd_loss(student, [b, a], 5.0))
     torch.testing.assert_close(dgkd_loss(student, [a, a], 5.0), 2 * kd_loss(student, a, 5.0))
-
-
-def test_the_draw_is_a_function_of_the_step_and_leaves_each_out_in_turn():
-    draws = [tuple(sorted(draw(3, 2, 1, step))) for step in range(60)]
-    assert draws == [tuple(sorted(draw(3, 2, 1, step))) for step in range(60)]
-    assert set(draws) == {(0, 1), (0, 2), (1, 2)}
 
 
 def test_without_dropping_all_teachers_are_matched():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mdistiller_dfpt.distillers import build_distiller
-from mdistiller_dfpt.distillers.fcfd import FCFD, Mixed, bridge, drawn, map_loss, mixed_paths
+from mdistiller_dfpt.distillers.fcfd import FCFD, Mixed, bridge, map_loss, mixed_paths
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.testing import TinyNet, snapshot, tiny_batch, tiny_cfg, tiny_distiller
@@ -15,15 +15,6 @@ from ..golden import normal
 def test_mixed_paths_change_the_network_once_behind_a_stage_and_before_the_last():
     assert mixed_paths(4) == [Mixed(False, 1), Mixed(False, 2), Mixed(True, 1), Mixed(True, 2)]
     assert len(mixed_paths(5)) == 6
-
-
-def test_a_draw_depends_on_epoch_and_step_alone():
-    paths = mixed_paths(4)
-    draws = [drawn(paths, 2, 1, step) for step in range(200)]
-    assert draws == [drawn(paths, 2, 1, step) for step in range(200)]
-    assert all(len(set(draw)) == 2 for draw in draws)
-    counts = [sum(path in draw for draw in draws) for path in paths]
-    assert min(counts) > 70, "each of four is drawn in about half of the steps"
 
 
 @pytest.mark.parametrize("side", [4, 8, 16])

@@ -77,6 +77,20 @@ def test_a_last_batch_of_another_size_has_a_graph_of_constants():
     assert counters["stats"]["unique_graphs"] == 2
 
 
+def test_micro_batches_of_each_size_have_a_graph_of_constants(tmp_path, monkeypatch):
+    torch.compiler.reset()
+    graphs = []
+
+    def counting(graph, inputs):
+        graphs.append([value for value in inputs if not isinstance(value, torch.Tensor)])
+        return graph
+
+    monkeypatch.setattr("mdistiller_dfpt.training.state.compile_method", lambda m, d: m.compile(backend=counting))
+    cfg = tiny_cfg("DISTILLER.TYPE", "KD", "SOLVER.COMPILE", "True", "SOLVER.ACCUMULATE", "3")
+    Trainer(cfg, tiny_distiller("KD"), tiny_data(42)).fit(tmp_path / "run")
+    assert graphs == [[]] * 3, "of 6, 4 and 2 images"
+
+
 def trainer(*words):
     cfg = tiny_cfg("DISTILLER.TYPE", "KD", "SOLVER.COMPILE", "True", "SOLVER.EPOCHS", "2", *words)
     return Trainer(cfg, tiny_distiller("KD", *words), tiny_data())
