@@ -16,7 +16,7 @@ from ..distillers import build_distiller
 from ..distributed import pick_device
 from ..launch.networks import build_networks
 from ..training.loop import take_step
-from ..training.precision import measured_precision
+from ..training.speed import fast_settings
 from ..training.trainer import Trainer
 
 CLASSES = {"cifar100": 100, "digits": 10}
@@ -40,7 +40,7 @@ class Workload:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.SOLVER.SEED)
             n = build_networks(cfg, self.data)
-            cfg = measured_precision(cfg, n.student, n.teacher, self.data)
+            cfg = fast_settings(cfg, n.student, n.teacher, self.data)
             distiller = build_distiller(
                 cfg, n.student, n.teacher, self.data.num_train, image_shape=self.data.image_shape, others=n.others
             )

@@ -7,10 +7,11 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import torch
 
-from ..distributed import num_cores
+from ..distributed import num_cores, pick_device
 from ..launch.cli import Parser, guarded
 from ..models.bfloat16 import capabilities_of_cpu, has_bfloat16
 from ..training.compiled import cpp_compiler
+from ..training.speed import faster_settings
 
 DISTRIBUTION = "mdistiller_dfpt"
 
@@ -60,17 +61,14 @@ def _extras() -> Iterator[str]:
 
 
 def _advice() -> Iterator[str]:
-    if torch.cuda.is_available():
-        if torch.cuda.is_bf16_supported():
-            yield "SOLVER.AMP bf16"
-        if torch.cuda.device_count() > 1:
-            number = torch.cuda.device_count()
-            yield f"one run on all GPUs: torchrun --nproc_per_node {number} -m mdistiller_dfpt train ..."
-        return
-    yield "SOLVER.AMP bf16" if has_bfloat16() else "SOLVER.AMP none: bfloat16 is no faster here"
-    if cpp_compiler():
-        yield "SOLVER.COMPILE True, for a run of hours"
-    yield "several runs at once, with EXPERIMENT.THREADS 1 each, rather than one run with all cores"
+    device = pick_device("auto")
+    for setting in faster_settings(device):
+        yield setting + (", for a run of hours" if "COMPILE" in setting else "")
+    yield "SOLVER.SPEED auto, to measure what is faster for a run's networks and length, and to use it"
+    if (number := torch.cuda.device_count()) > 1:
+        yield f"one run on all GPUs: torchrun --nproc_per_node {number} -m mdistiller_dfpt train ..."
+    if device.type == "cpu":
+        yield "several runs at once, with EXPERIMENT.THREADS 1 each, rather than one run with all cores"
 
 
 def _main(argv: list[str]) -> None:

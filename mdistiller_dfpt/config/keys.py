@@ -9,6 +9,7 @@ from yacs.config import CfgNode as CN
 from ..registry import TABLES, suggest
 from .conditions import (
     ALWAYS,
+    AUTO,
     BY_DEEPKD,
     BY_DOT,
     BY_STEPS,
@@ -24,6 +25,7 @@ from .conditions import (
     IS_TRAINED,
     NEVER,
     NO_TEST_SET,
+    NOT_AUTO,
     NOT_BY_STEPS,
     NOT_CRD,
     ONE_OPTIMISER,
@@ -210,14 +212,17 @@ KEYS: dict[str, Key] = {
                                " each: before every one", one_of("never", "last", "each")),
     "SOLVER.TYPE": Key("SGD", "SGD; AdamW, without decay of biases and norms; any name in OPTIMIZERS", None,
                        ONE_OPTIMISER),
+    "SOLVER.SPEED": Key(None, "auto: AMP, AMP_STUDENT and COMPILE are those with which this run is fastest on this"
+                        " machine, benchmarked once before the first step and kept for --resume; default: as they are"
+                        " set", one_of(AUTO), kind=str),
     "SOLVER.AMP": Key("none", "none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: the"
                       " faster of the two for each network, benchmarked once before the first step",
-                      one_of("none", "bf16", "fastest")),
+                      one_of("none", "bf16", "fastest"), NOT_AUTO),
     "SOLVER.AMP_STUDENT": Key(None, "of the student; default: as AMP. On a CPU, depthwise convolutions are slower in"
-                              " bfloat16", one_of("none", "bf16", "fastest"), kind=str),
+                              " bfloat16", one_of("none", "bf16", "fastest"), NOT_AUTO, kind=str),
     "SOLVER.CHANNELS_LAST": Key(True, "memory format of images and weights"),
     "SOLVER.COMPILE": Key(False, "compile the forward and backward pass by torch.compile before the first step, which"
-                          " takes about a minute"),
+                          " takes about a minute", None, NOT_AUTO),
     "SOLVER.SEED": Key(1, "seed of the initial weights, and of the data unless DATASET.SEED is set", A_SEED),
     "SOLVER.DOT.DELTA": Key(0.075, "the difference of the two momenta from SOLVER.MOMENTUM", FRACTION, BY_DOT),
     "SOLVER.DEEPKD.DELTA_TOG": Key(0.075, "added to SOLVER.MOMENTUM for the labels' terms", None, OWN_TASK),

@@ -20,7 +20,7 @@ from ..runs.identity import Identity, identity_of
 from ..runs.saving import seed_process
 from ..runs.weights import load_into
 from ..training.optim import OPTIMIZERS, build_schedule
-from ..training.precision import measured_precision
+from ..training.speed import fast_settings
 from ..training.trainer import Trainer
 from .check_shards import check_shards
 from .initial import start_from, start_of
@@ -82,7 +82,7 @@ def build_trainer(
         teacher = _untrained(cfg, "teacher", data, cfg.SOLVER.SEED + OF_THE_OTHER)
     if world_size() > 1:
         check_shards(cfg)
-    cfg = measured_precision(cfg, student, teacher, data, before=before)
+    cfg = fast_settings(cfg, student, teacher, data, before=before)
     torch.manual_seed(cfg.SOLVER.SEED)
     distiller = build_distiller(
         cfg, student, teacher, data.num_train, image_shape=data.image_shape, others=[t.network for t in trained[1:]]

@@ -21,7 +21,7 @@ from ..runs.record import check_hash, read_record
 from ..runs.results import recorded_normalisation
 from ..runs.weights import WEIGHTS, load_into
 from ..training.evaluate import evaluate
-from ..training.precision import measured_precision
+from ..training.speed import fast_settings
 from .build import Trained, identity_of_run, load_network
 from .networks import (
     DataShape,
@@ -36,8 +36,8 @@ from .networks import (
 from .trained import trained_networks
 
 FOR_EVALUATION = (
-    "LOG.PREFIX", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "EXPERIMENT.TIMEOUT", "SOLVER.AMP", "SOLVER.AMP_STUDENT",
-    "SOLVER.CHANNELS_LAST",
+    "LOG.PREFIX", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "EXPERIMENT.TIMEOUT", "SOLVER.SPEED", "SOLVER.AMP",
+    "SOLVER.AMP_STUDENT", "SOLVER.CHANNELS_LAST",
 )  # fmt: skip
 """The keys of SOLVER, LOG and EXPERIMENT that can change what is measured of given weights."""
 FOR_TRAINING = (
@@ -95,7 +95,7 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: 
         raise ConfigError(f"{weights} was trained with images of {there}; here it gets {here}: set DATASET.MEAN and"
                           " DATASET.STD, or the network's, as in the config.yaml of its run")  # fmt: skip
     network = load_deployed(cfg, weights, data) if role == "student" else load_network(cfg, role, weights, data, name)
-    cfg = measured_precision(cfg, network, None, data, before=weights if weights.is_dir() else weights.parent)
+    cfg = fast_settings(cfg, network, None, data, before=weights if weights.is_dir() else weights.parent, trains=False)
     network = network.to(device).to(memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST)).eval()
     dtype = AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP]
 

@@ -32,8 +32,8 @@ from ..runs.directory import (
 from ..runs.identity import Identity, read_identity
 from ..runs.locks import one_at_a_time
 from ..training.out_of_memory import memory_explained
-from ..training.precision import FASTEST
 from ..training.signals import Stopped
+from ..training.speed import asked_for, speed_line
 from .build import Trained, build_trainer, check_config, identity_of_run
 from .initial import check_start, fetch_start
 from .judge import judge_run
@@ -83,14 +83,13 @@ def _resumable(cfg: CN, data: Data) -> Path | None:
 
 
 def config_of(run: Path, overrides: Sequence[str]) -> CN:
-    """The config of the run in a directory, as it was asked for: with `fastest` where that chose a precision."""
+    """The config of the run in a directory, as it was asked for: without what was chosen for its speed."""
     restore_config(run)
     if not (run / CONFIG).is_file():
         raise CheckpointError(f"--resume {run}: not the directory of a run")
     identity = read_identity(run)
     asked = {} if identity is None else identity["config"]
-    words = [w for key in ("SOLVER.AMP", "SOLVER.AMP_STUDENT") if asked.get(key) == FASTEST for w in (key, FASTEST)]
-    return load_cfg(run / CONFIG, [*words, *overrides])
+    return load_cfg(run / CONFIG, [*asked_for(asked), *overrides])
 
 
 def build_teacher(cfg: CN, data: Data) -> StagedModel:
@@ -118,6 +117,8 @@ def train(
         return read_json(before / RESULTS)
     trainer = build_trainer(cfg, data, trained, identity, before=before)
     folder = before or on_first_process(lambda: _new_run(cfg, identity))
+    line = speed_line(trainer.cfg, trainer.training.device, measured=cfg.SOLVER.SPEED is not None)
+    on_first_process(lambda: print(line, flush=True))
     teacher = trained[0].network if trained else None
 
     def judge() -> None:

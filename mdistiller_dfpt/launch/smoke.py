@@ -17,7 +17,7 @@ from ..distillers.choice import choice
 from ..errors import DivergedError
 from ..models.external.names import is_external, narrowed
 from ..models.statistics import measure_statistics
-from ..training.precision import measured_precision
+from ..training.speed import fast_settings
 from ..training.trainer import Trainer
 from .networks import build_networks
 
@@ -51,7 +51,7 @@ def smoke(cfg: CN, size: int = 32) -> dict[str, float]:
         for network in filter(None, (n.teacher, *n.others)):
             measure_statistics(network, (batch.image for batch in data.train.epoch(0)))
         # Train: the trainer of a run, without its directory
-        cfg = measured_precision(cfg, n.student, n.teacher, data)
+        cfg = fast_settings(cfg, n.student, n.teacher, data)
         distiller = build_distiller(
             cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others
         )
