@@ -159,7 +159,7 @@ KEYS: dict[str, Key] = {
                                          False),
     "DISTILLER.OTHER_TEACHER_CFGS": Key([], "the configs that train them, one per network", None, HAS_OTHER_TEACHERS,
                                         False),
-    "DISTILLER.LOGITS_CACHE": Key(None, "folder for a cache of the teacher's logits (float16) for all views, for"
+    "DISTILLER.LOGITS_CACHE": Key(None, "folder for caches of the frozen networks' logits (float16) for all views, for"
                                   " logit-based methods", None, TAUGHT, kind=str),
     "DISTILLER.LOGITS_CACHE_FILL": Key("lazily", "lazily: as views are sampled; first: all before the first step",
                                        one_of("lazily", "first"), IS_CACHED, decides=False),

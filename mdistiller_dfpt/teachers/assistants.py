@@ -35,7 +35,7 @@ class Assistants(SeveralNetworks):
         super().__init__(network, others, [ORIGINAL, *(path_of(i) for i in range(1, len(others) + 1))])
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
-        return Paths({path: partial(self.output_of, network, batch.image) for path, network in self.networks.items()})
+        return Paths({path: partial(self.frozen_output, path, batch) for path in self.networks})
 
     def default_paths(self) -> dict[str, float]:
         return {list(self.networks)[-1]: 1.0}

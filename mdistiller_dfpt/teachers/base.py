@@ -14,8 +14,9 @@ from ..data import Batch
 from ..losses import Terms
 from ..models import StagedModel
 from ..models.external.adapt import refuse_plain
-from ..models.output import Output, as_output, autocast
+from ..models.output import NoFeatures, Output, as_output, autocast
 from .hooked import Hooked
+from .logits_cache import Logits
 
 ORIGINAL = "teacher"
 """The path that every teacher has: the frozen network, or its substitute."""
@@ -67,6 +68,7 @@ class Teacher(Hooked):
             refuse_plain(network, "teacher")
             self.network = network.requires_grad_(False).eval()
         self.dtype: torch.dtype | None = None  # autocast dtype of the frozen networks; None: float32
+        self.caches: dict[str, Logits] = {}  # of the networks of `cacheable`, by their names there
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
         """The output of each path for a batch; there is always a path `teacher`."""
@@ -102,6 +104,23 @@ class Teacher(Hooked):
     def frozen(self) -> list[StagedModel]:
         """The frozen networks, whose weights are stored in their own files."""
         return [self.network]
+
+    def cacheable(self) -> Mapping[str, StagedModel]:
+        """By name, the networks whose outputs the paths read through `frozen_output` alone: caches can replace them."""
+        return {}
+
+    def read_by(self, path: str) -> Sequence[str]:
+        """The names in `cacheable` of the networks that a path reads."""
+        return tuple(self.cacheable())
+
+    def frozen_output(self, name: str, batch: Batch) -> Output:
+        """The output of a network of `cacheable` for a batch; only its logits if they are cached."""
+        network = self.cacheable()[name]
+        if name not in self.caches:
+            return self.output_of(network, batch.image)
+        refusal = "DISTILLER.LOGITS_CACHE stores only the teacher's logits, but the method uses {!r}: remove it"
+        logits = self.caches[name].logits(batch, lambda image: self.output_of(network, image).logits)
+        return Output(logits, NoFeatures(refusal))
 
     def train(self, mode: bool = True) -> "Teacher":
         super().train(mode)

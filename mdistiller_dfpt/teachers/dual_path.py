@@ -184,7 +184,7 @@ class DualPath(Frozen):
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
         # Original path; if its logits are cached, only the maps that the prompt path starts from are computed
-        if self.cache is None:
+        if ORIGINAL not in self.caches:
             logits, features = self.run_frozen(self.network, batch.image)
             original = as_output((logits, features))
         else:

@@ -7,13 +7,10 @@ Formula: none of its own; the path has the outputs of the trained network.
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from ..data import Batch
 from ..models import StagedModel
-from ..models.output import NoFeatures, Output
+from ..models.output import Output
 from .base import ORIGINAL, TEACHERS, Paths, Teacher
-from .logits_cache import Logits
 
 
 @TEACHERS.register("frozen")
@@ -23,20 +20,12 @@ class Frozen(Teacher):
     takes_soft_labels = True
     reads_only_images = True
 
-    def __init__(self, network: StagedModel):
-        super().__init__(network)
-        self.cache: Logits | None = None
+    def cacheable(self) -> Mapping[str, StagedModel]:
+        return {ORIGINAL: self.network}
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
         return Paths({ORIGINAL: lambda: self.original(batch)})
 
     def original(self, batch: Batch) -> Output:
         """The frozen network's output; only its logits if they are cached."""
-        if self.cache is None:
-            return self.output_of(self.network, batch.image)
-        refusal = "DISTILLER.LOGITS_CACHE stores only the teacher's logits, but the method uses {!r}: remove it"
-        return Output(self.cache.logits(batch, self.logits), NoFeatures(refusal))
-
-    def logits(self, image: Tensor) -> Tensor:
-        """The frozen network's logits (B, classes), computed."""
-        return self.output_of(self.network, image).logits
+        return self.frozen_output(ORIGINAL, batch)

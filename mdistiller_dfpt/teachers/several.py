@@ -32,6 +32,12 @@ class SeveralNetworks(Teacher):
     def frozen(self) -> list[StagedModel]:
         return list(self.networks.values())
 
+    def cacheable(self) -> Mapping[str, StagedModel]:
+        return self.networks
+
+    def read_by(self, path: str) -> Sequence[str]:
+        return (path,)
+
 
 class Joined(SeveralNetworks):
     """The path `teacher` is made of the members' logits, by `joined_logits` of a subclass, and has no features.
@@ -47,7 +53,7 @@ class Joined(SeveralNetworks):
 
     def forward(self, batch: Batch) -> Mapping[str, Output]:
         compute: dict[str, Callable[[], Output]] = {
-            path: partial(self.output_of, network, batch.image) for path, network in self.networks.items()
+            path: partial(self.frozen_output, path, batch) for path in self.networks
         }
         paths = Paths({**compute, ORIGINAL: lambda: self._joined(paths, batch)})
         return paths
@@ -55,6 +61,9 @@ class Joined(SeveralNetworks):
     def _joined(self, paths: Mapping[str, Output], batch: Batch) -> Output:
         logits = torch.stack([paths[path].logits for path in self.networks])
         return Output(self.joined_logits(logits, batch), NoFeatures(self.refusal))
+
+    def read_by(self, path: str) -> Sequence[str]:
+        return tuple(self.networks) if path == ORIGINAL else (path,)
 
     def path_names(self) -> Sequence[str]:
         return (ORIGINAL, *super().path_names())

@@ -13,7 +13,7 @@ from yacs.config import CfgNode as CN
 from ..atomic import write_json
 from ..data import Data
 from ..data.loader import Epoch
-from ..distillers import Distiller, Method
+from ..distillers import Method
 from ..distillers.choice import choice
 from ..distillers.hook_values import paths_of
 from ..distributed import on_first_process, rank, world_size
@@ -30,10 +30,9 @@ from ..runs.log import RunLogs, duration, summary_table
 from ..runs.results import FORMAT, protocol
 from ..runs.saving import Saver
 from ..runs.weights import TEACHER_WEIGHTS
-from ..teachers import Frozen, Teacher
-from ..teachers.fill_cache import fill_cache, open_cache
-from ..teachers.logits_cache import LogitsCache
+from ..teachers import Teacher
 from .broadcasts import broadcasts_refused
+from .cached_logits import cache_logits, fill_caches
 from .evaluate import evaluate
 from .final import final_results
 from .loop import fit, train_epoch
@@ -68,7 +67,7 @@ class Trainer:
         self.teacher: Teacher | None = getattr(self.training.distiller, "teacher", None)
         self.is_own_start = identity is None  # whether the initial weights are the caller's
         self.identity = identity_of(cfg, data, self._frozen_networks()) if identity is None else identity
-        self.cache = self._open_cache() if cfg.DISTILLER.LOGITS_CACHE else None
+        self.caches = cache_logits(cfg, self.distiller, data, self.identity) if cfg.DISTILLER.LOGITS_CACHE else {}
 
     def _frozen_networks(self) -> list[tuple[str, str]]:
         """(name, hash) of the networks that teach."""
@@ -193,8 +192,8 @@ class Trainer:
         if not run.epochs and not run.step:
             self._pass_over_data(saver)
         run.join_processes()
-        if self.cache is not None and self.cfg.DISTILLER.LOGITS_CACHE_FILL == "first":
-            self._fill(self.cache, saver)
+        if self.caches and self.cfg.DISTILLER.LOGITS_CACHE_FILL == "first":
+            self._fill_caches(saver)
 
     def _pass_over_data(self, saver: Saver | None) -> None:
         """The passes that method and teacher make before the first step; a state is saved after each of several."""
@@ -224,37 +223,16 @@ class Trainer:
                 f"{saver.run}: has completed {where}, and SOLVER.EPOCHS is {run.last_epoch}: raise it"
             )
 
-    def _open_cache(self) -> LogitsCache:
-        """The cache of the frozen network's logits; ConfigError if the method uses more of the teacher than logits."""
-        distiller, d = self.distiller, self.cfg.DISTILLER
-        serves = isinstance(distiller, Distiller) and isinstance(distiller.teacher, Frozen)
-        if not serves or distiller.needs_teacher_maps or distiller.needs_strong_view or distiller.needs_extra:
-            raise ConfigError(
-                f"DISTILLER.LOGITS_CACHE is {d.LOGITS_CACHE}; {choice(self.cfg).label} uses more of the teacher than"
-                " the logits of one network per view, or no logits: remove this key"
-            )
-        assert isinstance(self.teacher, Frozen)
-        teacher = [self.teacher_sha256, self.cfg.SOLVER.AMP, self.identity.get("normalisation", {}).get("teacher")]
-        teacher.append(d.TEACHER_SIZE and f"size {d.TEACHER_SIZE}")
-        # Weights say nothing of the function that uses them
-        teacher += [d.TEACHER, *map(str, sorted(self.identity.get("code", {}).items()))]
-        cache = open_cache(
-            d.LOGITS_CACHE, self.data.train, self.data.num_classes, " ".join(str(part) for part in teacher if part)
-        )
-        self.teacher.cache = cache
-        return cache
-
-    def _fill(self, cache: LogitsCache, saver: Saver | None) -> None:
+    def _fill_caches(self, saver: Saver | None) -> None:
         def stop_if_asked() -> None:
             if stop := self.requests.poll_stop():
                 if saver is not None:
                     saver.save(self.training.progress())
                 raise Stopped(stop, "while the logits cache was filled")
 
-        assert isinstance(self.teacher, Frozen)
+        assert self.teacher is not None
         self.distiller.eval()
-        fill_cache(cache, self.teacher.logits, self.data.train, stop_if_asked)
-        self.teacher.cache = cache.whole(self.training.device)
+        fill_caches(self.teacher, self.caches, self.data.train, stop_if_asked)
 
     def _teacher_record(self) -> dict[str, Any] | None:
         """The frozen teacher's name, hash of its weights, and accuracy as measured here, in this run's precision."""

@@ -11,6 +11,7 @@ from mdistiller_dfpt.data import Batch
 from mdistiller_dfpt.data.in_memory import ImageSet, InMemoryLoader
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.teachers.base import ORIGINAL, TEACHERS, Teacher
 from mdistiller_dfpt.teachers.fill_cache import open_cache
 from mdistiller_dfpt.teachers.hooked import Hooked
 from mdistiller_dfpt.teachers.logits_cache import LogitsCache
@@ -25,7 +26,7 @@ TAUGHT = sorted(n for n, m in DISTILLERS.items() if m.needs_teacher)
 SERVED = [
     n for n in TAUGHT
     if not DISTILLERS[n].needs_teacher_maps and not DISTILLERS[n].needs_strong_view
-    and DISTILLERS[n].teacher_kind in ("", "dual_path")  # of all others, the frozen teacher is not matched
+    and TEACHERS[DISTILLERS[n].teacher_kind or "frozen"].cacheable is not Teacher.cacheable
 ]  # fmt: skip
 
 
@@ -41,8 +42,8 @@ def run(name, folder, *words, cache="cache", **data):
 
 
 def test_the_methods_over_logits_are_those_that_may_use_it():
-    assert {"KD", "DKD", "LSKD", "DIST", "NKD", "CTKD", "ESKD", "DFPTKD"} <= set(SERVED)
-    assert not {"CRD", "REVIEWKD", "MLLD", "KDPP", "TAKD", "DGKD"} & set(SERVED)
+    assert {"KD", "DKD", "LSKD", "DIST", "NKD", "CTKD", "ESKD", "DFPTKD", "TAKD", "DGKD"} <= set(SERVED)
+    assert not {"CRD", "REVIEWKD", "MLLD", "KDPP"} & set(SERVED)
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -58,8 +59,9 @@ def test_an_epoch_from_the_cache_is_one_with_the_teacher_to_its_rounding(name, t
     epochs = (1,) if DISTILLERS[name].prepare is Hooked.prepare else (0, 1)
     batches = [batch for epoch in epochs for batch in first.data.train.epoch(epoch)]
     views = {view for b in batches for view in zip(b.index.tolist(), b.view.tolist(), strict=True)}
-    assert first.cache.computed == len(views)
-    assert second.cache.computed == 0, "the second run finds what the first one left"
+    # Of several networks, a step may read some alone
+    assert max(cache.computed for cache in first.caches.values()) == len(views)
+    assert not any(cache.computed for cache in second.caches.values()), "the second run finds what the first one left"
     for key, value in first.distiller.state_dict().items():
         assert torch.equal(value, second.distiller.state_dict()[key]), key
 
@@ -100,13 +102,13 @@ def test_a_cache_filled_first_trains_as_one_filled_lazily(name, tmp_path):
     lazy, whole = run(name, tmp_path), run(name, tmp_path, *FIRST, cache="whole")
     calls = []
     whole.prepare()
-    assert whole.cache.computed == 48 * 18
+    assert whole.caches[ORIGINAL].computed == 48 * 18
     whole.teacher.network.fc.register_forward_hook(lambda *a: calls.append(1))
     assert train_epoch(whole.training, 1) == pytest.approx(lazy.one_epoch(), rel=1e-3)
     assert calls == []
     again = run(name, tmp_path, *FIRST, cache="whole")
     again.prepare()
-    assert again.cache.computed == 0
+    assert again.caches[ORIGINAL].computed == 0
     for batch in again.data.train.epoch(1):
         found, expected = (t.teacher.original(batch).logits for t in (again, whole))
         assert torch.equal(found, expected)
@@ -121,20 +123,49 @@ def test_filling_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         fit(first)
     second = run("KD", tmp_path, *FIRST)
     fit(second, resume=True)
-    assert second.cache.computed == (48 - 3 * 2) * 18
+    assert second.caches[ORIGINAL].computed == (48 - 3 * 2) * 18
     assert second.run == first.run
 
 
 @pytest.mark.parametrize("name", [n for n in TAUGHT if n not in SERVED])
 def test_methods_that_take_more_than_logits_are_refused(name, tmp_path):
-    with pytest.raises(ConfigError, match=rf"{name} uses more of the teacher than the logits of one network"):
+    with pytest.raises(ConfigError, match=rf"{name} uses more of the teacher than the logits of frozen networks"):
         run(name, tmp_path)
 
 
-def test_several_teachers_are_refused(tmp_path):
-    words = ("DISTILLER.TEACHER_KIND", "ensemble", "DISTILLER.OTHER_TEACHERS", "[resnet20]")
-    with pytest.raises(ConfigError, match=r"KD uses more of the teacher than the logits of one network"):
-        run("KD", tmp_path, *words)
+OTHERS = ("DISTILLER.OTHER_TEACHERS", "[resnet20]")
+ASSISTANT = ("DISTILLER.TEACHER_KIND", "assistants", "DISTILLER.ASSISTANTS", "[resnet20]")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "cached"),
+    [
+        ("KD", ("DISTILLER.TEACHER_KIND", "ensemble", *OTHERS), ["teacher1", "teacher2"]),
+        (
+            "KD",
+            ("DISTILLER.TEACHER_KIND", "ensemble", *OTHERS, "ENSEMBLE.WEIGHTS", "confidence"),
+            ["teacher1", "teacher2"],
+        ),
+        ("KD", ("DISTILLER.TEACHER_KIND", "ensemble", *OTHERS, "DISTILLER.PATHS", "{teacher2: 1}"), ["teacher2"]),
+        ("KD", ASSISTANT, ["assistant1"]),
+        ("DGKD", ASSISTANT[2:], ["teacher", "assistant1"]),
+        ("[KD, DKD]", (), ["teacher"]),
+    ],
+)
+@pytest.mark.parametrize("fill", ["lazily", "first"])
+def test_each_network_that_is_read_has_a_cache(name, words, cached, fill, tmp_path):
+    live = run(name, tmp_path, *words, cache="").one_epoch()
+    words = (*words, "DISTILLER.LOGITS_CACHE_FILL", fill)
+    trainer = run(name, tmp_path, *words)
+    assert list(trainer.caches) == cached
+    assert trainer.one_epoch() == pytest.approx(live, rel=1e-2, abs=2e-3)
+    assert len({cache.path for cache in trainer.caches.values()}) == len(cached)
+    again, calls = run(name, tmp_path, *words), []
+    again.training.at_start = False  # a run's first step also measures its strength, against the teacher
+    for network in again.distiller.frozen():
+        network.register_forward_hook(lambda *a: calls.append(1))
+    again.one_epoch()
+    assert calls == []
 
 
 def test_another_size_of_the_images_has_another_file(tmp_path):
@@ -157,7 +188,7 @@ def test_another_teacher_precision_data_set_or_augmentation_has_another_file(tmp
                 trainer.teacher.network.fc.bias += 1
         trainer.data.train.recipe = trainer.data.train.recipe._replace(flip=flip)
         cfg = tiny_cfg("DISTILLER.TYPE", "KD", "DISTILLER.LOGITS_CACHE", str(tmp_path / "t"), *words)
-        return Trainer(cfg, trainer.distiller, trainer.data).cache.path
+        return Trainer(cfg, trainer.distiller, trainer.data).caches[ORIGINAL].path
 
     paths = [path(), path(change=True), path("SOLVER.AMP", "bf16"), path(train=44), path(flip=False)]
     # The same weights in a network of another name, and in another version of a plugin's network
@@ -170,7 +201,7 @@ def test_another_teacher_precision_data_set_or_augmentation_has_another_file(tmp
     ):
         words = ("DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", name, "DISTILLER.LOGITS_CACHE", str(tmp_path / "t"))
         identity = {**trainer.identity, "code": code}
-        paths.append(Trainer(tiny_cfg(*words), trainer.distiller, trainer.data, identity).cache.path)
+        paths.append(Trainer(tiny_cfg(*words), trainer.distiller, trainer.data, identity).caches[ORIGINAL].path)
     assert len(set(paths)) == 9
     assert path() == paths[0]
 

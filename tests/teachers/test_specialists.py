@@ -78,10 +78,8 @@ def test_it_teaches_and_resumes_to_the_bit(name, tmp_path):
     assert continued(name, tmp_path, *KIND, "SOLVER.EPOCHS", "3") == expected
 
 
-def test_features_and_the_logits_cache_are_refused(tmp_path):
+def test_features_and_soft_labels_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="has only logits: set DISTILLER.PATHS to paths that have them .specialist1"):
         tiny_distiller("AT", *KIND)
-    with pytest.raises(ConfigError, match="DISTILLER.LOGITS_CACHE is .* remove this key"):
-        run_of("KD", tmp_path, *KIND, "DISTILLER.LOGITS_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ConfigError, match="a teacher of kind specialists takes labels as numbers"):
         run_of("KD", tmp_path, *KIND, "SOLVER.MIXUP", "0.8")

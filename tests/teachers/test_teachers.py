@@ -34,7 +34,7 @@ def test_its_node_is_its_name_and_its_keys_its_keywords(kind):
 
 def test_feature_maps_of_cached_logits_are_refused():
     teacher = tiny_teacher(Frozen)
-    teacher.cache = type("Cache", (), {"logits": lambda self, batch, compute: compute(batch.image)})()
+    teacher.caches["teacher"] = type("Cache", (), {"logits": lambda self, batch, compute: compute(batch.image)})()
     output = teacher(tiny_batch())["teacher"]
     assert output.logits.shape == (8, CLASSES)
     with pytest.raises(
