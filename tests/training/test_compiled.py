@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from mdistiller_dfpt.distillers import build_distiller
 from mdistiller_dfpt.errors import ConfigError, DataError
+from mdistiller_dfpt.launch.networks import build_network
 from mdistiller_dfpt.losses.term import total
 from mdistiller_dfpt.regular_files import read_json
 from mdistiller_dfpt.runs.directory import RESULTS
 from mdistiller_dfpt.teachers import TEACHERS
-from mdistiller_dfpt.testing import prepare, tiny_batch, tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.testing import CLASSES, prepare, tiny_batch, tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.testing.make import run_seeded
 from mdistiller_dfpt.training.compiled import CompilationError, compile_method, static
 from mdistiller_dfpt.training.signals import Stopped
@@ -64,6 +66,38 @@ def test_every_kind_of_teacher_teaches_the_same_once_compiled(kind):
             for part in method.hooked():
                 part.after_step(batch)
         torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("method", "student", "teacher"),
+    [
+        ("KD", "torchvision/shufflenet_v2_x0_5", "torchvision/resnet18"),
+        ("FITNET", "torchvision/vgg11", "timm/resnet10t"),  # with dropout
+        ("DFPTKD", "timm/mobilenetv3_small_050", "timm/convnext_atto"),
+        ("KD", "timm/test_vit", "timm/test_vit2"),
+        ("DFPTKD", "timm/test_vit", "timm/test_vit2"),
+    ],
+)
+def test_networks_of_other_libraries_compute_the_same_once_compiled(method, student, teacher):
+    words = ("DISTILLER.TYPE", method, "DISTILLER.STUDENT", student, "DISTILLER.TEACHER", teacher)
+    cfg, shape = tiny_cfg(*words), (3, 32, 32)
+
+    def made():
+        torch.manual_seed(1)
+        networks = (build_network(cfg, role, "", CLASSES, shape) for role in ("student", "teacher"))
+        return build_distiller(cfg, *networks, 48, image_shape=shape).train()
+
+    plain, compiled, gradients = made(), made(), []
+    torch.compiler.reset()
+    compile_method(compiled, CPU, "aot_eager")
+    batch = static(tiny_batch().replaced(image=torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))))
+    for one in (plain, compiled):
+        prepare(one, batch)
+        total(run_seeded(one, batch)[1]).backward()
+        gradients.append([p.grad for p in one.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)
 
 
 def test_a_last_batch_of_another_size_has_a_graph_of_constants():
