@@ -403,7 +403,7 @@ def test_a_job_that_is_killed_stops_no_other(tmp_path):
     killed = "import os, sys; sys.argv[1] == '1' and os.kill(os.getpid(), 9)"
     words = [sys.executable, "-c", PARENT, killed, str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-    ended = sorted(re.findall(r"^\[\d/5\] (job \d: [a-z]+)", done.stdout, re.M))
+    ended = sorted(re.findall(r"\[\d/5\] (job \d: [a-z]+)", done.stdout))
     assert ended == ["job 0: done", "job 1: failed", "job 2: done", "job 3: done", "job 4: done"]
     assert "job 1: failed with -9, see" in done.stdout
 
