@@ -13,6 +13,8 @@ from mdistiller_dfpt.data.image_files import Fault, read_image
 from mdistiller_dfpt.data.tables import read_table
 from mdistiller_dfpt.errors import UserError
 from mdistiller_dfpt.regular_files import opened, read_bytes, regular
+from mdistiller_dfpt.runs.checkpoint import read_manifest
+from mdistiller_dfpt.runs.record import read_record
 from mdistiller_dfpt.runs.weights import load_weights
 
 
@@ -37,11 +39,15 @@ def test_what_is_no_regular_file_is_refused_wherever_a_file_is_read(kind, tmp_pa
         kind, f"is a {kind}, not a file|No such device or address|must be a .yaml file"
     )
     for read, name in ((load_cfg, "a.yaml"), (load_weights, "a.pth"), (load_weights, "a.safetensors"),
-                       (read_table, "a.csv")):  # fmt: skip
+                       (read_table, "a.csv"), (read_record, "record.safetensors"),
+                       (lambda path: read_manifest(path.parent), "manifest.json")):  # fmt: skip
         path = make(tmp_path / name, kind)
         with pytest.raises(UserError, match=words) as info:
             read(path)
         assert "\n" not in str(info.value)
+    (tmp_path / "on_base.yaml").write_text(f"_BASE_: {make(tmp_path / 'base.yaml', kind).name}\n")
+    with pytest.raises(UserError, match="base.yaml: has 4,398.0 GB|_BASE_ is base.yaml; no such|must be a .yaml"):
+        load_cfg("on_base.yaml")
     image = read_image(str(make(tmp_path / "a.png", kind)))
     assert isinstance(image, Fault)
     assert re.match(words, image.reason)

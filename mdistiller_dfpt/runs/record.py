@@ -121,7 +121,7 @@ def read_record(path: Path) -> Record | None:
     CheckpointError if it is damaged, or of a newer version.
     """
     path = weights_file(path)
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint{_instead(path.parent)}")
     try:
         with safe_open(regular(path), "pt") as file:

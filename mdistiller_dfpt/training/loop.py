@@ -10,6 +10,7 @@ from torch import Tensor
 from ..data import Batch
 from ..distillers.hook_values import step_of
 from ..distributed import world_size
+from ..errors import DataError
 from ..losses.term import trainable
 from ..runs.log import ProgressBar, RunLogs, epoch_line
 from ..runs.results import best_epoch, evaluation_of
@@ -32,19 +33,24 @@ def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = l
     set_mode(run.optimizer, training=True)
     batches = run.data.batches(epoch, first=run.step, strong=run.distiller.needs_strong_view)
     batches = run.mixing.over(batches)
-    for batch in ProgressBar(f"epoch {epoch}/{run.last_epoch}", len(loader), run.meters).over(batches):
-        # The learning rate depends on the progress, including the fraction of an epoch
-        set_learning_rate(run.optimizer, run.learning_rate(epoch - 1 + (batch.step - 1) / len(loader)))
-        try:
-            with run.compiling():
-                take_step(run, batch)
-        except CompilationError:
-            between_steps()  # a signal to all processes of a terminal or job ends the compiler too
-            raise
-        run.step = batch.step
-        # Save if due, stop if requested
-        if run.step < len(loader):
-            between_steps()
+    try:
+        for batch in ProgressBar(f"epoch {epoch}/{run.last_epoch}", len(loader), run.meters).over(batches):
+            # The learning rate depends on the progress, including the fraction of an epoch
+            set_learning_rate(run.optimizer, run.learning_rate(epoch - 1 + (batch.step - 1) / len(loader)))
+            try:
+                with run.compiling():
+                    take_step(run, batch)
+            except CompilationError:
+                between_steps()  # a signal to all processes of a terminal or job ends the compiler too
+                raise
+            run.step = batch.step
+            # Save if due, stop if requested
+            if run.step < len(loader):
+                between_steps()
+    except DataError:
+        if world_size() == 1:  # of several processes, the others are in a step
+            between_steps()  # what sent a signal may have ended what the images come from
+        raise
     run.guard.refuse_divergence(epoch)
     return run.meters.totals()
 

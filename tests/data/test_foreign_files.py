@@ -198,7 +198,7 @@ def test_damaged_exif_data_damage_no_image(at, byte, ending, tmp_path):
     path = tmp_path / f"x.{ending}"
     Image.new("RGB", (4, 2)).save(path, exif=bytes(content))
     found = read_image(str(path))
-    assert isinstance(found, Fault) or upright(found).size in ((4, 2), (2, 4))
+    assert upright(found).size in ((4, 2), (2, 4))
     with contextlib.suppress(OSError, SyntaxError), Image.open(path) as image:
         assert isinstance(turn_of(image), Image.Transpose | None)
 

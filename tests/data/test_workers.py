@@ -77,7 +77,7 @@ def test_a_worker_that_hangs_ends_the_run_within_the_time_that_the_config_gives(
     loader = loader_whose_worker(lambda: time.sleep(600), tmp_path)
     batches, _ = begun(loader)
     loader.timeout = 2
-    with pytest.raises(DataError, match=r"no images for 2 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
+    with pytest.raises(DataError, match=r"no images for 2 seconds.*at 4 images from .*EXPERIMENT.TIMEOUT \(now 2 s\)"):
         list(batches)
 
 

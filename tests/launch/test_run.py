@@ -133,6 +133,9 @@ def test_a_chain_of_assistants_is_trained_first_each_distilled_from_those_before
     # A run that finds its assistants starts with the student
     run(load_cfg(None, words))
     assert "training the assistant" not in capsys.readouterr().out
+    # Those of fewer epochs do not serve one that asks for more
+    run(load_cfg(None, [*words, "SOLVER.EPOCHS", "2"]))
+    assert capsys.readouterr().out.count("first, for 2 epochs; it is kept") == 2
 
 
 def second_assistant(name, *words):

@@ -302,6 +302,7 @@ def test_a_mean_of_five_epochs_needs_five(table, prefix, capsys):
         (("metric: last", "metric: top"), "metric is top; it must be one of last, best"),
         (("[71.5, X]", "[71.5, Y]"), "rows.kd.published.res20_res8 has the source Y, which `sources` does not name"),
         (("{title: DFPT-KD}", "{title: D, config: nowhere}"), "rows.dfptkd names .*nowhere.yaml, which does not exist"),
+        (("{title: DFPT-KD}", "{title: D, config: '{pair:2000000000}'}"), r"names .*\{pair:2000000000\}.yaml"),
         (("title: Digits", "tittle: Digits"), "unknown key tittle"),
         (("seeds: [1, 2, 3]", ""), "seeds is missing"),
         (("res20_res8: [71.5, X]", "other: [71.5, X]"), "published names other, which is not a column"),
@@ -396,6 +397,15 @@ def test_a_signal_to_a_table_reaches_its_jobs_once_and_no_further_job_begins(num
     assert [(tmp_path / f"{i}.txt").read_text().split() for i in (0, 1)] == [["began", "saved", "1"]] * 2
     assert not (tmp_path / "2.txt").exists()
     assert out.count("...") == 2
+
+
+def test_a_job_that_is_killed_stops_no_other(tmp_path):
+    killed = "import os, sys; sys.argv[1] == '1' and os.kill(os.getpid(), 9)"
+    words = [sys.executable, "-c", PARENT, killed, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    ended = sorted(re.findall(r"\[\d/5\] (job \d: [a-z]+)", done.stdout))
+    assert ended == ["job 0: done", "job 1: failed", "job 2: done", "job 3: done", "job 4: done"]
+    assert "job 1: failed with -9, see" in done.stdout
 
 
 def test_a_table_that_nohup_started_goes_on_at_a_hangup(tmp_path):

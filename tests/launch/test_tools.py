@@ -328,15 +328,22 @@ def test_help_is_printed_and_usage_errors_are_one_line(capsys, cwd):
     refused(TRAIN, ["--list", "nothing-like-this"], 2, "--list nothing-like-this: no config matches", capsys, cwd)
 
 
-def test_a_closed_output_is_said_and_loses_nothing(cwd):
+def test_a_closed_output_is_said_and_loses_nothing(cwd, capsys):
     command = (
         f"{sys.executable} {ROOT / 'tools/train.py'} {' '.join(digits('vanilla'))} {' '.join(QUICK)} SOLVER.EPOCHS 9"
     )
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True, check=False
+        ["bash", "-c", f"set -o pipefail; {command} | grep -m 1 'epoch 1/'"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 141
     assert done.stderr.strip() == "error: the output cannot be written (Broken pipe); continue the run with --resume"
+    saved = [int(path.name.removeprefix("epoch-")) for path in cwd.rglob("checkpoints/epoch-*")]
+    assert max(saved) > 1, "also the epoch whose line could not be printed is saved"
+    assert TRAIN([*digits("vanilla"), *QUICK, "SOLVER.EPOCHS", "9", "--resume"]) == 0
+    assert f"resuming after epoch {max(saved)}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--list", "--list digits"])

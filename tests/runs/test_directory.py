@@ -281,6 +281,18 @@ def test_what_is_no_checkpoint_and_has_the_name_of_one_is_named_and_set_aside(ki
     assert re.search(r"warning: .*epoch-00003: no readable .*kept as damaged-1-epoch-00003\n", capsys.readouterr().err)
 
 
+def test_links_to_folders_are_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "prefix").symlink_to("disk")
+    saved = stopped_after(1, "KD", tmp_path / "prefix").run / "checkpoints"
+    saved.rename(tmp_path / "elsewhere")
+    saved.symlink_to(tmp_path / "elsewhere")
+    found = fit(run_of("KD", tmp_path / "prefix", "SOLVER.EPOCHS", "3"), resume=True)
+    assert len(found["epochs"]) == 3
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["epoch-00002", "epoch-00003"]
+    assert saved.is_symlink()
+
+
 def test_a_finished_run_needs_no_checkpoints(tmp_path):
     cfg = config(tmp_path)
     mine = identity(cfg)

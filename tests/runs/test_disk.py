@@ -115,6 +115,25 @@ def test_paths_may_hold_any_letter_and_no_control_character(tmp_path):
             assert str(info.value).isprintable()
 
 
+def test_what_a_run_saves_is_on_the_disk_before_it_has_its_name_and_the_name_then(tmp_path, monkeypatch):
+    events, flush = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda n: (events.append((os.readlink(f"/proc/self/fd/{n}"),)), flush(n))[1])
+    for name in ("replace", "rename"):
+        plain = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda a, b, p=plain: (events.append((str(a), str(b))), p(a, b))[1])
+    run = run_of("KD", tmp_path)
+    fit(run)
+    named = {}
+    for number, (part, *target) in enumerate(events):
+        for path in target:
+            assert (part,) in events[:number]
+            assert (str(Path(path).parent),) in events[number:]
+            named[Path(path).name] = path
+    saved = {path.name for path in run.run.rglob("*") if path.name not in ("run.lock", "checkpoints")}
+    assert saved <= named.keys()
+    assert {"state.pt", "manifest.json", "epoch-00002", "best.safetensors", "results.json"} <= saved
+
+
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS], ids=errno.errorcode.get)
 def test_a_file_system_without_modes_or_a_flush_of_folders_takes_a_run(code, tmp_path):
     def without():

@@ -88,22 +88,43 @@ def test_every_key_that_decides_a_result_changes_the_fingerprint():
         assert print_of(*needed) != print_of(*needed, full, str(value)), full
 
 
-def test_every_number_of_the_sections_in_use_changes_the_fingerprint():
-    for name, cls in {**DISTILLERS, **TEACHERS}.items():
-        words = ["DISTILLER.TEACHER_KIND", name] if name in TEACHERS else ["DISTILLER.TYPE", name]
-        section = TEACHERS.node_of(name) if name in TEACHERS else name
-        for key, value in cls.config.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            full = f"{section}.{key}"
-            limit, kind = KEYS[full].limit, type(value)
-            other = next(kind(v) for v in (value + 1, value / 2) if limit is None or limit.test(kind(v)))
-            needed = {
-                "FINETUNE_LR_FACTOR": [f"{section}.FINETUNE_BACKBONE", "True"],
-                "INIT_LR": [f"{section}.INIT_EPOCHS", "1"],
-                "TEMPERATURE": [f"{section}.KIND", "soft"] if "KIND" in cls.config else [],
-            }.get(key, [])  # fmt: skip
-            assert print_of(*words, *needed) != print_of(*words, *needed, full, str(other)), full
+LISTS_AND_TEXTS = {
+    "BLOCK": "parallel", "CLASSES": "[0-4]", "ENTROPIES": "[2.0]", "EPS": "[2.0]", "GRIDS": "[1]",
+    "IN_CHANNELS": "[8]", "INPUT_SIZE": "[8]", "KERNELS": "[5]", "LOGIT_LOSS": "DKD", "OUT_CHANNELS": "[8]",
+    "OUT_SHAPES": "[8]", "SHAPES": "[8]", "STAGES": "[1]", "STRONG_TEMPERATURES": "[2.0]", "TEMPERATURES": "[2.0]",
+    "TOPK": "[5]", "TOPK_EPOCHS": "[1]",
+}  # fmt: skip
+"""Another value of keys of methods and kinds of teacher, by the last part of their names."""
+
+
+def another_value(full):
+    key, limit = KEYS[full], KEYS[full].limit
+    if isinstance(key.default, bool):
+        return not key.default
+    if isinstance(key.default, int | float):
+        others = [type(key.default)(other) for other in (key.default + 1, key.default / 2)]
+        return next(other for other in others if limit is None or limit.test(other))
+    if limit is not None and limit.words.startswith("one of "):
+        return next(word for word in limit.words.removeprefix("one of ").split(", ") if word != key.default)
+    return LISTS_AND_TEXTS[full.rpartition(".")[2]]
+
+
+WITH_KEYS = [(registry, name) for registry in (DISTILLERS, TEACHERS) for name in sorted(registry)
+             if registry[name].config]  # fmt: skip
+
+
+@pytest.mark.parametrize(("registry", "name"), WITH_KEYS, ids=lambda value: getattr(value, "key", value))
+def test_every_key_of_the_sections_in_use_changes_the_fingerprint(registry, name):
+    section = registry.node_of(name)
+    needed = {
+        "FINETUNE_LR_FACTOR": (f"{section}.FINETUNE_BACKBONE", "True"), "INIT_LR": (f"{section}.INIT_EPOCHS", "1"),
+        "DEIT.TEMPERATURE": ("DEIT.KIND", "soft"), "TOPK_EPOCHS": (f"{section}.TOPK", "[5, 6]"),
+    }  # fmt: skip
+    prints = {}
+    for full in (full for full in KEYS if full.startswith(f"{section}.")):
+        words = (registry.key, name, *needed.get(full, needed.get(full.rpartition(".")[2], ())))
+        plain = prints.get(words) or prints.setdefault(words, print_of(*words))
+        assert print_of(*words, full, str(another_value(full))) != plain, full
 
 
 def test_schedules_and_optimisers_of_a_users_get_all_values(registries):
@@ -144,14 +165,15 @@ def test_the_content_of_files_has_names_labels_sizes_and_their_beginning(tmp_pat
             Image.fromarray(np.full((8, 8, 3), colour, np.uint8)).save(tmp_path / f"{name}.bmp")
         return [str(tmp_path / f"{name}.bmp") for name in colours]
 
-    def content(paths, labels=(0, 1)):
-        files = FileSet(paths, torch.tensor(labels), ("a", "b"))
+    def content(paths, labels=(0, 1), classes=("a", "b")):
+        files = FileSet(paths, torch.tensor(labels), classes)
         return content_of(files, files)
 
     paths = written({"one": 10, "two": 20})
     plain = content(paths)
     assert content(paths[::-1]) != plain
     assert content(paths, (1, 0)) != plain
+    assert content(paths, classes=("a", "c")) != plain
     written({"one": 20, "two": 10})  # of equal names and sizes
     assert os.path.getsize(paths[0]) == os.path.getsize(paths[1])
     assert content(paths) != plain

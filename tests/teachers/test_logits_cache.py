@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -117,10 +118,17 @@ def test_a_cache_filled_first_trains_as_one_filled_lazily(name, tmp_path):
 def test_filling_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr("mdistiller_dfpt.teachers.logits_cache.PASS", 36)  # two samples at a time
     first = run("KD", tmp_path, *FIRST)
-    looks = iter([0, 0, 15])
-    monkeypatch.setattr(first.requests, "poll_stop", lambda: next(looks))
-    with pytest.raises(Stopped, match="SIGTERM while the logits cache was filled; continue with --resume"):
-        fit(first)
+    computed = LogitsCache._computed
+
+    def signalled(cache, *given):
+        if cache.computed == 2 * 36:  # in the third pass
+            os.kill(os.getpid(), signal.SIGTERM)
+        return computed(cache, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogitsCache, "_computed", signalled)
+        with pytest.raises(Stopped, match="SIGTERM while the logits cache was filled; continue with --resume"):
+            fit(first)
     second = run("KD", tmp_path, *FIRST)
     fit(second, resume=True)
     assert second.caches[ORIGINAL].computed == (48 - 3 * 2) * 18

@@ -6,6 +6,7 @@ import re
 import resource
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -14,8 +15,7 @@ from hypothesis import strategies as st
 from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.distillers import DISTILLERS
-from mdistiller_dfpt.errors import CheckpointError
-from mdistiller_dfpt.runs import saving
+from mdistiller_dfpt.errors import CheckpointError, DataError, UserError
 from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.testing import tiny_data
 from mdistiller_dfpt.training.signals import Stopped
@@ -81,7 +81,7 @@ def kill_at_write(number, folder):
 
 @pytest.mark.slow
 def test_killed_at_any_write_rename_or_removal(tmp_path):
-    words = ("LOG.SAVE_EVERY", "2 steps")
+    words = ("LOG.SAVE_EVERY", "2 steps", "LOG.SAVE_CHECKPOINT_FREQ", "1")
 
     def whole():
         seen = kill_at_write(0, tmp_path)
@@ -101,27 +101,35 @@ def test_killed_at_any_write_rename_or_removal(tmp_path):
         assert forked(lambda folder=folder: continued("KD", folder, *words)) == (0, expected), (
             f"killed at write {number}"
         )
+        kept = [path.name for path in (folder / "again" if (folder / "again").exists() else folder).rglob("student-*")]
+        assert sorted(kept) == ["student-epoch-00001.safetensors", "student-epoch-00002.safetensors"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["student.safetensors", "state.pt", "manifest.json"])
 def test_killed_in_the_middle_of_writing_a_checkpoint(part, tmp_path):
+    """By the kernel, at the byte where the file reaches the largest size that the process may write."""
+    limit = 1000
+
     def killed():
-        trainer, plain, calls = run_of("KD", tmp_path, *EVERY_STEP), saving.save_checkpoint, []
+        created = []
 
-        def half(folder, *args):
-            calls.append(1)
-            if len(calls) < 4:
-                return plain(folder, *args)
-            torn = folder.with_name(f".{folder.name}.torn")
-            torn.mkdir()
-            (torn / part).write_bytes(b"half of a fi")
-            os.kill(os.getpid(), signal.SIGKILL)
+        def hear(event, args):
+            if event == "open" and Path(str(args[0])).name.startswith(f".{part}.") and args[2] & os.O_EXCL:
+                created.append(args[0])
+                if len(created) == 4:
+                    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+                    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
-        saving.save_checkpoint = half
-        fit(trainer)
+        sys.addaudithook(hear)
+        fit(run_of("KD", tmp_path, *EVERY_STEP))
 
-    assert forked(killed)[0] == signal.SIGKILL
+    assert forked(killed)[0] == signal.SIGXFSZ
+    (torn,) = tmp_path.glob("**/checkpoints/.epoch-*.part")
+    assert part not in [path.name for path in torn.iterdir()]
+    half = max(path.stat().st_size for path in torn.glob(".*"))
+    assert half == (0 if part == "student.safetensors" else limit), "safetensors asks for the whole size first"
     assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())
     assert not list(tmp_path.glob("**/.epoch-*"))
 
@@ -195,6 +203,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(limit, tmp_path):
     assert ended == 0
     assert re.search(r"cannot be written \(.*[Ff]ile too large", message)
     assert message.endswith("and repeat the command, or continue a run with --resume")
+    assert "\n" not in message
     (saved,) = tmp_path.glob("**/checkpoints/*")
     assert saved.name == "epoch-00000-step-0000001"
     assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())
@@ -271,12 +280,36 @@ def test_a_signal_at_any_moment_stops_at_the_next_step_or_epoch(moment, tmp_path
         setattr(sys.modules[module], name, interrupted)
         try:
             fit(trainer)
-        except Exception as e:
-            return [type(e).__name__, str(e)]
+        except Stopped as e:
+            return [e.exit_code, str(e)]
         return None
 
-    message = where and ["Stopped", f"stopped by SIGTERM {where}; continue with --resume"]
+    message = where and [143, f"stopped by SIGTERM {where}; continue with --resume"]
     assert forked(stopped) == (0, message), "a run that has completed its last epoch finishes"
+    assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())
+
+
+def test_a_signal_while_the_images_fail_saves_and_stops(tmp_path):
+    """As where it goes to whatever the images come from, too."""
+
+    def stopped():
+        trainer = run_of("KD", tmp_path)
+        plain = trainer.data.train.epoch
+
+        def failing(number, first=0, *, strong=False):
+            for count, batch in enumerate(plain(number, first, strong=strong)):
+                if count == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    raise DataError("the images are gone")
+                yield batch
+
+        trainer.data.train.epoch = failing
+        try:
+            fit(trainer)
+        except UserError as e:
+            return [e.exit_code, str(e)]
+
+    assert forked(stopped) == (0, [143, "stopped by SIGTERM in epoch 1, after step 2; continue with --resume"])
     assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())
 
 
@@ -316,6 +349,16 @@ def test_a_signal_that_nohup_ignores_stays_ignored(tmp_path):
         return outcome(after_each_step(run_of("KD", tmp_path), lambda count: os.kill(os.getpid(), signal.SIGHUP)))
 
     assert forked(ignored) == (0, unbroken())
+
+
+def test_many_sigusr1_at_once_save_once(tmp_path):
+    def asked():
+        saved, save = [], Saver.save
+        Saver.save = lambda self, done: (saved.append([len(done.epochs), done.step]), save(self, done))
+        act = lambda count: [os.kill(os.getpid(), signal.SIGUSR1) for _ in range(100)]  # noqa: E731
+        return [outcome(after_each_step(run_of("KD", tmp_path), act)), saved]
+
+    assert forked(asked) == (0, [unbroken(), [[0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [2, 0]]])
 
 
 def test_sigusr1_saves_and_goes_on(tmp_path):

@@ -7,6 +7,7 @@ from sklearn.metrics import log_loss
 from mdistiller_dfpt import DATASETS, build_data, load_cfg
 from mdistiller_dfpt.testing import tiny_data, tiny_distiller
 from mdistiller_dfpt.training.evaluate import correct_at, evaluate, evaluate_method, kl_divergence
+from mdistiller_dfpt.training.notices import warn_of_chance
 
 from ..golden import normal
 from ..tiny_runs import final_state, fit, run_of
@@ -137,6 +138,12 @@ def test_a_collapsed_student_or_teacher_and_a_single_class_are_said(tmp_path, ca
 
     build_data(load_cfg(None, ["DATASET.TYPE", "one"]))
     assert "warning: one has a single class: every accuracy is 100 %" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("top1", "said"), [(18.9, "warning: the teacher is near chance (10.0 %)\n"), (19.0, "")])
+def test_a_teacher_near_chance_is_said(top1, said, capsys):
+    warn_of_chance({"top1": top1, "predicted_classes": 10.0}, 10)
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("words", [

@@ -54,6 +54,7 @@ def test_a_signal_to_the_group_saves_once_and_ends_all_workers(name, code, tmp_p
     assert process.returncode == code, err
     assert f"stopped by {name} in epoch 1, after step 3; continue with --resume" in err
     assert "Traceback" not in err
+    assert [path.name for path in tmp_path.glob("out/**/checkpoints/*")] == ["epoch-00000-step-0000003"]
     resumed = subprocess.run(
         [sys.executable, str(ROOT / "tools/train.py"), *words, "--resume"], capture_output=True, text=True,
         cwd=tmp_path, env=environment, timeout=200,

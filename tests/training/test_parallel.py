@@ -24,7 +24,7 @@ from mdistiller_dfpt.training.sync_batch_norm import with_synchronised_batch_nor
 from mdistiller_dfpt.training.trainer import Trainer
 
 from ..forks import WORLD, in_processes
-from ..tiny_runs import fit
+from ..tiny_runs import final_state, fit
 
 TWO_MOMENTA = ("SOLVER.TRAINER", "dot")
 PROMPTED = ("DISTILLER.TEACHER_KIND", "dual_path", "DISTILLER.PATHS", "{teacher: 1, prompt: 2}")
@@ -226,7 +226,7 @@ def test_a_signal_to_one_process_stops_an_evaluation_of_all_and_the_run_continue
             fit(trainer, resume)
         except Exception as e:
             return str(e)
-        return [state_hash(trainer.distiller.state_dict()), [[e["train"], e["test"]] for e in trainer.epochs]]
+        return [final_state(trainer), [[e["train"], e["test"]] for e in trainer.epochs]]
 
     whole = in_processes(lambda number: run("whole", False), tmp_path)
     (first := tmp_path / "first").mkdir()

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -123,10 +125,21 @@ def in_its_second_epoch(tmp_path):
     return process
 
 
+def processes_of(torchrun):
+    tasks = Path(f"/proc/{torchrun.pid}/task").glob("*/children")
+    return [int(number) for task in tasks for number in task.read_text().split()]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_stop_signal_to_torchrun_saves_once_and_the_run_continues(tmp_path):
+@pytest.mark.parametrize("to_each", [False, True], ids=["to torchrun", "to each"])
+def test_a_stop_signal_to_torchrun_saves_once_and_the_run_continues(to_each, tmp_path):
+    """A scheduler sends it to each process of a job, and torchrun passes it on."""
     with in_its_second_epoch(tmp_path) as process:
+        ranks = processes_of(process)
+        assert len(ranks) == 2
+        for number in ranks * to_each:
+            os.kill(number, signal.SIGTERM)
         process.terminate()
         _, err = process.communicate(timeout=LIMIT)
     assert process.returncode != 0

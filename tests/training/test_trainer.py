@@ -1,6 +1,8 @@
 """A run: results, bit-exact resume, divergence, no device synchronisation."""
 
+import gc
 import json
+import os
 import shutil
 import sys
 import time
@@ -106,7 +108,7 @@ def test_a_second_run_never_touches_the_first(tmp_path):
 
 def test_a_directory_in_use_is_refused(tmp_path):
     lock = RunLock(stopped_after(1, "NONE", tmp_path).run)
-    with pytest.raises(ConfigError, match="another process is training here"):
+    with pytest.raises(ConfigError, match=rf"another process is training here \(pid {os.getpid()}\)"):
         fit(run_of("NONE", tmp_path, *THREE), resume=True)
     lock.release()
     fit(run_of("NONE", tmp_path, *THREE), resume=True)
@@ -188,11 +190,17 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(fault, tmp_path, cap
     assert found == expected
 
 
-def test_with_no_intact_checkpoint_left_the_run_is_refused(tmp_path):
-    stopped = stopped_after(1, "NONE", tmp_path)
-    shutil.rmtree(stopped.run / "checkpoints" / "epoch-00001")
-    with pytest.raises(CheckpointError, match="contains no intact checkpoint"):
+@pytest.mark.parametrize("fault", ["deleted", "damaged"])
+def test_with_no_intact_checkpoint_left_the_run_is_refused(fault, tmp_path):
+    saved = stopped_after(2, "NONE", tmp_path).run / "checkpoints"
+    for folder in saved.iterdir():
+        if fault == "deleted":
+            shutil.rmtree(folder)
+        else:
+            (folder / "state.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="contains no intact checkpoint") as info:
         fit(run_of("NONE", tmp_path, *THREE), resume=True)
+    assert "\n" not in str(info.value)
 
 
 def test_two_checkpoints_are_kept_and_leftovers_swept(tmp_path):
@@ -200,6 +208,20 @@ def test_two_checkpoints_are_kept_and_leftovers_swept(tmp_path):
     (folder / ".epoch-00009.abc").mkdir()
     fit(run_of("NONE", tmp_path, "SOLVER.EPOCHS", "4"), resume=True)
     assert sorted(p.name for p in folder.iterdir()) == ["epoch-00003", "epoch-00004"]
+
+
+def test_an_epoch_leaves_no_tensor_and_no_open_file_behind(tmp_path, monkeypatch):
+    counts, save = [], Saver.save
+
+    def counted(self, done):
+        save(self, done)
+        gc.collect()
+        tensors = sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+        counts.append([tensors, len(os.listdir("/proc/self/fd"))])
+
+    monkeypatch.setattr(Saver, "save", counted)
+    fit(run_of("KD", tmp_path, "SOLVER.EPOCHS", "6"))
+    assert counts[2:] == counts[1:2] * 4
 
 
 def test_students_are_kept_for_good_at_the_asked_frequency(tmp_path):
