@@ -133,8 +133,14 @@ def test_pieces_that_are_skipped_or_go_on_later_are_no_failures(tmp_path):
     assert record.part("tests")["reason"] == "no GPU"
     assert record.part("training")["pieces"]["a"]["figures"] == figures
     text = (tmp_path / PAGE).read_text()
-    assert "- a: out of time: stopped in epoch 4" in text
+    assert "- out of time, stopped in epoch 4: `a`" in text
     assert "| vanilla | stopped | 3 | 12.50 |  |" in text
+
+
+def test_a_piece_that_goes_on_keeps_its_figures_if_a_call_ends_before_it_does(tmp_path):
+    accepted(Parts(tmp_path, ("a",), training_a=Unfinished("stopped in epoch 4", FIGURES["training"])))
+    piece = accepted(Parts(tmp_path, ("a",), training_a=1000)).part("training")["pieces"]["a"]
+    assert (piece["state"], piece["call"], piece["figures"]) == (UNFINISHED, 0, FIGURES["training"])
 
 
 def test_an_interrupt_leaves_what_was_measured_on_the_disk(tmp_path):

@@ -50,7 +50,7 @@ def test_the_whole_plan_in_miniature_and_a_further_call_that_has_nothing_to_do(t
     assert record["calls"][0]["machine"]["torch"]
     page = (out / PAGE).read_text()
     assert "this says that the plan runs, and nothing of a GPU" in page
-    assert page.count("| digits/dfptkd/res20_res8, batch size 8 |") == 2
+    assert page.count("| 1 | digits/dfptkd/res20_res8, batch size 8 |") == 2
     # Again: only what was skipped is tried
     done = subprocess.run(command(out, *taught), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

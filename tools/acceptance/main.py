@@ -18,7 +18,7 @@ from mdistiller_dfpt.parent import stop_with_launcher
 
 from .page import page
 from .plan import GPU, MEANINGS, MINIATURE, PLANS, SHARES, Plan
-from .record import FAILED, HELD, LONGEST, NOT_BEGUN, RUNNING, SKIPPED, UNFINISHED, Record
+from .record import FAILED, HELD, NOT_BEGUN, SKIPPED, UNFINISHED, Record, last_error
 
 TOOL = str(Path(__file__).parents[1] / "gpu_acceptance.py")
 PAGE = "acceptance.md"
@@ -132,23 +132,21 @@ def _run_part(
         if code == 0 or clock() >= end:
             return _conclude(record, name, "its time was over")
         for piece in record.running(name):  # it ended the process with it
-            record.settle(name, piece, FAILED, f"its process ended with {code}: {last_line(log)}")
+            record.settle(name, piece, FAILED, f"its process ended with {code}: {_said(log)}")
         if record.settled(name) == settled:
-            return _conclude(record, name, f"its process ended with {code}: {last_line(log)}", failed=True)
+            return _conclude(record, name, f"its process ended with {code}: {_said(log)}", failed=True)
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that says an error, else its last line."""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "error: " in line), lines[-1] if lines else "")[:LONGEST]
+def _said(log: Path) -> str:
+    """What a process that failed has said."""
+    return last_error(log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else ""
 
 
 def _conclude(record: Record, name: str, over: str, failed: bool = False) -> None:
     """The state of a part, and why it is not `held`; `over`: why pieces are missing, if they are."""
     part = record.part(name)
     for piece in record.running(name):
-        part["pieces"][piece] = {"state": NOT_BEGUN}
+        part["pieces"][piece] = part["pieces"][piece]["before"]
     counts = record.counts(name)
     reasons = list(dict.fromkeys(one["reason"] for one in part["pieces"].values() if one.get("reason")))
     if counts.get(FAILED) or failed:
@@ -161,7 +159,6 @@ def _conclude(record: Record, name: str, over: str, failed: bool = False) -> Non
     reasons += [over] if failed or not counts else []
     reasons += [f"{over}: {missing} of {len(part['pieces'])} pieces are missing"] if missing else []
     part["reason"] = "; ".join(reasons[:1] + ([f"{len(reasons) - 1} more reasons"] if len(reasons) > 1 else []))
-    assert RUNNING not in counts
     record.save()
 
 

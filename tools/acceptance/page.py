@@ -7,7 +7,7 @@ from .bench_rows import DEVICE
 from .plan import MEANINGS, SHARES
 from .record import HELD
 
-MOST = 20  # pieces of a part that are listed with their reasons
+MOST_NAMED = 5  # pieces of one state and reason
 
 
 def page(record: dict[str, Any]) -> str:
@@ -50,16 +50,17 @@ def _parts(record: dict[str, Any]) -> Iterator[str]:
 
 def _not_held(record: dict[str, Any]) -> Iterator[str]:
     for name in SHARES:
-        pieces = record["parts"][name]["pieces"].items()
-        left = [(piece, one) for piece, one in pieces if one["state"] != HELD]
+        left: dict[tuple[str, str], list[str]] = {}
+        for piece, one in record["parts"][name]["pieces"].items():
+            if one["state"] != HELD:
+                left.setdefault((one["state"], one.get("reason", "")), []).append(piece)
         if left:
             yield ""
             yield f"## Not held: {MEANINGS[name]}"
             yield ""
-        for piece, one in left[:MOST]:
-            yield f"- {piece}: {one['state']}" + (f": {one['reason']}" if one.get("reason") else "")
-        if len(left) > MOST:
-            yield f"- {len(left) - MOST} more, in the record"
+        for (state, reason), pieces in left.items():
+            more = f" and {len(pieces) - MOST_NAMED} more" if len(pieces) > MOST_NAMED else ""
+            yield f"- {state}{reason and f', {reason}'}: " + ", ".join(f"`{one}`" for one in pieces[:MOST_NAMED]) + more
 
 
 def _figures(record: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
@@ -79,9 +80,13 @@ def _bench(record: dict[str, Any]) -> Iterator[str]:
                f"{device['copy_bytes_per_second'] / 1e12:,.3f} TB/s, read and written.")  # fmt: skip
         yield ""
         peak = device["matmul_flop_per_second"]
-        head = ("config", "settings", "step, images/s", "of the products' FLOP/s", "with the loader, images/s",
+        head = ("call", "config", "settings", "step, images/s", "of the products' FLOP/s", "with the loader, images/s",
                 "waits of a step")  # fmt: skip
-        yield from _table(head, [cells for name, one in found.items() for cells in _sides(name, one["rows"], peak)])
+        of_call = {
+            name: str(one["call"] + 1) for name, one in record["parts"]["bench"]["pieces"].items() if "call" in one
+        }
+        rows = [(of_call[name], *cells) for name, one in found.items() for cells in _sides(name, one["rows"], peak)]
+        yield from _table(head, rows)
 
 
 def _sides(name: str, rows: list[dict[str, Any]], peak: float) -> Iterator[tuple[str, ...]]:

@@ -34,6 +34,12 @@ def why(error: BaseException) -> str:
     return (reason(error).splitlines() or [type(error).__name__])[0][:LONGEST]
 
 
+def last_error(text: str) -> str:
+    """The last line of an output that says an error, else its last line."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "error: " in line), lines[-1] if lines else "")[:LONGEST]
+
+
 class Record:
     """The record in a folder. Its parts have pieces, each with a state, figures, seconds and the call that ran it."""
 
@@ -99,8 +105,11 @@ class Record:
         return one["state"] == HELD or (one["state"] not in (NOT_BEGUN, RUNNING) and one["call"] == self.call)
 
     def begin(self, part: str, piece: str) -> None:
-        """A piece runs from now on."""
-        self.part(part)["pieces"][piece] = {"state": RUNNING, "call": self.call, "since": time.time()}
+        """A piece runs from now on; what an earlier call recorded of it is kept until it ends."""
+        before = self.part(part)["pieces"].get(piece, {"state": NOT_BEGUN})
+        self.part(part)["pieces"][piece] = {
+            "state": RUNNING, "call": self.call, "since": time.time(), "before": before
+        }  # fmt: skip
         self.save()
 
     def settle(self, part: str, piece: str, state: str, why: str = "", figures: dict[str, Any] | None = None) -> None:
