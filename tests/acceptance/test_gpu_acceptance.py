@@ -26,7 +26,7 @@ def command(folder, *words):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(LIMIT * 5)
+@pytest.mark.timeout(LIMIT * 10)
 def test_the_whole_plan_in_miniature_and_a_further_call_that_has_nothing_to_do(tmp_path):
     out = tmp_path / "out"
     taught = ["DISTILLER.TEACHER_CKPT", str(out / "processes/teacher/digits/vanilla/res20/seed1"), "SOLVER.EPOCHS", "1"]
