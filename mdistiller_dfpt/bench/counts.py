@@ -1,7 +1,9 @@
 """Costs that do not depend on the machine: FLOPs, operators, device-to-host reads."""
 
+import warnings
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -11,6 +13,8 @@ from ..training.trainer import Trainer
 
 _VIEWS = ("view", "reshape", "expand", "transpose", "permute", "slice", "select", "detach", "unsqueeze", "squeeze",
           "split", "as_strided", "alias", "t.", "unbind")  # fmt: skip
+OF_A_WAIT = "called a synchronizing CUDA operation"
+"""What PyTorch says of each with `torch.cuda.set_sync_debug_mode("warn")`."""
 
 
 class CountOperators(TorchDispatchMode):
@@ -45,3 +49,22 @@ def operators_per_step(trainer: Trainer, batch: Batch) -> tuple[int, int]:
         take_step(trainer.training, batch)
     # On a CPU a step reads once whether the loss is finite, at no cost; on a GPU the optimiser checks it on the device
     return counter.operators, max(0, counter.reads - (trainer.training.device.type == "cpu"))
+
+
+def waits_per_step(trainer: Trainer, batch: Batch) -> int | None:
+    """How often a training step after the first waits for the GPU; None on a CPU.
+
+    As far as `torch.cuda.set_sync_debug_mode` knows: it covers neither torch.distributed nor torch.sparse.
+    """
+    if trainer.training.device.type != "cuda":
+        return None
+    take_step(trainer.training, batch)
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")  # by default, a line of code warns once
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            take_step(trainer.training, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    return sum(OF_A_WAIT in str(warning.message) for warning in said)

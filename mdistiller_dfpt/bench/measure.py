@@ -12,7 +12,7 @@ import torch
 
 from ..interop.plugins import load_cfg
 from ..runs.results import commit
-from .counts import flops_per_image, operators_per_step
+from .counts import flops_per_image, operators_per_step, waits_per_step
 from .mdistiller import Mdistiller
 from .memory import peak_memory
 from .parity import refuse_unlike
@@ -60,6 +60,12 @@ def measured(plan: BenchPlan, folder: Path) -> dict[str, Any]:
         rows += _timed(plan, "step", timed, first)
         # Counted operator by operator, as a compiled step does not run
         rows += [_counted(name, variant) for name, variant in variants.items() if not variant.cfg.SOLVER.COMPILE]
+        waits = {name: waits_per_step(variant.trainer, variant.batch) for name, variant in variants.items()}
+        rows += [
+            {"measure": "waits", "side": name, "waits_per_step": count}
+            for name, count in waits.items()
+            if count is not None
+        ]
     if "both" in plan.what:
         rows += _timed(plan, "both", {name: side.both for name, side in sides.items()}, first)
     if "memory" in plan.what:

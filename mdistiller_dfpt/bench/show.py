@@ -61,6 +61,8 @@ def as_lines(record: dict[str, Any]) -> Iterable[str]:
         head = f"{row['measure']:8} {row['side']:28}"
         if row["measure"] == "memory":
             yield f"{head} peak {row['bytes'] / 2**20:,.0f} MiB"
+        elif row["measure"] == "waits":
+            yield f"{head} a step waits {row['waits_per_step']} times for the GPU"
         elif row["measure"] == "work":
             yield (f"{head} {row['gflop_per_image']:.3f} GFLOP per image, {row['operators_per_step']} operators and "
                    f"{row['reads_per_step']} device-to-host reads per step")  # fmt: skip

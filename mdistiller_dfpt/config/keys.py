@@ -86,7 +86,8 @@ KEYS: dict[str, Key] = {
                            IS_NAME, decides=False),
     "EXPERIMENT.TAG": Key("default", 'appended to NAME unless "default", so that variants have their own directories',
                           IS_NAME, decides=False),
-    "EXPERIMENT.DEVICE": Key("auto", "auto: cuda if available; cpu; cuda; cuda:1", IS_DEVICE, decides=False),
+    "EXPERIMENT.DEVICE": Key("auto", "auto: cuda if available; cpu; cuda; cuda:1. Of torchrun's processes, each has a"
+                             " GPU of its own by cuda, and all share one by its number", IS_DEVICE, decides=False),
     "EXPERIMENT.THREADS": Key(None, "CPU threads; default: PyTorch's choice. Another number changes the last bits",
                               SOME_THREADS, decides=False, kind=int),
     "EXPERIMENT.TIMEOUT": Key(600.0, "seconds to wait for a data-loading worker, or for the other processes of a"

@@ -1,9 +1,11 @@
 """Training jobs in processes of their own: run, watched, interrupted by a signal that each of them gets once."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -37,11 +39,12 @@ class Interrupted(UserError):
 
 @dataclass(frozen=True)
 class Job:
-    """One training job: the arguments of `train`, and the log file for its output."""
+    """One training job: the arguments of `train`, or of another program, and the log file for its output."""
 
     label: str
     words: tuple[str, ...]
     log: Path
+    program: tuple[str, ...] = ()
 
 
 def run_jobs(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) -> list[Job]:
@@ -78,12 +81,15 @@ Start: TypeAlias = Callable[[Job, Watch], int]
 
 
 @contextlib.contextmanager
-def watched_jobs() -> Iterator[Start]:
-    """Context that yields a `Start` for any thread; it raises `Interrupted` as `run_jobs` does, and so does the end."""
+def watched_jobs(grace: float | None = None) -> Iterator[Start]:
+    """Context that yields a `Start` for any thread; it raises `Interrupted` as `run_jobs` does, and so does the end.
+
+    A job that was told to end is killed after `grace` seconds, with the processes of its group; None: it is never.
+    """
     with _passing_signals_on() as (running, got):
 
         def start(job: Job, watch: Watch) -> int:
-            code = _run(job, running, got, watch)
+            code = _run(job, running, got, watch, grace)
             if got:
                 raise Interrupted(got[0])
             return code
@@ -111,30 +117,40 @@ def _passing_signals_on() -> Iterator[tuple[set[Process], list[int]]]:
         yield running, got
 
 
-def _run(job: Job, running: set[Process], got: list[int], watch: Watch | None = None) -> int:
+def _run(
+    job: Job, running: set[Process], got: list[int], watch: Watch | None = None, grace: float | None = None
+) -> int:  # fmt: skip
     if got:  # a job that ended for it has made room for this one
         return 128 + got[0]
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with opened_to_change(job.log, append=True) as log:
         process = subprocess.Popen(
-            [*TRAIN, *job.words], stdout=log, stderr=log, start_new_session=True, env=environment_of_job()
+            [*(job.program or TRAIN), *job.words],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=environment_of_job(),
         )
         running.add(process)
         if got:  # since then
             process.send_signal(got[0])
         try:
-            return process.wait() if watch is None else _wait(process, watch, got)
+            return process.wait() if watch is None else _wait(process, watch, got, grace)
         finally:
             running.discard(process)
 
 
-def _wait(process: Process, watch: Watch, got: list[int]) -> int:
+def _wait(process: Process, watch: Watch, got: list[int], grace: float | None) -> int:
     """The exit code of a process that is watched until it ends, or is told to end."""
+    told: float | None = None  # when
     while True:
         try:
             return process.wait(WATCH_EVERY)
         except subprocess.TimeoutExpired:
-            if not got and watch(process.pid):
-                break
-    process.send_signal(signal.SIGTERM)
-    return process.wait()
+            if told is None and (got or watch(process.pid)):
+                told = time.monotonic()
+                if not got:
+                    process.send_signal(signal.SIGTERM)
+            elif told is not None and grace is not None and time.monotonic() > told + grace:
+                os.killpg(process.pid, signal.SIGKILL)
+                return process.wait()

@@ -24,6 +24,7 @@ from ..errors import ConfigError, UserError
 _SIGNS = ("gloo", "NCCL", "Application timeout", "Timed out waiting", "Connection closed", "Connection reset")
 START = "start several processes by torchrun, which sets it"
 MOST = 1_000_000  # processes
+OF_NODE = "LOCAL_WORLD_SIZE"
 REPORT_SECONDS = 3.0  # in which the live processes report, if one is missing
 
 
@@ -43,8 +44,7 @@ def process_group(cfg: CN) -> Iterator[None]:
     timeout = datetime.timedelta(seconds=cfg.EXPERIMENT.TIMEOUT)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # Requests by signals are exchanged as numbers on the host, which NCCL cannot transfer
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    backend = _backend(device, shared=str(device) == cfg.EXPERIMENT.DEVICE and _number(OF_NODE, 1, MOST, "1") > 1)
     try:
         store, number, world = next(dist.rendezvous("env://", timeout=timeout))
         # The store of torchrun still has the addresses of the processes before a restart
@@ -69,6 +69,14 @@ def process_group(cfg: CN) -> Iterator[None]:
                 f"({str(e).splitlines()[0]}); continue with --resume"
             ) from None
         raise
+
+
+def _backend(device: torch.device, *, shared: bool) -> str:
+    """The backends of the processes, by device; `shared`: those of a node are on one GPU, which NCCL refuses."""
+    if device.type != "cuda" or shared:
+        return "gloo"
+    # Requests by signals are exchanged as numbers on the host, which NCCL cannot transfer
+    return "cpu:gloo,cuda:nccl"
 
 
 def restarts() -> int:

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import torch
 
 from mdistiller_dfpt import load_cfg
-from mdistiller_dfpt.bench import timing, workload
+from mdistiller_dfpt.bench import counts, timing, workload
 from mdistiller_dfpt.bench.counts import flops_per_image, operators_per_step
 from mdistiller_dfpt.bench.timing import Spread, Window, cpu_seconds, in_turns, ratio
 from mdistiller_dfpt.bench.workload import Workload
@@ -95,6 +96,39 @@ def test_a_step_calls_no_more_operators_than_were_counted_and_reads_nothing_from
     assert operators <= VERSIONS * COUNTED[method]
 
 
+class _OnGpu:
+    """Stands in for a trainer on a GPU, whose step waits twice in one line."""
+
+    class training:
+        device = torch.device("cuda")
+
+
+def test_waits_are_counted_each_and_the_debug_mode_is_as_before(monkeypatch):
+    modes = [0]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def step(training, batch):
+        if modes[-1] == "warn":
+            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+            for _ in range(2):
+                warnings.warn(f"{counts.OF_A_WAIT} (Triggered internally)", stacklevel=1)
+            if batch == "fails":
+                raise RuntimeError("no")
+
+    monkeypatch.setattr(counts, "take_step", step)
+    assert counts.waits_per_step(_OnGpu, "batch") == 2
+    assert modes == [0, "warn", 0]
+    with pytest.raises(RuntimeError, match="no"):
+        counts.waits_per_step(_OnGpu, "fails")
+    assert modes[-1] == 0
+
+
+def test_on_a_cpu_nothing_waits_for_a_gpu(variant_of):
+    variant = variant_of("kd", *SMALL)
+    assert counts.waits_per_step(variant.trainer, variant.batch) is None
+
+
 # The tool itself
 
 
@@ -153,7 +187,8 @@ def test_records_are_printed_unchanged(tmp_path, capsys):
     spread = {"median": 2000.0, "low": 1.0, "high": 3000.0}
     row = {"side": "this", "images_per_second": spread, "images_per_cpu_second": spread, "times_the_first": spread}
     work = {"measure": "work", "side": "this", "gflop_per_image": 1.5, "operators_per_step": 7}
-    rows = [{"measure": "step", **row}, work, {"measure": "memory", "side": "this", "bytes": 2**21}]
+    waits = {"measure": "waits", "side": "this", "waits_per_step": 0}
+    rows = [{"measure": "step", **row}, work, waits, {"measure": "memory", "side": "this", "bytes": 2**21}]
     (tmp_path / "kd.json").write_text(json.dumps({"rows": rows}))
     assert bench.main(["--show", str(tmp_path)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]

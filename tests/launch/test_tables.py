@@ -22,6 +22,7 @@ from mdistiller_dfpt.config import keywords
 from mdistiller_dfpt.config.effect import deciding_values
 from mdistiller_dfpt.distillers.choice import choice, situation
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.launch.jobs import Job, watched_jobs
 from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.launch.table_jobs import cell_configs
 from mdistiller_dfpt.models.published import TEACHERS, compare_with_record
@@ -29,7 +30,7 @@ from mdistiller_dfpt.report.cells import evaluate_table
 from mdistiller_dfpt.report.spec import load_table
 from mdistiller_dfpt.runs.directory import run_name
 
-from ..waits import LIMIT, wait_until
+from ..waits import LIMIT, has_ended, wait_until
 
 ROOT = Path(__file__).parents[2]
 TABLE = table.main
@@ -425,6 +426,28 @@ def test_jobs_save_and_end_when_their_launcher_is_killed(tmp_path):
     logs = [tmp_path / f"{i}.txt" for i in (0, 1)]
     wait_until(lambda: [log.read_text().split() for log in logs] == [["began", "saved", "1"]] * 2)
     assert not (tmp_path / "2.txt").exists()
+
+
+DEAF = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda number, frame: print("told", flush=True))
+if sys.argv[1] == "parent":
+    subprocess.Popen([sys.executable, "-c", sys.argv[2], "child"])
+print(sys.argv[1], os.getpid(), flush=True)
+while True:
+    time.sleep(0.01)
+"""
+
+
+def test_a_job_that_does_not_end_when_it_is_told_to_is_killed_with_its_processes(tmp_path):
+    log = tmp_path / "job.txt"
+    job = Job("deaf", ("parent", DEAF), log, (sys.executable, "-c", DEAF))
+    with watched_jobs(grace=0.2) as start:
+        code = start(job, lambda pid: {"parent", "child"} <= set(log.read_text().split()))
+    assert code == -signal.SIGKILL
+    assert "told" in log.read_text()
+    (child,) = re.findall(r"child (\d+)", log.read_text())
+    wait_until(lambda: has_ended(int(child)), "a process is left")
 
 
 def test_every_cell_of_every_table_names_a_config_that_loads():

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import BackendConfig
 
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.data import Batch
@@ -17,6 +18,7 @@ from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.runs.hashing import state_hash
 from mdistiller_dfpt.runs.saving import Saver
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
+from mdistiller_dfpt.training import parallel
 from mdistiller_dfpt.training.evaluate import evaluate_method
 from mdistiller_dfpt.training.micro_batches import micro_batches, smallest_micro_batch
 from mdistiller_dfpt.training.signals import Requests
@@ -311,6 +313,35 @@ def test_two_momenta_take_whole_batches():
 
 def test_the_default_timeout_is_finite():
     assert 0 < load_cfg(None).EXPERIMENT.TIMEOUT < 3600
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "on_node", "exchanged_by"),
+    [("cuda", "cuda:1", "2", "nccl"), ("cuda:0", "cuda:0", "2", "gloo"), ("cuda:0", "cuda:0", "1", "nccl"),
+     ("cpu", "cpu", "2", None)],
+)  # fmt: skip
+def test_processes_of_a_node_that_share_a_gpu_exchange_by_gloo(asked, device, on_node, exchanged_by, monkeypatch):
+    """NCCL refuses two processes on one GPU. The numbers of signals are on the host."""
+    meeting = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": on_node, "MASTER_ADDR": "here",
+               "MASTER_PORT": "1"}  # fmt: skip
+    for name, value in meeting.items():
+        monkeypatch.setenv(name, value)
+
+    class Began(Exception):
+        pass
+
+    def begin(backend, **more):
+        raise Began(backend)
+
+    monkeypatch.setattr(parallel, "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(dist, "rendezvous", lambda *args, **more: iter([(dist.HashStore(), 0, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", begin)
+    with pytest.raises(Began) as raised, parallel.process_group(load_cfg(None, ["EXPERIMENT.DEVICE", asked])):
+        pass
+    found = BackendConfig(str(raised.value)).get_device_backend_map()
+    assert found["cpu"] == "gloo"
+    assert exchanged_by in (None, found["cuda"])
 
 
 def test_batch_norm_over_processes_leaves_frozen_networks_as_they_are(tmp_path):
