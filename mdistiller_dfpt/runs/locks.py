@@ -48,11 +48,31 @@ def one_at_a_time(base: Path) -> Iterator[None]:
         if rank() == 0:
             try:
                 base.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(_opened(base.with_name(f".{base.name}.lock")))
+                file = stack.enter_context(_opened(_of_job(base)))
             except OSError as e:
                 raise ConfigError(f"{base.parent}: cannot write there ({e.strerror})") from None
         _wait_for_lock(file, base)
         yield
+
+
+def claim(base: Path) -> IO[str] | None:
+    """The claim of a launcher to the runs whose directories are `base` and its repetitions, until it is closed.
+
+    None if another launcher has it, or a job is in `one_at_a_time`, as one that has outlived its launcher. Of two
+    launchers, the second one then has something else to begin.
+    """
+    base.parent.mkdir(parents=True, exist_ok=True)
+    claimed = _opened(base.with_name(f".{base.name}.launcher"))
+    if _try_lock(claimed, base):
+        with _opened(_of_job(base)) as job:
+            if _try_lock(job, base):
+                return claimed
+    claimed.close()
+    return None
+
+
+def _of_job(base: Path) -> Path:
+    return base.with_name(f".{base.name}.lock")
 
 
 def wait_until_free(run: Path) -> None:

@@ -366,11 +366,12 @@ import sys
 from pathlib import Path
 from mdistiller_dfpt.launch import jobs as launched
 from mdistiller_dfpt.launch.cli import guarded
+from mdistiller_dfpt.launch.launchers import Local
 launched.TRAIN = [sys.executable, "-c", sys.argv[1]]
 folder = Path(sys.argv[2])
-jobs = [launched.Job(f"job {i}", (str(i),), folder / f"{i}.txt") for i in range(5)]
+jobs = [launched.Job(f"job {i}", (str(i),), folder / f"{i}.txt", folder / f"{i}/seed1") for i in range(5)]
 say = lambda line: print(line, flush=True)
-sys.exit(guarded(lambda argv: launched.run_jobs(jobs, 2, say), []))
+sys.exit(guarded(lambda argv: launched.run_jobs(jobs, Local(2), say), []))
 """
 
 
