@@ -3,14 +3,15 @@
 FOLDER prints mean and spread over seeds of every run below it. --table prints a table defined by a yaml file
 (configs/tables) from the result files below --prefix; --run trains the missing cells first, each in a job of its own
 that --launcher starts: on this machine, on each of its GPUs, or in the queue of a cluster. Several of these commands
-may work on one table at once. --smoke runs two steps of every cell on random images instead. KEY VALUE overrides are
-passed on to every run.
+may work on one table at once. --smoke runs two steps of every cell on random images instead, --cost says how long all
+would take. KEY VALUE overrides are passed on to every run.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from ..bench.table_cost import cost_of_table, rate_of
 from ..errors import ConfigError, UserError
 from ..launch.cli import Parser, guarded
 from ..launch.jobs import Ended, labels, run_jobs, say
@@ -22,10 +23,12 @@ from ..report.files import shown_results, unfinished
 from ..report.render import FORMATS
 from ..report.spec import METRICS, Cell, load_table
 
-OF_TABLES = ("prefix", "metric", "seeds", "rows", "columns", "format", "run", "smoke", "launcher", *OPTIONS)
+OF_TABLES = ("prefix", "metric", "seeds", "rows", "columns", "format", "run", "smoke", "cost", "launcher", *OPTIONS)
 """Options that need --table."""
-OF_RESULTS = ("prefix", "metric", "seeds", "format", "run", "launcher", "gpus", "slurm")
+OF_RESULTS = ("prefix", "metric", "seeds", "format", "run", "cost", "launcher", "gpus", "slurm")
 """Options that --smoke has no use for."""
+OF_TRAINING = ("prefix", "metric", "format", "run", "launcher", *OPTIONS)
+"""Options that --cost has no use for."""
 OF_RUNS = ("launcher", "gpus", "slurm")
 """Options that need --run."""
 OF_OPTIONS = {"SOLVER.SEED": "--seeds", "LOG.PREFIX": "--prefix"}
@@ -50,6 +53,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--run", action="store_true", help="train the missing cells first")
     parser.add_argument("--smoke", action="store_true", help="run two steps of every cell on random images")
     add_launcher(parser, tuple(LAUNCHERS), "cell")
+    parser.add_argument(
+        "--cost", type=Path, metavar="RECORD", help="print the hours of all cells on 1, 8 and 64 GPUs like the one that"
+        " `bench --json RECORD` timed, or cores"
+    )  # fmt: skip
     parser.add_argument("opts", nargs="*", metavar="FOLDER | KEY VALUE", help="a folder, or overrides for every run")
     return parser.parse_intermixed_args(argv)
 
@@ -68,6 +75,8 @@ def _main(argv: list[str]) -> None:
         return
     if args.smoke and (unused := [f"--{name}" for name in OF_RESULTS if vars(args)[name]]):
         raise ConfigError(f"{', '.join(unused)} with --smoke, which trains nothing and prints no table: leave it out")
+    if args.cost and (unused := [f"--{name}" for name in OF_TRAINING if vars(args)[name]]):
+        raise ConfigError(f"{', '.join(unused)} with --cost, which trains nothing: leave it out")
     if not args.run and not args.smoke and (unused := [f"--{name}" for name in OF_RUNS if vars(args)[name]]):
         raise ConfigError(f"{', '.join(unused)} without --run, which trains the missing cells: add it, or leave it out")
     args.prefix, args.format = args.prefix or Path("./output"), args.format or "markdown"
@@ -82,6 +91,9 @@ def _main(argv: list[str]) -> None:
     cells = {key: cell for key, cell in spec.cells.items() if key[0] in rows and key[1] in columns}
     spec = spec._replace(cells=cells, columns={key: spec.columns[key] for key in spec.columns if key in columns})
     seeds, metric = tuple(args.seeds or spec.seeds), args.metric or spec.metric
+    if args.cost:
+        print(cost_of_table(cells, args.opts, len(seeds), rate_of(args.cost), say))
+        return
     if args.smoke:
         failed = smoke_cells(list(cells.values()), args.opts, launcher.parallel, say)
         if failed:
