@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .handlers import as_by_default
+from .regular_files import read_text
 
 VARIABLE = "MDISTILLER_DFPT_LAUNCHER"
 """Environment variable of a job: the process that started it, perhaps through others such as a shell or srun."""
@@ -49,7 +50,7 @@ def stop_with_launcher() -> None:
 def _machine() -> str:
     """This machine since it was started, and the processes that are seen here; empty where that is not known."""
     try:
-        return f"{(PROC / 'sys/kernel/random/boot_id').read_text().strip()}/{os.readlink(PROC / 'self/ns/pid')}"
+        return f"{read_text(PROC / 'sys/kernel/random/boot_id').strip()}/{os.readlink(PROC / 'self/ns/pid')}"
     except OSError:
         return ""
 
@@ -57,7 +58,7 @@ def _machine() -> str:
 def _begun(pid: int) -> str:
     """When a process began, in ticks of this machine, as its number may be given again; empty once it has ended."""
     try:
-        state, *others = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        state, *others = read_text(PROC / str(pid) / "stat", encoding="latin-1").rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if state in "ZX" else others[18]

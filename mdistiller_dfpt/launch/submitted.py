@@ -80,7 +80,7 @@ class Queue:
                               " after which it goes on in a further one")  # fmt: skip
         self.minutes = int(minutes)
         self.lock = threading.Lock()  # submitit's objects are used by one thread at a time
-        self.is_cancelled = False
+        self.is_cancelled, self.asked = False, 0.0
 
     def executor(self, name: str) -> "PicklingExecutor":
         """What submits a job of this name."""
@@ -158,7 +158,6 @@ class Submitted:
 
     def __init__(self, queue: Queue, job: "Job[int]", log: Path):
         self.queue, self.job, self.log = queue, job, log
-        self.asked = 0.0
 
     def wait(self) -> int:
         """As of `Handle`; 1 if its process ended otherwise than by the end of the command, and the log says how."""
@@ -179,9 +178,10 @@ class Submitted:
             self.queue.cancel(self.job)
 
     def _has_ended(self) -> bool:
-        with self.queue.lock:
+        queue = self.queue
+        with queue.lock:
             # submitit asks seldom, and a job that is cancelled before it begins leaves no other trace
-            is_due = self.queue.is_cancelled and time.monotonic() > self.asked + ASK_EVERY
-            if is_due:
-                self.asked = time.monotonic()
+            is_due = queue.is_cancelled and time.monotonic() > queue.asked + ASK_EVERY
+            if is_due:  # of all jobs at once
+                queue.asked = time.monotonic()
             return self.job.done(force_check=is_due)

@@ -1,4 +1,4 @@
-"""Tables with real runs: a launcher or a worker killed at any time, two launchers at once, cells in training elsewhere."""
+"""Tables with real runs: a launcher or a worker is killed at any time, two launchers at once."""
 
 import json
 import os
@@ -37,8 +37,9 @@ SUBMITIT = ("--launcher", "submitit-local", "--slurm", "time=60")
 def started(folder: Path, prefix: str, *launcher: str) -> "subprocess.Popen[str]":
     (folder / "table.yaml").write_text(SPEC)
     command = [sys.executable, "-m", "mdistiller_dfpt", "table", "--table", "table.yaml", "--run"]
+    words = [*(launcher or ("--jobs", "2")), "--prefix", prefix, *WORDS]
     return subprocess.Popen(
-        [*command, *(launcher or ("--jobs", "2")), "--prefix", prefix, *WORDS], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [*command, *words], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, start_new_session=True,
     )  # fmt: skip
 
