@@ -59,6 +59,13 @@ def test_a_claim_ends_with_its_launcher(tmp_path):
     claim(tmp_path / "seed1").close()
 
 
+@pytest.mark.parametrize("enter", [claim, lambda base: one_at_a_time(base).__enter__()])
+def test_a_place_that_cannot_be_written_to_is_named(enter, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file/a: cannot write there .Not a directory"):
+        enter(tmp_path / "file/a/seed1")
+
+
 def test_a_run_in_training_is_waited_for(tmp_path):
     wait_until_free(tmp_path)  # nobody has ever trained here
     assert not (tmp_path / "gone" / LOCK).exists()
