@@ -250,6 +250,9 @@ def test_where_a_job_stops_the_other_trial_is_kept_and_the_search_goes_on(run_se
     code, _, err = run_search(runs, "--jobs", "3")
     assert code == 0
     assert "room for 3 trials at a time; a config has one at a time, so it is 2" in err
+    whole = record()
+    run_search(Runs(by_rate), "--out", "at_once")
+    assert results(whole) == results(record("at_once"))
 
 
 def test_a_search_on_gpus_is_refused_where_there_are_none(run_search, monkeypatch):
@@ -258,9 +261,6 @@ def test_a_search_on_gpus_is_refused_where_there_are_none(run_search, monkeypatc
     code, _, err = run_search(runs, "--launcher", "torchrun", "--gpus", "2")
     assert (code, runs.jobs) == (2, [])
     assert "--launcher torchrun: no GPU here, and --gpus is 2" in err
-    whole = record()
-    run_search(Runs(by_rate), "--out", "at_once")
-    assert results(whole) == results(record("at_once"))
 
 
 def test_a_key_may_need_a_choice_to_have_an_effect(run_search):
