@@ -61,6 +61,7 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "ruff==0.17.6",
+            "submitit",
             "timm",
             "types-PyYAML",
             "types-tqdm",
@@ -77,6 +78,7 @@ setup(
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "plot": ["matplotlib"],
         "search": ["optuna", "matplotlib"],
+        "submitit": ["submitit"],
         "timm": ["timm"],
     },
 )

@@ -58,10 +58,13 @@ def _end(number: int, frame: object) -> None:
 def end_at_once() -> None:
     """From now on a stop signal ends the process without an exception, where a command does not hear it.
 
-    That is while modules are imported, when nothing has begun, and while the interpreter ends, when all is done.
+    That is while modules are imported, when nothing has begun, and while the interpreter ends, when all is done. A
+    request to save, SIGUSR1, ends nothing where there is nothing to save.
     """
     for number in filter(_is_free, STOP_SIGNALS):
         signal.signal(number, _end)
+    if _is_free(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)  # unlike SIG_IGN, not inherited by programs
 
 
 def as_by_default() -> None:

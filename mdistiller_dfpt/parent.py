@@ -9,18 +9,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from .handlers import as_by_default
+from .regular_files import read_text
 
-VARIABLE = "MDISTILLER_DFPT_PARENT"
-"""Environment variable of a job: the number of the process that started it."""
+VARIABLE = "MDISTILLER_DFPT_LAUNCHER"
+"""Environment variable of a job: the process that started it, perhaps through others such as a shell or srun."""
 OF_TORCHRUN = "TORCHELASTIC_RUN_ID"
 LOOK_EVERY = 1.0  # seconds
+PROC = Path("/proc")
 
 
 def environment_of_job() -> dict[str, str]:
     """The environment of a job of this process."""
-    return {**os.environ, VARIABLE: str(os.getpid())}
+    return {**os.environ, VARIABLE: f"{_machine()} {os.getpid()} {_begun(os.getpid())}"}
 
 
 def stop_with_launcher() -> None:
@@ -28,13 +31,37 @@ def stop_with_launcher() -> None:
     given = os.environ.pop(VARIABLE, None)
     if given is None and OF_TORCHRUN not in os.environ:
         return
-    parent = os.getppid() if given is None else int(given)
+    machine, pid, begun = given.split(" ") if given is not None else ("", "", "")
+    parent = os.getppid()
+
+    def is_there() -> bool:
+        if machine and machine == _machine():
+            return _begun(int(pid)) == begun
+        # It is not seen from here, as from another node or container: what is, ends with it
+        return os.getppid() == parent
 
     def wait() -> None:
-        while os.getppid() == parent:  # the number of another process, once the parent has ended
+        while is_there():
             time.sleep(LOOK_EVERY)
 
     _stop_after(wait)
+
+
+def _machine() -> str:
+    """This machine since it was started, and the processes that are seen here; empty where that is not known."""
+    try:
+        return f"{read_text(PROC / 'sys/kernel/random/boot_id').strip()}/{os.readlink(PROC / 'self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _begun(pid: int) -> str:
+    """When a process began, in ticks of this machine, as its number may be given again; empty once it has ended."""
+    try:
+        state, *others = read_text(PROC / str(pid) / "stat", encoding="latin-1").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "ZX" else others[18]
 
 
 def stop_with_pool() -> None:

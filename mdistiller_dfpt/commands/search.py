@@ -13,6 +13,7 @@ from pathlib import Path
 from ..errors import ConfigError, DivergedError
 from ..launch.cli import Parser, guarded
 from ..launch.jobs import Interrupted, say
+from ..launch.launchers import Local, add_launcher, local_launcher
 from ..runs.directory import make_folder
 from ..runs.locks import RunLock
 from ..search.plan import Budget, Plan, plan_search
@@ -36,7 +37,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--pruner", choices=PRUNERS, default="median", help="median: a trial ends early that is below the median of"
         " those before it, from half of the epochs on; halving: successive halving; none. Default median",
     )  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time, of different configs")
+    add_launcher(parser, ("local", "torchrun"), "trial")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: LOG.PREFIX/search/<name of the space>")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides for every run")
     pairs, rest = _pairs_apart(argv)
@@ -68,28 +69,27 @@ def _budget(trials: int | None, minutes: float | None) -> Budget:
 def _main(argv: list[str]) -> None:
     args = _arguments(argv)
     budget = _budget(args.trials, args.minutes)
-    if args.jobs < 1:
-        raise ConfigError(f"--jobs is {args.jobs}; it must be at least 1")
+    launcher = local_launcher(args)
     check_installed()
     plan = plan_search(args.cfg, args.space, budget, args.seeds, args.pruner, args.out, args.opts, say)
-    if args.jobs > (configs := len(plan.configs)):
-        say(f"--jobs is {args.jobs}; a config has one trial at a time, so it is {configs}")
+    if launcher.parallel > (configs := len(plan.configs)):
+        say(f"room for {launcher.parallel} trials at a time; a config has one at a time, so it is {configs}")
     make_folder(plan.folder, empty=False)
     lock = RunLock(plan.folder)
     try:
-        _search(plan, min(args.jobs, configs))
+        _search(plan, launcher)
     except KeyboardInterrupt:  # between two runs
         raise Interrupted(2) from None
     finally:
         lock.release()
 
 
-def _search(plan: Plan, parallel: int) -> None:
+def _search(plan: Plan, launcher: Local) -> None:
     storage = open_journal(plan.folder)
     studies = open_studies(plan, storage)
     if any(spent(study)[0] for study in studies.values()) and next_config(plan, studies) is not None:
         print(f"going on with the search in {plan.folder}\n\n{table_of_search(plan, studies)}\n", flush=True)
-    tune(plan, storage, studies, say, lambda: write_record(plan, studies), parallel)
+    tune(plan, storage, studies, say, lambda: write_record(plan, studies), launcher)
     write_record(plan, studies)
     print(table_of_search(plan, studies))
     command = write_tuned(plan, studies)

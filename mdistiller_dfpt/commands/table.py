@@ -1,28 +1,36 @@
 """Tables of results: mdistiller-dfpt table FOLDER, or --table FILE [--run | --smoke].
 
 FOLDER prints mean and spread over seeds of every run below it. --table prints a table defined by a yaml file
-(configs/tables) from the result files below --prefix; --run trains the missing cells first, --smoke runs two steps of
-every cell on random images instead. KEY VALUE overrides are passed on to every run.
+(configs/tables) from the result files below --prefix; --run trains the missing cells first, each in a job of its own
+that --launcher starts: on this machine, on each of its GPUs, or in the queue of a cluster. Several of these commands
+may work on one table at once. --smoke runs two steps of every cell on random images instead, --cost says how long all
+would take. KEY VALUE overrides are passed on to every run.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from ..bench.table_cost import cost_of_table, rate_of
 from ..errors import ConfigError, UserError
 from ..launch.cli import Parser, guarded
-from ..launch.jobs import Job, run_jobs, say
-from ..launch.table_jobs import cell_configs, cell_job, smoke_cells, teacher_jobs
+from ..launch.jobs import Ended, labels, run_jobs, say
+from ..launch.launchers import LAUNCHERS, OPTIONS, add_launcher, launcher_of
+from ..launch.table_jobs import LOGS, cell_configs, cell_job, smoke_cells, teacher_jobs
 from ..report import markdown_table
 from ..report.cells import evaluate_table, runs_of
 from ..report.files import shown_results, unfinished
 from ..report.render import FORMATS
 from ..report.spec import METRICS, Cell, load_table
 
-OF_TABLES = ("prefix", "metric", "seeds", "rows", "columns", "format", "run", "smoke", "jobs")
+OF_TABLES = ("prefix", "metric", "seeds", "rows", "columns", "format", "run", "smoke", "cost", "launcher", *OPTIONS)
 """Options that need --table."""
-OF_RESULTS = ("prefix", "metric", "seeds", "format", "run")
+OF_RESULTS = ("prefix", "metric", "seeds", "format", "run", "cost", "launcher", "gpus", "slurm")
 """Options that --smoke has no use for."""
+OF_TRAINING = ("prefix", "metric", "format", "run", "launcher", *OPTIONS)
+"""Options that --cost has no use for."""
+OF_RUNS = ("launcher", "gpus", "slurm")
+"""Options that need --run."""
 OF_OPTIONS = {"SOLVER.SEED": "--seeds", "LOG.PREFIX": "--prefix"}
 """Keys that a table sets for its cells, by the options which decide them."""
 
@@ -44,7 +52,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--format", choices=sorted(FORMATS), help="default: markdown")
     parser.add_argument("--run", action="store_true", help="train the missing cells first")
     parser.add_argument("--smoke", action="store_true", help="run two steps of every cell on random images")
-    parser.add_argument("--jobs", type=int, help="number of parallel runs, default 1")
+    add_launcher(parser, tuple(LAUNCHERS), "cell")
+    parser.add_argument(
+        "--cost", type=Path, metavar="RECORD", help="print the hours of all cells on 1, 8 and 64 GPUs like the one that"
+        " `bench --json RECORD` timed, or cores"
+    )  # fmt: skip
     parser.add_argument("opts", nargs="*", metavar="FOLDER | KEY VALUE", help="a folder, or overrides for every run")
     return parser.parse_intermixed_args(argv)
 
@@ -63,10 +75,12 @@ def _main(argv: list[str]) -> None:
         return
     if args.smoke and (unused := [f"--{name}" for name in OF_RESULTS if vars(args)[name]]):
         raise ConfigError(f"{', '.join(unused)} with --smoke, which trains nothing and prints no table: leave it out")
+    if args.cost and (unused := [f"--{name}" for name in OF_TRAINING if vars(args)[name]]):
+        raise ConfigError(f"{', '.join(unused)} with --cost, which trains nothing: leave it out")
+    if not args.run and not args.smoke and (unused := [f"--{name}" for name in OF_RUNS if vars(args)[name]]):
+        raise ConfigError(f"{', '.join(unused)} without --run, which trains the missing cells: add it, or leave it out")
     args.prefix, args.format = args.prefix or Path("./output"), args.format or "markdown"
-    args.jobs = 1 if args.jobs is None else args.jobs
-    if args.jobs < 1:
-        raise ConfigError(f"--jobs is {args.jobs}; it must be at least 1")
+    launcher = launcher_of(args, args.prefix / LOGS / "submitit")
     spec = load_table(args.table)
     for option, wanted, known in (("--rows", args.rows, spec.rows), ("--columns", args.columns, spec.columns)):
         for name in wanted or ():
@@ -77,30 +91,38 @@ def _main(argv: list[str]) -> None:
     cells = {key: cell for key, cell in spec.cells.items() if key[0] in rows and key[1] in columns}
     spec = spec._replace(cells=cells, columns={key: spec.columns[key] for key in spec.columns if key in columns})
     seeds, metric = tuple(args.seeds or spec.seeds), args.metric or spec.metric
+    if args.cost:
+        print(cost_of_table(cells, args.opts, len(seeds), rate_of(args.cost), say))
+        return
     if args.smoke:
-        failed = smoke_cells(list(cells.values()), args.opts, args.jobs, say)
+        failed = smoke_cells(list(cells.values()), args.opts, launcher.parallel, say)
         if failed:
             raise CellsFailed(f"{len(failed)} of {len(cells)} cells failed")
         return
     for key, option in OF_OPTIONS.items():
         if key in args.opts[::2]:
             raise ConfigError(f"{key} is that of all cells: give {option} instead")
-    failures: list[Job] = []
 
     def expected(cell: Cell) -> list[dict[str, Any]]:
         return cell_configs(cell, args.opts)
 
+    def is_missing(cell: Cell, seed: int) -> bool:
+        return seed not in runs_of(cell, args.prefix, seeds, expected(cell)).by_seed
+
+    ended = Ended([], [])
     if args.run:
-        missing = [
-            (cell, seed) for cell in cells.values() for seed in seeds
-            if seed not in runs_of(cell, args.prefix, seeds, expected(cell)).by_seed
-        ]  # fmt: skip
-        failures = run_jobs(teacher_jobs([cell for cell, _ in missing], args.prefix, args.opts), args.jobs, say)
-        jobs = [cell_job(cell, seed, args.prefix, args.opts) for cell, seed in missing]
-        failures += run_jobs(jobs, args.jobs, say)
+        missing = [(cell, seed) for cell in cells.values() for seed in seeds if is_missing(cell, seed)]
+        teachers = teacher_jobs([cell for cell, _ in missing], args.prefix, args.opts)
+        jobs = {cell_job(cell, seed, args.prefix, args.opts): (cell, seed) for cell, seed in missing}
+        of_teachers = run_jobs(teachers, launcher, say, wait_for_others=True)  # which their cells need
+        ended = run_jobs(list(jobs), launcher, say, lambda job: not is_missing(*jobs[job]))
+        ended.failed[:0] = of_teachers.failed
     print(FORMATS[args.format](spec, evaluate_table(spec, args.prefix, metric, seeds, expected), metric, seeds))
-    if failures:
-        raise CellsFailed(f"{len(failures)} runs failed: {', '.join(job.label for job in failures)}")
+    if ended.elsewhere:
+        say(f"left to other launchers, which train {len(ended.elsewhere)} cells: {labels(ended.elsewhere)}; the same"
+            " command prints the whole table once they have ended")  # fmt: skip
+    if ended.failed:
+        raise CellsFailed(f"{len(ended.failed)} runs failed: {labels(ended.failed)}")
 
 
 def main(argv: list[str] | None = None) -> int:

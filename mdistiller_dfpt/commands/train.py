@@ -14,7 +14,6 @@ from ..interop.plugins import load_cfg
 from ..launch.cli import Parser, guarded
 from ..launch.run import Resume, config_of, run
 from ..training.parallel import process_group, restarts
-from ..training.signals import nothing_to_save
 
 # A word after --resume that is a key is no run: `--resume SOLVER.EPOCHS 3`
 KEY = re.compile(r"PLUGINS|[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
@@ -56,7 +55,6 @@ def _resume(text: str | None) -> Resume:
     return "auto" if text == "auto" else Path(text)
 
 
-@nothing_to_save()
 def _main(argv: list[str]) -> None:
     args = _arguments(argv)
     if args.list is not None:

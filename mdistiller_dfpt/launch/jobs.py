@@ -1,4 +1,4 @@
-"""Training jobs in processes of their own: run, watched, interrupted by a signal that each of them gets once."""
+"""Training jobs: begun where a launcher puts them, watched, each by one launcher at a time, interrupted by signals."""
 
 import contextlib
 import os
@@ -7,21 +7,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, NamedTuple, TypeAlias
 
 from ..errors import UserError
-from ..handlers import STOP_SIGNALS, handled
-from ..parent import environment_of_job
-from ..regular_files import opened_to_change
+from ..runs.locks import claim
+from .launchers import Launcher, Local
+from .processes import Process, Running, passing_signals_on
 
 TRAIN = [sys.executable, "-m", "mdistiller_dfpt", "train"]
-Process: TypeAlias = "subprocess.Popen[bytes]"
 Watch: TypeAlias = Callable[[int], bool]
 """Called with the process id of a running job; True: the job is to save and end."""
 WATCH_EVERY = 0.5  # seconds
+LOOK_AGAIN = 2.0  # seconds, for jobs that another launcher has
 
 
 def say(line: str) -> None:
@@ -39,41 +39,93 @@ class Interrupted(UserError):
 
 @dataclass(frozen=True)
 class Job:
-    """One training job: the arguments of `train`, or of another program, and the log file for its output."""
+    """One training job: the arguments of `train`, the log file for its output, the directory of its first run.
+
+    `program`: the words of another program than `train`.
+    """
 
     label: str
     words: tuple[str, ...]
     log: Path
+    run: Path
     program: tuple[str, ...] = ()
 
 
-def run_jobs(jobs: Sequence[Job], parallel: int, say: Callable[[str], None]) -> list[Job]:
-    """Run all jobs, `parallel` at a time, each in its own process; returns the failed jobs.
+class Ended(NamedTuple):
+    """The jobs that failed, and those that are left, since another launcher trains them."""
 
-    A signal that stops this process is passed on to the jobs, which save and end; then `Interrupted` is raised. If it
-    is killed, they save and end, too.
+    failed: list[Job]
+    elsewhere: list[Job]
+
+
+def never(job: Job) -> bool:
+    """No job has become needless."""
+    return False
+
+
+def run_jobs(
+    jobs: Sequence[Job], launcher: Launcher, say: Callable[[str], None], is_done: Callable[[Job], bool] = never, *,
+    wait_for_others: bool = False,
+) -> Ended:  # fmt: skip
+    """Run all jobs that no other launcher trains, as many at a time as this one has room for.
+
+    A job that another one trains is passed over, and looked at again while others run; with `wait_for_others`, until
+    none is left. `is_done` tells of a job, before it begins, whether it has become needless meanwhile. A signal that
+    stops this process is passed on to the jobs, which save and end; then `Interrupted` is raised. If it is killed, they
+    save and end, too, unless they are in the queue of a cluster.
     """
-    failed: list[Job] = []
+    left, failed, faults = list(jobs), [], list[UserError]()
+    begun: dict[Future[int], tuple[Job, IO[str]]] = {}
+    is_waiting = False
 
-    def run(job: Job) -> int:
-        if not got:
-            say(f"{job.label} ... (log: {job.log})")
-        return _run(job, running, got)
+    def ended(job: Job, how: str) -> None:
+        say(f"[{len(jobs) - len(left) - len(begun)}/{len(jobs)}] {job.label}: {how}")
 
-    with _passing_signals_on() as (running, got), ThreadPoolExecutor(parallel) as pool:
-        pending = {pool.submit(run, job): job for job in jobs}
-        for number, future in enumerate(as_completed(pending), start=1):
-            if got:
-                break
-            job, code = pending[future], future.result()
-            ended = "done" if code == 0 else f"failed with {code}, see {job.log}"
-            say(f"[{number}/{len(jobs)}] {job.label}: {ended}")
-            if code:
-                failed.append(job)
-        if got:  # also behind the last job
-            pool.shutdown(cancel_futures=True)
-            raise Interrupted(got[0])
-    return failed
+    with passing_signals_on() as running, ThreadPoolExecutor(launcher.parallel) as pool:
+        while True:
+            # Begin
+            for job in tuple(left):
+                if len(begun) == launcher.parallel or running.got or faults:
+                    break
+                if (claimed := claim(job.run)) is None:
+                    continue
+                left.remove(job)
+                if is_done(job):
+                    claimed.close()
+                    ended(job, "trained by another launcher")
+                    continue
+                say(f"{job.label} ... (log: {job.log})")
+                begun[pool.submit(_run, job, launcher, running)] = job, claimed
+            if not begun:
+                if not (left and wait_for_others) or running.got or faults:
+                    break
+                if not is_waiting:
+                    say(f"{labels(left)}: another launcher trains it: waiting until it ends")
+                is_waiting = True
+                time.sleep(LOOK_AGAIN)
+            # Say which have ended
+            for future in wait(begun, LOOK_AGAIN if left else None, FIRST_COMPLETED).done:
+                job, claimed = begun.pop(future)
+                claimed.close()
+                try:
+                    code = future.result()
+                except UserError as e:  # it could not be started, and no other can
+                    faults.append(e)
+                    continue
+                if not running.got:
+                    ended(job, "done" if code == 0 else f"failed with {code}, see {job.log}")
+                if code:
+                    failed.append(job)
+        if running.got:  # also behind the last job
+            raise Interrupted(running.got[0])
+        if faults:
+            raise faults[0]
+    return Ended(failed, left)
+
+
+def labels(jobs: Sequence[Job]) -> str:
+    """The names of jobs, for a message."""
+    return ", ".join(job.label for job in jobs)
 
 
 Start: TypeAlias = Callable[[Job, Watch], int]
@@ -81,66 +133,39 @@ Start: TypeAlias = Callable[[Job, Watch], int]
 
 
 @contextlib.contextmanager
-def watched_jobs(grace: float | None = None) -> Iterator[Start]:
+def watched_jobs(launcher: Local, grace: float | None = None) -> Iterator[Start]:
     """Context that yields a `Start` for any thread; it raises `Interrupted` as `run_jobs` does, and so does the end.
 
     A job that was told to end is killed after `grace` seconds, with the processes of its group; None: it is never.
     """
-    with _passing_signals_on() as (running, got):
+    with passing_signals_on() as running:
 
         def start(job: Job, watch: Watch) -> int:
-            code = _run(job, running, got, watch, grace)
-            if got:
-                raise Interrupted(got[0])
+            code = _run(job, launcher, running, watch, grace)
+            if running.got:
+                raise Interrupted(running.got[0])
             return code
 
         yield start
-        if got:
-            raise Interrupted(got[0])
-
-
-@contextlib.contextmanager
-def _passing_signals_on() -> Iterator[tuple[set[Process], list[int]]]:
-    """Context in which signals go to the processes in the set that it yields, and are noted in the list.
-
-    The processes are in sessions of their own, so that each signal reaches them once, by this process.
-    """
-    running: set[Process] = set()
-    got: list[int] = []
-
-    def pass_on(number: int, frame: Any) -> None:
-        got.append(number)
-        for process in tuple(running):
-            process.send_signal(number)
-
-    with handled(STOP_SIGNALS, pass_on):
-        yield running, got
+        if running.got:
+            raise Interrupted(running.got[0])
 
 
 def _run(
-    job: Job, running: set[Process], got: list[int], watch: Watch | None = None, grace: float | None = None
+    job: Job, launcher: Launcher, running: Running, watch: Watch | None = None, grace: float | None = None
 ) -> int:  # fmt: skip
-    if got:  # a job that ended for it has made room for this one
-        return 128 + got[0]
+    if running.got:  # a job that ended for it has made room for this one
+        return 128 + running.got[0]
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with opened_to_change(job.log, append=True) as log:
-        process = subprocess.Popen(
-            [*(job.program or TRAIN), *job.words],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=environment_of_job(),
-        )
-        running.add(process)
-        if got:  # since then
-            process.send_signal(got[0])
-        try:
-            return process.wait() if watch is None else _wait(process, watch, got, grace)
-        finally:
-            running.discard(process)
+    with launcher.started([*(job.program or TRAIN), *job.words], job.log) as handle:
+        if watch is None:
+            return running.wait(handle)
+        assert isinstance(handle, subprocess.Popen), "jobs that are watched are processes of this machine"
+        with running.told(handle):
+            return _watched(handle, watch, running.got, grace)
 
 
-def _wait(process: Process, watch: Watch, got: list[int], grace: float | None) -> int:
+def _watched(process: Process, watch: Watch, got: Sequence[int], grace: float | None) -> int:
     """The exit code of a process that is watched until it ends, or is told to end."""
     told: float | None = None  # when
     while True:

@@ -22,6 +22,9 @@ from .jobs import Job
 from .smoke import smoke
 from .trained import OF_PLACE
 
+LOGS = "table_logs"
+"""The folder below LOG.PREFIX with the logs of a table's jobs."""
+
 
 def cell_configs(cell: Cell, opts: Sequence[str]) -> list[dict[str, Any]]:
     """The keys that decide the result of a cell and differ from their defaults, without the seed.
@@ -40,8 +43,9 @@ def cell_configs(cell: Cell, opts: Sequence[str]) -> list[dict[str, Any]]:
 def cell_job(cell: Cell, seed: int, prefix: Path, opts: Sequence[str]) -> Job:
     """The job for one seed of a cell; it resumes an interrupted run."""
     words = (*cell.overrides, "SOLVER.SEED", str(seed), "LOG.PREFIX", str(prefix), *opts)
-    log = prefix / "table_logs" / f"{cell.folder.replace('/', '_')}_seed{seed}.txt"
-    return Job(f"{cell.row} {cell.column} seed {seed}", ("--cfg", str(cell.config), "--resume", "auto", *words), log)
+    log = prefix / LOGS / f"{cell.folder.replace('/', '_')}_seed{seed}.txt"
+    label, words = f"{cell.row} {cell.column} seed {seed}", ("--cfg", str(cell.config), "--resume", "auto", *words)
+    return Job(label, words, log, prefix / cell.folder / f"seed{seed}")
 
 
 def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> list[Job]:
@@ -59,8 +63,9 @@ def teacher_jobs(cells: Iterable[Cell], prefix: Path, opts: Sequence[str]) -> li
         given = {key: value for key in OF_PLACE if (value := value_of(cfg, key)) is not None}
         place = [word for key, value in given.items() for word in (key, str(value))]
         name, words = Path(path).stem, ("LOG.PREFIX", str(prefix), *place)
-        log = prefix / "table_logs" / f"teacher_{name}.txt"
-        jobs[path] = Job(f"teacher {name}", ("--cfg", path, "--resume", "auto", *words), log)
+        run = prefix / run_name(load_cfg(path, words))
+        log = prefix / LOGS / f"teacher_{name}.txt"
+        jobs[path] = Job(f"teacher {name}", ("--cfg", path, "--resume", "auto", *words), log, run)
     return list(jobs.values())
 
 

@@ -44,15 +44,32 @@ def one_at_a_time(base: Path) -> Iterator[None]:
     processes of a job enter it.
     """
     with contextlib.ExitStack() as stack:
-        file = None
-        if rank() == 0:
-            try:
-                base.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(_opened(base.with_name(f".{base.name}.lock")))
-            except OSError as e:
-                raise ConfigError(f"{base.parent}: cannot write there ({e.strerror})") from None
+        file = stack.enter_context(_opened_beside(base, "lock")) if rank() == 0 else None
         _wait_for_lock(file, base)
         yield
+
+
+def claim(base: Path) -> IO[str] | None:
+    """The claim of a launcher to the runs whose directories are `base` and its repetitions, until it is closed.
+
+    None if another launcher has it, or a job is in `one_at_a_time`, as one that has outlived its launcher. Of two
+    launchers, the second one then has something else to begin.
+    """
+    claimed = _opened_beside(base, "launcher")
+    if _try_lock(claimed, base):
+        with _opened_beside(base, "lock") as job:
+            if _try_lock(job, base):
+                return claimed
+    claimed.close()
+    return None
+
+
+def _opened_beside(base: Path, what: str) -> IO[str]:
+    try:
+        base.parent.mkdir(parents=True, exist_ok=True)
+        return _opened(base.with_name(f".{base.name}.{what}"))
+    except OSError as e:
+        raise ConfigError(f"{base.parent}: cannot write there ({e.strerror})") from None
 
 
 def wait_until_free(run: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, ConfigError, UserError
 from ..launch.jobs import Job, Start, run_jobs, watched_jobs
+from ..launch.launchers import Local
 from ..launch.table_jobs import teacher_jobs
 from ..report.table import spread
 from .plan import Plan
@@ -61,23 +62,25 @@ def next_config(plan: Plan, studies: Studies, busy: Collection[str] = ()) -> Sea
 
 
 def tune(
-    plan: Plan, storage: "JournalStorage", studies: Studies, say: Say, after: Callable[[], None], parallel: int = 1,
-    start: Start | None = None,
+    plan: Plan, storage: "JournalStorage", studies: Studies, say: Say, after: Callable[[], None],
+    launcher: Local, start: Start | None = None,
 ) -> None:  # fmt: skip
-    """Run trials until each config has had its budget, `parallel` at a time; `after` is called after each.
+    """Run trials until each config has had its budget, as many at a time as the launcher has room for.
+
+    `after` is called after each.
 
     As the values of a trial follow from the earlier ones of its config, a config has one trial at a time, and the
     search finds the same however many there are. Raises `TrialStopped` or `Interrupted` where a run ended otherwise
     than by its values, once the other trials have ended: the trial is continued by the next search in this folder.
     """
-    _train_teachers(plan, studies, parallel, say)
+    _train_teachers(plan, studies, launcher, say)
     running: dict[Future[Outcome], tuple[SearchedConfig, Trial]] = {}
     faults: list[UserError] = []
-    jobs = watched_jobs() if start is None else contextlib.nullcontext(start)
-    with jobs as begin, ThreadPoolExecutor(parallel) as pool:
+    jobs = watched_jobs(launcher) if start is None else contextlib.nullcontext(start)
+    with jobs as begin, ThreadPoolExecutor(launcher.parallel) as pool:
         while True:
             # Begin
-            while len(running) < parallel and not faults:
+            while len(running) < launcher.parallel and not faults:
                 if (one := next_config(plan, studies, {busy.name for busy, _ in running.values()})) is None:
                     break
                 study = studies[one.name]
@@ -106,14 +109,14 @@ def _title(one: SearchedConfig, trial: "Trial") -> str:
     return f"{one.name} trial {trial.number}"
 
 
-def _train_teachers(plan: Plan, studies: Studies, parallel: int, say: Say) -> None:
+def _train_teachers(plan: Plan, studies: Studies, launcher: Local, say: Say) -> None:
     """Train the teachers of configs with trials left, as for a table, so that no trial's time has it."""
     jobs: dict[tuple[str, ...], Job] = {}
     for one in plan.configs:
         if not plan.budget.is_spent(*spent(studies[one.name])):
             for job in teacher_jobs([one.cell()], one.prefix, one.words):
                 jobs[job.words] = replace(job, log=plan.folder / LOGS / job.log.name)
-    for job in run_jobs(list(jobs.values()), parallel, say):
+    for job in run_jobs(list(jobs.values()), launcher, say, wait_for_others=True).failed:
         raise CheckpointError(f"{job.label}: {error_in(job.log)} (log: {job.log})")
 
 

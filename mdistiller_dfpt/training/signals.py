@@ -94,10 +94,3 @@ class Requests:
         # Handlers only record the request: the state in the middle of a step cannot be resumed
         with handled(STOP_SIGNALS, stop), handled([signal.SIGUSR1], save):
             yield
-
-
-@contextlib.contextmanager
-def nothing_to_save() -> Iterator[None]:
-    """Context in which SIGUSR1 is ignored: a request to save must not end what has not begun to train, or has ended."""
-    with handled([signal.SIGUSR1], lambda number, frame: None):  # unlike SIG_IGN, not inherited by programs
-        yield

@@ -23,6 +23,7 @@ from mdistiller_dfpt.config.effect import deciding_values
 from mdistiller_dfpt.distillers.choice import choice, situation
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.jobs import Job, watched_jobs
+from mdistiller_dfpt.launch.launchers import Local
 from mdistiller_dfpt.launch.smoke import smoke
 from mdistiller_dfpt.launch.table_jobs import cell_configs
 from mdistiller_dfpt.models.published import TEACHERS, compare_with_record
@@ -368,11 +369,12 @@ import sys
 from pathlib import Path
 from mdistiller_dfpt.launch import jobs as launched
 from mdistiller_dfpt.launch.cli import guarded
+from mdistiller_dfpt.launch.launchers import Local
 launched.TRAIN = [sys.executable, "-c", sys.argv[1]]
 folder = Path(sys.argv[2])
-jobs = [launched.Job(f"job {i}", (str(i),), folder / f"{i}.txt") for i in range(5)]
+jobs = [launched.Job(f"job {i}", (str(i),), folder / f"{i}.txt", folder / f"{i}/seed1") for i in range(5)]
 say = lambda line: print(line, flush=True)
-sys.exit(guarded(lambda argv: launched.run_jobs(jobs, 2, say), []))
+sys.exit(guarded(lambda argv: launched.run_jobs(jobs, Local(2), say), []))
 """
 
 
@@ -441,8 +443,8 @@ while True:
 
 def test_a_job_that_does_not_end_when_it_is_told_to_is_killed_with_its_processes(tmp_path):
     log = tmp_path / "job.txt"
-    job = Job("deaf", ("parent", DEAF), log, (sys.executable, "-c", DEAF))
-    with watched_jobs(grace=0.2) as start:
+    job = Job("deaf", ("parent", DEAF), log, tmp_path, (sys.executable, "-c", DEAF))
+    with watched_jobs(Local(), grace=0.2) as start:
         code = start(job, lambda pid: {"parent", "child"} <= set(log.read_text().split()))
     assert code == -signal.SIGKILL
     assert "told" in log.read_text()

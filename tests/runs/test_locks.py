@@ -11,7 +11,7 @@ import pytest
 
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.runs import locks
-from mdistiller_dfpt.runs.locks import LOCK, RunLock, one_at_a_time, wait_until_free
+from mdistiller_dfpt.runs.locks import LOCK, RunLock, claim, one_at_a_time, wait_until_free
 
 from ..waits import LIMIT
 
@@ -36,6 +36,34 @@ def test_the_second_waits_until_the_first_has_left(tmp_path, capsys):
     second.join(LIMIT)
     assert order == ["another", "first", "second"]
     assert capsys.readouterr().out == f"another process trains {base}: waiting until it ends\n"
+
+
+def test_a_claim_is_that_of_one_launcher_until_it_is_closed_and_of_none_while_a_job_trains(tmp_path):
+    base = tmp_path / "runs/a/seed1"
+    first = claim(base)
+    assert claim(base) is None
+    other = claim(base.with_name("seed2"))
+    other.close()
+    with one_at_a_time(base):  # as the job of the first launcher does
+        assert claim(base) is None
+        first.close()
+        assert claim(base) is None, "the job has outlived its launcher"
+    claim(base).close()
+
+
+def test_a_claim_ends_with_its_launcher(tmp_path):
+    if (pid := os.fork()) == 0:
+        claim(tmp_path / "seed1")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    claim(tmp_path / "seed1").close()
+
+
+@pytest.mark.parametrize("enter", [claim, lambda base: one_at_a_time(base).__enter__()])
+def test_a_place_that_cannot_be_written_to_is_named(enter, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file/a: cannot write there .Not a directory"):
+        enter(tmp_path / "file/a/seed1")
 
 
 def test_a_run_in_training_is_waited_for(tmp_path):

@@ -8,10 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.commands import search
-from mdistiller_dfpt.launch.jobs import Interrupted
+from mdistiller_dfpt.launch.jobs import Ended, Interrupted
 from mdistiller_dfpt.report.spec import load_table
 from mdistiller_dfpt.runs.locks import RunLock
 from mdistiller_dfpt.search import tune
@@ -37,7 +38,7 @@ def run_search(tmp_path, monkeypatch, capsys):
     """Run the command with these stand-ins for runs in a folder of its own; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.yaml").write_text(SPACE)
-    monkeypatch.setattr(tune, "run_jobs", lambda jobs, parallel, say: [])
+    monkeypatch.setattr(tune, "run_jobs", lambda jobs, launcher, say, **how: Ended([], []))
 
     def run(runs, *words, configs=(VANILLA, KD), trials=4):
         monkeypatch.setattr(search, "tune", functools.partial(tune.tune, start=runs))
@@ -248,10 +249,18 @@ def test_where_a_job_stops_the_other_trial_is_kept_and_the_search_goes_on(run_se
     assert run_search(runs, "--jobs", "2")[0] == 2
     code, _, err = run_search(runs, "--jobs", "3")
     assert code == 0
-    assert "--jobs is 3; a config has one trial at a time, so it is 2" in err
+    assert "room for 3 trials at a time; a config has one at a time, so it is 2" in err
     whole = record()
     run_search(Runs(by_rate), "--out", "at_once")
     assert results(whole) == results(record("at_once"))
+
+
+def test_a_search_on_gpus_is_refused_where_there_are_none(run_search, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    runs = Runs(lambda cfg: 50.0)
+    code, _, err = run_search(runs, "--launcher", "torchrun", "--gpus", "2")
+    assert (code, runs.jobs) == (2, [])
+    assert "--launcher torchrun: no GPU here, and --gpus is 2" in err
 
 
 def test_a_key_may_need_a_choice_to_have_an_effect(run_search):

@@ -12,6 +12,7 @@ import pytest
 
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.commands import search
+from mdistiller_dfpt.launch.jobs import Ended
 from mdistiller_dfpt.report.spec import load_table
 from mdistiller_dfpt.search import tune
 
@@ -39,7 +40,7 @@ def words_of(command):
 
 def test_the_search_of_the_page_is_the_one_that_its_other_commands_go_on_with(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
-    monkeypatch.setattr(tune, "run_jobs", lambda jobs, parallel, say: [])
+    monkeypatch.setattr(tune, "run_jobs", lambda jobs, launcher, say, **how: Ended([], []))
     monkeypatch.setattr(search, "tune", functools.partial(tune.tune, start=Runs(lambda cfg: 50 + cfg.SOLVER.LR)))
     first, tuned, matched, *_ = COMMANDS
     assert search.main(words_of(first)[2:]) == 0

@@ -14,6 +14,7 @@ from mdistiller_dfpt.errors import ConfigError, UserError
 from mdistiller_dfpt.interop.plugins import load_cfg
 from mdistiller_dfpt.launch.cli import Parser, guarded
 from mdistiller_dfpt.launch.jobs import Interrupted, Job, Start, say, watched_jobs
+from mdistiller_dfpt.launch.launchers import Local
 from mdistiller_dfpt.parent import stop_with_launcher
 
 from .page import page
@@ -93,7 +94,7 @@ def accept(
     record.begin_call(plan.name, minutes)
     grace = min(GRACE, AT_MOST * 60 * minutes)
     end = clock() + 60 * minutes - grace
-    with watched_jobs(grace) if start is None else contextlib.nullcontext(start) as begin:
+    with watched_jobs(Local(), grace) if start is None else contextlib.nullcontext(start) as begin:
         missing = [name for name in SHARES if record.part(name)["state"] != HELD]
         for number, name in enumerate(missing):
             began = clock()
@@ -127,7 +128,7 @@ def _run_part(
     while True:
         words = ("--part", name, "--seconds", f"{end - clock():.1f}", *more)
         settled = record.settled(name)
-        code = begin(Job(name, words, log, (sys.executable, TOOL)), lambda pid: clock() >= end)
+        code = begin(Job(name, words, log, log.parent, (sys.executable, TOOL)), lambda pid: clock() >= end)
         record.reload()
         if code == 0 or clock() >= end:
             return _conclude(record, name, "its time was over")
