@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..atomic import remove_parts, write_json
 from ..data.class_folders import is_image
-from ..data.shrink import File, Totals, Written, add_up, files_of, shrink
+from ..data.smaller_copy import File, Totals, Written, add_up, files_of, shrink
 from ..distributed import num_cores
 from ..errors import ConfigError, DataError
 from ..launch.cli import Parser, guarded

@@ -13,8 +13,7 @@ from PIL import ExifTags, Image
 
 from mdistiller_dfpt.commands import shrink as command
 from mdistiller_dfpt.commands.main import main
-from mdistiller_dfpt.data import pool
-from mdistiller_dfpt.data import shrink as shrink_module
+from mdistiller_dfpt.data import pool, smaller_copy
 from mdistiller_dfpt.data.image_files import read_image
 from mdistiller_dfpt.data.preprocessing import upright
 from mdistiller_dfpt.runs.locks import RunLock
@@ -158,7 +157,7 @@ def test_damaged_files_are_named_and_the_rest_is_written(source, tmp_path, capsy
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(source, tmp_path, capsys, monkeypatch):
-    plain, target = shrink_module.write_file, tmp_path / "small"
+    plain, target = smaller_copy.write_file, tmp_path / "small"
 
     def full(path, fill):
         def fills(part):
@@ -169,7 +168,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(source, tmp_path, 
         plain(path, fills)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shrink_module, "write_file", full)
+        patch.setattr(smaller_copy, "write_file", full)
         assert run(source, target, "--size", SIDE, "--workers", "1") == 3
     error = capsys.readouterr().err
     assert error.startswith(f"error: {target}/train/b/print.jpg: cannot be written (No space left on device")
@@ -181,7 +180,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(source, tmp_path, 
 
 
 def test_a_process_that_dies_is_named_by_its_images(source, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(shrink_module, "read_by", lambda *words: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(smaller_copy, "read_by", lambda *words: os.kill(os.getpid(), signal.SIGKILL))
     assert run(source, tmp_path / "small", "--size", SIDE, "--workers", "1") == 3
     error = capsys.readouterr().err
     assert f"died, as when memory runs out, at {pool.CHUNK} images from {source}/train.csv on; lower --workers" in error
