@@ -61,6 +61,7 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "ruff==0.17.6",
+            "simplejpeg",
             "submitit",
             "timm",
             "types-PyYAML",
@@ -76,6 +77,7 @@ setup(
             "zensical==0.0.73",  # a new generator: its releases still change what a site looks like
         ],
         "export": ["onnx", "onnxruntime", "onnxscript"],
+        "jpeg": ["simplejpeg"],
         "plot": ["matplotlib"],
         "search": ["optuna", "matplotlib"],
         "submitit": ["submitit"],

@@ -1,5 +1,6 @@
 """Times the variants of a comparison alternately and counts their operations; everything goes into one record."""
 
+import contextlib
 import functools
 import os
 import platform
@@ -10,13 +11,14 @@ from typing import Any
 
 import torch
 
+from ..data.image_files import FileLoader
 from ..interop.plugins import load_cfg
 from ..runs.results import commit
 from .counts import flops_per_image, operators_per_step, waits_per_step
 from .mdistiller import Mdistiller
 from .memory import peak_memory
 from .parity import refuse_unlike
-from .pil_loader import PilLoader
+from .pil_loader import PilLoader, TimmLoader
 from .timing import Spread, in_turns, ratio, window
 from .workload import Workload
 
@@ -48,11 +50,8 @@ def measured(plan: BenchPlan, folder: Path) -> dict[str, Any]:
     first = variants["this"]
     rows: list[dict[str, Any]] = []
     if "loader" in plan.what:
-        usual = PilLoader(first.data, first.cfg.SOLVER.BATCH_SIZE, first.cfg.DATASET.NUM_WORKERS)
-        timed: dict[str, Steps] = {
-            "DataLoader of PIL images": usual.load,
-            **{name: variant.load for name, variant in variants.items()},
-        }
+        timed: dict[str, Steps] = {name: loader.load for name, loader in _usual_loaders(first).items()}
+        timed |= {name: variant.load for name, variant in variants.items()}
         rows += _timed(plan, "loader", timed, first)
     sides: dict[str, Mdistiller | Workload] = {**_peers(plan, first, folder / "mdistiller"), **variants}
     if "step" in plan.what:
@@ -90,6 +89,16 @@ def machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "", "torch": torch.__version__,
         "commit": commit(),
     }  # fmt: skip
+
+
+def _usual_loaders(first: Workload) -> dict[str, PilLoader | TimmLoader]:
+    """Loaders of others for the same images; timm's is for image files, and left out where timm is not installed."""
+    data, batch, workers = first.data.train, first.cfg.SOLVER.BATCH_SIZE, first.cfg.DATASET.NUM_WORKERS
+    loaders: dict[str, PilLoader | TimmLoader] = {"DataLoader of PIL images": PilLoader(first.data, batch, workers)}
+    if isinstance(data, FileLoader):
+        with contextlib.suppress(ImportError):
+            loaders["timm's loader"] = TimmLoader(data, batch, workers)
+    return loaders
 
 
 def _peers(plan: BenchPlan, first: Workload, folder: Path) -> dict[str, Mdistiller]:

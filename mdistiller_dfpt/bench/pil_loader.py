@@ -1,6 +1,6 @@
-"""The usual loader: torchvision's transforms applied to one PIL image at a time, in `DataLoader` workers."""
+"""The usual loaders, of one PIL image at a time in `DataLoader` workers: with torchvision's transforms, and timm's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,10 @@ def pixels(loader: InMemoryLoader) -> np.ndarray:
 
 
 class _Samples(Dataset):
-    """Single images: arrays in memory, or paths."""
+    """Single images: arrays in memory, or paths; `transform`: of each."""
 
-    def __init__(self, images: Sequence[Any], labels: torch.Tensor, crop: transforms.Compose):
-        self.images, self.labels = images, labels.tolist()
-        self.transform = transforms.Compose([*crop.transforms, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    def __init__(self, images: Sequence[Any], labels: torch.Tensor, transform: Callable[[Image.Image], Any] | None):
+        self.images, self.labels, self.transform = images, labels.tolist(), transform
 
     def __len__(self) -> int:
         return len(self.images)
@@ -40,10 +39,22 @@ class _Samples(Dataset):
                 decoded = file.convert("RGB")
         else:
             decoded = Image.fromarray(image)
+        assert self.transform is not None
         return self.transform(decoded), self.labels[number]
 
 
-class PilLoader:
+class _Epochs:
+    """A `DataLoader` in windows of whole epochs."""
+
+    loader: Any
+
+    def load(self, batches: int) -> int:
+        """Load at least that many batches of images and discard them; always whole epochs."""
+        epochs = -(-batches // len(self.loader))
+        return sum(len(target) for _ in range(epochs) for _, target in self.loader)
+
+
+class PilLoader(_Epochs):
     """The training set of a config, read as in torchvision's reference scripts and in common distillation codebases."""
 
     def __init__(self, data: Data, batch: int, workers: int):
@@ -56,12 +67,22 @@ class PilLoader:
             assert isinstance(loader, FileLoader)
             images = loader.files.paths
             crop = transforms.Compose([transforms.RandomResizedCrop(loader.size), flip])
+        transform = transforms.Compose([*crop.transforms, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
         self.loader = DataLoader(
-            _Samples(images, loader.labels.cpu(), crop), batch, shuffle=True, num_workers=workers,
+            _Samples(images, loader.labels.cpu(), transform), batch, shuffle=True, num_workers=workers,
             persistent_workers=workers > 0,
         )  # fmt: skip
 
-    def load(self, batches: int) -> int:
-        """Load at least that many batches of images and discard them; always whole epochs."""
-        epochs = -(-batches // len(self.loader))
-        return sum(len(target) for _ in range(epochs) for _, target in self.loader)
+
+class TimmLoader(_Epochs):
+    """A training set of image files, read by timm's loader with the same augmentation; ImportError without timm."""
+
+    def __init__(self, data: FileLoader, batch: int, workers: int):
+        from timm.data import create_loader
+
+        samples: Any = _Samples(data.files.paths, data.labels.cpu(), None)  # timm sets the transform
+        options: dict[str, Any] = {"is_training": True, "interpolation": "bilinear", "color_jitter": None}
+        self.loader = create_loader(
+            samples, (3, *data.size), batch, mean=MEAN, std=STD, num_workers=workers, persistent_workers=workers > 0,
+            pin_memory=False, device=torch.device("cpu"), **options,
+        )  # fmt: skip

@@ -25,6 +25,7 @@ COMMANDS = {
     "report": ("report", "one HTML page on finished runs"),
     "plot": ("plot", "plot runs or the gains of a table"),
     "check-data": ("check_data", "check every image of a dataset and print all errors"),
+    "shrink": ("shrink", "copy a folder of images with the large ones made smaller"),
     "list": ("listing", "list what there is"),
     "doctor": ("doctor", "say what this machine can do and which settings suit it"),
     "trust": ("trust", "say which folders hold files that may name code"),

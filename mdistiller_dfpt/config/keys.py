@@ -110,6 +110,8 @@ KEYS: dict[str, Key] = {
                               " recipe's, 0.08 for ImageNet", CROPPED, IN_FILES, kind=float),
     "DATASET.UPRIGHT": Key(False, "turn images as their EXIF data say, which those of phones need and viewers do", None,
                            IN_FILES),
+    "DATASET.DECODE": Key("exact", "of training images: exact, as by torchvision's reference; fast, JPEG files by"
+                          " simplejpeg at no larger a scale than the crop needs", one_of("exact", "fast"), IN_FILES),
     "DATASET.AUTO_AUGMENT": Key(None, "a policy of timm, such as rand-m9-mstd0.5-inc1, of training images", None,
                                 IN_FILES, kind=str),
     "DATASET.ERASING": Key(0.0, "probability that a rectangle of a training image is replaced by noise", FRACTION,

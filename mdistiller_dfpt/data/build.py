@@ -15,7 +15,6 @@ from ..errors import ConfigError, DataError, is_users, place_of
 from ..invocation import command_line
 from ..open_files import allow_open_files
 from ..registry import Registry
-from .auto_augment import augmented
 from .batch import Batch
 from .content import Content, common_to, content_of
 from .extra import OTHER_SEED, Pool, files_below, matching
@@ -23,7 +22,7 @@ from .image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
 from .normalisation import Normalisation
-from .preprocessing import adjusted, turned_first
+from .recipe import adjusted_recipe
 from .superclasses import joined
 from .validation import split_off
 
@@ -149,14 +148,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         mean=tuple(cfg.DATASET.MEAN or source.recipe.mean), std=tuple(cfg.DATASET.STD or source.recipe.std)
     )
     if isinstance(recipe, FileRecipe):
-        recipe = _with_other_crops(cfg, recipe)
-        recipe = augmented(recipe, cfg.DATASET.AUTO_AUGMENT, cfg.DATASET.ERASING)
-        if cfg.DATASET.UPRIGHT:
-            recipe = recipe._replace(
-                train=turned_first(recipe.train),
-                test=turned_first(recipe.test),
-                words=f"turned by EXIF, {recipe.words}",
-            )
+        recipe = adjusted_recipe(cfg, recipe, in_memory=source.train.images is not None)
     own, judges = source.train, None
     if cfg.DATASET.VALIDATION:
         own, chosen = split_off(source.train, cfg.DATASET.VALIDATION)
@@ -193,23 +185,6 @@ def _workers(wanted: int) -> int:
     workers = min(wanted, cores)
     allow_open_files(workers)
     return workers
-
-
-def _with_other_crops(cfg: CN, recipe: FileRecipe) -> FileRecipe:
-    """The recipe with the interpolation and the crops that the config asks for; ConfigError if it has none such."""
-    interpolation, scale = cfg.DATASET.INTERPOLATION, cfg.DATASET.CROP_SCALE
-    if interpolation is None and scale is None:
-        return recipe
-    try:
-        test = recipe.test if interpolation is None else adjusted(recipe.test, interpolation, None)
-        train = adjusted(recipe.train, interpolation, scale)
-    except ValueError as e:
-        given = [f"DATASET.{key} is {value}" for key, value in (("INTERPOLATION", interpolation), ("CROP_SCALE", scale))
-                 if value is not None]  # fmt: skip
-        raise ConfigError(f"{', '.join(given)}; the augmentation of {cfg.DATASET.TYPE} ({recipe.words}) has {e}: set"
-                          " DATASET.RECIPE imagenet, or remove the key") from None  # fmt: skip
-    words = [recipe.words, interpolation, scale and f"crops of at least {scale:g} of the area"]
-    return recipe._replace(train=train, test=test, words=", ".join(str(word) for word in words if word))
 
 
 def _load(cfg: CN) -> ImageSource | FileSource:

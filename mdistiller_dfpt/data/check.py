@@ -4,23 +4,17 @@ import contextlib
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import DataError
-from ..handlers import interrupts_later
-from ..parent import stop_with_pool
 from ..regular_files import opened
 from .build import FileSource, ImageSource
 from .image_files import DECODERS, Fault, read_image
+from .pool import each_of
 from .preprocessing import turn_of
-
-CHUNK = 8  # images that a process gets at once
 
 
 class Look(NamedTuple):
@@ -95,20 +89,7 @@ def _hash(pixels: np.ndarray) -> str:
 
 def _scan_files(source: FileSource, workers: int) -> Generator[Look]:
     names = [*(("train", p) for p in source.train.paths), *(("test", p) for p in source.test.paths)]
-    seen = 0
-    with ProcessPoolExecutor(max(1, workers), initializer=stop_with_pool) as pool:
-        try:
-            with interrupts_later():
-                looks = pool.map(_look, names, chunksize=CHUNK)
-            for look in looks:
-                yield look
-                seen += 1
-        except BrokenProcessPool:
-            raise DataError(f"a process that reads images died, as when memory runs out, at {CHUNK * max(1, workers)}"
-                            f" images from {names[seen][1]} on; lower DATASET.NUM_WORKERS (now {workers})"
-                            ) from None  # fmt: skip
-        finally:  # also where an interrupt ends it: what is not begun is not looked at
-            pool.shutdown(cancel_futures=True)
+    return each_of(_look, names, workers, lambda item: item[1], "DATASET.NUM_WORKERS")
 
 
 def _scan_images(source: ImageSource) -> Generator[Look]:

@@ -5,26 +5,25 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as tf
 
 from ..errors import DataError
 from ..regular_files import opened
 from .augment import strong_view
 from .batch import Batch
 from .loader import Loader, hashes_of
-from .preprocessing import Preprocessing, as_rgb, resize_and_crop
+from .preprocessing import Preprocessing, as_rgb, picture_of, pixels_of, resize_and_crop
 from .randomness import seeded
 from .workers import awaited, check_room, fault_of_worker, leave_all_to_the_trainer, remedy, share, watch_workers
 
 T = TypeVar("T")
-Transform = Callable[[Image.Image], Image.Image]
+Transform = Callable[[Any], Image.Image | Tensor]
 
 
 class FileSet(NamedTuple):
@@ -45,6 +44,7 @@ class FileRecipe(NamedTuple):
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    by_path: bool = False  # whether `train` takes the path of a file, not its image
 
 
 class Fault(NamedTuple):
@@ -76,11 +76,16 @@ def read_image(path: str) -> Image.Image | Fault:
 
     A rotation in the EXIF data is not applied, as in torchvision, but kept: `upright` applies it.
     """
+    return read_by(path, as_rgb)
+
+
+def read_by(path: str, decode: Callable[[Image.Image], T]) -> T | Fault:
+    """What `decode` makes of an image of which only the header is read yet, or the reason why that fails."""
     try:
         with opened(path) as file, Image.open(file, formats=DECODERS) as image:
             if max(image.size) > MOST_ASPECT * min(image.size):
                 return Fault(path, f"{image.width} x {image.height}: a side is over {MOST_ASPECT} times the other")
-            return as_rgb(image)
+            return decode(image)
     except DataError as e:
         return Fault(path, str(e))
     except UnidentifiedImageError:
@@ -93,32 +98,52 @@ def read_image(path: str) -> Image.Image | Fault:
         return Fault(path, getattr(e, "strerror", None) or str(e) or type(e).__name__)
 
 
+class Unreadable(Exception):
+    """A fault of the file that a transform of paths was given."""
+
+    def __init__(self, fault: Fault):
+        super().__init__(fault)
+        self.fault = fault
+
+
 Sample = tuple[Tensor, Tensor | None, int]
 
 
 class Files(Dataset):
-    """The samples of one split: (epoch, index) -> a uint8 image (or two views) and the index, or a `Fault`."""
+    """The samples of one split: (epoch, index) -> a uint8 image (or two views) and the index, or a `Fault`.
 
-    def __init__(self, files: FileSet, transform: Transform, seed: int):
+    `by_path`: the transform takes the path of a file.
+    """
+
+    def __init__(self, files: FileSet, transform: Transform, seed: int, *, by_path: bool = False):
         self.paths, self.images, self.transform, self.seed = files.paths, files.images, transform, seed
-        self.strong = False
+        self.by_path, self.strong = by_path, False
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Fault:
         epoch, index = key
-        image = read_image(self.paths[index]) if self.images is None else Image.fromarray(self.images[index].numpy())
+        image = self._source(index)
         if isinstance(image, Fault):
             return image
-        # The view is a function of (seed, epoch, index), independent of the worker
-        with seeded(index, self.seed, epoch, stream=3):
-            view = tf.pil_to_tensor(self.transform(image))
-        if not self.strong:
-            return view, None, index
-        with seeded(index, self.seed, epoch, stream=5):  # with a crop and flip of its own
-            return view, tf.pil_to_tensor(strong_view(self.transform(image))), index
+        try:
+            # The view is a function of (seed, epoch, index), independent of the worker
+            with seeded(index, self.seed, epoch, stream=3):
+                view = pixels_of(self.transform(image))
+            if not self.strong:
+                return view, None, index
+            with seeded(index, self.seed, epoch, stream=5):  # with a crop and flip of its own
+                return view, pixels_of(strong_view(picture_of(self.transform(image)))), index
+        except Unreadable as e:
+            return e.fault
+
+    def _source(self, index: int) -> Image.Image | str | Fault:
+        """What the transform is given."""
+        if self.images is not None:
+            return Image.fromarray(self.images[index].numpy())
+        return self.paths[index] if self.by_path else read_image(self.paths[index])
 
 
 class Decoded(NamedTuple):
-    """Images (B, 3, H, W) uint8, strong views in the same form or None, indices (B,), and unreadable files."""
+    """Images (B, H, W, 3) uint8, strong views in the same form or None, indices (B,), and unreadable files."""
 
     images: Tensor | None
     strong: Tensor | None
@@ -166,7 +191,8 @@ class FileLoader(Loader):
         self.augmentation, self.size = recipe.words, (recipe.size, recipe.size)
         self.skip_faults = skip_faults
         self.classes, self.recipe = files.classes, recipe
-        self.files = Files(files, recipe.train if train else recipe.test, seed)
+        transform = recipe.train if train else recipe.test
+        self.files = Files(files, transform, seed, by_path=train and recipe.by_path)
         self.workers, self.timeout = workers, timeout
         self.schedule = _Schedule()
         self._loader: DataLoader | None = None
@@ -270,4 +296,4 @@ class FileLoader(Loader):
         )
 
     def _on_device(self, images: Tensor) -> Tensor:
-        return self.normalised(images.to(self.device, non_blocking=True).permute(0, 2, 3, 1))
+        return self.normalised(images.to(self.device, non_blocking=True))

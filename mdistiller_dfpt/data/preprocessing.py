@@ -93,7 +93,18 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
         raise DataError(f"its pixels are {kind}, whose range is not known: convert it to 8 or 16 bits")
-    return image.convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def pixels_of(view: Image.Image | Tensor) -> Tensor:
+    """A picture, or (3, H, W) uint8 -> (H, W, 3) uint8."""
+    return view.permute(1, 2, 0) if isinstance(view, Tensor) else torch.from_numpy(np.array(as_rgb(view)))
+
+
+def picture_of(view: Image.Image | Tensor) -> Image.Image:
+    """A picture, or (3, H, W) uint8 -> a picture."""
+    return tf.to_pil_image(view) if isinstance(view, Tensor) else view
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -125,9 +136,16 @@ class Steps(NamedTuple):
     upright: bool = False
 
 
+def steps_of(transform: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """The transforms that one consists of, in order."""
+    if not isinstance(transform, v2.Compose):
+        return [transform]
+    return [step for part in transform.transforms for step in steps_of(part)]
+
+
 def resize_and_crop(transform: Callable[..., Any]) -> Steps | None:
     """The resize and the centre crop that a test transform consists of; None if it does something else."""
-    steps = list(transform.transforms) if isinstance(transform, v2.Compose) else [transform]
+    steps = steps_of(transform)
     turned = steps[:1] == [upright]
     if turned:
         del steps[0]
@@ -135,9 +153,9 @@ def resize_and_crop(transform: Callable[..., Any]) -> Steps | None:
     for step in steps:
         if isinstance(step, v2.Identity):
             continue
-        if isinstance(step, v2.Resize) and resize is None and crop is None and _is_plain(step):
+        if isinstance(step, v2.Resize) and resize is None and crop is None and is_plain(step) and step.max_size is None:
             resize = tuple(step.size) if step.size is not None else None
-            interpolation = _interpolation(step)
+            interpolation = interpolation_of(step)
         elif isinstance(step, v2.CenterCrop) and crop is None:
             crop = (step.size[0], step.size[-1])
         else:
@@ -145,11 +163,13 @@ def resize_and_crop(transform: Callable[..., Any]) -> Steps | None:
     return Steps(resize, crop, interpolation, turned)
 
 
-def _is_plain(step: v2.Resize) -> bool:
-    return _interpolation(step) in INTERPOLATIONS and step.max_size is None and step.antialias is not False
+def is_plain(step: v2.Resize | v2.RandomResizedCrop) -> bool:
+    """Whether a step resizes by one of INTERPOLATIONS, with antialiasing."""
+    return interpolation_of(step) in INTERPOLATIONS and step.antialias is not False
 
 
-def _interpolation(step: Any) -> str:
+def interpolation_of(step: Any) -> str:
+    """The name of a step's interpolation."""
     return getattr(step.interpolation, "value", step.interpolation)  # an enumeration or its value, by version
 
 
@@ -158,7 +178,7 @@ def adjusted(transform: Callable[..., Any], interpolation: str | None, scale: fl
 
     None: as they are. ValueError if there is nothing to change.
     """
-    steps = list(transform.transforms) if isinstance(transform, v2.Compose) else [transform]
+    steps = steps_of(transform)
     crops = [i for i, step in enumerate(steps) if isinstance(step, v2.RandomResizedCrop)]
     resizes = [i for i, step in enumerate(steps) if isinstance(step, v2.Resize | v2.RandomResizedCrop)]
     if (scale is not None and not crops) or (interpolation is not None and not resizes):
@@ -175,4 +195,4 @@ def adjusted(transform: Callable[..., Any], interpolation: str | None, scale: fl
 
 def turned_first(transform: Callable[..., Any]) -> Callable[..., Any]:
     """A transform of images that are first turned by their EXIF data."""
-    return v2.Compose([upright, *(transform.transforms if isinstance(transform, v2.Compose) else [transform])])
+    return v2.Compose([upright, *steps_of(transform)])

@@ -109,10 +109,10 @@ def _say_without_locks(what: Path, why: str) -> None:
 
 
 class RunLock:
-    """An flock on the run directory; the kernel releases it when the process ends."""
+    """An flock on the directory of a run, or another one; the kernel releases it when the process ends."""
 
-    def __init__(self, run: Path):
-        self.path = run / LOCK
+    def __init__(self, run: Path, name: str = LOCK, does: str = "is training"):
+        self.path = run / name
         try:
             self._file = _opened(self.path)  # it stays open while the lock is held
         except OSError as e:
@@ -121,7 +121,7 @@ class RunLock:
             self._file.seek(0)
             owner = self._file.read().strip()
             self._file.close()
-            raise ConfigError(f"{run}: another process is training here ({owner or 'unknown pid'})")
+            raise ConfigError(f"{run}: another process {does} here ({owner or 'unknown pid'})")
         with contextlib.suppress(OSError):  # for others to read; what else cannot be written on a full disk says so
             os.ftruncate(self._file.fileno(), 0)
             os.pwrite(self._file.fileno(), f"pid {os.getpid()}".encode(), 0)

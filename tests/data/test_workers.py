@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mdistiller_dfpt.data import build as build_module
-from mdistiller_dfpt.data import build_data, check, image_files, workers
+from mdistiller_dfpt.data import build_data, check, image_files, pool, workers
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.data.workers import leave_all_to_the_trainer
 from mdistiller_dfpt.errors import DataError
@@ -308,7 +308,7 @@ def test_check_data_reads_no_further_image_after_an_interrupt(tmp_path, monkeypa
     def noted(path):
         with open(notes, "ab") as file:
             file.write(b"x")
-        if notes.stat().st_size > check.CHUNK:  # the first look is taken
+        if notes.stat().st_size > pool.CHUNK:  # the first look is taken
             wait_until(interrupted.exists)
             time.sleep(0.05)
         return plain(path)
@@ -320,7 +320,7 @@ def test_check_data_reads_no_further_image_after_an_interrupt(tmp_path, monkeypa
     monkeypatch.setattr(check, "read_image", noted)
     with pytest.raises(KeyboardInterrupt):
         check.check_source(source, 1, interrupt)
-    assert notes.stat().st_size <= 8 * check.CHUNK < len(source.train.labels)
+    assert notes.stat().st_size <= 8 * pool.CHUNK < len(source.train.labels)
     assert set(multiprocessing.active_children()) <= before, "it reads on"
 
 
