@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import mdistiller_dfpt as md
 from mdistiller_dfpt.commands import evaluate, predict
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DataError
+from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.launch.judge import data_of_student, on_data, on_folders
 from mdistiller_dfpt.runs.record import KEY, as_metadata, read_record
 from mdistiller_dfpt.runs.weights import HUB_WEIGHTS
@@ -336,6 +337,90 @@ def test_a_file_alone_whose_network_is_a_module_beside_it_runs_it_where_it_is_tr
         md.load_student(file, trust=True)
     shutil.copy(tmp_path / "nets_beside.py", folder)
     assert md.load_student(file, trust=True).record.student == "nets_beside:build"
+
+
+NETS = """import mdistiller_dfpt as md
+def build(num_classes):
+    return md.build_model('resnet8', num_classes=num_classes)
+"""
+PLUGIN = """import mdistiller_dfpt as md
+from mdistiller_dfpt.distillers.vanilla import Vanilla
+
+@md.DISTILLERS.register('A_METHOD_OF_MINE')
+class Mine(Vanilla):
+    pass
+"""
+
+
+def in_a_new_process(monkeypatch, folder):
+    """As in a process that has imported nothing from `folder`, nor has it on its path."""
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not p.startswith(str(folder))])
+    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(folder))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(plugins, "_loaded", {})
+    monkeypatch.setattr(plugins, "_files", {})
+
+
+def test_the_run_of_a_users_network_is_used_from_any_folder_and_never_with_other_code(
+    tmp_path, monkeypatch, capsys, registries
+):  # fmt: skip
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    (home / "nets_of_a_run.py").write_text(NETS)
+    (home / "a.yaml").write_text(
+        "_BASE_: digits/vanilla/res20\nDISTILLER: {STUDENT: 'nets_of_a_run:build'}\nLOG: {PREFIX: out}\n"
+        "EXPERIMENT: {NAME: mine}\n"
+    )
+    monkeypatch.chdir(home)
+    in_a_new_process(monkeypatch, tmp_path)
+    top1 = md.run(md.load_cfg("a.yaml", WORDS))["final"]["top1"]["last"]
+    monkeypatch.chdir(elsewhere)
+    run = home / "out/mine/seed1"
+    in_a_new_process(monkeypatch, tmp_path)
+    assert evaluate.main([str(run), "--no-cost"]) == 0
+    assert f"top-1 {top1:.2f} %" in capsys.readouterr().out
+    # Another network of that name in the working directory is not taken for it
+    (elsewhere / "nets_of_a_run.py").write_text(NETS.replace("resnet8", "resnet14"))
+    in_a_new_process(monkeypatch, tmp_path)
+    assert evaluate.main([str(run), "--no-cost"]) == 0
+    assert f"top-1 {top1:.2f} %" in capsys.readouterr().out
+    for moved in (False, True):
+        if moved:
+            (home / "nets_of_a_run.py").unlink()  # the one in the working directory is found
+        else:
+            (home / "nets_of_a_run.py").write_text(NETS + "# changed\n")
+        in_a_new_process(monkeypatch, tmp_path)
+        assert evaluate.main([str(run), "--no-cost"]) == 3
+        error = capsys.readouterr().err
+        assert "the code of its network has changed since it was trained (nets_of_a_run.py had SHA-256 " in error
+        assert f"`eval -m nets_of_a_run:build -c {run}/student.safetensors`" in error
+    (elsewhere / "nets_of_a_run.py").unlink()
+    in_a_new_process(monkeypatch, tmp_path)
+    assert evaluate.main([str(run), "--no-cost"]) == 2
+    error = capsys.readouterr().err
+    assert "nets_of_a_run:build: cannot be imported" in error
+    assert "the working directory or a folder of PYTHONPATH" in error
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved/nets_of_a_run.py").write_text(NETS)
+    in_a_new_process(monkeypatch, tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "moved"))  # as by PYTHONPATH
+    assert evaluate.main([str(run), "--no-cost"]) == 0
+    assert f"top-1 {top1:.2f} %" in capsys.readouterr().out
+
+
+def test_a_students_run_does_not_depend_on_a_loss_of_the_users_that_changed_since(tmp_path, monkeypatch, registries):
+    plugin = tmp_path / "a_method_of_mine.py"
+    plugin.write_text(PLUGIN)
+    _, run, _ = trained(tmp_path, "PLUGINS", f"[{plugin}]", "DISTILLER.TYPE", "A_METHOD_OF_MINE")
+    assert list(md.load_student(run).record.code) == ["a_method_of_mine.py"]
+    plugin.write_text(PLUGIN + "# another loss\n")
+    assert md.load_student(run).record.method == "A_METHOD_OF_MINE"
+    plugin.write_text(PLUGIN + "    deployed = property(lambda self: self.student)\n")
+    monkeypatch.setattr(plugins, "_loaded", {})
+    md.DISTILLERS.pop("A_METHOD_OF_MINE")
+    with pytest.raises(CheckpointError, match=r"has changed since .*\(a_method_of_mine.py had SHA-256 \w{12}\)"):
+        md.load_student(run)
 
 
 def test_damaged_weights_are_never_used(digits, tmp_path, capsys):
