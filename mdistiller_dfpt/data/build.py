@@ -145,18 +145,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     else:
         common |= {"size": cfg.DATASET.SIZE}
     seed = cfg.SOLVER.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
-    recipe = source.recipe._replace(
-        mean=tuple(cfg.DATASET.MEAN or source.recipe.mean), std=tuple(cfg.DATASET.STD or source.recipe.std)
-    )
-    if isinstance(recipe, FileRecipe):
-        recipe = _with_other_crops(cfg, recipe)
-        recipe = augmented(recipe, cfg.DATASET.AUTO_AUGMENT, cfg.DATASET.ERASING)
-        if cfg.DATASET.UPRIGHT:
-            recipe = recipe._replace(
-                train=turned_first(recipe.train),
-                test=turned_first(recipe.test),
-                words=f"turned by EXIF, {recipe.words}",
-            )
+    recipe = recipe_of(cfg, source.recipe)
     own, judges = source.train, None
     if cfg.DATASET.VALIDATION:
         own, chosen = split_off(source.train, cfg.DATASET.VALIDATION)
@@ -179,6 +168,21 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
     common |= {"drop_last": True, "train": True, "seed": seed + OTHER_SEED}
     return data._replace(extra=Pool.of(extra, make(extra, recipe, batch, **common)))
+
+
+def recipe_of(cfg: CN, recipe: Recipe | FileRecipe) -> Recipe | FileRecipe:
+    """The recipe of a dataset with what the config changes of it; ConfigError if it cannot be changed so."""
+    recipe = recipe._replace(mean=tuple(cfg.DATASET.MEAN or recipe.mean), std=tuple(cfg.DATASET.STD or recipe.std))
+    if isinstance(recipe, FileRecipe):
+        recipe = _with_other_crops(cfg, recipe)
+        recipe = augmented(recipe, cfg.DATASET.AUTO_AUGMENT, cfg.DATASET.ERASING)
+        if cfg.DATASET.UPRIGHT:
+            recipe = recipe._replace(
+                train=turned_first(recipe.train),
+                test=turned_first(recipe.test),
+                words=f"turned by EXIF, {recipe.words}",
+            )
+    return recipe
 
 
 def _workers(wanted: int) -> int:

@@ -36,8 +36,8 @@ from .evaluate_checkpoint import load_deployed
 Picture = str | Path | Image.Image
 
 
-class _Shape(NamedTuple):
-    """The `DataShape` of a record."""
+class Shape(NamedTuple):
+    """A `DataShape` without data, as of a record."""
 
     num_classes: int
     image_shape: tuple[int, int, int]
@@ -199,7 +199,7 @@ def _load(path: Path, device: str, network: nn.Module | None) -> Student:
         return Student(own, record, path).to(device)
     images = record.preprocessing
     normalisation = Normalisation((0.0,) * 3, (1.0,) * 3) if images is None else Normalisation(images.mean, images.std)
-    shape = _Shape(len(record.classes), record.image_shape, normalisation, record.num_train)
+    shape = Shape(len(record.classes), record.image_shape, normalisation, record.num_train)
     cfg = config_of_student(path, record)
     _check_code(path, record, cfg)
     return Student(load_deployed(cfg, path, shape), record, path).to(device)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torchvision.transforms import v2
 
 import mdistiller_dfpt as md
 from mdistiller_dfpt.commands import evaluate, predict
@@ -263,6 +264,43 @@ def test_a_student_is_judged_on_class_folders_alone(digits, tmp_path, capsys):
 def test_what_cannot_be_judged_is_refused(words, code, message, digits, capsys):
     assert evaluate.main([str(digits[0]), *words]) == code
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_weights_that_know_nothing_are_judged_on_class_folders_without_a_training_set(digits, tmp_path, capsys):
+    run, _, data = digits
+    for number in range(100):
+        place = tmp_path / "val" / "abcdefghij"[int(data.test.labels[number])]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.test.padded[number].numpy()).save(place / f"{number}.png")
+    torch.save({"model": load_file(run / "student.safetensors")}, tmp_path / "w.pth")
+    mean, std = ("[" + ", ".join(f"{value:.17g}" for value in values) + "]" for values in data.normalisation)
+    words = ["-m", "resnet8", "-c", str(tmp_path / "w.pth"), "--images", str(tmp_path / "val"), "--no-cost"]
+    words += ["MODEL.FAMILY", "cifar", "DATASET.SIZE", "16", "DATASET.MEAN", mean, "DATASET.STD", std]
+    assert evaluate.main([*words, "DATASET.INTERPOLATION", "bicubic", "--json", str(tmp_path / "j.json")]) == 0
+    found, out = json.loads((tmp_path / "j.json").read_text()), capsys.readouterr().out
+    assert "resized to the shorter side 18 (height x width, bicubic, antialiased), its centre of 16x16, (image" in out
+    assert f"resnet8 {tmp_path}/w.pth, on 100 images of {tmp_path}/val\n" in out
+    # The same by torchvision alone
+    step = v2.Compose([
+        v2.Resize(18, v2.InterpolationMode.BICUBIC), v2.CenterCrop(16), v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True), v2.Normalize(*data.normalisation),
+    ])  # fmt: skip
+    pictures = [Image.fromarray(data.test.padded[number].numpy()) for number in range(100)]
+    with torch.no_grad():
+        logits = md.load_student(run)(torch.stack([step(picture) for picture in pictures]))
+    right = (logits.argmax(1) == data.test.labels[:100]).double().mean().item()
+    assert found["top1"] == pytest.approx(100 * right)
+    assert found["nll"] == pytest.approx(torch.nn.functional.cross_entropy(logits, data.test.labels[:100]).item(), 1e-4)
+    for given, code, message in (
+        (["-d", "digits"], 2, "leave out -d and the teacher"),
+        (["-c", str(run / "student.safetensors")], 2, "says itself which student it is: leave out -m and -c"),
+        (["-m", "resnet14"], 3, "not a checkpoint of resnet14 with 10 classes"),
+        (["--images", str(tmp_path)], 3, "not a checkpoint of resnet8 with 1 classes"),
+    ):
+        assert evaluate.main([*words, *given]) == code
+        assert message in capsys.readouterr().err
+    assert evaluate.main(["--cfg", "digits/vanilla/res8", "--images", str(tmp_path / "val")]) == 2
+    assert "with -m NETWORK and -c FILE weights of another origin" in capsys.readouterr().err
 
 
 def test_options_of_students_need_one(capsys):
