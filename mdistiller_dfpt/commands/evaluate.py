@@ -172,7 +172,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         pairs = ", ".join(f"{c['class']} as {c['predicted']} ({c['images']})" for c in found["most_confused"][:5])
         lines.append(f"most confused: {pairs}")
     if "parameters" in found:
-        where = found["device"] if found["device"] != "cpu" else f"cpu, {found['threads']} threads"
+        where = found["device"] if found["device"] != "cpu" else f"cpu, threads: {found['threads']}"
         times = ", ".join(f"{ms:.1f} ms for {size}" for size, ms in found["milliseconds"].items())
         lines.append(
             f"{found['parameters']:,} parameters, {found['macs'] / 1e6:,.1f} MMAC per image,"
