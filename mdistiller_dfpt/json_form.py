@@ -90,6 +90,7 @@ RECORD = {
     "accuracy": {"top1?": float, "top5?": float},
     "sha256?": str,
     "folder?": str,
+    "code?": {str: str},
     "format": int,
 }
 """What a file of weights says of its student."""

@@ -30,7 +30,7 @@ def _software() -> Iterator[str]:
 
 def _cpu() -> Iterator[str]:
     name = capabilities_of_cpu().get("cpu_name") or platform.processor() or platform.machine()
-    yield f"CPU: {name}, {num_cores()} cores for this process, {torch.get_num_threads()} threads"
+    yield f"CPU: {name}, {num_cores()} cores for this process, threads: {torch.get_num_threads()}"
     yield f"bfloat16 instructions: {'yes' if has_bfloat16() else 'no'}"
 
 

@@ -4,7 +4,9 @@ RUN_OR_FILE is the directory of a run or one of its .safetensors files: accuracy
 confusions and cost, on the test set of the run (KEY VALUE overrides its config, such as DATASET.ROOT), or on the class
 folders of --images. With --cfg, only the accuracy: of the config's student, or with --teacher of its teacher, whose
 weights are found as in training if -c is not given. With -m and -c, that of any network: PATH is a run directory, a
-checkpoint directory, a .safetensors file, or a .pth file as published ({"model": state_dict}).
+checkpoint directory, a .safetensors file, or a .pth file as published ({"model": state_dict}). With -m, -c and
+--images, all of the above, for weights that know nothing of their classes: these are the folders, in alphabetical
+order, and DATASET.SIZE and the like say how images are prepared.
 
 RUN_OR_FILE --corruptions [NAME ...] [--severities 1 2 3 4 5] also tests on corrupted images, by default with all 15
 corruptions of CIFAR-C and ImageNet-C (arXiv:1903.12261); for a run the accuracies are kept beside its results.
@@ -21,6 +23,7 @@ from ..data.corruptions import OF_SEVERITY, SEVERITIES, check_corruptions
 from ..distributed import pick_device
 from ..errors import ConfigError
 from ..escape import csv_cell
+from ..export.logits_network import preprocessing_in_words
 from ..interop.plugins import load_cfg
 from ..launch.cli import Parser, check_output, guarded
 from ..launch.evaluate_checkpoint import evaluate_checkpoint, idle_keys
@@ -28,9 +31,10 @@ from ..launch.judge import Tested, judgement, on_folders, on_its_test_set
 from ..launch.networks import Role, name_of
 from ..launch.robustness import keep_with_run, robustness, robustness_lines
 from ..launch.student import Student, load_student
+from ..launch.unrecorded import unrecorded_student
 
-OF_STUDENTS = ("images", "with_teacher", "json", "predictions", "no_cost", "corruptions", "severities")
-"""Options that need RUN_OR_FILE."""
+OF_STUDENTS = ("with_teacher", "json", "predictions", "no_cost", "corruptions", "severities")
+"""Options that need RUN_OR_FILE, or most of them --images."""
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -41,7 +45,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("-d", "--dataset", help="DATASET.TYPE")
     parser.add_argument("-bs", "--batch-size", help="DATASET.TEST.BATCH_SIZE")
     parser.add_argument("--teacher", action="store_true", help="evaluate the config's teacher instead of its student")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="class folders to test RUN_OR_FILE on")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="class folders to test on, instead of a data set")
     parser.add_argument("--with-teacher", action="store_true", help="also its agreement with the teacher of its run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measures, with the confusion matrix")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="write a csv line for each test image")
@@ -57,6 +61,9 @@ def _main(argv: list[str]) -> None:
     args = _arguments(argv)
     if not args.cfg and not args.model and args.opts:
         _judge(Path(args.opts[0]), args)
+        return
+    if args.images is not None:
+        _judge_unrecorded(args)
         return
     if not args.cfg and not (args.model and args.ckpt):
         where = " before --corruptions" if args.corruptions else ""
@@ -79,11 +86,23 @@ def _overrides(args: argparse.Namespace) -> list[str]:
     return [word for key, value in given if value is not None for word in (key, value)]
 
 
+def _judge_unrecorded(args: argparse.Namespace) -> None:
+    if not (args.model and args.ckpt):
+        raise ConfigError("--images: tests RUN_OR_FILE, or with -m NETWORK and -c FILE weights of another origin")
+    if args.teacher or args.with_teacher or args.dataset:
+        raise ConfigError("--images: the network alone is tested on these folders; leave out -d and the teacher")
+    _check_outputs(args)
+    names = _corruptions(args)
+    cfg = load_cfg(args.cfg, [*args.opts, *_overrides(args), "DATASET.TYPE", "folder"])
+    student = unrecorded_student(cfg, args.model, args.ckpt, args.images)
+    print(f"images: {preprocessing_in_words(student.preprocess)}")
+    _tell(student, on_folders(student, args.images), names, args)
+
+
 def _judge(source: Path, args: argparse.Namespace) -> None:
     if args.teacher or args.ckpt:
         raise ConfigError("--teacher and -c go with --cfg; of RUN_OR_FILE, --with-teacher compares it with its teacher")
-    for option, path in (("--json", args.json), ("--predictions", args.predictions)):
-        check_output(option, path)
+    _check_outputs(args)
     names = _corruptions(args)
     student = load_student(source, str(pick_device("auto")))
     overrides = [*args.opts[1:], *_overrides(args)]
@@ -95,6 +114,16 @@ def _judge(source: Path, args: argparse.Namespace) -> None:
         tested = on_its_test_set(student, overrides, args.with_teacher)
         for line in idle_keys(overrides):
             print(line)
+    _tell(student, tested, names, args)
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    for option, path in (("--json", args.json), ("--predictions", args.predictions)):
+        check_output(option, path)
+
+
+def _tell(student: Student, tested: Tested, names: list[str], args: argparse.Namespace) -> None:
+    """Print what is measured, and write it where that is asked for; `names`: of the corruptions."""
     found = judgement(student, tested, costs=not args.no_cost)
     print("\n".join(_lines(found)), flush=True)
     if names:
@@ -121,9 +150,10 @@ def _corruptions(args: argparse.Namespace) -> list[str]:
 
 def _lines(found: dict[str, Any]) -> list[str]:
     """The measures for a reader; the confusion matrix is in the file alone."""
+    method = f" ({found['method']})" if found["method"] else ""
     absent = sum(value is None for value in found["per_class"].values())
     lines = [
-        f"{found['student']} ({found['method']}) {found['file']}, on {found['images']} images of {found['on']}",
+        f"{found['student']}{method} {found['file']}, on {found['images']} images of {found['on']}",
         *([f"{absent} of the {len(found['per_class'])} classes have no image here"] if absent else []),
         f"top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %",
         f"negative log-likelihood {found['nll']:.3f}, calibration error {found['ece']:.2f} %",
@@ -142,7 +172,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         pairs = ", ".join(f"{c['class']} as {c['predicted']} ({c['images']})" for c in found["most_confused"][:5])
         lines.append(f"most confused: {pairs}")
     if "parameters" in found:
-        where = found["device"] if found["device"] != "cpu" else f"cpu, {found['threads']} threads"
+        where = found["device"] if found["device"] != "cpu" else f"cpu, threads: {found['threads']}"
         times = ", ".join(f"{ms:.1f} ms for {size}" for size, ms in found["milliseconds"].items())
         lines.append(
             f"{found['parameters']:,} parameters, {found['macs'] / 1e6:,.1f} MMAC per image,"

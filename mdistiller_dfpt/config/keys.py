@@ -86,6 +86,8 @@ KEYS: dict[str, Key] = {
                            IS_NAME, decides=False),
     "EXPERIMENT.TAG": Key("default", 'appended to NAME unless "default", so that variants have their own directories',
                           IS_NAME, decides=False),
+    "EXPERIMENT.IMPORT_FROM": Key([], "folders of the modules that PLUGINS and networks module:function name, if not"
+                                  " beside the file; a run notes them", names("folders"), decides=False),
     "EXPERIMENT.DEVICE": Key("auto", "auto: cuda if available; cpu; cuda; cuda:1. Of torchrun's processes, each has a"
                              " GPU of its own by cuda, and all share one by its number", IS_DEVICE, decides=False),
     "EXPERIMENT.THREADS": Key(None, "CPU threads; default: PyTorch's choice. Another number changes the last bits",

@@ -20,12 +20,12 @@ from .policy import OWN_IMAGES, data_family, student_lr
 from .yaml_reader import parse_yaml
 
 Overrides = Sequence[str] | Mapping[str, Any]
-Import = Callable[[Sequence[str], Path | None, Sequence[str]], None]
-"""Imports the code named in PLUGINS, relative to a folder, None for the working directory: its methods then have their
-sections. Last, the modules of networks that are named beside it, which are imported when they are built."""
+Import = Callable[[Sequence[str], Sequence[Path], Sequence[str]], None]
+"""Imports the code named in PLUGINS, so that its methods have their sections; it lies in one of these folders, else in
+the working directory. Last, the modules of networks that are named with it, which are imported when they are built."""
 
 
-def _refuse(names: Sequence[str], beside: Path | None, modules: Sequence[str]) -> None:
+def _refuse(names: Sequence[str], folders: Sequence[Path], modules: Sequence[str]) -> None:
     if names:
         raise ConfigError(f"PLUGINS names {', '.join(names)}; mdistiller_dfpt.load_cfg imports plugins")
 
@@ -74,28 +74,44 @@ def _place(file: Path, lines: Mapping[str, int], key: str) -> str:
 
 
 def _import_plugins(layers: Iterable[Layer], overrides: Overrides, load: Import) -> None:
-    load([], None, [])
+    load([], [], [])
+    given = _places_given(overrides)
     for file, data, lines in layers:
         check_trust(file, data, lines)
         modules = _modules_in(data.get("DISTILLER"))
+        experiment = data.get("EXPERIMENT")
+        noted = experiment.get("IMPORT_FROM") if isinstance(experiment, dict) else None
+        places = [file.parent / str(name) for name in noted] if isinstance(noted, list) and given is None else given
+        folders = [file.parent, *(places or [])]
         if isinstance(names := data.get("PLUGINS"), list):
             names = [str(n) for n in names]
             data["PLUGINS"] = [beside(file, "PLUGINS", n) if n.endswith(".py") else n for n in names]
-            load(names, file.parent, modules)
+            load(names, folders, modules)
         elif modules:
-            load([], file.parent, modules)
+            load([], folders, modules)
     if isinstance(overrides, Mapping):
         names = overrides.get("PLUGINS", [])
-        given = {key.removeprefix("DISTILLER."): value for key, value in overrides.items()}
-        load([str(n) for n in names] if isinstance(names, list | tuple) else [], None, _modules_in(given))
+        networks = {key.removeprefix("DISTILLER."): value for key, value in overrides.items()}
+        load([str(n) for n in names] if isinstance(names, list | tuple) else [], given or [], _modules_in(networks))
         return
     words = [str(w) for w in overrides]
     for key, text in zip(words[::2], words[1::2], strict=False):
         if key == "PLUGINS":
             names, _ = parse_yaml(text)
-            load([str(n) for n in names] if isinstance(names, list) else [], None, [])
+            load([str(n) for n in names] if isinstance(names, list) else [], given or [], [])
         elif modules := _modules_in({key.removeprefix("DISTILLER."): text}):
-            load([], None, modules)
+            load([], given or [], modules)
+
+
+def _places_given(overrides: Overrides) -> list[Path] | None:
+    """EXPERIMENT.IMPORT_FROM of overrides, which then holds for all files; None if it is not among them."""
+    if isinstance(overrides, Mapping):
+        found = overrides.get("EXPERIMENT.IMPORT_FROM")
+    else:
+        words = [str(word) for word in overrides]
+        texts = dict(zip(words[::2], words[1::2], strict=False))
+        found = parse_yaml(texts.get("EXPERIMENT.IMPORT_FROM", ""))[0]
+    return [Path(str(name)) for name in found] if isinstance(found, list | tuple) else None
 
 
 def _modules_in(distiller: Any) -> list[str]:

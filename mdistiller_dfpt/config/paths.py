@@ -1,18 +1,20 @@
 """Paths in configs: relative to the file that sets them; on a command line, to the working directory."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..distributed import rank
+from ..trusted_files import named_code
+from .importable import folders_of
 from .policy import NOT_SET, PRETRAINED
 
 PATHS = (
     ("DATASET", "ROOT"), ("DATASET", "EXTRA", "ROOT"), ("LOG", "PREFIX"), ("DISTILLER", "TEACHER_CFG"),
     ("DISTILLER", "TEACHER_CKPT"), ("DISTILLER", "OTHER_TEACHER_CFGS"), ("DISTILLER", "OTHER_TEACHER_CKPTS"),
-    ("DISTILLER", "STUDENT_CKPT"), ("DISTILLER", "LOGITS_CACHE"),
+    ("DISTILLER", "STUDENT_CKPT"), ("DISTILLER", "LOGITS_CACHE"), ("EXPERIMENT", "IMPORT_FROM"),
 )  # fmt: skip
 
 DEFAULTS = ("./data", "./output")
@@ -25,8 +27,13 @@ def resolve_paths(values: dict[str, Any], file: Path) -> None:
 
 
 def make_relative(values: dict[str, Any], folder: Path) -> None:
-    """Replace all paths, in place, by what a file in `folder` has to say: it can then be read from anywhere."""
+    """Replace all paths, in place, by what a file in `folder` has to say: it can then be read from anywhere.
+
+    That includes the folders of the user's modules which it names.
+    """
     home = os.path.realpath(folder)
+    if folders := folders_of(modules_in(values)):
+        values.setdefault("EXPERIMENT", {})["IMPORT_FROM"] = folders
 
     def from_there(name: str) -> str:
         return os.path.relpath(os.path.realpath(name), home)
@@ -34,6 +41,11 @@ def make_relative(values: dict[str, Any], folder: Path) -> None:
     for keys in PATHS:
         _replace(values, keys, from_there)
     values["PLUGINS"] = [from_there(name) if name.endswith(".py") else name for name in values["PLUGINS"]]
+
+
+def modules_in(values: Mapping[str, Any]) -> list[str]:
+    """The modules that values name, nested or dotted: under PLUGINS, and of networks of the form `module:function`."""
+    return [name.partition(":")[0] for _, name in named_code(values) if not name.endswith(".py")]
 
 
 def beside(file: Path, key: str, name: str) -> str:

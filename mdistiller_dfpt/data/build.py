@@ -144,11 +144,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     else:
         common |= {"size": cfg.DATASET.SIZE}
     seed = cfg.SOLVER.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
-    recipe = source.recipe._replace(
-        mean=tuple(cfg.DATASET.MEAN or source.recipe.mean), std=tuple(cfg.DATASET.STD or source.recipe.std)
-    )
-    if isinstance(recipe, FileRecipe):
-        recipe = adjusted_recipe(cfg, recipe, in_memory=source.train.images is not None)
+    recipe = recipe_of(cfg, source.recipe, in_memory=source.train.images is not None)
     own, judges = source.train, None
     if cfg.DATASET.VALIDATION:
         own, chosen = split_off(source.train, cfg.DATASET.VALIDATION)
@@ -171,6 +167,15 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
     common |= {"drop_last": True, "train": True, "seed": seed + OTHER_SEED}
     return data._replace(extra=Pool.of(extra, make(extra, recipe, batch, **common)))
+
+
+def recipe_of(cfg: CN, recipe: Recipe | FileRecipe, *, in_memory: bool = False) -> Recipe | FileRecipe:
+    """The recipe of a dataset with what the config changes of it; ConfigError if it cannot be changed so.
+
+    `in_memory`: its images are decoded already.
+    """
+    recipe = recipe._replace(mean=tuple(cfg.DATASET.MEAN or recipe.mean), std=tuple(cfg.DATASET.STD or recipe.std))
+    return adjusted_recipe(cfg, recipe, in_memory=in_memory) if isinstance(recipe, FileRecipe) else recipe
 
 
 def _workers(wanted: int) -> int:

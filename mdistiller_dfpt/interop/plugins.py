@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,12 +18,14 @@ from types import ModuleType
 from yacs.config import CfgNode as CN
 
 from .. import config
+from ..config.importable import make_importable
+from ..distillers import DISTILLERS
 from ..distillers.choice import choice
-from ..errors import USER_FILES, ConfigError, UserError
+from ..errors import USER_FILES, ConfigError, UserError, is_users
+from ..models.build import MODELS
 from ..models.external.names import file_of_network
 from ..runs.hashing import file_hash
 from .collect import collect
-from .importable import make_importable
 from .imported_files import with_imported
 from .mdistiller_package import NAME, file_of_method, imports_mdistiller, module_name
 
@@ -60,18 +62,18 @@ def _advice(path: str | os.PathLike[str] | None) -> list[str]:
     return [f"{path}: in a checkout of mdistiller; its method and the keys of its fork come with PLUGINS [{file}]"]
 
 
-def load_plugins(names: Iterable[str], beside: Path | None = None, modules: Iterable[str] = ()) -> None:
-    """Import each plugin once: a module name, or a path ending in .py (in the folder `beside`, else in the cwd).
+def load_plugins(names: Iterable[str], folders: Sequence[Path] = (), modules: Iterable[str] = ()) -> None:
+    """Import each plugin once: a module name, or a path ending in .py (from the first of `folders`, else the cwd).
 
-    What is named as a module, also of a network in `modules`, is looked for in both.
+    What is named as a module, also of a network in `modules`, is looked for in all of them, then in the cwd.
 
     ConfigError if one cannot be found or raises, and then nothing of it remains registered; methods written for
     mdistiller are registered on import.
     """
     names = list(names)
-    make_importable([*(n for n in names if not n.endswith(".py")), *modules], beside)
+    make_importable([*(n for n in names if not n.endswith(".py")), *modules], folders)
     for name in names:
-        place = beside / name if beside is not None and (beside / name).exists() else Path(name)
+        place = next((there for folder in folders[:1] if (there := folder / name).exists()), Path(name))
         key, path = _key(name, place), place if name.endswith(".py") else None
         if key not in _loaded:
             before = set(sys.modules)
@@ -91,9 +93,22 @@ def _key(name: str, path: Path) -> str:
 
 def sources(cfg: CN) -> dict[str, str]:
     """{file name: SHA-256} of the files of a config's plugins, and of its networks of the form `module:function`."""
-    files = {file for name in cfg.PLUGINS for file in _files.get(_key(name, Path(name)), ())}
     chosen = choice(cfg)
-    for name in (chosen.student, chosen.teacher, *chosen.others):
+    return _hashes(cfg.PLUGINS, (chosen.student, chosen.teacher, *chosen.others))
+
+
+def sources_of_student(cfg: CN) -> dict[str, str]:
+    """Those of `sources` without which the deployed network cannot be built; a user's loss, say, is none of them."""
+    chosen = choice(cfg)
+    deployed = [DISTILLERS[name] for name in chosen.adds_modules]
+    builder = MODELS.get(f"{cfg.MODEL.FAMILY}/{chosen.student}")
+    plugins = cfg.PLUGINS if any(map(is_users, filter(None, (builder, *deployed)))) else []
+    return _hashes(plugins, (chosen.student, *((chosen.teacher, *chosen.others) if deployed else ())))
+
+
+def _hashes(plugins: Iterable[str], networks: Iterable[str]) -> dict[str, str]:
+    files = {file for name in plugins for file in _files.get(_key(name, Path(name)), ())}
+    for name in networks:
         if ":" in name and (file := file_of_network(name)):
             files |= with_imported(file, name.partition(":")[0])
     paths = [Path(file) for file in sorted(files) if Path(file).is_file()]

@@ -24,7 +24,7 @@ from ..training.speed import fast_settings
 from ..training.trainer import Trainer
 from .check_shards import check_shards
 from .initial import start_from, start_of
-from .networks import Role, build_network, check_networks, name_of, own_normalisations
+from .networks import DataShape, Role, build_network, check_networks, name_of, own_normalisations
 
 OF_THE_OTHER = 1_000_000_007
 """Added to the seed of the initial weights of a network beside the student; equal networks must not stay equal."""
@@ -105,7 +105,7 @@ def load_trained(cfg: CN, role: Role, weights: Path, data: Data, name: str = "")
     return Trained(name or name_of(cfg, role), weights, network, state_hash(network.state_dict()))
 
 
-def load_network(cfg: CN, role: Role, weights: Path, data: Data, name: str = "") -> StagedModel:
+def load_network(cfg: CN, role: Role, weights: Path, data: DataShape, name: str = "") -> StagedModel:
     """The network alone."""
     network = build_network(cfg, role, name, data.num_classes, data.image_shape, data.normalisation)
     load_into(network, weights, f"{name or name_of(cfg, role)} with {data.num_classes} classes")

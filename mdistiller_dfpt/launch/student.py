@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config import load_yaml_text
+from ..config.importable import make_importable
 from ..data import Data
 from ..data.image_files import Fault, read_image
 from ..data.normalisation import Normalisation
@@ -17,8 +18,7 @@ from ..data.own_loaders import OWN
 from ..data.preprocessing import Preprocessing
 from ..distillers import Method
 from ..errors import CheckpointError, ConfigError, DataError
-from ..interop.importable import make_importable
-from ..interop.plugins import load_cfg
+from ..interop.plugins import load_cfg, sources, sources_of_student
 from ..models.build import OWN_NETWORK
 from ..models.external.adapt import adapt
 from ..models.output import as_output
@@ -36,8 +36,8 @@ from .evaluate_checkpoint import load_deployed
 Picture = str | Path | Image.Image
 
 
-class _Shape(NamedTuple):
-    """The `DataShape` of a record."""
+class Shape(NamedTuple):
+    """A `DataShape` without data, as of a record."""
 
     num_classes: int
     image_shape: tuple[int, int, int]
@@ -162,7 +162,7 @@ def save_student(
         raise ConfigError(f"{path}: the file of a student ends in .safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = method.deployed.state_dict()
-    record = record_of(with_own_parts(cfg, method, data), data, epoch, accuracy or {})
+    record = record_of(with_own_parts(cfg, method, data), data, epoch, accuracy or {}, sources(cfg))
     save_weights(weights, path, as_metadata(record, weights))
 
 
@@ -199,8 +199,22 @@ def _load(path: Path, device: str, network: nn.Module | None) -> Student:
         return Student(own, record, path).to(device)
     images = record.preprocessing
     normalisation = Normalisation((0.0,) * 3, (1.0,) * 3) if images is None else Normalisation(images.mean, images.std)
-    shape = _Shape(len(record.classes), record.image_shape, normalisation, record.num_train)
-    return Student(load_deployed(config_of_student(path, record), path, shape), record, path).to(device)
+    shape = Shape(len(record.classes), record.image_shape, normalisation, record.num_train)
+    cfg = config_of_student(path, record)
+    _check_code(path, record, cfg)
+    return Student(load_deployed(cfg, path, shape), record, path).to(device)
+
+
+def _check_code(path: Path, record: Record, cfg: CN) -> None:
+    """CheckpointError if the user's code of its network is not that of its run: it may compute something else."""
+    if not record.code:  # none of the user's, or a record of an earlier version
+        return
+    now = sources_of_student(cfg)
+    if changed := sorted(name for name, sha256 in now.items() if record.code.get(name) != sha256):
+        before = ", ".join(f"{name} had SHA-256 {record.code.get(name, 'unknown')[:12]}" for name in changed)
+        raise CheckpointError(f"{path}: the code of its network has changed since it was trained ({before}): put that"
+                              f" version back; `eval -m {record.student} -c {weights_file(path)}` evaluates the weights"
+                              " with the present one")  # fmt: skip
 
 
 def config_of_student(path: Path, record: Record, overrides: Sequence[str] = ()) -> CN:
@@ -214,7 +228,7 @@ def config_of_student(path: Path, record: Record, overrides: Sequence[str] = ())
     if beside.is_file():
         return load_cfg(beside, overrides)
     check_trust(file, values)
-    make_importable((name.partition(":")[0] for _, name in named_code(values)), file.parent)
+    make_importable((name.partition(":")[0] for _, name in named_code(values)), [file.parent])
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs KEY VALUE; {overrides[-1]!r} has no value")
     given = zip(overrides[::2], overrides[1::2], strict=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config.compose import is_config
+from ..config.compose import CONFIGS, is_config
 from ..config.limits import as_directory
 from ..config.load import name_from
 from ..config.yaml_reader import read_yaml
@@ -54,11 +54,11 @@ class TableSpec(NamedTuple):
 def load_table(path: Path) -> TableSpec:
     """The table defined by a yaml file; ConfigError naming file and key for any error.
 
-    Keys: title; configs (folder of the configs, relative to the file); metric; seeds; reference (the row that other
-    rows are compared with); sources {key: text}; columns {pair: {title, ...}}; rows {key: {title, config, overrides,
-    published: {pair: [value, source]}}}, or a list of such pairs where sources differ. `config` is a path below
-    `configs` without .yaml, in which `{row}`, `{pair}` and the entries of the column are substituted; default:
-    `{row}/{pair}`.
+    Keys: title; configs (folder of the configs, relative to the file, or packaged); metric; seeds; reference (the row
+    that others are compared with); sources {key: text}; columns {pair: {title, ...}}; rows {key: {title, config,
+    overrides, published: {pair: [value, source]}}}, or a list of such pairs where sources differ. `config` is a
+    path below `configs` without .yaml, in which `{row}`, `{pair}` and the entries of the column are substituted;
+    default: `{row}/{pair}`.
     """
     data, _ = read_yaml(path)
     try:
@@ -73,7 +73,7 @@ def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
     unknown = set(data) - {"title", "configs", "metric", "seeds", "reference", "sources", "columns", "rows"}
     if unknown:
         raise ConfigError(f"{path}: unknown key {sorted(unknown)[0]}")
-    root, sources = path.parent / data["configs"], data.get("sources", {})
+    root, sources = _folder_of_configs(path, data["configs"]), data.get("sources", {})
     columns, rows = data["columns"], data["rows"]
     cells = {}
     for row, entry in rows.items():
@@ -104,6 +104,12 @@ def _spec(path: Path, data: Mapping[str, Any]) -> TableSpec:
         str(data["title"]), data["metric"], data["reference"], seeds, _titles(rows), _titles(columns), dict(sources),
         cells,
     )  # fmt: skip
+
+
+def _folder_of_configs(path: Path, name: str) -> Path:
+    """The folder that a table names: relative to it, or like those of `--cfg` one of the packaged configs."""
+    beside, packaged = path.parent / name, CONFIGS / name
+    return packaged if not beside.is_dir() and ".." not in Path(name).parts and packaged.is_dir() else beside
 
 
 def _filled(text: str, words: Mapping[str, Any]) -> str:

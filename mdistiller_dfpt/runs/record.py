@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
@@ -46,6 +47,7 @@ class Record(NamedTuple):
     version: str
     sha256: str = ""  # of the tensors in its file
     folder: str = ""  # the name of that of its images, if `data` does not say which dataset it is
+    code: Mapping[str, str] = MappingProxyType({})  # SHA-256 of the files of the user's code in its run, by name
 
 
 def _without_places(cfg: CN) -> str:
@@ -59,8 +61,10 @@ def _without_places(cfg: CN) -> str:
     return dump_cfg(cfg)
 
 
-def record_of(cfg: CN, data: Data, epoch: int, accuracy: Mapping[str, float]) -> Record:
-    """The record of the student of a run, after an epoch."""
+def record_of(
+    cfg: CN, data: Data, epoch: int, accuracy: Mapping[str, float], code: Mapping[str, str] | None = None
+) -> Record:  # fmt: skip
+    """The record of the student of a run, after an epoch; `code`: hashes of the user's files, as in its identity."""
     chosen = choice(cfg)
     try:
         ours = version("mdistiller_dfpt")
@@ -74,7 +78,7 @@ def record_of(cfg: CN, data: Data, epoch: int, accuracy: Mapping[str, float]) ->
     return Record(
         _without_places(cfg), data.classes, data.num_train, shape, preprocessing,
         chosen.label, cfg.DISTILLER.STUDENT, chosen.teacher or "", cfg.DATASET.TYPE, epoch, accuracy, ours,
-        folder=data.folder,
+        folder=data.folder, code=dict(code or {}),
     )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ class Saver:
         """
         if rank() == 0:
             accuracy = epoch.get("test", {}).get("student", {})
-            record = record_of(self.cfg, data, epoch["epoch"], accuracy)
+            record = record_of(self.cfg, data, epoch["epoch"], accuracy, self.identity.get("code"))
             save_weights(weights, self.run / name, as_metadata(record, weights))
 
     def save_teacher(self, name: str, weights: dict[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.config import dump_cfg
 from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.models import build_model
 
 ALL = """DATASET: {ROOT: photos, EXTRA: {TYPE: images, ROOT: more}}
@@ -83,3 +84,40 @@ def test_a_module_beside_the_file_is_importable_and_never_another_of_its_name(tm
         (other / name).write_text((home / name).read_text())
     with pytest.raises(ConfigError, match="other/a_package_nets.py: Python has another module a_package_nets"):
         load_cfg(other / "a.yaml")
+
+
+@pytest.mark.parametrize("kind", ["network", "plugin", "package"])
+def test_a_config_that_is_written_elsewhere_says_where_a_users_modules_are(kind, tmp_path, monkeypatch, registries):
+    name, home, moved = f"a_module_of_mine_{kind}", tmp_path / "home", tmp_path / "moved"
+    file = home / (f"{name}/__init__.py" if kind == "package" else f"{name}.py")
+    file.parent.mkdir(parents=True)
+    file.write_text("def build(num_classes): ...\n")
+    text = f"PLUGINS: [{name}]" if kind == "plugin" else f"DISTILLER: {{STUDENT: '{name}:build'}}"
+    (home / "a.yaml").write_text(text)
+    runs = tmp_path / "runs/seed1"
+    runs.mkdir(parents=True)
+
+    def read_anew(*words):
+        """The config in `runs`, in a process that has imported nothing."""
+        monkeypatch.setattr(sys, "path", [p for p in sys.path if not p.startswith(str(tmp_path))])
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setattr(plugins, "_loaded", {})
+        cfg = load_cfg(runs / "config.yaml", words)
+        return cfg, [os.path.realpath(folder) for folder in cfg.EXPERIMENT.IMPORT_FROM]
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    cfg = load_cfg("home/a.yaml")
+    assert cfg.EXPERIMENT.IMPORT_FROM == []
+    for _ in range(2):  # what is read from there is also said by the next
+        (runs / "config.yaml").write_text(dump_cfg(cfg, runs))
+        assert "IMPORT_FROM:\n  - ../../home\n" in (runs / "config.yaml").read_text()
+        cfg, folders = read_anew()
+        assert folders == [str(home)]
+        assert str(home) in sys.path
+    # The files are elsewhere now
+    home.rename(moved)
+    cfg, folders = read_anew("EXPERIMENT.IMPORT_FROM", "[moved]")
+    assert folders == [str(moved)]
+    assert str(moved) in sys.path
+    assert load_cfg(runs / "config.yaml", {"EXPERIMENT.IMPORT_FROM": ["moved"]}) == cfg

@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torchvision.transforms import v2
 
 import mdistiller_dfpt as md
 from mdistiller_dfpt.commands import evaluate, predict
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DataError
+from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.launch.judge import data_of_student, on_data, on_folders
 from mdistiller_dfpt.runs.record import KEY, as_metadata, read_record
 from mdistiller_dfpt.runs.weights import HUB_WEIGHTS
@@ -264,6 +266,43 @@ def test_what_cannot_be_judged_is_refused(words, code, message, digits, capsys):
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_weights_that_know_nothing_are_judged_on_class_folders_without_a_training_set(digits, tmp_path, capsys):
+    run, _, data = digits
+    for number in range(100):
+        place = tmp_path / "val" / "abcdefghij"[int(data.test.labels[number])]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.test.padded[number].numpy()).save(place / f"{number}.png")
+    torch.save({"model": load_file(run / "student.safetensors")}, tmp_path / "w.pth")
+    mean, std = ("[" + ", ".join(f"{value:.17g}" for value in values) + "]" for values in data.normalisation)
+    words = ["-m", "resnet8", "-c", str(tmp_path / "w.pth"), "--images", str(tmp_path / "val"), "--no-cost"]
+    words += ["MODEL.FAMILY", "cifar", "DATASET.SIZE", "16", "DATASET.MEAN", mean, "DATASET.STD", std]
+    assert evaluate.main([*words, "DATASET.INTERPOLATION", "bicubic", "--json", str(tmp_path / "j.json")]) == 0
+    found, out = json.loads((tmp_path / "j.json").read_text()), capsys.readouterr().out
+    assert "resized to the shorter side 18 (height x width, bicubic, antialiased), its centre of 16x16, (image" in out
+    assert f"resnet8 {tmp_path}/w.pth, on 100 images of {tmp_path}/val\n" in out
+    # The same by torchvision alone
+    step = v2.Compose([
+        v2.Resize(18, v2.InterpolationMode.BICUBIC), v2.CenterCrop(16), v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True), v2.Normalize(*data.normalisation),
+    ])  # fmt: skip
+    pictures = [Image.fromarray(data.test.padded[number].numpy()) for number in range(100)]
+    with torch.no_grad():
+        logits = md.load_student(run)(torch.stack([step(picture) for picture in pictures]))
+    right = (logits.argmax(1) == data.test.labels[:100]).double().mean().item()
+    assert found["top1"] == pytest.approx(100 * right)
+    assert found["nll"] == pytest.approx(torch.nn.functional.cross_entropy(logits, data.test.labels[:100]).item(), 1e-4)
+    for given, code, message in (
+        (["-d", "digits"], 2, "leave out -d and the teacher"),
+        (["-c", str(run / "student.safetensors")], 2, "says itself which student it is: leave out -m and -c"),
+        (["-m", "resnet14"], 3, "not a checkpoint of resnet14 with 10 classes"),
+        (["--images", str(tmp_path)], 3, "not a checkpoint of resnet8 with 1 classes"),
+    ):
+        assert evaluate.main([*words, *given]) == code
+        assert message in capsys.readouterr().err
+    assert evaluate.main(["--cfg", "digits/vanilla/res8", "--images", str(tmp_path / "val")]) == 2
+    assert "with -m NETWORK and -c FILE weights of another origin" in capsys.readouterr().err
+
+
 def test_options_of_students_need_one(capsys):
     assert evaluate.main(["-m", "resnet8", "-c", "x", "--json", "y", "--no-cost"]) == 2
     assert "--json, --no-cost: for RUN_OR_FILE" in capsys.readouterr().err
@@ -336,6 +375,90 @@ def test_a_file_alone_whose_network_is_a_module_beside_it_runs_it_where_it_is_tr
         md.load_student(file, trust=True)
     shutil.copy(tmp_path / "nets_beside.py", folder)
     assert md.load_student(file, trust=True).record.student == "nets_beside:build"
+
+
+NETS = """import mdistiller_dfpt as md
+def build(num_classes):
+    return md.build_model('resnet8', num_classes=num_classes)
+"""
+PLUGIN = """import mdistiller_dfpt as md
+from mdistiller_dfpt.distillers.vanilla import Vanilla
+
+@md.DISTILLERS.register('A_METHOD_OF_MINE')
+class Mine(Vanilla):
+    pass
+"""
+
+
+def in_a_new_process(monkeypatch, folder):
+    """As in a process that has imported nothing from `folder`, nor has it on its path."""
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not p.startswith(str(folder))])
+    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(folder))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(plugins, "_loaded", {})
+    monkeypatch.setattr(plugins, "_files", {})
+
+
+def test_the_run_of_a_users_network_is_used_from_any_folder_and_never_with_other_code(
+    tmp_path, monkeypatch, capsys, registries
+):  # fmt: skip
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    (home / "nets_of_a_run.py").write_text(NETS)
+    (home / "a.yaml").write_text(
+        "_BASE_: digits/vanilla/res20\nDISTILLER: {STUDENT: 'nets_of_a_run:build'}\nLOG: {PREFIX: out}\n"
+        "EXPERIMENT: {NAME: mine}\n"
+    )
+    monkeypatch.chdir(home)
+    in_a_new_process(monkeypatch, tmp_path)
+    top1 = md.run(md.load_cfg("a.yaml", WORDS))["final"]["top1"]["last"]
+    monkeypatch.chdir(elsewhere)
+    run = home / "out/mine/seed1"
+    in_a_new_process(monkeypatch, tmp_path)
+    assert evaluate.main([str(run), "--no-cost"]) == 0
+    assert f"top-1 {top1:.2f} %" in capsys.readouterr().out
+    # Another network of that name in the working directory is not taken for it
+    (elsewhere / "nets_of_a_run.py").write_text(NETS.replace("resnet8", "resnet14"))
+    in_a_new_process(monkeypatch, tmp_path)
+    assert evaluate.main([str(run), "--no-cost"]) == 0
+    assert f"top-1 {top1:.2f} %" in capsys.readouterr().out
+    for moved in (False, True):
+        if moved:
+            (home / "nets_of_a_run.py").unlink()  # the one in the working directory is found
+        else:
+            (home / "nets_of_a_run.py").write_text(NETS + "# changed\n")
+        in_a_new_process(monkeypatch, tmp_path)
+        assert evaluate.main([str(run), "--no-cost"]) == 3
+        error = capsys.readouterr().err
+        assert "the code of its network has changed since it was trained (nets_of_a_run.py had SHA-256 " in error
+        assert f"`eval -m nets_of_a_run:build -c {run}/student.safetensors`" in error
+    (elsewhere / "nets_of_a_run.py").unlink()
+    in_a_new_process(monkeypatch, tmp_path)
+    assert evaluate.main([str(run), "--no-cost"]) == 2
+    error = capsys.readouterr().err
+    assert "nets_of_a_run:build: cannot be imported" in error
+    assert "the working directory or a folder of PYTHONPATH" in error
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved/nets_of_a_run.py").write_text(NETS)
+    in_a_new_process(monkeypatch, tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "moved"))  # as by PYTHONPATH
+    assert evaluate.main([str(run), "--no-cost"]) == 0
+    assert f"top-1 {top1:.2f} %" in capsys.readouterr().out
+
+
+def test_a_students_run_does_not_depend_on_a_loss_of_the_users_that_changed_since(tmp_path, monkeypatch, registries):
+    plugin = tmp_path / "a_method_of_mine.py"
+    plugin.write_text(PLUGIN)
+    _, run, _ = trained(tmp_path, "PLUGINS", f"[{plugin}]", "DISTILLER.TYPE", "A_METHOD_OF_MINE")
+    assert list(md.load_student(run).record.code) == ["a_method_of_mine.py"]
+    plugin.write_text(PLUGIN + "# another loss\n")
+    assert md.load_student(run).record.method == "A_METHOD_OF_MINE"
+    plugin.write_text(PLUGIN + "    deployed = property(lambda self: self.student)\n")
+    monkeypatch.setattr(plugins, "_loaded", {})
+    md.DISTILLERS.pop("A_METHOD_OF_MINE")
+    with pytest.raises(CheckpointError, match=r"has changed since .*\(a_method_of_mine.py had SHA-256 \w{12}\)"):
+        md.load_student(run)
 
 
 def test_damaged_weights_are_never_used(digits, tmp_path, capsys):

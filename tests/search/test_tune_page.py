@@ -59,6 +59,16 @@ def test_the_sweep_of_the_page_names_configs_that_load(root, monkeypatch):
     assert warm == [1.0, 2.0, 4.0, 8.0]
 
 
+def test_a_table_outside_of_a_checkout_has_the_packaged_configs_unless_a_folder_beside_it_has_the_name(tmp_path):
+    (tmp_path / "sweep.yaml").write_text(FILES["mine/sweep.yaml"])
+    (cell, *_) = load_table(tmp_path / "sweep.yaml").cells.values()
+    assert (cell.config, cell.folder) == (ROOT / "configs/digits/kd/res20_res8.yaml", "digits/kd/res20_res8/t1")
+    (tmp_path / "digits/kd").mkdir(parents=True)
+    (tmp_path / "digits/kd/res20_res8.yaml").write_text("_BASE_: digits/kd/res20_res8")
+    (cell, *_) = load_table(tmp_path / "sweep.yaml").cells.values()
+    assert cell.config == tmp_path / "digits/kd/res20_res8.yaml"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_command_runs_as_it_is_printed(root):

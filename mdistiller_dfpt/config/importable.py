@@ -1,31 +1,43 @@
-"""Makes a user's modules importable that lie beside the config which names them."""
+"""Makes a user's modules importable that lie beside the config which names them, and says where they lie."""
 
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable
+import sysconfig
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
 
 
-def make_importable(modules: Iterable[str], beside: Path | None) -> None:
-    """Add a folder to the end of Python's search path if one of these modules is in it.
+def make_importable(modules: Iterable[str], folders: Sequence[Path]) -> None:
+    """Add the folder of each of these modules to the end of Python's search path.
 
-    It is `beside`, that of the config, or, for modules that Python does not find otherwise, the working directory.
-    ConfigError if Python finds another module first than the one beside the config, which would be taken in silence.
+    It is the first of `folders` that has it, as that of the config, or, for modules that Python does not find
+    otherwise, the working directory. ConfigError if Python finds another module first than the one there, which would
+    be taken in silence.
     """
     for module in modules:
         name = module.partition(".")[0]
-        if beside is None or (place := _place(name, beside)) is None:
+        home = next((folder for folder in folders if _place(name, folder) is not None), None)
+        if home is None:
             if _file_of(name) is None and _place(name, Path.cwd()) is not None:
                 _add(Path.cwd())
             continue
-        _add(beside)
-        found = _file_of(name)
+        _add(home)
+        place, found = _place(name, home), _file_of(name)
+        assert place is not None
         if found is None or os.path.realpath(found) != os.path.realpath(place):
             raise ConfigError(f"{place}: Python has another module {name}{f' ({found})' if found else ''}, which would"
                               " be imported in its place: rename the file")  # fmt: skip
+
+
+def folders_of(modules: Iterable[str]) -> list[str]:
+    """The folders that these modules are imported from, but for those of installed packages."""
+    files = filter(None, (_file_of(module.partition(".")[0]) for module in modules))
+    places = {Path(file).resolve() for file in files}
+    folders = {str(place.parents[place.name == "__init__.py"]) for place in places}
+    return sorted(folders - set(map(os.path.realpath, sysconfig.get_paths().values())))
 
 
 def _place(name: str, folder: Path) -> Path | None:
