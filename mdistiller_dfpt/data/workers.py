@@ -77,7 +77,7 @@ def remedy(why: str, timeout: float) -> str:
     if TOO_MANY in why:
         return "raise `ulimit -n`"
     if why in NO_MORE:
-        return "raise `ulimit -u`"
+        return "raise `ulimit -u`, and `ulimit -v` if there is one"
     if "shared memory" in why:
         return f"enlarge {SHARED} (in Docker, by --shm-size)"
     return f"raise EXPERIMENT.TIMEOUT (now {timeout:g} s)"
