@@ -1,6 +1,5 @@
 """The processes that decode images: what they need, which signals they hear, how they end, and what is said of it."""
 
-import _thread
 import atexit
 import contextlib
 import math
@@ -14,6 +13,7 @@ import threading
 import time
 import traceback
 import weakref
+from _thread import start_new_thread
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +39,6 @@ _LEFT = re.compile(r"</(torch_\w+)>")
 _PID = re.compile(r"\(pid (\d+)\)")
 _RUNNING: "weakref.WeakSet[Any]" = weakref.WeakSet()
 """The iterators of loaders that have workers."""
-
-
-def start_thread(function: Callable[..., None], *arguments: Any) -> None:
-    """Run a function in a daemon thread; RuntimeError if none can be started.
-
-    `Thread.start` waits until the thread says that it runs, which one that gets no memory never does.
-    """
-    _thread.start_new_thread(function, arguments)
 
 
 def check_room(workers: int, batch: int) -> None:
@@ -158,7 +150,7 @@ class _Patience:
     def begin(self) -> None:
         """Look at the time from now on."""
         if not self.is_looking:
-            start_thread(self._look)
+            start_new_thread(self._look, ())  # `Thread.start` waits for a thread that may get no memory
             self.is_looking = True
 
     def is_over(self) -> bool:
@@ -282,7 +274,7 @@ def leave_all_to_the_trainer(worker: int) -> None:
     if hasattr(signal, "sigwaitinfo"):  # else, as on macOS, PyTorch's own handler stays
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
         try:
-            start_thread(_end_with_the_trainer, os.getppid(), _temporary_folder())
+            start_new_thread(_end_with_the_trainer, (os.getppid(), _temporary_folder()))
         except RuntimeError:  # the trainer is told so, and ends this worker
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             raise

@@ -274,7 +274,7 @@ def test_a_worker_that_may_start_no_thread_can_be_ended(monkeypatch):
         def start(*arguments):
             raise RuntimeError("can't start new thread")
 
-        monkeypatch.setattr(workers, "start_thread", start)
+        monkeypatch.setattr(workers, "start_new_thread", start)
         with contextlib.suppress(RuntimeError):
             leave_all_to_the_trainer(0)
         return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
