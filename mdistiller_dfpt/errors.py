@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from .regular_files import memory
+
 T = TypeVar("T")
 SIGPIPE = 141
 """The exit code of a process that this signal ends."""
@@ -63,8 +65,11 @@ OF_MEMORY = re.compile(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that no memory could be allocated, and is not yet in the words of this package."""
-    is_pythons = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
-    return is_pythons or (OF_MEMORY.search(str(error)) is not None and not isinstance(error, UserError))
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    # The text of these is of names and values, which can be any
+    is_of_values = isinstance(error, UserError | ValueError | LookupError) or getattr(error, "errno", None) is not None
+    return not is_of_values and OF_MEMORY.search(str(error)) is not None
 
 
 class OutputError(UserError):
@@ -76,6 +81,23 @@ class OutputError(UserError):
         super().__init__(f"the output cannot be written ({error.strerror})")
         if isinstance(error, BrokenPipeError):
             self.exit_code = SIGPIPE
+
+
+ASKED = re.compile(r"tried to allocate (\d+) bytes")
+
+
+def lack_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error behind this one which says that no memory could be allocated; None if there is none.
+
+    Where a library fails for want of memory, it is often said that a file is damaged or a package missing. That a file
+    claims to hold more than all memory is its own fault.
+    """
+    while error is not None:
+        asked = ASKED.search(str(error))
+        if is_out_of_memory(error) and (asked is None or int(asked[1]) <= memory()):
+            return error
+        error = error.__context__
+    return None
 
 
 class PluginError(UserError):

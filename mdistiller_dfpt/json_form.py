@@ -95,6 +95,9 @@ RECORD = {
 }
 """What a file of weights says of its student."""
 
+CONFIG = {"PLUGINS?": [str], "DISTILLER?": {str: ANY}, "SOLVER?": {str: ANY}}
+"""What is read of the config of a run before, or without, its validation."""
+
 
 def fault_of(value: Any, form: Any, place: str = "") -> str | None:
     """What of a value does not have this form, in a few words; None if it has.

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mdistiller_dfpt"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
-    {"errors", "escape", "handlers", "invocation", "open_files", "registry"},
-    {"distributed", "regular_files", "parent", "atomic", "trusted_files", "json_form"},
+    {"errors", "escape", "handlers", "invocation", "open_files", "registry", "regular_files"},
+    {"distributed", "parent", "atomic", "trusted_files", "json_form"},
     {"config"}, {"report"}, {"data", "models"},
     {"losses"}, {"teachers"}, {"distillers"}, {"training", "runs"}, {"launch", "interop", "bench", "testing"},
     {"export", "search"}, {"commands", "plugin", ""}, {"__main__"},

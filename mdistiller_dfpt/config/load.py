@@ -9,6 +9,7 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from ..errors import ConfigError
+from ..json_form import CONFIG, fault_of
 from ..trusted_files import NETWORKS, check_trust
 from .added_keys import apply_expected
 from .compose import Layer, find_config, layers_of
@@ -141,8 +142,8 @@ def dump_cfg(cfg: CN, folder: Path | None = None) -> str:
 
 
 def load_yaml_text(text: str) -> dict[str, Any]:
-    """The values of a config that `dump_cfg` wrote, not validated; ConfigError if they are no mapping."""
+    """The values of a config that `dump_cfg` wrote, not validated; ConfigError if they do not have its form."""
     values = parse_yaml(text)[0] or {}
-    if not isinstance(values, dict):
-        raise ConfigError("a config must be a mapping of keys to values")
+    if fault := fault_of(values, CONFIG):
+        raise ConfigError(f"not the config of a run: {fault}")
     return values

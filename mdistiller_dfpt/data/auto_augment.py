@@ -26,7 +26,7 @@ class TimmPolicy:
     def __init__(self, name: str, size: int, mean: tuple[float, ...]):
         try:
             from timm.data import auto_augment
-        except ImportError:
+        except ModuleNotFoundError:
             raise ConfigError(f"DATASET.AUTO_AUGMENT {name} needs timm: pip install timm") from None
         fill = tuple(min(255, round(255 * m)) for m in mean)
         options = {"translate_const": int(0.45 * size), "img_mean": fill}

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import math
 import multiprocessing
 import os
 import re
@@ -12,13 +13,15 @@ import threading
 import time
 import traceback
 import weakref
+from _thread import start_new_thread
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 from torch.utils.data import get_worker_info
+from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import DataError
@@ -77,7 +80,7 @@ def remedy(why: str, timeout: float) -> str:
     if TOO_MANY in why:
         return "raise `ulimit -n`"
     if why in NO_MORE:
-        return "raise `ulimit -u`"
+        return "raise `ulimit -u`, and `ulimit -v` if there is one"
     if "shared memory" in why:
         return f"enlarge {SHARED} (in Docker, by --shm-size)"
     return f"raise EXPERIMENT.TIMEOUT (now {timeout:g} s)"
@@ -112,6 +115,8 @@ class _Deaths:
     def noted(self, number: int, frame: Any) -> None:
         """The handler of SIGCHLD."""
         assert self.raise_if_any is not None
+        if self.is_awaited and _PATIENCE.is_over():
+            raise TimeoutError
         try:
             self.raise_if_any(number, frame)
         except RuntimeError as e:
@@ -140,13 +145,17 @@ class _Patience:
     def __init__(self) -> None:
         self.awaited: _Wait | None = None
         self.lock = threading.Lock()  # what is no longer awaited has no workers killed
-        self.thread: threading.Thread | None = None
+        self.is_looking = False  # nor does a fork
 
     def begin(self) -> None:
         """Look at the time from now on."""
-        if self.thread is None or not self.thread.is_alive():  # a fork has none
-            self.thread = threading.Thread(target=self._look, daemon=True)
-            self.thread.start()
+        if not self.is_looking:
+            start_new_thread(self._look, ())  # `Thread.start` waits for a thread that may get no memory
+            self.is_looking = True
+
+    def is_over(self) -> bool:
+        """Whether what is awaited did not come in time."""
+        return self.awaited is not None and self.awaited.seconds < 0
 
     def _look(self) -> None:
         while True:
@@ -154,8 +163,11 @@ class _Patience:
             with self.lock:
                 if self.awaited is not None:
                     self.awaited.seconds -= TICK
-                    if self.awaited.seconds < 0:
+                    if self.is_over():
                         _kill_workers()
+                    if self.awaited.seconds < -LAST_SECONDS and self.awaited.is_in_main:
+                        # It waits for something else, as the start of a thread, from which only a signal wakes it
+                        signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGCHLD)
 
     def end(self) -> None:
         """Images came, or an error."""
@@ -166,6 +178,7 @@ class _Patience:
 @dataclass
 class _Wait:
     seconds: float  # that are left
+    is_in_main: bool  # whether the main thread waits, which gets the signals
 
 
 _DEATHS, _PATIENCE = _Deaths(), _Patience()
@@ -176,12 +189,16 @@ def watch_workers(iterator: Any) -> None:
     _RUNNING.add(iterator)
     _DEATHS.told -= _pids(iterator)  # the system may give a number again
     _DEATHS.hold_back()
-    _PATIENCE.begin()
 
 
 def awaited(images: Callable[[], T], seconds: float) -> T:
     """What a call returns that waits for workers, at most so long; the error of `fault_of_worker` if one is gone."""
-    wait = _PATIENCE.awaited = _Wait(seconds)
+    is_in_main = threading.current_thread() is threading.main_thread()
+    if math.isfinite(seconds):
+        _set_SIGCHLD_handler()  # PyTorch's, which it sets when workers were started
+        _DEATHS.hold_back()
+        _PATIENCE.begin()
+    wait = _PATIENCE.awaited = _Wait(seconds, is_in_main)
     try:
         try:
             _DEATHS.is_awaited = True
@@ -257,9 +274,7 @@ def leave_all_to_the_trainer(worker: int) -> None:
     if hasattr(signal, "sigwaitinfo"):  # else, as on macOS, PyTorch's own handler stays
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler would not know who sent it
         try:
-            threading.Thread(
-                target=_end_with_the_trainer, args=(os.getppid(), _temporary_folder()), daemon=True
-            ).start()
+            start_new_thread(_end_with_the_trainer, (os.getppid(), _temporary_folder()))
         except RuntimeError:  # the trainer is told so, and ends this worker
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             raise

@@ -104,11 +104,11 @@ def _teacher(record: Record, protocol: Mapping[str, Any] | None) -> str:
     return f"{accuracy}; it is not needed for prediction"
 
 
-def _rows(record: Record, results: Mapping[str, Any] | None) -> list[tuple[str, float, float]]:
-    """(weights, top-1, top-5) of this file, of the last epoch of its run, and of its best."""
-    rows = []
-    if record.accuracy:
-        rows.append((f"this file: epoch {record.epoch}", record.accuracy["top1"], record.accuracy["top5"]))
+def _rows(record: Record, results: Mapping[str, Any] | None) -> list[tuple[str, float | None, float | None]]:
+    """(weights, top-1, top-5) of this file, of the last epoch of its run, and of its best; None is not known."""
+    rows: list[tuple[str, float | None, float | None]] = []
+    if of_file := record.accuracy:
+        rows.append((f"this file: epoch {record.epoch}", of_file.get("top1"), of_file.get("top5")))
     if results:
         top1, top5, best = results["final"]["top1"], results["final"]["top5"], results["final"]["top1"]["best_epoch"]
         rows.append(("last epoch of the run", top1["last"], top5["last"]))

@@ -37,7 +37,7 @@ def needed_for_onnx() -> Any:
         import onnx
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError as e:
+    except ModuleNotFoundError as e:
         raise ConfigError(f'--to onnx needs {e.name}: pip install "mdistiller_dfpt[export]"') from None
     return onnx
 

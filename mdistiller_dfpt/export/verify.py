@@ -21,6 +21,7 @@ Network = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) as `student.preprocess` returns them -> logits (B, classes), both on the CPU."""
 
 IMAGES, BATCH = 256, 64
+PIXELS = IMAGES * 512 * 512  # of all images together: they are in memory at once, and a file names their size
 
 
 class Sample(NamedTuple):
@@ -36,7 +37,7 @@ def of_folder(student: Student, folder: Path) -> Sample:
     paths = images_in(folder)[0]
     if not paths:
         raise DataError(f"--images {folder}: {'no images in this folder' if folder.is_dir() else 'no such folder'}")
-    chosen = [paths[i] for i in _spaced(len(paths)).tolist()]
+    chosen = [paths[i] for i in spaced(len(paths), student.record.image_shape).tolist()]
     images = []
     for path in chosen:
         image = read_image(path)
@@ -51,13 +52,13 @@ def of_folder(student: Student, folder: Path) -> Sample:
 
 def of_split(student: Student, loader: Loader, source: str) -> Sample:
     """At most 256 images of a split, evenly spaced, as the student takes them in testing."""
-    batches = loader.as_test(_spaced(loader.num_samples)).epoch()
+    batches = loader.as_test(spaced(loader.num_samples, student.record.image_shape)).epoch()
     return Sample(torch.cat([student.sized(batch.image) for batch in batches]).cpu().contiguous(), source)
 
 
-def _spaced(count: int) -> Tensor:
-    """The numbers of at most 256 of `count` images, (N,) int64."""
-    return torch.linspace(0, count - 1, min(count, IMAGES)).round().long()
+def spaced(count: int, shape: tuple[int, int, int]) -> Tensor:
+    """The numbers of at most 256 of `count` images, (N,) int64; of fewer where `shape` (3, H, W) is above 512 x 512."""
+    return torch.linspace(0, count - 1, min(count, IMAGES, PIXELS // (shape[1] * shape[2]))).round().long()
 
 
 def batches(images: Tensor) -> Iterator[Tensor]:

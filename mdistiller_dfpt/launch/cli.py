@@ -15,6 +15,7 @@ from ..errors import (
     SIGPIPE,
     USER_FILES,
     ConfigError,
+    OutOfMemory,
     OutputError,
     PluginError,
     UserError,
@@ -28,7 +29,7 @@ from ..handlers import noted_interrupts
 from ..invocation import command_line
 from ..open_files import allow_open_files
 from ..trusted_files import trust_all, trust_as_before
-from .machine_faults import fault_of_the_machine
+from .machine_faults import fault_of_the_machine, out_of_memory
 
 PACKAGE = str(Path(__file__).parents[1])
 MOST_SHOWN = 4000  # characters of a line: names and values in it are others', and can be of any length
@@ -88,6 +89,13 @@ def _say_interrupted(error: BaseException, number: int) -> int:
     how = "continue the run with --resume" if _ended_a_run(error) else "repeat the same command to go on"
     print(f"{_process()}interrupted; {how}", file=sys.stderr)
     return 128 + number
+
+
+def _say_fault(fault: UserError, error: Exception) -> int:
+    """Say an error that the machine caused, and return the exit code."""
+    after = "; continue the run with --resume" if _ended_a_run(error) else ""
+    print(f"{_process()}error: {fault}{after}", file=sys.stderr)
+    return fault.exit_code
 
 
 def _whose_bug() -> str:
@@ -194,6 +202,8 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrup
             print(f"{_process()}error: {e}", file=sys.stderr)
         return e.exit_code
     except UserError as e:
+        if not isinstance(e, OutOfMemory) and (lack := out_of_memory(e)) is not None:
+            return _say_fault(lack, e)
         for line in _lines_of(e, sys.argv[1:] if argv is None else argv):
             print(f"{_process()}error: {line[:MOST_SHOWN]}", file=sys.stderr)
         return e.exit_code
@@ -205,9 +215,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrup
         if (place := users_line(e)) is not None:
             return _fault_of_the_users(e, *place)
         if (fault := fault_of_the_machine(e)) is not None:
-            after = "; continue the run with --resume" if _ended_a_run(e) else ""
-            print(f"{_process()}error: {fault}{after}", file=sys.stderr)
-            return fault.exit_code
+            return _say_fault(fault, e)
         traceback.print_exc()
         if (written := _users_class(e)) is not None:
             what = f"mdistiller_dfpt raised {type(e).__name__}: {in_short(e)}, where it ran this; {CHECK_RETURNS}"

@@ -2,7 +2,7 @@
 
 import errno
 
-from ..errors import ConfigError, DataError, OutOfMemory, UserError, in_short, is_out_of_memory
+from ..errors import ConfigError, DataError, OutOfMemory, UserError, in_short, lack_of_memory
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}  # no name of ours is such
 OF_LIMITS = {errno.EMFILE, errno.ENFILE}
@@ -11,6 +11,14 @@ OF_PLACES = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENXIO,
     errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENOLCK, errno.ENOTSUP,
 }  # fmt: skip
+
+
+def out_of_memory(error: Exception) -> OutOfMemory | None:
+    """That no memory could be allocated, in words, if this is behind an error."""
+    if (lack := lack_of_memory(error)) is None:
+        return None
+    return OutOfMemory(f"out of memory ({in_short(lack)[:160] or 'no details'}): end other processes, or raise the"
+                       " number that `ulimit -v` prints")  # fmt: skip
 
 
 def fault_of_the_machine(error: Exception) -> UserError | None:
@@ -23,9 +31,8 @@ def fault_of_the_machine(error: Exception) -> UserError | None:
         return DataError(f"{getattr(error, 'strerror', error)}: no further process or thread may be started: raise the"
                          " number that `ulimit -u` prints, and that of `ulimit -v` if there is one, or start fewer"
                          " processes")  # fmt: skip
-    if is_out_of_memory(error):
-        return OutOfMemory(f"out of memory ({in_short(error)[:160] or 'no details'}): end other processes, or raise the"
-                           " number that `ulimit -v` prints")  # fmt: skip
+    if (lack := out_of_memory(error)) is not None:
+        return lack
     if not isinstance(error, OSError):
         return None
     if error.errno in OF_LIMITS:

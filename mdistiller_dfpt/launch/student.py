@@ -229,6 +229,14 @@ def config_of_student(path: Path, record: Record, overrides: Sequence[str] = ())
         return load_cfg(beside, overrides)
     check_trust(file, values)
     make_importable((name.partition(":")[0] for _, name in named_code(values)), [file.parent])
+    try:
+        cfg = load_cfg(None, values)
+    except ConfigError as e:
+        faults = str(e).replace("overrides: ", "").splitlines()
+        more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise CheckpointError(f"{path}: the config in its record cannot be used ({faults[0]}{more})") from None
+    if not overrides:
+        return cfg
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs KEY VALUE; {overrides[-1]!r} has no value")
     given = zip(overrides[::2], overrides[1::2], strict=True)

@@ -16,7 +16,7 @@ def new_figure(width: float, height: float) -> "Figure":
     """An empty figure of this size in inches; ConfigError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
-    except ImportError:
+    except ModuleNotFoundError:
         raise ConfigError('plots need matplotlib: pip install "mdistiller_dfpt[plot]"') from None
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -64,7 +64,10 @@ EVENTS = "events.out.tfevents."  # and a second, and more
 
 
 def _end_before(folder: Path, now: int) -> None:
-    """Rename the files of events whose seconds are still to come, as after a clock was set back, in their order."""
+    """Rename the files of events whose seconds are this one or still to come, as after a clock was set back.
+
+    TensorBoard reads files in the order of their names, which order them by their second alone.
+    """
     renamed, second = [], now
     for path in sorted(folder.glob(f"{EVENTS}[0-9]*.*"), reverse=True):
         written, _, more = path.name.removeprefix(EVENTS).partition(".")
@@ -84,9 +87,6 @@ class EventLog:
         if enabled:
             from torch.utils.tensorboard import SummaryWriter
 
-            # TensorBoard reads the files in the order of their names, which order them by their second alone
-            while list(folder.glob(f"{EVENTS}{int(time.time()):010d}.*")):
-                time.sleep(0.05)
             threading.excepthook = self._heard
             with self._never_fatal():
                 _end_before(folder, int(time.time()))

@@ -112,6 +112,8 @@ def check_hash(path: Path, record: Record) -> None:
 def _check(record: Record) -> None:
     """ValueError where one part of a record contradicts another."""
     images = record.preprocessing
+    if not record.classes:
+        raise ValueError("classes is empty")
     if images is not None and images.size != record.image_shape[1:]:
         raise ValueError(f"image_shape is {record.image_shape}, preprocessing.size {images.size}")
     of_config = load_yaml_text(record.config).get("DISTILLER", {}).get("STUDENT")
@@ -139,7 +141,7 @@ def read_record(path: Path) -> Record | None:
     try:
         values = parse_json(text)
         if isinstance(values, dict) and isinstance(written := values.get("format"), int) and written > FORMAT:
-            raise CheckpointError(f"{path}: written by a newer version; update mdistiller_dfpt")
+            raise CheckpointError("written by a newer version; update mdistiller_dfpt")
         if fault := fault_of(values, RECORD):
             raise ValueError(fault)
         del values["format"]
@@ -149,5 +151,5 @@ def read_record(path: Path) -> Record | None:
         record = Record(**values)
         _check(record)
         return record
-    except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ConfigError, CheckpointError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(f"{path}: its record of the student cannot be read ({reason(e)})") from None

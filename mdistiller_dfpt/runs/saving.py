@@ -19,7 +19,7 @@ from ..data import Data
 from ..distillers import Method
 from ..distillers.choice import choice
 from ..distributed import of_all_processes, on_first_process, rank, world_size
-from ..errors import CheckpointError
+from ..errors import CheckpointError, lack_of_memory
 from ..training.parameters import optimised
 from .checkpoint import (
     CHECKPOINTS,
@@ -198,6 +198,8 @@ class Saver:
         except NewerFormat:
             raise
         except CheckpointError as e:
+            if lack_of_memory(e):
+                raise
             return str(e), {}, {}
         # Refuse a state of another run before anything is overwritten
         continued(folder, manifest, self.identity, self.cfg)
@@ -207,6 +209,8 @@ class Saver:
             self.distiller.load_training_state(state["distiller"])
             _load_optimizer(self.optimizer, state["optimizer"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as e:
+            if lack_of_memory(e):  # no fault of the checkpoint, which would be set aside
+                raise
             return f"{folder}: does not fit this config ({' '.join(str(e).split())[:300]})", {}, {}
         return None, manifest, state
 

@@ -45,7 +45,7 @@ def check_installed() -> None:
     try:
         import matplotlib  # noqa: F401
         import optuna
-    except ImportError as e:
+    except ModuleNotFoundError as e:
         raise ConfigError(f'a search needs {e.name}: pip install "mdistiller_dfpt[search]"') from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 

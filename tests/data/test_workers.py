@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import multiprocessing
+import multiprocessing.queues
 import os
 import re
 import resource
@@ -257,12 +258,23 @@ def test_a_worker_that_may_not_be_started_is_said_and_those_before_it_end(tmp_pa
     wait_until(lambda: set(multiprocessing.active_children()) <= before)
 
 
+def test_a_thread_that_never_says_that_it_runs_is_waited_for_as_long_as_the_config_gives(tmp_path, monkeypatch):
+    """As one that gets no memory, in Python's `Thread.start`, by which PyTorch starts to feed a worker."""
+    before = set(multiprocessing.active_children())
+    loader = loader_whose_worker(lambda: None, tmp_path)
+    loader.timeout = 1
+    monkeypatch.setattr(multiprocessing.queues.Queue, "_start_thread", lambda self: threading.Event().wait())
+    with pytest.raises(DataError, match=r"no images for 1 seconds.*EXPERIMENT.TIMEOUT \(now 1 s\)"):
+        list(loader.epoch(1))
+    wait_until(lambda: set(multiprocessing.active_children()) <= before)
+
+
 def test_a_worker_that_may_start_no_thread_can_be_ended(monkeypatch):
     def work():
-        def start(self):
+        def start(*arguments):
             raise RuntimeError("can't start new thread")
 
-        monkeypatch.setattr(threading.Thread, "start", start)
+        monkeypatch.setattr(workers, "start_new_thread", start)
         with contextlib.suppress(RuntimeError):
             leave_all_to_the_trainer(0)
         return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))

@@ -17,6 +17,7 @@ from mdistiller_dfpt.data.preprocessing import Preprocessing
 from mdistiller_dfpt.export import FORMATS, Format
 from mdistiller_dfpt.export.card import card
 from mdistiller_dfpt.export.hub_folder import results_of
+from mdistiller_dfpt.export.verify import spaced
 from mdistiller_dfpt.launch.judge import data_of_student, on_folders
 from mdistiller_dfpt.runs.results import summarise
 
@@ -300,6 +301,17 @@ def test_the_checkpoint_itself_is_not_overwritten(run, capsys):
     code, _, err = exported(capsys, run, "--to", "safetensors", "-o", run / "student.safetensors")
     assert (code, (run / "student.safetensors").read_bytes() == before) == (2, True)
     assert "is what is exported: give another place" in err
+
+
+def test_a_card_has_the_accuracy_that_is_known(run):
+    student = md.load_student(run)
+    student.record = student.record._replace(accuracy={"top1": 98.5})
+    assert "\n| this file: epoch 1 | 98.50 | - |\n\nOn the test set" in card(student, None, "mit")
+
+
+@pytest.mark.parametrize(("side", "count"), [(16, 256), (512, 256), (1024, 64), (4096, 4)])
+def test_images_that_are_compared_fit_in_memory_whatever_size_a_file_names(side, count):
+    assert len(spaced(1000, (3, side, side))) == count
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])

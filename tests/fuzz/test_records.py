@@ -62,10 +62,22 @@ def test_a_student_with_another_record_predicts_or_is_refused(tmp_path, record):
     ("student", "resnet20\n", r"student is 'resnet20\\n', DISTILLER.STUDENT of its config 'resnet8'"),
     ("image_shape", [3, 17, 31], r"image_shape is \(3, 17, 31\), preprocessing.size \(16, 16\)"),
     ("config", "a: [1", "not valid yaml: "),
+    ("config", "PLUGINS: [[x]]", r"not the config of a run: PLUGINS\[0\] is .*, no str"),
+    ("config", "SOLVER: 1", "not the config of a run: SOLVER is no mapping"),
+    ("classes", [], "classes is empty"),
+    ("preprocessing", RECORD["preprocessing"] | {"std": [1, 1, 0]}, r"std is \[1, 1, 0\]"),
 ])  # fmt: skip
 def test_parts_of_a_record_that_contradict_each_other_are_named(key, value, why, tmp_path):
     save_file(NETWORK, tmp_path / "s.safetensors", {KEY: json.dumps(RECORD | {key: value})})
     with pytest.raises(CheckpointError, match=rf"s.safetensors: its record of the student cannot be read \(.*{why}"):
+        md.load_student(tmp_path / "s.safetensors")
+
+
+def test_the_config_in_a_record_is_said_to_be_of_its_file_in_one_line(tmp_path):
+    config = RECORD["config"].replace("NESTEROV: ", "NESTEROV: x").replace("CLIP_NORM: null", "CLIP_NORM: x")
+    save_file(NETWORK, tmp_path / "s.safetensors", {KEY: json.dumps(RECORD | {"config": config})})
+    why = r"SOLVER.NESTEROV is 'x\w+'; it must be True or False and 1 more"
+    with pytest.raises(CheckpointError, match=rf"s.safetensors: the config in its record cannot be used \({why}\)$"):
         md.load_student(tmp_path / "s.safetensors")
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mdistiller_dfpt.commands import train
-from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.errors import CheckpointError, ConfigError
 from mdistiller_dfpt.launch.cli import Parser, guarded, prepare_process
 from mdistiller_dfpt.open_files import allow_open_files
 
@@ -145,6 +145,31 @@ FAULTS = {
 def test_a_fault_of_the_machine_is_one_line_wherever_it_is_met(fault, capsys):
     error, code, message = FAULTS[fault]
     assert raised(error) == code
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+ALLOCATOR = "DefaultCPUAllocator: can't allocate memory: you tried to allocate {} bytes"
+
+
+@pytest.mark.parametrize(("cause", "code", "message"), [
+    (MemoryError(), 1, f"out of memory (no details): {NO_MEMORY}"),
+    (ImportError("a.so: failed to map segment"), 1, f"out of memory (a.so: failed to map segment): {NO_MEMORY}"),
+    (RuntimeError(ALLOCATOR.format(64)), 1, f"out of memory ({ALLOCATOR.format(64)}): {NO_MEMORY}"),
+    (RuntimeError(ALLOCATOR.format(2**60)), 3, "a.pth: damaged"),  # more than any machine has: the file claims it
+    (OSError(errno.ENOENT, "No such file", "out of memory.pth"), 3, "a.pth: damaged"),
+    (KeyError("out of memory"), 3, "a.pth: damaged"),
+], ids=["Python", "a library", "PyTorch", "a claim", "a name", "a value"])  # fmt: skip
+def test_a_lack_of_memory_is_said_whatever_was_made_of_it(cause, code, message, capsys):
+    def command(argv):
+        try:
+            try:
+                raise cause
+            except Exception:
+                raise CheckpointError("a.pth: damaged") from None
+        except CheckpointError as e:
+            raise CheckpointError(str(e)) from None
+
+    assert guarded(command, []) == code
     assert capsys.readouterr().err == f"error: {message}\n"
 
 

@@ -20,8 +20,9 @@ from torch import nn
 
 from mdistiller_dfpt.atomic import write_json
 from mdistiller_dfpt.distillers import DISTILLERS
-from mdistiller_dfpt.errors import CheckpointError, ConfigError
+from mdistiller_dfpt.errors import CheckpointError, ConfigError, OutOfMemory, lack_of_memory
 from mdistiller_dfpt.launch.cli import guarded
+from mdistiller_dfpt.runs import saving
 from mdistiller_dfpt.runs.checkpoint import NewerFormat, checkpoints, load_checkpoint, read_manifest
 from mdistiller_dfpt.runs.hashing import file_hash
 from mdistiller_dfpt.runs.locks import RunLock
@@ -144,6 +145,26 @@ def test_a_state_with_a_right_hash_and_wrong_content_is_not_loaded(content, tmp_
     line, warning = resumed_after(tmp_path, capsys)
     assert line == "resuming after epoch 1"
     assert str(folder) in warning
+
+
+@pytest.mark.parametrize("where", ["load_checkpoint", "_load_optimizer"])
+def test_a_checkpoint_that_finds_no_memory_is_not_set_aside(where, tmp_path, monkeypatch):
+    saved = stopped_after(2, "KD", tmp_path).run / "checkpoints"
+    before = sorted(path.name for path in saved.iterdir())
+
+    def fails(*arguments):
+        try:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes")
+        except RuntimeError as e:
+            if where == "load_checkpoint":
+                raise CheckpointError("damaged") from None
+            raise e
+
+    monkeypatch.setattr(saving, where, fails)
+    with pytest.raises((CheckpointError, RuntimeError, OutOfMemory)) as info:
+        fit(run_of("KD", tmp_path), resume=True)
+    assert lack_of_memory(info.value) or isinstance(info.value, OutOfMemory)
+    assert sorted(path.name for path in saved.iterdir()) == before
 
 
 def test_damaged_checkpoints_are_set_aside_and_never_crowd_out_good_ones(tmp_path, capsys):

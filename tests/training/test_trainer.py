@@ -371,6 +371,19 @@ def test_tensorboard_has_each_epoch_once_where_the_clock_was_set_back(tmp_path):
     assert int(now) < an_hour_later
 
 
+def test_tensorboard_has_each_epoch_once_where_the_clock_stands_still(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(time, "time", lambda: 1_000_000_000.0)
+    more = ("LOG.TENSORBOARD", "True")
+    stopped_after(2, "NONE", tmp_path, *more)
+    run = run_of("NONE", tmp_path, *THREE, *more)
+    fit(run, resume=True)
+    events = EventAccumulator(str(run.run / "events"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("test/student/top1")] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_training_step_reads_nothing_from_the_device(name, tmp_path):
     run = run_of(name, tmp_path)

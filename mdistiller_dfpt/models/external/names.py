@@ -125,7 +125,7 @@ def external_networks() -> list[str]:
 def _timm(name: str) -> Maker:
     try:
         import timm
-    except ImportError:
+    except ModuleNotFoundError:
         raise ConfigError(f"timm/{name} needs timm: pip install timm") from None
     known, given = timm_arguments(name)
     if not timm.is_model(known):
