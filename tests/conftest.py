@@ -12,7 +12,8 @@ import torch
 
 from mdistiller_dfpt import DATASETS, DISTILLERS, MODELS, OPTIMIZERS, SCHEDULES, TEACHERS
 from mdistiller_dfpt.config.added_keys import _DEFAULTS
-from mdistiller_dfpt.config.keys import _NODES, ADDED, KEYS
+from mdistiller_dfpt.config.keys import KEYS
+from mdistiller_dfpt.config.sections import _NODES, ADDED
 from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.trusted_files import VARIABLE
 

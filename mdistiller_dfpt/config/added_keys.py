@@ -8,7 +8,8 @@ from yacs.config import CfgNode as CN
 
 from ..registry import TABLES
 from .conditions import When
-from .keys import ADDED, KEYS, Key, put
+from .keys import KEYS, Key
+from .sections import ADDED, put
 
 _DEFAULTS: dict[str, dict[str, Any]] = {}  # by method: those of its fork that differ from this project's
 TABLES.append(_DEFAULTS)

@@ -13,11 +13,11 @@ from ..json_form import CONFIG, fault_of
 from ..trusted_files import NETWORKS, check_trust
 from .added_keys import apply_expected
 from .compose import Layer, find_config, layers_of
-from .keys import default_cfg
 from .limits import without_other_characters
 from .merge import Merge
 from .paths import beside, make_relative, resolve_paths
 from .policy import OWN_IMAGES, data_family, student_lr
+from .sections import default_cfg
 from .yaml_reader import parse_yaml
 
 Overrides = Sequence[str] | Mapping[str, Any]

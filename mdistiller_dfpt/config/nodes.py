@@ -8,9 +8,10 @@ from yacs.config import CfgNode as CN
 from ..errors import PluginError
 from ..registry import Entry, Registry, suggest
 from .hook_signatures import check_signatures
-from .keys import KEYS, declare_node
+from .keys import KEYS
 from .keywords import flatten
 from .limits import NETWORKS, Limit
+from .sections import declare_node
 
 T = TypeVar("T")
 

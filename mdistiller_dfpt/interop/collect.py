@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config.added_keys import add_keys, add_unset, expect
-from ..config.keys import ADDED
 from ..config.keywords import flatten
+from ..config.sections import ADDED
 from ..distillers.base import DISTILLERS
 from ..registry import restored_on_error
 from ..training.optim import OPTIMIZERS, SCHEDULES

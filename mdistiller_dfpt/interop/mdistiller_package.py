@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from yacs.config import CfgNode as CN
 
-from ..config.keys import default_cfg
+from ..config.sections import default_cfg
 from ..config.yaml_reader import read_yaml
 from ..distillers.base import DISTILLERS
 from ..distillers.dkd import dkd_loss

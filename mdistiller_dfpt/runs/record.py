@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
-from ..config.keys import KEYS, put
+from ..config.keys import KEYS
 from ..config.load import dump_cfg, load_yaml_text
+from ..config.sections import put
 from ..data import Data
 from ..data.preprocessing import Preprocessing
 from ..distillers.choice import choice

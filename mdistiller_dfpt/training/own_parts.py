@@ -8,7 +8,8 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..config.effect import value_of
-from ..config.keys import KEYS, put
+from ..config.keys import KEYS
+from ..config.sections import put
 from ..data import Data
 from ..data.loader import Epoch
 from ..data.normalisation import Normalisation

@@ -14,7 +14,8 @@ from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.config import dump_cfg, flatten, keywords
 from mdistiller_dfpt.config.compose import composed_runs
 from mdistiller_dfpt.config.effect import deciding_values, without_effect
-from mdistiller_dfpt.config.keys import REMOVED, default_cfg
+from mdistiller_dfpt.config.keys import REMOVED
+from mdistiller_dfpt.config.sections import default_cfg
 from mdistiller_dfpt.distillers.choice import choice, situation
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.build import check_config

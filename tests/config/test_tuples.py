@@ -5,7 +5,7 @@ from yacs.config import CfgNode as CN
 
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.config import dump_cfg
-from mdistiller_dfpt.config.keys import declare_node
+from mdistiller_dfpt.config.sections import declare_node
 from mdistiller_dfpt.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.config import flatten
-from mdistiller_dfpt.config.keys import default_cfg
+from mdistiller_dfpt.config.sections import default_cfg
 from mdistiller_dfpt.errors import ConfigError, UserError
 from mdistiller_dfpt.launch.build import check_config
 
