@@ -65,6 +65,7 @@ def end_at_once() -> None:
         signal.signal(number, _end)
     if _is_free(signal.SIGUSR1):
         signal.signal(signal.SIGUSR1, lambda number, frame: None)  # unlike SIG_IGN, not inherited by programs
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # its launcher blocked it, until here
 
 
 def as_by_default() -> None:

@@ -96,7 +96,7 @@ def _usual_loaders(first: Workload) -> dict[str, PilLoader | TimmLoader]:
     data, batch, workers = first.data.train, first.cfg.SOLVER.BATCH_SIZE, first.cfg.DATASET.NUM_WORKERS
     loaders: dict[str, PilLoader | TimmLoader] = {"DataLoader of PIL images": PilLoader(first.data, batch, workers)}
     if isinstance(data, FileLoader):
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ModuleNotFoundError):
             loaders["timm's loader"] = TimmLoader(data, batch, workers)
     return loaders
 

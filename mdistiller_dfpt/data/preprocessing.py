@@ -98,8 +98,13 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def pixels_of(view: Image.Image | Tensor) -> Tensor:
-    """A picture, or (3, H, W) uint8 -> (H, W, 3) uint8."""
-    return view.permute(1, 2, 0) if isinstance(view, Tensor) else torch.from_numpy(np.array(as_rgb(view)))
+    """A picture, or (3, H, W) uint8 -> (H, W, 3) uint8; TypeError for other tensors."""
+    if not isinstance(view, Tensor):
+        return torch.from_numpy(np.array(as_rgb(view)))
+    if view.dtype != torch.uint8 or view.ndim != 3 or len(view) != 3:
+        raise TypeError(f"a transform returned {tuple(view.shape)} {view.dtype}; it must return a PIL image or"
+                        " (3, H, W) torch.uint8: leave out ToTensor and Normalize")  # fmt: skip
+    return view.permute(1, 2, 0)
 
 
 def picture_of(view: Image.Image | Tensor) -> Image.Image:
@@ -119,7 +124,12 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The number of an image's orientation in its EXIF data; 1 if it has none, or if they cannot be read."""
+    """The number of an image's orientation in its EXIF data; 1 if it has none, or if they cannot be read.
+
+    A TIFF file is decoded first: Pillow turns it then, and it has none any more.
+    """
+    if image.format == "TIFF":
+        image.load()
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow raises many types for damaged data

@@ -37,7 +37,7 @@ class ScaledCrop:
     def __init__(self, crop: v2.RandomResizedCrop, turned: bool):
         try:
             import simplejpeg
-        except ImportError:
+        except ModuleNotFoundError:
             raise ConfigError("DATASET.DECODE fast needs simplejpeg: pip install simplejpeg") from None
         self.crop, self.turned, self.decode_jpeg = crop, turned, simplejpeg.decode_jpeg
 

@@ -55,11 +55,13 @@ class Totals(NamedTuple):
 
 def files_of(source: Path, target: Path, side: int, quality: int) -> list[File]:
     """Every file below a folder but hidden ones, and its place in the copy; links are followed."""
-    found, entered = [], {os.path.realpath(target)}
+    found, copy = [], os.path.realpath(target)
     for place, inside, names in os.walk(source, followlinks=True):
-        entered.add(os.path.realpath(place))
+        here = Path(os.path.realpath(place))
+        # Not for ever: a link to a folder around it leads back to it
+        around = {copy, *map(str, (here, *here.parents))}
         inside[:] = sorted(name for name in inside if not name.startswith(".")
-                           and os.path.realpath(os.path.join(place, name)) not in entered)  # fmt: skip
+                           and os.path.realpath(os.path.join(place, name)) not in around)  # fmt: skip
         below = target / os.path.relpath(place, source)
         found += [File(os.path.join(place, name), str(below / name), side, quality) for name in sorted(names)
                   if not name.startswith(".")]  # fmt: skip
@@ -107,12 +109,13 @@ def write(file: File) -> Written:
 
 def _smaller(image: Image.Image, file: File) -> bytes | None:
     """The content of a smaller image, in the format of this one; None if it stays as it is."""
+    orientation = orientation_of(image)  # first, as that of a TIFF file changes its size
     form, least = FORMATS.get(image.format or ""), min(image.size)
     if form is None or least <= file.side:
         return None
     width, height = (max(1, round(length * file.side / least)) for length in image.size)
     exif = Image.Exif()
-    if (orientation := orientation_of(image)) != 1:
+    if orientation != 1:
         exif[ExifTags.Base.Orientation] = orientation
     image.draft(None, (SHARPER * width, SHARPER * height))
     whole = image if image.mode in ("L", "RGB") else as_rgb(image)

@@ -58,7 +58,7 @@ def of_split(student: Student, loader: Loader, source: str) -> Sample:
 
 def spaced(count: int, shape: tuple[int, int, int]) -> Tensor:
     """The numbers of at most 256 of `count` images, (N,) int64; of fewer where `shape` (3, H, W) is above 512 x 512."""
-    return torch.linspace(0, count - 1, min(count, IMAGES, PIXELS // (shape[1] * shape[2]))).round().long()
+    return torch.linspace(0, count - 1, min(count, IMAGES, max(1, PIXELS // (shape[1] * shape[2])))).round().long()
 
 
 def batches(images: Tensor) -> Iterator[Tensor]:

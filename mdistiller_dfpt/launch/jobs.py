@@ -92,7 +92,7 @@ def run_jobs(
                 left.remove(job)
                 if is_done(job):
                     claimed.close()
-                    ended(job, "trained by another launcher")
+                    ended(job, "trained meanwhile")
                     continue
                 say(f"{job.label} ... (log: {job.log})")
                 begun[pool.submit(_run, job, launcher, running)] = job, claimed

@@ -29,10 +29,15 @@ def start(command: Sequence[str], log: Path, **variables: str) -> Process:
 
     It is in a session of its own, so that a terminal sends no signal to it.
     """
-    with opened_to_change(log, append=True) as file:
-        return subprocess.Popen(
-            command, stdout=file, stderr=file, start_new_session=True, env={**environment_of_job(), **variables}
-        )
+    # A request to save would end a command that does not hear it yet: it waits until `handlers.end_at_once` is through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        with opened_to_change(log, append=True) as file:
+            return subprocess.Popen(
+                command, stdout=file, stderr=file, start_new_session=True, env={**environment_of_job(), **variables}
+            )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Running(set[Handle]):

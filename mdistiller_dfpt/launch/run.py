@@ -33,7 +33,7 @@ from ..runs.identity import Identity, read_identity
 from ..runs.locks import one_at_a_time
 from ..training.out_of_memory import memory_explained
 from ..training.signals import Stopped
-from ..training.speed import asked_for, speed_line
+from ..training.speed import asked_for, is_measured, speed_line
 from .build import Trained, build_trainer, check_config, identity_of_run
 from .initial import check_start, fetch_start
 from .judge import judge_run
@@ -117,7 +117,7 @@ def train(
         return read_json(before / RESULTS)
     trainer = build_trainer(cfg, data, trained, identity, before=before)
     folder = before or on_first_process(lambda: _new_run(cfg, identity))
-    line = speed_line(trainer.cfg, trainer.training.device, measured=cfg.SOLVER.SPEED is not None)
+    line = speed_line(trainer.cfg, trainer.training.device, measured=is_measured(cfg))
     on_first_process(lambda: print(line, flush=True))
     teacher = trained[0].network if trained else None
 

@@ -209,9 +209,15 @@ def _check_code(path: Path, record: Record, cfg: CN) -> None:
     """CheckpointError if the user's code of its network is not that of its run: it may compute something else."""
     if not record.code:  # none of the user's, or a record of an earlier version
         return
+
+    # Among more files of a run, one may have been named by its folder too
+    def then(name: str, sha256: str) -> str:
+        named = [value for other, value in record.code.items() if Path(other).name == Path(name).name]
+        return sha256 if sha256 in named else record.code.get(name) or next(iter(named), "unknown")
+
     now = sources_of_student(cfg)
-    if changed := sorted(name for name, sha256 in now.items() if record.code.get(name) != sha256):
-        before = ", ".join(f"{name} had SHA-256 {record.code.get(name, 'unknown')[:12]}" for name in changed)
+    if changed := sorted(name for name, sha256 in now.items() if then(name, sha256) != sha256):
+        before = ", ".join(f"{name} had SHA-256 {then(name, now[name])[:12]}" for name in changed)
         raise CheckpointError(f"{path}: the code of its network has changed since it was trained ({before}): put that"
                               f" version back; `eval -m {record.student} -c {weights_file(path)}` evaluates the weights"
                               " with the present one")  # fmt: skip

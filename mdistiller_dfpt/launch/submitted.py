@@ -46,7 +46,7 @@ class Command:
         os.chdir(self.folder)
         with passing_signals_on() as running:
             code = running.wait(start(self.words, self.log))
-        if code == 128 + AGAIN:
+        if code in (128 + AGAIN, -AGAIN):
             signal.raise_signal(AGAIN)  # submitit's handler has the job begun again, and ends this process
         return code
 
@@ -63,7 +63,7 @@ class Queue:
     def __init__(self, folder: Path, parallel: int, options: Sequence[str]):
         try:
             import submitit
-        except ImportError:
+        except ModuleNotFoundError:
             raise ConfigError('--launcher submitit needs submitit: pip install "mdistiller_dfpt[submitit]"') from None
         logging.getLogger("submitit").setLevel(logging.ERROR)  # it prints to stdout
         self.errors = (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError)

@@ -97,7 +97,8 @@ class CompiledSteps:
                 ) from None
             why = reason(e.inner_exception).splitlines()[0]
             raise CompilationError(
-                f"{KEY} is True, and PyTorch could not compile a step ({why}); set it to False and start the run again"
+                f"{KEY} is True, and PyTorch could not compile a step ({why}); set it to False, without"
+                " SOLVER.SPEED auto, and start the run again"
             ) from None
         if self.first:
             self.first = False

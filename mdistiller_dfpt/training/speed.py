@@ -46,12 +46,15 @@ def fast_settings(
 
     `before`: the directory of the run that is continued or evaluated, whose choice is kept; `trains`: a run follows.
     """
-    s = cfg.SOLVER
-    if s.SPEED != AUTO and FASTEST not in (s.AMP, s.AMP_STUDENT):
+    if not is_measured(cfg):
         return cfg
+    s = cfg.SOLVER
     choice = on_first_process(
         lambda: (before and _chosen_before(before)) or _measured(cfg, student, teacher, data, trains)
     )
+    if s.SPEED == AUTO and choice.compiled and not _can_compile(data.train.device):
+        print("SOLVER.SPEED auto: SOLVER.COMPILE False from here on, as this machine has no C++ compiler", flush=True)
+        choice = choice._replace(compiled=False)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.SPEED = None
@@ -60,11 +63,19 @@ def fast_settings(
     return cfg
 
 
+def is_measured(cfg: CN) -> bool:
+    """Whether a config asks for what is faster here; such a config trains once `fast_settings` has replaced that."""
+    return cfg.SOLVER.SPEED == AUTO or FASTEST in (cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT)
+
+
 def faster_settings(device: torch.device) -> list[str]:
     """The settings, as `KEY VALUE`, with which a step on this machine is faster."""
     has_it = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bfloat16()
-    can_compile = device.type == "cuda" or cpp_compiler() is not None
-    return ["SOLVER.AMP bf16"] * has_it + ["SOLVER.COMPILE True"] * can_compile
+    return ["SOLVER.AMP bf16"] * has_it + ["SOLVER.COMPILE True"] * _can_compile(device)
+
+
+def _can_compile(device: torch.device) -> bool:
+    return device.type == "cuda" or cpp_compiler() is not None
 
 
 def speed_line(cfg: CN, device: torch.device, *, measured: bool) -> str:
@@ -85,7 +96,8 @@ def asked_for(asked: dict[str, object]) -> list[str]:
     """Keys and values, as in a command, of what a run was asked for, where its config has what was chosen."""
     if asked.get("SOLVER.SPEED") == AUTO:
         return ["SOLVER.SPEED", AUTO, "SOLVER.AMP", "none", "SOLVER.AMP_STUDENT", "", "SOLVER.COMPILE", "False"]
-    return [w for key in ("SOLVER.AMP", "SOLVER.AMP_STUDENT") if asked.get(key) == FASTEST for w in (key, FASTEST)]
+    amp, of_student = str(asked.get("SOLVER.AMP") or "none"), str(asked.get("SOLVER.AMP_STUDENT") or "")
+    return ["SOLVER.AMP", amp, "SOLVER.AMP_STUDENT", of_student] if FASTEST in (amp, of_student) else []
 
 
 def _chosen_before(run: Path) -> Settings | None:
@@ -113,7 +125,8 @@ def _measured(cfg: CN, student: nn.Module, teacher: nn.Module | None, data: Data
         seconds += taken
     if networks == FASTEST:  # no teacher
         networks = of_student
-    compiled = _pays(seconds * s.EPOCHS * len(data.train), data.train.device) if auto and trains else s.COMPILE
+    steps = s.EPOCHS * len(data.train) * s.ACCUMULATE
+    compiled = _pays(seconds * steps, data.train.device) if auto and trains else s.COMPILE
     return Settings(networks, None if of_student == networks else of_student, compiled)
 
 
@@ -122,7 +135,7 @@ def _pays(seconds: float, device: torch.device) -> bool:
     lower_bound = f"the steps of this run take {duration(seconds)} or more"
     if seconds < PAYS_FROM:
         why = f"{lower_bound}, too little for compilation to pay"
-    elif device.type == "cpu" and cpp_compiler() is None:
+    elif not _can_compile(device):
         why = "there is no C++ compiler"
     else:
         print(f"SOLVER.SPEED auto: SOLVER.COMPILE True, as {lower_bound}", flush=True)
@@ -136,7 +149,7 @@ def _faster(cfg: CN, asked: str, name: str, network: nn.Module, data: Data, *, l
     device = data.train.device
     candidates = list(WORDS) if device.type != "cpu" or has_bfloat16() else ["none"]
     layout = memory_format(cfg.SOLVER.CHANNELS_LAST)
-    batch = -(-cfg.SOLVER.BATCH_SIZE // world_size())
+    batch = -(-cfg.SOLVER.BATCH_SIZE // (world_size() * cfg.SOLVER.ACCUMULATE))
     case = (name, learns, batch, data.image_shape, str(device), str(layout), torch.get_num_threads())
     if case in _found:
         return _found[case]

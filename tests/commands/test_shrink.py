@@ -90,6 +90,29 @@ def test_pixels_are_those_of_a_resize_with_antialiasing(source, tmp_path):
         assert np.array_equal(np.asarray(found), np.asarray(expected))
 
 
+def test_a_tiff_file_which_pillow_turns_itself_is_not_turned_twice(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(noise(90, 121)).save(tmp_path / "photos" / "a.tif", exif=exif)
+    assert run(tmp_path / "photos", tmp_path / "small", "--size", SIDE) == 0
+    before, after = (upright(Image.open(tmp_path / place / "a.tif")) for place in ("photos", "small"))
+    assert (before.size, after.size) == ((90, 121), (SIDE, 65))
+    assert np.abs(np.asarray(before.resize(after.size, Image.Resampling.BICUBIC)).astype(int) - after).mean() < 1
+
+
+def test_links_to_class_folders_are_classes_and_one_to_a_folder_around_it_is_left_out(tmp_path):
+    (tmp_path / "photos/train/cat").mkdir(parents=True)
+    Image.fromarray(noise(90, 121)).save(tmp_path / "photos/train/cat/a.png")
+    (tmp_path / "photos/val").mkdir()
+    (tmp_path / "photos/val/cat").symlink_to("../train/cat")
+    (tmp_path / "photos/train/cat/back").symlink_to("../..")
+    assert run(tmp_path / "photos", tmp_path / "small", "--size", SIDE) == 0
+    assert sorted(str(p.relative_to(tmp_path / "small")) for p in (tmp_path / "small").rglob("*.png")) == [
+        "train/cat/a.png", "val/cat/a.png",
+    ]  # fmt: skip
+
+
 def test_what_was_written_is_kept_and_what_changed_is_written_anew(source, tmp_path, capsys):
     target = tmp_path / "small"
     assert run(source, target, "--size", SIDE) == 0

@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 from mdistiller_dfpt.data.image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe, read_image
 from mdistiller_dfpt.data.in_memory import ImageSet, InMemoryLoader, Recipe
-from mdistiller_dfpt.data.preprocessing import Preprocessing, resize_and_crop
+from mdistiller_dfpt.data.preprocessing import Preprocessing, pixels_of, resize_and_crop
 from mdistiller_dfpt.errors import CheckpointError, DataError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
@@ -93,6 +93,21 @@ def test_a_picture_in_memory_becomes_what_its_file_does(kind, upright, tmp_path)
     with Image.open(path) as picture:
         assert picture.mode == kind
         assert torch.equal(prepare(picture), prepare(read_image(str(path))))
+
+
+def test_a_tiff_file_which_pillow_turns_itself_is_not_turned_twice(tmp_path):
+    exif, path = Image.Exif(), tmp_path / "a.tif"
+    exif[ExifTags.Base.Orientation] = 6
+    KINDS["P"].convert("RGB").save(path, exif=exif)
+    prepare = Preprocessing((10, 8), (8, 8), MEAN, STD, (8, 8), upright=True)
+    with Image.open(path) as picture:
+        assert torch.equal(prepare(picture), prepare(read_image(str(path))))
+
+
+@pytest.mark.parametrize("view", [torch.rand(3, 8, 8), torch.zeros(8, 8, 3, dtype=torch.uint8)])
+def test_a_tensor_of_another_kind_than_pixels_is_refused(view):
+    with pytest.raises(TypeError, match=r"must return a PIL image or \(3, H, W\) torch.uint8: leave out ToTensor"):
+        pixels_of(view)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

@@ -220,7 +220,7 @@ def test_what_cannot_be_decoded_in_crops_is_refused(tmp_path, monkeypatch):
 
     def without(name, *words, **more):
         if name == "simplejpeg":
-            raise ImportError(name)
+            raise ModuleNotFoundError(name)
         return plain(name, *words, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)

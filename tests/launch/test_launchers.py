@@ -108,7 +108,7 @@ def test_a_job_that_another_launcher_has_done_meanwhile_does_not_begin(tmp_path)
     both = [job_of(tmp_path, name) for name in ("theirs", "ours")]
     assert run_jobs(both, Local(1), said.append, lambda job: job.label == "theirs") == ([], [])
     assert not (tmp_path / "theirs").exists()
-    assert "[1/2] theirs: trained by another launcher" in said
+    assert "[1/2] theirs: trained meanwhile" in said
 
 
 def test_two_launchers_at_once_run_each_job_once(tmp_path):

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -18,6 +19,7 @@ import mdistiller_dfpt as md
 from mdistiller_dfpt.commands import evaluate, predict
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DataError
 from mdistiller_dfpt.interop import plugins
+from mdistiller_dfpt.launch import student
 from mdistiller_dfpt.launch.judge import data_of_student, on_data, on_folders
 from mdistiller_dfpt.runs.record import KEY, as_metadata, read_record
 from mdistiller_dfpt.runs.weights import HUB_WEIGHTS
@@ -206,7 +208,7 @@ def test_a_student_is_judged_on_its_test_set(digits, tmp_path, capsys, monkeypat
     assert found["bytes"] == (run / "student.safetensors").stat().st_size
     assert set(found["milliseconds"]) == {"1", "64"}
     assert found["device"] == "cpu"
-    assert f"images (float32, cpu, {found['threads']} threads)" in text
+    assert f"images (float32, cpu, threads: {found['threads']})" in text
     rows = list(csv.DictReader((tmp_path / "each.csv").read_text().splitlines()))
     assert len(rows) == data.test.num_samples
     assert 100 * sum(int(row["correct"]) for row in rows) / len(rows) == pytest.approx(last["top1"])
@@ -531,3 +533,13 @@ def test_where_nothing_can_be_written_is_found_before_the_evaluation(option, dig
 def test_a_student_says_what_it_takes(digits):
     with pytest.raises(TypeError, match="takes a batch of images as a tensor, not Image"):
         md.load_student(digits[0])(Image.new("RGB", (8, 8)))
+
+
+def test_a_file_of_a_network_is_known_also_where_more_files_of_its_run_had_its_name(monkeypatch, tmp_path):
+    """Two packages of a plugin and a network; the student needs the network's alone."""
+    monkeypatch.setattr(student, "sources_of_student", lambda cfg: {"__init__.py": "1" * 64})
+    record = SimpleNamespace(code={"losses/__init__.py": "2" * 64, "nets/__init__.py": "1" * 64}, student="nets:build")
+    student._check_code(tmp_path, record, None)
+    record.code["nets/__init__.py"] = "3" * 64
+    with pytest.raises(CheckpointError, match="has changed since it was trained .__init__.py had SHA-256 2222"):
+        student._check_code(tmp_path, record, None)

@@ -6,12 +6,13 @@ import torch
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.config.effect import without_effect
 from mdistiller_dfpt.distillers.choice import situation
+from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.evaluate_checkpoint import evaluate_checkpoint
 from mdistiller_dfpt.launch.run import config_of, run
 from mdistiller_dfpt.runs.hashing import state_hash
-from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_networks
+from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller, tiny_networks
 from mdistiller_dfpt.training import speed
-from mdistiller_dfpt.training.speed import fast_settings, speed_line
+from mdistiller_dfpt.training.speed import asked_for, fast_settings, speed_line
 
 from ..test_house import ROOT
 
@@ -68,6 +69,41 @@ def test_a_case_is_measured_once_in_a_process(faster_in, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     fast_settings(tiny_cfg("SOLVER.AMP", "fastest", "SOLVER.BATCH_SIZE", "8"), *tiny_networks(), tiny_data())
     assert len(asked) == 4 * 2 * (speed.ROUNDS + 1), "another batch is another case"
+
+
+def test_what_is_measured_is_a_micro_batch(faster_in, capsys):
+    faster_in("bf16", "bf16")
+    words = ("SOLVER.AMP", "fastest", "SOLVER.ACCUMULATE", "4")
+    fast_settings(tiny_cfg(*words), *tiny_networks(), tiny_data())
+    assert "a batch of 4 here: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("key", "value"), [("SPEED", "auto"), ("AMP", "fastest"), ("AMP_STUDENT", "fastest")])
+def test_a_program_of_its_own_is_told_that_nothing_is_measured_there(key, value):
+    with pytest.raises(ConfigError, match="measured by `train` and `md.run`; a program of its own sets SOLVER.AMP"):
+        tiny_distiller("KD", f"SOLVER.{key}", value)
+
+
+def test_a_choice_of_compilation_is_dropped_where_no_compiler_is(faster_in, monkeypatch, capsys):
+    faster_in("bf16", "bf16")
+    monkeypatch.setattr(speed, "cpp_compiler", lambda: None)
+    monkeypatch.setattr(speed, "_chosen_before", lambda run: speed.Settings("bf16", None, True))
+    cfg = fast_settings(tiny_cfg("SOLVER.SPEED", "auto"), *tiny_networks(), tiny_data(), before=ROOT)
+    assert (cfg.SOLVER.AMP, cfg.SOLVER.COMPILE) == ("bf16", False)
+    assert "SOLVER.COMPILE False from here on, as this machine has no C++ compiler" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({}, []),
+        ({"SOLVER.AMP": "bf16"}, []),
+        ({"SOLVER.AMP": "fastest"}, ["SOLVER.AMP", "fastest", "SOLVER.AMP_STUDENT", ""]),
+        ({"SOLVER.AMP_STUDENT": "fastest"}, ["SOLVER.AMP", "none", "SOLVER.AMP_STUDENT", "fastest"]),
+    ],
+)
+def test_what_was_chosen_for_a_run_is_not_what_it_was_asked_for(asked, words):
+    assert asked_for(asked) == words
 
 
 def test_without_a_teacher_the_student_decides(faster_in):
@@ -145,9 +181,9 @@ def test_measuring_leaves_networks_and_random_numbers_as_they_were():
     assert (networks[0].training, networks[1].training) == (True, False)
 
 
-@pytest.mark.parametrize("asked_for", [("SOLVER.AMP", "fastest"), ("SOLVER.SPEED", "auto")])
-def test_a_resumed_run_and_an_evaluation_keep_what_was_chosen(asked_for, faster_in, tmp_path):
-    words = ["LOG.PREFIX", str(tmp_path), "LOG.TENSORBOARD", "False", *asked_for, "EXPERIMENT.DEVICE", "cpu",
+@pytest.mark.parametrize("setting", [("SOLVER.AMP", "fastest"), ("SOLVER.SPEED", "auto")])
+def test_a_resumed_run_and_an_evaluation_keep_what_was_chosen(setting, faster_in, tmp_path):
+    words = ["LOG.PREFIX", str(tmp_path), "LOG.TENSORBOARD", "False", *setting, "EXPERIMENT.DEVICE", "cpu",
              "SOLVER.BATCH_SIZE", "256"]  # fmt: skip
 
     def digits(epochs):
@@ -157,7 +193,7 @@ def test_a_resumed_run_and_an_evaluation_keep_what_was_chosen(asked_for, faster_
     assert run(digits(1))["protocol"]["precision"] == "bf16"
     asked = faster_in("none", "none")
     folder = tmp_path / "digits/vanilla/res8/seed1"
-    assert config_of(folder, []).SOLVER[asked_for[0].partition(".")[2]] == asked_for[1]
+    assert config_of(folder, []).SOLVER[setting[0].partition(".")[2]] == setting[1]
     resumed = run(digits(2), resume=folder)
     assert (resumed["protocol"]["precision"], len(resumed["epochs"])) == ("bf16", 2)
     found = evaluate_checkpoint(digits(2), "student", folder)
