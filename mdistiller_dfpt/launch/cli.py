@@ -202,7 +202,8 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrup
             print(f"{_process()}error: {e}", file=sys.stderr)
         return e.exit_code
     except UserError as e:
-        if not isinstance(e, OutOfMemory) and (lack := out_of_memory(e)) is not None:
+        # A stop by a signal is one, also where memory was short before
+        if not isinstance(e, OutOfMemory) and e.exit_code < 128 and (lack := out_of_memory(e)) is not None:
             return _say_fault(lack, e)
         for line in _lines_of(e, sys.argv[1:] if argv is None else argv):
             print(f"{_process()}error: {line[:MOST_SHOWN]}", file=sys.stderr)
