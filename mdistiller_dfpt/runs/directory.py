@@ -3,7 +3,9 @@
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode as CN
 
@@ -142,14 +144,26 @@ def new_run(cfg: CN) -> Path:
 
 def restore_config(run: Path) -> None:
     """Write the config of a run anew, from its newest checkpoint, if it is missing or damaged."""
+    config = newest_manifest(run / CHECKPOINTS).get("config")
     try:
-        if (run / CONFIG).is_file() and load_yaml_text(read_text(run / CONFIG)):
+        values = load_yaml_text(read_text(run / CONFIG)) if (run / CONFIG).is_file() else {}
+        # One that is cut off may be the beginning of a config
+        if values and not (config and _lacks(values, load_yaml_text(config))):
             return
     except (ConfigError, UnicodeDecodeError):
         pass
-    if config := newest_manifest(run / CHECKPOINTS).get("config"):
+    if config:
         write_text(run / CONFIG, config)
         print(f"note: {run / CONFIG} was missing or damaged: written anew from the newest checkpoint", flush=True)
+
+
+def _lacks(values: Any, whole: Mapping[str, Any]) -> bool:
+    """Whether a key of the second config, or of one of its sections, is not in the first one."""
+    if not isinstance(values, Mapping):
+        return True
+    return any(
+        key not in values or (isinstance(value, Mapping) and _lacks(values[key], value)) for key, value in whole.items()
+    )
 
 
 def make_folder(run: Path, *, empty: bool) -> None:

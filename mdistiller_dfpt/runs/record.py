@@ -91,7 +91,7 @@ def as_metadata(record: Record, weights: Mapping[str, Tensor]) -> dict[str, str]
 def as_json(record: Record) -> dict[str, Any]:
     """A record as plain values."""
     preprocessing = None if record.preprocessing is None else record.preprocessing.as_json()
-    return record._asdict() | {"format": FORMAT, "preprocessing": preprocessing}
+    return record._asdict() | {"format": FORMAT, "preprocessing": preprocessing, "code": dict(record.code)}
 
 
 def _instead(folder: Path) -> str:

@@ -7,6 +7,8 @@ Formula: none of its own; the path has the outputs of the trained network.
 
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from ..data import Batch
 from ..models import StagedModel
 from ..models.output import Output
@@ -29,3 +31,7 @@ class Frozen(Teacher):
     def original(self, batch: Batch) -> Output:
         """The frozen network's output; only its logits if they are cached."""
         return self.frozen_output(ORIGINAL, batch)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """The frozen network's logits (B, classes), computed."""
+        return self.output_of(self.network, image).logits

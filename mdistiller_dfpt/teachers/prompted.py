@@ -198,7 +198,7 @@ class Prompted(Frozen):
     def evaluated_paths(self, image: Tensor) -> dict[str, Tensor]:
         if self.first < len(self.prompts):  # what the prompts make of other images depends on the last step's
             return {}
-        return {ORIGINAL: self.output_of(self.network, image).logits, PROMPTED: self.prompted_path(image).logits}
+        return {ORIGINAL: self.logits(image), PROMPTED: self.prompted_path(image).logits}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.prompts.parameters()), "lr_factor": 1.0}]

@@ -267,7 +267,7 @@ def trained(folder, *words, extra=40):
         (lambda p: trained(p, "SOLVER.ACCUMULATE", "2"), "are not divided into micro-batches: set it to 1"),
         (
             lambda p: trained(p, "DISTILLER.LOGITS_CACHE", str(p)),
-            "uses more of the teacher than the logits of one network per view",
+            "uses more of the teacher than the logits of frozen networks per view",
         ),
         (
             lambda p: trained(p, "DISTILLER.TEACHER_KIND", "previous_epoch"),
