@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor
 from torch.utils.data import get_worker_info
-from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
+from torch.utils.data._utils.signal_handling import _remove_worker_pids, _set_SIGCHLD_handler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import DataError
@@ -226,6 +226,8 @@ def _end_half_built(error: BaseException) -> None:
         if isinstance(iterator, _MultiProcessingDataLoaderIter) and frame.f_code.co_name == "__init__":
             _DEATHS.hold_back()
             iterator._shutdown = True
+            with contextlib.suppress(ValueError):  # where PyTorch does not know them yet
+                _remove_worker_pids(id(iterator))  # else it says of each later death that it is theirs
             for worker in getattr(iterator, "_workers", ()):
                 worker.kill()
 
