@@ -37,19 +37,17 @@ def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = l
         for batch in ProgressBar(f"epoch {epoch}/{run.last_epoch}", len(loader), run.meters).over(batches):
             # The learning rate depends on the progress, including the fraction of an epoch
             set_learning_rate(run.optimizer, run.learning_rate(epoch - 1 + (batch.step - 1) / len(loader)))
-            try:
-                with run.compiling():
-                    take_step(run, batch)
-            except CompilationError:
-                between_steps()  # a signal to all processes of a terminal or job ends the compiler too
-                raise
+            with run.compiling():
+                take_step(run, batch)
             run.step = batch.step
             # Save if due, stop if requested
             if run.step < len(loader):
                 between_steps()
-    except DataError:
-        if world_size() == 1:  # of several processes, the others are in a step
-            between_steps()  # what sent a signal may have ended what the images come from
+    except (CompilationError, DataError) as e:
+        # A signal to all processes of a terminal or job ends the compiler, and what the images come from, too; without
+        # images, the other ones of several processes are in a step
+        if isinstance(e, CompilationError) or world_size() == 1:
+            between_steps()
         raise
     run.guard.refuse_divergence(epoch)
     return run.meters.totals()
