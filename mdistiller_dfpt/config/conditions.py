@@ -72,7 +72,12 @@ HAS_NESTEROV = When(
 HAS_MOMENTUM = When("AdamW has its own", lambda s: not ONE_OPTIMISER.test(s) or s.cfg.SOLVER.TYPE != "AdamW")
 IS_CACHED = When("DISTILLER.LOGITS_CACHE is not set", lambda s: bool(s.cfg.DISTILLER.LOGITS_CACHE))
 SEVERAL_PROCESSES = When("there is one process", lambda s: s.processes > 1)
-AUTO = "auto"
+AUTO, FASTEST = "auto", "fastest"
 NOT_AUTO = When(f"SOLVER.SPEED is {AUTO}", lambda s: s.cfg.SOLVER.SPEED != AUTO)
 NOT_CRD = When("one loop serves all methods", lambda s: s.cfg.SOLVER.TRAINER != "crd")
 NEVER = When("every epoch is written", lambda s: False)
+
+
+def is_measured(cfg: CN) -> bool:
+    """Whether a config asks for what is faster on this machine, so that it trains once that was measured."""
+    return cfg.SOLVER.SPEED == AUTO or FASTEST in (cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT)

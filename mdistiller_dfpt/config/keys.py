@@ -10,6 +10,7 @@ from .conditions import (
     BY_DOT,
     BY_STEPS,
     EXTRA_IN_MEMORY,
+    FASTEST,
     HAS_ASSISTANTS,
     HAS_EXTRA,
     HAS_MOMENTUM,
@@ -217,9 +218,9 @@ KEYS: dict[str, Key] = {
                         " set", one_of(AUTO), kind=str),
     "SOLVER.AMP": Key("none", "none: float32; bf16: networks under bfloat16 autocast, losses in float32; fastest: the"
                       " faster of the two for each network, benchmarked once before the first step",
-                      one_of("none", "bf16", "fastest"), NOT_AUTO),
+                      one_of("none", "bf16", FASTEST), NOT_AUTO),
     "SOLVER.AMP_STUDENT": Key(None, "of the student; default: as AMP. On a CPU, depthwise convolutions are slower in"
-                              " bfloat16", one_of("none", "bf16", "fastest"), NOT_AUTO, kind=str),
+                              " bfloat16", one_of("none", "bf16", FASTEST), NOT_AUTO, kind=str),
     "SOLVER.CHANNELS_LAST": Key(True, "memory format of images and weights"),
     "SOLVER.COMPILE": Key(False, "compile the forward and backward pass by torch.compile before the first step, which"
                           " takes about a minute", None, NOT_AUTO),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode as CN
 
-from ..config.conditions import AUTO
+from ..config.conditions import is_measured
 from ..config.keywords import asked_for, keywords_for
 from ..errors import ConfigError, is_accident, made
 from ..models import StagedModel
@@ -48,7 +48,7 @@ def build_distiller(
     if image_shape is not None:
         beside["image_shape"] = tuple(image_shape)
     chosen, d = choice(cfg), cfg.DISTILLER
-    if cfg.SOLVER.SPEED == AUTO or "fastest" in (cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT):
+    if is_measured(cfg):
         raise ConfigError("SOLVER.SPEED auto and SOLVER.AMP fastest are measured by `train` and `md.run`; a program of"
                           " its own sets SOLVER.AMP to none or bf16, and SOLVER.COMPILE")  # fmt: skip
     _refuse_not_given(chosen, beside)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from yacs.config import CfgNode as CN
 
+from ..config.conditions import is_measured
 from ..config.effect import without_effect
 from ..data import Data, build_data
 from ..distillers.choice import situation
@@ -33,7 +34,7 @@ from ..runs.identity import Identity, read_identity
 from ..runs.locks import one_at_a_time
 from ..training.out_of_memory import memory_explained
 from ..training.signals import Stopped
-from ..training.speed import asked_for, is_measured, speed_line
+from ..training.speed import asked_for, speed_line
 from .build import Trained, build_trainer, check_config, identity_of_run
 from .initial import check_start, fetch_start
 from .judge import judge_run

@@ -10,7 +10,7 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from ..config import load_yaml_text
-from ..config.conditions import AUTO
+from ..config.conditions import AUTO, FASTEST, is_measured
 from ..data import Data
 from ..distillers.build import AMP_DTYPES
 from ..distributed import on_first_process, world_size
@@ -22,7 +22,6 @@ from ..runs.directory import CONFIG
 from ..runs.log import duration
 from .compiled import cpp_compiler
 
-FASTEST = "fastest"
 ROUNDS = 3
 PAYS_FROM = 1800
 """Seconds of a run from which compilation, of a minute or two, pays where it gains a tenth."""
@@ -61,11 +60,6 @@ def fast_settings(
     cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT, cfg.SOLVER.COMPILE = choice
     cfg.freeze()
     return cfg
-
-
-def is_measured(cfg: CN) -> bool:
-    """Whether a config asks for what is faster here; such a config trains once `fast_settings` has replaced that."""
-    return cfg.SOLVER.SPEED == AUTO or FASTEST in (cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT)
 
 
 def faster_settings(device: torch.device) -> list[str]:
