@@ -1,6 +1,7 @@
 """Base of all kinds of teacher: a module around a frozen network that returns the outputs for the student to match."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -115,12 +116,14 @@ class Teacher(Hooked):
 
     def frozen_output(self, name: str, batch: Batch) -> Output:
         """The output of a network of `cacheable` for a batch; only its logits if they are cached."""
-        network = self.cacheable()[name]
         if name not in self.caches:
-            return self.output_of(network, batch.image)
+            return self.output_of(self.cacheable()[name], batch.image)
         refusal = "DISTILLER.LOGITS_CACHE stores only the teacher's logits, but the method uses {!r}: remove it"
-        logits = self.caches[name].logits(batch, lambda image: self.output_of(network, image).logits)
-        return Output(logits, NoFeatures(refusal))
+        return Output(self.caches[name].logits(batch, partial(self.frozen_logits, name)), NoFeatures(refusal))
+
+    def frozen_logits(self, name: str, image: Tensor) -> Tensor:
+        """The logits (B, classes) of a network of `cacheable`, computed."""
+        return self.output_of(self.cacheable()[name], image).logits
 
     def train(self, mode: bool = True) -> "Teacher":
         super().train(mode)

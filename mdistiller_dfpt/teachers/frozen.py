@@ -34,4 +34,4 @@ class Frozen(Teacher):
 
     def logits(self, image: Tensor) -> Tensor:
         """The frozen network's logits (B, classes), computed."""
-        return self.output_of(self.network, image).logits
+        return self.frozen_logits(ORIGINAL, image)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from ..data import Data
@@ -11,7 +10,6 @@ from ..data.loader import Loader
 from ..distillers import Distiller, Method
 from ..distillers.choice import choice
 from ..errors import ConfigError
-from ..models import StagedModel
 from ..runs.hashing import state_hash
 from ..runs.identity import Identity
 from ..teachers import Teacher
@@ -45,12 +43,8 @@ def fill_caches(
 ) -> None:  # fmt: skip
     """Compute what is missing in all of them, and hold them on the device; `between`: called between forward passes."""
     for name, cache in caches.items():
-        fill_cache(cache, partial(_logits, teacher, teacher.cacheable()[name]), loader, between)
+        fill_cache(cache, partial(teacher.frozen_logits, name), loader, between)
         teacher.caches[name] = cache.whole(loader.device)
-
-
-def _logits(teacher: Teacher, network: StagedModel, image: Tensor) -> Tensor:
-    return teacher.output_of(network, image).logits
 
 
 def _networks_read(distiller: Method) -> set[str]:
