@@ -339,23 +339,26 @@ def test_evaluation_can_be_rarer_than_epochs_but_the_last_counts(tmp_path):
     assert [e["epoch"] for e in results["epochs"] if "test" in e] == [2, 4, 5]
 
 
-def test_tensorboard_has_each_epoch_once_after_a_resume(tmp_path):
+def steps_in(events):
+    """The steps of an accuracy, as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    read = EventAccumulator(str(events))
+    read.Reload()
+    return [e.step for e in read.Scalars("test/student/top1")]
+
+
+def test_tensorboard_has_each_epoch_once_after_a_resume(tmp_path):
     more = ("LOG.TENSORBOARD", "True")
     stopped_after(2, "NONE", tmp_path, *more)
     run = run_of("NONE", tmp_path, *THREE, *more)
     fit(run, resume=True)
-    events = EventAccumulator(str(run.run / "events"))
-    events.Reload()
-    assert [e.step for e in events.Scalars("test/student/top1")] == [1, 2, 3]
+    assert steps_in(run.run / "events") == [1, 2, 3]
     seconds = [path.name.split(".")[3] for path in (run.run / "events").iterdir()]
     assert len(set(seconds)) == len(seconds) == 2
 
 
 def test_tensorboard_has_each_epoch_once_where_the_clock_was_set_back(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     more, an_hour_later = ("LOG.TENSORBOARD", "True"), int(time.time()) + 3600
     folder = stopped_after(2, "NONE", tmp_path, *more).run / "events"
     (written,) = folder.iterdir()
@@ -363,25 +366,19 @@ def test_tensorboard_has_each_epoch_once_where_the_clock_was_set_back(tmp_path):
     (folder / f"events.out.tfevents.{an_hour_later}.first").touch()
     run = run_of("NONE", tmp_path, *THREE, *more)
     fit(run, resume=True)
-    events = EventAccumulator(str(run.run / "events"))
-    events.Reload()
-    assert [e.step for e in events.Scalars("test/student/top1")] == [1, 2, 3]
+    assert steps_in(run.run / "events") == [1, 2, 3]
     (_, first), (_, second), (now, _) = (path.name.split(".")[3:5] for path in sorted(folder.iterdir()))
     assert (first, second) == ("first", "second")
     assert int(now) < an_hour_later
 
 
 def test_tensorboard_has_each_epoch_once_where_the_clock_stands_still(tmp_path, monkeypatch):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     monkeypatch.setattr(time, "time", lambda: 1_000_000_000.0)
     more = ("LOG.TENSORBOARD", "True")
     stopped_after(2, "NONE", tmp_path, *more)
     run = run_of("NONE", tmp_path, *THREE, *more)
     fit(run, resume=True)
-    events = EventAccumulator(str(run.run / "events"))
-    events.Reload()
-    assert [e.step for e in events.Scalars("test/student/top1")] == [1, 2, 3]
+    assert steps_in(run.run / "events") == [1, 2, 3]
 
 
 @pytest.mark.parametrize("name", METHODS)
