@@ -20,7 +20,9 @@ from ..waits import LIMIT, has_ended, wait_until
 RUN = """
 import os, signal, sys, time
 from pathlib import Path
+from mdistiller_dfpt.handlers import end_at_once
 from mdistiller_dfpt.parent import stop_with_launcher
+end_at_once()
 got = []
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(number, lambda number, frame: (got.append(number), print(signal.Signals(number).name, flush=True)))
