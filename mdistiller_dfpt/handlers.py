@@ -4,6 +4,7 @@ Of Ctrl-C, Python makes an exception wherever the main thread is, which some cod
 other stop signal would end the process with its temporary files left.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -65,6 +66,8 @@ def end_at_once() -> None:
         signal.signal(number, _end)
     if _is_free(signal.SIGUSR1):
         signal.signal(signal.SIGUSR1, lambda number, frame: None)  # unlike SIG_IGN, not inherited by programs
+        # An interpreter that ends undoes its handlers, and then needs a while: last of all that it calls before
+        atexit.register(signal.signal, signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # its launcher blocked it, until here
 
 

@@ -130,6 +130,24 @@ def test_an_interrupt_of_the_interpreters_end_is_one_line():
     assert (done.returncode, done.stdout, done.stderr) == (130, "done\n", "interrupted\n")
 
 
+AT_THE_VERY_END = """
+import os, signal, sys
+from mdistiller_dfpt.handlers import end_at_once
+from mdistiller_dfpt.launch.cli import guarded
+end_at_once()
+class Freed:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGUSR1):
+        kill(pid, number)
+sys.kept = Freed()  # until Python has undone its handlers
+sys.exit(guarded(lambda argv: print("done"), []))
+"""
+
+
+def test_a_request_to_save_at_the_very_end_of_the_interpreter_ends_nothing():
+    done = subprocess.run([sys.executable, "-c", AT_THE_VERY_END], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 def test_signals_within_are_heard_behind_and_the_first_decides():
     heard = []
     with handled(USED, lambda number, frame: heard.append(number)):

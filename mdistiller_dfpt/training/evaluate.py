@@ -1,5 +1,6 @@
 """Accuracy on the full test set, each sample counted once, with a single device-to-host read at the end."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from itertools import combinations
 
@@ -11,6 +12,7 @@ from ..data.loader import Loader
 from ..distillers import Method
 from ..distributed import all_reduce
 from ..errors import DataError
+from .signals import Meetings
 
 
 def places(logits: Tensor, target: Tensor) -> Tensor:
@@ -63,14 +65,12 @@ def accuracy(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {f"top{k}": (found < k).sum() * (100 / len(target)) for k in (1, 5)}
 
 
-def evaluate_method(
-    method: Method, loader: Loader, between_batches: Callable[[int], None] = lambda number: None
-) -> dict[str, dict[str, float]]:
+def evaluate_method(method: Method, loader: Loader, meetings: Meetings | None = None) -> dict[str, dict[str, float]]:
     """`evaluate` for the paths of a method, in eval mode."""
     was_training = method.training
     method.eval()
     try:
-        return evaluate(method.evaluated_paths, loader, between_batches)
+        return evaluate(method.evaluated_paths, loader, meetings)
     finally:
         method.train(was_training)
 
@@ -79,7 +79,7 @@ def evaluate_method(
 def evaluate(
     paths_of: Callable[[Tensor], Mapping[str, Tensor]],
     loader: Loader,
-    between_batches: Callable[[int], None] = lambda number: None,
+    meetings: Meetings | None = None,
 ) -> dict[str, dict[str, float]]:
     """{path: {"top1": %, "top5": %, "nll": nats, "ece": %}} for the logits of each path.
 
@@ -89,7 +89,7 @@ def evaluate(
     `most_predicted` is the share of the images, in per cent, for which the most frequent prediction is made.
 
     `paths_of`: images (B, 3, H, W) -> logits (B, C) by name. `a` is the path returned first: KL(teacher || student) if
-    the teacher comes first. `between_batches` is called with the number of each batch, from 1, and of one behind all.
+    the teacher comes first. With `meetings`, it is left at a signal, and where a process has an error.
     """
     sums: dict[tuple[str, str], Tensor] = {}
     predicted: dict[str, Tensor] = {}  # of each class, by path
@@ -99,21 +99,22 @@ def evaluate(
     def add(key: tuple[str, str], value: Tensor) -> None:
         sums[key] = sums[key] + value if key in sums else value
 
-    for batch in loader.epoch():
-        between_batches(batch.step)
-        count += len(batch.target)
-        paths = paths_of(batch.image)
-        for name, logits in paths.items():
-            add((name, "top1"), correct_at(logits, batch.target, 1))
-            add((name, "top5"), correct_at(logits, batch.target, 5))
-            add((name, "nll"), F.cross_entropy(logits.double(), batch.target, reduction="sum"))
-            of_bins = calibration_gaps(logits, batch.target)
-            gaps[name] = gaps[name] + of_bins if name in gaps else of_bins
-            ones = F.one_hot(logits.argmax(1), logits.shape[1]).sum(0)
-            predicted[name] = predicted[name] + ones if name in predicted else ones
-        for a, b in combinations(paths, 2):
-            add(("kl", f"{a}||{b}"), kl_divergence(paths[a], paths[b]))
-    between_batches(len(loader) + 1)
+    with contextlib.nullcontext() if meetings is None else meetings.over(len(loader)):
+        for batch in loader.epoch():
+            if meetings is not None:
+                meetings.between(batch.step)
+            count += len(batch.target)
+            paths = paths_of(batch.image)
+            for name, logits in paths.items():
+                add((name, "top1"), correct_at(logits, batch.target, 1))
+                add((name, "top5"), correct_at(logits, batch.target, 5))
+                add((name, "nll"), F.cross_entropy(logits.double(), batch.target, reduction="sum"))
+                of_bins = calibration_gaps(logits, batch.target)
+                gaps[name] = gaps[name] + of_bins if name in gaps else of_bins
+                ones = F.one_hot(logits.argmax(1), logits.shape[1]).sum(0)
+                predicted[name] = predicted[name] + ones if name in predicted else ones
+            for a, b in combinations(paths, 2):
+                add(("kl", f"{a}||{b}"), kl_divergence(paths[a], paths[b]))
     # The samples that could be read, over all processes
     counted = torch.tensor(float(count), dtype=torch.float64, device=loader.device)
     *totals, seen = all_reduce(torch.stack([*(s.double() for s in sums.values()), counted])).tolist()

@@ -1,5 +1,6 @@
 """The training loop: a run is a number of epochs, an epoch is a number of steps over the training set."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -10,29 +11,33 @@ from torch import Tensor
 from ..data import Batch
 from ..distillers.hook_values import step_of
 from ..distributed import world_size
-from ..errors import DataError
+from ..errors import CheckpointError
 from ..losses.term import trainable
 from ..runs.log import ProgressBar, RunLogs, epoch_line
 from ..runs.results import best_epoch, evaluation_of
 from ..runs.saving import BEST, Saver
 from .compiled import CompilationError, static
 from .evaluate import accuracy, evaluate_method
+from .failures import Failed, known_to_all
 from .micro_batches import micro_batches
 from .optim import set_learning_rate, set_mode
 from .parallel import share_buffers
-from .signals import Interrupt, Requests, Stopped
+from .signals import Interrupt, Meetings, Requests, Stopped
 from .state import Training
 from .strength import strength
 
 
 def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """One pass over the training set, continuing after the last step; returns averages of terms and logged values."""
+    """One pass over the training set, continuing after the last step; returns averages of terms and logged values.
+
+    `Failed` behind a step if the next batch cannot be drawn.
+    """
     loader = run.data.train
     run.distiller.train()
     run.statistics = {}  # they were of the weights before
     set_mode(run.optimizer, training=True)
     batches = run.data.batches(epoch, first=run.step, strong=run.distiller.needs_strong_view)
-    batches = run.mixing.over(batches)
+    batches = known_to_all(run.mixing.over(batches))
     try:
         for batch in ProgressBar(f"epoch {epoch}/{run.last_epoch}", len(loader), run.meters).over(batches):
             # The learning rate depends on the progress, including the fraction of an epoch
@@ -43,11 +48,8 @@ def train_epoch(run: Training, epoch: int, between_steps: Callable[[], None] = l
             # Save if due, stop if requested
             if run.step < len(loader):
                 between_steps()
-    except (CompilationError, DataError) as e:
-        # A signal to all processes of a terminal or job ends the compiler, and what the images come from, too; without
-        # images, the other ones of several processes are in a step
-        if isinstance(e, CompilationError) or world_size() == 1:
-            between_steps()
+    except CompilationError:  # a signal to all processes of a terminal or job ends the compiler, too
+        between_steps()
         raise
     run.guard.refuse_divergence(epoch)
     return run.meters.totals()
@@ -95,7 +97,21 @@ def take_step(run: Training, batch: Batch) -> None:
 
 
 def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
-    """Train to the last epoch; raises `Stopped` after a checkpoint if a signal requests a stop."""
+    """Train to the last epoch; raises `Stopped` after a checkpoint if a signal requests a stop.
+
+    An error between two steps, as of an image, loses nothing either: the state is saved before it ends the run.
+    """
+    try:
+        return train_epochs(run, saver, requests, logs)
+    except Failed as e:
+        error = e.error
+    with contextlib.suppress(CheckpointError, RuntimeError, OSError, MemoryError):  # the first error is the one to say
+        meet_requests(run, saver, requests, has_failed=True)
+    raise error  # not within `except`: what is behind it stays known
+
+
+def train_epochs(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
+    """`fit`, which handles `Failed`."""
     steps, first, started = len(run.data.train), len(run.epochs) + 1, time.monotonic()
     remeasure = run.cfg.SOLVER.REMEASURE_BN
     for epoch in range(first, run.last_epoch + 1):
@@ -118,9 +134,7 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
                 share_buffers(run.distiller, run.statistics.values())
             try:
                 with run.deployable():
-                    record[run.data.judged_on] = evaluate_method(
-                        run.distiller, run.data.judges, requests.between_batches()
-                    )
+                    record[run.data.judged_on] = evaluate_method(run.distiller, run.data.judges, Meetings(requests))
             except Interrupt as e:  # outside of `deployable`: the weights are those in training again
                 saver.save(run.progress())
                 raise Stopped(e.number, f"in epoch {epoch}, while it was evaluated") from None
@@ -143,13 +157,13 @@ def fit(run: Training, saver: Saver, requests: Requests, logs: RunLogs) -> None:
             raise Stopped(stop, f"after epoch {epoch}")
 
 
-def meet_requests(run: Training, saver: Saver, requests: Requests) -> None:
-    """Between two steps: save if due or requested, stop if a signal requests it."""
+def meet_requests(run: Training, saver: Saver, requests: Requests, *, has_failed: bool = False) -> None:
+    """Between two steps: save if due or requested, stop if a signal requests it; `has_failed`: it is the last time."""
     # Processes agree, so that all of them save and stop after the same step
     requests.save |= saver.is_due(run.step)
-    stop, save = requests.poll(run.step)
+    stop, save = requests.poll(0 if has_failed else run.step)
     epoch = len(run.epochs) + 1
-    if stop or save:
+    if stop or save or (has_failed and run.step):
         # Save: a state that diverged must not replace a good one; buffers become those that are saved
         run.guard.refuse_divergence(epoch)
         share_buffers(run.distiller, run.averaged())

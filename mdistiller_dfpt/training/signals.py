@@ -5,13 +5,14 @@ SIGTERM, SIGINT, SIGHUP, SIGXCPU and SIGUSR2 save and stop, SIGUSR1 saves and co
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
 from ..distributed import all_reduce, world_size
 from ..errors import UserError
 from ..handlers import STOP_SIGNALS, handled, say
+from .failures import Failed, failed
 
 # Processes agree on requests every so many steps, because agreeing costs a message
 AGREE_EVERY = 8
@@ -44,36 +45,32 @@ class Requests:
         """(number of a stop signal or 0, whether to save), agreed on by all processes; reported once per signal."""
         if world_size() > 1 and step % AGREE_EVERY:
             return 0, False
+        return self._exchanged()[:2]
+
+    def _exchanged(self, failed: bool = False) -> tuple[int, bool, bool]:
+        """What `poll` returns, and whether one of the processes has `failed`."""
         stop, save = self.stop, self.save
         if save:
             self.save = False
         if world_size() > 1:
             # A signal that arrives during the exchange is kept for the next one
-            asked = all_reduce(torch.tensor([*(float(stop == n) for n in STOP_SIGNALS), float(save)])).tolist()
-            stop = next((n for n, count in zip(STOP_SIGNALS, asked, strict=False) if count), 0)
-            save = asked[-1] > 0
-        return stop, save
+            asked = torch.tensor([*(float(stop == n) for n in STOP_SIGNALS), float(save), float(failed)])
+            *stops, saves, failures = all_reduce(asked).tolist()
+            stop = next((n for n, count in zip(STOP_SIGNALS, stops, strict=True) if count), 0)
+            save, failed = saves > 0, failures > 0
+        return stop, save, failed
 
     def poll_stop(self) -> int:
         """Number of a stop signal or 0, agreed on by all processes; called where the state is saved soon."""
         return self.poll(0)[0]
 
-    def between_batches(self) -> Callable[[int], None]:
-        """What an evaluation calls with the number of each batch, and of one behind all: `Interrupt` at a stop.
-
-        All processes agree equally often: one that can read nothing of a batch does so at its next one.
-        """
-        agreed = 0
-
-        def meet(batch: int) -> None:
-            nonlocal agreed
-            due = batch // AGREE_EVERY if world_size() > 1 else agreed + 1
-            while agreed < due:
-                agreed += 1
-                if stop := self.poll_stop():
-                    raise Interrupt(stop)
-
-        return meet
+    def meet(self, error: Exception | None = None) -> None:
+        """Between two batches of an evaluation: `Interrupt` at a stop, `Failed` if a process has an error."""
+        stop, _, is_failed = self._exchanged(error is not None)
+        if stop:
+            raise Interrupt(stop)
+        if is_failed:
+            raise failed(error)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -94,3 +91,33 @@ class Requests:
         # Handlers only record the request: the state in the middle of a step cannot be resumed
         with handled(STOP_SIGNALS, stop), handled([signal.SIGUSR1], save):
             yield
+
+
+class Meetings:
+    """The meetings of all processes in an evaluation: `Interrupt` at a stop, `Failed` where one has an error.
+
+    All meet equally often: one that can read nothing of a batch does so at its next one.
+    """
+
+    def __init__(self, requests: Requests):
+        self.requests, self.count = requests, 0
+
+    def between(self, batch: int) -> None:
+        """Called before the batch of this number, from 1."""
+        due = batch // AGREE_EVERY if world_size() > 1 else self.count + 1
+        while self.count < due:
+            self.count += 1
+            self.requests.meet()
+
+    @contextlib.contextmanager
+    def over(self, batches: int) -> Iterator[None]:
+        """Context of an evaluation over so many batches; an error in it is known to all at their next meeting."""
+        error: Exception | None = None
+        try:
+            yield
+            self.between(batches)
+        except (Interrupt, Failed):
+            raise
+        except Exception as e:
+            error = e
+        self.requests.meet(error)

@@ -27,6 +27,7 @@ from ..runs.saving import Progress
 from ..teachers import Teacher
 from .average import WeightAverage, in_place
 from .compiled import CompiledSteps, compile_method
+from .failures import known_to_all
 from .guard import Guard
 from .meters import Meters
 from .optim import build_optimizer, build_schedule
@@ -141,7 +142,7 @@ class Training:
         The network that is trained keeps its own, so that a run which goes on is the same with and without this.
         """
         loader, self.statistics = in_even_batches(self.data.train), {}
-        images = (batch.image for batch in loader.epoch())
+        images = (batch.image for batch in known_to_all(loader.epoch()))
         with self.deployable():
             self.statistics = remeasured(self.distiller.deployed, self.distiller.forward_student, images)
 

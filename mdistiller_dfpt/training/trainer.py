@@ -34,6 +34,7 @@ from ..teachers import Teacher
 from .broadcasts import broadcasts_refused
 from .cached_logits import cache_logits, fill_caches
 from .evaluate import evaluate
+from .failures import Failed
 from .final import final_results
 from .loop import fit, train_epoch
 from .micro_batches import refuse_small
@@ -178,8 +179,12 @@ class Trainer:
     def one_epoch(self, epoch: int = 1) -> dict[str, float]:
         """Averages over an epoch of training, without a run directory."""
         self.prepare()
-        with broadcasts_refused():
-            return train_epoch(self.training, epoch)
+        try:
+            with broadcasts_refused():
+                return train_epoch(self.training, epoch)
+        except Failed as e:
+            error = e.error
+        raise error  # there is nothing to save
 
     def prepare(self, saver: Saver | None = None) -> None:
         """Prepare for the first step: check the batch sizes, and let the method pass over the training set."""

@@ -21,7 +21,7 @@ from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training import parallel
 from mdistiller_dfpt.training.evaluate import evaluate_method
 from mdistiller_dfpt.training.micro_batches import micro_batches, smallest_micro_batch
-from mdistiller_dfpt.training.signals import Requests
+from mdistiller_dfpt.training.signals import Meetings, Requests
 from mdistiller_dfpt.training.sync_batch_norm import with_synchronised_batch_norm
 from mdistiller_dfpt.training.trainer import Trainer
 
@@ -195,16 +195,15 @@ def test_a_signal_that_arrives_during_the_exchange_is_handled_the_next_time(monk
 
 def test_processes_agree_equally_often_in_an_evaluation_whichever_batches_they_have(monkeypatch):
     monkeypatch.setattr("mdistiller_dfpt.training.signals.world_size", lambda: 2)
+    monkeypatch.setattr("mdistiller_dfpt.training.signals.all_reduce", lambda asked: found.append(1) or asked)
     found = []
     for missing in ((), (8, 9), (16, 20)):
-        requests = Requests()
-        monkeypatch.setattr(requests, "poll_stop", lambda found=found: found.append(1))
-        meet = requests.between_batches()
-        for number in range(1, 22):  # of 20 batches, and one behind all
-            if number not in missing:
-                meet(number)
+        meetings = Meetings(Requests())
+        with meetings.over(20):
+            for number in set(range(1, 21)) - set(missing):
+                meetings.between(number)
         found.append(0)
-    assert found == [1, 1, 0] * 3
+    assert found == [1, 1, 1, 0] * 3
 
 
 def test_a_signal_to_one_process_stops_an_evaluation_of_all_and_the_run_continues(tmp_path, monkeypatch):
