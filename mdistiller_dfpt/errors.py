@@ -2,8 +2,10 @@
 
 import errno
 import inspect
+import mmap
 import os
 import re
+import resource
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,6 +13,8 @@ from typing import Any, TypeVar
 from .regular_files import memory
 
 T = TypeVar("T")
+STACK = 8 * 2**20
+"""Bytes of the stack of a thread, where no limit gives them."""
 SIGPIPE = 141
 """The exit code of a process that this signal ends."""
 
@@ -98,6 +102,25 @@ def lack_of_memory(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__context__
     return None
+
+
+NO_THREAD = "can't start new thread"
+"""Python's words, without a number, where the system has too many threads, and where it has no memory for one more."""
+
+
+def is_room_for_threads() -> bool:
+    """Whether memory is not why a thread cannot be started: as much as the stacks of two can be mapped."""
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    try:
+        mmap.mmap(-1, 2 * (STACK if stack == resource.RLIM_INFINITY else stack)).close()
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def kind_of(why: str) -> type[UserError]:
+    """The kind of the error that a process lacks something, by the reason in the words of the system or of Python."""
+    return OutOfMemory if why == NO_THREAD and not is_room_for_threads() else DataError
 
 
 class PluginError(UserError):

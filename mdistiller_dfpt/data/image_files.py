@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from ..errors import DataError
+from ..errors import DataError, kind_of
 from ..regular_files import opened
 from .augment import strong_view
 from .batch import Batch
@@ -289,7 +289,7 @@ class FileLoader(Loader):
             if (fault := fault_of_worker(e)) is None:
                 raise
             what, why = "died or hangs", fault
-        raise DataError(
+        raise kind_of(why)(
             f"a data-loading worker {what} ({why}), at {len(keys)} images from {self.files.paths[keys[0][1]]} on;"
             f" lower DATASET.NUM_WORKERS (now {self.workers}) or {remedy(why, self.timeout)}, and continue with"
             " --resume"

@@ -24,7 +24,7 @@ from torch.utils.data import get_worker_info
 from torch.utils.data._utils.signal_handling import _remove_worker_pids, _set_SIGCHLD_handler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from ..errors import DataError
+from ..errors import NO_THREAD, DataError
 from ..handlers import STOP_SIGNALS
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ PREFETCHED = 2  # batches of each worker that wait, as by PyTorch's default
 TICK = 0.25  # seconds
 LAST_SECONDS = 1.0  # for a worker that was told to end
 TOO_MANY = "Too many open files"
-NO_MORE = ("Resource temporarily unavailable", "can't start new thread")
+NO_MORE = ("Resource temporarily unavailable", NO_THREAD)
 """What the system and Python say where a user may have no more processes and threads."""
 _LEFT = re.compile(r"</(torch_\w+)>")
 _PID = re.compile(r"\(pid (\d+)\)")
@@ -236,7 +236,8 @@ def _end_half_built(error: BaseException) -> None:
 def end_workers() -> None:
     """End the workers of all loaders, before `multiprocessing` does by a signal, which leaves their temporary files."""
     for iterator in list(_RUNNING):
-        iterator._shutdown_workers()
+        with contextlib.suppress(RuntimeError, OSError, MemoryError):  # by a thread, for which there may be no room
+            iterator._shutdown_workers()
         for worker in iterator._workers:
             worker.join(LAST_SECONDS)
     _kill_workers()  # one that is stopped hears nothing else

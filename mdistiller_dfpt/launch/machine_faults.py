@@ -2,11 +2,19 @@
 
 import errno
 
-from ..errors import ConfigError, DataError, OutOfMemory, UserError, in_short, lack_of_memory
+from ..errors import (
+    NO_THREAD,
+    ConfigError,
+    DataError,
+    OutOfMemory,
+    UserError,
+    in_short,
+    is_room_for_threads,
+    lack_of_memory,
+)
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}  # no name of ours is such
 OF_LIMITS = {errno.EMFILE, errno.ENFILE}
-NO_THREAD = "can't start new thread"  # Python's words, without a number
 OF_PLACES = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENXIO,
     errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENOLCK, errno.ENOTSUP,
@@ -15,7 +23,9 @@ OF_PLACES = {
 
 def out_of_memory(error: Exception) -> OutOfMemory | None:
     """That no memory could be allocated, in words, if this is behind an error."""
-    if (lack := lack_of_memory(error)) is None:
+    no_thread = str(error) == NO_THREAD and not is_room_for_threads()
+    lack = error if no_thread else lack_of_memory(error)
+    if lack is None:
         return None
     return OutOfMemory(f"out of memory ({in_short(lack)[:160] or 'no details'}): end other processes, or raise the"
                        " number that `ulimit -v` prints")  # fmt: skip
@@ -27,7 +37,7 @@ def fault_of_the_machine(error: Exception) -> UserError | None:
         name = error.object[error.object.rfind("\n", 0, error.start) + 1 :].splitlines()[0]
         is_name = error.reason == "surrogates not allowed"
         return ConfigError(f"{name[:200]}: this name is not UTF-8: rename it") if is_name else None
-    if isinstance(error, BlockingIOError) or str(error) == NO_THREAD:
+    if isinstance(error, BlockingIOError) or (str(error) == NO_THREAD and is_room_for_threads()):
         return DataError(f"{getattr(error, 'strerror', error)}: no further process or thread may be started: raise the"
                          " number that `ulimit -u` prints, and that of `ulimit -v` if there is one, or start fewer"
                          " processes")  # fmt: skip

@@ -19,7 +19,7 @@ from mdistiller_dfpt.data import build as build_module
 from mdistiller_dfpt.data import build_data, check, image_files, pool, workers
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.data.workers import leave_all_to_the_trainer
-from mdistiller_dfpt.errors import DataError
+from mdistiller_dfpt.errors import DataError, UserError
 from mdistiller_dfpt.testing import tiny_cfg
 
 from ..forks import forked
@@ -267,6 +267,37 @@ def test_a_thread_that_never_says_that_it_runs_is_waited_for_as_long_as_the_conf
     with pytest.raises(DataError, match=r"no images for 1 seconds.*EXPERIMENT.TIMEOUT \(now 1 s\)"):
         list(loader.epoch(1))
     wait_until(lambda: set(multiprocessing.active_children()) <= before)
+
+
+@pytest.mark.parametrize(("room", "kind"), [(4, "OutOfMemory"), (1024, "DataError")])
+def test_a_thread_of_a_loader_that_gets_no_memory_is_told_from_one_too_many(room, kind, tmp_path, monkeypatch):
+    def refused(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    def limited():
+        loader = loader_whose_worker(lambda: None, tmp_path)
+        monkeypatch.setattr(multiprocessing.queues.Queue, "_start_thread", refused)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + room * 2**20, resource.RLIM_INFINITY))
+        try:
+            list(loader.epoch(1))
+        except UserError as e:
+            workers.end_workers()
+            return [type(e).__name__, "lower DATASET.NUM_WORKERS (now 1)" in str(e)]
+
+    assert forked(limited) == (0, [kind, True])
+
+
+def test_workers_are_ended_though_no_thread_can_be_started_for_it(tmp_path, monkeypatch):
+    def refused(self):
+        raise RuntimeError("can't start new thread")
+
+    _batches, worker = begun(loader_whose_worker(lambda: time.sleep(600), tmp_path))
+    monkeypatch.setattr(workers._MultiProcessingDataLoaderIter, "_shutdown_workers", refused)
+    monkeypatch.setattr(workers, "LAST_SECONDS", 0.0)
+    workers.end_workers()
+    worker.join(LIMIT)
+    assert worker.exitcode == -signal.SIGKILL
 
 
 def test_a_worker_that_may_start_no_thread_can_be_ended(monkeypatch):

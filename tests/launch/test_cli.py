@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -146,6 +147,16 @@ def test_a_fault_of_the_machine_is_one_line_wherever_it_is_met(fault, capsys):
     error, code, message = FAULTS[fault]
     assert raised(error) == code
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize(("room", "code"), [(2**20, 1), (2**30, 3)])
+def test_a_thread_that_cannot_be_started_for_want_of_memory_is_told_from_too_many(room, code):
+    def limited():
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
+        return raised(RuntimeError("can't start new thread"))
+
+    assert forked(limited) == (0, code)
 
 
 ALLOCATOR = "DefaultCPUAllocator: can't allocate memory: you tried to allocate {} bytes"
