@@ -15,8 +15,11 @@ OF_PLACES = {
 
 def out_of_memory(error: Exception) -> OutOfMemory | None:
     """That no memory could be allocated, in words, if this is behind an error."""
-    if (lack := lack_of_memory(error)) is None:
-        return None
+    return None if (lack := lack_of_memory(error)) is None else in_words(lack)
+
+
+def in_words(lack: BaseException) -> OutOfMemory:
+    """An error that says that no memory could be allocated, in words."""
     return OutOfMemory(f"out of memory ({in_short(lack)[:160] or 'no details'}): end other processes, or raise the"
                        " number that `ulimit -v` prints")  # fmt: skip
 

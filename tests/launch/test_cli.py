@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import traceback
 
 import pytest
 
@@ -171,6 +172,34 @@ def test_a_lack_of_memory_is_said_whatever_was_made_of_it(cause, code, message, 
 
     assert guarded(command, []) == code
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize("limit", [None, 2**40], ids=["without a limit", "under one"])
+def test_an_error_without_an_exception_is_a_lack_of_memory_where_memory_is_limited(limit, capfd):
+    """So CPython says that it found no memory for the exception; without a limit, a library forgot to set one."""
+
+    def lost():
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        return raised(SystemError("error return without exception set"))
+
+    assert forked(lost) == (0, 1)
+    error = capfd.readouterr().err
+    if limit is None:
+        assert error.startswith("Traceback")
+        assert "out of memory" not in error
+    else:
+        assert error == f"error: out of memory (error return without exception set): {NO_MEMORY}\n"
+
+
+@pytest.mark.parametrize("name", ["extract_tb", "print_exc"])
+def test_no_memory_for_the_words_of_an_error_is_a_lack_of_memory(name, capsys, monkeypatch):
+    def short(*args, **keywords):
+        raise MemoryError
+
+    monkeypatch.setattr(traceback, name, short)
+    assert raised(KeyError("a")) == 1
+    assert capsys.readouterr().err == f"error: out of memory (no details): {NO_MEMORY}\n"
 
 
 def test_code_that_ends_the_program_has_not_succeeded(capsys):
