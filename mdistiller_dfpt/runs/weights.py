@@ -18,7 +18,7 @@ from .safe_load import load_pickled_tensors
 from .state_dicts import COUNTER, Match, dict_with_versions, matches, other_networks
 
 WEIGHTS = "student.safetensors"  # in the directory of a run and in a checkpoint
-HUB_WEIGHTS = "model.safetensors"  # in a folder as model hubs read it
+HUB_WEIGHTS, HUB_CONFIG = "model.safetensors", "config.json"  # in a folder as model hubs read it
 POSITIONS = re.compile(r"(^|\.)(pos_embed|pos_embedding|position_embeddings?)\S* is \(")  # of a transformer's tokens
 TEACHER_WEIGHTS = "teacher.safetensors"  # in the directory of a run, if the teacher is trained along with the student
 
