@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import inspect
+import mmap
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ from ..trusted_files import trust_all, trust_as_before
 from .machine_faults import fault_of_the_machine, in_words, out_of_memory
 
 PACKAGE = str(Path(__file__).parents[1])
+RESERVE = 32 << 20  # bytes of address space, for the words of an error where memory is short; never touched
 MOST_SHOWN = 4000  # characters of a line: names and values in it are others', and can be of any length
 TRAINING = str(Path(PACKAGE, "training"))
 CHECK_RETURNS = (
@@ -186,7 +188,10 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrupted_by: Callable[[], int]) -> int:
     try:
-        main(sys.argv[1:] if argv is None else argv)
+        with mmap.mmap(
+            -1, RESERVE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        ):  # given back before an error is put in words
+            main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # a pipe that was closed shows here, not when the interpreter ends
         return 0
     except SystemExit as e:

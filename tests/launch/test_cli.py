@@ -239,3 +239,16 @@ def test_a_word_of_the_command_with_line_ends_is_no_further_line_of_an_error(cap
 
     assert guarded(fail, ["a\nerror: b", "c\r"]) == 2
     assert capsys.readouterr().err.splitlines() == [r"error: a\nerror: b: no such run", r"error: c\r: another"]
+
+
+def test_an_error_at_the_end_of_memory_has_memory_for_its_words(capfd):
+    def full():
+        with open("/proc/self/statm", encoding="ascii") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used, used))
+        kept = []
+        while True:
+            kept.append(bytes(1 << 9))
+
+    assert forked(lambda: guarded(lambda argv: full(), [])) == (0, 1)
+    assert capfd.readouterr().err == f"error: out of memory (no details): {NO_MEMORY}\n"
