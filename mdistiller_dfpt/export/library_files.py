@@ -35,9 +35,10 @@ def write_timm(student: Student, folder: Path) -> Network:
     write_json(folder / HUB_CONFIG, config)
     images = student.preprocess
     if images.crop not in (None, images.size):
+        height, width = images.size
         print(f"note: {folder.name}/{HUB_CONFIG}: timm resizes an image once, and this student's are resized again"
-              f" after their crop, to {images.size[0]}x{images.size[1]}: by timm's own transform its accuracy is not"
-              " that of its run; student.preprocess of load_student prepares them as in the run", flush=True)  # fmt: skip
+              f" after their crop, to {height}x{width}: by timm's own transform its accuracy is not that of its run;"
+              " student.preprocess of load_student prepares them as in the run", flush=True)  # fmt: skip
     return _loaded(student, adapted, folder / HUB_WEIGHTS)
 
 
