@@ -105,7 +105,7 @@ def published(path: Path) -> Iterator[Path]:
         # In a folder that exists, as it may be of another file system than the one around it
         inside = path if path.is_dir() else path.parent
         remove_old_parts(inside / path.name)
-        with tempfile.TemporaryDirectory(".part", f".{path.name}.", inside) as folder:
+        with tempfile.TemporaryDirectory(".part", f".{path.name}.", inside, ignore_cleanup_errors=True) as folder:
             part = Path(folder) / path.name
             yield part
             flush(part)
