@@ -30,10 +30,10 @@ def fault_of_the_machine(error: Exception) -> UserError | None:
         name = error.object[error.object.rfind("\n", 0, error.start) + 1 :].splitlines()[0]
         is_name = error.reason == "surrogates not allowed"
         return ConfigError(f"{name[:200]}: this name is not UTF-8: rename it") if is_name else None
-    if isinstance(error, BlockingIOError) or str(error) == NO_THREAD:
-        return DataError(f"{getattr(error, 'strerror', error)}: no further process or thread may be started: raise the"
-                         " number that `ulimit -u` prints, and that of `ulimit -v` if there is one, or start fewer"
-                         " processes")  # fmt: skip
+    if isinstance(error, BlockingIOError) or _is_of_threads(error):
+        what = error.strerror if isinstance(error, BlockingIOError) else NO_THREAD
+        return DataError(f"{what}: no further process or thread may be started: raise the number that `ulimit -u`"
+                         " prints, and that of `ulimit -v` if there is one, or start fewer processes")  # fmt: skip
     if (lack := out_of_memory(error)) is not None:
         return lack
     if not isinstance(error, OSError):
@@ -44,3 +44,10 @@ def fault_of_the_machine(error: Exception) -> UserError | None:
     if error.errno in OF_NAMES:
         return ConfigError(what)
     return DataError(what) if error.errno in OF_PLACES else None
+
+
+def _is_of_threads(error: BaseException | None) -> bool:
+    """Whether behind an error is one of a thread that could not start, as a pool of processes then fails to end."""
+    while error is not None and str(error) != NO_THREAD:
+        error = error.__context__
+    return error is not None

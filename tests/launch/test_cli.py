@@ -202,6 +202,19 @@ def test_no_memory_for_the_words_of_an_error_is_a_lack_of_memory(name, capsys, m
     assert capsys.readouterr().err == f"error: out of memory (no details): {NO_MEMORY}\n"
 
 
+def test_a_thread_that_cannot_start_is_said_whatever_became_of_it(capsys):
+    """A pool of processes whose thread did not start fails to end, too."""
+
+    def command(argv):
+        try:
+            raise RuntimeError("can't start new thread")
+        finally:
+            raise RuntimeError("cannot join thread before it is started")
+
+    assert guarded(command, []) == 3
+    assert capsys.readouterr().err == f"error: can't start new thread: {NO_MORE}\n"
+
+
 def test_code_that_ends_the_program_has_not_succeeded(capsys):
     assert raised(SystemExit(0)) == 2
     assert capsys.readouterr().err.endswith(" ended the program (0)\n")
