@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,11 +89,26 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
 def remove_parts(folder: Path) -> None:
     """Delete what writes left in a folder when their process was killed; nobody may be writing there."""
     for part in folder.glob(".*.part"):
-        if part.is_dir() and not part.is_symlink():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+        _remove(part)
+
+
+def remove_old_parts(path: Path) -> None:
+    """Delete what writes of one file or folder left whose process was killed; another process may be writing it.
+
+    So one that is younger than an hour stays; one of the future is of a clock that was wrong.
+    """
+    with contextlib.suppress(OSError):
+        for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            if abs(time.time() - part.stat().st_mtime) > 3600:
+                _remove(part)
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

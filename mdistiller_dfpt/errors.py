@@ -65,12 +65,17 @@ OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 """What libraries say in an error of a kind of their own, where they get no memory; the loader of libraries, too."""
+OF_NO_ERROR = re.compile("without (setting an )?exception")
+LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_DATA)  # of memory; without one, Linux ends a process instead
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that no memory could be allocated, and is not yet in the words of this package."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
+    # Where no memory is left for the error itself, Python knows only that there was one
+    if isinstance(error, SystemError) and OF_NO_ERROR.search(str(error)):
+        return any(resource.getrlimit(one)[0] != resource.RLIM_INFINITY for one in LIMITS)
     # The text of these is of names and values, which can be any
     is_of_values = isinstance(error, UserError | ValueError | LookupError) or getattr(error, "errno", None) is not None
     return not is_of_values and OF_MEMORY.search(str(error)) is not None

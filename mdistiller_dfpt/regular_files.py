@@ -23,7 +23,12 @@ def memory() -> int:
 def opened(path: str | os.PathLike[str], most: int | None = None) -> BufferedReader:
     """A regular file, opened for reading; OSError if it is of another kind, or larger than `most` bytes (memory)."""
     # Without O_NONBLOCK, a FIFO without a writer would block; for a regular file it has no effect
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as e:
+        if e.errno == errno.ENXIO:  # a socket
+            _check(os.stat(path), path, 0)
+        raise
     try:
         _check(os.fstat(number), path, memory() if most is None else most)
     except OSError:

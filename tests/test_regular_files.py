@@ -3,12 +3,14 @@
 import os
 import re
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt.config.compose import find_config
 from mdistiller_dfpt.data.image_files import Fault, read_image
 from mdistiller_dfpt.data.tables import read_table
 from mdistiller_dfpt.errors import UserError
@@ -35,9 +37,7 @@ def make(path, kind):
 @pytest.mark.parametrize("kind", ["FIFO", "device", "socket", "sparse"])
 def test_what_is_no_regular_file_is_refused_wherever_a_file_is_read(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the name of a socket must be short
-    words = {"sparse": "has 4,398.0 GB"}.get(
-        kind, f"is a {kind}, not a file|No such device or address|must be a .yaml file"
-    )
+    words = {"sparse": "has 4,398.0 GB"}.get(kind, f"is a {kind}, not a file|must be a .yaml file")
     for read, name in ((load_cfg, "a.yaml"), (load_weights, "a.pth"), (load_weights, "a.safetensors"),
                        (read_table, "a.csv"), (read_record, "record.safetensors"),
                        (lambda path: read_manifest(path.parent), "manifest.json")):  # fmt: skip
@@ -45,9 +45,13 @@ def test_what_is_no_regular_file_is_refused_wherever_a_file_is_read(kind, tmp_pa
         with pytest.raises(UserError, match=words) as info:
             read(path)
         assert "\n" not in str(info.value)
-    (tmp_path / "on_base.yaml").write_text(f"_BASE_: {make(tmp_path / 'base.yaml', kind).name}\n")
-    with pytest.raises(UserError, match="base.yaml: has 4,398.0 GB|_BASE_ is base.yaml; no such|must be a .yaml"):
-        load_cfg("on_base.yaml")
+    make(tmp_path / "base.yaml", kind)
+    for named in ("base.yaml", "base"):  # with its ending, and as the name of a config
+        (tmp_path / "on_base.yaml").write_text(f"_BASE_: {named}\n")
+        with pytest.raises(UserError, match=f"base.yaml: ({words}|a config must be a .yaml)"):
+            load_cfg("on_base.yaml")
+    with pytest.raises(UserError, match=f"base.yaml: ({words}|a config must be a .yaml)"):
+        load_cfg(find_config(Path("base")))
     image = read_image(str(make(tmp_path / "a.png", kind)))
     assert isinstance(image, Fault)
     assert re.match(words, image.reason)

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from ..data.class_folders import SUFFIXES
+from ..data.class_folders import SUFFIXES, folders_below
 from ..distributed import pick_device
 from ..errors import ConfigError, DataError
 from ..escape import csv_cell, one_name
@@ -26,7 +26,8 @@ def images_of(words: list[str]) -> list[Path]:
     for word in words:
         path = Path(word)
         if path.is_dir():
-            some = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            below = (Path(place, name) for place, _, names in folders_below(path, links=False) for name in names)
+            some = sorted(p for p in below if p.suffix.lower() in SUFFIXES and p.is_file())
         elif path.exists():
             some = [path]
         else:

@@ -48,11 +48,16 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return args
 
 
+def _is_ours(name: str) -> bool:
+    """Whether a file is there before the record: its lock, and what a killed write of the record left."""
+    return name == LOCK or (name.startswith(f".{RECORD}.") and name.endswith(".part"))
+
+
 @contextlib.contextmanager
 def _begun(target: Path, settings: dict[str, int | str]) -> Iterator[None]:
     """Context in which the folder is this command's alone; ConfigError if it holds something else."""
     record = target / RECORD
-    if not record.is_file() and target.exists() and (not target.is_dir() or set(os.listdir(target)) - {LOCK}):
+    if not record.is_file() and target.exists() and (not target.is_dir() or not all(map(_is_ours, os.listdir(target)))):
         raise ConfigError(f"DST {target}: holds what this command did not write; give a new folder")
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -60,11 +65,12 @@ def _begun(target: Path, settings: dict[str, int | str]) -> Iterator[None]:
         raise ConfigError(f"DST {target}: cannot be created ({e.strerror})") from None
     lock = RunLock(target, LOCK, "writes")
     try:
-        if record.is_file():
+        is_begun = record.is_file()
+        if is_begun:
             _compare(record, settings)
-            for place, _, _ in os.walk(target):
-                remove_parts(Path(place))
-        else:
+        for place, _, _ in os.walk(target):
+            remove_parts(Path(place))
+        if not is_begun:
             write_json(record, settings)
         yield
     finally:

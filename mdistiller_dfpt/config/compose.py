@@ -33,9 +33,8 @@ def find_config(name: Path) -> Path:
     if name.suffix or is_config(name):
         return name
     named = Path(f"{name}.yaml")
-    for place in (named, "configs" / named, CONFIGS / named):
-        if is_config(place):
-            return place
+    if (found := _first_of([named, "configs" / named, CONFIGS / named])) is not None:
+        return found
     known = composed_runs(CONFIGS)
     near = suggest(name.as_posix(), known) if known else "give the path of a .yaml file"
     raise ConfigError(f"--cfg {name}: no such config; {near}")
@@ -83,7 +82,12 @@ def _find_base(base: str, folder: Path) -> Path | None:
     """The path of a base that a file in `folder` names: a path, or its name there or below configs/."""
     named = base if Path(base).suffix else f"{base}.yaml"
     places = [folder / named] if named == base else [folder / named, CONFIGS / named]
-    return next((place for place in places if is_config(place)), None)
+    return _first_of(places)
+
+
+def _first_of(places: list[Path]) -> Path | None:
+    """The first that is a config; if none is, the first where something else lies, which its reader names."""
+    return next((place for test in (is_config, Path.exists) for place in places if test(place)), None)
 
 
 def _pairs_in(path: Path, values: dict[str, Any], lines: dict[str, int]) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """Decoded arrays, cached on disk until their source changes."""
 
 import contextlib
-import glob
 import os
-import secrets
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..atomic import NotWritten, remove_old_parts, write_file
 from ..regular_files import opened
 
 
@@ -24,7 +22,7 @@ def _candidates(root: Path) -> list[Path]:
 def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays of `decode()`, read from a cache file if one has this fingerprint."""
     for path in _candidates(root):
-        _remove_old_parts(path)
+        remove_old_parts(path)
         try:
             with opened(path) as f, np.load(f, allow_pickle=False) as stored:
                 if str(stored["fingerprint"]) != fingerprint:
@@ -38,19 +36,10 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
     arrays = decode()
     content: dict[str, Any] = {"fingerprint": fingerprint, "layout": _layout(arrays), **arrays}
     for path in _candidates(root):
-        try:
+        with contextlib.suppress(OSError, NotWritten):
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{path.name}{secrets.token_hex(4)}.part")
-            try:
-                with open(part, "xb") as file:
-                    np.savez(file, **content)
-                os.replace(part, path)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
+            write_file(path, lambda part: _save(part, content))
             break
-        except OSError:
-            continue
     return arrays
 
 
@@ -58,12 +47,6 @@ def _layout(arrays: dict[str, np.ndarray]) -> str:
     return ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in sorted(arrays.items()))
 
 
-def _remove_old_parts(path: Path) -> None:
-    """Delete what processes left that were killed while they wrote; one that is younger than an hour may be written.
-
-    One of the future is of a clock that was wrong.
-    """
-    with contextlib.suppress(OSError):
-        for part in path.parent.glob(f"{glob.escape(path.name)}*.part"):
-            if abs(time.time() - part.stat().st_mtime) > 3600:
-                part.unlink(missing_ok=True)
+def _save(part: Path, content: dict[str, Any]) -> None:
+    with open(part, "wb") as file:  # given a name, numpy would append an ending to it
+        np.savez(file, **content)

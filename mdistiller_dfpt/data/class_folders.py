@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,10 +22,32 @@ def class_folders(root: Path) -> list[str]:
     """Names of the class folders in `root`, sorted; DataError if there are none."""
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; it must contain one folder of images per class")
-    names = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+    try:
+        with os.scandir(root) as there:
+            entries = [e for e in there if not e.name.startswith(".")]
+        for entry in entries:  # without it, the classes behind it would have other labels
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                raise DataError(f"{entry.path}: is a link to {os.readlink(entry.path)}, where nothing is: bring back"
+                                " what was there, or remove the link")  # fmt: skip
+        names = sorted(e.name for e in entries if e.is_dir())
+    except OSError as e:
+        raise DataError(f"{e.filename or root}: cannot be read ({e.strerror})") from None
     if not names:
         raise DataError(f"{root}: contains no class folders")
     return names
+
+
+def folders_below(folder: Path, *, links: bool = True) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk`, which passes over a folder that cannot be read without a word: DataError here.
+
+    There is nothing in a folder that does not exist. `links`: to folders are followed.
+    """
+
+    def fail(error: OSError) -> None:
+        if not (isinstance(error, FileNotFoundError | NotADirectoryError) and str(error.filename) == str(folder)):
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    return os.walk(folder, onerror=fail, followlinks=links)
 
 
 def is_image(name: str) -> bool:
@@ -34,10 +56,13 @@ def is_image(name: str) -> bool:
 
 
 def images_in(folder: Path) -> tuple[list[str], list[str]]:
-    """(paths of the images, of other files) below a folder, in torchvision's order; hidden folders are not entered."""
+    """(paths of the images, of other files) below a folder, in torchvision's order; hidden folders are not entered.
+
+    DataError as of `folders_below`.
+    """
     images: list[str] = []
     others: list[str] = []
-    for place, inside, names in os.walk(folder, followlinks=True):
+    for place, inside, names in folders_below(folder):
         inside[:] = [name for name in inside if not name.startswith(".")]
         for name in names:
             (images if is_image(name) else others).append(os.path.join(place, name))

@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -13,11 +12,12 @@ from PIL import ExifTags, Image
 from ..atomic import NotWritten, write_file
 from ..errors import DataError
 from ..regular_files import opened
-from .class_folders import is_image
+from .class_folders import folders_below, is_image
 from .image_files import Fault, read_by
 from .pool import each_of
 from .preprocessing import as_rgb, orientation_of
 
+BLOCK = 1 << 20  # bytes
 FORMATS = {name: name for name in ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")} | {"MPO": "JPEG"}
 """The format in which an image of a format is written; what has none is copied."""
 SHARPER = (
@@ -54,9 +54,12 @@ class Totals(NamedTuple):
 
 
 def files_of(source: Path, target: Path, side: int, quality: int) -> list[File]:
-    """Every file below a folder but hidden ones, and its place in the copy; links are followed."""
+    """Every file below a folder but hidden ones, and its place in the copy; links are followed.
+
+    DataError for a folder that cannot be read.
+    """
     found, copy = [], os.path.realpath(target)
-    for place, inside, names in os.walk(source, followlinks=True):
+    for place, inside, names in folders_below(source):
         here = Path(os.path.realpath(place))
         # Not for ever: a link to a folder around it leads back to it
         around = {copy, *map(str, (here, *here.parents))}
@@ -90,15 +93,23 @@ def write(file: File) -> Written:
     except OSError as e:
         return Written("", fault=f"{source}: {e.strerror}")
 
+    def block() -> bytes:
+        try:
+            return original.read(BLOCK)
+        except OSError as e:  # not of what is written
+            raise DataError(f"{source}: {e.strerror}") from None
+
     def fill(part: Path) -> None:
         with open(part, "wb") as copy:
-            shutil.copyfileobj(original, copy)
+            copy.writelines(iter(block, b""))
         os.utime(part, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with original:
             write_file(target, fill)
+    except DataError as e:
+        return Written("", fault=str(e))
     except NotWritten as e:
         return Written("", stop=str(e))
     except OSError as e:

@@ -1,15 +1,15 @@
 """A folder as model hubs show it: model.safetensors, config.json, README.md; `load_student` takes it as it is."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from ..atomic import write_json, write_text
 from ..json_form import ANY, fault_of
 from ..launch.student import Student
 from ..regular_files import read_json
 from ..runs.directory import RESULTS
 from ..runs.record import as_json
-from ..runs.weights import HUB_WEIGHTS
+from ..runs.weights import HUB_CONFIG, HUB_WEIGHTS
 from .card import card
 from .verify import Network
 from .weights_file import write_weights
@@ -29,8 +29,8 @@ def write_hub_folder(student: Student, folder: Path, *, licence: str = "unknown"
     """Write the folder and return the student that is in it; `licence`: of the weights, as a hub names it."""
     folder.mkdir()
     network = write_weights(student, folder / HUB_WEIGHTS)
-    (folder / "config.json").write_text(json.dumps(as_json(student.record), indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(student, results_of(student), licence), encoding="utf-8")
+    write_json(folder / HUB_CONFIG, as_json(student.record))
+    write_text(folder / "README.md", card(student, results_of(student), licence))
     return network
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
+from ..atomic import write_json
 from ..data.normalisation import Normalisation
 from ..data.preprocessing import Preprocessing
 from ..errors import ConfigError
@@ -17,7 +18,7 @@ from ..models.external.names import made_by_library, timm_arguments
 from ..regular_files import regular
 from ..runs.checkpoint import save_weights
 from ..runs.record import as_metadata
-from ..runs.weights import HUB_WEIGHTS
+from ..runs.weights import HUB_CONFIG, HUB_WEIGHTS
 from .verify import Network
 
 
@@ -31,12 +32,13 @@ def write_timm(student: Student, folder: Path) -> Network:
     weights = adapted.network.state_dict()
     save_weights(weights, folder / HUB_WEIGHTS, as_metadata(student.record, weights))
     config = timm_config(student, adapted.network, arguments)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / HUB_CONFIG, config)
     images = student.preprocess
     if images.crop not in (None, images.size):
-        print(f"note: {folder.name}/config.json: timm resizes an image once, and this student's are resized again after"
-              f" their crop, to {images.size[0]}x{images.size[1]}: by timm's own transform its accuracy is not that of"
-              " its run; student.preprocess of load_student prepares them as in the run", flush=True)  # fmt: skip
+        height, width = images.size
+        print(f"note: {folder.name}/{HUB_CONFIG}: timm resizes an image once, and this student's are resized again"
+              f" after their crop, to {height}x{width}: by timm's own transform its accuracy is not that of its run;"
+              " student.preprocess of load_student prepares them as in the run", flush=True)  # fmt: skip
     return _loaded(student, adapted, folder / HUB_WEIGHTS)
 
 

@@ -1,7 +1,7 @@
 """Compares what was exported with the checkpoint, on real images, before it gets its place."""
 
 import contextlib
-import shutil
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..atomic import flush, saving
+from ..atomic import flush, remove_old_parts, saving
 from ..data.class_folders import images_in
 from ..data.image_files import Fault, read_image
 from ..data.loader import Loader
 from ..errors import DataError, ExportError
+from ..handlers import signals_later
 from ..launch.student import Student
+from ..runs.weights import HUB_CONFIG
 
 Network = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) as `student.preprocess` returns them -> logits (B, classes), both on the CPU."""
@@ -100,12 +102,39 @@ def published(path: Path) -> Iterator[Path]:
     """
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        # In a folder that exists, as it may be of another file system than the one around it
+        inside = path if path.is_dir() else path.parent
+        remove_old_parts(inside / path.name)
+        with tempfile.TemporaryDirectory(".part", f".{path.name}.", inside, ignore_cleanup_errors=True) as folder:
             part = Path(folder) / path.name
             yield part
+            flush(part)
             if part.is_dir() and path.is_dir():
-                for file in part.iterdir():
-                    shutil.move(file, path / file.name)
+                _replace_files(part, path, Path(folder, "replaced"))
             else:
-                flush(part)
                 part.replace(path)
+            flush(inside)
+
+
+def _replace_files(part: Path, path: Path, aside: Path) -> None:
+    """Put the files of a folder in the place of those of the same names in another one; if that fails, these are back.
+
+    Libraries know a model by its config. It goes first and comes last, so that no kill leaves a mix of two models.
+    """
+    names = sorted((file.name for file in part.iterdir()), key=lambda name: name != HUB_CONFIG)
+    aside.mkdir()
+    with signals_later():
+        try:
+            for name in names:
+                if os.path.lexists(path / name):
+                    os.rename(path / name, aside / name)
+            flush(path)
+            for name in reversed(names):
+                os.rename(part / name, path / name)
+        except BaseException:
+            for name in reversed(names):
+                if not os.path.lexists(part / name):
+                    os.rename(path / name, part / name)
+                if os.path.lexists(aside / name):
+                    os.rename(aside / name, path / name)
+            raise

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import inspect
+import mmap
 import os
 import signal
 import sys
@@ -29,9 +30,10 @@ from ..handlers import noted_interrupts
 from ..invocation import command_line
 from ..open_files import allow_open_files
 from ..trusted_files import trust_all, trust_as_before
-from .machine_faults import fault_of_the_machine, out_of_memory
+from .machine_faults import fault_of_the_machine, in_words, out_of_memory
 
 PACKAGE = str(Path(__file__).parents[1])
+RESERVE = 32 << 20  # bytes of address space, for the words of an error where memory is short; never touched
 MOST_SHOWN = 4000  # characters of a line: names and values in it are others', and can be of any length
 TRAINING = str(Path(PACKAGE, "training"))
 CHECK_RETURNS = (
@@ -176,12 +178,20 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
     out, err = cast(TextIO, Printable(sys.stdout)), cast(TextIO, Printable(sys.stderr, is_needed=False))
     redirected = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     with redirected[0], redirected[1], trust_as_before(), noted_interrupts() as interrupted_by:
-        return _guarded(main, argv, interrupted_by)
+        with contextlib.suppress(MemoryError):
+            return _guarded(main, argv, interrupted_by)
+        # It ended while an error was put in words; what that error held is free by now
+        fault = in_words(MemoryError())
+        print(f"{_process()}error: {fault}", file=sys.stderr)
+        return 128 + number if (number := interrupted_by()) else fault.exit_code
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrupted_by: Callable[[], int]) -> int:
     try:
-        main(sys.argv[1:] if argv is None else argv)
+        with mmap.mmap(
+            -1, RESERVE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        ):  # given back before an error is put in words
+            main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # a pipe that was closed shows here, not when the interpreter ends
         return 0
     except SystemExit as e:

@@ -16,7 +16,7 @@ from ..distributed import pick_device
 from ..errors import CheckpointError, ConfigError
 from ..models.output import as_output, autocast, memory_format
 from ..regular_files import read_text
-from ..runs.directory import CONFIG, find_finished, other_runs
+from ..runs.directory import CONFIG, find_finished, newest_of, other_runs
 from ..runs.record import check_hash, read_record
 from ..runs.results import recorded_normalisation
 from ..runs.weights import WEIGHTS, load_into
@@ -122,7 +122,7 @@ def _found(cfg: CN, role: Role, data: Data) -> Path:
     if (run := find_finished(cfg, identity)) is None:
         others = [f"{line}; to evaluate it, add `-c {run}`" for run, line in other_runs(cfg, identity).items()]
         none = f"no finished run of this config in {cfg.LOG.PREFIX}: train it, or give a checkpoint with -c"
-        raise CheckpointError("\n".join([none, *others]))
+        raise CheckpointError("\n".join([none, *newest_of(others)]))
     return run / WEIGHTS
 
 

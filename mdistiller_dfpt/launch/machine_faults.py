@@ -23,10 +23,13 @@ OF_PLACES = {
 
 def out_of_memory(error: Exception) -> OutOfMemory | None:
     """That no memory could be allocated, in words, if this is behind an error."""
-    no_thread = str(error) == NO_THREAD and not is_room_for_threads()
-    lack = error if no_thread else lack_of_memory(error)
-    if lack is None:
-        return None
+    threads = _of_threads(error)
+    lack = threads if threads is not None and not is_room_for_threads() else lack_of_memory(error)
+    return None if lack is None else in_words(lack)
+
+
+def in_words(lack: BaseException) -> OutOfMemory:
+    """An error that says that no memory could be allocated, in words."""
     return OutOfMemory(f"out of memory ({in_short(lack)[:160] or 'no details'}): end other processes, or raise the"
                        " number that `ulimit -v` prints")  # fmt: skip
 
@@ -37,10 +40,10 @@ def fault_of_the_machine(error: Exception) -> UserError | None:
         name = error.object[error.object.rfind("\n", 0, error.start) + 1 :].splitlines()[0]
         is_name = error.reason == "surrogates not allowed"
         return ConfigError(f"{name[:200]}: this name is not UTF-8: rename it") if is_name else None
-    if isinstance(error, BlockingIOError) or (str(error) == NO_THREAD and is_room_for_threads()):
-        return DataError(f"{getattr(error, 'strerror', error)}: no further process or thread may be started: raise the"
-                         " number that `ulimit -u` prints, and that of `ulimit -v` if there is one, or start fewer"
-                         " processes")  # fmt: skip
+    if isinstance(error, BlockingIOError) or (_of_threads(error) and is_room_for_threads()):
+        what = error.strerror if isinstance(error, BlockingIOError) else NO_THREAD
+        return DataError(f"{what}: no further process or thread may be started: raise the number that `ulimit -u`"
+                         " prints, and that of `ulimit -v` if there is one, or start fewer processes")  # fmt: skip
     if (lack := out_of_memory(error)) is not None:
         return lack
     if not isinstance(error, OSError):
@@ -51,3 +54,10 @@ def fault_of_the_machine(error: Exception) -> UserError | None:
     if error.errno in OF_NAMES:
         return ConfigError(what)
     return DataError(what) if error.errno in OF_PLACES else None
+
+
+def _of_threads(error: BaseException | None) -> BaseException | None:
+    """The error of a thread that could not start behind an error, as a pool of processes then fails to end."""
+    while error is not None and str(error) != NO_THREAD:
+        error = error.__context__
+    return error

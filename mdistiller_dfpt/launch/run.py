@@ -25,6 +25,7 @@ from ..runs.directory import (
     is_begun,
     is_finished,
     new_run,
+    newest_of,
     other_runs,
     restore_config,
     run_name,
@@ -44,9 +45,6 @@ Resume = bool | Literal["auto"] | Path
 """False: a new run. True: the unfinished run that computes the same. auto: that one, else a new run, unless the same is
 finished; if another process trains it, once that has ended. A path: the run in this directory, which may go on for more
 epochs."""
-
-
-MOST_NOTES = 3
 
 
 def run(cfg: CN, resume: Resume = False) -> dict[str, Any]:
@@ -156,8 +154,6 @@ def _new_run(cfg: CN, identity: Identity) -> Path:
             lines.append(f"{run} is the same run, finished")
         elif is_begun(run):
             lines.append(f"{run} is the same run, unfinished: --resume continues it")
-    for line in lines[-MOST_NOTES:]:
+    for line in newest_of(lines):
         print(f"note: {line}", flush=True)
-    if len(lines) > MOST_NOTES:
-        print(f"note: {len(lines) - MOST_NOTES} more runs have this name", flush=True)
     return new_run(cfg)

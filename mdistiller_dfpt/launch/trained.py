@@ -25,6 +25,7 @@ from ..runs.directory import (
     find_finished,
     is_begun,
     is_finished,
+    newest_of,
     other_runs,
     run_name,
     same_runs,
@@ -182,12 +183,12 @@ def _of_config(
             f"the teacher {network} is not trained yet: run `{command_line('train')} --cfg {config}{prefix}`, "
             "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
         ]
-        for run, line in other_runs(teacher_cfg, identity).items():
-            lines.append(f"{line}; to be taught by it nevertheless, add `DISTILLER.{keys[0]} {run}`")
+        lines += newest_of([f"{line}; to be taught by it nevertheless, add `DISTILLER.{keys[0]} {run}`"
+                            for run, line in other_runs(teacher_cfg, identity).items()])  # fmt: skip
         raise CheckpointError("\n".join(lines))
 
     def train_it() -> None:
-        for line in other_runs(teacher_cfg, identity).values():
+        for line in newest_of([*other_runs(teacher_cfg, identity).values()]):
             print(f"note: {line}", flush=True)
         print(f"no teacher {network} yet: training it first from {config}; it is kept for later runs", flush=True)
         check_config(teacher_cfg)

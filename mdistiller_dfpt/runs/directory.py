@@ -21,6 +21,7 @@ from .identity import Identity, differences, fingerprint, read_identity
 from .weights import load_weights
 
 CONFIG, RESULTS, STATUS = "config.yaml", "results.json", "status.json"
+MOST_SAID = 3  # runs of one name
 
 
 def run_name(cfg: CN) -> str:
@@ -90,7 +91,7 @@ def find_resumable(cfg: CN, identity: Identity) -> Path:
         others = [f"nothing to resume: {line}; to continue that one: `--resume {run}`"
                   for run, line in other_runs(cfg, identity).items()]  # fmt: skip
         raise CheckpointError(
-            "\n".join(finished[:1] or others or [f"nothing to resume in {place}: run without --resume"])
+            "\n".join(finished[:1] or newest_of(others) or [f"nothing to resume in {place}: run without --resume"])
         )
     return found
 
@@ -123,6 +124,12 @@ def other_runs(cfg: CN, identity: Identity) -> dict[Path, str]:
         elif differing := differences(identity, other):
             lines[run] = f"{run} is a different run: {'; '.join(differing)}"
     return lines
+
+
+def newest_of(lines: list[str]) -> list[str]:
+    """Of a line for each run, those of the newest, which are last, and how many more there are."""
+    more = len(lines) - MOST_SAID
+    return lines if more <= 0 else [*lines[-MOST_SAID:], f"{more} more runs have this name"]
 
 
 def new_run(cfg: CN) -> Path:

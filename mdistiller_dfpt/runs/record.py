@@ -133,7 +133,7 @@ def read_record(path: Path) -> Record | None:
     try:
         with safe_open(regular(path), "pt") as file:
             text = (file.metadata() or {}).get(KEY)
-    except (SafetensorError, OSError) as e:
+    except (SafetensorError, OSError, RuntimeError) as e:
         if path.suffix == ".safetensors":
             raise CheckpointError(f"{path}: cut off or damaged ({e})") from None
         return None  # a file of another kind

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..distributed import rank
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, in_short
 from ..models import StagedModel
 from ..models.external.adapt import AdaptedModel
 from ..regular_files import regular
@@ -18,7 +18,7 @@ from .safe_load import load_pickled_tensors
 from .state_dicts import COUNTER, Match, dict_with_versions, matches, other_networks
 
 WEIGHTS = "student.safetensors"  # in the directory of a run and in a checkpoint
-HUB_WEIGHTS = "model.safetensors"  # in a folder as model hubs read it
+HUB_WEIGHTS, HUB_CONFIG = "model.safetensors", "config.json"  # in a folder as model hubs read it
 POSITIONS = re.compile(r"(^|\.)(pos_embed|pos_embedding|position_embeddings?)\S* is \(")  # of a transformer's tokens
 TEACHER_WEIGHTS = "teacher.safetensors"  # in the directory of a run, if the teacher is trained along with the student
 
@@ -41,8 +41,8 @@ def load_weights(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         try:
             return load_file(regular(path))
-        except (SafetensorError, OSError, ValueError) as e:
-            raise CheckpointError(f"{path}: not a safetensors file ({e})") from None
+        except (SafetensorError, OSError, ValueError, RuntimeError) as e:  # the last is PyTorch's, of its mapping
+            raise CheckpointError(f"{path}: not a safetensors file ({in_short(e)})") from None
     content = load_pickled_tensors(path, objects=True)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: contains {type(content).__name__}; expected a state_dict, or a dict with one")

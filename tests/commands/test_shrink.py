@@ -16,8 +16,11 @@ from mdistiller_dfpt.commands.main import main
 from mdistiller_dfpt.data import pool, smaller_copy
 from mdistiller_dfpt.data.image_files import read_image
 from mdistiller_dfpt.data.preprocessing import upright
+from mdistiller_dfpt.regular_files import opened
 from mdistiller_dfpt.runs.locks import RunLock
 
+from ..forks import forked
+from ..tiny_runs import WRITING, writes_below
 from ..waits import wait_until
 
 SIDE = 48
@@ -200,6 +203,109 @@ def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(source, tmp_path, 
     assert not list(target.rglob("print.jpg"))
     assert run(source, target, "--size", SIDE) == 0
     assert len(contents(target)) == 13
+
+
+OPERATIONS = 14  # of the command, or of its process that writes four files
+
+
+@pytest.fixture
+def few(tmp_path):
+    """A folder with two images and two other files."""
+    root = tmp_path / "few"
+    (root / "a").mkdir(parents=True)
+    for name in ("0.png", "1.png"):
+        Image.fromarray(noise(60, 70)).save(root / "a" / name)
+    for name in ("a/notes.txt", "list.csv"):
+        (root / name).write_text(name)
+    return root
+
+
+def at_operation(number, target, act):
+    """Shrink with `act` called at the given write, rename or new folder of each process, and at those after it."""
+    count = []
+
+    def hear(event, args):
+        if event in WRITING:
+            count.append(1)
+            if len(count) >= number:
+                act()
+
+    writes_below(target, hear)
+    return run(target.parent / "few", target, "--size", SIDE, "--workers", "1")
+
+
+def check_repeated(few, whole, target):
+    """The repeated command ends with the same files, and leaves no part of one."""
+    assert run(few, target, "--size", SIDE) == 0
+    assert contents(target) == whole
+    assert not list(target.rglob(".*.part"))
+
+
+def test_killed_at_any_operation(few, tmp_path):
+    """The command, or its process."""
+    assert run(few, tmp_path / "whole", "--size", SIDE) == 0
+    whole, ends = contents(tmp_path / "whole"), []
+    for number in range(1, OPERATIONS + 1):
+        target = tmp_path / f"killed{number}"
+        ends += forked(lambda: at_operation(number, target, lambda: os.kill(os.getpid(), signal.SIGKILL)))  # noqa: B023
+        check_repeated(few, whole, target)
+    assert ends[:2] == [signal.SIGKILL, None]
+    assert ends[-2:] == [0, 3]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
+def test_a_disk_that_takes_no_more_writes_is_one_line_and_the_copy_goes_on(code, few, tmp_path, capfd):
+    def full():
+        raise OSError(code, os.strerror(code))
+
+    assert run(few, tmp_path / "whole", "--size", SIDE) == 0
+    whole = contents(tmp_path / "whole")
+    for number in range(1, OPERATIONS + 1):
+        target = tmp_path / f"full{number}"
+        capfd.readouterr()
+        ended, exit_code = forked(lambda: at_operation(number, target, full))  # noqa: B023
+        assert (ended, exit_code) in ((0, 2), (0, 3))
+        error = capfd.readouterr().err
+        assert os.strerror(code) in error
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        check_repeated(few, whole, target)
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_not_left_out(few, tmp_path, capsys, monkeypatch):
+    plain = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("few/a"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert run(few, tmp_path / "small", "--size", SIDE) == 3
+    assert capsys.readouterr().err == f"error: {few}/a: cannot be read (Input/output error)\n"
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_named_and_not_its_copy(few, tmp_path, capsys, monkeypatch):
+    class Broken:
+        def __init__(self, path):
+            self.path, self.file = path, opened(path)
+
+        def read(self, size):
+            if self.path.name == "list.csv":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return self.file.read(size)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            self.file.close()
+
+    monkeypatch.setattr(smaller_copy, "opened", Broken)
+    assert run(few, tmp_path / "small", "--size", SIDE, "--workers", "1") == 3
+    assert capsys.readouterr().err.startswith(f"error: {few}/list.csv: Input/output error\nerror: 1 files are not in")
+    assert sorted(contents(tmp_path / "small")) == ["a/0.png", "a/1.png", "a/notes.txt"]
 
 
 def test_a_process_that_dies_is_named_by_its_images(source, tmp_path, capsys, monkeypatch):

@@ -156,7 +156,7 @@ def test_what_a_killed_write_of_the_cache_left_is_deleted_though_nothing_is_writ
 
     for _ in range(3):
         assert forked(killed)[0] == signal.SIGKILL
-    old, future, new = (folders / "cifar100").glob(".decoded.npz*.part")
+    old, future, new = (folders / "cifar100").glob("..decoded.npz.*.part")
     load(folders)
     os.utime(old, (0, 0))
     os.utime(future, (2**32, 2**32))

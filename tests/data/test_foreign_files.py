@@ -1,6 +1,8 @@
 """Images and tables of other origins: read with the right values, or named; what is not read is counted and said."""
 
 import contextlib
+import errno
+import os
 import re
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from mdistiller_dfpt.commands import check_data
+from mdistiller_dfpt.commands.predict import images_of
 from mdistiller_dfpt.data import DATASETS, build_data
 from mdistiller_dfpt.data.image_files import Fault, read_image
 from mdistiller_dfpt.data.preprocessing import Preprocessing, turn_of, upright
@@ -336,3 +339,41 @@ def test_what_is_there_instead_of_a_dataset_is_said(files, said, tmp_path):
 def test_the_folder_of_a_published_dataset_itself_is_a_root(kind, name, tmp_path):
     base(tmp_path / name)
     assert source(tmp_path / name, kind).test.paths == source(tmp_path, kind).test.paths
+
+
+def unreadable(folder, monkeypatch):
+    """From now on this folder may not be looked into."""
+    plain = os.scandir
+
+    def scandir(path):
+        if str(path) == str(folder):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+@pytest.mark.parametrize("name", ["train", "train/a", "train/a/more"])
+@pytest.mark.parametrize("kind", ["folder", "imagenet"])
+def test_a_folder_of_images_that_may_not_be_looked_into_is_named_and_not_left_out(kind, name, tmp_path, monkeypatch):
+    root = base(tmp_path / "imagenet")
+    image(root / "train/a/more/y.png")
+    unreadable(root / name, monkeypatch)
+    with pytest.raises(DataError, match=re.escape(f"{root / name}: cannot be read (Permission denied)")):
+        source(root, kind)
+
+
+def test_images_to_predict_below_a_folder_that_may_not_be_looked_into_are_not_left_out(tmp_path, monkeypatch):
+    image(base(tmp_path) / "train/a/more/y.png")
+    assert len(images_of([str(tmp_path)])) == 5
+    unreadable(tmp_path / "train/a/more", monkeypatch)
+    with pytest.raises(DataError, match=r"a/more: cannot be read \(Permission denied\)"):
+        images_of([str(tmp_path)])
+
+
+@pytest.mark.parametrize("kind", ["folder", "imagenet"])
+def test_a_link_to_nothing_among_the_classes_is_named_as_it_would_shift_the_labels(kind, tmp_path):
+    root = base(tmp_path / "imagenet")
+    (root / "train/a0").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(DataError, match=r"train/a0: is a link to .*unmounted, where nothing is: bring back"):
+        source(root, kind)

@@ -1,17 +1,21 @@
 """The command `export` on a full disk and at a signal: one line, and nothing is left."""
 
 import contextlib
+import errno
 import io
 import os
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
 from mdistiller_dfpt.commands import export
 from mdistiller_dfpt.commands.export import main
-from mdistiller_dfpt.export import FORMATS
+from mdistiller_dfpt.errors import UserError
+from mdistiller_dfpt.export import FORMATS, verify
+from mdistiller_dfpt.export.verify import published
 
 from ..forks import forked
 from ..launch.test_student import trained
@@ -80,3 +84,102 @@ def test_a_file_of_weights_has_the_ending_by_which_it_is_read(run, tmp_path, cap
     assert main([str(run), "--to", "safetensors", "-o", str(tmp_path / "a.out")]) == 2
     assert "-o a.out: a file of weights is known by its ending: name it a.safetensors" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+NAMES = ("README.md", "config.json", "model.safetensors")
+
+
+def put(folder, text):
+    """Publish a model of three files, each with this text, into a folder."""
+    with published(folder) as part:
+        part.mkdir()
+        for name in NAMES:
+            (part / name).write_text(text)
+
+
+def exported(folder):
+    """A folder with an earlier model and a file of the user's."""
+    put(folder, "old")
+    (folder / "own.txt").write_text("own")
+    return folder
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+def at_rename(number, act):
+    """Call `act` before the given rename of this process."""
+    rename, count = os.rename, []
+
+    def counted(*paths):
+        count.append(1)
+        if len(count) == number:
+            act()
+        rename(*paths)
+
+    os.rename = counted
+
+
+def full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_a_kill_within_the_replacement_of_a_folder_leaves_no_mix_of_two_models(number, tmp_path):
+    folder = exported(tmp_path / "model")
+
+    def killed():
+        at_rename(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        put(folder, "new")
+
+    assert forked(killed)[0] == signal.SIGKILL
+    found = contents(folder)
+    assert found.pop("own.txt") == "own"
+    assert "config.json" not in found or set(found.values()) == {"old"}, "libraries know a model by its config"
+    put(folder, "new")
+    assert contents(folder) == dict.fromkeys(NAMES, "new") | {"own.txt": "own"}
+    (left,) = (path for path in folder.iterdir() if path.is_dir())
+    os.utime(left, (0, 0))
+    put(folder, "new")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_a_disk_that_fails_within_the_replacement_of_a_folder_leaves_the_earlier_model(number, tmp_path):
+    folder = exported(tmp_path / "model")
+
+    def failing():
+        at_rename(number, full)
+        try:
+            put(folder, "new")
+        except UserError as e:
+            return str(e)
+
+    ended, said = forked(failing)
+    assert ended == 0
+    assert said.startswith(f"{folder}: cannot be written (No space left on device")
+    assert contents(folder) == dict.fromkeys(NAMES, "old") | {"own.txt": "own"}
+    assert not [path for path in folder.iterdir() if path.is_dir()]
+
+
+def test_a_signal_within_the_replacement_of_a_folder_is_heard_behind_it(tmp_path):
+    folder = exported(tmp_path / "model")
+
+    def interrupted():
+        at_rename(4, lambda: signal.raise_signal(signal.SIGINT))
+        with contextlib.suppress(KeyboardInterrupt):
+            put(folder, "new")
+            return "it was not heard"
+
+    assert forked(interrupted) == (0, None)
+    assert contents(folder) == dict.fromkeys(NAMES, "new") | {"own.txt": "own"}
+
+
+def test_what_an_export_writes_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(verify, "flush", lambda path: done.append(("flush", path.name)))
+    monkeypatch.setattr(Path, "replace", lambda self, path: done.append(("replace", path.name)))
+    with published(tmp_path / "model.onnx") as part:
+        part.write_bytes(b"")
+    assert done == [("flush", "model.onnx"), ("replace", "model.onnx"), ("flush", tmp_path.name)]

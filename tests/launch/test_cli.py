@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,47 @@ def test_a_lack_of_memory_is_said_whatever_was_made_of_it(cause, code, message, 
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
+@pytest.mark.parametrize("limit", [None, 2**40], ids=["without a limit", "under one"])
+def test_an_error_without_an_exception_is_a_lack_of_memory_where_memory_is_limited(limit, capfd):
+    """So CPython says that it found no memory for the exception; without a limit, a library forgot to set one."""
+
+    def lost():
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        return raised(SystemError("error return without exception set"))
+
+    assert forked(lost) == (0, 1)
+    error = capfd.readouterr().err
+    if limit is None:
+        assert error.startswith("Traceback")
+        assert "out of memory" not in error
+    else:
+        assert error == f"error: out of memory (error return without exception set): {NO_MEMORY}\n"
+
+
+@pytest.mark.parametrize("name", ["extract_tb", "print_exc"])
+def test_no_memory_for_the_words_of_an_error_is_a_lack_of_memory(name, capsys, monkeypatch):
+    def short(*args, **keywords):
+        raise MemoryError
+
+    monkeypatch.setattr(traceback, name, short)
+    assert raised(KeyError("a")) == 1
+    assert capsys.readouterr().err == f"error: out of memory (no details): {NO_MEMORY}\n"
+
+
+def test_a_thread_that_cannot_start_is_said_whatever_became_of_it(capsys):
+    """A pool of processes whose thread did not start fails to end, too."""
+
+    def command(argv):
+        try:
+            raise RuntimeError("can't start new thread")
+        finally:
+            raise RuntimeError("cannot join thread before it is started")
+
+    assert guarded(command, []) == 3
+    assert capsys.readouterr().err == f"error: can't start new thread: {NO_MORE}\n"
+
+
 def test_code_that_ends_the_program_has_not_succeeded(capsys):
     assert raised(SystemExit(0)) == 2
     assert capsys.readouterr().err.endswith(" ended the program (0)\n")
@@ -221,3 +263,16 @@ def test_a_word_of_the_command_with_line_ends_is_no_further_line_of_an_error(cap
 
     assert guarded(fail, ["a\nerror: b", "c\r"]) == 2
     assert capsys.readouterr().err.splitlines() == [r"error: a\nerror: b: no such run", r"error: c\r: another"]
+
+
+def test_an_error_at_the_end_of_memory_has_memory_for_its_words(capfd):
+    def full():
+        with open("/proc/self/statm", encoding="ascii") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used, used))
+        kept = []
+        while True:
+            kept.append(bytes(1 << 9))
+
+    assert forked(lambda: guarded(lambda argv: full(), [])) == (0, 1)
+    assert capfd.readouterr().err == f"error: out of memory (no details): {NO_MEMORY}\n"

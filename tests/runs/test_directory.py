@@ -145,6 +145,18 @@ def test_a_run_that_computed_something_else_is_never_taken_and_the_difference_is
         find_resumable(cfg, mine)
 
 
+def test_of_many_other_runs_the_newest_are_said_and_how_many_more_there_are(tmp_path):
+    cfg = config(tmp_path)
+    other = identity(config(tmp_path, "SOLVER.LR", "0.3"))
+    names = ["seed1", *(f"seed1-{number}" for number in range(2, 13))]
+    runs = [make_run(tmp_path, name, other) for name in names]
+    with pytest.raises(CheckpointError) as info:
+        find_resumable(cfg, identity(cfg))
+    *lines, more = str(info.value).splitlines()
+    assert [line.rpartition("--resume ")[2] for line in lines] == [f"{run}`" for run in runs[-3:]]
+    assert more == "9 more runs have this name"
+
+
 def test_what_decides_no_result_makes_no_other_run(tmp_path):
     mine = identity(config(tmp_path))
     for words in (

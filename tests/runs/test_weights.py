@@ -18,8 +18,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from mdistiller_dfpt.errors import CheckpointError
 from mdistiller_dfpt.models import build_model
+from mdistiller_dfpt.runs import weights
 from mdistiller_dfpt.runs.hashing import state_hash
-from mdistiller_dfpt.runs.weights import load_into
+from mdistiller_dfpt.runs.weights import load_into, load_weights
 
 
 def network(classes=5, seed=1, name="resnet8"):
@@ -279,3 +280,16 @@ def test_the_student_of_a_run_that_predicts_with_its_method_is_no_network_of_its
     for path in (tmp_path / "run", tmp_path / "run" / "student.safetensors"):
         with pytest.raises(CheckpointError, match=r"with modules of its method \(projector.0.weight\)"):
             load_into(network(), path, "resnet8 with 5 classes")
+
+
+def test_a_file_that_cannot_be_mapped_is_named(tmp_path, monkeypatch):
+    """Where the disk fails within PyTorch's mapping, it raises a RuntimeError."""
+    said = "unable to open file <w.safetensors> in read-only mode: Permission denied (13)"
+
+    def fails(path):
+        raise RuntimeError(said)
+
+    save_file({"w": torch.zeros(4)}, tmp_path / "w.safetensors")
+    monkeypatch.setattr(weights, "load_file", fails)
+    with pytest.raises(CheckpointError, match=re.escape(f"w.safetensors: not a safetensors file ({said})")):
+        load_weights(tmp_path / "w.safetensors")

@@ -1,5 +1,6 @@
 """Any dataset of image files: class folders, or tables of paths and labels."""
 
+import contextlib
 import os
 from itertools import islice
 from pathlib import Path
@@ -142,8 +143,9 @@ def _found_instead(root: Path) -> str:
 
 
 def _few_names(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
         return [entry.name for entry in islice(entries, 100)]
+    return []
 
 
 def _second(root: Path) -> str:
