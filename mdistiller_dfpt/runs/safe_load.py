@@ -12,26 +12,22 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..archives import START, entries_of, unpacked_size
 from ..errors import CheckpointError
 from ..regular_files import opened
+from . import numpy_values
 from .stand_ins import StandIn, as_states, is_replaceable
 
 MAX_ENTRIES, MAX_PICKLE_BYTES = 100_000, 64 << 20  # far above those of any network
 EXPORTED = (".onnx", ".pt2")
 MAX_CLASSES = 300  # that are read without their code; each takes another pass over the file
 
-_NUMPY_DTYPES = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"]
-_scalar, _reconstruct = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
 _ALLOWED: list[Any] = [
     # What training scripts save beside the weights: their arguments and measured values; all only hold values
     argparse.Namespace, types.SimpleNamespace, collections.defaultdict, pathlib.PosixPath,
-    np.ndarray, np.dtype, *_NUMPY_DTYPES,
-    *((function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")  # before and since NumPy 2
-      for name, function in (("scalar", _scalar), ("_reconstruct", _reconstruct))),
+    *numpy_values.ALLOWED,
 ]  # fmt: skip
 
 
