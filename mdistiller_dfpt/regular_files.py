@@ -12,6 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, TextIO
 
+MOST_GROWTH = 1 << 20  # bytes, of a file while it is read
 MOST_TEXT = 1 << 30  # bytes; a table of all images of ImageNet has about a tenth
 
 
@@ -86,7 +87,11 @@ def _check(status: os.stat_result, path: str | os.PathLike[str], most: int) -> N
 def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:
     """The content of a regular file; OSError as of `opened`."""
     with opened(path, most) as file:
-        return file.read()
+        size = os.fstat(file.fileno()).st_size + MOST_GROWTH
+        content = file.read(size)
+    if len(content) == size:  # as of some in /proc, which say that they are empty and have no end
+        raise OSError(errno.EFBIG, "has more than its size", str(path))
+    return content
 
 
 def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT, encoding: str = "utf-8") -> str:

@@ -86,5 +86,7 @@ def named_code(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         # A text can be a list, as on a command line
         names = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         for name in map(str, names):
-            if (key == "PLUGINS" and name not in ("", "[]", "None")) or (key in NETWORKS and ":" in name):
+            # A text that is read as a list can have the colon as an escape
+            of_network = key in NETWORKS and (":" in name or "\\" in name)
+            if of_network or (key == "PLUGINS" and name not in ("", "[]", "None")):
                 yield key, name

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt import load_cfg, regular_files
 from mdistiller_dfpt.config.compose import find_config
-from mdistiller_dfpt.data.image_files import Fault, read_image
+from mdistiller_dfpt.data.read_image import Fault, read_image
 from mdistiller_dfpt.data.tables import read_table
 from mdistiller_dfpt.errors import UserError
 from mdistiller_dfpt.regular_files import opened, read_bytes, regular
@@ -68,6 +68,13 @@ def test_a_folder_in_the_place_of_a_file_is_named_and_not_left_open(tmp_path):
         assert info.value.filename == str(tmp_path)
     assert os.listdir("/proc/self/fd") == before
     assert read_image(str(tmp_path)).reason == "Is a directory"
+
+
+def test_a_file_that_has_more_than_its_size_is_refused(monkeypatch):
+    assert os.stat("/proc/self/maps").st_size == 0
+    monkeypatch.setattr(regular_files, "MOST_GROWTH", 100)
+    with pytest.raises(OSError, match="has more than its size"):
+        read_bytes("/proc/self/maps")
 
 
 def test_an_image_of_another_format_or_of_extreme_shape_is_no_image(tmp_path):

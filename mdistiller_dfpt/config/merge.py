@@ -1,6 +1,5 @@
 """Merges values into a config by the types and limits of its keys; collects all errors instead of stopping at one."""
 
-import ast
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from ..errors import ConfigError
+from ..literals import literal
 from ..registry import suggest
 from .keys import KEYS, REMOVED, Key
 from .keywords import flatten
@@ -215,8 +215,8 @@ def checked_value(name: str, value: Any, default: Any, limit: Limit | None) -> A
 def _as_tuple(value: Any) -> Any:
     """A list, or text as `(16, 16)`, as a tuple; anything else as it is."""
     if isinstance(value, str) and value.startswith("("):
-        with contextlib.suppress(ValueError, SyntaxError):
-            value = ast.literal_eval(value)
+        with contextlib.suppress(ValueError):
+            value = literal(value)
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..archives import entries_of, unpacked_size
 from ..atomic import NotWritten, remove_old_parts, write_file
 from ..regular_files import opened
 
@@ -24,7 +25,11 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
     for path in _candidates(root):
         remove_old_parts(path)
         try:
-            with opened(path) as f, np.load(f, allow_pickle=False) as stored:
+            with opened(path) as f:
+                if unpacked_size(entries_of(f)) > f.seek(0, os.SEEK_END):  # it is written without compression
+                    continue
+                f.seek(0)
+                stored = np.load(f, allow_pickle=False)
                 if str(stored["fingerprint"]) != fingerprint:
                     continue
                 # The format has a checksum of each array, and none of their names

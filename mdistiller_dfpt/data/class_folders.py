@@ -13,9 +13,12 @@ from PIL import Image
 
 from ..distributed import rank
 from ..errors import DataError
-from .image_files import Fault, FileSet, read_image
+from .image_files import FileSet
+from .read_image import Fault, read_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as in torchvision
+
+MOST_VISITS = 10  # of a folder, by way of links
 
 
 def class_folders(root: Path) -> list[str]:
@@ -55,6 +58,27 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
+def walk(folder: Path, *, but: str = "") -> Iterator[tuple[str, list[str]]]:
+    """(A folder, the names of its files) of all folders below one, less hidden ones and `but`; links are followed.
+
+    Not for ever: no folder is entered from within itself, and none more than MOST_VISITS times, as each of forty that
+    links twice to the next would be.
+    """
+    around = {str(folder): {os.path.realpath(folder), *map(str, Path(os.path.realpath(folder)).parents), but}}
+    visits: Counter[str] = Counter()
+    for place, inside, names in folders_below(folder):
+        entered = []
+        for name in sorted(name for name in inside if not name.startswith(".")):
+            below = os.path.join(place, name)
+            real = os.path.realpath(below)
+            visits[real] += 1
+            if real not in around[place] and visits[real] <= MOST_VISITS:
+                around[below] = around[place] | {real}
+                entered.append(name)
+        inside[:] = entered
+        yield place, names
+
+
 def images_in(folder: Path) -> tuple[list[str], list[str]]:
     """(paths of the images, of other files) below a folder, in torchvision's order; hidden folders are not entered.
 
@@ -62,8 +86,7 @@ def images_in(folder: Path) -> tuple[list[str], list[str]]:
     """
     images: list[str] = []
     others: list[str] = []
-    for place, inside, names in folders_below(folder):
-        inside[:] = [name for name in inside if not name.startswith(".")]
+    for place, names in walk(folder):
         for name in names:
             (images if is_image(name) else others).append(os.path.join(place, name))
     return sorted(images, key=os.path.split), others
@@ -96,7 +119,11 @@ def folder_fingerprint(root: Path, splits: tuple[str, ...]) -> str:
     for split in splits:
         for name in class_folders(root / split):
             for path in images_in(root / split / name)[0]:
-                stat, inside = os.stat(path), os.path.relpath(path, root)
+                try:
+                    stat = os.stat(path)
+                except OSError as e:  # as a link to nothing
+                    raise DataError(f"{path}: cannot be read as an image ({e.strerror})") from None
+                inside = os.path.relpath(path, root)
                 digest.update(f"{inside}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 

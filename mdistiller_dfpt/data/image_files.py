@@ -1,6 +1,5 @@
 """Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
-import errno
 import math
 import os
 import sys
@@ -8,18 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from ..errors import DataError, kind_of
-from ..regular_files import opened
 from .augment import strong_view
 from .batch import Batch
 from .loader import Loader, hashes_of
-from .preprocessing import Preprocessing, as_rgb, picture_of, pixels_of, resize_and_crop
+from .preprocessing import Preprocessing, picture_of, pixels_of, resize_and_crop
 from .randomness import seeded
+from .read_image import Fault, read_image
 from .workers import awaited, check_room, fault_of_worker, leave_all_to_the_trainer, remedy, share, watch_workers
 
 T = TypeVar("T")
@@ -47,17 +46,6 @@ class FileRecipe(NamedTuple):
     by_path: bool = False  # whether `train` takes the path of a file, not its image
 
 
-class Fault(NamedTuple):
-    """A file that is not an image, and the reason."""
-
-    path: str
-    reason: str
-
-
-# Other decoders of Pillow start programs, as Ghostscript for EPS; a file's first bytes choose one, not its name
-DECODERS = ("PNG", "JPEG", "BMP", "DIB", "PPM", "TIFF", "WEBP", "GIF")
-MOST_ASPECT = 100  # resized to a short side of 256, a longer image takes gigabytes
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -69,33 +57,6 @@ def imagenet_recipe(size: int) -> FileRecipe:
         v2.Compose([v2.Resize(larger), v2.CenterCrop(size)]),
         f"random resized crop {size}, flip", size, IMAGENET_MEAN, IMAGENET_STD,
     )  # fmt: skip
-
-
-def read_image(path: str) -> Image.Image | Fault:
-    """The image as `as_rgb` makes it, or the reason why it cannot be read.
-
-    A rotation in the EXIF data is not applied, as in torchvision, but kept: `upright` applies it.
-    """
-    return read_by(path, as_rgb)
-
-
-def read_by(path: str, decode: Callable[[Image.Image], T]) -> T | Fault:
-    """What `decode` makes of an image of which only the header is read yet, or the reason why that fails."""
-    try:
-        with opened(path) as file, Image.open(file, formats=DECODERS) as image:
-            if max(image.size) > MOST_ASPECT * min(image.size):
-                return Fault(path, f"{image.width} x {image.height}: a side is over {MOST_ASPECT} times the other")
-            return decode(image)
-    except DataError as e:
-        return Fault(path, str(e))
-    except UnidentifiedImageError:
-        return Fault(path, f"it is none of {', '.join(DECODERS)}")
-    except MemoryError:
-        raise
-    except Exception as e:  # Pillow raises many types for damaged files
-        if isinstance(e, OSError) and e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise  # no fault of the file
-        return Fault(path, getattr(e, "strerror", None) or str(e) or type(e).__name__)
 
 
 class Unreadable(Exception):

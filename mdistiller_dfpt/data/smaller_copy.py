@@ -12,10 +12,10 @@ from PIL import ExifTags, Image
 from ..atomic import NotWritten, write_file
 from ..errors import DataError
 from ..regular_files import opened
-from .class_folders import folders_below, is_image
-from .image_files import Fault, read_by
+from .class_folders import is_image, walk
 from .pool import each_of
 from .preprocessing import as_rgb, orientation_of
+from .read_image import Fault, read_by
 
 BLOCK = 1 << 20  # bytes
 FORMATS = {name: name for name in ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")} | {"MPO": "JPEG"}
@@ -58,13 +58,8 @@ def files_of(source: Path, target: Path, side: int, quality: int) -> list[File]:
 
     DataError for a folder that cannot be read.
     """
-    found, copy = [], os.path.realpath(target)
-    for place, inside, names in folders_below(source):
-        here = Path(os.path.realpath(place))
-        # Not for ever: a link to a folder around it leads back to it
-        around = {copy, *map(str, (here, *here.parents))}
-        inside[:] = sorted(name for name in inside if not name.startswith(".")
-                           and os.path.realpath(os.path.join(place, name)) not in around)  # fmt: skip
+    found = []
+    for place, names in walk(source, but=os.path.realpath(target)):
         below = target / os.path.relpath(place, source)
         found += [File(os.path.join(place, name), str(below / name), side, quality) for name in sorted(names)
                   if not name.startswith(".")]  # fmt: skip

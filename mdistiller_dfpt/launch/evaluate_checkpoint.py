@@ -11,15 +11,16 @@ from ..config import load_yaml_text
 from ..data import Data, build_data
 from ..distillers import Method, build_distiller
 from ..distillers.build import AMP_DTYPES
-from ..distillers.choice import choice
+from ..distillers.choice import Choice, choice
 from ..distributed import pick_device
 from ..errors import CheckpointError, ConfigError
+from ..models.at_most import at_most
 from ..models.output import as_output, autocast, memory_format
-from ..regular_files import read_text
+from ..regular_files import memory, read_text
 from ..runs.directory import CONFIG, find_finished, newest_of, other_runs
 from ..runs.record import check_hash, read_record
 from ..runs.results import recorded_normalisation
-from ..runs.weights import WEIGHTS, load_into
+from ..runs.weights import WEIGHTS, load_into, weights_file
 from ..training.evaluate import evaluate
 from ..training.speed import fast_settings
 from .build import Trained, identity_of_run, load_network
@@ -35,6 +36,8 @@ from .networks import (
 )  # fmt: skip
 from .trained import trained_networks
 
+TIMES, ROOM, PARAMETERS = 10, 64 << 20, 20_000
+"""The most that a network may have beside its file of weights: times its bytes and bytes more, and tensors."""
 FOR_EVALUATION = (
     "LOG.PREFIX", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "EXPERIMENT.TIMEOUT", "SOLVER.SPEED", "SOLVER.AMP",
     "SOLVER.AMP_STUDENT", "SOLVER.CHANNELS_LAST",
@@ -141,16 +144,29 @@ def _plugins_missing(cfg: CN, weights: Path | None) -> str:
     return f"; the run of this checkpoint used plugins: add `PLUGINS '[{', '.join(used)}]'` to your command"
 
 
+def _adds_modules(chosen: Choice) -> bool:
+    return chosen.is_taught and any(m.deployed is not Method.deployed for m in chosen.methods.values())
+
+
 def load_deployed(cfg: CN, weights: Path, data: DataShape) -> nn.Module:
-    """The network that a run of `cfg` deploys, with these weights: the student, plus what the method adds to it."""
-    network: nn.Module
-    chosen = choice(cfg)
-    if chosen.is_taught and any(m.deployed is not Method.deployed for m in chosen.methods.values()):
-        n = build_networks(cfg, data)
-        network = build_distiller(
-            cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others
-        ).deployed
-    else:
-        network = build_network(cfg, "student", "", data.num_classes, data.image_shape, data.normalisation)
+    """The network that a run of `cfg` deploys, with these weights: the student, plus what the method adds to it.
+
+    CheckpointError if that is far larger than the weights, as where a stranger's file names a depth of a million.
+    """
+    file = weights_file(weights)
+    size = TIMES * file.stat().st_size + ROOM if file.exists() else ROOM
+    # A method that deploys modules of its own builds the teacher too, of which the file has little
+    with at_most(max(size, memory() // 4) if _adds_modules(choice(cfg)) else size, PARAMETERS, str(weights)):
+        network = _deployed(cfg, data)
     load_into(network, weights, f"{name_of(cfg, 'student')} with {data.num_classes} classes")
     return network
+
+
+def _deployed(cfg: CN, data: DataShape) -> nn.Module:
+    """That network, newly initialised."""
+    if _adds_modules(choice(cfg)):
+        n = build_networks(cfg, data)
+        return build_distiller(
+            cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others
+        ).deployed
+    return build_network(cfg, "student", "", data.num_classes, data.image_shape, data.normalisation)

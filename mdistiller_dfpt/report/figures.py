@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_file
 from ..errors import ConfigError
-from ..escape import printable
+from ..escape import one_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def label(text: str) -> str:
     """Text of others as it is: matplotlib reads formulas between dollars, and leaves names with `_` before out."""
-    text = printable(text).replace("$", r"\$")
+    text = one_name(text).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 

@@ -14,6 +14,7 @@ from typing import IO
 
 from ..distributed import on_first_process, rank
 from ..errors import ConfigError
+from ..escape import one_name
 from ..regular_files import opened_to_change
 
 LOCK = "run.lock"  # in the directory of a run
@@ -118,8 +119,7 @@ class RunLock:
         except OSError as e:
             raise ConfigError(f"{run}: cannot write there ({e.strerror})") from None
         if not _try_lock(self._file, run):
-            self._file.seek(0)
-            owner = self._file.read().strip()
+            owner = one_name(os.pread(self._file.fileno(), 100, 0).decode(errors="replace").strip())
             self._file.close()
             raise ConfigError(f"{run}: another process {does} here ({owner or 'unknown pid'})")
         with contextlib.suppress(OSError):  # for others to read; what else cannot be written on a full disk says so

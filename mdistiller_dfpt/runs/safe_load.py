@@ -2,34 +2,32 @@
 
 import argparse
 import collections
+import os
 import pathlib
 import pickle
 import re
 import tarfile
 import types
-import zipfile
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
 
+from ..archives import START, entries_of, unpacked_size
 from ..errors import CheckpointError
 from ..regular_files import opened
+from . import numpy_values
 from .stand_ins import StandIn, as_states, is_replaceable
 
 MAX_ENTRIES, MAX_PICKLE_BYTES = 100_000, 64 << 20  # far above those of any network
 EXPORTED = (".onnx", ".pt2")
 MAX_CLASSES = 300  # that are read without their code; each takes another pass over the file
 
-_NUMPY_DTYPES = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"]
-_scalar, _reconstruct = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
 _ALLOWED: list[Any] = [
     # What training scripts save beside the weights: their arguments and measured values; all only hold values
     argparse.Namespace, types.SimpleNamespace, collections.defaultdict, pathlib.PosixPath,
-    np.ndarray, np.dtype, *_NUMPY_DTYPES,
-    *((function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")  # before and since NumPy 2
-      for name, function in (("scalar", _scalar), ("_reconstruct", _reconstruct))),
+    *numpy_values.ALLOWED,
 ]  # fmt: skip
 
 
@@ -42,8 +40,7 @@ def load_pickled_tensors(path: Path, *, objects: bool = False) -> Any:
     replaced: list[str] = []
     try:
         with opened(path) as file:
-            if zipfile.is_zipfile(file):
-                _refuse_bombs(path, file)
+            longest = _refuse_bombs(path, file) if file.read(4) == START else 0  # PyTorch looks at these as well
         while True:
             try:
                 allowed = [*_ALLOWED, *((StandIn, name) for name in replaced)]
@@ -53,7 +50,10 @@ def load_pickled_tensors(path: Path, *, objects: bool = False) -> Any:
             except pickle.UnpicklingError as e:
                 name = _refused(e)
                 name = f"builtins.{name}" if name and "." not in name else name  # PyTorch leaves it out
-                if not (objects and is_replaceable(name) and name not in replaced and len(replaced) < MAX_CLASSES):
+                is_new = is_replaceable(name) and name not in replaced
+                if not (objects and is_new and len(replaced) < MAX_CLASSES):
+                    raise
+                if longest * len(replaced) > MAX_PICKLE_BYTES:  # each pass reads all of it
                     raise
                 replaced.append(name)
     except CheckpointError:
@@ -95,14 +95,17 @@ def _reason(path: Path, error: Exception, replaced: list[str]) -> str:
     return "damaged, or not written by torch.save"
 
 
-def _refuse_bombs(path: Path, file: BinaryIO) -> None:
-    """CheckpointError if the archive would unpack to more than its own size: PyTorch stores tensors uncompressed."""
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-    inflated, size = sum(e.file_size for e in entries), path.stat().st_size
+def _refuse_bombs(path: Path, file: BufferedIOBase) -> int:
+    """CheckpointError if the archive would unpack to more than its own size: PyTorch stores tensors uncompressed.
+
+    Returns the bytes of its pickle.
+    """
+    entries = entries_of(file)
+    inflated, size = unpacked_size(entries), file.seek(0, os.SEEK_END)
     named = max((e.file_size for e in entries if e.filename.endswith(".pkl")), default=0)
     if inflated > size or len(entries) > MAX_ENTRIES or named > MAX_PICKLE_BYTES:
         raise CheckpointError(
             f"{path}: {len(entries):,} entries that unpack to {inflated / 1e6:,.1f} MB, from a file of"
             f" {size / 1e6:,.1f} MB: not a valid checkpoint; rejected"
         )
+    return named

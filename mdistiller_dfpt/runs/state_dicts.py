@@ -112,7 +112,8 @@ def _state_dicts(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tu
         yield place, tensors
     if len(place) < DEPTH:
         for key, value in content.items():
-            yield from _state_dicts(value, (*place, str(key)))
+            if isinstance(key, str | int | float | tuple):  # others may have no text
+                yield from _state_dicts(value, (*place, str(key)))
 
 
 def _without_counters(state: Mapping[str, Tensor]) -> list[str]:

@@ -37,6 +37,12 @@ IN_A_CONFIG = [
     ("DISTILLER: {TEACHER: 'a_package_theirs:make'}", "DISTILLER.TEACHER names a_package_theirs:make"),
     ("DISTILLER: {ASSISTANTS: [resnet8, 'os:abort']}", "DISTILLER.ASSISTANTS names os:abort"),
     ("DISTILLER: {OTHER_TEACHERS: ['os:abort']}", "DISTILLER.OTHER_TEACHERS names os:abort"),
+    # A text that is read as a list, in which the colon is an escape
+    (r"""DISTILLER: {ASSISTANTS: '("os\x3aabort",)'}""", r"""DISTILLER.ASSISTANTS names ("os\x3aabort",)"""),
+    (
+        r"""DISTILLER: {OTHER_TEACHERS: '("os\72abort",)'}""",
+        r"""DISTILLER.OTHER_TEACHERS names ("os\72abort",)""",
+    ),
 ]
 
 
@@ -105,7 +111,8 @@ def test_a_link_is_as_trusted_as_the_file_behind_it(tmp_path):
 def test_tables_spaces_and_files_of_weights_are_judged_too(tmp_path):
     (tmp_path / "a.yaml").write_text("SOLVER: {EPOCHS: 1}")
     table = tmp_path / "table.yaml"
-    for value in ("{PLUGINS: [evil.py]}", "{PLUGINS: '[evil.py]'}", "{DISTILLER.STUDENT: 'os:abort'}"):
+    for value in ("{PLUGINS: [evil.py]}", "{PLUGINS: '[evil.py]'}", "{DISTILLER.STUDENT: 'os:abort'}",
+                  r"""{DISTILLER.ASSISTANTS: '["os\x3aabort"]'}"""):  # fmt: skip
         table.write_text(
             "title: T\nconfigs: .\nmetric: last\nseeds: [1]\nreference: a\ncolumns: {p: {title: P}}\n"
             f"rows: {{a: {{title: A, config: a, overrides: {value}}}}}\n"

@@ -1,5 +1,6 @@
 """CIFAR-100 in all its layouts, on tiny stand-ins: valid, damaged and malicious files and archives."""
 
+import contextlib
 import hashlib
 import http.server
 import io
@@ -8,6 +9,7 @@ import pickle
 import signal
 import tarfile
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -254,7 +256,7 @@ def test_a_failed_download_leaves_nothing(tmp_path, server, fault):
         "missing": f"{url}/gone", "wrong hash": f"{url}/f", "refused": "http://127.0.0.1:9/f", "http": "http://host/f",
     }[fault]  # fmt: skip
     with pytest.raises(DataError):
-        download(address, tmp_path / "sub" / "f", md5="0" * 32)
+        download(address, tmp_path / "sub" / "f", md5="0" * 32, most=1000)
     assert not (tmp_path / "sub").exists() or list((tmp_path / "sub").iterdir()) == []
 
 
@@ -273,9 +275,97 @@ def test_a_download_that_is_cut_off_leaves_nothing(tmp_path):
         thread = threading.Thread(target=host.handle_request)
         thread.start()
         with pytest.raises(DataError, match=f"127.0.0.1:{host.server_port}/f"):
-            download(f"http://127.0.0.1:{host.server_port}/f", tmp_path / "f", md5="0" * 32)
+            download(f"http://127.0.0.1:{host.server_port}/f", tmp_path / "f", md5="0" * 32, most=1000)
         thread.join()
     assert list(tmp_path.iterdir()) == []
+
+
+def _answers(tmp_path, answer):
+    """What happens where a server answers so to a download that is to have 1000 bytes at most."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            with contextlib.suppress(OSError):  # it is not heard to the end
+                answer(self)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as host:
+        host.daemon_threads = True
+        thread = threading.Thread(target=host.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        with pytest.raises(DataError) as info:
+            download(f"http://127.0.0.1:{host.server_port}/f", tmp_path / "f", "0" * 32, 1000, 10, patience=0.3)
+        host.shutdown()
+        thread.join()
+    assert list(tmp_path.iterdir()) == []
+    return str(info.value)
+
+
+def _says(server, **headers):
+    server.send_response(302 if "Location" in headers else 200)
+    for name, value in headers.items():
+        server.send_header(name, value)
+    server.end_headers()
+
+
+def test_a_download_without_end_is_cut_off(tmp_path):
+    def answer(server):
+        _says(server)
+        while True:
+            server.wfile.write(bytes(1000))
+
+    assert "more than 1,000 bytes come" in _answers(tmp_path, answer)
+
+
+def test_a_download_of_a_few_bytes_a_second_is_given_up(tmp_path):
+    def answer(server):
+        _says(server)
+        for _ in range(900):
+            server.wfile.write(b"x")
+            server.wfile.flush()
+            time.sleep(0.02)
+
+    assert "bytes came in" in _answers(tmp_path, answer)
+
+
+def test_a_download_is_not_redirected_to_a_host_without_https(tmp_path):
+    def answer(server):
+        port = server.server.server_port
+        here = server.headers["Host"].startswith("127")
+        _says(server, **({"Location": f"http://localhost:{port}/f"} if here else {}))
+
+    assert "only https downloads are allowed" in _answers(tmp_path, answer)
+    with pytest.raises(DataError, match="only https"):
+        download("http://127.0.0.1.example.org/f", tmp_path / "f", "0" * 32, 1000)
+
+
+def test_a_link_where_a_download_is_written_is_not_followed(tmp_path, server):
+    folder, url = server
+    (folder / "f").write_bytes(b"the data")
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "data").mkdir()
+    for name in ("f", "f.part", ".f.part"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "mine")
+    download(f"{url}/f", tmp_path / "data/f", md5(b"the data"), 1000)
+    assert (tmp_path / "data/f").read_bytes() == b"the data"
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_a_link_to_nothing_among_the_images_is_named(folders):
+    (folders / "cifar100/train/bear/x.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"bear/x.png: cannot be read as an image \(No such file"):
+        load(folders)
+
+
+def test_a_cache_that_unpacks_to_more_than_it_has_is_written_anew(folders, monkeypatch):
+    check(load(folders))
+    cache = folders / "cifar100/.decoded.npz"
+    with np.load(cache) as stored:
+        arrays = dict(stored)
+    np.savez_compressed(cache, **{**arrays, "train_images": np.zeros_like(arrays["train_images"])})
+    check(load(folders))
 
 
 def test_the_recipe_is_the_literatures():

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mdistiller_dfpt.data import build as build_module
-from mdistiller_dfpt.data import build_data, check, image_files, pool, workers
+from mdistiller_dfpt.data import build_data, check, pool, read_image, workers
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.data.workers import leave_all_to_the_trainer
 from mdistiller_dfpt.errors import DataError, UserError
@@ -337,9 +337,9 @@ def test_what_the_machine_lacks_is_no_fault_of_an_image(error, monkeypatch):
     def fails(path):
         raise error
 
-    monkeypatch.setattr(image_files, "opened", fails)
+    monkeypatch.setattr(read_image, "opened", fails)
     with pytest.raises(type(error)):
-        image_files.read_image("good.png")
+        read_image.read_image("good.png")
 
 
 def test_check_data_reads_no_further_image_after_an_interrupt(tmp_path, monkeypatch):

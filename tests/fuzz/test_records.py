@@ -62,6 +62,7 @@ def test_a_student_with_another_record_predicts_or_is_refused(tmp_path, record):
     ("student", "resnet20\n", r"student is 'resnet20\\n', DISTILLER.STUDENT of its config 'resnet8'"),
     ("image_shape", [3, 17, 31], r"image_shape is \(3, 17, 31\), preprocessing.size \(16, 16\)"),
     ("config", "a: [1", "not valid yaml: "),
+    ("config", "a: " + "b " * 1_000_000, r"has 2,000,003 characters; at most 1,000,000 are read"),
     ("config", "PLUGINS: [[x]]", r"not the config of a run: PLUGINS\[0\] is .*, no str"),
     ("config", "SOLVER: 1", "not the config of a run: SOLVER is no mapping"),
     ("classes", [], "classes is empty"),
@@ -71,6 +72,30 @@ def test_parts_of_a_record_that_contradict_each_other_are_named(key, value, why,
     save_file(NETWORK, tmp_path / "s.safetensors", {KEY: json.dumps(RECORD | {key: value})})
     with pytest.raises(CheckpointError, match=rf"s.safetensors: its record of the student cannot be read \(.*{why}"):
         md.load_student(tmp_path / "s.safetensors")
+
+
+def _record_of(network: str) -> dict:
+    config = RECORD["config"].replace("STUDENT: resnet8\n", f"STUDENT: {json.dumps(network)}\n")
+    return RECORD | {"student": network, "config": config}
+
+
+@pytest.mark.parametrize(("network", "why"), [
+    ("timm/vit_tiny_patch16_224(depth=1000000)", "names a network that is far larger than its weights"),
+    ("timm/vit_tiny_patch16_224(embed_dim=1000000000)", "cannot be built|is far larger than its weights"),
+    ("timm/resnet18(layers=[100000, 2, 2, 2])", "names a network that is far larger than its weights"),
+    ("torchvision/regnet_y_128gf", "names a network that is far larger than its weights"),
+    ("timm/vit_tiny_patch16_224(img_size=100000000)", "cannot be built|is far larger than its weights"),
+    ("timm/vit_tiny_patch16_224(mlp_ratio=1e308)", "cannot be built .OverflowError: "),
+    ("timm/vit_tiny_patch16_224(num_heads=0)", "cannot be built .ZeroDivisionError: "),
+    ('timm/resnet18(block="x")', "cannot be built .AttributeError: "),
+    ("timm/resnet18(depth=" + "-" * 5000 + "1)", "write its arguments as"),
+])  # fmt: skip
+def test_a_network_of_impossible_arguments_is_refused_before_it_takes_memory(network, why, tmp_path):
+    pytest.importorskip("timm")
+    save_file(NETWORK, tmp_path / "s.safetensors", {KEY: json.dumps(_record_of(network))})
+    with pytest.raises(UserError, match=why) as info:
+        md.load_student(tmp_path / "s.safetensors")
+    assert "\n" not in str(info.value)
 
 
 def test_the_config_in_a_record_is_said_to_be_of_its_file_in_one_line(tmp_path):

@@ -23,6 +23,7 @@ TOKENS = ["!!int ", "!!bool ", "!!float ", "!!timestamp ", "!!null ", "!!str ", 
 FELL = [
     "x: !!int ''", "x: !!bool x", "x: !!timestamp x", "x: !!float ''", "x: !!null x", "x: !!int _", "x: 2020-13-45",
     "x: " + "9" * 5000, "x: 1" + ":1" * 30_000, "x: 1:1", "- " * 500, "[" * 5000,
+    "[" + "b," * 499_000 + "]", "{" + "a: b," * 199_000 + "}", "? a\n" * 249_000, "x" * 2_000_000,
 ]  # fmt: skip
 
 
@@ -44,6 +45,12 @@ def test_a_number_is_what_it_looks_like():
     for text in FELL[:6]:
         with pytest.raises(ConfigError):
             parse_yaml(text)
+
+
+@pytest.mark.parametrize("text", ["[" + "b," * 11_000 + "]", "- b\n" * 11_000])
+def test_a_text_of_too_many_entries_is_refused(text):
+    with pytest.raises(ConfigError, match="too many entries"):
+        parse_yaml(text)
 
 
 CONFIG = (ROOT / "configs/digits/dfptkd/res20_res8.yaml").read_bytes()

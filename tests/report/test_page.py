@@ -96,6 +96,7 @@ def test_names_are_no_formulas_and_none_is_left_out_of_a_legend(tmp_path):
     assert [f"<td>{name}</td>" in text for name in names] == [True] * 3
     assert text.encode().count(rb"\udcff") > 3
     assert (label("_x"), label("5 $ or $6")) == (" _x", r"5 \$ or \$6")
+    assert label("a\r\nb") == r"a\r\nb"  # a picture has no sign for them
 
 
 def test_every_part_is_there(runs):

@@ -140,6 +140,45 @@ def test_a_prefix_of_all_keys_is_removed(prefix, suffix, tmp_path):
     assert same(loaded(behind(prefix, STATE), tmp_path, suffix), OURS)
 
 
+class _Reduced:
+    """Pickled as a call, and a state."""
+
+    def __init__(self, *how):
+        self.how = how
+
+    def __reduce__(self):
+        return self.how
+
+
+SCALAR = np.float64(0).__reduce__()[0]
+AS_WRITTEN = (3, "<", None, None, None, -1, -1, 0)
+NOT_NUMPYS = {
+    "flag of an object": _Reduced(np.dtype, ("f8", False, True), (*AS_WRITTEN[:-1], 1)),
+    "flags of a list": _Reduced(np.dtype, ("f8", False, True), (*AS_WRITTEN[:-1], 63)),
+    "size": _Reduced(np.dtype, ("f8", False, True), (3, "<", None, None, None, 2**31 - 1, 8, 0)),
+    "fields": _Reduced(np.dtype, ("f8", False, True), (3, "<", None, ("a",), {"a": ("f8", 0)}, 8, 8, 0)),
+    "kind of object": _Reduced(np.dtype, ("O8", False, True), AS_WRITTEN),
+    "kind of a million bytes": _Reduced(np.dtype, ("V1000000",)),
+    "short number": _Reduced(SCALAR, (np.dtype("f8"), b"A")),
+    "number without a kind": _Reduced(SCALAR, ("f8", b"A" * 8)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_NUMPYS)
+def test_what_numpy_does_not_write_is_refused(name, tmp_path):
+    torch.save({"model": STATE, "acc": NOT_NUMPYS[name]}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="not a checkpoint of tensors; no code in it was run"):
+        load_weights(tmp_path / "a.pth")
+
+
+def test_numpys_numbers_are_read_in_both_orders_of_bytes(tmp_path):
+    content = {f"{kind}{order}": np.array([3], f"{order}{kind}")[0] for kind in ("f8", "i2", "u4") for order in "<>"}
+    torch.save({"model": STATE, **content, "flag": np.bool_(True)}, tmp_path / "a.pth")
+    found = load_weights(tmp_path / "a.pth")
+    assert {key: found[key] for key in content} == content
+    assert found["flag"] == np.True_
+
+
 def test_numpys_scalars_of_its_first_version_are_read(tmp_path):
     content = {"model": STATE, "acc": np.float64(71.2)}
     path = tmp_path / "w.pth"

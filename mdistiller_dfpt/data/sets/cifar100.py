@@ -22,6 +22,7 @@ RECIPE = Recipe(pad=4, flip=True, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.
 ARCHIVE = "cifar-100-python.tar.gz"
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 ARCHIVE_MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
+MOST_BYTES = 200_000_000  # it has 169 MB
 # MD5 of the three members, from torchvision: in a dataset that is already unpacked, each file is checked
 MEMBER_MD5 = {
     "train": "16019d7e3df5f24257cddd939b257f8d",
@@ -41,7 +42,7 @@ def cifar100(cfg: CN) -> ImageSource:
     if (folders / "train").is_dir():
         return _source(_from_folders(folders))
     if not unpacked.is_dir() and not archive.exists() and cfg.DATASET.DOWNLOAD:
-        download(URL, archive, md5=ARCHIVE_MD5)
+        download(URL, archive, md5=ARCHIVE_MD5, most=MOST_BYTES)
     if unpacked.is_dir():
         members = [unpacked / name for name in MEMBER_MD5]
         return _source(cached_arrays(unpacked, file_fingerprint(members), lambda: _from_unpacked(members)))

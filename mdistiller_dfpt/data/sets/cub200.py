@@ -22,6 +22,7 @@ CLASSES, SIZE = 200, 224
 MOST_DIGITS = 9  # of the number of an image or a class
 FOLDER, ARCHIVE = "CUB_200_2011", "CUB_200_2011.tgz"
 URL = f"https://data.caltech.edu/records/65de6-vp158/files/{ARCHIVE}"
+MOST_BYTES = 1_300_000_000  # it has 1.15 GB
 ARCHIVE_MD5 = "97eceeb196236b17998738112f37df78"
 
 
@@ -41,7 +42,7 @@ def cub200(cfg: CN) -> FileSource:
                     f"or put {ARCHIVE} into {cfg.DATASET.ROOT}"
                 )
             print(f"downloading {URL} (1.1 GB)", flush=True)
-            download(URL, archive, md5=ARCHIVE_MD5)
+            download(URL, archive, md5=ARCHIVE_MD5, most=MOST_BYTES)
         unpack(archive, root)
     train, test = read_lists(root)
     check_class_count(cfg, len(train.classes), CLASSES, root)

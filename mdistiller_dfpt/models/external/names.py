@@ -3,7 +3,6 @@
 timm's take arguments: timm/vit_tiny_patch16_224(patch_size=8, depth=6).
 """
 
-import ast
 import importlib
 import importlib.util
 import inspect
@@ -16,7 +15,8 @@ import torch
 from torch import nn
 
 from ...data.normalisation import Normalisation
-from ...errors import USER_FILES, ConfigError
+from ...errors import USER_FILES, ConfigError, in_short, lack_of_memory
+from ...literals import keywords_of
 from ...registry import suggest
 from ..staged import StagedModel
 from .adapt import AdaptedModel
@@ -88,6 +88,11 @@ def _made(make: Maker, name: str, num_classes: int, image_size: int) -> tuple[An
         except TypeError as e:
             if arguments == attempts[-1] or not re.search(r"im(a)?g(e)?_size|num_classes", str(e)):
                 raise ConfigError(f"{name} cannot be built ({e})") from None
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, ValueError) as e:
+            if ":" in name or lack_of_memory(e):
+                raise
+            # Arguments of a network are others', and few libraries check them
+            raise ConfigError(f"{name} cannot be built ({type(e).__name__}: {in_short(e)})") from None
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -142,11 +147,8 @@ def timm_arguments(name: str) -> tuple[str, dict[str, Any]]:
     if not opening:
         return name, {}
     try:
-        call = ast.parse(f"f({inside}", mode="eval").body
-        assert isinstance(call, ast.Call)
-        assert not call.args
-        return known, {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError, AssertionError):
+        return known, keywords_of(inside)
+    except ValueError:
         raise ConfigError(f"timm/{name}: write its arguments as timm/NAME(width=32, depths=[2, 2])") from None
 
 
