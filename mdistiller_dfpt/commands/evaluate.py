@@ -166,7 +166,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"predicts as its teacher: {found['teacher']['agreement']:.2f} %; KL {found['teacher']['kl']:.3f}")
     ranked = sorted((value, name) for name, value in found["per_class"].items() if value is not None)
     if len(ranked) > 1:
-        worst = ", ".join(f"{name} {value:.1f} %" for value, name in ranked[:5])
+        worst = ", ".join(f"{name} ({value:.1f} %)" for value, name in ranked[:5])
         lines.append(f"lowest accuracies: {worst}")
     if found["most_confused"]:
         pairs = ", ".join(f"{c['class']} as {c['predicted']} ({c['images']})" for c in found["most_confused"][:5])

@@ -73,7 +73,8 @@ def _main(argv: list[str]) -> None:
                             f" {'testing' if train else 'training'}: replace {found.broken[0]}")  # fmt: skip
     each = [a + b for a, b in zip(found.train, found.test, strict=True)]
     divided = f"the test set is {held_out}/" if held_out else f"a test set is held out, {sum(found.test)} images"
-    print(f"{args.folder}: {found.images} images of {len(each)} classes, {min(each)} to {max(each)} of each; {divided}")
+    of_each = f"{min(each)} to {max(each)}" if min(each) < max(each) else f"{min(each)}"
+    print(f"{args.folder}: {found.images} images of {len(each)} classes, {of_each} of each; {divided}")
     for line in found.notes():
         print(f"note: {line}")
     # Write

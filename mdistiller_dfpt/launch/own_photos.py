@@ -66,8 +66,11 @@ def plan_for(found: Survey, purpose: Purpose, has_test_set: bool, cores: int, bf
     pair, count = PAIRS[purpose], sum(n - number_of_samples(n, VALIDATION) for n in found.train)
     on_cpu = bfloat16_gpu is None
     sizes = pair.sizes_on_cpu if on_cpu else pair.sizes
-    why_size = "small, since there is no GPU here: 224 and more are several times slower, and more accurate" if on_cpu \
-        else "the published sizes"  # fmt: skip
+    why_size = "the published size" if sizes[0] == sizes[1] else "the published sizes"
+    if sizes != pair.sizes:
+        why_size = "small, since there is no GPU here: 224 and more are several times slower, and more accurate"
+    elif on_cpu:
+        why_size += "; without a GPU, this takes about ten times as long as --for phone"
     if found.side < sizes[1]:
         side = max(64, found.side // 32 * 32)
         sizes, why_size = (side, side), f"half of the images have a side of at most {found.side} pixels"

@@ -56,5 +56,6 @@ def curves(results: Sequence[Result], title: str) -> Any:
         axis.legend(frameon=False)
         axis.grid(alpha=0.3)
     seeds = ", ".join(str(r.seed) for r in results)
-    figure.suptitle(f"{label(title)} (seeds {seeds}; thin: each seed)")
+    of_seeds = f"seeds {seeds}; thin: each seed" if len(results) > 1 else f"seed {seeds}"
+    figure.suptitle(f"{label(title)} ({of_seeds})")
     return figure

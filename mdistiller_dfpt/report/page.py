@@ -152,7 +152,7 @@ def _reliability(entry: Entry) -> Any:
     largest = max([1, *(one["images"] for one in bins)])
     axis.scatter([b["confidence"] for b in bins], [b["accuracy"] for b in bins],
                  s=[10 + 150 * b["images"] / largest for b in bins], alpha=0.7)  # fmt: skip
-    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02), title="reliability")
+    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title="reliability")
     axis.grid(alpha=0.3)
     return figure
 
@@ -168,18 +168,24 @@ def _confusion(entry: Entry) -> Any:
     axis = figure.subplots()
     picture = axis.imshow(shares, cmap="viridis", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axis, shrink=0.8)
-    axis.set(xlabel="predicted", ylabel="class", title="confusion, share of the class")
+    axis.set(xlabel="predicted", ylabel="class", title="confusion: images, share of the class")
     if len(counts) <= 20:
         names = list(map(label, entry.evaluation["per_class"]))
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axis.set_yticks(range(len(names)), names, fontsize=7)
+        # Single mistakes are too faint to be seen by their colour
+        for row, values in enumerate(counts):
+            for column, value in enumerate(values):
+                if value:
+                    colour = "black" if shares[row][column] > 0.6 else "white"
+                    axis.text(column, row, str(value), ha="center", va="center", fontsize=6, color=colour)
     return figure
 
 
 def _lowest(entry: Entry) -> list[tuple[str, float]]:
-    """The five classes with the lowest accuracies."""
+    """The five classes with the lowest accuracies, of those with mistakes."""
     assert entry.evaluation is not None
-    known = [(name, value) for name, value in entry.evaluation["per_class"].items() if value is not None]
+    known = [pair for pair in entry.evaluation["per_class"].items() if pair[1] is not None and pair[1] < 100]
     return sorted(known, key=lambda pair: pair[1])[:5]
 
 
@@ -192,7 +198,10 @@ def _protocol(entry: Entry) -> list[tuple[str, str]]:
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         elif isinstance(value, dict):
             value = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items())
-        flat.append((key.replace("_", " "), str(value)))
+        elif isinstance(value, float):
+            value = f"{value:g}"
+        if value not in (None, ""):
+            flat.append((key.replace("_", " "), str(value)))
     return flat
 
 

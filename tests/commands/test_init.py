@@ -62,7 +62,7 @@ def test_a_folder_with_a_test_set_and_folders_that_are_none(tmp_path, monkeypatc
         photos(tmp_path / "pets", {"cat": 4, "dog": 4}, part)
     assert init.main(["photos", "pets", "--for", "server"]) == 0
     out, _ = lines_of(capsys)
-    assert "the test set is test/" in out[0]
+    assert out[0] == "pets: 16 images of 2 classes, 8 of each; the test set is test/"
     assert "note: " + str(next((tmp_path / "pets/test/cat").iterdir()).relative_to(tmp_path)) in "\n".join(out)
     cfg = load_cfg("photos.yaml")
     assert cfg.DATASET.TEST.SHARE == 0
@@ -86,3 +86,17 @@ def test_the_plan_follows_the_machine_and_the_images(gpu, side, sizes, amp):
     found = Survey(("a", "b"), (300, 300), (75, 75), [], [], side, 0, 0, 0, 0)
     plan = plan_for(found, "phone", False, 16, gpu)
     assert (plan.sizes, plan.amp, plan.workers, plan.batch, plan.epochs) == (sizes, amp, 8, 16, (10, 12))
+
+
+@pytest.mark.parametrize(
+    ("purpose", "gpu", "why"),
+    [
+        ("phone", None, "small, since there is no GPU here: 224 and more are several times slower, and more accurate"),
+        ("phone", True, "the published sizes"),
+        ("server", None, "the published size; without a GPU, this takes about ten times as long as --for phone"),
+        ("server", False, "the published size"),
+    ],
+)
+def test_the_reason_of_a_size_is_that_of_the_pair_and_the_machine(purpose, gpu, why):
+    found = Survey(("a", "b"), (300, 300), (75, 75), [], [], 500, 0, 0, 0, 0)
+    assert plan_for(found, purpose, False, 2, gpu).why_size == why

@@ -10,8 +10,10 @@ from scipy.stats import ttest_rel
 from mdistiller_dfpt.commands.report import main
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results
+from mdistiller_dfpt.report.curves import curves
 from mdistiller_dfpt.report.figures import label
-from mdistiller_dfpt.report.page import page
+from mdistiller_dfpt.report.page import Entry, page
+from mdistiller_dfpt.report.page import _confusion as confusion
 
 
 def epoch(number, top1, paths=False):
@@ -160,3 +162,41 @@ def test_an_evaluation_is_shown_of_the_weights_of_the_results_alone(of, tmp_path
         data = json.loads((run / f"{name}.json").read_text())
         (run / f"{name}.json").write_text(json.dumps(data | {key: value}))
     assert ("Mistakes with the highest confidence" in page(load_results(tmp_path), "x")) == (of == "these weights")
+
+
+def test_a_class_without_mistakes_is_not_among_the_lowest(tmp_path):
+    """Names of classes may be numbers, so an accuracy stands in brackets."""
+    write(tmp_path, "kd", 1, 50.0)
+    (tmp_path / "kd/seed1/evaluation.json").write_text(json.dumps(evaluation(75.0, "8")))
+    text = page(load_results(tmp_path), "t")
+    assert re.search(r"Lowest accuracies: 8 \(50\.0&nbsp;%\)\.\s*Most confused", text)
+
+
+def test_each_count_of_a_confusion_is_written_in_its_cell():
+    entry = Entry("kd", {}, evaluation(75.0) | {"confusion": [[5, 3], [0, 12]]})
+    axis = confusion(entry).axes[0]
+    assert {one.get_position(): one.get_text() for one in axis.texts} == {(0, 0): "5", (1, 0): "3", (1, 1): "12"}
+
+
+def test_a_protocol_has_no_empty_rows(tmp_path):
+    write(tmp_path, "kd", 1, 50.0)
+    data = json.loads((tmp_path / "kd/seed1/results.json").read_text())
+    data["protocol"] |= {"teacher": None, "commit": "", "warmup_epochs": 0.0, "threads": 2}
+    (tmp_path / "kd/seed1/results.json").write_text(json.dumps(data))
+    rows = dict(re.findall(r"<tr><th>([^<]*)</th><td>([^<]*)</td></tr>", page(load_results(tmp_path), "t")))
+    assert rows == {"seed": "1", "data": "tiny", "settings": "X.Y 3", "warmup epochs": "0", "threads": "2"}
+
+
+@pytest.mark.parametrize(("seeds", "title"), [([1], "ours (seed 1)"), ([1, 2], "ours (seeds 1, 2; thin: each seed)")])
+def test_the_curve_of_one_seed_speaks_of_one(seeds, title, tmp_path):
+    for seed in seeds:
+        write(tmp_path, "ours", seed, 50.0, paths=True)
+    assert curves(load_results(tmp_path), "ours").get_suptitle() == title
+
+
+def test_in_print_nothing_is_folded_away_or_cut_off(runs):
+    """A closed protocol and the last columns of a wide table are on paper, too."""
+    rules = page(load_results(runs), "t").partition("@media print {")[2].partition("</style>")[0]
+    assert "details::details-content { content-visibility: visible; block-size: auto; }" in rules
+    assert ".wide, .figure { overflow: visible; }" in rules
+    assert re.search(r"\.wide th, \.wide td \{ white-space: normal;", rules)
