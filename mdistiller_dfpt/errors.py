@@ -109,6 +109,21 @@ def lack_of_memory(error: BaseException | None) -> BaseException | None:
     return None
 
 
+PASSING = {
+    errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN,
+    errno.ETIMEDOUT,
+}  # fmt: skip
+
+
+def is_out_of_reach(error: BaseException | None) -> bool:
+    """Whether behind an error a file could not be reached, which says nothing of what is in it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in PASSING:
+            return True
+        error = error.__context__
+    return False
+
+
 NO_THREAD = "can't start new thread"
 """Python's words, without a number, where the system has too many threads, and where it has no memory for one more."""
 

@@ -19,7 +19,7 @@ from ..data import Data
 from ..distillers import Method
 from ..distillers.choice import choice
 from ..distributed import of_all_processes, on_first_process, rank, world_size
-from ..errors import CheckpointError, lack_of_memory
+from ..errors import CheckpointError, is_out_of_reach, lack_of_memory
 from ..training.parameters import optimised
 from .checkpoint import (
     CHECKPOINTS,
@@ -198,7 +198,7 @@ class Saver:
         except NewerFormat:
             raise
         except CheckpointError as e:
-            if lack_of_memory(e):
+            if lack_of_memory(e) or is_out_of_reach(e):  # it may be whole, and would be set aside
                 raise
             return str(e), {}, {}
         # Refuse a state of another run before anything is overwritten

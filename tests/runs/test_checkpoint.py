@@ -20,7 +20,7 @@ from torch import nn
 
 from mdistiller_dfpt.atomic import write_json
 from mdistiller_dfpt.distillers import DISTILLERS
-from mdistiller_dfpt.errors import CheckpointError, ConfigError, OutOfMemory, lack_of_memory
+from mdistiller_dfpt.errors import CheckpointError, ConfigError, DataError, OutOfMemory, lack_of_memory
 from mdistiller_dfpt.launch.cli import guarded
 from mdistiller_dfpt.runs import saving
 from mdistiller_dfpt.runs.checkpoint import NewerFormat, checkpoints, load_checkpoint, read_manifest
@@ -165,6 +165,26 @@ def test_a_checkpoint_that_finds_no_memory_is_not_set_aside(where, tmp_path, mon
         fit(run_of("KD", tmp_path), resume=True)
     assert lack_of_memory(info.value) or isinstance(info.value, OutOfMemory)
     assert sorted(path.name for path in saved.iterdir()) == before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.ESTALE, errno.ETIMEDOUT])
+@pytest.mark.parametrize("name", ["manifest.json", "state.pt"])
+def test_a_checkpoint_that_cannot_be_reached_now_is_not_set_aside(name, number, tmp_path, monkeypatch):
+    saved = stopped_after(2, "KD", tmp_path).run / "checkpoints"
+    before = sorted(path.name for path in saved.iterdir())
+    whole = os.open
+
+    def fails(path, *arguments, **keywords):
+        if Path(os.fsdecode(path)).name == name and saved in Path(os.fsdecode(path)).parents:
+            raise OSError(number, os.strerror(number), str(path))
+        return whole(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises((CheckpointError, DataError, OSError), match=os.strerror(number)):
+        fit(run_of("KD", tmp_path), resume=True)
+    assert sorted(path.name for path in saved.iterdir()) == before
+    monkeypatch.undo()
+    fit(run_of("KD", tmp_path), resume=True)
 
 
 def test_damaged_checkpoints_are_set_aside_and_never_crowd_out_good_ones(tmp_path, capsys):
