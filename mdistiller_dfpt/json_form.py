@@ -27,6 +27,7 @@ IDENTITY = {
     "teachers?": ([{"name": str, "sha256": str}], None),
     "continued?": [ANY],
     "code?": {str: str},
+    "earlier_code?": [str],
     "normalisation?": {str: str},
     "start?": str,
 }

@@ -8,7 +8,6 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from importlib.metadata import entry_points
@@ -22,11 +21,10 @@ from ..config.importable import make_importable
 from ..distillers import DISTILLERS
 from ..distillers.choice import choice
 from ..errors import USER_FILES, ConfigError, UserError, is_users
-from ..models.build import MODELS
 from ..models.external.names import file_of_network
-from ..runs.hashing import file_hash
+from ..runs.imported_files import with_imported
+from ..runs.users_code import hashes_of, networks_of, registered
 from .collect import collect
-from .imported_files import with_imported
 from .mdistiller_package import NAME, file_of_method, imports_mdistiller, module_name
 
 GROUP = "mdistiller_dfpt.plugins"
@@ -92,30 +90,30 @@ def _key(name: str, path: Path) -> str:
 
 
 def sources(cfg: CN) -> dict[str, str]:
-    """{file name: SHA-256} of the files of a config's plugins, and of its networks of the form `module:function`."""
+    """{file name: SHA-256} of the user's code in a run of this config.
+
+    It is in the files of its plugins, of its networks of the form `module:function`, and of all that it asks for by
+    name and this package has not, as what an installed package or a program has registered.
+    """
     chosen = choice(cfg)
-    return _hashes(cfg.PLUGINS, (chosen.student, chosen.teacher, *chosen.others))
+    return hashes_of(registered(cfg), _files_of(cfg.PLUGINS, (chosen.student, chosen.teacher, *chosen.others)))
 
 
 def sources_of_student(cfg: CN) -> dict[str, str]:
     """Those of `sources` without which the deployed network cannot be built; a user's loss, say, is none of them."""
     chosen = choice(cfg)
     deployed = [DISTILLERS[name] for name in chosen.adds_modules]
-    builder = MODELS.get(f"{cfg.MODEL.FAMILY}/{chosen.student}")
-    plugins = cfg.PLUGINS if any(map(is_users, filter(None, (builder, *deployed)))) else []
-    return _hashes(plugins, (chosen.student, *((chosen.teacher, *chosen.others) if deployed else ())))
+    names = (chosen.student, *((chosen.teacher, *chosen.others) if deployed else ()))
+    written = [*deployed, *networks_of(cfg, *names)]
+    return hashes_of(written, _files_of(cfg.PLUGINS if any(map(is_users, written)) else [], names))
 
 
-def _hashes(plugins: Iterable[str], networks: Iterable[str]) -> dict[str, str]:
+def _files_of(plugins: Iterable[str], networks: Iterable[str]) -> set[str]:
     files = {file for name in plugins for file in _files.get(_key(name, Path(name)), ())}
     for name in networks:
         if ":" in name and (file := file_of_network(name)):
             files |= with_imported(file, name.partition(":")[0])
-    paths = [Path(file) for file in sorted(files) if Path(file).is_file()]
-    often = Counter(path.name for path in paths)
-    return {
-        path.name if often[path.name] == 1 else f"{path.parent.name}/{path.name}": file_hash(path) for path in paths
-    }
+    return files
 
 
 def _forget(name: str, path: Path | None, imported: Iterable[str]) -> None:

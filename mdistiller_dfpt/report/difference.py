@@ -27,6 +27,8 @@ def difference(result: Result, reference: Result, where: str, *, of_one_method: 
             parts.append(f"{fact} {mine[fact]}, but {other[fact]} {where}")
     if result.code != reference.code and (of_one_method or (result.code and reference.code)):
         parts.append("other code of its plugins")
+    if result.earlier_code != reference.earlier_code:
+        parts.append("one was begun with other code of its plugins")
     length = "SOLVER.EPOCHS"
     if result.config.get(length) == reference.config.get(length) and result.evaluations != reference.evaluations:
         mine_, others = len(result.evaluations), len(reference.evaluations)

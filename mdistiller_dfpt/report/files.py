@@ -138,6 +138,11 @@ class Result:
         return self.data.get("identity", {}).get("continued", [])
 
     @property
+    def earlier_code(self) -> list[str]:
+        """Hashes of the user's code with which the run was begun, if that was other code than it ended with."""
+        return self.data.get("identity", {}).get("earlier_code", [])
+
+    @property
     def start(self) -> str:
         """What the run started from, if its initial weights do not follow from the seed; empty if they do.
 
@@ -159,7 +164,7 @@ class Result:
     @property
     def what(self) -> str:
         """What the run computed, apart from its seed, as a key for comparisons; runs of one value are repetitions."""
-        facts = [self.data["protocol"].get("world_size", 1), self.code, self.continued, self.start]
+        facts = [self.data["protocol"].get("world_size", 1), self.code, self.continued, self.start, self.earlier_code]
         facts += [self.data["protocol"].get("precision"), self.evaluations, self.normalisation, self.extra]
         return json.dumps([self.config, self.content, self.teachers, facts], sort_keys=True)
 

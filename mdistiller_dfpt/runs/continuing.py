@@ -16,6 +16,7 @@ from .identity import (
     Identity,
     as_identity,
     changed_code,
+    hash_of,
     other_data,
     other_normalisation,
     other_teachers,
@@ -26,11 +27,14 @@ EPOCHS = "SOLVER.EPOCHS"
 REMEDY = "a run goes on with the values that it began with; leave these out, or start another run without --resume"
 
 
-def continued(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN) -> Identity:
+def continued(
+    folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN, *, trains: bool = True
+) -> Identity:
     """What a run computes that goes on from the checkpoint in `folder`; CheckpointError if that is of another run.
 
-    A run may go on for more epochs. With a schedule or a method that depends on their number it is then not the run of
-    that length, and its identity says so; the same if the code of its plugins was changed.
+    A run may go on for more epochs, or end after fewer. With a schedule or a method that depends on their number it is
+    then not the run of that length, and its identity says so; the same if the user's code was changed, and steps are
+    taken by it, which `trains` says.
     """
     written = as_identity(manifest.get("identity"))
     if written is None:
@@ -51,9 +55,16 @@ def continued(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg
         raise CheckpointError(f"{folder}: belongs to another run: {'; '.join(other)}; {REMEDY}")
     identity = {**identity}
     identity["data"] = written["data"]
-    for key in ("continued", "start"):
+    for key in ("continued", "start", "earlier_code"):
         if key in written:
             identity[key] = written[key]
+    before = written.get("code", {})
+    if not trains:
+        identity["code"] = before
+    elif identity.get("code", {}) != before:
+        identity["earlier_code"] = [*written.get("earlier_code", []), hash_of(before)]
+    if not identity.get("code"):
+        identity.pop("code", None)
     if now != then and _depending_on_epochs(cfg):
         identity["continued"] = [*written.get("continued", []), then]
     return identity
@@ -67,9 +78,13 @@ def _depending_on_epochs(cfg: CN) -> str:
     return f"what {chosen.label} computes" if chosen.depends_on_epochs else ""
 
 
-def warn_of_changes(folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN) -> None:
-    """Say what differs from a checkpoint that a run goes on from, but does not make it another run."""
+def warn_of_changes(
+    folder: Path, manifest: Mapping[str, Any], identity: Identity, cfg: CN, *, trains: bool = True
+) -> None:
+    """Say what differs from a checkpoint that a run goes on from, and does not end it; `trains`: if steps are left."""
     written = as_identity(manifest.get("identity"))
+    if written is None and not trains:
+        return
     if written is None:
         print(f"{folder}: of an earlier version, which did not record the content of the dataset: not compared",
               file=sys.stderr)  # fmt: skip
@@ -78,8 +93,11 @@ def warn_of_changes(folder: Path, manifest: Mapping[str, Any], identity: Identit
         print(f"warning: the content of the dataset of {folder} is unknown: not compared", file=sys.stderr)
     now, then = (i["config"].get(EPOCHS, KEYS[EPOCHS].default) for i in (identity, written))
     if now != then and (what := _depending_on_epochs(cfg)):
-        print(f"warning: {EPOCHS} was {then}, is now {now}: {what} differs from here on, and the run"
-              f" is not that of {now} epochs", file=sys.stderr)  # fmt: skip
+        differs = "differs from here on" if trains else "was that of the former"
+        print(f"warning: {EPOCHS} was {then}, is now {now}: {what} {differs}, and the run is not that of {now} epochs",
+              file=sys.stderr)  # fmt: skip
+    if not trains:
+        return
     for phrase in changed_code(identity, written):
         print(f"warning: {phrase} than when {folder} was written; the run goes on with it", file=sys.stderr)
     for phrase in plugins_of_one(identity, written, "now", f"when {folder} was written"):

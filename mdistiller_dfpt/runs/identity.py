@@ -31,7 +31,8 @@ class Identity(TypedDict):
     config: dict[str, Any]
     data: Content | None
     teachers: list[dict[str, str]] | None  # name and sha256 of each frozen network, the teacher first
-    code: NotRequired[dict[str, str]]  # sha256 of the files of its plugins, by name, if there are any
+    code: NotRequired[dict[str, str]]  # sha256 of the files of the user's code in it, by name, if there are any
+    earlier_code: NotRequired[list[str]]  # hashes of what that was before, if the run was begun with other code
     continued: NotRequired[list[int]]  # the values of SOLVER.EPOCHS before it, under a schedule that depends on them
     normalisation: NotRequired[dict[str, str]]  # of networks with one of their own, by role or name
     extra: NotRequired[Images]  # the unlabelled images beside the dataset, if there are any
@@ -56,7 +57,12 @@ def identity_of(
 
 def fingerprint(identity: Identity) -> str:
     """SHA-256 of an identity, as 64 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return hash_of(identity)
+
+
+def hash_of(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, as 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 HERE, THERE = "in this command", "in that run"
@@ -73,6 +79,8 @@ def differences(mine: Identity, other: Identity, of_mine: str = HERE, of_other: 
     if mine.get("continued") != other.get("continued"):
         epochs = other.get("continued") or mine.get("continued") or []
         found.append(f"one was continued after a schedule for {', '.join(map(str, epochs))} epochs")
+    if mine.get("earlier_code") != other.get("earlier_code"):
+        found.append("one was begun with other code of its plugins")
     found += other_normalisation(mine, other)
     if mine.get("extra") != other.get("extra"):
         found.append("the unlabelled images are others")
@@ -157,6 +165,8 @@ def as_identity(record: Any) -> Identity | None:
     }  # fmt: skip
     if record.get("code"):
         identity["code"] = dict(record["code"])
+    if record.get("earlier_code"):
+        identity["earlier_code"] = list(record["earlier_code"])
     if record.get("continued"):
         identity["continued"] = list(record["continued"])
     if record.get("normalisation"):

@@ -176,9 +176,9 @@ class Saver:
             for other, why in skipped.items() if rank() == 0 else ():
                 print(f"warning: {why}; using the previous one; kept as {set_aside(other).name}", file=sys.stderr)
             put_random_states(state)
-            if len(manifest["epochs"]) < self.cfg.SOLVER.EPOCHS:
-                warn_of_changes(folder, manifest, self.identity, self.cfg)
-                self.identity = continued(folder, manifest, self.identity, self.cfg)
+            trains = len(manifest["epochs"]) < self.cfg.SOLVER.EPOCHS
+            warn_of_changes(folder, manifest, self.identity, self.cfg, trains=trains)
+            self.identity = continued(folder, manifest, self.identity, self.cfg, trains=trains)
             step, prepared = manifest.get("step", 0), manifest.get("prepared", 0)
             after = f"epoch {manifest['epoch']}" + (f", step {step}" if step else "")
             print(f"resuming after {after if manifest['epoch'] or step else f'pass {prepared}'}", flush=True)

@@ -29,6 +29,7 @@ from ..runs.locks import RunLock
 from ..runs.log import RunLogs, duration, summary_table
 from ..runs.results import FORMAT, protocol
 from ..runs.saving import Saver
+from ..runs.users_code import hashes_of, registered
 from ..runs.weights import TEACHER_WEIGHTS
 from ..teachers import Teacher
 from .broadcasts import broadcasts_refused
@@ -67,8 +68,14 @@ class Trainer:
         self.requests = Requests()
         self.teacher: Teacher | None = getattr(self.training.distiller, "teacher", None)
         self.is_own_start = identity is None  # whether the initial weights are the caller's
-        self.identity = identity_of(cfg, data, self._frozen_networks()) if identity is None else identity
+        self.identity = self._own_identity(cfg, data) if identity is None else identity
         self.caches = cache_logits(cfg, self.distiller, data, self.identity) if cfg.DISTILLER.LOGITS_CACHE else {}
+
+    def _own_identity(self, cfg: CN, data: Data) -> Identity:
+        """What a program's run computes, by its own code as well, which may be nowhere registered."""
+        parts = [self.distiller, self.distiller.student, *self.distiller.frozen()]
+        written = [type(getattr(part, "network", part)) for part in parts]
+        return identity_of(cfg, data, self._frozen_networks(), hashes_of(registered(cfg), beside=written))
 
     def _frozen_networks(self) -> list[tuple[str, str]]:
         """(name, hash) of the networks that teach."""
@@ -273,6 +280,7 @@ class Trainer:
             "fingerprint": fingerprint(self.identity),
             "identity": self.identity,
         }
+        saver.describe()  # a run that was resumed behind its last epoch has saved no checkpoint
         # The results last: if a run is killed before them, it is continued, and writes its status again
         saver.status("finished", run.progress())
         if rank() == 0:

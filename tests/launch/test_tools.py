@@ -403,6 +403,15 @@ def test_a_plugin_that_changed_is_another_run_and_its_interrupted_run_can_go_on(
     assert f"note: {run} is a different run: the plugin mine.py has other code" in capsys.readouterr().out
     assert TRAIN([*argv, "SOLVER.EPOCHS", "2", "--resume", run]) == 0
     assert "the plugin mine.py has other code than when" in capsys.readouterr().err
+    # It is not the run that has this code from its first step on
+    assert TRAIN([*argv, "SOLVER.EPOCHS", "2"]) == 0
+    assert "one was begun with other code of its plugins" in capsys.readouterr().out
+    # Nor does code that changes after the last step become that of the run
+    (cwd / "mine.py").write_text(plugin.format("third"))
+    (cwd / run / "results.json").unlink()
+    before = json.loads((cwd / run / "identity.json").read_text())
+    assert TRAIN([*argv, "SOLVER.EPOCHS", "2", "--resume", run]) == 0
+    assert json.loads((cwd / run / "results.json").read_text())["identity"]["code"] == before["code"]
 
 
 def test_what_cannot_be_resumed_is_refused_before_its_teacher_is_trained(cwd, capsys):

@@ -205,6 +205,16 @@ def test_a_run_that_is_continued_under_another_schedule_is_not_the_run_of_that_l
     assert "continued" not in read_identity(steps.run)
 
 
+def test_a_run_that_ends_after_fewer_epochs_than_its_schedule_is_for_is_not_the_run_of_that_length(tmp_path):
+    cosine = ("SOLVER.SCHEDULE", "cosine")
+    stopped_after(2, "NONE", tmp_path / "a", *cosine)
+    shorter, straight = (run_of("NONE", tmp_path / name, *cosine, "SOLVER.EPOCHS", "2") for name in ("a", "b"))
+    ended, whole = fit(shorter, resume=True), fit(straight)
+    assert ended["student_sha256"] != whole["student_sha256"]
+    assert ended["identity"]["continued"] == read_identity(shorter.run)["continued"] == [3]
+    assert "continued" not in whole["identity"]
+
+
 @pytest.mark.parametrize(
     ("words", "depends"),
     [(("WKD",), True), (("KD",), False), (("KD", "DISTILLER.TEACHER_KIND", "previous_epoch"), True)],
