@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mdistiller_dfpt import load_cfg
-from mdistiller_dfpt.data.image_files import Fault, read_image
+from mdistiller_dfpt.data.samples import Fault, read_image
 from mdistiller_dfpt.data.tables import read_table
 from mdistiller_dfpt.errors import UserError
 from mdistiller_dfpt.regular_files import opened, read_bytes, regular

@@ -12,9 +12,9 @@ from PIL import Image
 
 from ..regular_files import opened
 from .build import FileSource, ImageSource
-from .image_files import DECODERS, Fault, read_image
 from .pool import each_of
 from .preprocessing import turn_of
+from .samples import DECODERS, Fault, read_image
 
 
 class Look(NamedTuple):

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ..distributed import rank
 from ..errors import DataError
-from .image_files import Fault, FileSet, read_image
+from .image_files import FileSet
+from .samples import Fault, read_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as in torchvision
 

@@ -1,29 +1,25 @@
 """Datasets of image files: decoded and augmented in `DataLoader` workers, normalised on the device."""
 
-import errno
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self, TypeVar
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Self, TypeVar
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from ..errors import DataError
-from ..regular_files import opened
-from .augment import strong_view
+from ..errors import DataError, UserError
 from .batch import Batch
 from .loader import Loader, hashes_of
-from .preprocessing import Preprocessing, as_rgb, picture_of, pixels_of, resize_and_crop
-from .randomness import seeded
-from .workers import awaited, check_room, fault_of_worker, leave_all_to_the_trainer, remedy, share, watch_workers
+from .preprocessing import Preprocessing, resize_and_crop
+from .samples import Decoded, Fault, Files, Raised, Transform, collate, read_image
+from .workers import awaited, check_room, fault_of_worker, leave_all_to_the_trainer, remedy, watch_workers
 
 T = TypeVar("T")
-Transform = Callable[[Any], Image.Image | Tensor]
 
 
 class FileSet(NamedTuple):
@@ -47,17 +43,6 @@ class FileRecipe(NamedTuple):
     by_path: bool = False  # whether `train` takes the path of a file, not its image
 
 
-class Fault(NamedTuple):
-    """A file that is not an image, and the reason."""
-
-    path: str
-    reason: str
-
-
-# Other decoders of Pillow start programs, as Ghostscript for EPS; a file's first bytes choose one, not its name
-DECODERS = ("PNG", "JPEG", "BMP", "DIB", "PPM", "TIFF", "WEBP", "GIF")
-MOST_ASPECT = 100  # resized to a short side of 256, a longer image takes gigabytes
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -69,98 +54,6 @@ def imagenet_recipe(size: int) -> FileRecipe:
         v2.Compose([v2.Resize(larger), v2.CenterCrop(size)]),
         f"random resized crop {size}, flip", size, IMAGENET_MEAN, IMAGENET_STD,
     )  # fmt: skip
-
-
-def read_image(path: str) -> Image.Image | Fault:
-    """The image as `as_rgb` makes it, or the reason why it cannot be read.
-
-    A rotation in the EXIF data is not applied, as in torchvision, but kept: `upright` applies it.
-    """
-    return read_by(path, as_rgb)
-
-
-def read_by(path: str, decode: Callable[[Image.Image], T]) -> T | Fault:
-    """What `decode` makes of an image of which only the header is read yet, or the reason why that fails."""
-    try:
-        with opened(path) as file, Image.open(file, formats=DECODERS) as image:
-            if max(image.size) > MOST_ASPECT * min(image.size):
-                return Fault(path, f"{image.width} x {image.height}: a side is over {MOST_ASPECT} times the other")
-            return decode(image)
-    except DataError as e:
-        return Fault(path, str(e))
-    except UnidentifiedImageError:
-        return Fault(path, f"it is none of {', '.join(DECODERS)}")
-    except MemoryError:
-        raise
-    except Exception as e:  # Pillow raises many types for damaged files
-        if isinstance(e, OSError) and e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise  # no fault of the file
-        return Fault(path, getattr(e, "strerror", None) or str(e) or type(e).__name__)
-
-
-class Unreadable(Exception):
-    """A fault of the file that a transform of paths was given."""
-
-    def __init__(self, fault: Fault):
-        super().__init__(fault)
-        self.fault = fault
-
-
-Sample = tuple[Tensor, Tensor | None, int]
-
-
-class Files(Dataset):
-    """The samples of one split: (epoch, index) -> a uint8 image (or two views) and the index, or a `Fault`.
-
-    `by_path`: the transform takes the path of a file.
-    """
-
-    def __init__(self, files: FileSet, transform: Transform, seed: int, *, by_path: bool = False):
-        self.paths, self.images, self.transform, self.seed = files.paths, files.images, transform, seed
-        self.by_path, self.strong = by_path, False
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample | Fault:
-        epoch, index = key
-        image = self._source(index)
-        if isinstance(image, Fault):
-            return image
-        try:
-            # The view is a function of (seed, epoch, index), independent of the worker
-            with seeded(index, self.seed, epoch, stream=3):
-                view = pixels_of(self.transform(image))
-            if not self.strong:
-                return view, None, index
-            with seeded(index, self.seed, epoch, stream=5):  # with a crop and flip of its own
-                return view, pixels_of(strong_view(picture_of(self.transform(image)))), index
-        except Unreadable as e:
-            return e.fault
-
-    def _source(self, index: int) -> Image.Image | str | Fault:
-        """What the transform is given."""
-        if self.images is not None:
-            return Image.fromarray(self.images[index].numpy())
-        return self.paths[index] if self.by_path else read_image(self.paths[index])
-
-
-class Decoded(NamedTuple):
-    """Images (B, H, W, 3) uint8, strong views in the same form or None, indices (B,), and unreadable files."""
-
-    images: Tensor | None
-    strong: Tensor | None
-    numbers: Tensor  # of the samples
-    faults: list[Fault]
-
-
-def collate(samples: Sequence[Sample | Fault]) -> Decoded | str:
-    """A batch of samples; where this is a worker that cannot pass it on, the reason."""
-    faults = [s for s in samples if isinstance(s, Fault)]
-    good = [s for s in samples if not isinstance(s, Fault)]
-    if not good:
-        return Decoded(None, None, torch.empty(0, dtype=torch.int64), faults)
-    images, strong, index = zip(*good, strict=True)
-    views = None if strong[0] is None else torch.stack(strong)
-    decoded = Decoded(torch.stack(images), views, torch.tensor(index), faults)
-    return share(decoded[:3]) or decoded
 
 
 class _Schedule:
@@ -192,7 +85,7 @@ class FileLoader(Loader):
         self.skip_faults = skip_faults
         self.classes, self.recipe = files.classes, recipe
         transform = recipe.train if train else recipe.test
-        self.files = Files(files, transform, seed, by_path=train and recipe.by_path)
+        self.files = Files(files.paths, files.images, transform, seed, by_path=train and recipe.by_path)
         self.workers, self.timeout = workers, timeout
         self.schedule = _Schedule()
         self._loader: DataLoader | None = None
@@ -278,10 +171,15 @@ class FileLoader(Loader):
         for keys in batches:
             yield self._from_workers(lambda: next(decoded), keys)
 
-    def _from_workers(self, images: Callable[[], T | str], keys: list[tuple[int, int]]) -> T:
-        """What a call returns that waits for the batch of these keys; DataError that names them if it does not come."""
+    def _from_workers(self, images: Callable[[], T | Raised | str], keys: list[tuple[int, int]]) -> T:
+        """What a call returns that waits for the batch of these keys; DataError that names them if it does not come.
+
+        UserError for an error of the user's code in a worker.
+        """
         try:
             got = awaited(images, (self.workers and self.timeout) or math.inf)
+            if isinstance(got, Raised):
+                raise UserError(got.what)
             if not isinstance(got, str):
                 return got
             what, why = "cannot pass on its images", got

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from ..errors import ConfigError
-from .image_files import Fault, FileRecipe, Unreadable, read_by
+from .image_files import FileRecipe
 from .preprocessing import as_rgb, interpolation_of, is_plain, picture_of, steps_of, turn_of, upright
+from .samples import Fault, Unreadable, read_by
 
 FACTORS = (8, 4, 2)
 ACROSS = (

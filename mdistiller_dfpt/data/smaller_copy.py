@@ -14,9 +14,9 @@ from ..atomic import NotWritten, write_file
 from ..errors import DataError
 from ..regular_files import opened
 from .class_folders import is_image
-from .image_files import Fault, read_by
 from .pool import each_of
 from .preprocessing import as_rgb, orientation_of
+from .samples import Fault, read_by
 
 FORMATS = {name: name for name in ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")} | {"MPO": "JPEG"}
 """The format in which an image of a format is written; what has none is copied."""

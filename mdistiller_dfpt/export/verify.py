@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..atomic import flush, saving
 from ..data.class_folders import images_in
-from ..data.image_files import Fault, read_image
 from ..data.loader import Loader
+from ..data.samples import Fault, read_image
 from ..errors import DataError, ExportError
 from ..launch.student import Student
 

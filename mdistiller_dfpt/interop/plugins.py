@@ -25,6 +25,7 @@ from ..errors import USER_FILES, ConfigError, UserError, is_users
 from ..models.build import MODELS
 from ..models.external.names import file_of_network
 from ..runs.hashing import file_hash
+from ..user_modules import PLACES
 from .collect import collect
 from .imported_files import with_imported
 from .mdistiller_package import NAME, file_of_method, imports_mdistiller, module_name
@@ -199,6 +200,7 @@ def _from_file(path: Path, as_module: str) -> ModuleType:
         raise
     # A module of another fork may take that name: the classes are found by the plugin's own
     sys.modules[own] = module
+    PLACES[own] = str(path.resolve())
     module.__name__ = own
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == name:

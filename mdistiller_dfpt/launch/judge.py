@@ -20,8 +20,8 @@ from ..atomic import write_json
 from ..config import load_yaml_text
 from ..data import Data, build_data
 from ..data.class_folders import class_folders, list_files
-from ..data.image_files import Fault, read_image
 from ..data.loader import Loader
+from ..data.samples import Fault, read_image
 from ..distillers.build import AMP_DTYPES
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.complexity import macs_per_image

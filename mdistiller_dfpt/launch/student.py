@@ -12,10 +12,10 @@ from yacs.config import CfgNode as CN
 from ..config import load_yaml_text
 from ..config.importable import make_importable
 from ..data import Data
-from ..data.image_files import Fault, read_image
 from ..data.normalisation import Normalisation
 from ..data.own_loaders import OWN
 from ..data.preprocessing import Preprocessing
+from ..data.samples import Fault, read_image
 from ..distillers import Method
 from ..errors import CheckpointError, ConfigError, DataError
 from ..interop.plugins import load_cfg, sources, sources_of_student

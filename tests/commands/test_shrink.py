@@ -14,8 +14,8 @@ from PIL import ExifTags, Image
 from mdistiller_dfpt.commands import shrink as command
 from mdistiller_dfpt.commands.main import main
 from mdistiller_dfpt.data import pool, smaller_copy
-from mdistiller_dfpt.data.image_files import read_image
 from mdistiller_dfpt.data.preprocessing import upright
+from mdistiller_dfpt.data.samples import read_image
 from mdistiller_dfpt.runs.locks import RunLock
 
 from ..waits import wait_until

@@ -11,8 +11,8 @@ from torchvision.datasets import ImageFolder
 
 from mdistiller_dfpt.commands import check_data
 from mdistiller_dfpt.data import DATASETS, build_data
-from mdistiller_dfpt.data.image_files import Fault, read_image
 from mdistiller_dfpt.data.preprocessing import Preprocessing, turn_of, upright
+from mdistiller_dfpt.data.samples import Fault, read_image
 from mdistiller_dfpt.data.tables import read_table
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.launch.cli import guarded

@@ -6,9 +6,10 @@ import torch
 from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
-from mdistiller_dfpt.data.image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe, read_image
+from mdistiller_dfpt.data.image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe
 from mdistiller_dfpt.data.in_memory import ImageSet, InMemoryLoader, Recipe
 from mdistiller_dfpt.data.preprocessing import Preprocessing, pixels_of, resize_and_crop
+from mdistiller_dfpt.data.samples import read_image
 from mdistiller_dfpt.errors import CheckpointError, DataError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
