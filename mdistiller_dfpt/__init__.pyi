@@ -1,5 +1,8 @@
+from .data import AUGMENTATIONS as AUGMENTATIONS
 from .data import DATASETS as DATASETS
+from .data import Augmentation as Augmentation
 from .data import Batch as Batch
+from .data import PictureAugmentation as PictureAugmentation
 from .data import build_data as build_data
 from .data import data_from_loaders as data_from_loaders
 from .data.preprocessing import Preprocessing as Preprocessing

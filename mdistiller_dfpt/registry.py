@@ -54,6 +54,7 @@ class Registry(dict[str, T], Generic[T]):
     def __init__(self, what: str, key: str = ""):
         super().__init__()
         self.what, self.key = what, key
+        self.a_what = f"{'an' if what[0] in 'aeio' else 'a'} {what}"
         TABLES.append(self)
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
@@ -61,7 +62,7 @@ class Registry(dict[str, T], Generic[T]):
 
         def add(target: Entry) -> Entry:
             if name in self:
-                raise KeyError(f"there is a {self.what} {name!r} already ({self[name]}): choose another name")
+                raise KeyError(f"there is {self.a_what} {name!r} already ({self[name]}): choose another name")
             self[name] = cast(T, target)
             return target
 

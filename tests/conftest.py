@@ -10,7 +10,7 @@ import threading
 import pytest
 import torch
 
-from mdistiller_dfpt import DATASETS, DISTILLERS, MODELS, OPTIMIZERS, SCHEDULES, TEACHERS
+from mdistiller_dfpt import AUGMENTATIONS, DATASETS, DISTILLERS, MODELS, OPTIMIZERS, SCHEDULES, TEACHERS
 from mdistiller_dfpt.config.added_keys import _DEFAULTS
 from mdistiller_dfpt.config.keys import KEYS
 from mdistiller_dfpt.config.sections import _NODES, ADDED
@@ -62,6 +62,7 @@ REGISTRIES = (
     TEACHERS,
     MODELS,
     DATASETS,
+    AUGMENTATIONS,
     OPTIMIZERS,
     SCHEDULES,
     _NODES,

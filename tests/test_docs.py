@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from mdistiller_dfpt.commands import train
+from mdistiller_dfpt.commands import train, trust
 
-from .pages import checkout, files_of
+from .pages import files_of
 from .test_house import ROOT
 
 PAGE = (ROOT / "docs/extend.md").read_text()
@@ -20,8 +20,16 @@ COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.M 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A checkout with the page's folder in it."""
-    return checkout(tmp_path_factory.mktemp("checkout"), PAGE)
+    """A folder, outside of any checkout, with the page's files in it."""
+    folder = tmp_path_factory.mktemp("anywhere")
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_the_page_needs_no_checkout():
+    assert not re.search(r"\btools/|configs/", "\n".join([*COMMANDS, *FILES.values()]))
 
 
 SHORT = ["SOLVER.EPOCHS", "1", "LOG.PREFIX", "out", "LOG.TENSORBOARD", "False", "EXPERIMENT.THREADS", "1"]
@@ -36,8 +44,9 @@ def test_the_page_shows_every_file_that_its_commands_name():
 def test_every_command_runs_as_it_is_printed(command, root, monkeypatch, capsys, registries):
     monkeypatch.chdir(root)
     words = shlex.split(command)
-    if words[:2] == ["python", "tools/train.py"]:
-        assert train.main([*words[2:], *SHORT]) == 0, capsys.readouterr().err
+    if words[0] == "mdistiller-dfpt":
+        command, more = {"train": (train, SHORT), "trust": (trust, [])}[words[1]]
+        assert command.main([*words[2:], *more]) == 0, capsys.readouterr().err
     else:
         done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, check=False,
                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
@@ -71,6 +80,13 @@ MISTAKES = [
     ("my_net", "self.fc = nn.Linear(32, num_classes)", "self.fc = nn.Linear(32, 7)",
      r"my_net returns logits of shape \(1, 7\) for one image; it must return logits of shape \(1, 10\)"),
     ("my_data", "pixels[labels == 0, 4:12, 4:12] += 150", "pixels[99, 99, 99, 99, 99] = 1", r":14: IndexError"),
+    ("my_augmentations", ".round().clamp(0, 255).to(torch.uint8)", "",
+     r":10: MyShade: `augment` returned \(2, 3, 16, 16\) torch.float32 for images .* torch.uint8; it must return"),
+    ("my_augmentations", "self.transform(picture)", "picture.resize((8, 8))",
+     r":24: MyTrivial: `augment_picture` returned a picture of \(8, 8\) for a picture of \(16, 16\)"),
+    ("my_augmentations", "numbers.uniform(2)", "numbers.unifrom(2)", r":19: AttributeError: .*unifrom"),
+    ("my_augmentations", "*, probability, depth)", "*, probability)",
+     r":10: MyShade: its constructor and the keys of its config section do not match .*'depth'"),
     ("my_solver", "return plan.lr * (1 - progress / plan.epochs)", "return 'slow'",
      r":14: my_linear: returned 'slow' after 0 epochs; a schedule must return a learning rate"),
     ("my_solver", "return torch.optim.RMSprop(", "torch.optim.RMSprop(",

@@ -1,7 +1,7 @@
 """Writes docs/keys.md, all keys of the config: python tools/keys_page.py.
 
-Default, limit and meaning are those of config/keys.py; of a method or kind of teacher, those of its class, whose
-meanings are the comments beside the keys of its config section.
+Default, limit and meaning are those of config/keys.py; of a method, kind of teacher or augmentation, those of its
+class, whose meanings are the comments beside the keys of its config section.
 """
 
 import ast
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mdistiller_dfpt.config.keys import KEYS
+from mdistiller_dfpt.data import AUGMENTATIONS
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.teachers import TEACHERS
 
@@ -93,9 +94,9 @@ def _keys_in(value: ast.expr, prefix: str) -> Iterator[tuple[str, tuple[int, int
 
 
 def sections() -> dict[str, tuple[str, type]]:
-    """{section: the key and value that select its class, the class} of methods and kinds of teacher, in that order."""
+    """{section: the key and value that select its class, the class} of methods, kinds of teacher and augmentations."""
     found: dict[str, tuple[str, type]] = {}
-    for registry in (DISTILLERS, TEACHERS):
+    for registry in (DISTILLERS, TEACHERS, AUGMENTATIONS):
         for name, cls in sorted(registry.items()):
             if cls.config:
                 found[registry.node_of(name)] = (f"{registry.key} {name}", cls)

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from yacs.config import CfgNode as CN
@@ -12,6 +13,7 @@ from ..data import Batch, Data, build_data
 from ..data.extra import Pool
 from ..data.generated import LAYOUTS, write_data_set
 from ..data.in_memory import ImageSet, InMemoryLoader, Recipe
+from ..data.recipe import augmentations_of
 from ..distillers import build_distiller
 from ..distributed import pick_device
 from ..launch.networks import build_networks
@@ -101,12 +103,15 @@ def _generated(cfg: CN, folder: Path, device: torch.device) -> Data:
 
     recipe = Recipe(pad=size // 8, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
     common = {"device": device, "channels_last": cfg.SOLVER.CHANNELS_LAST}
-    train = InMemoryLoader(images(IMAGES[kind]), recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=1, **common)
+    of_training: dict[str, Any] = {"train": True, **common}
+    if cfg.DATASET.RECIPE == "published":
+        of_training["more"] = augmentations_of(cfg, (size, size), recipe.mean, recipe.std, device)
+    train = InMemoryLoader(images(IMAGES[kind]), recipe, cfg.SOLVER.BATCH_SIZE, seed=1, **of_training)
     test = InMemoryLoader(
         images(cfg.DATASET.TEST.BATCH_SIZE), recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common
     )
     if cfg.DATASET.EXTRA.TYPE is None:
         return Data(train, test, classes)
     batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
-    extra = InMemoryLoader(images(IMAGES[kind]), recipe, batch, train=True, seed=2, drop_last=True, **common)
+    extra = InMemoryLoader(images(IMAGES[kind]), recipe, batch, seed=2, drop_last=True, **of_training)
     return Data(train, test, classes, extra=Pool(extra))

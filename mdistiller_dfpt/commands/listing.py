@@ -1,4 +1,6 @@
-"""List what there is: mdistiller-dfpt list methods | teachers | networks | data | keys | configs | runs [WHICH].
+"""List what there is: mdistiller-dfpt list WHAT [WHICH].
+
+WHAT is methods, teachers, networks, data, augmentations, optimisers, schedules, keys, configs or runs.
 
 WHICH restricts the list to names that contain it or match it as a pattern with wildcards; of runs, it is the folder
 that contains them, default ./output. The networks of torchvision are listed as well, and those of timm if installed.
@@ -11,7 +13,7 @@ from typing import Any
 
 from ..config.compose import CONFIGS, composed_runs
 from ..config.keys import KEYS
-from ..data import DATASETS
+from ..data import AUGMENTATIONS, DATASETS
 from ..distillers import DISTILLERS
 from ..errors import ConfigError
 from ..launch.cli import Parser, guarded
@@ -20,6 +22,7 @@ from ..models.external.names import external_networks
 from ..registry import described
 from ..report.files import shown_results, unfinished
 from ..teachers import TEACHERS
+from ..training.optim import OPTIMIZERS, SCHEDULES
 
 Lines = Iterator[tuple[str, str]]
 """Names, and what is said of each."""
@@ -29,6 +32,12 @@ def _described(registry: dict[str, Any]) -> Lines:
     """The names of a registry and the first lines of the files in which they are defined."""
     for name, entry in sorted(registry.items()):
         yield name, described(entry)
+
+
+def _explained(registry: dict[str, Any]) -> Lines:
+    """The names of a registry and the first lines of what is said of each function or class."""
+    for name, entry in sorted(registry.items()):
+        yield name, (entry.__doc__ or described(entry)).strip().partition("\n")[0]
 
 
 def _networks() -> Lines:
@@ -55,6 +64,9 @@ LISTS: dict[str, Callable[[], Lines]] = {
     "teachers": lambda: _described(TEACHERS),
     "networks": _networks,
     "data": lambda: _described(DATASETS),
+    "augmentations": lambda: _described(AUGMENTATIONS),
+    "optimisers": lambda: _explained(OPTIMIZERS),
+    "schedules": lambda: _explained(SCHEDULES),
     "keys": _keys,
     "configs": _configs,
 }

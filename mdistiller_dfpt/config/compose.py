@@ -71,11 +71,20 @@ def layers_of(path: Path, chain: tuple[Path, ...] = ()) -> Iterator[Layer]:
         raise ConfigError(f"{path}:{lines['_BASE_']}: _BASE_ must be a yaml file or a list of them")
     for base in bases:
         if (found := _find_base(base, path.parent)) is None:
-            raise ConfigError(f"{path}:{lines['_BASE_']}: _BASE_ is {base}; no such config file")
+            raise ConfigError(
+                f"{path}:{lines['_BASE_']}: _BASE_ is {base}; no such config file: {_advice_on(base, path.parent)}"
+            )
         yield from layers_of(found, chain)
     if BASE in bases and path.name != BASE:  # a run with a file of its own
         yield from _of_pair(path.parent / BASE, path)
     yield Layer(path, values, lines)
+
+
+def _advice_on(base: str, folder: Path) -> str:
+    """What to write in place of a base that is not found."""
+    if Path(base).suffix:
+        return f"a path starts at the folder of this file, so that it would be {folder / base}"
+    return suggest(base, composed_runs(CONFIGS))
 
 
 def _find_base(base: str, folder: Path) -> Path | None:

@@ -25,6 +25,7 @@ from .conditions import (
     NOT_AUTO,
     NOT_BY_STEPS,
     NOT_CRD,
+    NOT_OWN,
     ONE_OPTIMISER,
     OWN_TASK,
     SEVERAL_PROCESSES,
@@ -51,6 +52,7 @@ from .limits import (
     SOME_THREADS,
     WEIGHT,
     Limit,
+    distinct,
     names,
     one_of,
 )
@@ -111,9 +113,11 @@ KEYS: dict[str, Key] = {
     "DATASET.DECODE": Key("exact", "of training images: exact, as by torchvision's reference; fast, JPEG files by"
                           " simplejpeg at no larger a scale than the crop needs", one_of("exact", "fast"), IN_FILES),
     "DATASET.AUTO_AUGMENT": Key(None, "a policy of timm, such as rand-m9-mstd0.5-inc1, of training images", None,
-                                IN_FILES, kind=str),
+                                NOT_OWN, kind=str),
     "DATASET.ERASING": Key(0.0, "probability that a rectangle of a training image is replaced by noise", FRACTION,
-                           IN_FILES),
+                           NOT_OWN),
+    "DATASET.AUGMENT": Key([], "what changes training images after crop, flip, AUTO_AUGMENT and ERASING, in this order:"
+                           " names in AUGMENTATIONS", distinct("names of augmentations"), NOT_OWN),
     "DATASET.VALIDATION": Key(0.0, "share of each class's training images that is not trained on: epochs are judged by"
                               " it, `best` is chosen by it, and the test set is evaluated once, at the end",
                               FRACTION),

@@ -39,6 +39,12 @@ def names(what: str) -> Limit:
     return Limit(f"a list of {what}", lambda v: all(type(n) is str and n for n in v))
 
 
+def distinct(what: str) -> Limit:
+    """The same, none of which is named twice."""
+    some = names(what)
+    return Limit(f"a list of distinct {what}", lambda v: some.test(v) and len(set(v)) == len(v))
+
+
 _NAME = re.compile(r"[\w.,=+-]{1,128}(/[\w.,=+-]{1,128}){0,7}")
 
 

@@ -15,7 +15,7 @@ from .added_keys import apply_expected
 from .compose import Layer, find_config, layers_of
 from .limits import without_other_characters
 from .merge import Merge
-from .paths import beside, make_relative, resolve_paths
+from .paths import beside, make_relative, note_places, resolve_paths
 from .policy import OWN_IMAGES, data_family, student_lr
 from .sections import default_cfg
 from .yaml_reader import parse_yaml
@@ -58,6 +58,7 @@ def load_cfg(path: str | os.PathLike[str] | None = None, overrides: Overrides = 
     if "SOLVER.LR" not in merge.where:
         cfg.SOLVER.LR = student_lr(cfg.DISTILLER.STUDENT)
     merge.check()
+    note_places(cfg, merge.where)
     cfg.freeze()
     return cfg
 
@@ -87,7 +88,10 @@ def _import_plugins(layers: Iterable[Layer], overrides: Overrides, load: Import)
         if isinstance(names := data.get("PLUGINS"), list):
             names = [str(n) for n in names]
             data["PLUGINS"] = [beside(file, "PLUGINS", n) if n.endswith(".py") else n for n in names]
-            load(names, folders, modules)
+            try:
+                load(names, folders, modules)
+            except ConfigError as e:
+                raise ConfigError(f"{_place(file, lines, 'PLUGINS')}: {e}") from e.__cause__
         elif modules:
             load([], folders, modules)
     if isinstance(overrides, Mapping):

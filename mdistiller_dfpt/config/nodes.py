@@ -46,7 +46,7 @@ class NodeRegistry(Registry[T]):
     def check(self, cls: Any) -> None:
         """PluginError if the class is not one of `base` whose attributes and hooks the toolbox can use."""
         if not (isinstance(cls, type) and issubclass(cls, self.base)):
-            raise PluginError(cls, f"a {self.what} must be a subclass of {self.base.__name__}")
+            raise PluginError(cls, f"{self.a_what} must be a subclass of {self.base.__name__}")
         its: Any = cls
         if not isinstance(its.config, CN):
             raise PluginError(cls, f"`config` is a {type(its.config).__name__}; it must be a yacs CfgNode")

@@ -1,12 +1,16 @@
 """Paths in configs: relative to the file that sets them; on a command line, to the working directory."""
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from yacs.config import CfgNode as CN
+
 from ..distributed import rank
+from ..errors import CheckpointError, ConfigError, DataError
 from ..trusted_files import named_code
 from .importable import folders_of
 from .policy import NOT_SET, PRETRAINED
@@ -18,6 +22,29 @@ PATHS = (
 )  # fmt: skip
 
 DEFAULTS = ("./data", "./output")
+
+
+_PLACES = "_places"  # an attribute of a config, beside its keys: the place that set each path
+
+
+def note_places(cfg: CN, where: Mapping[str, str]) -> None:
+    """Keep with a config, and with its copies, which file and line set its paths."""
+    names = (".".join(keys) for keys in PATHS)
+    vars(cfg)[_PLACES] = {name: where[name] for name in names if ":" in where.get(name, "")}
+
+
+@contextlib.contextmanager
+def places_named(cfg: CN) -> Iterator[None]:
+    """Context in which an error about one of a config's paths begins with the file and line that set it."""
+    try:
+        yield
+    except (ConfigError, DataError, CheckpointError) as e:
+        said = str(e)
+        for name, place in vars(cfg).get(_PLACES, {}).items():
+            if not said.startswith(place) and (f"{name} is " in said or f"{name} '" in said):
+                e.args = (f"{place}: {said}",)
+                break
+        raise
 
 
 def resolve_paths(values: dict[str, Any], file: Path) -> None:

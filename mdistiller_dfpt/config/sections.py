@@ -1,4 +1,4 @@
-"""The sections of methods and kinds of teacher, declared in their files, and the config of all defaults."""
+"""The sections of methods, kinds of teacher and augmentations, declared in their files; all defaults."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +35,7 @@ def declare_node(
             if key not in known:
                 raise KeyError(f"{name}: {what} is given for {key!r}; {suggest(key, list(known))}")
     _NODES[name] = node
-    used = When("its method or kind of teacher is not part of this run", lambda s: name in s.sections)
+    used = When("its method, kind of teacher or augmentation is not part of this run", lambda s: name in s.sections)
     for key, default in known.items():
         KEYS[f"{name}.{key}"] = Key(default, "", limits.get(key), _both(name, used, when.get(key)))
     REMOVED.update({f"{name}.{key}": entry for key, entry in (removed or {}).items()})

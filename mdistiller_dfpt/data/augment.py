@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import Tensor
 
+from .augmentation import AUGMENTATIONS, PictureAugmentation
 from .randomness import seeded
 
 CUTOUT_COLOR = (125, 123, 114)  # about the mean colour of photographs
@@ -71,6 +72,14 @@ def strong_view(image: Image.Image) -> Image.Image:
         operation = OPERATIONS[which]
         image = operation.apply(image, operation.low + (operation.high - operation.low) * magnitude)
     return cutout(image, CUTOUT_SHARE * share, x * image.width, y * image.height)
+
+
+@AUGMENTATIONS.register("fixmatch")
+class FixMatch(PictureAugmentation):
+    """The strongly augmented view in place of the plain one."""
+
+    def augment_picture(self, picture: Image.Image) -> Image.Image:
+        return strong_view(picture)
 
 
 def strong_views(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:

@@ -7,23 +7,22 @@ its pixels, and images are erased before they are mixed, in timm after it.
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import v2
 
 from ..errors import ConfigError
-from .image_files import FileRecipe
+from .augmentation import PictureAugmentation
 
 AREA, RATIO, ATTEMPTS = (0.02, 1 / 3), (0.3, 1 / 0.3), 10
 
 
-class TimmPolicy:
-    """A policy by timm's name, `rand-m9-mstd0.5-inc1`, drawn from PyTorch's global generator."""
+class TimmPolicy(PictureAugmentation):
+    """A policy by timm's name, `rand-m9-mstd0.5-inc1`."""
 
-    def __init__(self, name: str, size: int, mean: tuple[float, ...]):
+    def __init__(self, name: str, size: int, mean: Sequence[float]):
         try:
             from timm.data import auto_augment
         except ModuleNotFoundError:
@@ -39,53 +38,41 @@ class TimmPolicy:
         except (AssertionError, ValueError, KeyError, IndexError) as e:
             raise ConfigError(f"DATASET.AUTO_AUGMENT is {name}; timm has no such policy ({e})") from None
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def augment_picture(self, picture: Image.Image) -> Image.Image:
         # timm draws from Python's and NumPy's generators, whose states are put back
         seed, before, arrays = int(torch.randint(2**31, ())), random.getstate(), np.random.get_state()
         random.seed(seed)
         np.random.seed(seed)
         try:
-            return self.policy(image)
+            return self.policy(picture)
         except ValueError as e:
             if "bits" not in str(e):
                 raise
-            return Image.new("RGB", image.size)  # posterized to 0 bits, which newer versions of Pillow refuse
+            return Image.new("RGB", picture.size)  # posterized to 0 bits, which newer versions of Pillow refuse
         finally:
             random.setstate(before)
             np.random.set_state(arrays)
 
 
-class Erasing:
+class Erasing(PictureAugmentation):
     """Replaces a rectangle of an image by noise, with a probability."""
 
-    def __init__(self, probability: float, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, probability: float, mean: Sequence[float], std: Sequence[float]):
         self.probability = probability
         self.mean, self.std = (255 * torch.tensor(values) for values in (mean, std))
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def augment_picture(self, picture: Image.Image) -> Image.Image:
         if torch.rand(()).item() >= self.probability:
-            return image
+            return picture
         for _ in range(ATTEMPTS):
             share, slant, down, across = torch.rand(4, dtype=torch.float64).tolist()
-            area = image.width * image.height * (AREA[0] + share * (AREA[1] - AREA[0]))
+            area = picture.width * picture.height * (AREA[0] + share * (AREA[1] - AREA[0]))
             ratio = RATIO[0] * math.exp(slant * math.log(RATIO[1] / RATIO[0]))
             height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < height < image.height and 0 < width < image.width:
+            if 0 < height < picture.height and 0 < width < picture.width:
                 noise = torch.randn(height, width, 3) * self.std + self.mean
                 patch = Image.fromarray(noise.clamp(0, 255).round().to(torch.uint8).numpy())
-                erased = image.copy()
-                erased.paste(patch, (int(across * (image.width - width)), int(down * (image.height - height))))
+                erased = picture.copy()
+                erased.paste(patch, (int(across * (picture.width - width)), int(down * (picture.height - height))))
                 return erased
-        return image
-
-
-def augmented(recipe: FileRecipe, policy: str | None, erasing: float) -> FileRecipe:
-    """The recipe with a policy of timm and random erasing after its own transform of training images."""
-    steps, words = [recipe.train], [recipe.words]
-    if policy:
-        steps.append(TimmPolicy(policy, recipe.size, recipe.mean))
-        words.append(policy)
-    if erasing > 0:
-        steps.append(Erasing(erasing, recipe.mean, recipe.std))
-        words.append(f"random erasing {erasing:g}")
-    return recipe if len(steps) == 1 else recipe._replace(train=v2.Compose(steps), words=", ".join(words))
+        return picture

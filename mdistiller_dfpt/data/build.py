@@ -22,7 +22,7 @@ from .image_files import FileLoader, FileRecipe, FileSet, imagenet_recipe
 from .in_memory import ImageSet, InMemoryLoader, Recipe
 from .loader import Loader
 from .normalisation import Normalisation
-from .recipe import adjusted_recipe
+from .recipe import adjusted_recipe, augmentations_of
 from .superclasses import joined
 from .validation import split_off
 
@@ -145,6 +145,7 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
         common |= {"size": cfg.DATASET.SIZE}
     seed = cfg.SOLVER.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
     recipe = recipe_of(cfg, source.recipe, in_memory=source.train.images is not None)
+    of_training: dict[str, Any] = {"train": True, "seed": seed}
     own, judges = source.train, None
     if cfg.DATASET.VALIDATION:
         own, chosen = split_off(source.train, cfg.DATASET.VALIDATION)
@@ -156,7 +157,10 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
             f"SOLVER.BATCH_SIZE is {cfg.SOLVER.BATCH_SIZE}; {cfg.DATASET.TYPE} has {len(own.labels)} "
             "training images: use at most that many"
         )
-    train = make(own, recipe, cfg.SOLVER.BATCH_SIZE, train=True, seed=seed, **common)
+    if isinstance(own, ImageSet):
+        size = (own.images.shape[1], own.images.shape[2])
+        of_training["more"] = augmentations_of(cfg, size, recipe.mean, recipe.std, device)
+    train = make(own, recipe, cfg.SOLVER.BATCH_SIZE, **of_training, **common)
     test = make(source.test, recipe, cfg.DATASET.TEST.BATCH_SIZE, train=False, **common)
     data = Data(
         train, test, classes, content, names=source.train.classes, validation=judges, num_joined=num_joined,
@@ -165,8 +169,8 @@ def build_data(cfg: CN, device: torch.device | None = None) -> Data:
     if extra is None:
         return data
     batch = cfg.DATASET.EXTRA.BATCH_SIZE or cfg.SOLVER.BATCH_SIZE
-    common |= {"drop_last": True, "train": True, "seed": seed + OTHER_SEED}
-    return data._replace(extra=Pool.of(extra, make(extra, recipe, batch, **common)))
+    of_training |= {"drop_last": True, "seed": seed + OTHER_SEED}
+    return data._replace(extra=Pool.of(extra, make(extra, recipe, batch, **of_training, **common)))
 
 
 def recipe_of(cfg: CN, recipe: Recipe | FileRecipe, *, in_memory: bool = False) -> Recipe | FileRecipe:

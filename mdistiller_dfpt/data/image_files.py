@@ -3,26 +3,24 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self, TypeVar
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from ..errors import DataError, kind_of
-from .augment import strong_view
+from ..errors import DataError, UserError, kind_of
 from .batch import Batch
 from .loader import Loader, hashes_of
-from .preprocessing import Preprocessing, picture_of, pixels_of, resize_and_crop
-from .randomness import seeded
+from .preprocessing import Preprocessing, resize_and_crop
 from .read_image import Fault, read_image
-from .workers import awaited, check_room, fault_of_worker, leave_all_to_the_trainer, remedy, share, watch_workers
+from .samples import Decoded, Files, Raised, Transform, collate
+from .workers import awaited, check_room, fault_of_worker, leave_all_to_the_trainer, remedy, watch_workers
 
 T = TypeVar("T")
-Transform = Callable[[Any], Image.Image | Tensor]
 
 
 class FileSet(NamedTuple):
@@ -59,71 +57,6 @@ def imagenet_recipe(size: int) -> FileRecipe:
     )  # fmt: skip
 
 
-class Unreadable(Exception):
-    """A fault of the file that a transform of paths was given."""
-
-    def __init__(self, fault: Fault):
-        super().__init__(fault)
-        self.fault = fault
-
-
-Sample = tuple[Tensor, Tensor | None, int]
-
-
-class Files(Dataset):
-    """The samples of one split: (epoch, index) -> a uint8 image (or two views) and the index, or a `Fault`.
-
-    `by_path`: the transform takes the path of a file.
-    """
-
-    def __init__(self, files: FileSet, transform: Transform, seed: int, *, by_path: bool = False):
-        self.paths, self.images, self.transform, self.seed = files.paths, files.images, transform, seed
-        self.by_path, self.strong = by_path, False
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample | Fault:
-        epoch, index = key
-        image = self._source(index)
-        if isinstance(image, Fault):
-            return image
-        try:
-            # The view is a function of (seed, epoch, index), independent of the worker
-            with seeded(index, self.seed, epoch, stream=3):
-                view = pixels_of(self.transform(image))
-            if not self.strong:
-                return view, None, index
-            with seeded(index, self.seed, epoch, stream=5):  # with a crop and flip of its own
-                return view, pixels_of(strong_view(picture_of(self.transform(image)))), index
-        except Unreadable as e:
-            return e.fault
-
-    def _source(self, index: int) -> Image.Image | str | Fault:
-        """What the transform is given."""
-        if self.images is not None:
-            return Image.fromarray(self.images[index].numpy())
-        return self.paths[index] if self.by_path else read_image(self.paths[index])
-
-
-class Decoded(NamedTuple):
-    """Images (B, H, W, 3) uint8, strong views in the same form or None, indices (B,), and unreadable files."""
-
-    images: Tensor | None
-    strong: Tensor | None
-    numbers: Tensor  # of the samples
-    faults: list[Fault]
-
-
-def collate(samples: Sequence[Sample | Fault]) -> Decoded | str:
-    """A batch of samples; where this is a worker that cannot pass it on, the reason."""
-    faults = [s for s in samples if isinstance(s, Fault)]
-    good = [s for s in samples if not isinstance(s, Fault)]
-    if not good:
-        return Decoded(None, None, torch.empty(0, dtype=torch.int64), faults)
-    images, strong, index = zip(*good, strict=True)
-    views = None if strong[0] is None else torch.stack(strong)
-    decoded = Decoded(torch.stack(images), views, torch.tensor(index), faults)
-    return share(decoded[:3]) or decoded
-
-
 class _Schedule:
     """The keys (epoch, index) of each batch; the workers read them again at every epoch."""
 
@@ -153,7 +86,7 @@ class FileLoader(Loader):
         self.skip_faults = skip_faults
         self.classes, self.recipe = files.classes, recipe
         transform = recipe.train if train else recipe.test
-        self.files = Files(files, transform, seed, by_path=train and recipe.by_path)
+        self.files = Files(files.paths, files.images, transform, seed, by_path=train and recipe.by_path)
         self.workers, self.timeout = workers, timeout
         self.schedule = _Schedule()
         self._loader: DataLoader | None = None
@@ -239,10 +172,15 @@ class FileLoader(Loader):
         for keys in batches:
             yield self._from_workers(lambda: next(decoded), keys)
 
-    def _from_workers(self, images: Callable[[], T | str], keys: list[tuple[int, int]]) -> T:
-        """What a call returns that waits for the batch of these keys; DataError that names them if it does not come."""
+    def _from_workers(self, images: Callable[[], T | Raised | str], keys: list[tuple[int, int]]) -> T:
+        """What a call returns that waits for the batch of these keys; DataError that names them if it does not come.
+
+        UserError for an error of the user's code in a worker.
+        """
         try:
             got = awaited(images, (self.workers and self.timeout) or math.inf)
+            if isinstance(got, Raised):
+                raise UserError(got.what)
             if not isinstance(got, str):
                 return got
             what, why = "cannot pass on its images", got

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .augment import strong_views
+from .augmentation import Augmentations
 from .batch import Batch, Shard
 from .loader import Loader, hashes_of
 from .preprocessing import Preprocessing
@@ -58,19 +59,23 @@ def crop_flip(padded: Tensor, index: Tensor, views: Views, size: tuple[int, int]
 
 
 class InMemoryLoader(Loader):
-    """Batches of an in-memory dataset, resized to `size` after the augmentation if it is given."""
+    """Batches of an in-memory dataset, resized to `size` after the augmentation if it is given.
+
+    `more`: what augments training images after their crop and flip; their views are then not finitely many.
+    """
 
     def __init__(
         self, images: ImageSet, recipe: Recipe, batch_size: int, *, train: bool, seed: int = 0,
         device: torch.device | str = "cpu", channels_last: bool = False, size: int | None = None,
-        drop_last: bool = False,
+        drop_last: bool = False, more: Augmentations | None = None,
     ):  # fmt: skip
         super().__init__(
             images.labels, batch_size, train=train, seed=seed, device=device, channels_last=channels_last,
             mean=recipe.mean, std=recipe.std, drop_last=drop_last,
         )  # fmt: skip
-        self.recipe = recipe
-        self.augmentation = f"crop with padding {recipe.pad}" + (", flip" if recipe.flip else "")
+        self.recipe, self.more = recipe, (train and more) or Augmentations()
+        words = [f"crop with padding {recipe.pad}", *["flip"] * recipe.flip, *self.more.words]
+        self.augmentation = ", ".join(words)
         self.stored_size = (images.images.shape[1], images.images.shape[2])
         self.size = self.stored_size if size is None else (size, size)
         if self.size != self.stored_size:
@@ -123,16 +128,21 @@ class InMemoryLoader(Loader):
         index, views = shard.index, None
         if drawn is not None:
             views = drawn[0][index], drawn[1][index], drawn[2][index]
-        image = self.normalised(self._cropped(index, views))
+        image = self.normalised(self._augmented(self._cropped(index, views), index, shard.epoch))
         second = self._strong(index, shard.epoch) if strong else None
-        view = None if views is None else self._number(views)
+        view = None if views is None or self.more else self._number(views)
         return Batch(image, self.labels[index], index, shard.epoch, shard.step, second, shard.total, view)
 
     def _strong(self, index: Tensor, epoch: int) -> Tensor:
         """The strongly augmented views of the samples at `index`, with a crop and flip of their own."""
         recipe = self.recipe
         views = draw_views(index, self.seed, epoch, recipe.pad, recipe.flip, strong=True) if self.train else None
-        return self.normalised(strong_views(self._cropped(index, views), index, self.seed, epoch))
+        images = self._augmented(self._cropped(index, views), index, epoch, strong=True)
+        return self.normalised(strong_views(images, index, self.seed, epoch))
+
+    def _augmented(self, images: Tensor, index: Tensor, epoch: int, *, strong: bool = False) -> Tensor:
+        """Cropped images (B, H, W, 3) uint8 as they are trained on."""
+        return self.more(images, index, self.seed, epoch, strong=strong) if self.train and self.more else images
 
     def images_in(self, index: Tensor, view: Tensor) -> Tensor:
         """The given samples (B,) in the given views (B,); (B, 3, H, W) float."""

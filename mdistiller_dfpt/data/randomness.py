@@ -1,6 +1,7 @@
 """Randomness as a function of (seed, epoch, index), not a state: any step of a run can be repeated in isolation."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -59,14 +60,51 @@ def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(size, generator=generator)
 
 
-@contextlib.contextmanager
-def seeded(index: int, seed: int, epoch: int, stream: int) -> Iterator[None]:
+def seeded(index: int, seed: int, epoch: int, stream: int) -> contextlib.AbstractContextManager[None]:
     """Context in which PyTorch's global generator is a function of the arguments, for transforms that use it."""
+    return seeded_by(random_bits_of(index, seed, epoch, stream))
+
+
+@contextlib.contextmanager
+def seeded_by(bits: int) -> Iterator[None]:
+    """Context in which PyTorch's global generator starts from these bits; its state is put back."""
     # torch.random.fork_rng visits every device: half a millisecond, a seventh of the time to decode an image
     generator = torch.default_generator
     before = generator.get_state()
-    generator.manual_seed(random_bits_of(index, seed, epoch, stream))
+    generator.manual_seed(bits)
     try:
         yield
     finally:
         generator.set_state(before)
+
+
+MOST = 2**31  # numbers of a sample
+BITS = 24  # of a uniform number: the precision of float32
+
+
+class Numbers:
+    """Random numbers for the samples of a batch: each sample has its own, whichever other samples the batch has.
+
+    They are functions of (seed, epoch, index), on the device of `index` (B,); every call returns further ones.
+    """
+
+    def __init__(self, index: Tensor, seed: int, epoch: int, stream: int):
+        self.index, self.seed, self.epoch, self.stream = index, seed, epoch, stream
+        self.drawn = 0  # of each sample
+
+    def bits(self, *shape: int) -> Tensor:
+        """63 random bits for each element, (B, *shape) int64."""
+        size = math.prod(shape)
+        element = torch.arange(self.drawn, self.drawn + size, device=self.index.device)
+        self.drawn += size
+        counter = self.index.to(torch.int64)[:, None] * MOST + element
+        return random_bits(counter, self.seed, self.epoch, self.stream).view(-1, *shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1), float32; (B, *shape)."""
+        return (self.bits(*shape) >> 63 - BITS).float() * 2.0**-BITS
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, float32, by the Box-Muller transform; (B, *shape)."""
+        radius, angle = self.uniform(2, *shape).unbind(1)
+        return (-2 * (1 - radius).log()).sqrt() * (2 * math.pi * angle).cos()

@@ -1,9 +1,15 @@
-"""The augmentation of image files as a config adjusts it."""
+"""The augmentation of a dataset as a config adjusts it."""
 
+from collections.abc import Sequence
+
+import torch
+from torchvision.transforms import v2
 from yacs.config import CfgNode as CN
 
-from ..errors import ConfigError
-from .auto_augment import augmented
+from ..config.keywords import asked_for, keywords_for
+from ..errors import ConfigError, made
+from .augmentation import AUGMENTATIONS, Augmentation, Augmentations, try_on_noise
+from .auto_augment import Erasing, TimmPolicy
 from .image_files import FileRecipe
 from .preprocessing import adjusted, turned_first
 from .scaled_crop import decoded_in_crops
@@ -15,7 +21,10 @@ def adjusted_recipe(cfg: CN, recipe: FileRecipe, *, in_memory: bool) -> FileReci
     `in_memory`: the images are decoded already.
     """
     recipe = _with_other_crops(cfg, recipe)
-    recipe = augmented(recipe, cfg.DATASET.AUTO_AUGMENT, cfg.DATASET.ERASING)
+    more = augmentations_of(cfg, (recipe.size, recipe.size), recipe.mean, recipe.std)
+    if more:
+        train = v2.Compose([recipe.train, *more.steps()])
+        recipe = recipe._replace(train=train, words=", ".join([recipe.words, *more.words]))
     if cfg.DATASET.UPRIGHT:
         recipe = recipe._replace(
             train=turned_first(recipe.train), test=turned_first(recipe.test), words=f"turned by EXIF, {recipe.words}"
@@ -29,6 +38,29 @@ def adjusted_recipe(cfg: CN, recipe: FileRecipe, *, in_memory: bool) -> FileReci
     except ValueError as e:
         raise ConfigError(f"DATASET.DECODE is {cfg.DATASET.DECODE}; the augmentation of {cfg.DATASET.TYPE}"
                           f" ({recipe.words}) {e}: remove the key") from None  # fmt: skip
+
+
+def augmentations_of(
+    cfg: CN, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu"
+) -> Augmentations:
+    """Those that a config asks for, of images of this height and width on this device, each tried on noise.
+
+    ConfigError for an unknown name, PluginError for one that does not return images.
+    """
+    offered = {"image_shape": (3, *size), "mean": tuple(mean), "std": tuple(std)}
+    parts: dict[str, Augmentation] = {}
+    if policy := cfg.DATASET.AUTO_AUGMENT:
+        parts[policy] = TimmPolicy(policy, size[0], mean)
+    if (probability := cfg.DATASET.ERASING) > 0:
+        parts[f"random erasing {probability:g}"] = Erasing(probability, mean, std)
+    for name in cfg.DATASET.AUGMENT:
+        cls = AUGMENTATIONS[name]
+        values = keywords_for(cls, cfg[AUGMENTATIONS.node_of(name)]) if cls.config else {}
+        words = [f"{key.replace('_', ' ')} {value}" for key, value in values.items()]
+        made_of = {**asked_for(cls, offered), **values}  # a key of its own may have such a name
+        parts[f"{name} ({', '.join(words)})" if words else name] = own = made(cls, **made_of)
+        try_on_noise(own, (3, *size), device)
+    return Augmentations(list(parts.values()), list(parts))
 
 
 def _with_other_crops(cfg: CN, recipe: FileRecipe) -> FileRecipe:

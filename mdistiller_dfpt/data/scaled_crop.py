@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from ..errors import ConfigError
-from .image_files import FileRecipe, Unreadable
+from .image_files import FileRecipe
 from .preprocessing import as_rgb, interpolation_of, is_plain, picture_of, steps_of, turn_of, upright
 from .read_image import Fault, read_by
+from .samples import Unreadable
 
 FACTORS = (8, 4, 2)
 ACROSS = (

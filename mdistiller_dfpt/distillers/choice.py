@@ -7,6 +7,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.conditions import Situation
 from ..config.keywords import asked_for, flatten
+from ..data.augmentation import AUGMENTATIONS
 from ..distributed import world_size
 from ..errors import ConfigError
 from ..teachers import TEACHERS
@@ -89,8 +90,9 @@ def choice(cfg: CN) -> Choice:
 def situation(cfg: CN, *, in_files: bool) -> Situation:
     """What decides which keys have an effect; `in_files`: the images are decoded from files."""
     chosen = choice(cfg)
+    augmented_by = {AUGMENTATIONS.node_of(name) for name in cfg.DATASET.AUGMENT if AUGMENTATIONS[name].config}
     return Situation(
-        cfg, chosen.sections, chosen.is_taught, bool(chosen.teacher), chosen.starts_untrained,
+        cfg, chosen.sections | augmented_by, chosen.is_taught, bool(chosen.teacher), chosen.starts_untrained,
         chosen.others_key == "ASSISTANTS", chosen.others_key == "OTHER_TEACHERS", in_files, world_size(),
         {name: revision for name in {*chosen.methods, *_logit_losses(cfg, chosen)}
          if (revision := chosen.revision_of(name)) > 1},

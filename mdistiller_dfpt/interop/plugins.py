@@ -24,6 +24,7 @@ from ..errors import USER_FILES, ConfigError, UserError, is_users
 from ..models.external.names import file_of_network
 from ..runs.imported_files import with_imported
 from ..runs.users_code import hashes_of, networks_of, registered
+from ..user_modules import PLACES
 from .collect import collect
 from .mdistiller_package import NAME, file_of_method, imports_mdistiller, module_name
 
@@ -46,7 +47,7 @@ def load_cfg(path: str | os.PathLike[str] | None = None, overrides: config.Overr
         if _advice(path):
             choice(cfg)  # ConfigError if the method is unknown
     except ConfigError as e:
-        if str(e).startswith("PLUGINS"):  # its file is named, and faulty
+        if "PLUGINS names" in str(e):  # its file is named, and faulty
             raise
         raise ConfigError("\n".join((str(e), *_advice(path)))) from None
     return cfg
@@ -71,7 +72,8 @@ def load_plugins(names: Iterable[str], folders: Sequence[Path] = (), modules: It
     names = list(names)
     make_importable([*(n for n in names if not n.endswith(".py")), *modules], folders)
     for name in names:
-        place = next((there for folder in folders[:1] if (there := folder / name).exists()), Path(name))
+        places = [*(folder / name for folder in folders[:1]), Path(name)]
+        place = next((place for place in places if place.exists()), places[0])
         key, path = _key(name, place), place if name.endswith(".py") else None
         if key not in _loaded:
             before = set(sys.modules)
@@ -158,13 +160,27 @@ def load_published() -> None:
 def _import(name: str, path: Path | None) -> ModuleType:
     try:
         if path is None:
-            return collect(lambda: importlib.import_module(name))
+            module = collect(lambda: importlib.import_module(name))
+            if getattr(module, "__file__", None) is None:  # a folder, which Python takes for a package without code
+                raise ConfigError(f"PLUGINS names {name}, which is a folder ({', '.join(module.__path__)}) without"
+                                  " __init__.py: name the files in it, as ./FILE.py")  # fmt: skip
+            return module
         if not path.is_file():
-            raise ConfigError(f"PLUGINS names {name}; no such file")
+            raise ConfigError(
+                f"PLUGINS names {name}; no such file: put it at {os.path.abspath(path)}, or correct the path, which"
+                " starts at the folder of the config; on a command line, at the working directory"
+            )
         as_module = module_name(path) if imports_mdistiller(path) else ""
         return collect(lambda: _from_file(path, as_module), path)
     except UserError:
         raise
+    except ModuleNotFoundError as e:
+        if path is not None or e.name not in (name, name.partition(".")[0]):
+            raise ConfigError(f"PLUGINS names {name}; importing it raised {type(e).__name__}: {e}"
+                              f"{_line_of(e, path)}") from None  # fmt: skip
+        raise ConfigError(f"PLUGINS names {name}; there is no such module in the folder of the config, the working"
+                          " directory or a folder of PYTHONPATH: correct the name, or write the path of a file as"
+                          f" ./{name.replace('.', '/')}.py") from None  # fmt: skip
     except (Exception, SystemExit) as e:
         raise ConfigError(
             f"PLUGINS names {name}; importing it raised {type(e).__name__}: {e}{_line_of(e, path)}"
@@ -197,6 +213,7 @@ def _from_file(path: Path, as_module: str) -> ModuleType:
         raise
     # A module of another fork may take that name: the classes are found by the plugin's own
     sys.modules[own] = module
+    PLACES[own] = str(path.resolve())
     module.__name__ = own
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == name:

@@ -9,6 +9,7 @@ from yacs.config import CfgNode as CN
 
 from ..config.conditions import is_measured
 from ..config.effect import without_effect
+from ..config.paths import places_named
 from ..data import Data, build_data
 from ..distillers.choice import situation
 from ..distributed import on_first_process, world_size
@@ -49,7 +50,7 @@ epochs."""
 
 def run(cfg: CN, resume: Resume = False) -> dict[str, Any]:
     """Train what `cfg` describes and return its results; networks that teach are found, or trained if it says so."""
-    with memory_explained(cfg):
+    with memory_explained(cfg), places_named(cfg):
         device = check_config(cfg)
         data = build_data(cfg, device)
         for line in without_effect(situation(cfg, in_files=data.in_files)):

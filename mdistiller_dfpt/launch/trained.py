@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from yacs.config import CfgNode as CN
 
+from ..config.compose import is_config
 from ..config.effect import value_of
 from ..config.keys import KEYS
 from ..config.policy import PRETRAINED, student_lr
@@ -153,7 +154,7 @@ def _of_config(
     if place in chain:
         raise ConfigError(f"DISTILLER.{keys[1]} is {config}, which needs itself as a teacher")
     chain = (*chain, place)
-    teacher_cfg = _teacher_cfg(cfg, config)
+    teacher_cfg = _teacher_cfg(cfg, config, keys[1])
     _refuse_added_modules(teacher_cfg, f"DISTILLER.{keys[1]} is {config}, which trains its network")
     its_data = data
     if any(teacher_cfg.DATASET[key] != cfg.DATASET[key] for key in OF_THE_DATA):
@@ -205,7 +206,8 @@ def in_training(cfg: CN) -> Path | None:
         return None
     before_it: list[CN] = []
     if d.TEACHER_AUTO_TRAIN:
-        before_it += [_teacher_cfg(cfg, config) for config in (d.TEACHER_CFG, *d.OTHER_TEACHER_CFGS) if config]
+        configs = [("TEACHER_CFG", d.TEACHER_CFG), *(("OTHER_TEACHER_CFGS", name) for name in d.OTHER_TEACHER_CFGS)]
+        before_it += [_teacher_cfg(cfg, config, key) for key, config in configs if config]
     if chosen.others_key != "OTHER_TEACHERS":
         before_it += [run_of_assistant(cfg, name, chosen.others[:i]) for i, name in enumerate(chosen.others)]
     for one in before_it:
@@ -215,7 +217,10 @@ def in_training(cfg: CN) -> Path | None:
     return None
 
 
-def _teacher_cfg(cfg: CN, config: str) -> CN:
+def _teacher_cfg(cfg: CN, config: str, key: str) -> CN:
+    if not is_config(Path(config)) and Path(config).suffix:
+        raise ConfigError(f"DISTILLER.{key} is {config}; there is no such config: correct the path, which starts at the"
+                          " folder of the config that sets it")  # fmt: skip
     return load_cfg(config, {key: value_of(cfg, key) for key in ("LOG.PREFIX", *OF_PLACE)})
 
 

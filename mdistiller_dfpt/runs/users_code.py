@@ -13,7 +13,7 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from ..config.keywords import flatten
-from ..data import DATASETS
+from ..data import AUGMENTATIONS, DATASETS
 from ..distillers.choice import choice
 from ..losses import LOGIT_LOSSES
 from ..models.build import MODELS
@@ -34,6 +34,7 @@ def registered(cfg: CN) -> list[Any]:
     networks = networks_of(cfg, chosen.student, chosen.teacher, *chosen.others)
     named: list[Any] = [DATASETS.get(cfg.DATASET.TYPE), DATASETS.get(cfg.DATASET.EXTRA.TYPE or ""),
              OPTIMIZERS.get(cfg.SOLVER.TYPE), SCHEDULES.get(cfg.SOLVER.SCHEDULE)]  # fmt: skip
+    named += [AUGMENTATIONS.get(name) for name in cfg.DATASET.AUGMENT]
     named += [TEACHERS[chosen.kind]] if chosen.is_taught else []
     values = flatten({section: cfg[section] for section in chosen.sections if section in cfg}).values()
     named += [table[value] for table in (LOGIT_LOSSES, PROMPT_BLOCKS) for value in values

@@ -26,6 +26,11 @@ def open_cache(folder: str, loader: Loader, classes: int, teacher: str) -> Logit
             f"DISTILLER.LOGITS_CACHE is {folder}; it supports only in-memory datasets, not image files"
             f" ({loader.augmentation})"
         )
+    if loader.more:
+        raise ConfigError(
+            f"DISTILLER.LOGITS_CACHE is {folder}; it needs finitely many views of an image, and the augmentation"
+            f" ({loader.augmentation}) has any number of them: remove one of the two"
+        )
     content = hashlib.sha256(loader.padded.cpu().numpy().tobytes())
     content.update(f"{teacher} {loader.recipe}".encode())
     if loader.size != loader.stored_size:

@@ -1,9 +1,10 @@
-"""A test kit for extensions: laws that every method, teacher and network must obey, and tiny networks and data.
+"""A test kit for extensions: laws of methods, teachers, networks and augmentations; tiny networks and data.
 
-`check_distiller(MyMethod)`, `check_teacher(MyTeacher)` and `check_network(build)` raise `BrokenLaw` with one line for
-each law that is broken.
+`check_distiller(MyMethod)`, `check_teacher(MyTeacher)`, `check_network(build)` and `check_augmentation(MyAugmentation)`
+raise `BrokenLaw` with one line for each law that is broken.
 """
 
+from .augmentation_laws import AUGMENTATION_LAWS, check_augmentation
 from .distiller_laws import DISTILLER_LAWS, check_distiller
 from .laws import BrokenLaw
 from .make import (
@@ -23,7 +24,8 @@ from .tiny_data import IMAGE_SHAPE, tiny_batch, tiny_data
 from .tiny_networks import CLASSES, TinyNet, fit_batch, tiny_networks
 
 __all__ = [
-    "CLASSES", "DISTILLER_LAWS", "IMAGE_SHAPE", "NETWORK_LAWS", "TEACHER_LAWS", "BrokenLaw", "TinyNet", "changed",
-    "check_distiller", "check_network", "check_teacher", "fit_batch", "prepare", "snapshot", "take_steps", "tiny_batch",
-    "tiny_cfg", "tiny_data", "tiny_distiller", "tiny_method", "tiny_networks", "tiny_others", "tiny_teacher",
+    "AUGMENTATION_LAWS", "CLASSES", "DISTILLER_LAWS", "IMAGE_SHAPE", "NETWORK_LAWS", "TEACHER_LAWS", "BrokenLaw",
+    "TinyNet", "changed", "check_augmentation", "check_distiller", "check_network", "check_teacher", "fit_batch",
+    "prepare", "snapshot", "take_steps", "tiny_batch", "tiny_cfg", "tiny_data", "tiny_distiller", "tiny_method",
+    "tiny_networks", "tiny_others", "tiny_teacher",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from yacs.config import CfgNode as CN
 from ..config import keywords
 from ..config.keywords import asked_for, flatten, keyword_of
 from ..config.merge import checked_value
-from ..data import Batch
+from ..data import Augmentation, Batch
 from ..data.held_out import hold_out
 from ..distillers import Distiller, Method, build_distiller
 from ..distillers.base import TeacherLike
@@ -34,7 +34,7 @@ OF_RUN = {
     "num_data": NUM_DATA, "num_classes": CLASSES, "image_shape": IMAGE_SHAPE, "epochs": EPOCHS,
     "batch_size": BATCH_SIZE,
 }  # fmt: skip
-T = TypeVar("T", bound=Method | Teacher)
+T = TypeVar("T", bound=Method | Teacher | Augmentation)
 
 
 def tiny_cfg(*overrides: str) -> CN:
@@ -113,7 +113,7 @@ def tiny_teacher(cls: type[Teacher], network: StagedModel | None = None, seed: i
 
 
 def with_values(cls: type[T], values: Mapping[str, Any]) -> type[T]:
-    """The class of a method or of a kind of teacher with other defaults in its section, by the constructor's keywords.
+    """A class with other defaults in its section, by the constructor's keywords.
 
     ConfigError if the section has no such key, or if its limits do not allow a value.
     """

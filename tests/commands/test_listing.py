@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mdistiller_dfpt import DATASETS, DISTILLERS, MODELS, TEACHERS
+from mdistiller_dfpt import AUGMENTATIONS, DATASETS, DISTILLERS, MODELS, OPTIMIZERS, SCHEDULES, TEACHERS
 from mdistiller_dfpt.commands.listing import main
 from mdistiller_dfpt.config.keys import KEYS
 
@@ -17,7 +17,16 @@ def listed(capsys, *words):
 
 
 @pytest.mark.parametrize(
-    ("what", "names"), [("methods", DISTILLERS), ("teachers", TEACHERS), ("data", DATASETS), ("keys", KEYS)]
+    ("what", "names"),
+    [
+        ("methods", DISTILLERS),
+        ("teachers", TEACHERS),
+        ("data", DATASETS),
+        ("augmentations", AUGMENTATIONS),
+        ("optimisers", OPTIMIZERS),
+        ("schedules", SCHEDULES),
+        ("keys", KEYS),
+    ],
 )
 def test_all_names_are_listed_with_a_word_about_each(what, names, capsys):
     lines = listed(capsys, what)

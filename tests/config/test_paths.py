@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt import load_cfg, run
 from mdistiller_dfpt.config import dump_cfg
-from mdistiller_dfpt.errors import ConfigError
+from mdistiller_dfpt.errors import CheckpointError, ConfigError, DataError
 from mdistiller_dfpt.interop import plugins
 from mdistiller_dfpt.models import build_model
 
@@ -121,3 +121,24 @@ def test_a_config_that_is_written_elsewhere_says_where_a_users_modules_are(kind,
     assert folders == [str(moved)]
     assert str(moved) in sys.path
     assert load_cfg(runs / "config.yaml", {"EXPERIMENT.IMPORT_FROM": ["moved"]}) == cfg
+
+
+GONE = [
+    ("DATASET: {TYPE: folder, ROOT: gone}", "no dataset in DATASET.ROOT 'sub/gone'"),
+    ("DATASET: {TYPE: cifar100, ROOT: gone}", "no CIFAR-100 in DATASET.ROOT 'sub/gone'"),
+    ("DATASET: {TYPE: cub200, ROOT: gone}", "no CUB-200-2011 in DATASET.ROOT 'sub/gone'"),
+    ("DATASET: {EXTRA: {TYPE: images, ROOT: gone}}", "DATASET.EXTRA.ROOT is sub/gone; there is no such folder"),
+    ("DISTILLER: {TEACHER_CFG: gone.yaml}", "DISTILLER.TEACHER_CFG is sub/gone.yaml; there is no such config"),
+    ("DISTILLER: {TEACHER_CKPT: gone.pth}", "DISTILLER.TEACHER_CKPT is sub/gone.pth; there is no such file"),
+    ("DISTILLER: {STUDENT_CKPT: gone.pth}", "DISTILLER.STUDENT_CKPT is sub/gone.pth; there is no such file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), GONE)
+def test_a_path_that_leads_nowhere_is_named_with_the_key_and_the_line_that_set_it(text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/c.yaml").write_text(f"_BASE_: digits/kd/res20_res8\n{text}\n")
+    with pytest.raises((ConfigError, DataError, CheckpointError)) as error:
+        run(load_cfg("sub/c.yaml", ["EXPERIMENT.DEVICE", "cpu"]))
+    assert str(error.value).startswith(f"sub/c.yaml:2: {message}")

@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 
 from mdistiller_dfpt import build_data, load_cfg
-from mdistiller_dfpt.data.auto_augment import Erasing, augmented
+from mdistiller_dfpt.data.auto_augment import Erasing
 from mdistiller_dfpt.data.generated import write_data_set
-from mdistiller_dfpt.data.image_files import imagenet_recipe
 from mdistiller_dfpt.errors import ConfigError
 
 MEMORY = {"DATASET.TYPE": "digits", "DATASET.NUM_WORKERS": 0, "SOLVER.BATCH_SIZE": 64, "EXPERIMENT.DEVICE": "cpu"}
@@ -56,8 +55,8 @@ def test_a_policy_of_timm_is_a_function_of_the_sample_and_leaves_all_generators_
     assert random.getstate() == states[0]
     assert np.array_equal(np.random.get_state()[1], states[1])
     assert torch.equal(torch.get_rng_state(), states[2])
-    recipe = augmented(imagenet_recipe(24), "rand-m9-mstd0.5-inc1", 0.25)
-    assert recipe.words == "random resized crop 24, flip, rand-m9-mstd0.5-inc1, random erasing 0.25"
+    words = build_data(load_cfg(None, words)).train.augmentation
+    assert words == "random resized crop 24, flip, rand-m9-mstd0.5-inc1, random erasing 0.25"
     with pytest.raises(ConfigError, match="DATASET.AUTO_AUGMENT is sand-m9; timm has no such policy"):
         build_data(load_cfg(None, {**IMAGENET, "DATASET.AUTO_AUGMENT": "sand-m9"}))
 
@@ -67,12 +66,12 @@ def test_erasing_replaces_a_rectangle_of_its_share_by_noise():
     image = Image.new("RGB", (40, 40), (255, 0, 255))
     shares = []
     for _ in range(200):
-        changed = np.asarray(Erasing(0.999999, (0.5,) * 3, (0.05,) * 3)(image))[..., 1] > 0
+        changed = np.asarray(Erasing(0.999999, (0.5,) * 3, (0.05,) * 3).augment_picture(image))[..., 1] > 0
         rows, columns = changed.any(1).sum(), changed.any(0).sum()
         assert changed.sum() == rows * columns, "a rectangle"
         shares.append(changed.mean())
     assert min(shares) > 0.015
     assert max(shares) < 0.35
     assert np.mean(shares) == pytest.approx((0.02 + 1 / 3) / 2, abs=0.02)
-    unchanged = sum(Erasing(0.25, (0.5,) * 3, (0.2,) * 3)(image) is image for _ in range(400))
+    unchanged = sum(Erasing(0.25, (0.5,) * 3, (0.2,) * 3).augment_picture(image) is image for _ in range(400))
     assert unchanged == pytest.approx(300, abs=30)

@@ -197,7 +197,7 @@ def test_a_module_by_name_and_an_entry_point(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "PLUGINS names mine.py; no such file"),
+        (None, r"c.yaml:1: PLUGINS names mine.py; no such file: put it at .*/mine.py, or correct the path"),
         ("import nowhere_at_all", "PLUGINS names mine.py; importing it raised ModuleNotFoundError"),
         ("1 / 0", "PLUGINS names mine.py; importing it raised ZeroDivisionError"),
         ("def f(:", "PLUGINS names mine.py; importing it raised SyntaxError"),
@@ -218,6 +218,23 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load_cfg(write(tmp_path, "c.yaml", "PLUGINS: [mine.py]\n"))
     assert load_cfg().PLUGINS == [], "a config that does not name it is unaffected"
+
+
+def test_a_plugin_that_is_a_module_which_is_not_found_or_a_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "some_folder").mkdir()
+    for name, message in (
+        (
+            "gone_module",
+            r"c.yaml:2: PLUGINS names gone_module; there is no such module .* ./gone_module.py",
+        ),
+        ("some_folder", r"c.yaml:2: PLUGINS names some_folder, which is a folder .* without __init__.py"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_cfg(write(tmp_path, "c.yaml", f"SOLVER: {{EPOCHS: 1}}\nPLUGINS: [{name}]\n"))
+    with pytest.raises(ConfigError, match=r"^PLUGINS names gone.py; no such file"):
+        load_cfg(None, ["PLUGINS", "[gone.py]"])
 
 
 def test_a_plugin_that_failed_is_imported_again_when_it_is_mended(tmp_path, monkeypatch):

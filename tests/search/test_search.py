@@ -202,7 +202,7 @@ def test_trials_on_other_data_are_not_compared(run_search):
         ("SOLVER.WARMUP_EPOCHS: {float: [0, 1]}\nKD.TEMPERATURE: {float: [0.5, 2000]}", r"space.yaml:2: KD.TEMPERATURE"
          r" is 2000.0; it must be in \(0, 1000\]"),
         ("DKD.BETA: {float: [1, 8]}", r"space.yaml:1: digits/kd/res20_res8: DKD.BETA has no effect here: its method"),
-        ("DATASET.ERASING: {float: [0, 0.5]}", r"no effect here: the images of this dataset are in memory"),
+        ("DATASET.CROP_SCALE: {float: [0.1, 0.5]}", r"no effect here: the images of this dataset are in memory"),
         ("SOLVER.SEED: {int: [1, 9]}", r"SOLVER.SEED cannot be searched: give --seeds"),
         ("SOLVER.EPOCHS: {int: [1, 9]}", r"compared at equal length|to be searched, and is"),
         ("LOG.EVAL_FREQ: {int: [1, 9]}", r"LOG.EVAL_FREQ cannot be searched: its value changes no result"),

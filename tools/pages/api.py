@@ -11,12 +11,22 @@ GROUPS = {
     "Parts of a run": ("build_data", "build_model", "build_distiller"),
     "A program of your own": ("adapt", "data_from_loaders", "prepare", "parameter_groups", "save_student"),
     "Terms of a loss": ("Term", "Terms", "label", "distillation", "own"),
-    "Registries": ("DISTILLERS", "TEACHERS", "MODELS", "DATASETS", "LOGIT_LOSSES", "OPTIMIZERS", "SCHEDULES"),
-}
-BASES = ("Method", "Distiller", "Teacher", "StagedModel", "Output", "Batch")
+    "Registries": (
+        "DISTILLERS",
+        "TEACHERS",
+        "MODELS",
+        "DATASETS",
+        "AUGMENTATIONS",
+        "LOGIT_LOSSES",
+        "OPTIMIZERS",
+        "SCHEDULES",
+    ),
+}  # fmt: skip
+BASES = ("Method", "Distiller", "Teacher", "StagedModel", "Augmentation", "PictureAugmentation", "Output", "Batch")
 TESTING = {
     "check_distiller": "distiller_laws", "check_teacher": "teacher_laws", "check_network": "network_laws",
-    "BrokenLaw": "laws", "tiny_distiller": "make", "tiny_method": "make", "tiny_teacher": "make", "tiny_cfg": "make",
+    "check_augmentation": "augmentation_laws", "BrokenLaw": "laws",
+    "tiny_distiller": "make", "tiny_method": "make", "tiny_teacher": "make", "tiny_cfg": "make",
     "tiny_others": "make", "tiny_batch": "tiny_data", "tiny_data": "tiny_data", "TinyNet": "tiny_networks",
     "tiny_networks": "tiny_networks", "fit_batch": "tiny_networks", "take_steps": "make", "prepare": "make",
     "snapshot": "make", "changed": "make",
@@ -45,14 +55,16 @@ def pages() -> dict[str, str]:
         parts += [f"## {title}", *(entry(f"md.{name}", f"{where[name]}.{name}") for name in names)]
     bases = [
         "# Base classes",
-        "What methods, kinds of teacher and networks are derived from, and what they are given. [Extending the toolbox]"
-        "(../extend.md) shows one of each, and has a table of the attributes that a method may set.",
+        "What methods, kinds of teacher, networks and augmentations are derived from, and what they are given."
+        " [Extending the toolbox](../extend.md) shows one of each, and has a table of the attributes that a method may"
+        " set.",
         *(entry(f"md.{name}", f"{where[name]}.{name}", 2) for name in BASES),
         entry("Hooked", "mdistiller_dfpt.teachers.hooked.Hooked", 2),
     ]
     kit = [
         "# mdistiller_dfpt.testing",
-        "The laws that every method, kind of teacher and network must obey, and tiny networks and data to try them on.",
+        "The laws that every method, kind of teacher, network and augmentation must obey, and tiny networks and data to"
+        " try them on.",
         *(entry(f"testing.{name}", f"mdistiller_dfpt.testing.{module}.{name}", 2) for name, module in TESTING.items()),
     ]
     texts = {"api/index.md": parts, "api/base_classes.md": bases, "api/testing.md": kit}

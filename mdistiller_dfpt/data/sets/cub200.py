@@ -38,8 +38,8 @@ def cub200(cfg: CN) -> FileSource:
         if not archive.is_file():
             if not cfg.DATASET.DOWNLOAD:
                 raise DataError(
-                    f"no CUB-200-2011 at {root}: add `DATASET.DOWNLOAD True` to your command to download it (1.1 GB), "
-                    f"or put {ARCHIVE} into {cfg.DATASET.ROOT}"
+                    f"no CUB-200-2011 in DATASET.ROOT {cfg.DATASET.ROOT!r}: add `DATASET.DOWNLOAD True` to your command"
+                    f" to download it (1.1 GB), or put {ARCHIVE} there"
                 )
             print(f"downloading {URL} (1.1 GB)", flush=True)
             download(URL, archive, md5=ARCHIVE_MD5, most=MOST_BYTES)

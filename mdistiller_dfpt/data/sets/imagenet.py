@@ -32,8 +32,8 @@ def imagenet(cfg: CN) -> FileSource:
     root = folder_of(cfg, "imagenet")
     if not (root / "train").is_dir() or not (root / "val").is_dir():
         raise DataError(
-            f"no ImageNet at {root}: put (or link) its images at {root}/train/<wnid>/ and {root}/val/; "
-            "access is granted by image-net.org"
+            f"no ImageNet in DATASET.ROOT {cfg.DATASET.ROOT!r}: put (or link) its images at"
+            f" {root}/train/<wnid>/ and {root}/val/; access is granted by image-net.org"
         )
     classes = class_folders(root / "train")
     check_class_count(cfg, len(classes), CLASSES, root / "train")

@@ -24,7 +24,8 @@ def tiny_imagenet(cfg: CN) -> FileSource:
     root = folder_of(cfg, "tiny-imagenet-200")
     if not (root / "train").is_dir():
         raise DataError(
-            f"no Tiny ImageNet at {root}: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip in {cfg.DATASET.ROOT}"
+            f"no Tiny ImageNet in DATASET.ROOT {cfg.DATASET.ROOT!r}: unpack"
+            f" http://cs231n.stanford.edu/tiny-imagenet-200.zip there, as {root}"
         )
     classes = class_folders(root / "train")
     check_class_count(cfg, len(classes), CLASSES, root / "train")
