@@ -334,7 +334,7 @@ def test_a_worker_that_dies_ends_no_step_or_save_halfway(number, during, tmp_pat
     "error", [MemoryError(), *(OSError(code, os.strerror(code)) for code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM))]
 )
 def test_what_the_machine_lacks_is_no_fault_of_an_image(error, monkeypatch):
-    def fails(path):
+    def fails(path, most):
         raise error
 
     monkeypatch.setattr(read_image, "opened", fails)
