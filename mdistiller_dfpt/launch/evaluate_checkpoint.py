@@ -9,6 +9,7 @@ from yacs.config import CfgNode as CN
 
 from ..config import load_yaml_text
 from ..data import Data, build_data
+from ..data.normalisation import Normalisation
 from ..distillers import Method, build_distiller
 from ..distillers.build import AMP_DTYPES
 from ..distillers.choice import Choice, choice
@@ -50,14 +51,33 @@ FOR_TRAINING = (
 """Those of the other sections that cannot."""
 
 
-def idle_keys(words: Sequence[str]) -> list[str]:
-    """One line for each key of [KEY, VALUE, ...] that has no effect where given weights are evaluated."""
+OF_STUDENT = "DISTILLER.STUDENT"
+"""What the keys of DISTILLER begin with that say what the student is, and not how it is taught."""
+
+
+def idle_keys(
+    words: Sequence[str], cfg: CN, works: Sequence[str] = FOR_EVALUATION, *, is_taught: bool = False
+) -> list[str]:
+    """One line for each key of [KEY, VALUE, ...] that has no effect where given weights are evaluated.
+
+    `works`: the keys of SOLVER, LOG and EXPERIMENT that have one; `is_taught`: so have those of the teacher and method.
+    """
+    of_teaching = () if is_taught else ("DISTILLER", "ASSISTANTS", "OTHER_TEACHERS", *choice(cfg).sections)
     return [
         f"{key} {value} has no effect here: the weights are given, and nothing is trained"
         for key, value in zip(words[::2], words[1::2], strict=False)
         if key.startswith(FOR_TRAINING)
-        or (key.split(".")[0] in ("SOLVER", "LOG", "EXPERIMENT") and key not in FOR_EVALUATION)
+        or (key.split(".")[0] in ("SOLVER", "LOG", "EXPERIMENT") and key not in works)
+        or (key.split(".")[0] in of_teaching and not (key.startswith(OF_STUDENT) and works is FOR_EVALUATION))
     ]
+
+
+def refuse_other_images(weights: Path, here: Normalisation) -> None:
+    """ConfigError if the run of these weights gave its student images that were normalised otherwise."""
+    there = recorded_normalisation(weights)
+    if there is not None and there != str(here):
+        raise ConfigError(f"{weights} was trained with images of {there}; here it gets {here}: set DATASET.MEAN and"
+                          " DATASET.STD, or the network's, as in the config.yaml of its run")  # fmt: skip
 
 
 class Evaluated(NamedTuple):
@@ -90,13 +110,8 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: 
     if (record := read_record(weights)) is not None:
         check_hash(weights, record)
         refuse_other_order(record.classes, data.classes, f"{weights} was trained")
-    there, here = (
-        recorded_normalisation(weights),
-        str(normalisation_of(cfg, role, name_of(cfg, role) if role != "other" else name, data.normalisation)),
-    )
-    if there is not None and there != here:
-        raise ConfigError(f"{weights} was trained with images of {there}; here it gets {here}: set DATASET.MEAN and"
-                          " DATASET.STD, or the network's, as in the config.yaml of its run")  # fmt: skip
+    own = name_of(cfg, role) if role != "other" else name
+    refuse_other_images(weights, normalisation_of(cfg, role, own, data.normalisation))
     network = load_deployed(cfg, weights, data) if role == "student" else load_network(cfg, role, weights, data, name)
     cfg = fast_settings(cfg, network, None, data, before=weights if weights.is_dir() else weights.parent, trains=False)
     network = network.to(device).to(memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST)).eval()
@@ -144,7 +159,7 @@ def _plugins_missing(cfg: CN, weights: Path | None) -> str:
     return f"; the run of this checkpoint used plugins: add `PLUGINS '[{', '.join(used)}]'` to your command"
 
 
-def _adds_modules(chosen: Choice) -> bool:
+def adds_modules(chosen: Choice) -> bool:
     return chosen.is_taught and any(m.deployed is not Method.deployed for m in chosen.methods.values())
 
 
@@ -156,7 +171,7 @@ def load_deployed(cfg: CN, weights: Path, data: DataShape) -> nn.Module:
     file = weights_file(weights)
     size = TIMES * file.stat().st_size + ROOM if file.exists() else ROOM
     # A method that deploys modules of its own builds the teacher too, of which the file has little
-    with at_most(max(size, memory() // 4) if _adds_modules(choice(cfg)) else size, PARAMETERS, str(weights)):
+    with at_most(max(size, memory() // 4) if adds_modules(choice(cfg)) else size, PARAMETERS, str(weights)):
         network = _deployed(cfg, data)
     load_into(network, weights, f"{name_of(cfg, 'student')} with {data.num_classes} classes")
     return network
@@ -164,7 +179,7 @@ def load_deployed(cfg: CN, weights: Path, data: DataShape) -> nn.Module:
 
 def _deployed(cfg: CN, data: DataShape) -> nn.Module:
     """That network, newly initialised."""
-    if _adds_modules(choice(cfg)):
+    if adds_modules(choice(cfg)):
         n = build_networks(cfg, data)
         return build_distiller(
             cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others

@@ -28,8 +28,11 @@ from ..models.complexity import macs_per_image
 from ..models.output import as_output, autocast
 from ..runs.record import read_record
 from ..runs.weights import weights_file
+from ..training.speed import fast_settings
 from .build import Trained
+from .evaluate_checkpoint import refuse_other_images
 from .metrics import agreement, measures
+from .networks import name_of, normalisation_of
 from .student import Student, config_of_student
 from .trained import trained_networks
 
@@ -52,13 +55,18 @@ Network = Callable[[Tensor], Tensor]
 
 
 def data_of_student(student: Student, overrides: Sequence[str] = ()) -> tuple[CN, Data]:
-    """The config of the student's run, and its data; ConfigError if it has other classes than the student."""
+    """The config of the student's run, with what that has measured to be fast, and its data.
+
+    ConfigError if these have other classes than the student's, or are normalised otherwise.
+    """
     cfg = config_of_student(student.source, student.record, overrides)
     data = build_data(cfg, student.device)
     if data.classes != student.classes:
         raise ConfigError(f"{student.source} tells {_few(student.classes)} apart; {cfg.DATASET.TYPE} in"
                           f" {cfg.DATASET.ROOT} has {_few(data.classes)}")  # fmt: skip
-    return cfg, data
+    refuse_other_images(student.source, normalisation_of(cfg, "student", name_of(cfg, "student"), data.normalisation))
+    run = student.source if student.source.is_dir() else student.source.parent
+    return fast_settings(cfg, student.network, None, data, before=run, trains=False), data
 
 
 def on_its_test_set(student: Student, overrides: Sequence[str], with_teacher: bool = False) -> Tested:

@@ -5,7 +5,9 @@ import json
 import pytest
 
 import mdistiller_dfpt as md
+from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.commands import evaluate, predict
+from mdistiller_dfpt.launch.evaluate_checkpoint import idle_keys
 from mdistiller_dfpt.report import load_results
 from mdistiller_dfpt.report.page import page
 
@@ -75,11 +77,40 @@ def test_wrong_uses_of_corruptions_are_one_line(run, words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_keys_that_cannot_matter_to_given_weights_are_said(run, capsys):
-    assert evaluate.main([str(run), "SOLVER.LR", "3", "DATASET.NUM_WORKERS", "0", "--no-cost"]) == 0
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ["SOLVER.LR", "3"], ["SOLVER.SPEED", "auto"], ["EXPERIMENT.THREADS", "2"], ["EXPERIMENT.DEVICE", "cpu"],
+        ["DISTILLER.STUDENT_CKPT", "a.pth"], ["DISTILLER.TEACHER_KIND", "noisy"], ["KD.TEMPERATURE", "2"],
+    ],
+)  # fmt: skip
+def test_keys_that_cannot_matter_to_given_weights_are_said(pair, run, capsys):
+    taught = ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet8"] if pair[0].startswith("KD") else []
+    assert evaluate.main([str(run), *taught, *pair, "DATASET.NUM_WORKERS", "0", "--no-cost"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("SOLVER.LR 3 has no effect here: the weights are given")
+    assert f"{pair[0]} {pair[1]} has no effect here: the weights are given" in out
     assert "NUM_WORKERS" not in out
+
+
+def test_keys_of_a_teacher_are_not_said_where_it_is_what_is_evaluated(run, capsys):
+    words = ["-m", "resnet8", "-c", str(run), "-d", "digits", "DISTILLER.STUDENT", "resnet20"]
+    assert evaluate.main([*words, "EXPERIMENT.THREADS", "1"]) == 0
+    assert "THREADS" not in capsys.readouterr().out
+    cfg = load_cfg("digits/kd/res20_res8")
+    assert idle_keys(["DISTILLER.TEACHER", "resnet8", "KD.TEMPERATURE", "2"], cfg, is_taught=True) == []
+    assert len(idle_keys(["DISTILLER.TEACHER", "resnet8", "KD.TEMPERATURE", "2"], cfg)) == 2
+
+
+def test_a_precision_to_be_measured_is_that_of_the_run(run, capsys):
+    assert evaluate.main([str(run), "--no-cost"]) == 0
+    plain = capsys.readouterr().out
+    assert evaluate.main([str(run), "SOLVER.AMP", "fastest", "--no-cost"]) == 0
+    assert capsys.readouterr().out == plain
+
+
+def test_images_that_are_normalised_otherwise_than_in_the_run_are_refused(run, capsys):
+    assert evaluate.main([str(run), "DATASET.MEAN", "(0.5, 0.5, 0.5)", "--no-cost"]) == 2
+    assert "was trained with images of mean 0.305" in capsys.readouterr().err
 
 
 def test_damaged_weights_are_refused_whatever_names_them(run, tmp_path, capsys):
