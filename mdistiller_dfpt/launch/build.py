@@ -40,12 +40,25 @@ class Trained:
     sha256: str  # of its weights
 
 
+_threads: tuple[int, int] | None = None  # of the program, and of the config that changed them
+
+
+def use_threads(cfg: CN) -> None:
+    """Use EXPERIMENT.THREADS, or, after a run that did, the number of before: it changes the last bits of results."""
+    global _threads
+    before, now = _threads or (0, 0), torch.get_num_threads()
+    own = before[0] if now == before[1] else now  # the program may have set it since
+    wanted = cfg.EXPERIMENT.THREADS or own
+    _threads = (own, wanted) if wanted != own else None
+    if wanted != now:
+        torch.set_num_threads(wanted)
+
+
 def check_config(cfg: CN) -> torch.device:
     """The device of a run, after all checks that need no data."""
     check_writable(cfg)
     device = pick_device(cfg.EXPERIMENT.DEVICE)
-    if cfg.EXPERIMENT.THREADS:
-        torch.set_num_threads(cfg.EXPERIMENT.THREADS)
+    use_threads(cfg)
     if device.type == "cpu" and "bf16" in (cfg.SOLVER.AMP, cfg.SOLVER.AMP_STUDENT) and not has_bfloat16():
         print("SOLVER.AMP bf16: this CPU has no bfloat16 instructions: numbers as in bfloat16, speed as in float32",
               flush=True)  # fmt: skip

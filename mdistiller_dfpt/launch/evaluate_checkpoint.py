@@ -24,7 +24,7 @@ from ..runs.results import recorded_normalisation
 from ..runs.weights import WEIGHTS, load_into, weights_file
 from ..training.evaluate import evaluate
 from ..training.speed import fast_settings
-from .build import Trained, identity_of_run, load_network
+from .build import Trained, identity_of_run, load_network, use_threads
 from .networks import (
     DataShape,
     Role,
@@ -95,6 +95,7 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: 
     `weights` is None, they are those of the finished run of the config, or of its teacher.
     """
     device = pick_device(cfg.EXPERIMENT.DEVICE)
+    use_threads(cfg)
     if weights is not None and not weights.exists():
         raise CheckpointError(f"{weights}: no such checkpoint")
     try:
