@@ -130,7 +130,9 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def error(self, message: str) -> NoReturn:
-        hint = "settings are pairs KEY VALUE, such as SOLVER.EPOCHS 2; " if "unrecognized" in message else ""
+        takes_settings = any(action.dest == "opts" for action in self._actions)
+        hint = "settings are pairs KEY VALUE, such as SOLVER.EPOCHS 2; " if takes_settings else ""
+        hint = hint if "unrecognized" in message else ""
         raise ConfigError(f"{message}; {hint}see {self.prog} --help")
 
 

@@ -203,8 +203,17 @@ def load_results(folder: Path, deep: bool = True) -> list[Result]:
         else:
             faults.append(f"{path}: {result}")
     if not found and deep:
-        raise DataError("\n".join(faults) or f"{folder}: contains no {RESULTS}")
+        raise DataError("\n".join(faults) or _nothing_in(folder))
     return sorted(found, key=lambda r: (r.name, r.seed, str(r.path)))
+
+
+def _nothing_in(folder: Path) -> str:
+    """Why there are no results below a folder."""
+    if folder.is_dir():
+        return f"{folder}: contains no {RESULTS}"
+    if folder.is_file():
+        return f"{folder}: is a file; give the folder of the runs (the file of a table is given by --table)"
+    return f"{folder}: there is no such folder; give the folder of the runs, LOG.PREFIX or one below it"
 
 
 def _files(folder: Path, name: str, deep: bool, faults: list[str]) -> list[Path]:

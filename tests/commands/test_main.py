@@ -132,6 +132,11 @@ def test_a_tool_runs_in_another_folder_and_without_the_package_says_what_to_inst
     assert f"is not installed: run `pip install -e .` in {ROOT}" in bare.stderr
 
 
+def test_a_command_without_settings_does_not_speak_of_them(capsys):
+    assert main(["plot", "a", "b", "-o", "c.png"]) == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: b; see mdistiller-dfpt plot --help\n"
+
+
 @pytest.mark.slow
 def test_a_wheel_trains_in_an_empty_folder(tmp_path):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]

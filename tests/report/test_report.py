@@ -128,6 +128,13 @@ def test_paths_of_any_name_are_drawn(runs, tmp_path):
     assert {"teacher", "adapter", "student"} <= set(re.findall(r"<!-- (\w+) -->", (tmp_path / "c.svg").read_text()))
 
 
+def test_a_folder_that_is_none_is_told_apart_from_an_empty_one(tmp_path):
+    (tmp_path / "t.yaml").write_text("")
+    for name, message in (("gone", "there is no such folder"), ("t.yaml", "is a file; .*by --table")):
+        with pytest.raises(DataError, match=message):
+            load_results(tmp_path / name)
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", json.dumps({"protocol": {"seed": 1}, "final": {}})])
 def test_files_that_are_no_results_are_named(tmp_path, text):
     with pytest.raises(DataError, match="contains no results.json"):
