@@ -161,6 +161,7 @@ def _plugins_missing(cfg: CN, weights: Path | None) -> str:
 
 
 def adds_modules(chosen: Choice) -> bool:
+    """Whether a method of the run deploys modules of its own beside the student."""
     return chosen.is_taught and any(m.deployed is not Method.deployed for m in chosen.methods.values())
 
 
