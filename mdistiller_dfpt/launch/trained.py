@@ -218,7 +218,7 @@ def in_training(cfg: CN) -> Path | None:
 
 
 def _teacher_cfg(cfg: CN, config: str, key: str) -> CN:
-    if not is_config(Path(config)) and Path(config).suffix:
+    if not (is_config(Path(config)) or Path(config).is_symlink()) and Path(config).suffix:
         raise ConfigError(f"DISTILLER.{key} is {config}; there is no such config: correct the path, which starts at the"
                           " folder of the config that sets it")  # fmt: skip
     return load_cfg(config, {key: value_of(cfg, key) for key in ("LOG.PREFIX", *OF_PLACE)})

@@ -84,7 +84,7 @@ def test_a_loader_returns_it_on_request_together_with_the_same_weak_view():
 
 def _unchanged(monkeypatch):
     """Without the operations and Cutout: what is left is the crop and flip."""
-    for module in ("augment", "image_files"):
+    for module in ("augment", "samples"):
         monkeypatch.setattr(f"mdistiller_dfpt.data.{module}.strong_view", lambda image: image)
 
 

@@ -120,7 +120,7 @@ def test_a_bomb_of_scans_is_none_in_crops_either(tmp_path):
     pytest.importorskip("simplejpeg")
     from torchvision.transforms import v2
 
-    from mdistiller_dfpt.data.image_files import Unreadable
+    from mdistiller_dfpt.data.samples import Unreadable
     from mdistiller_dfpt.data.scaled_crop import ScaledCrop
 
     crop = ScaledCrop(v2.RandomResizedCrop(16), turned=False)

@@ -55,6 +55,7 @@ def loader_whose_worker(does, tmp_path):
 
 def begun(loader):
     """The batches of an epoch behind its first, and the worker that makes them."""
+    gc.collect()  # PyTorch still watches the killed workers of a loader in a cycle, and would raise here
     before = set(multiprocessing.active_children())
     batches = loader.epoch(1)
     next(batches)

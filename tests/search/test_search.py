@@ -70,7 +70,7 @@ def test_every_config_gets_the_budget_and_its_best_trains_as_written(run_search)
     assert len(runs.jobs) == 2 * 4 * 2, "configs, trials, seeds"
     assert {cfg.DATASET.VALIDATION for _, cfg in runs.jobs} == {0.1}
     assert f"{KD}: DATASET.VALIDATION is 0; the search sets it to 0.1" in err
-    said = "the space also has KD.TEMPERATURE, for the other configs: no effect here: its method or kind of teacher"
+    said = "the space also has KD.TEMPERATURE, for the other configs: no effect here: its method, kind of teacher or"
     assert f"{VANILLA}: {said}" in err
     found = record()["configs"]
     for name, keys in ((VANILLA, {"SOLVER.LR"}), (KD, {"SOLVER.LR", "KD.TEMPERATURE"})):
