@@ -123,7 +123,7 @@ def run(tmp_path_factory):
     """The directory and the config of a finished run that was judged by a validation set."""
     cfg = cfg_of(tmp_path_factory.mktemp("runs"), "SOLVER.LR", "0.5", "SOLVER.SCHEDULE", "step", "SOLVER.SEED", "3")
     md.run(cfg)
-    return next(d for d in (tmp_path_factory.getbasetemp()).rglob("seed3") if (d / "results.json").exists()), cfg
+    return next(d for d in Path(cfg.LOG.PREFIX).rglob("seed3") if (d / "results.json").exists()), cfg
 
 
 def test_the_best_epoch_is_chosen_by_it_and_both_are_tested_once(run, capsys):
