@@ -16,6 +16,7 @@ import torch.utils.tensorboard  # noqa: F401 # which a run imports late
 
 from mdistiller_dfpt.commands.train import main
 from mdistiller_dfpt.data import workers
+from mdistiller_dfpt.handlers import end_at_once
 from mdistiller_dfpt.training import loop
 
 from ..tiny_runs import writes_below
@@ -132,9 +133,10 @@ def _child(words, folder, faults, whole, ready):
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         atexit._clear()  # what the parent process has registered, but for this
         atexit.register(workers.end_workers)
+        end_at_once()  # as the command does
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.chdir(folder)
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary_of(os.getpid(), folder))
         os.makedirs(tempfile.tempdir)
