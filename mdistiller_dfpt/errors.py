@@ -7,7 +7,7 @@ import os
 import re
 import resource
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from .regular_files import memory
@@ -95,17 +95,23 @@ class OutputError(UserError):
 ASKED = re.compile(r"tried to allocate (\d+) bytes")
 
 
+def behind(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those during whose handling it was raised, the last first."""
+    while error is not None:
+        yield error
+        error = error.__context__
+
+
 def lack_of_memory(error: BaseException | None) -> BaseException | None:
     """The error behind this one which says that no memory could be allocated; None if there is none.
 
     Where a library fails for want of memory, it is often said that a file is damaged or a package missing. That a file
     claims to hold more than all memory is its own fault.
     """
-    while error is not None:
-        asked = ASKED.search(str(error))
-        if is_out_of_memory(error) and (asked is None or int(asked[1]) <= memory()):
-            return error
-        error = error.__context__
+    for one in behind(error):
+        asked = ASKED.search(str(one))
+        if is_out_of_memory(one) and (asked is None or int(asked[1]) <= memory()):
+            return one
     return None
 
 
@@ -113,15 +119,12 @@ PASSING = {
     errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN,
     errno.ETIMEDOUT,
 }  # fmt: skip
+"""Of a system or disk that may do it at another time."""
 
 
 def is_out_of_reach(error: BaseException | None) -> bool:
     """Whether behind an error a file could not be reached, which says nothing of what is in it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in PASSING:
-            return True
-        error = error.__context__
-    return False
+    return any(isinstance(one, OSError) and one.errno in PASSING for one in behind(error))
 
 
 NO_THREAD = "can't start new thread"
@@ -141,6 +144,9 @@ def is_room_for_threads() -> bool:
 def kind_of(why: str) -> type[UserError]:
     """The kind of the error that a process lacks something, by the reason in the words of the system or of Python."""
     return OutOfMemory if why == NO_THREAD and not is_room_for_threads() else DataError
+
+
+OF_USERS_FILE = "an error in this file, not in mdistiller_dfpt"
 
 
 class PluginError(UserError):

@@ -27,17 +27,17 @@ from ..escape import csv_cell
 from ..export.logits_network import preprocessing_in_words
 from ..interop.plugins import load_cfg
 from ..launch.cli import Parser, check_output, guarded
-from ..launch.evaluate_checkpoint import adds_modules, evaluate_checkpoint, idle_keys
-from ..launch.judge import Tested, judgement, on_folders, on_its_test_set
+from ..launch.evaluate_checkpoint import evaluate_checkpoint, idle_keys
+from ..launch.judge import Tested, data_of_student, judgement, on_folders, on_its_test_set
 from ..launch.networks import Role, name_of
 from ..launch.robustness import keep_with_run, robustness, robustness_lines
-from ..launch.student import Student, config_of_student, load_student
+from ..launch.student import Student, load_student
 from ..launch.unrecorded import unrecorded_student
 
 OF_STUDENTS = ("with_teacher", "json", "predictions", "no_cost", "corruptions", "severities")
 """Options that need RUN_OR_FILE, or most of them --images."""
-OF_A_RUN = ("SOLVER.AMP", "SOLVER.AMP_STUDENT")
-"""The keys of SOLVER, LOG and EXPERIMENT that change what is measured of RUN_OR_FILE."""
+OF_A_RUN = ("SOLVER.AMP",)
+"""The keys of SOLVER, LOG, EXPERIMENT and DISTILLER that change what is measured of RUN_OR_FILE begin so."""
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -77,7 +77,7 @@ def _main(argv: list[str]) -> None:
         raise ConfigError("--teacher evaluates the teacher of a config: add --cfg FILE")
     cfg = load_cfg(args.cfg, [*args.opts, *_overrides(args)])
     role: Role = "other" if args.model else "teacher" if args.teacher else "student"
-    is_taught = role == "teacher" or (role == "student" and adds_modules(choice(cfg)))
+    is_taught = role == "teacher" or (role == "student" and bool(choice(cfg).adds_modules))
     for line in idle_keys(args.opts, cfg, is_taught=is_taught) if args.ckpt else ():  # else they say which run it is
         print(line)
     name = args.model or name_of(cfg, role)
@@ -115,8 +115,8 @@ def _judge(source: Path, args: argparse.Namespace) -> None:
             raise ConfigError("--images: the student alone is tested on these folders; leave out the other settings")
         tested = on_folders(student, args.images)
     else:
-        tested = on_its_test_set(student, overrides, args.with_teacher)
-        cfg = config_of_student(source, student.record, overrides)
+        cfg, data = data_of_student(student, overrides)
+        tested = on_its_test_set(student, cfg, data, args.with_teacher)
         for line in idle_keys(overrides, cfg, OF_A_RUN, is_taught=args.with_teacher):
             print(line)
     _tell(student, tested, names, args)

@@ -9,7 +9,7 @@ from ..launch.student import Student
 from ..regular_files import read_json
 from ..runs.directory import RESULTS
 from ..runs.record import as_json
-from ..runs.weights import HUB_CONFIG, HUB_WEIGHTS
+from ..runs.weights import HUB_CONFIG, HUB_WEIGHTS, weights_folder
 from .card import card
 from .verify import Network
 from .weights_file import write_weights
@@ -36,9 +36,8 @@ def write_hub_folder(student: Student, folder: Path, *, licence: str = "unknown"
 
 def results_of(student: Student) -> dict[str, Any] | None:
     """results.json of the run that the student's file is in; None if there is none, or of another student."""
-    folder = student.source if student.source.is_dir() else student.source.parent
     try:
-        found: dict[str, Any] = read_json(folder / RESULTS)
+        found: dict[str, Any] = read_json(weights_folder(student.source) / RESULTS)
     except (OSError, ValueError):
         return None
     if fault_of(found, FORM) or ("validation" in found["final"] and "validation_images" not in found["protocol"]):

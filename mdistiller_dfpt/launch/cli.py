@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
 from ..errors import (
+    OF_USERS_FILE,
     SIGPIPE,
     USER_FILES,
     ConfigError,
@@ -56,7 +57,7 @@ def _fault_of_the_users(error: BaseException, file: str, line: int) -> int:
     # Method files of mdistiller's forks may use what the fork's own networks take and return
     of_networks = any(name in what for name in ("StagedModel", "LazyFeatures"))
     advice = "; it uses what the networks of this package do not have, as those of its fork may" if of_networks else ""
-    whose = "an error in this file, not in mdistiller_dfpt"
+    whose = OF_USERS_FILE
     if isinstance(error, FileNotFoundError):
         whose = f"this file opens it; a relative path starts at the working directory, {Path.cwd()}"
     print(f"{_process()}error: {what} ({whose}{advice})", file=sys.stderr)
@@ -190,9 +191,8 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrupted_by: Callable[[], int]) -> int:
     try:
-        with mmap.mmap(
-            -1, RESERVE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        ):  # given back before an error is put in words
+        # Given back before an error is put in words
+        with mmap.mmap(-1, RESERVE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
             main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # a pipe that was closed shows here, not when the interpreter ends
         return 0

@@ -10,9 +10,9 @@ from yacs.config import CfgNode as CN
 from ..config import load_yaml_text
 from ..data import Data, build_data
 from ..data.normalisation import Normalisation
-from ..distillers import Method, build_distiller
+from ..distillers import build_distiller
 from ..distillers.build import AMP_DTYPES
-from ..distillers.choice import Choice, choice
+from ..distillers.choice import choice
 from ..distributed import pick_device
 from ..errors import CheckpointError, ConfigError
 from ..models.at_most import at_most
@@ -21,7 +21,7 @@ from ..regular_files import memory, read_text
 from ..runs.directory import CONFIG, find_finished, newest_of, other_runs
 from ..runs.record import check_hash, read_record
 from ..runs.results import recorded_normalisation
-from ..runs.weights import WEIGHTS, load_into, weights_file
+from ..runs.weights import WEIGHTS, load_into, weights_file, weights_folder
 from ..training.evaluate import evaluate
 from ..training.speed import fast_settings
 from .build import Trained, identity_of_run, load_network, use_threads
@@ -41,9 +41,9 @@ TIMES, ROOM, PARAMETERS = 10, 64 << 20, 20_000
 """The most that a network may have beside its file of weights: times its bytes and bytes more, and tensors."""
 FOR_EVALUATION = (
     "LOG.PREFIX", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS", "EXPERIMENT.TIMEOUT", "SOLVER.SPEED", "SOLVER.AMP",
-    "SOLVER.AMP_STUDENT", "SOLVER.CHANNELS_LAST",
+    "SOLVER.CHANNELS_LAST", "DISTILLER.STUDENT",
 )  # fmt: skip
-"""The keys of SOLVER, LOG and EXPERIMENT that can change what is measured of given weights."""
+"""The keys of SOLVER, LOG, EXPERIMENT and DISTILLER that can change what is measured of given weights begin so."""
 FOR_TRAINING = (
     "DATASET.AUTO_AUGMENT", "DATASET.ERASING", "DATASET.AUGMENT", "DATASET.SEED", "DATASET.VALIDATION", "DATASET.EXTRA",
     "DISTILLER.MATCH_WEIGHT", "DISTILLER.STUDENT_CKPT", "DISTILLER.LOGITS_CACHE", "DISTILLER.TEACHER_AUTO_TRAIN",
@@ -51,24 +51,20 @@ FOR_TRAINING = (
 """Those of the other sections that cannot."""
 
 
-OF_STUDENT = "DISTILLER.STUDENT"
-"""What the keys of DISTILLER begin with that say what the student is, and not how it is taught."""
-
-
 def idle_keys(
-    words: Sequence[str], cfg: CN, works: Sequence[str] = FOR_EVALUATION, *, is_taught: bool = False
+    words: Sequence[str], cfg: CN, works: tuple[str, ...] = FOR_EVALUATION, *, is_taught: bool = False
 ) -> list[str]:
     """One line for each key of [KEY, VALUE, ...] that has no effect where given weights are evaluated.
 
-    `works`: the keys of SOLVER, LOG and EXPERIMENT that have one; `is_taught`: so have those of the teacher and method.
+    `works`: those that have one begin so; `is_taught`: so have those of the teacher and method.
     """
-    of_teaching = () if is_taught else ("DISTILLER", "ASSISTANTS", "OTHER_TEACHERS", *choice(cfg).sections)
+    idle = {"SOLVER", "LOG", "EXPERIMENT"}
+    if not is_taught:
+        idle |= {"DISTILLER", "ASSISTANTS", "OTHER_TEACHERS", *choice(cfg).sections}
     return [
         f"{key} {value} has no effect here: the weights are given, and nothing is trained"
         for key, value in zip(words[::2], words[1::2], strict=False)
-        if key.startswith(FOR_TRAINING)
-        or (key.split(".")[0] in ("SOLVER", "LOG", "EXPERIMENT") and key not in works)
-        or (key.split(".")[0] in of_teaching and not (key.startswith(OF_STUDENT) and works is FOR_EVALUATION))
+        if key.startswith(FOR_TRAINING) or (key.split(".")[0] in idle and not key.startswith(works))
     ]
 
 
@@ -114,7 +110,7 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: 
     own = name_of(cfg, role) if role != "other" else name
     refuse_other_images(weights, normalisation_of(cfg, role, own, data.normalisation))
     network = load_deployed(cfg, weights, data) if role == "student" else load_network(cfg, role, weights, data, name)
-    cfg = fast_settings(cfg, network, None, data, before=weights if weights.is_dir() else weights.parent, trains=False)
+    cfg = fast_settings(cfg, network, None, data, before=weights_folder(weights), trains=False)
     network = network.to(device).to(memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST)).eval()
     dtype = AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP]
 
@@ -160,11 +156,6 @@ def _plugins_missing(cfg: CN, weights: Path | None) -> str:
     return f"; the run of this checkpoint used plugins: add `PLUGINS '[{', '.join(used)}]'` to your command"
 
 
-def adds_modules(chosen: Choice) -> bool:
-    """Whether a method of the run deploys modules of its own beside the student."""
-    return chosen.is_taught and any(m.deployed is not Method.deployed for m in chosen.methods.values())
-
-
 def load_deployed(cfg: CN, weights: Path, data: DataShape) -> nn.Module:
     """The network that a run of `cfg` deploys, with these weights: the student, plus what the method adds to it.
 
@@ -173,7 +164,7 @@ def load_deployed(cfg: CN, weights: Path, data: DataShape) -> nn.Module:
     file = weights_file(weights)
     size = TIMES * file.stat().st_size + ROOM if file.exists() else ROOM
     # A method that deploys modules of its own builds the teacher too, of which the file has little
-    with at_most(max(size, memory() // 4) if adds_modules(choice(cfg)) else size, PARAMETERS, str(weights)):
+    with at_most(max(size, memory() // 4) if choice(cfg).adds_modules else size, PARAMETERS, str(weights)):
         network = _deployed(cfg, data)
     load_into(network, weights, f"{name_of(cfg, 'student')} with {data.num_classes} classes")
     return network
@@ -181,7 +172,7 @@ def load_deployed(cfg: CN, weights: Path, data: DataShape) -> nn.Module:
 
 def _deployed(cfg: CN, data: DataShape) -> nn.Module:
     """That network, newly initialised."""
-    if adds_modules(choice(cfg)):
+    if choice(cfg).adds_modules:
         n = build_networks(cfg, data)
         return build_distiller(
             cfg, n.student, n.teacher, data.num_train, image_shape=data.image_shape, others=n.others

@@ -27,7 +27,7 @@ from ..errors import CheckpointError, ConfigError, DataError
 from ..models.complexity import macs_per_image
 from ..models.output import as_output, autocast
 from ..runs.record import read_record
-from ..runs.weights import weights_file
+from ..runs.weights import weights_file, weights_folder
 from ..training.speed import fast_settings
 from .build import Trained
 from .evaluate_checkpoint import refuse_other_images
@@ -55,9 +55,10 @@ Network = Callable[[Tensor], Tensor]
 
 
 def data_of_student(student: Student, overrides: Sequence[str] = ()) -> tuple[CN, Data]:
-    """The config of the student's run, with what that has measured to be fast, and its data.
+    """The config of the student's run, and its data.
 
-    ConfigError if these have other classes than the student's, or are normalised otherwise.
+    `overrides`: of the config, such as DATASET.ROOT. ConfigError if the data have other classes than the student's, or
+    are normalised otherwise.
     """
     cfg = config_of_student(student.source, student.record, overrides)
     data = build_data(cfg, student.device)
@@ -65,19 +66,16 @@ def data_of_student(student: Student, overrides: Sequence[str] = ()) -> tuple[CN
         raise ConfigError(f"{student.source} tells {_few(student.classes)} apart; {cfg.DATASET.TYPE} in"
                           f" {cfg.DATASET.ROOT} has {_few(data.classes)}")  # fmt: skip
     refuse_other_images(student.source, normalisation_of(cfg, "student", name_of(cfg, "student"), data.normalisation))
-    run = student.source if student.source.is_dir() else student.source.parent
-    return fast_settings(cfg, student.network, None, data, before=run, trains=False), data
+    return cfg, data
 
 
-def on_its_test_set(student: Student, overrides: Sequence[str], with_teacher: bool = False) -> Tested:
+def on_its_test_set(student: Student, cfg: CN, data: Data, with_teacher: bool = False) -> Tested:
     """The logits on the test set of the student's run, in the precision of its run.
 
-    `overrides`: of the config, such as DATASET.ROOT. ConfigError if the dataset has other classes than the student.
+    `cfg` and `data` are those of `data_of_student`. What the run has measured to be fast is kept.
     """
-    cfg, data = data_of_student(student, overrides)
-    teacher = None
-    if with_teacher:
-        teacher = _teacher_of(student, cfg, data)
+    teacher = _teacher_of(student, cfg, data) if with_teacher else None
+    cfg = fast_settings(cfg, student.network, None, data, before=weights_folder(student.source), trains=False)
     return on_data(student, cfg, data, teacher)
 
 

@@ -8,6 +8,7 @@ from ..errors import (
     DataError,
     OutOfMemory,
     UserError,
+    behind,
     in_short,
     is_room_for_threads,
     lack_of_memory,
@@ -56,8 +57,6 @@ def fault_of_the_machine(error: Exception) -> UserError | None:
     return DataError(what) if error.errno in OF_PLACES else None
 
 
-def _of_threads(error: BaseException | None) -> BaseException | None:
+def _of_threads(error: BaseException) -> BaseException | None:
     """The error of a thread that could not start behind an error, as a pool of processes then fails to end."""
-    while error is not None and str(error) != NO_THREAD:
-        error = error.__context__
-    return error
+    return next((one for one in behind(error) if str(one) == NO_THREAD), None)

@@ -35,6 +35,7 @@ from ..runs.identity import Identity, read_identity
 from ..runs.locks import one_at_a_time, wait_until_free
 from ..runs.record import read_record
 from ..runs.results import recorded_normalisation
+from ..runs.weights import weights_folder
 from .build import Trained, check_config, identity_of_run, load_trained
 from .networks import Role, normalisation_of, refuse_other_normalisation, refuse_other_order, size_of
 
@@ -129,7 +130,7 @@ def _weights(
 
 def _recorded(weights: Path) -> dict[str, Any] | None:
     """The keys that decide the run that `weights` is, or is the file of; None if nothing is recorded."""
-    folder = weights if weights.is_dir() else weights.parent
+    folder = weights_folder(weights)
     found = filter(None, map(read_identity, (folder, *folder.parents[:2])))  # the run's, or that of its checkpoint
     return next((identity["config"] for identity in found), None)
 

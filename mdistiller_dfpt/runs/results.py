@@ -14,6 +14,7 @@ from ..data import Data
 from ..distillers.choice import choice, situation
 from ..distributed import world_size
 from ..regular_files import read_json
+from .weights import weights_folder
 
 REMEASURED = {
     "last": "statistics measured again over the training images, as for testing, before the last evaluation",
@@ -88,9 +89,8 @@ def commit(root: Path | None = None, package: str = "mdistiller_dfpt") -> str:
 
 def recorded_normalisation(weights: Path) -> str | None:
     """The normalisation of the student of the run that `weights` is, or is the file of; None if nothing is recorded."""
-    folder = weights if weights.is_dir() else weights.parent
     try:
-        found = read_json(folder / "results.json")["protocol"]["normalisation"]
+        found = read_json(weights_folder(weights) / "results.json")["protocol"]["normalisation"]
         return str(found.get("student", found["images"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

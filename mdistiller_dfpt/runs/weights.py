@@ -30,6 +30,11 @@ def weights_file(path: Path) -> Path:
     return path / (HUB_WEIGHTS if not (path / WEIGHTS).exists() and (path / HUB_WEIGHTS).exists() else WEIGHTS)
 
 
+def weights_folder(path: Path) -> Path:
+    """The directory that a file of weights is in, or that was given in its place."""
+    return path if path.is_dir() else path.parent
+
+
 def load_weights(path: Path) -> dict[str, Any]:
     """The content of a file with weights: of a run or checkpoint directory, a safetensors or a `torch.save` file.
 
