@@ -95,6 +95,7 @@ def stopped_while_it_passes_on_images(tmp_path):
     (iterator,) = (one for one in workers._RUNNING if worker in one._workers)
     wait_until(iterator._worker_result_queue._reader.poll)  # it has announced a batch, which is still to be fetched
     os.kill(worker.pid, signal.SIGSTOP)
+    os.waitpid(worker.pid, os.WUNTRACED)  # until all its threads have stopped, of which one passes on images
     loader.timeout = 2
     with pytest.raises(DataError, match=r"no images for 2 seconds.*EXPERIMENT.TIMEOUT \(now 2 s\)"):
         list(batches)
