@@ -20,6 +20,7 @@ from ..losses.term import Terms, total
 from ..models import MODELS, StagedModel, build_model
 from ..runs.weights import load_into
 from ..teachers import TEACHERS
+from ..teachers.hooked import passes
 from ..training.parameters import optimised
 
 NUM_DATA = {"cifar100": 50_000, "imagenet": 1_281_167, "tiny_imagenet": 100_000}
@@ -104,9 +105,8 @@ class Exported(nn.Module):
             for step, (image, target, index, *_) in enumerate(loader, start=1):
                 yield Batch(image.float().to(device), target.to(device), index.to(device), epoch, step)
 
-        for part in self.inner.hooked():
-            for epoch in range(1 - part.passes, 1):
-                part.prepare(_Again(partial(batches, epoch)))
+        for part, epoch in passes(self.inner.hooked()):
+            part.prepare(_Again(partial(batches, epoch)))
 
     def train(self, mode: bool = True) -> "Exported":
         super().train(mode)

@@ -1,7 +1,7 @@
 """What the loop calls around a step, the same for methods and for teachers."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -83,6 +83,11 @@ class Hooked(nn.Module):
         """The values logged since the last call."""
         logged, self._logged = self._logged, {}
         return logged
+
+
+def passes(parts: Iterable[Hooked]) -> Iterator[tuple[Hooked, int]]:
+    """The passes over the training set before the first step: who is to `prepare`, and the epoch of its batches."""
+    return ((part, epoch) for part in parts for epoch in range(1 - part.passes, 1))
 
 
 def refuse_unprepared(parts: Sequence[Hooked]) -> None:

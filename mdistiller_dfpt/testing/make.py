@@ -26,6 +26,7 @@ from ..losses.term import total
 from ..models import StagedModel
 from ..registry import suggest
 from ..teachers import ORIGINAL, TEACHERS, Frozen, Teacher, TeacherPath
+from ..teachers.hooked import passes
 from .tiny_data import IMAGE_SHAPE, tiny_batch, tiny_data
 from .tiny_networks import CLASSES, TinyNet, fit_batch, tiny_networks
 
@@ -139,8 +140,8 @@ def prepare(method: Method, batch: Batch | None = None) -> None:
     for part in method.hooked():
         if part.held_out:
             part.held = hold_out(tiny_data(size=batch.image.shape[-1]).train, part.held_out)[1]
-        for epoch in range(1 - part.passes, 1):
-            part.prepare([own.replaced(epoch=epoch)])
+    for part, epoch in passes(method.hooked()):
+        part.prepare([own.replaced(epoch=epoch)])
 
 
 def run_seeded(method: Method, batch: Batch) -> tuple[Tensor, Terms]:

@@ -21,15 +21,15 @@ from ..models import StagedModel, build_model
 from ..models.build import OWN_NETWORK
 from ..models.external.names import published_normalisation
 from ..teachers import Teacher
+from ..teachers.hooked import passes
 
 KEPT = ("DATASET.TYPE", "DATASET.SEED")
 
 
 def prepare(method: Method, data: Data) -> None:
     """For a loop of one's own, before its first step: what the method and its teacher measure on the training set."""
-    for part in method.hooked():
-        for epoch in range(1 - part.passes, 1):
-            part.prepare(Epoch(data.train, epoch))
+    for part, epoch in passes(method.hooked()):
+        part.prepare(Epoch(data.train, epoch))
 
 
 def parameter_groups(method: Method, lr: float) -> list[dict[str, Any]]:

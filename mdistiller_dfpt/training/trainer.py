@@ -32,6 +32,7 @@ from ..runs.saving import Saver
 from ..runs.users_code import hashes_of, registered
 from ..runs.weights import TEACHER_WEIGHTS
 from ..teachers import Teacher
+from ..teachers.hooked import passes
 from .broadcasts import broadcasts_refused
 from .cached_logits import cache_logits, fill_caches
 from .evaluate import evaluate
@@ -210,8 +211,7 @@ class Trainer:
     def _pass_over_data(self, saver: Saver | None) -> None:
         """The passes that method and teacher make before the first step; a state is saved after each of several."""
         run = self.training
-        passes = [(part, epoch) for part in self.distiller.hooked() for epoch in range(1 - part.passes, 1)]
-        for part, epoch in passes[run.prepared :]:
+        for part, epoch in [*passes(self.distiller.hooked())][run.prepared :]:
             part.prepare(Epoch(self.data.train, epoch))
             run.prepared += 1
             if part.passes > 1 and saver is not None:
