@@ -33,6 +33,16 @@ IDENTITY = {
 }
 """What a run is, in its directory, its results and its checkpoints."""
 
+ENVIRONMENT = {
+    **{f"{key}?": int for key in ("epoch", "step", "prepared", "world_size")},
+    "device?": str,
+    "threads?": (int, str),  # in words where the processes of a run differ
+    "arithmetic?": str,
+    "versions?": {str: ANY},
+    "commit?": str,
+}
+"""What a run computed in, and the progress at which that began, in its results and its checkpoints."""
+
 SHARE, COUNT = (float, None), range(2**63)
 EVALUATION = {
     **dict.fromkeys(("top1", "top5", "nll", "ece", "macs"), float),

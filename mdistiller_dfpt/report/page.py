@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..atomic import write_text
+from ..environment import for_reader
 from ..errors import DataError
 from ..escape import printable
 from ..json_form import EVALUATION as EVALUATION_FORM
@@ -16,7 +17,8 @@ from .cells import holm, in_words, paired_test
 from .corrupted import corrupted_table
 from .curves import curves
 from .figures import as_svg, label, new_figure, whole_numbers
-from .files import Result, read_measured
+from .files import read_measured
+from .result import Result
 from .table import Table, references, table_of
 
 EVALUATION = "evaluation.json"
@@ -191,7 +193,7 @@ def _lowest(entry: Entry) -> list[tuple[str, float]]:
 
 def _protocol(entry: Entry) -> list[tuple[str, str]]:
     """The protocol of the run with the first seed, in words."""
-    found = next(iter(entry.runs.values())).data["protocol"]
+    found = for_reader(next(iter(entry.runs.values())).data)
     flat = []
     for key, value in found.items():
         if key == "settings":

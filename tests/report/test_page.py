@@ -187,6 +187,17 @@ def test_a_protocol_has_no_empty_rows(tmp_path):
     assert rows == {"seed": "1", "data": "tiny", "settings": "X.Y 3", "warmup epochs": "0", "threads": "2"}
 
 
+def test_a_protocol_has_all_environments_of_its_run(tmp_path):
+    write(tmp_path, "kd", 1, 50.0)
+    data = json.loads((tmp_path / "kd/seed1/results.json").read_text())
+    parts = [{"device": "cpu", "versions": {"torch": f"2.{n}", "python": "3"}, "epoch": n} for n in (1, 4)]
+    data["protocol"] |= parts[1]
+    del data["protocol"]["epoch"]
+    (tmp_path / "kd/seed1/results.json").write_text(json.dumps(data | {"environments": parts}))
+    rows = dict(re.findall(r"<tr><th>([^<]*)</th><td>([^<]*)</td></tr>", page(load_results(tmp_path), "t")))
+    assert (rows["device"], rows["versions"]) == ("cpu", "torch 2.1, then 2.4 after epoch 4, python 3")
+
+
 @pytest.mark.parametrize(("seeds", "title"), [([1], "ours (seed 1)"), ([1, 2], "ours (seeds 1, 2; thin: each seed)")])
 def test_the_curve_of_one_seed_speaks_of_one(seeds, title, tmp_path):
     for seed in seeds:
