@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..config.effect import differing
 from .difference import protocol_note
 from .files import load_results, unfinished
-from .repetitions import repetitions
+from .repetitions import repeats, repetitions
 from .result import Result, mean_at_start
 from .spec import Cell, TableSpec
 from .table import AT_START
@@ -69,6 +69,8 @@ def runs_of(cell: Cell, prefix: Path, seeds: tuple[int, ...], expected: Configs)
         if group is not best and group:
             why = protocol_note(group, best, "in the table", of_one_method=True)
             others.append(f"seeds {', '.join(map(str, group))}: {why}")
+    counted = {run.what for run in best.values()}
+    others += repeats([run for run in results if run.what in counted and run.seed in seeds])
     return Found(best, others + unfinished(folder, deep=False) if folder.is_dir() else [])
 
 
