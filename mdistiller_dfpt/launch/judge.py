@@ -30,7 +30,7 @@ from ..runs.record import read_record
 from ..runs.weights import weights_file
 from ..training.speed import fast_settings
 from .build import Trained
-from .evaluate_checkpoint import refuse_other_images
+from .evaluate_checkpoint import other_than_in_its_run, refuse_other_images
 from .metrics import agreement, measures
 from .networks import name_of, normalisation_of
 from .student import Student, config_of_student
@@ -49,6 +49,7 @@ class Tested(NamedTuple):
     teacher: Tensor | None
     names: Sequence[str]  # of the images: paths, or their numbers in the test set
     picture: Callable[[int], Image.Image | None]  # of the image with this position
+    other_data: str = ""  # how the dataset differs from that of the student's run, if it does
 
 
 Network = Callable[[Tensor], Tensor]
@@ -78,7 +79,7 @@ def on_its_test_set(student: Student, overrides: Sequence[str], with_teacher: bo
     teacher = None
     if with_teacher:
         teacher = _teacher_of(student, cfg, data)
-    return on_data(student, cfg, data, teacher)
+    return on_data(student, cfg, data, teacher)._replace(other_data=other_than_in_its_run(student.source, data))
 
 
 def _teacher_of(student: Student, cfg: CN, data: Data) -> nn.Module:
@@ -175,6 +176,7 @@ def judgement(student: Student, tested: Tested, costs: bool = True) -> dict[str,
             one["thumbnail"] = _thumbnail(picture)
     record = student.record
     what = {"student": record.student, "method": record.method, "file": str(student.source), "on": tested.on}
+    what |= {"other_data": tested.other_data} if tested.other_data else {}
     return what | found | (cost(student) if costs else {})
 
 
