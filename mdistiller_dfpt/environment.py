@@ -28,6 +28,21 @@ DISTRIBUTIONS = {"PIL": "pillow"}
 """Of packages that are installed under another name than they are imported by."""
 
 
+def name_of_cpu() -> str:
+    """The model of this CPU, or its architecture where PyTorch does not know it."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(found.get("cpu_name") or platform.processor() or platform.machine())
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What a time measured on a device depends on: a GPU, or `cpu` with its number of threads; and the CPU's model."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu": name_of_cpu(),
+        "threads": torch.get_num_threads(),
+    }
+
+
 def packages_of(parts: Iterable[Any]) -> set[str]:
     """The packages that classes and functions are of, less PyTorch and this one, and what they name as `packages`."""
     owners = [part.__self__ if inspect.ismethod(part) else part for part in parts]
@@ -41,8 +56,7 @@ def environment(device: torch.device, packages: Iterable[str], commit: str) -> d
     used = {DISTRIBUTIONS.get(package, package): _version(package) for package in sorted(packages)}
     libraries = {name: number for name, number in used.items() if number is not None}
     own = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
+        **machine_of(device),
         "arithmetic": arithmetic(),
         "versions": {"torch": torch.__version__, "python": platform.python_version(), **libraries},
         "commit": commit,

@@ -36,6 +36,7 @@ IDENTITY = {
 ENVIRONMENT = {
     **{f"{key}?": int for key in ("epoch", "step", "prepared", "world_size")},
     "device?": str,
+    "cpu?": str,
     "threads?": (int, str),  # in words where the processes of a run differ
     "arithmetic?": str,
     "versions?": {str: ANY},
@@ -51,6 +52,9 @@ EVALUATION = {
     "parameters": COUNT,
     "bytes": COUNT,
     "milliseconds": {"1": float, "64": float},
+    "device?": str,
+    "cpu?": str,
+    "threads?": int,
     "per_class": {str: SHARE},
     "confusion": [[COUNT]],
     "reliability": [{"confidence": float, "accuracy": float, "images": COUNT}],

@@ -23,6 +23,7 @@ from ..data.class_folders import class_folders, list_files
 from ..data.loader import Loader
 from ..data.read_image import Fault, read_image
 from ..distillers.build import AMP_DTYPES
+from ..environment import machine_of
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.complexity import macs_per_image
 from ..models.output import as_output, autocast
@@ -200,7 +201,7 @@ def judge_run(cfg: CN, data: Data, folder: Path, deployed: nn.Module, teacher: n
 def cost(student: Student) -> dict[str, Any]:
     """Parameters, MACs per image, bytes of the file, and median milliseconds for a batch of 1 and of 64, in float32.
 
-    The times are of this machine: `device` is the name of its GPU, or cpu with its number of threads.
+    The times are of this machine, which is named beside them.
     """
     image = torch.zeros(1, *student.record.image_shape, device=student.device)
     return {
@@ -208,8 +209,7 @@ def cost(student: Student) -> dict[str, Any]:
         "macs": macs_per_image(student, student.record.image_shape),
         "bytes": weights_file(student.source).stat().st_size,
         "milliseconds": {str(size): _milliseconds(student, image.expand(size, -1, -1, -1)) for size in (1, BATCH)},
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(student.device) if student.device.type == "cuda" else "cpu",
+        **machine_of(student.device),
     }
 
 

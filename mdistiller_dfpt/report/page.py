@@ -1,6 +1,6 @@
 """One self-contained HTML page on any finished runs: table, curves, calibration, confusions, cost, protocols."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -54,6 +54,7 @@ def page(results: Sequence[Result], title: str, unfinished: Sequence[str] = ()) 
         paths=[(e.name, _svg(curves(list(e.runs.values()), e.name))) for e in entries if _has_paths(e)],
         pictures={e.name: (_svg(_reliability(e)), _svg(_confusion(e))) for e in judged},
         lowest={e.name: _lowest(e) for e in judged}, corrupted=corrupted_table((e.name, e.runs) for e in entries),
+        machines={e.name: _machine(e.evaluation) for e in judged if e.evaluation},
         protocols=[(e.name, _protocol(e)) for e in entries],
     )  # fmt: skip
     return printable(text)
@@ -76,6 +77,14 @@ def _evaluation(result: Result) -> dict[str, Any] | None:
     if not classes or {len(row) for row in found["confusion"]} != {classes} or len(found["confusion"]) != classes:
         raise DataError(f"{path}: not an evaluation of a run (confusion is not of {classes} classes)")
     return found
+
+
+def _machine(evaluation: Mapping[str, Any]) -> str:
+    """What the times of an evaluation were measured on; what an earlier version did not record is left out."""
+    device, cpu, threads = (evaluation.get(key) for key in ("device", "cpu", "threads"))
+    if device not in (None, "cpu"):
+        return str(device)
+    return ", ".join([str(cpu or "cpu"), *([f"threads: {threads}"] if threads else [])])
 
 
 def _tests(table: Table) -> list[dict[str, str]]:

@@ -142,7 +142,7 @@ def test_a_run_that_goes_on_in_its_own_environment_says_nothing(tmp_path, capsys
     assert "another environment" not in capsys.readouterr().err
     (only,) = results["environments"]
     assert only.items() <= {**OF_PROGRESS, **results["protocol"]}.items()
-    assert only.keys() == {*OF_PROGRESS, *HERE, "arithmetic"}
+    assert only.keys() == {*OF_PROGRESS, *HERE, "cpu", "arithmetic"}
     assert "[1]" not in markdown_table(load_results(tmp_path))
 
 
