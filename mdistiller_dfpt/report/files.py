@@ -59,20 +59,35 @@ def _nothing_in(folder: Path) -> str:
 def _files(folder: Path, name: str, deep: bool, faults: list[str]) -> list[Path]:
     """The files of this name below a folder, or only those of its own runs; `faults` gets what may not be looked into.
 
-    `rglob` passes over such a folder without a word, and the mean of a table would be that of fewer runs.
+    `rglob` passes over such a folder without a word, and over one that is linked, and the mean of a table would be that
+    of fewer runs. A folder that can be reached in several ways is looked into once, under its own name if it has one.
     """
 
     def note(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             faults.append(f"{error.filename}: cannot be read ({error.strerror})")
 
-    found = []
-    for place, folders, names in os.walk(folder, onerror=note, followlinks=not deep):
-        if not deep:
-            folders[:] = [one for one in folders if one.startswith("seed")] if Path(place) == folder else []
-        if name in (*names, *folders) and (deep or Path(place) != folder):
-            found.append(Path(place, name))
+    found, places, seen = [], [folder], set()
+    for start in places:  # links come last
+        for at, folders, names in os.walk(start, onerror=note):
+            place = Path(at)
+            if (real := os.path.realpath(place)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            if not deep:
+                folders[:] = [one for one in folders if one.startswith("seed")] if place == folder else []
+            places += [place / one for one in sorted(folders) if (place / one).is_symlink()]
+            if name in (*names, *folders) and (deep or place != folder):
+                found.append(place / name)
+            elif not {RESULTS, STATUS} & set(names):
+                faults += [f"{place / one}: a link to nothing" for one in sorted(names)
+                           if (deep or one.startswith("seed")) and _leads_nowhere(place / one)]  # fmt: skip
     return sorted(found)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _read(path: Path, folder: Path) -> Result | str:
