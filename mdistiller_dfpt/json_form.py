@@ -33,6 +33,17 @@ IDENTITY = {
 }
 """What a run is, in its directory, its results and its checkpoints."""
 
+ENVIRONMENT = {
+    **{f"{key}?": int for key in ("epoch", "step", "prepared", "world_size")},
+    "device?": str,
+    "cpu?": str,
+    "threads?": (int, str),  # in words where the processes of a run differ
+    "arithmetic?": str,
+    "versions?": {str: ANY},
+    "commit?": str,
+}
+"""What a run computed in, and the progress at which that began, in its results and its checkpoints."""
+
 SHARE, COUNT = (float, None), range(2**63)
 EVALUATION = {
     **dict.fromkeys(("top1", "top5", "nll", "ece", "macs"), float),
@@ -41,6 +52,9 @@ EVALUATION = {
     "parameters": COUNT,
     "bytes": COUNT,
     "milliseconds": {"1": float, "64": float},
+    "device?": str,
+    "cpu?": str,
+    "threads?": int,
     "per_class": {str: SHARE},
     "confusion": [[COUNT]],
     "reliability": [{"confidence": float, "accuracy": float, "images": COUNT}],

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from ..data.image_files import FileLoader
+from ..environment import name_of_cpu
 from ..interop.plugins import load_cfg
 from ..runs.results import commit
 from .counts import flops_per_image, operators_per_step, waits_per_step
@@ -81,11 +81,9 @@ def measured(plan: BenchPlan, folder: Path) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """The hardware and software that the numbers were measured on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     return {
-        "cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 2),
+        "cpu": name_of_cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "", "torch": torch.__version__,
         "commit": commit(),
     }  # fmt: skip

@@ -8,8 +8,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import torch
 
 from ..distributed import num_cores, pick_device
+from ..environment import name_of_cpu
 from ..launch.cli import Parser, guarded
-from ..models.bfloat16 import capabilities_of_cpu, has_bfloat16
+from ..models.bfloat16 import has_bfloat16
 from ..training.compiled import cpp_compiler
 from ..training.speed import faster_settings
 
@@ -29,8 +30,7 @@ def _software() -> Iterator[str]:
 
 
 def _cpu() -> Iterator[str]:
-    name = capabilities_of_cpu().get("cpu_name") or platform.processor() or platform.machine()
-    yield f"CPU: {name}, {num_cores()} cores for this process, threads: {torch.get_num_threads()}"
+    yield f"CPU: {name_of_cpu()}, {num_cores()} cores for this process, threads: {torch.get_num_threads()}"
     yield f"bfloat16 instructions: {'yes' if has_bfloat16() else 'no'}"
 
 

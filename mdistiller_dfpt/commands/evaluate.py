@@ -36,6 +36,7 @@ from ..launch.unrecorded import unrecorded_student
 
 OF_STUDENTS = ("with_teacher", "json", "predictions", "no_cost", "corruptions", "severities")
 """Options that need RUN_OR_FILE, or most of them --images."""
+OTHER_DATA = "note: these are not the data of its run: {}"
 OF_A_RUN = ("SOLVER.AMP",)
 """The keys of SOLVER, LOG, EXPERIMENT and DISTILLER that change what is measured of RUN_OR_FILE begin so."""
 
@@ -83,6 +84,8 @@ def _main(argv: list[str]) -> None:
     name = args.model or name_of(cfg, role)
     found = evaluate_checkpoint(cfg, role, args.ckpt, args.model or "")
     print(f"{name} {found.weights}: top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %")
+    if found.other_data:
+        print(OTHER_DATA.format(found.other_data))
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
@@ -134,7 +137,8 @@ def _tell(student: Student, tested: Tested, names: list[str], args: argparse.Nam
     if names:
         found["corruptions"] = robustness(student, tested, names, args.severities or SEVERITIES, args.seed or 0)
         print("\n".join(robustness_lines(found["corruptions"])))
-        if args.images is None and not args.opts[1:] and (kept := keep_with_run(student, found["corruptions"])):
+        of_its_run = args.images is None and not args.opts[1:] and not tested.other_data
+        if of_its_run and (kept := keep_with_run(student, found["corruptions"])):
             print(f"kept in {kept}")
     if args.json is not None:
         write_json(args.json, found)
@@ -159,6 +163,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     absent = sum(value is None for value in found["per_class"].values())
     lines = [
         f"{found['student']}{method} {found['file']}, on {found['images']} images of {found['on']}",
+        *([OTHER_DATA.format(found["other_data"])] if "other_data" in found else []),
         *([f"{absent} of the {len(found['per_class'])} classes have no image here"] if absent else []),
         f"top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %",
         f"negative log-likelihood {found['nll']:.3f}, calibration error {found['ece']:.2f} %",

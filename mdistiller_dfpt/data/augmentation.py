@@ -49,8 +49,11 @@ class PictureAugmentation(Augmentation):
     """Base of augmentations of one picture at a time, as torchvision's transforms are.
 
     They draw from PyTorch's global generator, which is set for each picture by seed, epoch and sample. Images in memory
-    go through it one by one, on the CPU, which takes longer than `Augmentation.augment` of a batch.
+    go through it one by one, on the CPU, which takes longer than `Augmentation.augment` of a batch. `packages`: whose
+    code it calls, for their versions in the results.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ("PIL",)
 
     def augment_picture(self, picture: Image.Image) -> Image.Image:
         """An RGB picture of Pillow -> one of the same size."""

@@ -22,6 +22,8 @@ AREA, RATIO, ATTEMPTS = (0.02, 1 / 3), (0.3, 1 / 0.3), 10
 class TimmPolicy(PictureAugmentation):
     """A policy by timm's name, `rand-m9-mstd0.5-inc1`."""
 
+    packages = ("PIL", "timm")
+
     def __init__(self, name: str, size: int, mean: Sequence[float]):
         try:
             from timm.data import auto_augment

@@ -68,6 +68,12 @@ class Data(NamedTuple):
         return self.extra.beside(batches, (epoch - 1) * len(self.train), first, strong=strong)
 
     @property
+    def packages(self) -> set[str]:
+        """The packages whose code decodes or augments images, beside PyTorch and this one."""
+        extra = set() if self.extra is None else self.extra.loader.packages
+        return self.train.packages | self.test.packages | extra
+
+    @property
     def in_files(self) -> bool:
         """Whether the images are decoded from files in every epoch."""
         return isinstance(self.train, FileLoader)

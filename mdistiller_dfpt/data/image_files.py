@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from ..environment import packages_of
 from ..errors import DataError, UserError, kind_of
 from .batch import Batch
 from .loader import Loader, hashes_of
-from .preprocessing import Preprocessing, resize_and_crop
+from .preprocessing import Preprocessing, resize_and_crop, steps_of
 from .read_image import Fault, read_image
 from .samples import Decoded, Files, Raised, Transform, collate
 from .workers import awaited, check_room, fault_of_worker, leave_all_to_the_trainer, remedy, watch_workers
@@ -107,6 +108,10 @@ class FileLoader(Loader):
         )  # fmt: skip
         other.sharded = False
         return other
+
+    @property
+    def packages(self) -> set[str]:
+        return packages_of(steps_of(self.files.transform)) | {"PIL"}
 
     def name(self, index: int) -> str:
         return self.files.paths[index]

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..environment import packages_of
 from .augment import strong_views
 from .augmentation import Augmentations
 from .batch import Batch, Shard
@@ -99,6 +100,10 @@ class InMemoryLoader(Loader):
         """The images at `index` without padding; ([B,] H, W, 3) uint8."""
         pad, (height, width) = self.recipe.pad if self.train else 0, self.stored_size
         return self.padded[index, pad : pad + height, pad : pad + width]
+
+    @property
+    def packages(self) -> set[str]:
+        return packages_of(self.more.parts)
 
     def picture(self, index: int) -> Image.Image:
         return Image.fromarray(self._stored(index).cpu().numpy())

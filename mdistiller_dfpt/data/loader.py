@@ -65,6 +65,11 @@ class Loader:
         return None
 
     @property
+    def packages(self) -> set[str]:
+        """The packages whose code decodes or augments its images, beside PyTorch and this one."""
+        return set()
+
+    @property
     def device(self) -> torch.device:
         return self.labels.device
 

@@ -36,6 +36,8 @@ class ScaledCrop:
     `turned`: the image is first turned as its EXIF data say. Unreadable if the file is no image.
     """
 
+    packages = ("torchvision", "simplejpeg")  # whose code it calls
+
     def __init__(self, crop: v2.RandomResizedCrop, turned: bool):
         try:
             import simplejpeg

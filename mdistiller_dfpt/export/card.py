@@ -7,6 +7,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from ..distillers import DISTILLERS
+from ..environment import for_reader
 from ..escape import markdown_cell
 from ..launch.student import Student
 from ..registry import described
@@ -31,7 +32,7 @@ class _Yaml(str):
 def card(student: Student, results: Mapping[str, Any] | None, licence: str) -> str:
     """README.md of a student; `results`: those of its run, if they are there; `licence`: of its weights."""
     record = student.record
-    protocol = results["protocol"] if results else None
+    protocol = for_reader(results) if results else None
     names = ", ".join(record.classes[:CLASSES]) + (", ..." if len(record.classes) > CLASSES else "")
     environment = Environment(
         loader=PackageLoader("mdistiller_dfpt.export"), autoescape=select_autoescape(), undefined=StrictUndefined,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_json, write_text
-from ..json_form import ANY, fault_of
+from ..json_form import ANY, ENVIRONMENT, fault_of
 from ..launch.student import Student
 from ..regular_files import read_json
 from ..runs.directory import RESULTS
@@ -20,7 +20,14 @@ FORM = {
     "method": str,
     "final": {"top1": _FOUND, "top5": _FOUND},
     "epochs": [{"epoch": int, "test?": {"student": {"top5": float}}}],
-    "protocol": {"seed": int, "test_images": int, "teacher?": ({"top1?": float}, None), "settings": {str: ANY}},
+    "protocol": {
+        "seed": int,
+        "test_images": int,
+        "teacher?": ({"top1?": float}, None),
+        "settings": {str: ANY},
+        "versions?": {str: ANY},
+    },
+    "environments?": [ENVIRONMENT],
 }
 """What a card says of the results of a run."""
 

@@ -18,7 +18,9 @@ from ..errors import CheckpointError, ConfigError
 from ..models.at_most import at_most
 from ..models.output import as_output, autocast, memory_format
 from ..regular_files import memory, read_text
+from ..runs.checkpoint import CHECKPOINTS
 from ..runs.directory import CONFIG, find_finished, newest_of, other_runs
+from ..runs.identity import other_data, read_identity
 from ..runs.record import check_hash, read_record
 from ..runs.results import recorded_normalisation
 from ..runs.weights import WEIGHTS, load_into, weights_file, weights_folder
@@ -76,12 +78,23 @@ def refuse_other_images(weights: Path, here: Normalisation) -> None:
                           " DATASET.STD, or the network's, as in the config.yaml of its run")  # fmt: skip
 
 
+def other_than_in_its_run(weights: Path, data: Data) -> str:
+    """How a dataset differs from that of the run of these weights; empty if it does not, or if that is not known."""
+    run = weights_folder(weights)
+    run = run.parent.parent if run.parent.name == CHECKPOINTS else run
+    known = read_identity(run)
+    if known is None or known["data"] is None or data.content is None:
+        return ""
+    return "; ".join(other_data({**known, "data": data.content}, known, "here", "in its run"))
+
+
 class Evaluated(NamedTuple):
-    """A checkpoint, and its accuracies on the test set in per cent."""
+    """A checkpoint, its accuracies on the test set in per cent, and how the dataset differs from that of its run."""
 
     weights: Path
     top1: float
     top5: float
+    other_data: str
 
 
 def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: str = "") -> Evaluated:
@@ -119,7 +132,7 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: 
             return {role: as_output(network(image)).logits}
 
     measured = evaluate(logits_of, data.test)[role]
-    return Evaluated(weights, measured["top1"], measured["top5"])
+    return Evaluated(weights, measured["top1"], measured["top5"], other_than_in_its_run(weights, data))
 
 
 def _found(cfg: CN, role: Role, data: Data) -> Path:

@@ -23,6 +23,7 @@ from ..data.class_folders import class_folders, list_files
 from ..data.loader import Loader
 from ..data.read_image import Fault, read_image
 from ..distillers.build import AMP_DTYPES
+from ..environment import machine_of
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.complexity import macs_per_image
 from ..models.output import as_output, autocast
@@ -30,7 +31,7 @@ from ..runs.record import read_record
 from ..runs.weights import weights_file, weights_folder
 from ..training.speed import fast_settings
 from .build import Trained
-from .evaluate_checkpoint import refuse_other_images
+from .evaluate_checkpoint import other_than_in_its_run, refuse_other_images
 from .metrics import agreement, measures
 from .networks import name_of, normalisation_of
 from .student import Student, config_of_student
@@ -49,6 +50,7 @@ class Tested(NamedTuple):
     teacher: Tensor | None
     names: Sequence[str]  # of the images: paths, or their numbers in the test set
     picture: Callable[[int], Image.Image | None]  # of the image with this position
+    other_data: str = ""  # how the dataset differs from that of the student's run, if it does
 
 
 Network = Callable[[Tensor], Tensor]
@@ -76,7 +78,7 @@ def on_its_test_set(student: Student, cfg: CN, data: Data, with_teacher: bool = 
     """
     teacher = _teacher_of(student, cfg, data) if with_teacher else None
     cfg = fast_settings(cfg, student.network, None, data, before=weights_folder(student.source), trains=False)
-    return on_data(student, cfg, data, teacher)
+    return on_data(student, cfg, data, teacher)._replace(other_data=other_than_in_its_run(student.source, data))
 
 
 def _teacher_of(student: Student, cfg: CN, data: Data) -> nn.Module:
@@ -173,6 +175,7 @@ def judgement(student: Student, tested: Tested, costs: bool = True) -> dict[str,
             one["thumbnail"] = _thumbnail(picture)
     record = student.record
     what = {"student": record.student, "method": record.method, "file": str(student.source), "on": tested.on}
+    what |= {"other_data": tested.other_data} if tested.other_data else {}
     return what | found | (cost(student) if costs else {})
 
 
@@ -196,7 +199,7 @@ def judge_run(cfg: CN, data: Data, folder: Path, deployed: nn.Module, teacher: n
 def cost(student: Student) -> dict[str, Any]:
     """Parameters, MACs per image, bytes of the file, and median milliseconds for a batch of 1 and of 64, in float32.
 
-    The times are of this machine: `device` is the name of its GPU, or cpu with its number of threads.
+    The times are of this machine, which is named beside them.
     """
     image = torch.zeros(1, *student.record.image_shape, device=student.device)
     return {
@@ -204,8 +207,7 @@ def cost(student: Student) -> dict[str, Any]:
         "macs": macs_per_image(student, student.record.image_shape),
         "bytes": weights_file(student.source).stat().st_size,
         "milliseconds": {str(size): _milliseconds(student, image.expand(size, -1, -1, -1)) for size in (1, BATCH)},
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(student.device) if student.device.type == "cuda" else "cpu",
+        **machine_of(student.device),
     }
 
 

@@ -6,9 +6,10 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from ..config.effect import differing
-from .difference import difference, versions_among
-from .files import Result, load_results, mean_at_start, unfinished
-from .repetitions import repetitions
+from .difference import protocol_note
+from .files import load_results, unfinished
+from .repetitions import repeats, repetitions
+from .result import Result, mean_at_start
 from .spec import Cell, TableSpec
 from .table import AT_START
 
@@ -66,8 +67,10 @@ def runs_of(cell: Cell, prefix: Path, seeds: tuple[int, ...], expected: Configs)
     best = max(groups, key=len, default={})  # of equally many, the oldest
     for group in groups:
         if group is not best and group:
-            why = difference(next(iter(group.values())), next(iter(best.values())), "in the table", of_one_method=True)
+            why = protocol_note(group, best, "in the table", of_one_method=True)
             others.append(f"seeds {', '.join(map(str, group))}: {why}")
+    counted = {run.what for run in best.values()}
+    others += repeats([run for run in results if run.what in counted and run.seed in seeds])
     return Found(best, others + unfinished(folder, deep=False) if folder.is_dir() else [])
 
 
@@ -95,8 +98,7 @@ def _value(cell: Cell, found: Found, reference: Mapping[int, Result], metric: st
     own = found.by_seed
     mine, other = top1(own), top1(reference)
     both = [seed for seed in mine if seed in other]
-    runs = [*reference.values(), *own.values()]
-    differences = dict.fromkeys(d for run in own.values() if (d := difference(run, runs[0], "in the reference")))
+    protocol = protocol_note(own, reference or own, "in the reference") if own else ""
     delta = p_value = interval = None
     if both and own is not reference:
         gaps = [mine[seed] - other[seed] for seed in both]
@@ -105,7 +107,7 @@ def _value(cell: Cell, found: Found, reference: Mapping[int, Result], metric: st
     weight, gradient = (mean_at_start(own.values(), name) for name in AT_START)
     return Value(
         cell, mine, delta, interval, p_value, len(both), weight, gradient, _top1_of_teacher(own.values()),
-        _trained_paths(own.values()), "; ".join(filter(None, (*differences, versions_among(own)))), tuple(found.others),
+        _trained_paths(own.values()), protocol, tuple(found.others),
     )  # fmt: skip
 
 

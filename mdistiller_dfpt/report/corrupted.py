@@ -5,7 +5,8 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from ..json_form import CORRUPTED
-from .files import Result, read_measured
+from .files import read_measured
+from .result import Result
 
 CORRUPTIONS = "corruptions.json"
 

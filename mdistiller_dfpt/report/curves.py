@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .difference import difference
+from .difference import protocol_note
 from .figures import label, new_figure, whole_numbers, write_figure
-from .files import Result
 from .repetitions import repetitions
+from .result import Result
 
 _COLOURS = {"teacher": "#444444", "prompt": "#d95f02", "student": "#1b6ca8"}
 
@@ -22,7 +22,7 @@ def plot_curves(results: Sequence[Result], target: Path, title: str) -> None:
     first, *others = repetitions(results)
     if others:
         one, other = (next(iter(group.values())) for group in (first, others[0]))
-        differs = difference(other, one, f"in {one.path.parent}", of_one_method=True)
+        differs = protocol_note(others[0], first, f"in {one.path.parent}", of_one_method=True)
         raise DataError(f"{other.path.parent}: {differs}; a curve is of runs that differ in their seed alone")
     write_figure(curves(list(first.values()), title), target, dpi=110)
 

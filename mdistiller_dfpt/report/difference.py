@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 from ..config.effect import differing
-from .files import Result
+from ..environment import CHANGED
+from .result import Result
 
 COMMON = ("DATASET.", "MODEL.", "SOLVER.", "DISTILLER.LOGITS_CACHE")
 """Keys that are not of a method: two methods are compared under equal values of these."""
 OF_STUDENT = ("DISTILLER.STUDENT", "DISTILLER.STUDENT_SIZE")
-FACTS = ("augmentation", "world_size", "precision")
+FACTS = ("augmentation", "precision")
 
 
 def difference(result: Result, reference: Result, where: str, *, of_one_method: bool = False) -> str:
@@ -54,14 +55,38 @@ def difference(result: Result, reference: Result, where: str, *, of_one_method: 
     return "; ".join(parts)
 
 
-def versions_among(runs: Mapping[int, Result]) -> str:
-    """Which repetitions, by seed, ran with which version of torch; empty if all did with one, as far as is known."""
+def protocol_note(
+    runs: Mapping[int, Result], reference: Mapping[int, Result], where: str, *, of_one_method: bool = False
+) -> str:  # fmt: skip
+    """How repetitions differ from those of a reference, and among themselves where they are averaged all the same."""
+    first = next(iter(reference.values()))
+    parts = [difference(run, first, where, of_one_method=of_one_method) for run in runs.values()]
+    return "; ".join(dict.fromkeys(filter(None, [*parts, *_environments(runs, reference, where)])))
+
+
+def _environments(runs: Mapping[int, Result], reference: Mapping[int, Result], where: str) -> list[str]:
+    """One phrase for each fact of the environment that is not one and the same in all of these runs."""
+    parts = []
+    for fact in dict.fromkeys(fact for run in runs.values() for fact in run.environment):
+        mine, others = _seeds_by(fact, runs), _seeds_by(fact, reference)
+        but = f", but {_listed(others)} {where}" if others and set(others) != set(mine) else ""
+        if but or len(mine) > 1 or any(CHANGED in value for value in mine):
+            parts.append(f"{fact} {_listed(mine)}{but}")
+    return parts
+
+
+def _seeds_by(fact: str, runs: Mapping[int, Result]) -> dict[str, list[str]]:
+    """The seeds of the runs by their value of a fact; an earlier version may not have recorded it."""
     seeds: dict[str, list[str]] = {}
     for seed, run in runs.items():
-        if version := run.data["protocol"].get("versions", {}).get("torch"):
-            seeds.setdefault(str(version), []).append(str(seed))
-    parts = [f"{version} (seeds {', '.join(some)})" for version, some in seeds.items()]
-    return f"repeated with other versions of torch: {', '.join(parts)}" if len(parts) > 1 else ""
+        if (value := run.environment.get(fact)) is not None:
+            seeds.setdefault(value, []).append(str(seed))
+    return seeds
+
+
+def _listed(seeds: Mapping[str, list[str]]) -> str:
+    """`1 (seeds 1, 3), 2 (seeds 2)`, or the only value."""
+    return ", ".join(seeds if len(seeds) == 1 else [f"{value} (seeds {', '.join(s)})" for value, s in seeds.items()])
 
 
 def _of_teachers(result: Result, reference: Result, where: str) -> list[str]:

@@ -1,6 +1,6 @@
 """One self-contained HTML page on any finished runs: table, curves, calibration, confusions, cost, protocols."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..atomic import write_text
+from ..environment import for_reader
 from ..errors import DataError
 from ..escape import printable
 from ..json_form import EVALUATION as EVALUATION_FORM
@@ -16,7 +17,8 @@ from .cells import holm, in_words, paired_test
 from .corrupted import corrupted_table
 from .curves import curves
 from .figures import as_svg, label, new_figure, whole_numbers
-from .files import Result, read_measured
+from .files import read_measured
+from .result import Result
 from .table import Table, references, table_of
 
 EVALUATION = "evaluation.json"
@@ -52,6 +54,7 @@ def page(results: Sequence[Result], title: str, unfinished: Sequence[str] = ()) 
         paths=[(e.name, _svg(curves(list(e.runs.values()), e.name))) for e in entries if _has_paths(e)],
         pictures={e.name: (_svg(_reliability(e)), _svg(_confusion(e))) for e in judged},
         lowest={e.name: _lowest(e) for e in judged}, corrupted=corrupted_table((e.name, e.runs) for e in entries),
+        machines={e.name: _machine(e.evaluation) for e in judged if e.evaluation},
         protocols=[(e.name, _protocol(e)) for e in entries],
     )  # fmt: skip
     return printable(text)
@@ -74,6 +77,14 @@ def _evaluation(result: Result) -> dict[str, Any] | None:
     if not classes or {len(row) for row in found["confusion"]} != {classes} or len(found["confusion"]) != classes:
         raise DataError(f"{path}: not an evaluation of a run (confusion is not of {classes} classes)")
     return found
+
+
+def _machine(evaluation: Mapping[str, Any]) -> str:
+    """What the times of an evaluation were measured on; what an earlier version did not record is left out."""
+    device, cpu, threads = (evaluation.get(key) for key in ("device", "cpu", "threads"))
+    if device not in (None, "cpu"):
+        return str(device)
+    return ", ".join([str(cpu or "cpu"), *([f"threads: {threads}"] if threads else [])])
 
 
 def _tests(table: Table) -> list[dict[str, str]]:
@@ -191,7 +202,7 @@ def _lowest(entry: Entry) -> list[tuple[str, float]]:
 
 def _protocol(entry: Entry) -> list[tuple[str, str]]:
     """The protocol of the run with the first seed, in words."""
-    found = next(iter(entry.runs.values())).data["protocol"]
+    found = for_reader(next(iter(entry.runs.values())).data)
     flat = []
     for key, value in found.items():
         if key == "settings":

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .files import Result
+from .result import Result
 
 
 def repetitions(results: Sequence[Result]) -> list[dict[int, Result]]:

@@ -6,9 +6,9 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from ..escape import markdown_line, markdown_row
-from .difference import difference, versions_among
-from .files import Result, mean_at_start
+from .difference import protocol_note
 from .repetitions import repeats, repetitions
+from .result import Result, mean_at_start
 from .spec import METRICS
 
 AT_START = {"distillation_weight": "weight", "gradient_to_kd": "gradient / kd"}
@@ -77,9 +77,7 @@ def table_of(results: Sequence[Result]) -> Table:
     for number, group in enumerate(groups):
         first = first_of_name.setdefault(_name(group), number)
         against = compared_with[number] if first == number else first
-        one, other = (next(iter(groups[n].values())) for n in (number, against))
-        found = difference(one, other, f"in {labels[against]}", of_one_method=first != number), versions_among(group)
-        text = "; ".join(filter(None, found))
+        text = protocol_note(group, groups[against], f"in {labels[against]}", of_one_method=first != number)
         mark = notes.setdefault(text, f"[{len(notes) + 1}]") if text else ""
         values = [spread([r.data["final"]["top1"].get(m) for r in group.values()]) for m in METRICS]
         values += [_at_start(group, measured) for measured in AT_START]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..atomic import saving, write_bytes, write_file, write_folder, write_json
 from ..errors import CheckpointError
-from ..json_form import EPOCH, IDENTITY, fault_of
+from ..json_form import ENVIRONMENT, EPOCH, IDENTITY, fault_of
 from ..regular_files import is_folder, read_json
 from .hashing import file_hash
 from .safe_load import load_pickled_tensors
@@ -34,6 +34,7 @@ FORM = {
     "counts_of_others?": [{str: float}],
     "config?": str,
     "identity?": (IDENTITY, None),  # of an earlier version
+    "environments?": [ENVIRONMENT],
 }
 """What a run relies on of a manifest."""
 BRING_BACK = "bring back what was there, or remove it"

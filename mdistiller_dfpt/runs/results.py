@@ -1,18 +1,15 @@
 """results.json: the results of a run and its protocol."""
 
-import platform
 import subprocess
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from yacs.config import CfgNode as CN
 
 from ..config.effect import deciding_values
 from ..data import Data
-from ..distillers.choice import choice, situation
-from ..distributed import world_size
+from ..distillers.choice import situation
 from ..regular_files import read_json
 from .weights import weights_folder
 
@@ -25,9 +22,9 @@ FORMAT = 2  # 2: with the identity of the run; in format 1 it is unknown
 
 
 def protocol(
-    cfg: CN, data: Data, teacher: dict[str, Any] | None, device: torch.device, optimizer: str
+    cfg: CN, data: Data, teacher: Mapping[str, Any] | None, optimizer: str, environment: Mapping[str, Any]
 ) -> dict[str, Any]:  # fmt: skip
-    """The settings of a run in words, what was measured, and its environment.
+    """The settings of a run in words, what was measured, and the environment in which it ended.
 
     `settings` has every key that decides the result and differs from its default.
     """
@@ -52,19 +49,8 @@ def protocol(
         "teacher": teacher,
         "settings": deciding_values(situation(cfg, in_files=data.in_files)),
         "seed": s.SEED,
-        "world_size": world_size(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "python": platform.python_version(), **_libraries(cfg)},
-        "commit": commit(),
+        **environment,
     }
-
-
-def _libraries(cfg: CN) -> dict[str, str]:
-    """The versions of the libraries that the networks come from."""
-    chosen = choice(cfg)
-    used = {name.partition("/")[0] for name in (chosen.student, chosen.teacher, *chosen.others) if "/" in name}
-    return {library: version(library) for library in sorted(used & {"timm", "torchvision"})}
 
 
 def commit(root: Path | None = None, package: str = "mdistiller_dfpt") -> str:

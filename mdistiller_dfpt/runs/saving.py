@@ -19,6 +19,7 @@ from ..data import Data
 from ..distillers import Method
 from ..distillers.choice import choice
 from ..distributed import of_all_processes, on_first_process, rank, world_size
+from ..environment import begun_in, changes, continued_in, words_of
 from ..errors import CheckpointError, is_out_of_reach, lack_of_memory
 from ..training.parameters import optimised
 from .checkpoint import (
@@ -89,9 +90,13 @@ class Progress:
 class Saver:
     """Saves and loads the state of a run; only the first process writes."""
 
-    def __init__(self, cfg: CN, run: Path, distiller: Method, optimizer: torch.optim.Optimizer, identity: Identity):
+    def __init__(
+        self, cfg: CN, run: Path, distiller: Method, optimizer: torch.optim.Optimizer, identity: Identity,
+        environment: Mapping[str, Any],
+    ):  # fmt: skip
         self.cfg, self.run, self.distiller, self.optimizer = cfg, run, distiller, optimizer
-        self.identity = identity
+        self.identity, self.environment = identity, environment
+        self.environments = [begun_in(environment, {})]
         self.config = dump_cfg(cfg, run)  # once: it takes longer than saving a small network
         self.last_save = time.monotonic()
         self.is_described = False
@@ -125,6 +130,7 @@ class Saver:
             "distiller": choice(self.cfg).label,
             "student": self.cfg.DISTILLER.STUDENT,
             "identity": self.identity,
+            "environments": self.environments,
             "config": self.config,
         }
         folder = self.run / CHECKPOINTS
@@ -179,9 +185,12 @@ class Saver:
             trains = len(manifest["epochs"]) < self.cfg.SOLVER.EPOCHS
             warn_of_changes(folder, manifest, self.identity, self.cfg, trains=trains)
             self.identity = continued(folder, manifest, self.identity, self.cfg, trains=trains)
+            self.environments = continued_in(self.environment, manifest.get("environments", []), manifest)
+            if trains and rank() == 0 and (changed := changes(self.environments, manifest)):
+                print(f"warning: the run goes on in another environment, which its results will say: "
+                      f"{'; '.join(changed)}", file=sys.stderr)  # fmt: skip
             step, prepared = manifest.get("step", 0), manifest.get("prepared", 0)
-            after = f"epoch {manifest['epoch']}" + (f", step {step}" if step else "")
-            print(f"resuming after {after if manifest['epoch'] or step else f'pass {prepared}'}", flush=True)
+            print(f"resuming after {words_of(manifest)}", flush=True)
             sums, counts = _meters_of_this_process(manifest, state)
             average, factor = state.get("average", {}), manifest.get("factor")
             seconds = manifest.get("seconds", 0.0)

@@ -15,7 +15,8 @@ from ..launch.jobs import Start, Watch
 from ..launch.table_jobs import cell_configs, cell_job
 from ..regular_files import read_bytes, read_json
 from ..report.cells import runs_of
-from ..report.files import STATUS, Result
+from ..report.files import STATUS
+from ..report.result import Result
 from ..report.spec import Cell
 from ..runs.checkpoint import CHECKPOINTS, MANIFEST, checkpoints
 from ..runs.locks import wait_until_free

@@ -17,6 +17,7 @@ from ..distillers import Method
 from ..distillers.choice import choice
 from ..distillers.hook_values import paths_of
 from ..distributed import on_first_process, rank, world_size
+from ..environment import environment, packages_of
 from ..errors import CheckpointError, ConfigError, reason
 from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
@@ -27,7 +28,7 @@ from ..runs.hashing import state_hash
 from ..runs.identity import Identity, fingerprint, identity_of
 from ..runs.locks import RunLock
 from ..runs.log import RunLogs, duration, summary_table
-from ..runs.results import FORMAT, protocol
+from ..runs.results import FORMAT, commit, protocol
 from ..runs.saving import Saver
 from ..runs.users_code import hashes_of, registered
 from ..runs.weights import TEACHER_WEIGHTS
@@ -133,11 +134,14 @@ class Trainer:
             raise ConfigError(f"DISTILLER.STUDENT_CKPT is {given}; this student is the program's: load these weights"
                               " into it, with runs.weights.load_into, and remove the key")  # fmt: skip
         on_first_process(lambda: make_folder(run, empty=not resume))
+        packages = self.data.packages | packages_of([*self.distiller.modules(), self.optimizer])
+        packages |= {"PIL"} if self.distiller.needs_strong_view else set()
+        here = environment(self.training.device, packages, commit())  # now, while the files on disk are those being run
         lock = RunLock(run) if rank() == 0 else None
         training = self.training
         if self.is_own_start and not resume:
             self.identity["start"] = state_hash(training.distiller.training_state())
-        saver = Saver(self.cfg, run, training.distiller, training.optimizer, self.identity)
+        saver = Saver(self.cfg, run, training.distiller, training.optimizer, self.identity, here)
         try:
             # Resume: restore the newest state; a finished run is reported, not repeated
             if resume:
@@ -164,9 +168,8 @@ class Trainer:
                 lock.release()
 
     def _fit(self, saver: Saver, judge: Judge | None) -> dict[str, Any]:
-        # The protocol is recorded at the start, while the files on disk are those being run
         teacher, optimizer = self._teacher_record(), in_words(self.optimizer)
-        used_protocol = protocol(self.cfg, self.data, teacher, self.training.device, optimizer)
+        used_protocol = protocol(self.cfg, self.data, teacher, optimizer, saver.environment)
         own = self.identity.get("normalisation", {})
         used_protocol["normalisation"] = {"images": self.data.train.normalised_by, **own}
         for network, words in own.items():
@@ -279,6 +282,7 @@ class Trainer:
             "epochs": run.epochs,
             "fingerprint": fingerprint(self.identity),
             "identity": self.identity,
+            "environments": saver.environments,
         }
         saver.describe()  # a run that was resumed behind its last epoch has saved no checkpoint
         # The results last: if a run is killed before them, it is continued, and writes its status again

@@ -20,6 +20,15 @@ def first(data, epoch=1):
     return next(iter(data.train.epoch(epoch)))
 
 
+@pytest.mark.parametrize(("words", "packages"), [
+    ({}, set()), ({"DATASET.AUTO_AUGMENT": "rand-m9-mstd0.5"}, {"PIL", "timm"}), ({"DATASET.ERASING": 0.2}, {"PIL"}),
+    ({"DATASET.AUGMENT": ["fixmatch"]}, {"PIL"}),
+])  # fmt: skip
+def test_what_augments_images_in_memory_is_known_by_its_packages(words, packages):
+    data = build_data(load_cfg(None, MEMORY | words))
+    assert (data.train.packages, data.test.packages, data.packages) == (packages, set(), packages)
+
+
 def test_images_in_memory_get_the_views_of_files_and_stay_the_same_dataset():
     plain, data = (build_data(load_cfg(None, words)) for words in (MEMORY, IMAGENET))
     assert data.in_files

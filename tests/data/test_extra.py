@@ -250,7 +250,7 @@ def test_a_run_is_identified_by_the_images_and_its_protocol_has_them(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "there" / "a" / "0.png")
     changed = identity_of(cfg, build_data(tiny_cfg(*DIGITS, "images", "DATASET.EXTRA.ROOT", there)), ())
     assert differences(first, changed) == ["the unlabelled images are others"]
-    record = protocol(cfg, data, None, torch.device("cpu"), "SGD")
+    record = protocol(cfg, data, None, "SGD", {})
     assert record["unlabelled_images"] == 40
     assert record["settings"]["DATASET.EXTRA.TYPE"] == "images"
 

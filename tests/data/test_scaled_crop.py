@@ -70,6 +70,14 @@ def turned():
     return {"exif": exif.tobytes()}
 
 
+@pytest.mark.parametrize(("words", "packages"), [
+    ((), {"PIL", "torchvision"}), (("DATASET.DECODE", "fast"), {"PIL", "torchvision", "simplejpeg"}),
+    (("DATASET.AUTO_AUGMENT", "rand-m9-mstd0.5"), {"PIL", "torchvision", "timm"}),
+])  # fmt: skip
+def test_what_decodes_and_augments_files_is_known_by_its_packages(words, packages, tmp_path):
+    assert loader_of(folder_of(tmp_path, Image.fromarray(photo(RGB))), *words).packages == packages
+
+
 @pytest.mark.parametrize("upright", ["True", "False"])
 @pytest.mark.parametrize(("shape", "mode", "name", "options"), [
     (RGB, "RGB", "a.jpg", {"quality": 90}),

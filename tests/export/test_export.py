@@ -190,6 +190,7 @@ def test_images_of_ones_own_are_no_published_dataset_in_a_card(run):
 @pytest.mark.parametrize(("place", "value"), [
     (("final", "top1", "best"), None), (("final",), {"top1": {"last": 1.0}}), (("protocol", "teacher"), []),
     (("protocol", "test_images"), "x"), (("protocol", "settings"), [1]), (("final", "validation"), {}),
+    (("environments",), [1]), (("protocol", "versions"), 3),
 ])  # fmt: skip
 def test_results_of_another_form_are_not_on_a_card(place, value, run, pictures, tmp_path, capsys):
     copy, found = tmp_path / "run", json.loads((run / "results.json").read_text())
@@ -202,6 +203,12 @@ def test_results_of_another_form_are_not_on_a_card(place, value, run, pictures, 
     code, _, err = exported(capsys, copy, "--to", "hub-folder", "-o", tmp_path / "hub", "--images", pictures)
     assert code == 0, err
     assert "## Protocol" not in (tmp_path / "hub/README.md").read_text()
+
+
+def test_a_card_names_all_devices_of_the_run(run):
+    results = json.loads((run / "results.json").read_text())
+    results["environments"].append(results["environments"][0] | {"epoch": 1, "device": "NVIDIA H100"})
+    assert "cpu, then NVIDIA H100 after epoch 1" in card(md.load_student(run), results, "mit")
 
 
 def test_no_setting_ends_the_block_of_settings(run, pictures, tmp_path, capsys):

@@ -15,7 +15,7 @@ from mdistiller_dfpt.launch.initial import start_of
 from mdistiller_dfpt.launch.run import run
 from mdistiller_dfpt.models import build_model
 from mdistiller_dfpt.report.difference import difference
-from mdistiller_dfpt.report.files import Result
+from mdistiller_dfpt.report.result import Result
 from mdistiller_dfpt.runs.directory import existing_runs
 from mdistiller_dfpt.runs.identity import differences, fingerprint
 from mdistiller_dfpt.runs.saving import Saver

@@ -263,7 +263,8 @@ def test_a_teacher_that_needs_itself_is_refused_in_one_line(cwd):
 def test_the_versions_of_the_networks_libraries_are_recorded(cwd):
     words = ["DISTILLER.STUDENT", "timm/resnet10t", "DATASET.TYPE", "digits", "SOLVER.EPOCHS", "1", "SOLVER.BATCH_SIZE",
              "256", "EXPERIMENT.NAME", "d"]  # fmt: skip
-    assert run(load_cfg(None, words))["protocol"]["versions"]["timm"] == version("timm")
+    found = run(load_cfg(None, words))["protocol"]["versions"]
+    assert (found.keys(), found["timm"]) == ({"torch", "python", "timm"}, version("timm"))
 
 
 TEACHER = "DATASET: {TYPE: digits}\nSOLVER: {EPOCHS: 1, BATCH_SIZE: 256}\nLOG: {TENSORBOARD: False}\n"

@@ -235,7 +235,12 @@ def test_a_repeated_seed_counts_once_and_the_newest_is_taken(table, prefix, caps
     first.rename(again)
     finished(prefix, "digits/kd/res20_res8", 1, 10.0)
     os.utime(first / "results.json", (1, 1))
-    assert "| KD | 1, 2, 3 | 70.00 ± 0.50 |" in printed(capsys, "--table", table, "--prefix", prefix)
+    line = f"KD, ResNet20 -> ResNet8: {first}: another run computed the same with seed 1"
+    out = printed(capsys, "--table", table, "--prefix", prefix)
+    assert "| KD | 1, 2, 3 | 70.00 ± 0.50 |" in out
+    assert f"Also found, and not in the table:\n- {line}\n" in out
+    assert f"% also found: {line}\n" in printed(capsys, "--table", table, "--prefix", prefix, "--format", "latex")
+    assert "also found" not in printed(capsys, "--table", table, "--prefix", prefix, "--seeds", "2", "3").lower()
 
 
 def test_a_cell_is_filled_by_its_config_alone_and_other_runs_are_listed(table, prefix, capsys):

@@ -187,6 +187,34 @@ def test_a_protocol_has_no_empty_rows(tmp_path):
     assert rows == {"seed": "1", "data": "tiny", "settings": "X.Y 3", "warmup epochs": "0", "threads": "2"}
 
 
+@pytest.mark.parametrize(("other", "words"), [
+    ({"threads": 1}, ["AMD X, threads: 1"]), ({"threads": 2}, ["AMD X, threads: 1", "AMD X, threads: 2"]),
+    ({"cpu": "Intel Y"}, ["AMD X, threads: 1", "Intel Y, threads: 1"]),
+    ({"device": "NVIDIA H100"}, ["AMD X, threads: 1", "NVIDIA H100"]),
+    ({"cpu": None, "device": None}, ["AMD X, threads: 1", "cpu, threads: 1"]),
+])  # fmt: skip
+def test_times_are_told_with_what_they_were_measured_on(other, words, tmp_path):
+    on = {"device": "cpu", "cpu": "AMD X", "threads": 1}
+    for name, more in (("kd", {}), ("ours", other)):
+        write(tmp_path, name, 1, 50.0, method=name)
+        known = {key: value for key, value in (on | more).items() if value is not None}
+        (tmp_path / name / "seed1/evaluation.json").write_text(json.dumps(evaluation(50.0) | known))
+    text = page(load_results(tmp_path), "t")
+    assert sorted(set(re.findall(r" ms</td><td>([^<]*)</td></tr>", text))) == words
+    assert ("do not compare the times of one" in text) == (len(words) > 1)
+
+
+def test_a_protocol_has_all_environments_of_its_run(tmp_path):
+    write(tmp_path, "kd", 1, 50.0)
+    data = json.loads((tmp_path / "kd/seed1/results.json").read_text())
+    parts = [{"device": "cpu", "versions": {"torch": f"2.{n}", "python": "3"}, "epoch": n} for n in (1, 4)]
+    data["protocol"] |= parts[1]
+    del data["protocol"]["epoch"]
+    (tmp_path / "kd/seed1/results.json").write_text(json.dumps(data | {"environments": parts}))
+    rows = dict(re.findall(r"<tr><th>([^<]*)</th><td>([^<]*)</td></tr>", page(load_results(tmp_path), "t")))
+    assert (rows["device"], rows["versions"]) == ("cpu", "torch 2.1, then 2.4 after epoch 4, python 3")
+
+
 @pytest.mark.parametrize(("seeds", "title"), [([1], "ours (seed 1)"), ([1, 2], "ours (seeds 1, 2; thin: each seed)")])
 def test_the_curve_of_one_seed_speaks_of_one(seeds, title, tmp_path):
     for seed in seeds:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
 from mdistiller_dfpt.report import load_results
+from mdistiller_dfpt.report.files import unfinished
 from mdistiller_dfpt.report.repetitions import repeats, repetitions
 
 from .test_page import write
@@ -35,6 +37,34 @@ def counted(folder):
     (group,) = repetitions(found)
     assert len(repeats(found)) == len(found) - 1
     return str(group[1].path.parent.relative_to(folder))
+
+
+@pytest.mark.parametrize("linked", ["b", "b/seed1"])
+def test_runs_are_found_behind_links_once_and_under_their_own_names(linked, tmp_path):
+    folder, disk = tmp_path / "runs", tmp_path / "disk"
+    write(folder, "a", 1, 50.0, judged=False)
+    write(disk, "b", 1, 60.0, judged=False)
+    (disk / linked / "back").symlink_to(folder)  # and round in a circle
+    (folder / linked).parent.mkdir(exist_ok=True)
+    (folder / linked).symlink_to(disk / linked)
+    (folder / "0").symlink_to("a")
+    (folder / "a/seed1/again").symlink_to("../..")
+    assert [result.path for result in load_results(folder)] == [folder / f"{name}/seed1/results.json" for name in "ab"]
+    assert [result.name for result in load_results(folder)] == ["a", "b"]
+    assert unfinished(folder) == []
+    shutil.rmtree(disk)
+    assert unfinished(folder) == [f"{folder / linked}: a link to nothing"]
+
+
+def test_a_cell_follows_links_to_its_runs_and_names_those_to_nothing(tmp_path):
+    write(tmp_path, "disk", 1, 50.0, judged=False)
+    write(tmp_path, "disk/seed1/inside", 3, 60.0, judged=False)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/seed1").symlink_to("../disk/seed1")
+    (tmp_path / "a/seed2").symlink_to("../gone")
+    (tmp_path / "a/notes").symlink_to("../gone")
+    assert [result.seed for result in load_results(tmp_path / "a", deep=False)] == [1]
+    assert unfinished(tmp_path / "a", deep=False) == [f"{tmp_path}/a/seed2: a link to nothing"]
 
 
 @pytest.mark.parametrize("shift", [HOUR, 0, -HOUR], ids=["goes on", "stands still", "was set back"])

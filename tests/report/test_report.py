@@ -14,8 +14,9 @@ from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results, markdown_table
 from mdistiller_dfpt.report.cells import in_words, paired_test
 from mdistiller_dfpt.report.curves import plot_curves
-from mdistiller_dfpt.report.difference import difference
-from mdistiller_dfpt.report.files import Result, shown_results, unfinished
+from mdistiller_dfpt.report.difference import difference, protocol_note
+from mdistiller_dfpt.report.files import shown_results, unfinished
+from mdistiller_dfpt.report.result import Result
 from mdistiller_dfpt.report.table import references, table_of
 from mdistiller_dfpt.runs.identity import identity_of
 from mdistiller_dfpt.testing import tiny_cfg, tiny_data, tiny_distiller
@@ -102,13 +103,46 @@ def test_repetitions_with_another_version_of_torch_are_averaged_and_flagged(runs
     shutil.copytree(runs, tmp_path / "runs")
     (path,) = (r.path for r in load_results(tmp_path / "runs") if (r.name, r.seed) == ("kd", 2))
     data = json.loads(path.read_text())
-    mine = data["protocol"]["versions"]["torch"]
-    data["protocol"]["versions"]["torch"] = "1.13"
+    mine = data["environments"][0]["versions"]["torch"]
+    data["environments"][0]["versions"]["torch"] = "1.13"
     path.write_text(json.dumps(data))
     table = table_of(load_results(tmp_path / "runs"))
     (row,) = (row for row in table.rows if row[0] == "kd")
     assert row[1] == "1, 2"
-    assert table.notes[row[-1]] == f"repeated with other versions of torch: {mine} (seeds 1), 1.13 (seeds 2)"
+    assert table.notes[row[-1]] == f"torch {mine} (seeds 1), 1.13 (seeds 2), but {mine} in dfptkd"
+
+
+@pytest.mark.parametrize("of_earlier_version", [False, True])
+def test_another_environment_of_a_whole_row_is_flagged(of_earlier_version, runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "runs")
+    for result in load_results(tmp_path / "runs"):
+        data = result.data
+        if of_earlier_version:
+            del data["environments"], data["protocol"]["arithmetic"]
+        if result.name == "odd":
+            where = data["protocol"] if of_earlier_version else data["environments"][0]
+            where |= {"threads": 7, "arithmetic": "AVX2 00000000"}
+        result.path.write_text(json.dumps(data))
+    table = table_of(load_results(tmp_path / "runs"))
+    (row,) = (row for row in table.rows if row[0] == "odd")
+    threads = load_results(runs)[0].environment["threads"]
+    arithmetic = f"; arithmetic AVX2 00000000, but {load_results(runs)[0].environment['arithmetic']} in dfptkd"
+    expected = f"SOLVER.LR 0.01, 0.05 in dfptkd; threads 7, but {threads} in dfptkd"
+    assert table.notes[row[-1]] == expected + ("" if of_earlier_version else arithmetic), "unknown is not compared"
+    assert [row[-1] for row in table.rows if row[0] == "kd"] == [""]
+
+
+def test_the_number_of_processes_of_all_parts_of_a_run_tells_repetitions_apart(tmp_path):
+    facts = {
+        "protocol": {"seed": 1, "world_size": 2},
+        "epochs": [],
+        "identity": identity_of(tiny_cfg(), tiny_data(), []),
+    }  # fmt: skip
+    parts = [[1], [2], [1, 2], [2, 2]]
+    each = [Result("a", tmp_path, {**facts, "environments": [{"world_size": n} for n in part]}) for part in parts]
+    assert len({result.what for result in each}) == 3
+    assert Result("a", tmp_path, facts).what == each[1].what == each[3].what
+    assert protocol_note({1: each[2]}, {1: each[0]}, "in b") == "world_size 1, then 2 after the start, but 1 in b"
 
 
 def test_the_tools_print_and_draw(runs, capsys, tmp_path):

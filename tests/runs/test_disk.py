@@ -17,8 +17,8 @@ from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, UserError
 from mdistiller_dfpt.report.figures import new_figure, write_figure
-from mdistiller_dfpt.report.files import Result
 from mdistiller_dfpt.report.page import write_page
+from mdistiller_dfpt.report.result import Result
 from mdistiller_dfpt.runs.directory import check_writable, existing_runs
 from mdistiller_dfpt.runs.log import EventLog
 from mdistiller_dfpt.runs.saving import Saver

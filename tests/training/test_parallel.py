@@ -1,6 +1,7 @@
 """Several processes of a run compute the same as a single one, for every method; only the first writes."""
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -177,6 +178,8 @@ def test_a_run_continues_on_another_number_of_processes(before, after, tmp_path)
         for (loss, accuracy), (other, other_accuracy) in zip(found, whole, strict=True):
             assert loss == pytest.approx(other, rel=2e-3)
             assert accuracy == pytest.approx(other_accuracy, abs=100 / 20 + 1e-3)
+    (results,) = (json.loads(path.read_text()) for path in out.rglob("results.json"))
+    assert [(one["epoch"], one["world_size"]) for one in results["environments"]] == [(0, before), (1, after)]
 
 
 def test_a_signal_that_arrives_during_the_exchange_is_handled_the_next_time(monkeypatch):
