@@ -11,6 +11,7 @@ from ..errors import (
     in_short,
     is_room_for_threads,
     lack_of_memory,
+    message_of,
 )
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}  # no name of ours is such
@@ -30,7 +31,7 @@ def out_of_memory(error: Exception) -> OutOfMemory | None:
 
 def in_words(lack: BaseException) -> OutOfMemory:
     """An error that says that no memory could be allocated, in words."""
-    return OutOfMemory(f"out of memory ({in_short(lack)[:160] or 'no details'}): end other processes, or raise the"
+    return OutOfMemory(f"out of memory ({in_short(lack, 160) or 'no details'}): end other processes, or raise the"
                        " number that `ulimit -v` prints")  # fmt: skip
 
 
@@ -58,6 +59,6 @@ def fault_of_the_machine(error: Exception) -> UserError | None:
 
 def _of_threads(error: BaseException | None) -> BaseException | None:
     """The error of a thread that could not start behind an error, as a pool of processes then fails to end."""
-    while error is not None and str(error) != NO_THREAD:
+    while error is not None and message_of(error) != NO_THREAD:
         error = error.__context__
     return error
