@@ -74,11 +74,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     # Where no memory is left for the error itself, Python knows only that there was one
-    if isinstance(error, SystemError) and OF_NO_ERROR.search(str(error)):
+    if isinstance(error, SystemError) and OF_NO_ERROR.search(message_of(error)):
         return any(resource.getrlimit(one)[0] != resource.RLIM_INFINITY for one in LIMITS)
     # The text of these is of names and values, which can be any
     is_of_values = isinstance(error, UserError | ValueError | LookupError) or getattr(error, "errno", None) is not None
-    return not is_of_values and OF_MEMORY.search(str(error)) is not None
+    return not is_of_values and OF_MEMORY.search(message_of(error)) is not None
 
 
 class OutputError(UserError):
@@ -109,7 +109,7 @@ def lack_of_memory(error: BaseException | None) -> BaseException | None:
     claims to hold more than all memory is its own fault.
     """
     for one in behind(error):
-        asked = ASKED.search(str(one))
+        asked = ASKED.search(message_of(one))
         if is_out_of_memory(one) and (asked is None or int(asked[1]) <= memory()):
             return one
     return None
@@ -156,14 +156,32 @@ class PluginError(UserError):
         super().__init__(f"{place_of(where)}: {getattr(where, '__name__', type(where).__name__)}: {what}")
 
 
-def in_short(error: BaseException) -> str:
-    """An exception's message, in one line."""
-    return " ".join(str(error).split())[:500]
+COLOURS = re.compile("\x1b\\[[0-9;]*m")
+"""What a terminal takes for a colour."""
+
+
+def message_of(error: BaseException) -> str:
+    """An exception's message without colours; empty if its class, which may be the user's, fails to say one."""
+    try:
+        return COLOURS.sub("", str(error))
+    except Exception:
+        return ""
+
+
+def in_short(error: BaseException, most: int = 500) -> str:
+    """An exception's message, in one line; a long one ends after a whole word."""
+    text = " ".join(message_of(error).split())
+    return text if len(text) <= most else f"{text[:most].rpartition(' ')[0] or text[:most]} ..."
+
+
+def kind_and_message(error: BaseException) -> str:
+    """`KeyError: 'name'`, in one line; the kind alone of an exception without a message, such as an `assert`."""
+    return f"{type(error).__name__}: {in_short(error)}".removesuffix(": ")
 
 
 def reason(error: BaseException) -> str:
     """Why something ended, in one line."""
-    return (str(error).splitlines() or [""])[0] if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return (str(error).splitlines() or [""])[0] if isinstance(error, UserError) else kind_and_message(error)
 
 
 def place_of(written: Any) -> str:

@@ -11,6 +11,7 @@ pytest.importorskip("latex2mathml", reason='the site needs `pip install -e ".[do
 
 from mdistiller_dfpt import testing
 from tools.pages import api, formulas, links, methods, notebook, site
+from tools.pages.options import with_whole_options
 
 ROOT = site.ROOT
 
@@ -88,6 +89,17 @@ def test_links_lead_to_pages_and_a_file_without_one_keeps_its_words():
     assert links.relinked("[there](https://a.b/c.md)", page, "extend.md", pages) == "[there](https://a.b/c.md)"
 
 
+def test_options_in_code_are_marked_to_be_kept_whole():
+    page = (
+        "<p>a <code>train --resume auto -o [--with-teacher] my-file KEY -1</code> --resume</p><code>a<b>--c</b></code>"
+    )
+    assert with_whole_options(page) == page.replace(
+        "--resume auto -o [--with-teacher]",
+        '<span class="option">--resume</span> auto <span class="option">-o</span> '
+        '[<span class="option">--with-teacher</span>]',
+    )
+
+
 def test_the_notebook_becomes_a_page_with_what_it_printed_and_drew(tmp_path):
     text = notebook.page(ROOT / "docs/notebook.ipynb", tmp_path / "notebook_files")
     assert text.startswith("# A notebook")
@@ -107,6 +119,7 @@ def test_the_site_builds_without_warnings_and_loads_nothing_from_other_hosts():
     for page in pages:
         loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"?(https?:[^\"\s>]*)", page.read_text())
         assert loaded == [], page
+    assert '<code><span class="option">--resume</span></code>' in (ROOT / "build/site/train/index.html").read_text()
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from ..config import flatten
 from ..config.effect import deciding_values
 from ..data.in_memory import InMemoryLoader
 from ..distillers.choice import situation
-from ..errors import ConfigError
+from ..errors import ConfigError, kind_and_message
 from ..interop.cuda_calls import ignore_cuda_calls
 from .pil_loader import pixels
 
@@ -72,10 +72,7 @@ def its_fault(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        words = " ".join(str(e).split())[:160]
-        raise ConfigError(
-            f"--against: no ratio, because mdistiller fails: {what} ({type(e).__name__}: {words})"
-        ) from None
+        raise ConfigError(f"--against: no ratio, because mdistiller fails: {what} ({kind_and_message(e)})") from None
 
 
 # The loop's learning rate, and settings that change the speed alone

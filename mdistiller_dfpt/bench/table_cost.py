@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import ConfigError
+from ..errors import ConfigError, kind_and_message
 from ..interop.plugins import load_cfg
 from ..regular_files import read_json
 from ..report.spec import Cell
@@ -40,7 +40,7 @@ def rate_of(path: Path) -> Rate:
         words = " ".join(["--cfg", record["config"], *record["overrides"]])
         hardware = f"{machine['gpu'] or machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}"
     except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
-        why = f"{type(e).__name__}: {e}"
+        why = kind_and_message(e)
         raise ConfigError(f"--cost {path}: no record of `bench --what step --json {path.name}` ({why})") from None
     return Rate(rate, "GPU" if machine["gpu"] else "core", f"{path}: {words}; {hardware}")
 

@@ -25,9 +25,10 @@ def _main(argv: list[str]) -> None:
     count = len(source.train.labels) + len(source.test.labels)
     with tqdm(total=count, unit=" images", disable=None) as bar:
         faults, twice = check_source(source, cfg.DATASET.NUM_WORKERS, lambda seen: _advance(bar, seen))
+    names = source.train.classes
     print(
         f"{cfg.DATASET.TYPE}: {len(source.train.labels)} training images, {len(source.test.labels)} test images, "
-        f"{len(source.train.classes)} classes"
+        + (f"{len(names)} classes" if len(names) > 1 else f"a single class, {names[0]}: there is nothing to tell apart")
     )
     for line in twice:  # published datasets contain some as well; published results include them
         print(f"note: {line}")

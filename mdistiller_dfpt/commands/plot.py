@@ -1,7 +1,9 @@
-"""Plot runs or the gains of a table: mdistiller-dfpt plot FOLDER -o curve.png, or --table FILE -o gains.png.
+"""Plot runs or the gains of a table: mdistiller-dfpt plot FOLDER ... -o curves.png, or --table FILE -o gains.png.
 
-FOLDER: the easy-to-hard curve of DFPT-KD runs that differ only in their seed. --table: what the rows of a table gain
-over its reference row, against the accuracy of each pair's teacher.
+FOLDER ...: the accuracy of the student by epoch of all runs below; runs that differ only in their seed are one curve,
+with a band from the lowest to the highest. --paths: of one such group whose teacher has a trained path, as with
+DFPT-KD, the accuracies of all paths and how close they are (the easy-to-hard curve). --table: what the rows of a table
+gain over its reference row, against the accuracy of each pair's teacher.
 """
 
 import sys
@@ -10,32 +12,42 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..launch.cli import Parser, guarded
 from ..launch.table_jobs import cell_configs
-from ..report import load_results
 from ..report.cells import evaluate_table
-from ..report.curves import plot_curves
-from ..report.files import unfinished
+from ..report.curves import plot_curves, plot_learning
+from ..report.files import shown_results, unfinished
 from ..report.gains import plot_gains
 from ..report.render import notes
 from ..report.spec import load_table
+from ..report.table import table_of
 
 
 def _main(argv: list[str]) -> None:
     parser = Parser("plot", __doc__)
-    parser.add_argument("folder", type=Path, nargs="?", help="folder of runs that differ only in their seed")
+    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="folders that contain runs")
+    parser.add_argument(
+        "--paths", action="store_true", help="draw the teacher's paths of runs that differ in their seed"
+    )
     parser.add_argument("--table", type=Path, help="yaml file of a table")
     parser.add_argument("--prefix", type=Path, help="LOG.PREFIX of the table's runs, default ./output")
     parser.add_argument("-o", "--output", type=Path, required=True, help="picture to write (.png, .svg, .pdf)")
-    parser.add_argument("--title", help="of a folder's curve; default: the folder's name")
+    parser.add_argument("--title", help="of the curves; default: the names of the folders")
     args = parser.parse_args(argv)
-    if (args.folder is None) == (args.table is None):
+    if bool(args.folders) == (args.table is not None):
         raise ConfigError("give either a FOLDER of runs or --table FILE")
     if args.table is None:
         if args.prefix is not None:
             raise ConfigError("--prefix needs --table; the runs of a curve are those of FOLDER")
-        results = load_results(args.folder)
-        for line in unfinished(args.folder):
+        results = [result for folder in args.folders for result in shown_results(folder)]
+        runs, title = table_of(results), args.title or ", ".join(folder.as_posix() for folder in args.folders)
+        for line in [*runs.repeats, *(line for folder in args.folders for line in unfinished(folder))]:
             print(f"not drawn: {line}", file=sys.stderr)
-        plot_curves(results, args.output, args.title or args.folder.as_posix())
+        if args.paths:
+            plot_curves(results, args.output, title)
+        else:
+            names = (row[0] for row in runs.rows)
+            plot_learning(dict(zip(names, runs.groups, strict=True)), args.output, title)
+    elif args.paths:
+        raise ConfigError("--paths is for a FOLDER of runs")
     else:
         if args.title is not None:
             raise ConfigError("--title is for a FOLDER; a table has its own title")

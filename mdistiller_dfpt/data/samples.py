@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ..errors import OF_USERS_FILE, UserError, in_short, users_line
+from ..errors import OF_USERS_FILE, UserError, kind_and_message, users_line
 from ..user_modules import PLACES, import_from
 from .augment import strong_view
 from .preprocessing import picture_of, pixels_of
@@ -43,7 +43,7 @@ def in_users_words(error: Exception) -> str | None:
     if (place := users_line(error)) is None:
         return None
     file, line = place
-    return f"{file}:{line}: {type(error).__name__}: {in_short(error)} ({OF_USERS_FILE})"
+    return f"{file}:{line}: {kind_and_message(error)} ({OF_USERS_FILE})"
 
 
 def _in_another_process(places: Mapping[str, str]) -> "Files":

@@ -20,7 +20,7 @@ from .. import config
 from ..config.importable import make_importable
 from ..distillers import DISTILLERS
 from ..distillers.choice import choice
-from ..errors import USER_FILES, ConfigError, UserError, is_users
+from ..errors import USER_FILES, ConfigError, UserError, is_users, kind_and_message
 from ..models.external.names import file_of_network
 from ..runs.imported_files import with_imported
 from ..runs.users_code import hashes_of, networks_of, registered
@@ -176,14 +176,14 @@ def _import(name: str, path: Path | None) -> ModuleType:
         raise
     except ModuleNotFoundError as e:
         if path is not None or e.name not in (name, name.partition(".")[0]):
-            raise ConfigError(f"PLUGINS names {name}; importing it raised {type(e).__name__}: {e}"
+            raise ConfigError(f"PLUGINS names {name}; importing it raised {kind_and_message(e)}"
                               f"{_line_of(e, path)}") from None  # fmt: skip
         raise ConfigError(f"PLUGINS names {name}; there is no such module in the folder of the config, the working"
                           " directory or a folder of PYTHONPATH: correct the name, or write the path of a file as"
                           f" ./{name.replace('.', '/')}.py") from None  # fmt: skip
     except (Exception, SystemExit) as e:
         raise ConfigError(
-            f"PLUGINS names {name}; importing it raised {type(e).__name__}: {e}{_line_of(e, path)}"
+            f"PLUGINS names {name}; importing it raised {kind_and_message(e)}{_line_of(e, path)}"
         ) from None
 
 

@@ -6,7 +6,7 @@ from yacs.config import CfgNode as CN
 from ..config.keywords import keywords_for
 from ..distillers import Distiller, Method
 from ..distillers.choice import choice
-from ..errors import PluginError, is_users
+from ..errors import PluginError, is_users, kind_and_message
 from ..interop.from_mdistiller import Foreign
 from ..teachers import TEACHERS, Teacher
 from ..testing import tiny_method, tiny_teacher
@@ -34,7 +34,7 @@ def _check(cls: type[Method] | type[Teacher], cfg: CN, node: str) -> None:
             part = tiny_method(cls, **values) if issubclass(cls, Method) else tiny_teacher(cls, **values)
             difference = coupling_of(part) if isinstance(part, Distiller | Teacher) else ""
     except Exception as e:  # the run's own networks may suit it, where tiny ones do not
-        print(f"{cls.__name__}: whether its terms couple samples could not be tried ({type(e).__name__}: {e})")
+        print(f"{cls.__name__}: whether its terms couple samples could not be tried ({kind_and_message(e)})")
         return
     if difference:
         raise PluginError(cls, f"{difference}; several processes would compute another loss")

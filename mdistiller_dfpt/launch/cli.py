@@ -21,8 +21,8 @@ from ..errors import (
     OutputError,
     PluginError,
     UserError,
-    in_short,
     is_users,
+    kind_and_message,
     users_line,
     users_line_in,
 )
@@ -53,7 +53,7 @@ def _fault_of_the_users(error: BaseException, file: str, line: int) -> int:
     for frame in traceback.extract_tb(error.__traceback__):
         if users_line_in(frame.filename):
             print(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}", file=sys.stderr)
-    what = f"{file}:{line}: {type(error).__name__}: {in_short(error)}"
+    what = f"{file}:{line}: {kind_and_message(error)}"
     # Method files of mdistiller's forks may use what the fork's own networks take and return
     of_networks = any(name in what for name in ("StagedModel", "LazyFeatures"))
     advice = "; it uses what the networks of this package do not have, as those of its fork may" if of_networks else ""
@@ -231,7 +231,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrup
             return _say_fault(fault, e)
         traceback.print_exc()
         if (written := _users_class(e)) is not None:
-            what = f"mdistiller_dfpt raised {type(e).__name__}: {in_short(e)}, where it ran this; {CHECK_RETURNS}"
+            what = f"mdistiller_dfpt raised {kind_and_message(e)}, where it ran this; {CHECK_RETURNS}"
             print(f"{_process()}error: {PluginError(written, what)}", file=sys.stderr)
             return PluginError.exit_code
         print(f"{_process()}error: {_whose_bug()}", file=sys.stderr)

@@ -12,6 +12,7 @@ from ..errors import (
     in_short,
     is_room_for_threads,
     lack_of_memory,
+    message_of,
 )
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}  # no name of ours is such
@@ -31,7 +32,7 @@ def out_of_memory(error: Exception) -> OutOfMemory | None:
 
 def in_words(lack: BaseException) -> OutOfMemory:
     """An error that says that no memory could be allocated, in words."""
-    return OutOfMemory(f"out of memory ({in_short(lack)[:160] or 'no details'}): end other processes, or raise the"
+    return OutOfMemory(f"out of memory ({in_short(lack, 160) or 'no details'}): end other processes, or raise the"
                        " number that `ulimit -v` prints")  # fmt: skip
 
 
@@ -59,4 +60,4 @@ def fault_of_the_machine(error: Exception) -> UserError | None:
 
 def _of_threads(error: BaseException) -> BaseException | None:
     """The error of a thread that could not start behind an error, as a pool of processes then fails to end."""
-    return next((one for one in behind(error) if str(one) == NO_THREAD), None)
+    return next((one for one in behind(error) if message_of(one) == NO_THREAD), None)

@@ -21,6 +21,7 @@ from ..runs.directory import (
     CONFIG,
     RESULTS,
     check_resumable,
+    existing_runs,
     find_finished,
     find_resumable,
     is_begun,
@@ -149,12 +150,14 @@ def _earlier_run(cfg: CN, identity: Identity, resume: Resume) -> Path | None:
 
 def _new_run(cfg: CN, identity: Identity) -> Path:
     """The directory of a new run; runs of the same name are said, and how they differ."""
-    lines = list(other_runs(cfg, identity).values())
+    lines = other_runs(cfg, identity)
+    newest = True
     for run in same_runs(cfg, identity):
         if is_finished(run):
-            lines.append(f"{run} is the same run, finished")
+            lines[run] = f"{run} is the same run, finished"
         elif is_begun(run):
-            lines.append(f"{run} is the same run, unfinished: --resume continues it")
-    for line in newest_of(lines):
+            lines[run] = f"{run} is the same run, unfinished: --resume{'' if newest else f' {run}'} continues it"
+            newest = False
+    for line in newest_of([lines[run] for run in existing_runs(cfg) if run in lines]):
         print(f"note: {line}", flush=True)
     return new_run(cfg)

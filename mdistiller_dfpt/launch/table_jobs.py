@@ -12,7 +12,7 @@ import torch
 
 from ..config.effect import deciding_values, value_of
 from ..distillers.choice import choice, situation
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError, UserError, kind_and_message
 from ..handlers import interrupts_later
 from ..interop.plugins import load_cfg
 from ..parent import stop_with_pool
@@ -110,4 +110,4 @@ def _smoke(cell: Cell, opts: Sequence[str], scratch: str) -> str:
     except UserError as e:
         return str(e)
     except Exception as e:  # any error of a cell is the result of that cell
-        return f"{type(e).__name__}: {e}"
+        return kind_and_message(e)

@@ -190,8 +190,6 @@ def _of_config(
         raise CheckpointError("\n".join(lines))
 
     def train_it() -> None:
-        for line in newest_of([*other_runs(teacher_cfg, identity).values()]):
-            print(f"note: {line}", flush=True)
         print(f"no teacher {network} yet: training it first from {config}; it is kept for later runs", flush=True)
         check_config(teacher_cfg)
         # Its own batches and order

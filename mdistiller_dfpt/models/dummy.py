@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, users_line
+from ..errors import ConfigError, kind_and_message, message_of, users_line
 
 ImageShape = tuple[int, int, int]
 
@@ -49,8 +49,10 @@ def try_image(network: nn.Module, name: str, shape: ImageShape) -> Any:
         with probing(network):
             return network(dummy_image(network, shape))
     except Exception as e:  # any exception that another library's network raises for a size it cannot take
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        reason = (message_of(e).splitlines() or [""])[0]
+        if " " not in reason:  # as of a KeyError: it says little without its kind
+            reason = kind_and_message(e)
         remedy = "set DATASET.SIZE"
         if line := users_line(e):
-            reason, remedy = f"{line[0]}:{line[1]}: {type(e).__name__}: {reason}", f"correct it, or {remedy}"
+            reason, remedy = f"{line[0]}:{line[1]}: {kind_and_message(e)}", f"correct it, or {remedy}"
         raise ConfigError(f"{name} cannot take images of {shape[1]}x{shape[2]} ({reason}); {remedy}") from None

@@ -1,6 +1,7 @@
 """The statistics of BatchNorm: measured over data, or those of the batch instead of the running ones."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -11,6 +12,28 @@ from .dummy import probing
 
 def _norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextlib.contextmanager
+def single_values(network: nn.Module, trained: Iterable[nn.Module]) -> Iterator[list[str]]:
+    """Context in which one image is given to the network; the names of the BatchNorms that get one value of a channel.
+
+    Of those of the modules `trained`: over a single value they have no statistics, and PyTorch refuses it in training.
+    """
+    trained, found, handles = set(trained), [], []
+
+    def note(name: str, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if given[0].dim() > 1 and given[0].numel() == given[0].shape[0] * given[0].shape[1]:
+            found.append(name)
+
+    for name, module in network.named_modules():
+        if module in trained and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            handles.append(module.register_forward_pre_hook(functools.partial(note, name)))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, kind_and_message
 from ..json_form import fault_of
 from ..regular_files import read_json
 from .result import FORM, Result
@@ -101,7 +101,7 @@ def _read(path: Path, folder: Path) -> Result | str:
             return "not a results file of a finished run (it has no evaluated epoch)"
         result.what  # noqa: B018  an identity that cannot be read is found here
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
-        return f"not a results file of a finished run ({type(e).__name__}: {e})"
+        return f"not a results file of a finished run ({kind_and_message(e)})"
     return result
 
 
@@ -112,7 +112,7 @@ def read_measured(path: Path, form: Any, what: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as e:
-        raise DataError(f"{path}: not {what} ({type(e).__name__}: {e})") from None
+        raise DataError(f"{path}: not {what} ({kind_and_message(e)})") from None
     if fault := fault_of(found, form):
         raise DataError(f"{path}: not {what} ({fault})")
     return found

@@ -15,8 +15,8 @@ from ..escape import printable
 from ..json_form import EVALUATION as EVALUATION_FORM
 from .cells import holm, in_words, paired_test
 from .corrupted import corrupted_table
-from .curves import curves
-from .figures import as_svg, label, new_figure, whole_numbers
+from .curves import curves, learning_curves
+from .figures import as_svg, label, new_figure
 from .files import read_measured
 from .result import Result
 from .table import Table, references, table_of
@@ -50,7 +50,8 @@ def page(results: Sequence[Result], title: str, unfinished: Sequence[str] = ()) 
     )  # fmt: skip
     text = environment.get_template("page.html.j2").render(
         title=title, table=table, tests=_tests(table), unfinished=unfinished, entries=entries, judged=judged,
-        learning=_svg(_learning(entries)), cost=_svg(_cost(judged)) if len(judged) > 1 else "",
+        learning=_svg(learning_curves({e.name: e.runs for e in entries})),
+        cost=_svg(_cost(judged)) if len(judged) > 1 else "",
         paths=[(e.name, _svg(curves(list(e.runs.values()), e.name))) for e in entries if _has_paths(e)],
         pictures={e.name: (_svg(_reliability(e)), _svg(_confusion(e))) for e in judged},
         lowest={e.name: _lowest(e) for e in judged}, corrupted=corrupted_table((e.name, e.runs) for e in entries),
@@ -109,29 +110,6 @@ def _last(group: dict[int, Result]) -> dict[int, float]:
 
 def _has_paths(entry: Entry) -> bool:
     return all(run.evaluated and "kl" in run.evaluated[-1] for run in entry.runs.values())
-
-
-def _learning(entries: Sequence[Entry]) -> Any:
-    """Top-1 of the students by epoch: the mean over seeds, and the band between the lowest and the highest."""
-    figure = new_figure(9, 4.2)
-    axis = figure.subplots()
-    for number, entry in enumerate(entries):
-        by_epoch: dict[int, list[float]] = {}
-        for run in entry.runs.values():
-            for one in run.evaluated:
-                by_epoch.setdefault(one["epoch"], []).append(one["student"]["top1"])
-        epochs = sorted(by_epoch)
-        colour = f"C{number % 10}"
-        axis.plot(epochs, [mean(by_epoch[e]) for e in epochs], color=colour, label=label(entry.name), linewidth=1.6,
-                  marker="o" if len(epochs) == 1 else None)  # fmt: skip
-        low, high = [min(by_epoch[e]) for e in epochs], [max(by_epoch[e]) for e in epochs]
-        axis.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
-    sets = sorted({run.judged_on for entry in entries for run in entry.runs.values()})
-    axis.set(xlabel="epoch", ylabel=f"top-1 of the student on the {' or '.join(sets)} set, %")
-    whole_numbers(axis.xaxis)
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize=8)
-    return figure
 
 
 def _cost(judged: Sequence[Entry]) -> Any:

@@ -14,6 +14,8 @@ from .spec import METRICS
 AT_START = {"distillation_weight": "weight", "gradient_to_kd": "gradient / kd"}
 """What runs measure in their first step, and its name in tables."""
 
+COUNTS = {"classes": "classes", "test_images": "test images"}
+
 OF_DATA = ("data", "classes", "test_images")
 """What of a protocol says which runs are compared."""
 
@@ -36,8 +38,21 @@ def _name(group: Mapping[int, Result]) -> str:
     return min((r.name for r in group.values()), key=lambda name: (len(name), name))
 
 
+def _place(group: Mapping[int, Result]) -> str:
+    """The folder of the run with the first seed."""
+    return next(iter(group.values())).path.parent.parent.as_posix()
+
+
 def _folders(group: Mapping[int, Result]) -> str:
     return ", ".join(r.path.parent.name for r in group.values())
+
+
+def _dataset(result: Result) -> str:
+    """The dataset of a run in a few words, as far as they are known."""
+    known = result.data["protocol"]
+    name = f"{known.get('data', '')} {known.get('folder', '')}".strip()
+    counts = [f"{known[key]} {words}" for key, words in COUNTS.items() if key in known]
+    return ", ".join(filter(None, (name, *counts)))
 
 
 class Table(NamedTuple):
@@ -69,8 +84,20 @@ def table_of(results: Sequence[Result]) -> Table:
     groups = sorted(repetitions(results), key=lambda g: (_name(g), -len(g)))
     often = Counter(map(_name, groups))
     labels = [_name(g) if often[_name(g)] == 1 else f"{_name(g)} ({_folders(g)})" for g in groups]
+    again = Counter(labels)  # as of runs of equal names in several folders
+    labels = [one if again[one] == 1 else f"{_place(g)} ({_folders(g)})" for one, g in zip(labels, groups, strict=True)]
     compared_with = references(groups)
-    head = ["run", "seeds", "top-1 last", "top-1 best", "top-1 mean of last 5", *AT_START.values(), "protocol"]
+    datasets = [_dataset(next(iter(g.values()))) for g in groups]
+    head = [
+        "run",
+        "dataset",
+        "seeds",
+        "top-1 last",
+        "top-1 best",
+        "top-1 mean of last 5",
+        *AT_START.values(),
+        "protocol",
+    ]
     rows = []
     notes: dict[str, str] = {}
     first_of_name: dict[str, int] = {}
@@ -81,8 +108,10 @@ def table_of(results: Sequence[Result]) -> Table:
         mark = notes.setdefault(text, f"[{len(notes) + 1}]") if text else ""
         values = [spread([r.data["final"]["top1"].get(m) for r in group.values()]) for m in METRICS]
         values += [_at_start(group, measured) for measured in AT_START]
-        rows.append([labels[number], ", ".join(map(str, group)), *values, mark])
-    shown = [i for i, title in enumerate(head) if title not in AT_START.values() or any(row[i] for row in rows)]
+        dataset = datasets[number] if len(set(datasets)) > 1 else ""
+        rows.append([labels[number], dataset, ", ".join(map(str, group)), *values, mark])
+    may_lack = ("dataset", *AT_START.values())
+    shown = [i for i, title in enumerate(head) if title not in may_lack or any(row[i] for row in rows)]
     only = [[row[i] for i in shown] for row in rows]
     return Table([head[i] for i in shown], only, groups, {mark: text for text, mark in notes.items()}, repeats(results))
 

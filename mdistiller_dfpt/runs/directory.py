@@ -128,8 +128,9 @@ def other_runs(cfg: CN, identity: Identity) -> dict[Path, str]:
 
 def newest_of(lines: list[str]) -> list[str]:
     """Of a line for each run, those of the newest, which are last, and how many more there are."""
-    more = len(lines) - MOST_SAID
-    return lines if more <= 0 else [*lines[-MOST_SAID:], f"{more} more runs have this name"]
+    if (more := len(lines) - MOST_SAID) <= 0:
+        return lines
+    return [*lines[-MOST_SAID:], f"{more} older {'run has' if more == 1 else 'runs have'} this name"]
 
 
 def new_run(cfg: CN) -> Path:

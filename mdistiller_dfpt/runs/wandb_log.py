@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import flatten
+from ..errors import kind_and_message
 
 
 class WandbLog:
@@ -23,7 +24,7 @@ class WandbLog:
 
     def _give_up(self, fault: Exception) -> None:
         self.run = None
-        print(f"warning: LOG.WANDB is True, but logging failed ({type(fault).__name__}: {fault})", file=sys.stderr)
+        print(f"warning: LOG.WANDB is True, but logging failed ({kind_and_message(fault)})", file=sys.stderr)
 
     def scalars(self, record: dict[str, Any], step: int) -> None:
         """Log the numbers of an epoch, nested dicts as `a.b`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.effect import differing
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, kind_and_message
 from ..escape import one_line
 from ..json_form import ANY, fault_of
 from ..regular_files import opened_to_change, parse_json, read_bytes
@@ -71,7 +71,7 @@ def open_journal(folder: Path) -> "JournalStorage":
         except OSError:
             raise
         except Exception as e:  # Optuna raises many types for what it did not write
-            fault = f"{type(e).__name__}: {e}"
+            fault = kind_and_message(e)
     if fault:
         raise CheckpointError(f"{file}: cannot be read ({one_line(fault)}); give another --out")
     return storage

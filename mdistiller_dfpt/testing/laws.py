@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from ..errors import kind_and_message
 from ..models.output import Output
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def obey(laws: Iterable[Callable[[T], None]], subject: T, name: str) -> None:
         except BrokenLaw as e:
             broken.append(f"{name}: {law.__name__.replace('_', ' ')}: {e}")
         except Exception as e:
-            broken.append(f"{name}: {law.__name__.replace('_', ' ')}: it raised {type(e).__name__}: {e}")
+            broken.append(f"{name}: {law.__name__.replace('_', ' ')}: it raised {kind_and_message(e)}")
             cause = cause or e
     if broken:
         raise BrokenLaw("\n".join(broken)) from cause

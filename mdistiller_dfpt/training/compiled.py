@@ -14,7 +14,7 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from ..data import Batch
 from ..distillers import Method
-from ..errors import ConfigError, DataError, UserError, reason, users_line
+from ..errors import ConfigError, DataError, UserError, message_of, users_line
 from ..models.bfloat16 import speed_up
 
 KEY = "SOLVER.COMPILE"
@@ -95,7 +95,7 @@ class CompiledSteps:
                     " name another folder in the environment variable TORCHINDUCTOR_CACHE_DIR, or free space, and start"
                     " the run again"
                 ) from None
-            why = reason(e.inner_exception).splitlines()[0]
+            why = f"{type(e.inner_exception).__name__}: {message_of(e.inner_exception)}".splitlines()[0]
             raise CompilationError(
                 f"{KEY} is True, and PyTorch could not compile a step ({why}); set it to False, without"
                 " SOLVER.SPEED auto, and start the run again"

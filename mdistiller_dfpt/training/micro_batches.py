@@ -32,11 +32,18 @@ def micro_batches(batch: Batch, accumulate: int) -> list[Batch]:
 
 
 def refuse_small(loader: Loader, accumulate: int, needed: int, label: str) -> None:
-    """ConfigError if a step of the method `label` has fewer than the `needed` samples."""
-    for size in (loader.batch_size, loader.last_batch):
-        if (smallest := smallest_micro_batch(size, accumulate)) < needed:
-            many = f" in {world_size()} processes" if world_size() > 1 else ""
-            raise ConfigError(
-                f"SOLVER.BATCH_SIZE is {loader.batch_size}; it leaves a last batch of {loader.last_batch}, of which"
-                f" {smallest} in one step{many}, and {label} needs at least {needed}"
-            )
+    """ConfigError if a step of the method or layer `label` has fewer than the `needed` samples."""
+
+    def smallest_with(size: int) -> int:
+        last = loader.num_per_epoch % size or size
+        return min(smallest_micro_batch(size, accumulate), smallest_micro_batch(last, accumulate))
+
+    size = loader.batch_size
+    if (smallest := smallest_with(size)) < needed:
+        many = f" in {world_size()} processes" if world_size() > 1 else ""
+        other = next((n for n in range(size + 1, 2 * size + 64) if smallest_with(n) >= needed), None)
+        raise ConfigError(
+            f"SOLVER.BATCH_SIZE is {size}; it leaves a last batch of {loader.last_batch}, of which {smallest} in one"
+            f" step{many}, and {label} needs at least {needed}"
+            + ("" if other is None else f": try SOLVER.BATCH_SIZE {other}")
+        )

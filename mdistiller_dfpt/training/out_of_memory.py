@@ -18,7 +18,7 @@ def memory_explained(cfg: CN) -> Iterator[None]:
             raise
         solver, test = cfg.SOLVER, cfg.DATASET.TEST
         raise OutOfMemory(
-            f"out of memory ({in_short(e)[:160] or 'no details'}); add `SOLVER.ACCUMULATE {2 * solver.ACCUMULATE}`, "
+            f"out of memory ({in_short(e, 160) or 'no details'}); add `SOLVER.ACCUMULATE {2 * solver.ACCUMULATE}`, "
             f"which keeps the batch of {solver.BATCH_SIZE}, or lower DATASET.TEST.BATCH_SIZE (now {test.BATCH_SIZE}); "
             "the last checkpoint is untouched, continue with --resume"
         ) from None

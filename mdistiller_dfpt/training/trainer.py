@@ -21,6 +21,7 @@ from ..environment import environment, packages_of
 from ..errors import CheckpointError, ConfigError, reason
 from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
+from ..models.statistics import single_values
 from ..regular_files import read_json
 from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import RESULTS, is_finished, make_folder, run_name
@@ -224,11 +225,17 @@ class Trainer:
                     raise Stopped(stop, f"after pass {run.prepared} before the first epoch")
 
     def _try_evaluation(self) -> None:
-        """PluginError if the logits to evaluate do not have the right shape; on a black image, before any training."""
+        """PluginError if the logits to evaluate do not have the right shape; on a black image, before any training.
+
+        ConfigError if a BatchNorm gets a single value of each channel from an image, and a batch is of one image.
+        """
         gpus = [self.training.device] if self.training.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus), probing(self.distiller):
+        trained = [module for module in self.distiller.train().modules() if module.training]
+        with torch.random.fork_rng(gpus), probing(self.distiller), single_values(self.distiller, trained) as single:
             image = dummy_image(self.distiller.student, self.data.image_shape)
             paths_of(self.distiller, image, self.data.num_classes)
+        if single and not (self.cfg.SOLVER.SYNC_BN and world_size() > 1):
+            refuse_small(self.data.train, self.cfg.SOLVER.ACCUMULATE, 2, f"the BatchNorm {single[0]}, over one pixel,")
 
     def _refuse_to_go_back(self, saver: Saver) -> None:
         run = self.training

@@ -377,3 +377,11 @@ def test_a_link_to_nothing_among_the_classes_is_named_as_it_would_shift_the_labe
     (root / "train/a0").symlink_to(tmp_path / "unmounted")
     with pytest.raises(DataError, match=r"train/a0: is a link to .*unmounted, where nothing is: bring back"):
         source(root, kind)
+
+
+def test_check_data_says_that_a_single_class_leaves_nothing_to_tell_apart(tmp_path, capsys):
+    for part in ("train", "val"):
+        image(tmp_path / part / "cat/x.png", len(part))
+    assert check_data.main(["DATASET.TYPE", "folder", "DATASET.ROOT", str(tmp_path)]) == 0
+    said = "folder: 1 training images, 1 test images, a single class, cat: there is nothing to tell apart\n"
+    assert said in capsys.readouterr().out

@@ -10,10 +10,11 @@ from scipy.stats import ttest_rel
 from mdistiller_dfpt.commands.report import main
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results
-from mdistiller_dfpt.report.curves import curves
+from mdistiller_dfpt.report.curves import curves, learning_curves
 from mdistiller_dfpt.report.figures import label
 from mdistiller_dfpt.report.page import Entry, page
 from mdistiller_dfpt.report.page import _confusion as confusion
+from mdistiller_dfpt.report.table import table_of
 
 
 def epoch(number, top1, paths=False):
@@ -220,6 +221,49 @@ def test_the_curve_of_one_seed_speaks_of_one(seeds, title, tmp_path):
     for seed in seeds:
         write(tmp_path, "ours", seed, 50.0, paths=True)
     assert curves(load_results(tmp_path), "ours").get_suptitle() == title
+
+
+def test_the_learning_curves_of_any_runs_are_a_mean_and_a_band_for_each_config(runs):
+    """Of the runs of the fixture: two evaluations each, the first one point above the last."""
+    table = table_of(load_results(runs))
+    names = [row[0] for row in table.rows]
+    (axis,) = learning_curves(dict(zip(names, table.groups, strict=True))).axes
+    found = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    kd, ours = [50.0, 51.0, 49.5], [52.0, 52.5, 53.0]
+    assert found == {
+        name: [[1, pytest.approx(mean(top1) + 1)], [2, pytest.approx(mean(top1))]]
+        for name, top1 in (("kd/a", kd), ("ours/<b>", ours))
+    }
+    for band, top1 in zip(axis.collections, (kd, ours), strict=True):
+        corners = {(x, y) for x, y in band.get_paths()[0].vertices.tolist()}
+        assert {(2.0, min(top1)), (2.0, max(top1)), (1.0, min(top1) + 1), (1.0, max(top1) + 1)} <= corners
+    assert axis.get_ylabel() == "top-1 of the student on the test set, %"
+
+
+def test_runs_of_equal_names_in_several_folders_are_told_apart_by_their_folder(tmp_path):
+    for folder, method, top1 in (("x", "KD", 50.0), ("y", "DKD", 60.0)):
+        for seed in (1, 2):
+            write(tmp_path / folder, "pair", seed, top1, method=method)
+    found = table_of([result for folder in ("x", "y") for result in load_results(tmp_path / folder / "pair")])
+    assert [row[:2] for row in found.rows] == [
+        [f"{tmp_path}/{folder}/pair (seed1, seed2)", "1, 2"] for folder in ("x", "y")
+    ]
+
+
+def test_accuracies_on_several_datasets_are_told_apart_in_a_table(tmp_path):
+    for name, folder, images in (("a", "cats", 4), ("b", "cats", 4), ("c", "dogs", 5)):
+        write(tmp_path, name, 1, 50.0, method=name)
+        file = tmp_path / name / "seed1/results.json"
+        data = json.loads(file.read_text())
+        data["protocol"] |= {"data": "folder", "folder": folder, "classes": 2, "test_images": images}
+        file.write_text(json.dumps(data))
+    table = table_of(load_results(tmp_path))
+    assert table.head[:3] == ["run", "dataset", "seeds"]
+    assert [row[:2] for row in table.rows] == [
+        ["a", "folder cats, 2 classes, 4 test images"], ["b", "folder cats, 2 classes, 4 test images"],
+        ["c", "folder dogs, 2 classes, 5 test images"],
+    ]  # fmt: skip
+    assert table_of([result for result in load_results(tmp_path) if result.name != "c"]).head[1] == "seeds"
 
 
 def test_in_print_nothing_is_folded_away_or_cut_off(runs):

@@ -148,10 +148,13 @@ def test_the_number_of_processes_of_all_parts_of_a_run_tells_repetitions_apart(t
 def test_the_tools_print_and_draw(runs, capsys, tmp_path):
     assert table.main([str(runs)]) == 0
     assert "| dfptkd | 1 |" in capsys.readouterr().out
-    assert plot.main([str(runs / "dfptkd"), "-o", str(tmp_path / "c.png")]) == 0
-    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    assert plot.main([str(runs / "kd"), "-o", str(tmp_path / "k.png")]) == 3
-    assert "has only one path" in capsys.readouterr().err
+    for name, words in (("c", [runs / "dfptkd", "--paths"]), ("k", [runs / "kd", runs / "dfptkd"]), ("a", [runs])):
+        assert plot.main([*map(str, words), "-o", str(tmp_path / f"{name}.png")]) == 0
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert plot.main([str(runs / "kd"), "--paths", "-o", str(tmp_path / "p.png")]) == 3
+    assert "kd/seed1/results.json: has no trained path of a teacher; leave out --paths" in capsys.readouterr().err
+    assert plot.main(["--table", "t.yaml", "--paths", "-o", str(tmp_path / "p.png")]) == 2
+    assert capsys.readouterr().err == "error: --paths is for a FOLDER of runs\n"
 
 
 def test_paths_of_any_name_are_drawn(runs, tmp_path):
@@ -266,7 +269,7 @@ def test_a_curve_is_no_mean_of_runs_that_differ_in_more_than_their_seed(runs, tm
         data = json.loads(file.read_text())
         data["identity"]["config"]["DFPTKD.ALPHA"] = change
         file.write_text(json.dumps(data))
-    assert plot.main([str(tmp_path), "-o", str(tmp_path / "c.png")]) == 3
+    assert plot.main([str(tmp_path), "--paths", "-o", str(tmp_path / "c.png")]) == 3
     err = capsys.readouterr().err
     assert re.search(r"b/seed1: DFPTKD.ALPHA 0.7, 0.5 in .*a/seed1; a curve is of runs that differ in their seed", err)
     assert not (tmp_path / "c.png").exists()

@@ -154,7 +154,22 @@ def test_of_many_other_runs_the_newest_are_said_and_how_many_more_there_are(tmp_
         find_resumable(cfg, identity(cfg))
     *lines, more = str(info.value).splitlines()
     assert [line.rpartition("--resume ")[2] for line in lines] == [f"{run}`" for run in runs[-3:]]
-    assert more == "9 more runs have this name"
+    assert more == "9 older runs have this name"
+
+
+def test_a_new_run_names_the_newest_of_its_name_and_how_each_of_them_is_continued(tmp_path, capsys):
+    cfg = config(tmp_path)
+    mine, other = identity(cfg), identity(config(tmp_path, "SOLVER.LR", "0.3"))
+    kinds = {"": mine, "-2": mine, "-3": other, "-10": mine}
+    runs = [make_run(tmp_path, f"seed1{number}", of, finished=False) for number, of in kinds.items()]
+    assert _new_run(cfg, mine).name == "seed1-11"
+    assert capsys.readouterr().out.splitlines() == [
+        f"note: {runs[1]} is the same run, unfinished: --resume {runs[1]} continues it",
+        f"note: {runs[2]} is a different run: SOLVER.LR 0.05 in this command, 0.3 in that run",
+        f"note: {runs[3]} is the same run, unfinished: --resume continues it",
+        "note: 1 older run has this name",
+    ]
+    assert find_resumable(cfg, mine) == runs[3]
 
 
 def test_what_decides_no_result_makes_no_other_run(tmp_path):

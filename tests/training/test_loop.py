@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from mdistiller_dfpt.distillers import build_distiller
+from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.runs.weights import load_weights
-from mdistiller_dfpt.testing import tiny_batch, tiny_cfg, tiny_distiller
+from mdistiller_dfpt.testing import tiny_batch, tiny_cfg, tiny_data, tiny_distiller
 from mdistiller_dfpt.training import loop
 from mdistiller_dfpt.training.loop import take_step
 from mdistiller_dfpt.training.optim import build_optimizer
+from mdistiller_dfpt.training.trainer import Trainer
 
 from ..tiny_runs import fit, run_of
 
@@ -77,3 +80,24 @@ def test_a_list_needs_a_strong_view_where_any_of_its_methods_does():
 def test_nesterov_is_what_the_key_says(nesterov):
     optimizer = build_optimizer(tiny_cfg("SOLVER.NESTEROV", str(nesterov)), tiny_distiller("KD"))
     assert all(group["nesterov"] is nesterov for group in optimizer.param_groups)
+
+
+def test_a_last_batch_of_one_image_is_refused_where_a_batch_norm_has_one_value_of_it(tmp_path):
+    class Student(nn.Sequential):
+        def __init__(self, pool):
+            layers = nn.Conv2d(3, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(pool), nn.BatchNorm2d(4), nn.Flatten()
+            super().__init__(*layers, nn.Linear(4 * pool**2, 5))
+
+    def train(pool, images):
+        cfg, data = tiny_cfg("DISTILLER.TYPE", "NONE"), tiny_data(train=images, batch=16)
+        distiller = build_distiller(cfg, Student(pool), image_shape=data.image_shape)
+        return Trainer(cfg, distiller, data).one_epoch()
+
+    assert train(1, 34)["loss"] > 0
+    assert train(2, 33)["loss"] > 0
+    with pytest.raises(ConfigError) as info:
+        train(1, 33)
+    assert str(info.value) == (
+        "SOLVER.BATCH_SIZE is 16; it leaves a last batch of 1, of which 1 in one step, and the BatchNorm"
+        " student.network.2, over one pixel, needs at least 2: try SOLVER.BATCH_SIZE 17"
+    )

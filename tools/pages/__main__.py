@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 from . import site
+from .options import keep_whole
 
 
 def main() -> int:
@@ -13,7 +14,10 @@ def main() -> int:
         return 2
     config = site.write()
     mode = ["serve"] if sys.argv[1:] == ["serve"] else ["build", "--strict", "--clean"]
-    return subprocess.run([sys.executable, "-m", "zensical", *mode, "-f", str(config)], check=False).returncode
+    code = subprocess.run([sys.executable, "-m", "zensical", *mode, "-f", str(config)], check=False).returncode
+    if code == 0 and "build" in mode:
+        keep_whole(config.parent / "site")
+    return code
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ...data.normalisation import Normalisation
-from ...errors import USER_FILES, ConfigError, in_short, lack_of_memory
+from ...errors import USER_FILES, ConfigError, kind_and_message, lack_of_memory
 from ...literals import keywords_of
 from ...registry import suggest
 from ..staged import StagedModel
@@ -92,7 +92,7 @@ def _made(make: Maker, name: str, num_classes: int, image_size: int) -> tuple[An
             if ":" in name or lack_of_memory(e):
                 raise
             # Arguments of a network are others', and few libraries check them
-            raise ConfigError(f"{name} cannot be built ({type(e).__name__}: {in_short(e)})") from None
+            raise ConfigError(f"{name} cannot be built ({kind_and_message(e)})") from None
     raise AssertionError("the last attempt returns or raises")
 
 
