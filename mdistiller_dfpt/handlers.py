@@ -59,15 +59,15 @@ def _end(number: int, frame: object) -> None:
 def end_at_once() -> None:
     """From now on a stop signal ends the process without an exception, where a command does not hear it.
 
-    That is while modules are imported, when nothing has begun, and while the interpreter ends, when all is done. A
+    That is while modules are imported, when nothing has begun, and while what ends with the interpreter is called. A
     request to save, SIGUSR1, ends nothing where there is nothing to save.
     """
-    for number in filter(_is_free, STOP_SIGNALS):
-        signal.signal(number, _end)
-    if _is_free(signal.SIGUSR1):
-        signal.signal(signal.SIGUSR1, lambda number, frame: None)  # unlike SIG_IGN, not inherited by programs
-        # An interpreter that ends undoes its handlers, and then needs a while: last of all that it calls before
-        atexit.register(signal.signal, signal.SIGUSR1, signal.SIG_IGN)
+    free = list(filter(_is_free, [*STOP_SIGNALS, signal.SIGUSR1]))
+    for number in free:
+        # Not SIG_IGN, which programs inherit
+        signal.signal(number, (lambda number, frame: None) if number == signal.SIGUSR1 else _end)
+        # Last of all, an interpreter undoes its handlers, and then needs a while: all is done, and has its exit code
+        atexit.register(signal.signal, number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # its launcher blocked it, until here
 
 

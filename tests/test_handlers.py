@@ -136,15 +136,17 @@ from mdistiller_dfpt.handlers import end_at_once
 from mdistiller_dfpt.launch.cli import guarded
 end_at_once()
 class Freed:
-    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGUSR1):
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=int(sys.argv[1])):
         kill(pid, number)
 sys.kept = Freed()  # until Python has undone its handlers
 sys.exit(guarded(lambda argv: print("done"), []))
 """
 
 
-def test_a_request_to_save_at_the_very_end_of_the_interpreter_ends_nothing():
-    done = subprocess.run([sys.executable, "-c", AT_THE_VERY_END], capture_output=True, text=True)
+@pytest.mark.parametrize("number", [*STOP_SIGNALS, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_at_the_very_end_of_the_interpreter_changes_no_exit_code(number):
+    words = [sys.executable, "-c", AT_THE_VERY_END, str(int(number))]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 

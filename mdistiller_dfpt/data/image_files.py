@@ -196,7 +196,7 @@ class FileLoader(Loader):
         raise kind_of(why)(
             f"a data-loading worker {what} ({why}), at {len(keys)} images from {self.files.paths[keys[0][1]]} on;"
             f" lower DATASET.NUM_WORKERS (now {self.workers}) or {remedy(why, self.timeout)}, and continue with"
-            " --resume"
+            " --resume auto"
         )
 
     def _on_device(self, images: Tensor) -> Tensor:

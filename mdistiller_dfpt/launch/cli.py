@@ -89,14 +89,14 @@ def _lines_of(error: UserError, argv: Sequence[str]) -> list[str]:
 
 
 def _say_interrupted(error: BaseException, number: int) -> int:
-    how = "continue the run with --resume" if _ended_a_run(error) else "repeat the same command to go on"
+    how = "continue the run with --resume auto" if _ended_a_run(error) else "repeat the same command to go on"
     print(f"{_process()}interrupted; {how}", file=sys.stderr)
     return 128 + number
 
 
 def _say_fault(fault: UserError, error: Exception) -> int:
     """Say an error that the machine caused, and return the exit code."""
-    after = "; continue the run with --resume" if _ended_a_run(error) else ""
+    after = "; continue the run with --resume auto" if _ended_a_run(error) else ""
     print(f"{_process()}error: {fault}{after}", file=sys.stderr)
     return fault.exit_code
 
@@ -209,7 +209,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrup
         with contextlib.suppress(OSError):  # what is left of the output is not written when the interpreter ends either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if _ended_a_run(e):
-            print(f"{_process()}error: {e}; continue the run with --resume", file=sys.stderr)
+            print(f"{_process()}error: {e}; continue the run with --resume auto", file=sys.stderr)
         elif e.exit_code != SIGPIPE:
             print(f"{_process()}error: {e}", file=sys.stderr)
         return e.exit_code

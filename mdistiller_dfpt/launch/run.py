@@ -129,7 +129,9 @@ def train(
     # Of several processes, each has a part of the test set
     results = trainer.fit(folder, resume=before is not None, judge=judge if world_size() == 1 else None)
     if is_first and (stop := trainer.requests.poll_stop()):
-        raise Stopped(stop, f"after {cfg.DISTILLER.STUDENT} was trained, which is to teach", "--resume auto")
+        raise Stopped(
+            stop, f"after {cfg.DISTILLER.STUDENT} was trained, which is to teach", "continue with --resume auto"
+        )
     return results
 
 

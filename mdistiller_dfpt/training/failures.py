@@ -26,7 +26,7 @@ def failed(error: Exception | None) -> Failed:
     reasons = of_all_processes(None if error is None else reason(error))
     if error is None:
         number, why = next((n, why) for n, why in enumerate(reasons) if why is not None)
-        error = PeerError(f"rank {number} has failed ({why}); continue with --resume")
+        error = PeerError(f"rank {number} has failed ({why}); continue with --resume auto")
     return Failed(error)
 
 

@@ -20,5 +20,5 @@ def memory_explained(cfg: CN) -> Iterator[None]:
         raise OutOfMemory(
             f"out of memory ({in_short(e, 160) or 'no details'}); add `SOLVER.ACCUMULATE {2 * solver.ACCUMULATE}`, "
             f"which keeps the batch of {solver.BATCH_SIZE}, or lower DATASET.TEST.BATCH_SIZE (now {test.BATCH_SIZE}); "
-            "the last checkpoint is untouched, continue with --resume"
+            "what is saved is untouched, continue with --resume auto"
         ) from None

@@ -66,7 +66,7 @@ def process_group(cfg: CN) -> Iterator[None]:
         if _is_of_peers(e):
             raise PeerError(
                 f"{_silent(store)} ended or did not respond within EXPERIMENT.TIMEOUT {cfg.EXPERIMENT.TIMEOUT:g} s "
-                f"({str(e).splitlines()[0]}); continue with --resume"
+                f"({str(e).splitlines()[0]}); continue with --resume auto"
             ) from None
         raise
 

@@ -19,10 +19,11 @@ AGREE_EVERY = 8
 
 
 class Stopped(UserError):
-    """A run that was stopped on request, after a checkpoint."""
+    """A run that was stopped on request, after a checkpoint; `how` it goes on."""
 
-    def __init__(self, number: int, where: str, option: str = "--resume"):
-        super().__init__(f"stopped by {signal.Signals(number).name} {where}; continue with {option}")
+    def __init__(self, number: int, where: str, how: str = "continue with --resume"):
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}; {how}")
+        self.number, self.where = number, where
         self.exit_code = 128 + number  # as of a process that the signal ends
 
 
@@ -90,7 +91,11 @@ class Requests:
 
         # Handlers only record the request: the state in the middle of a step cannot be resumed
         with handled(STOP_SIGNALS, stop), handled([signal.SIGUSR1], save):
-            yield
+            try:
+                yield
+            except Stopped:
+                self.stop = 0  # it is answered: the same trainer may go on
+                raise
 
 
 class Meetings:

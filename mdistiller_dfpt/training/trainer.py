@@ -122,13 +122,22 @@ class Trainer:
         it is of another run. Raises `Stopped` after a checkpoint if a signal requests a stop. `judge` is called with
         the weights saved, before the results: with these, the run is finished.
         """
-        if run is None:
+        # From the first line on: of a stop signal before the first step, the run is saved behind that
+        with self.requests.listening():
+            if run is None:
+                return self._fit_in_passing(judge)
+            self.run = Path(run)
+            results = self._fit_in(self.run, resume, judge)
+            print(f"weights {self.run / WEIGHTS}, results {self.run / RESULTS}", flush=True)
+            return results
+
+    def _fit_in_passing(self, judge: Judge | None) -> dict[str, Any]:
+        """`fit` in a directory that is deleted behind it."""
+        try:
             with tempfile.TemporaryDirectory() as folder:
                 return self._fit_in(Path(folder), False, judge)
-        self.run = Path(run)
-        results = self._fit_in(self.run, resume, judge)
-        print(f"weights {self.run / WEIGHTS}, results {self.run / RESULTS}", flush=True)
-        return results
+        except Stopped as e:
+            raise Stopped(e.number, e.where, "nothing of it is kept: `fit` was given no directory") from None
 
     def _fit_in(self, run: Path, resume: bool, judge: Judge | None) -> dict[str, Any]:
         if self.is_own_start and (given := self.cfg.DISTILLER.STUDENT_CKPT):
@@ -159,7 +168,7 @@ class Trainer:
             print(f"run directory {run}", flush=True)
             saver.status("running", training.progress())
             try:
-                with self.requests.listening(), broadcasts_refused(), memory_explained(self.cfg):
+                with broadcasts_refused(), memory_explained(self.cfg):
                     return self._fit(saver, judge)
             except BaseException as e:
                 saver.status("stopped" if isinstance(e, Stopped) else "failed", training.progress(), reason(e))

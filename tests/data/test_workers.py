@@ -72,7 +72,7 @@ def test_a_worker_that_dies_ends_the_run_and_says_at_which_images(does, tmp_path
     with pytest.raises(DataError, match=r"died or hangs \(.*at 4 images from .*lower DATASET.NUM_WORKERS") as info:
         list(loader.epoch(1))
     assert f"from {loader.files.paths[second]} on" in str(info.value)
-    assert "continue with --resume" in str(info.value)
+    assert "continue with --resume auto" in str(info.value)
 
 
 def test_a_worker_that_hangs_ends_the_run_within_the_time_that_the_config_gives(tmp_path):
@@ -217,9 +217,9 @@ def test_a_worker_that_was_stopped_while_its_trainer_was_killed_ends_when_it_goe
 
 LACKS = {
     "shared memory": (resource.RLIMIT_FSIZE, "cannot pass on its images (no shared memory: ",
-                      "or enlarge /dev/shm (in Docker, by --shm-size), and continue with --resume"),
+                      "or enlarge /dev/shm (in Docker, by --shm-size), and continue with --resume auto"),
     "open files": (resource.RLIMIT_NOFILE, "died or hangs (Too many open files)",
-                   "or raise `ulimit -n`, and continue with --resume"),
+                   "or raise `ulimit -n`, and continue with --resume auto"),
 }  # fmt: skip
 
 

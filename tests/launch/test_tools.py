@@ -340,7 +340,9 @@ def test_a_closed_output_is_said_and_loses_nothing(cwd, capsys):
         check=False,
     )
     assert done.returncode == 141
-    assert done.stderr.strip() == "error: the output cannot be written (Broken pipe); continue the run with --resume"
+    assert (
+        done.stderr.strip() == "error: the output cannot be written (Broken pipe); continue the run with --resume auto"
+    )
     saved = [int(path.name.removeprefix("epoch-")) for path in cwd.rglob("checkpoints/epoch-*")]
     assert max(saved) > 1, "also the epoch whose line could not be printed is saved"
     assert TRAIN([*digits("vanilla"), *QUICK, "SOLVER.EPOCHS", "9", "--resume"]) == 0

@@ -16,12 +16,22 @@ from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.errors import CheckpointError
-from mdistiller_dfpt.runs.saving import Saver
+from mdistiller_dfpt.runs.saving import Saver, seed_process
 from mdistiller_dfpt.testing import tiny_data
 from mdistiller_dfpt.training.signals import Stopped
 
 from ..forks import forked
-from ..tiny_runs import after_each_step, continued, fit, kill_after, outcome, run_of, unbroken, writes_below
+from ..tiny_runs import (
+    after_each_step,
+    continued,
+    final_state,
+    fit,
+    kill_after,
+    outcome,
+    run_of,
+    unbroken,
+    writes_below,
+)
 
 METHODS = sorted(DISTILLERS)
 STEPS = 6  # two epochs of three
@@ -250,6 +260,10 @@ def test_a_signal_saves_also_where_what_prints_it_is_closed_by_then(opened, tmp_
 
 
 MOMENTS = {
+    "the first line of a run": ("mdistiller_dfpt.training.trainer", "make_folder", 1, "in epoch 1, after step 1"),
+    "its lock": ("mdistiller_dfpt.training.trainer", "RunLock", 1, "in epoch 1, after step 1"),
+    "its description": ("mdistiller_dfpt.runs.saving", "write_identity", 1, "in epoch 1, after step 1"),
+    "the evaluation of its teacher": ("mdistiller_dfpt.training.trainer", "evaluate", 1, "in epoch 1, after step 1"),
     "validation": ("mdistiller_dfpt.training.loop", "evaluate_method", 1, "in epoch 1, while it was evaluated"),
     "the writing of a checkpoint": ("mdistiller_dfpt.runs.saving", "save_checkpoint", 1, "after epoch 1"),
     "the drawing of a batch": ("mdistiller_dfpt.data.in_memory", "crop_flip", 2, "in epoch 1, after step 2"),
@@ -287,6 +301,26 @@ def test_a_signal_at_any_moment_stops_at_the_next_step_or_epoch(moment, tmp_path
     message = where and [143, f"stopped by SIGTERM {where}; continue with --resume"]
     assert forked(stopped) == (0, message), "a run that has completed its last epoch finishes"
     assert forked(lambda: continued("KD", tmp_path)) == (0, unbroken())
+
+
+def test_a_stop_signal_in_a_program_is_answered_once_and_promises_nothing_that_is_not_kept(tmp_path):
+    def stopped_in(run):
+        seed_process(1)
+        trainer = after_each_step(run_of("KD", tmp_path), lambda count: count == 2 and signal.raise_signal(15))
+        try:
+            trainer.fit(run)
+        except Stopped as e:
+            return trainer, str(e)
+
+    def stopped():
+        _, first = stopped_in(None)
+        trainer, second = stopped_in(tmp_path / "kept")
+        trainer.fit(trainer.run, resume=True)
+        return [first, second, final_state(trainer)]
+
+    where = "stopped by SIGTERM in epoch 1, after step 2"
+    nothing, kept = f"{where}; nothing of it is kept: `fit` was given no directory", f"{where}; continue with --resume"
+    assert forked(stopped) == (0, [nothing, kept, unbroken()[:2]])
 
 
 def test_a_run_of_one_step_an_epoch_is_stopped_too(tmp_path):

@@ -94,7 +94,7 @@ def test_images_that_fail_lose_nothing_also_beside_a_signal(world, faulty, send,
         elif number == faulty:
             assert (kind, message, behind) == ("DataError", GONE, "MemoryError")
         else:
-            assert (kind, message) == ("PeerError", f"rank {faulty} has failed ({GONE}); continue with --resume")
+            assert (kind, message) == ("PeerError", f"rank {faulty} has failed ({GONE}); continue with --resume auto")
     found = []
     for place, resume in (("out", True), ("whole", False)):
         (group := tmp_path / f"group of {place}").mkdir()
@@ -140,5 +140,5 @@ def test_several_processes_draw_one_batch_ahead_and_end_together(tmp_path):
 
     first, second = (found for _, found in sorted(in_processes(work, tmp_path).items()))
     together = ["draws 0", "draws 1", "steps 0", "draws 2", "steps 1", "steps 2"]
-    assert first == [*together, "rank 1 has failed (ValueError: no more); continue with --resume"]
+    assert first == [*together, "rank 1 has failed (ValueError: no more); continue with --resume auto"]
     assert second == [*together, "no more"]
