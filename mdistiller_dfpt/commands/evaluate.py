@@ -174,8 +174,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"{fitted}: on the other half {before} without it, {after} with it")
     if "teacher" in found:
         lines.append(f"predicts as its teacher: {found['teacher']['agreement']:.2f} %; KL {found['teacher']['kl']:.3f}")
-    ranked = sorted((value, name) for name, value in found["per_class"].items() if value is not None)
-    if len(ranked) > 1:
+    known = {name: value for name, value in found["per_class"].items() if value is not None}
+    ranked = sorted((value, name) for name, value in known.items() if value < 100)
+    if ranked and len(known) > 1:
         worst = ", ".join(f"{name} ({value:.1f} %)" for value, name in ranked[:5])
         lines.append(f"lowest accuracies: {worst}")
     if found["most_confused"]:

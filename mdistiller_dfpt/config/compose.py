@@ -30,7 +30,12 @@ class Layer(NamedTuple):
 
 def find_config(name: Path) -> Path:
     """The path of a config that is given as a path, or as its name below configs/ (`cifar100/kd/res56_res20`)."""
-    if name.suffix or is_config(name):
+    if is_config(name):
+        return name
+    if name.suffix:
+        packaged = name.with_suffix("").as_posix().removeprefix("./").removeprefix("configs/")
+        if not os.path.lexists(name) and packaged in composed_runs(CONFIGS):  # as of a command for a checkout
+            raise ConfigError(f"--cfg {name}: no such config file; the one of the package is --cfg {packaged}")
         return name
     named = Path(f"{name}.yaml")
     if (found := _first_of([named, "configs" / named, CONFIGS / named])) is not None:

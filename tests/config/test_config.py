@@ -414,3 +414,12 @@ def test_lists_may_be_written_as_mdistillers_tuples(tmp_path):
     assert load_cfg(path).FITNET.INPUT_SIZE == [16, 16]
     assert load_cfg(None, ["FITNET.INPUT_SIZE", "(8, 8)"]).FITNET.INPUT_SIZE == [8, 8]
     assert "FITNET.INPUT_SIZE is '(8, 8'" in faults(None, ["FITNET.INPUT_SIZE", "(8, 8"])
+
+
+@pytest.mark.parametrize("name", ["configs/digits/kd/res20_res8.yaml", "digits/kd/res20_res8.yaml"])
+def test_a_path_of_the_checkout_names_the_config_of_the_package_where_it_is_not(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as info:
+        load_cfg(name)
+    assert str(info.value) == f"--cfg {name}: no such config file; the one of the package is --cfg digits/kd/res20_res8"
+    assert load_cfg("digits/kd/res20_res8").DISTILLER.TYPE == "KD"

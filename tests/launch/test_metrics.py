@@ -4,6 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
+from mdistiller_dfpt.commands.evaluate import _lines as lines_of
 from mdistiller_dfpt.launch.metrics import (
     FEW,
     agreement,
@@ -93,3 +94,19 @@ def test_the_worst_are_wrong_and_the_surest_come_first():
     wrong = p.max(1).values[logits.argmax(1) != labels].sort(descending=True).values[:16]
     assert [one["probability"] for one in found] == pytest.approx(wrong.tolist())
     assert worst(logits, logits.argmax(1), NAMES) == []
+
+
+@pytest.mark.parametrize(
+    ("per_class", "line"),
+    [
+        ({"cat": 100.0, "dog": 50.0, "cow": None}, "lowest accuracies: dog (50.0 %)"),
+        ({"cat": 100.0, "dog": 100.0}, None),
+        ({"cat": 50.0}, None),
+    ],
+)
+def test_a_class_without_mistakes_is_not_said_to_be_among_the_lowest(per_class, line):
+    lines = lines_of({
+        "student": "resnet8", "method": "KD", "file": "f", "on": "the test set", "images": 4, "top1": 75.0,
+        "top5": 100.0, "nll": 0.5, "ece": 2.0, "temperature": None, "per_class": per_class, "most_confused": [],
+    })  # fmt: skip
+    assert [one for one in lines if one.startswith("lowest")] == ([line] if line else [])
