@@ -7,8 +7,9 @@ from typing import Any, TextIO
 
 from .errors import OutputError
 
-CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""All but line ends and tabs; also what turns the direction of writing, and bytes that are not UTF-8."""
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)")
+"""All but line ends and tabs: a carriage return alone hides what precedes it. Also what turns the direction of writing,
+and bytes that are not UTF-8."""
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
@@ -64,7 +65,8 @@ def csv_cell(value: Any) -> Any:
 class Printable:
     """A text stream in which all is `printable`, and what its encoding lacks is an escape.
 
-    `is_needed`: OutputError if it cannot be written, as on a full disk; else that is ignored.
+    `is_needed`: OutputError if it cannot be written, as on a full disk; else that is ignored, and it has progress bars,
+    of which each begins with a carriage return.
     """
 
     def __init__(self, stream: TextIO, *, is_needed: bool = True):
@@ -73,8 +75,10 @@ class Printable:
     def write(self, text: str) -> int:
         """As of a text stream."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        start = "\r" * (text[:1] == "\r" and not self.is_needed)
+        shown = start + printable(text[len(start) :])
         with self._explained():
-            self.stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+            self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:

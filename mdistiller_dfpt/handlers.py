@@ -56,12 +56,32 @@ def _end(number: int, frame: object) -> None:
     os._exit(128 + number)
 
 
+_codes: list[int] = []
+
+
+def leave_with(code: int) -> None:
+    """Have the process end with this code once all that ends with the interpreter was called, as memory has ended.
+
+    What libraries in C do behind that fails without memory, and was seen to end the process by SIGSEGV.
+    """
+    _codes.append(code)
+
+
+def _leave() -> None:
+    for stream in (sys.stdout, sys.stderr) if _codes else ():
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    if _codes:
+        os._exit(_codes[-1])
+
+
 def end_at_once() -> None:
     """From now on a stop signal ends the process without an exception, where a command does not hear it.
 
     That is while modules are imported, when nothing has begun, and while what ends with the interpreter is called. A
     request to save, SIGUSR1, ends nothing where there is nothing to save.
     """
+    atexit.register(_leave)  # first, to be called last
     free = list(filter(_is_free, [*STOP_SIGNALS, signal.SIGUSR1]))
     for number in free:
         # Not SIG_IGN, which programs inherit

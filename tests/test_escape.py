@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from tqdm import tqdm
 
 from mdistiller_dfpt.escape import Printable, csv_cell, latex_text, markdown_cell, markdown_line
 
@@ -10,7 +11,8 @@ from mdistiller_dfpt.escape import Printable, csv_cell, latex_text, markdown_cel
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("plain ± ü\n\ttext\r", "plain ± ü\n\ttext\r"),
+        ("plain ± ü\r\n\ttext\n", "plain ± ü\r\n\ttext\n"),
+        ("\rtop-1 99 %\rother\r", r"\rtop-1 99 %\rother\r"),
         ("\x1b[2Jred\x07", r"\x1b[2Jred\x07"),
         ("name\udcff", r"name\udcff"),
         ("a\u202egnp.exe", r"a\u202egnp.exe"),
@@ -20,6 +22,16 @@ def test_a_terminal_gets_no_control_characters(text, shown):
     out = io.StringIO()
     print(text, file=Printable(out), end="")
     assert out.getvalue() == shown
+
+
+def test_of_carriage_returns_those_of_progress_bars_are_left():
+    out = io.StringIO()
+    for _ in tqdm(range(1), "a\rb", file=Printable(out, is_needed=False)):
+        pass
+    *bars, last = out.getvalue().split("\r")[1:]
+    assert [bar.startswith(r"a\rb") for bar in bars] == [True] * len(bars)
+    assert len(bars) > 0
+    assert last.endswith("\n")
 
 
 def test_what_an_encoding_lacks_is_an_escape_and_no_error():

@@ -1,6 +1,7 @@
 """Signals reach the handler that is meant for them, and an interrupt of a command is one line."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -148,6 +149,30 @@ def test_a_signal_at_the_very_end_of_the_interpreter_changes_no_exit_code(number
     words = [sys.executable, "-c", AT_THE_VERY_END, str(int(number))]
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+WITHOUT_MEMORY = """
+import atexit, os, signal, sys
+from mdistiller_dfpt.errors import OutOfMemory
+from mdistiller_dfpt.handlers import end_at_once
+from mdistiller_dfpt.launch.cli import guarded
+end_at_once()
+atexit.register(print, "cleaned up")
+class Library:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGSEGV):
+        kill(pid, number)
+sys.kept = Library()
+def work(argv):
+    raise {error}
+sys.exit(guarded(work, []))
+"""
+
+
+@pytest.mark.parametrize("error", ["MemoryError", "OutOfMemory('out of memory')"])
+def test_a_library_that_fails_behind_a_lack_of_memory_changes_no_exit_code(error):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_MEMORY.format(error=error)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "cleaned up\n")
+    assert re.fullmatch("error: out of memory.*\n", done.stderr)
 
 
 def test_signals_within_are_heard_behind_and_the_first_decides():

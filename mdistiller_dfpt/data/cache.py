@@ -20,8 +20,13 @@ def _candidates(root: Path) -> list[Path]:
     return [own, home / f"{root.resolve().as_posix().strip('/').replace('/', '-')[-150:]}.npz"]
 
 
-def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays of `decode()`, read from a cache file if one has this fingerprint."""
+Arrays = dict[str, np.ndarray]
+
+
+def cached_arrays(
+    root: Path, fingerprint: str, decode: Callable[[], Arrays], are_sound: Callable[[Arrays], bool]
+) -> Arrays:  # fmt: skip
+    """The arrays of `decode()`, read from a cache file if one has this fingerprint and they are such as it returns."""
     for path in _candidates(root):
         remove_old_parts(path)
         try:
@@ -34,7 +39,7 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
                     continue
                 # The format has a checksum of each array, and none of their names
                 arrays = {name: stored[name] for name in stored.files if name not in ("fingerprint", "layout")}
-                if str(stored["layout"]) == _layout(arrays):
+                if str(stored["layout"]) == _layout(arrays) and are_sound(arrays):
                     return arrays
         except Exception:  # noqa: S112  a damaged file can raise almost any; it is decoded and written anew
             continue
@@ -48,7 +53,7 @@ def cached_arrays(root: Path, fingerprint: str, decode: Callable[[], dict[str, n
     return arrays
 
 
-def _layout(arrays: dict[str, np.ndarray]) -> str:
+def _layout(arrays: Arrays) -> str:
     return ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in sorted(arrays.items()))
 
 

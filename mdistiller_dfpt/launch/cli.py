@@ -27,7 +27,7 @@ from ..errors import (
     users_line_in,
 )
 from ..escape import Printable, one_name
-from ..handlers import noted_interrupts
+from ..handlers import leave_with, noted_interrupts
 from ..invocation import command_line
 from ..open_files import allow_open_files
 from ..trusted_files import trust_all, trust_as_before
@@ -98,6 +98,8 @@ def _say_fault(fault: UserError, error: Exception) -> int:
     """Say an error that the machine caused, and return the exit code."""
     after = "; continue the run with --resume auto" if _ended_a_run(error) else ""
     print(f"{_process()}error: {fault}{after}", file=sys.stderr)
+    if isinstance(fault, OutOfMemory):
+        leave_with(fault.exit_code)
     return fault.exit_code
 
 
@@ -186,7 +188,9 @@ def guarded(main: Callable[[list[str]], None], argv: list[str] | None) -> int:
         # It ended while an error was put in words; what that error held is free by now
         fault = in_words(MemoryError())
         print(f"{_process()}error: {fault}", file=sys.stderr)
-        return 128 + number if (number := interrupted_by()) else fault.exit_code
+        code = 128 + number if (number := interrupted_by()) else fault.exit_code
+        leave_with(code)
+        return code
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrupted_by: Callable[[], int]) -> int:
@@ -219,6 +223,8 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str] | None, interrup
             return _say_fault(lack, e)
         for line in _lines_of(e, sys.argv[1:] if argv is None else argv):
             print(f"{_process()}error: {line[:MOST_SHOWN]}", file=sys.stderr)
+        if isinstance(e, OutOfMemory):
+            leave_with(e.exit_code)
         return e.exit_code
     except KeyboardInterrupt as e:
         return _say_interrupted(e, interrupted_by() or signal.SIGINT)

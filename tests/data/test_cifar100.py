@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from mdistiller_dfpt.data import DATASETS
+from mdistiller_dfpt.data.cache import _layout
 from mdistiller_dfpt.data.download import download
 from mdistiller_dfpt.data.safe_pickle import load_arrays
 from mdistiller_dfpt.data.sets import cifar100
@@ -366,6 +367,36 @@ def test_a_cache_that_unpacks_to_more_than_it_has_is_written_anew(folders, monke
         arrays = dict(stored)
     np.savez_compressed(cache, **{**arrays, "train_images": np.zeros_like(arrays["train_images"])})
     check(load(folders))
+
+
+UNSOUND = {
+    "without an array": {"test_labels": None},
+    "without images": {"train_images": np.zeros((0, 32, 32, 3), np.uint8), "train_labels": np.zeros(0, np.int64)},
+    "of another type": {"train_images": np.zeros((12, 32, 32, 3))},
+    "of another shape": {"train_images": np.zeros((12, 32, 31, 3), np.uint8)},
+    "of single values": {"test_images": np.uint8(0), "test_labels": np.int64(0), "classes": np.str_("apple")},
+    "of other labels": {"train_labels": np.full(12, 3)},
+    "of labels below zero": {"train_labels": np.full(12, -1)},
+    "of labels of another type": {"train_labels": np.zeros(12, np.int32)},
+    "of fewer labels": {"train_labels": np.zeros(11, np.int64)},
+    "of classes that are numbers": {"classes": np.arange(3)},
+    "of classes in rows": {"classes": np.array([CLASSES] * 3)},
+}
+
+
+@pytest.mark.parametrize("how", UNSOUND)
+def test_a_cache_whose_arrays_cannot_be_the_images_is_written_anew(how, folders):
+    """One that agrees with itself: a cache comes with its folder."""
+    check(load(folders))
+    cache = folders / "cifar100/.decoded.npz"
+    with np.load(cache) as stored:
+        arrays = {**stored, **UNSOUND[how]}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    content = {name: array for name, array in arrays.items() if name not in ("fingerprint", "layout")}
+    np.savez(cache, **{**arrays, "layout": _layout(content)})
+    check(load(folders))
+    with np.load(cache) as stored:
+        assert [split for split in ("train", "test") if len(stored[f"{split}_labels"])] == ["train", "test"]
 
 
 def test_the_recipe_is_the_literatures():

@@ -6,7 +6,10 @@ import os
 import re
 import shutil
 import signal
+import struct
 import tarfile
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -219,6 +222,18 @@ def test_a_list_of_a_published_dataset_that_is_no_list_is_named(tmp_path):
             build_data(cfg)
 
 
+@pytest.mark.parametrize("name", ["../../train/n00000000/images/n00000000_0.JPEG", "/etc/hostname", "..", ""])
+def test_a_list_of_tiny_imagenet_names_files_of_its_folder_alone(name, tmp_path):
+    cfg = file_cfg("tiny_imagenet", tmp_path)
+    root = tmp_path / "tiny-imagenet-200"
+    shutil.rmtree(root / "val")
+    (root / "val/images").mkdir(parents=True)
+    wnid = sorted(path.name for path in (root / "train").iterdir())[0]
+    (root / "val/val_annotations.txt").write_text(f"{name}\t{wnid}\n")
+    with pytest.raises(DataError, match=r"val_annotations\.txt:1: .*(is not the name of a file in|no such image)"):
+        build_data(cfg)
+
+
 def test_a_file_that_ends_the_process_of_its_reader_ends_no_run(tmp_path, monkeypatch):
     """Of damaged files of MATLAB, one in forty does; its reader is code in C."""
     cfg = file_cfg("imagenet", tmp_path)
@@ -233,6 +248,18 @@ def test_a_file_that_ends_the_process_of_its_reader_ends_no_run(tmp_path, monkey
     monkeypatch.setattr(imagenet_module, "_synsets", _end)
     with pytest.raises(DataError, match=r"the labels of the validation images cannot be read \(BrokenProcessPool"):
         build_data(cfg)
+
+
+def test_a_bomb_in_a_file_of_matlab_is_refused_before_it_unpacks():
+    zeros = zlib.compressobj(9)
+    bomb = b"".join(zeros.compress(bytes(1 << 24)) for _ in range(32)) + zeros.flush()  # 512 MiB
+    content = bytes(128) + b"".join(struct.pack("<II", 15, len(part)) + part for part in (zlib.compress(b"x"), bomb))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"meta\.mat unpacks to over 64 MiB"):
+        imagenet_module._synsets(content)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 3 * imagenet_module.MOST_META
 
 
 def _end(content):

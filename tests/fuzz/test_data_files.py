@@ -74,10 +74,10 @@ def test_a_damaged_cache_of_images_never_changes_one(tmp_path, data):
     root.mkdir(exist_ok=True)
     cache = root / ".decoded.npz"
     if not (tmp_path / "whole").exists():
-        cached_arrays(root, "the same", lambda: ARRAYS)
+        cached_arrays(root, "the same", lambda: ARRAYS, bool)
         (tmp_path / "whole").write_bytes(cache.read_bytes())
     cache.write_bytes(data.draw(damaged((tmp_path / "whole").read_bytes())))
-    found = cached_arrays(root, "the same", lambda: ARRAYS)
+    found = cached_arrays(root, "the same", lambda: ARRAYS, bool)
     assert found.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert found[name].dtype == array.dtype

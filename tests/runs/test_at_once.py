@@ -62,7 +62,7 @@ def test_of_resumes_at_once_one_trains(tmp_path):
 
 def test_processes_that_decode_the_same_images_at_once_leave_one_cache(tmp_path):
     (root := tmp_path / "images").mkdir()
-    sums = at_once(lambda _: int(cached_arrays(root, "the same", lambda: ARRAYS)["images"].sum()), tmp_path)
+    sums = at_once(lambda _: int(cached_arrays(root, "the same", lambda: ARRAYS, bool)["images"].sum()), tmp_path)
     assert sums == [int(ARRAYS["images"].sum())] * 4
     assert [path.name for path in root.iterdir()] == [".decoded.npz"]
 

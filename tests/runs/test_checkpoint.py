@@ -436,6 +436,20 @@ def test_a_bomb_is_refused_before_it_unpacks(kind, tmp_path, monkeypatch):
         load_pickled_tensors(path)
 
 
+@pytest.mark.parametrize("length", [5, 2**40, 2**61, 2**63 - 1, 2**64, -1])
+def test_a_file_of_old_pytorch_that_claims_other_lengths_is_refused(length, tmp_path):
+    path = tmp_path / "old.pth"
+    torch.save({"w": torch.zeros(4)}, path, _use_new_zipfile_serialization=False)
+    content, storage = path.read_bytes(), b"K\x04Ntq\x07Q"
+    assert content.count(storage) == 1
+    assert load_pickled_tensors(path)["w"].tolist() == [0] * 4
+    many = b"\x8a\x09" + length.to_bytes(9, "little", signed=True)
+    path.write_bytes(content.replace(storage, many + storage[2:]))
+    with pytest.raises(CheckpointError, match=r"old\.pth") as info:
+        load_pickled_tensors(path)
+    assert lack_of_memory(info.value) is None
+
+
 def test_a_pickle_that_claims_a_terabyte_allocates_none(tmp_path):
     path = tmp_path / "claims.pth"
     torch.save({"w": torch.zeros(4)}, path)

@@ -45,9 +45,9 @@ def cifar100(cfg: CN) -> ImageSource:
         download(URL, archive, md5=ARCHIVE_MD5, most=MOST_BYTES)
     if unpacked.is_dir():
         members = [unpacked / name for name in MEMBER_MD5]
-        return _source(cached_arrays(unpacked, file_fingerprint(members), lambda: _from_unpacked(members)))
+        return _source(cached_arrays(unpacked, file_fingerprint(members), lambda: _from_unpacked(members), _are_sound))
     if archive.exists():
-        return _source(cached_arrays(archive, file_fingerprint([archive]), lambda: _from_archive(archive)))
+        return _source(cached_arrays(archive, file_fingerprint([archive]), lambda: _from_archive(archive), _are_sound))
     raise DataError(
         f"no CIFAR-100 in DATASET.ROOT {str(root)!r}: add `DATASET.DOWNLOAD True` to your command to download it, or "
         f"put class folders at {folders}/train/<class>/*.png and {folders}/test/<class>/*.png"
@@ -63,6 +63,18 @@ def _source(arrays: dict[str, np.ndarray]) -> ImageSource:
     return ImageSource(train, test, RECIPE)
 
 
+def _are_sound(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether these can be the decoded images: a cache comes with its folder, from anywhere. KeyError if one lacks."""
+    classes = arrays["classes"]
+    for split in ("train", "test"):
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        if (images.dtype, images.shape[1:]) != (np.uint8, (32, 32, 3)) or labels.dtype != np.int64:
+            return False
+        if not labels.size or labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= len(classes):
+            return False
+    return classes.dtype.kind == "U" and classes.ndim == 1
+
+
 def _from_folders(root: Path) -> dict[str, np.ndarray]:
     def decode() -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {}
@@ -72,7 +84,7 @@ def _from_folders(root: Path) -> dict[str, np.ndarray]:
 
     classes = class_folders(root / "train")
     check_same_classes(classes, class_folders(root / "test"), root)
-    return cached_arrays(root, folder_fingerprint(root, ("train", "test")), decode)
+    return cached_arrays(root, folder_fingerprint(root, ("train", "test")), decode, _are_sound)
 
 
 def _from_unpacked(members: Sequence[Path]) -> dict[str, np.ndarray]:

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import struct
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -20,6 +22,9 @@ CLASSES, SIZE = 1000, 224
 TRUTH = Path("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")
 META = Path("ILSVRC2012_devkit_t12/data/meta.mat")
 SOLUTION = "LOC_val_solution.csv"
+MOST_META = 64 << 20  # bytes of a meta.mat once it is unpacked; its own has less than one
+ELEMENT, COMPRESSED = struct.Struct("<II"), 15  # of a file of MATLAB: kind and length, then its content
+HEADER = 128
 
 
 @DATASETS.register("imagenet")
@@ -81,9 +86,23 @@ def _labels(root: Path) -> dict[str, str]:
     )
 
 
+def _refuse_bomb(content: bytes) -> None:
+    """ValueError if the compressed elements of a file of MATLAB unpack to more than any meta.mat has."""
+    place, left = HEADER, MOST_META
+    while place + ELEMENT.size <= len(content):
+        kind, length = ELEMENT.unpack_from(content, place)
+        place += ELEMENT.size
+        if kind == COMPRESSED:
+            left -= len(zlib.decompressobj().decompress(content[place : place + length], left + 1))
+            if left < 0:
+                raise ValueError(f"{META.name} unpacks to over {MOST_META >> 20} MiB")
+        place += length
+
+
 def _synsets(content: bytes) -> dict[int, str]:
     """{ILSVRC2012_ID: wnid} of a meta.mat."""
     from scipy.io import loadmat  # a slow import that few runs need
 
+    _refuse_bomb(content)
     synsets = loadmat(io.BytesIO(content), squeeze_me=True, struct_as_record=False)["synsets"]
     return {int(s.ILSVRC2012_ID): str(s.WNID) for s in synsets}

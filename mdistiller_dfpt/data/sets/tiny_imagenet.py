@@ -56,6 +56,8 @@ def _annotated(val: Path, classes: list[str]) -> FileSet:
     for line, row in enumerate(lines_of(table), start=1):
         name, wnid, *_ = [*row.split("\t"), "", ""]
         path = val / "images" / name
+        if Path(name).name != name:
+            raise DataError(f"{table}:{line}: {name} is not the name of a file in {val / 'images'}")
         if wnid not in number or not path.is_file():
             raise DataError(f"{table}:{line}: {name} {wnid}: no such image or class")
         paths.append(str(path))
