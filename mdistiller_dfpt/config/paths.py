@@ -79,13 +79,13 @@ def beside(file: Path, key: str, name: str) -> str:
     """A path that `file` sets for `key`, from the working directory.
 
     If it is not beside the file, but in the working directory, where earlier versions looked, that one is taken, which
-    is said; if it is nowhere, it belongs beside the file. A file that repeats a default, as those do that list all
-    keys, means the default, which is in the working directory.
+    is said; if it is nowhere, or is where runs are written, it belongs beside the file. A file that repeats a default,
+    as those do that list all keys, means the default, which is in the working directory.
     """
     path = file.parent / name
     if name in DEFAULTS and not path.exists():
         return name
-    if path.exists() or os.path.isabs(name) or not Path(name).exists():
+    if path.exists() or os.path.isabs(name) or key == "LOG.PREFIX" or not Path(name).exists():
         return os.path.relpath(path) if not os.path.isabs(name) else name
     if rank() == 0:
         there = os.path.relpath(os.path.realpath(name), os.path.realpath(file.parent))

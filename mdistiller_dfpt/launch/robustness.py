@@ -85,10 +85,10 @@ def robustness_lines(found: dict[str, Any]) -> list[str]:
         )
     )  # fmt: skip
     lines.append(f"mean over {over}: {found['mean']:.2f}; mean corruption error, not normalised: {found['error']:.2f}")
-    if found["constants"] != "CIFAR-C" and max(found["pixels"]) != 224:
-        lines.append("note: these constants are for images of 224x224; they corrupt others more or less")
-    if found["constants"] == "CIFAR-C" and max(found["pixels"]) != 32:
-        lines.append("note: these constants are for images of 32x32; they corrupt others more or less")
+    size = 32 if found["constants"] == "CIFAR-C" else 224
+    if max(found["pixels"]) != size:
+        lines.append(f"note: these constants were chosen for images of {size}x{size}; at another size, a severity is"
+                     " another one")  # fmt: skip
     return lines
 
 

@@ -48,6 +48,10 @@ def test_they_are_relative_to_the_file_and_on_the_command_line_to_the_working_di
         in (said := capsys.readouterr().out)
     )
     assert said.rstrip().endswith("../here/photos")
+    # What is written has its place beside the file, whatever else is there
+    (here / "out").mkdir()
+    assert os.path.realpath(load_cfg("../home/a.yaml").LOG.PREFIX) == str(home / "out")
+    assert "LOG.PREFIX" not in capsys.readouterr().out
     (home / "photos").mkdir()
     assert os.path.realpath(load_cfg("../home/a.yaml").DATASET.ROOT) == str(home / "photos")
     assert capsys.readouterr().out == ""

@@ -55,7 +55,9 @@ def loader_whose_worker(does, tmp_path):
 
 def begun(loader):
     """The batches of an epoch behind its first, and the worker that makes them."""
-    gc.collect()  # PyTorch still watches the killed workers of a loader in a cycle, and would raise here
+    # PyTorch watches the workers of an earlier loader until it is deleted, and would raise here if one was killed
+    workers.end_workers()
+    gc.collect()
     before = set(multiprocessing.active_children())
     batches = loader.epoch(1)
     next(batches)

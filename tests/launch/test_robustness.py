@@ -46,7 +46,7 @@ def test_accuracies_by_corruption_and_severity(run, tmp_path, capsys):
     assert found["error"] == pytest.approx(100 - sum(sum(of.values()) for of in found["top1"].values()) / 4)
     assert "constants of CIFAR-C, images of 16x16, seed 0" in outputs[0]
     assert "mean over 2 corruptions at 2 severities" in outputs[0]
-    assert "note: these constants are for images of 32x32" in outputs[0]
+    assert "note: these constants were chosen for images of 32x32" in outputs[0]
     assert not (run / "corruptions.json").exists(), "a part of the corruptions is not the run's"
 
 
