@@ -20,6 +20,9 @@ from ..errors import ConfigError
 from ..models import StagedModel, build_model
 from ..models.build import OWN_NETWORK
 from ..models.external.names import published_normalisation
+from ..runs.hashing import state_hash
+from ..runs.identity import Identity, identity_of
+from ..runs.users_code import hashes_of, registered
 from ..teachers import Teacher
 from ..teachers.hooked import passes
 
@@ -111,3 +114,12 @@ def _layout(network: nn.Module) -> tuple[type, dict[str, torch.Size]]:
     """The class of a network, and the shapes of what is in its state."""
     inside = getattr(network, "network", network)
     return type(inside), {key: value.shape for key, value in inside.state_dict().items()}
+
+
+def own_identity(cfg: CN, method: Method, data: Data) -> Identity:
+    """What a program's run computes, by its own code as well, which may be nowhere registered."""
+    chosen, frozen = choice(cfg), method.frozen()
+    names = [chosen.teacher, *chosen.others, *(f"network {n}" for n in range(len(frozen)))]
+    teachers = [(name, state_hash(n.state_dict())) for name, n in zip(names, frozen, strict=False)]
+    written = [type(getattr(part, "network", part)) for part in (method, method.student, *frozen)]
+    return identity_of(cfg, data, teachers, hashes_of(registered(cfg), beside=written))

@@ -26,12 +26,11 @@ from ..regular_files import read_json
 from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import RESULTS, is_finished, make_folder, run_name
 from ..runs.hashing import state_hash
-from ..runs.identity import Identity, fingerprint, identity_of
+from ..runs.identity import Identity, fingerprint
 from ..runs.locks import RunLock
 from ..runs.log import RunLogs, duration, summary_table
 from ..runs.results import FORMAT, commit, protocol
 from ..runs.saving import Saver
-from ..runs.users_code import hashes_of, registered
 from ..runs.weights import TEACHER_WEIGHTS
 from ..teachers import Teacher
 from ..teachers.hooked import passes
@@ -45,7 +44,7 @@ from .micro_batches import refuse_small
 from .notices import warn_of_chance, warn_of_one_class, warn_of_warmup, warn_unsettled
 from .optim import in_words
 from .out_of_memory import memory_explained
-from .own_parts import with_own_parts
+from .own_parts import own_identity, with_own_parts
 from .signals import Requests, Stopped
 from .state import Training
 
@@ -71,26 +70,8 @@ class Trainer:
         self.requests = Requests()
         self.teacher: Teacher | None = getattr(self.training.distiller, "teacher", None)
         self.is_own_start = identity is None  # whether the initial weights are the caller's
-        self.identity = self._own_identity(cfg, data) if identity is None else identity
+        self.identity = own_identity(cfg, self.distiller, data) if identity is None else identity
         self.caches = cache_logits(cfg, self.distiller, data, self.identity) if cfg.DISTILLER.LOGITS_CACHE else {}
-
-    def _own_identity(self, cfg: CN, data: Data) -> Identity:
-        """What a program's run computes, by its own code as well, which may be nowhere registered."""
-        parts = [self.distiller, self.distiller.student, *self.distiller.frozen()]
-        written = [type(getattr(part, "network", part)) for part in parts]
-        return identity_of(cfg, data, self._frozen_networks(), hashes_of(registered(cfg), beside=written))
-
-    def _frozen_networks(self) -> list[tuple[str, str]]:
-        """(name, hash) of the networks that teach."""
-        chosen, frozen = choice(self.cfg), self.distiller.frozen()
-        names = [chosen.teacher, *chosen.others, *(f"network {n}" for n in range(len(frozen)))]
-        return [(name, state_hash(n.state_dict())) for name, n in zip(names, frozen, strict=False)]
-
-    @property
-    def teacher_sha256(self) -> str | None:
-        """The hash of the teacher network's weights; None if no frozen network teaches."""
-        teacher = self.teacher
-        return state_hash(teacher.network.state_dict()) if teacher is not None and teacher.frozen() else None
 
     @property
     def distiller(self) -> Method:
@@ -271,7 +252,7 @@ class Trainer:
             return None
         paths = evaluate(lambda image: {"teacher": teacher.output_of(teacher.network, image).logits}, self.data.test)
         measured, name, kind = paths["teacher"], choice(self.cfg).teacher, choice(self.cfg).kind
-        sha256, precision = self.teacher_sha256 or "", self.cfg.SOLVER.AMP
+        sha256, precision = state_hash(teacher.network.state_dict()), self.cfg.SOLVER.AMP
         record = compare_with_record(self.cfg.DATASET.TYPE, name, measured["top1"], sha256)
         print(f"teacher {name}: top-1 {measured['top1']:.2f} %" + (record and f"; {record}"), flush=True)
         warn_of_chance(measured, self.data.num_classes)

@@ -98,7 +98,7 @@ def test_behind_a_piece_that_fails_or_kills_its_process_the_next_begin_in_new_on
     pieces = record.part("bench")["pieces"]
     assert [one["state"] for one in pieces.values()] == [FAILED, FAILED, HELD]
     assert pieces["a"]["reason"] == "its process ended with -6: "
-    assert pieces["b"]["reason"] == "RuntimeError: CUDA error: out of luck"
+    assert pieces["b"]["reason"] == "RuntimeError: CUDA error: out of luck and more"
     assert parts.started.count("bench") == 3
     assert states(record) == {**dict.fromkeys(SHARES, HELD), "bench": FAILED}
 
