@@ -133,8 +133,8 @@ def test_a_tool_runs_in_another_folder_and_without_the_package_says_what_to_inst
 
 
 def test_a_command_without_settings_does_not_speak_of_them(capsys):
-    assert main(["shrink", "a", "b", "c"]) == 2
-    assert capsys.readouterr().err == "error: unrecognized arguments: c; see mdistiller-dfpt shrink --help\n"
+    assert main(["init", "photos", "a", "b"]) == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: b; see mdistiller-dfpt init --help\n"
 
 
 @pytest.mark.slow
