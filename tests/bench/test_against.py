@@ -39,6 +39,12 @@ def variant_of(tmp_path):
     return build
 
 
+def forget():
+    """Of any checkout, as another test may have imported one."""
+    for name in [n for n in sys.modules if n.split(".")[0] in ("mdistiller", "tensorboardX")]:
+        del sys.modules[name]
+
+
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """Writes a stand-in for mdistiller whose distillation term is multiplied by `factor`."""
@@ -46,9 +52,9 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "cuda", torch.nn.Module.cuda)
     monkeypatch.setattr(torch, "load", torch.load)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    forget()
     yield lambda factor=1.0: write(tmp_path / "checkout", factor)
-    for name in [n for n in sys.modules if n.split(".")[0] in ("mdistiller", "tensorboardX")]:
-        del sys.modules[name]
+    forget()
 
 
 @pytest.fixture
