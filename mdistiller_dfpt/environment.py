@@ -28,10 +28,15 @@ DISTRIBUTIONS = {"PIL": "pillow"}
 """Of packages that are installed under another name than they are imported by."""
 
 
+def capabilities_of_cpu() -> dict[str, Any]:
+    """PyTorch's description of this CPU; empty if it has none."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
+
+
 def name_of_cpu() -> str:
     """The model of this CPU, or its architecture where PyTorch does not know it."""
-    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return str(found.get("cpu_name") or platform.processor() or platform.machine())
+    return str(capabilities_of_cpu().get("cpu_name") or platform.processor() or platform.machine())
 
 
 def machine_of(device: torch.device) -> dict[str, Any]:

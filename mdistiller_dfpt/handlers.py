@@ -68,11 +68,12 @@ def leave_with(code: int) -> None:
 
 
 def _leave() -> None:
-    for stream in (sys.stdout, sys.stderr) if _codes else ():
+    if not _codes:
+        return
+    for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    if _codes:
-        os._exit(_codes[-1])
+    os._exit(_codes[-1])
 
 
 def end_at_once() -> None:

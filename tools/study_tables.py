@@ -11,6 +11,7 @@ from pathlib import Path
 from mdistiller_dfpt.escape import markdown_row
 from mdistiller_dfpt.launch.table_jobs import cell_configs
 from mdistiller_dfpt.report.cells import Value, evaluate_table, holm, in_words
+from mdistiller_dfpt.report.render import difference_of, spread_of
 from mdistiller_dfpt.report.spec import TableSpec, load_table
 
 ROOT = Path(__file__).parents[1]
@@ -23,13 +24,11 @@ def table(spec: TableSpec, values: Sequence[Value]) -> str:
             "p (Holm)", "trained path: top-1, KL from the teacher"]  # fmt: skip
     rows = []
     for value, corrected in zip(values, holm([v.p_value for v in values]), strict=True):
-        interval = "" if value.interval is None else f" ({value.interval[0]:+.2f} to {value.interval[1]:+.2f})"
-        spread = "" if value.deviation is None else f" ± {value.deviation:.2f}"
         rows.append([
             spec.rows[value.cell.row],
             ", ".join(f"{value.by_seed[s]:.2f}" if s in value.by_seed else "-" for s in spec.seeds),
-            "not run" if value.mean is None else f"{value.mean:.2f}{spread}",
-            "" if value.delta is None else f"{value.delta:+.2f}{interval}",
+            spread_of(value) or "not run",
+            difference_of(value),
             "" if value.p_value is None else f"{_number(value.p_value)} ({_number(corrected)})",
             "; ".join(f"{path['top-1']:.2f}, {path['KL from teacher']:.2f}" for path in value.paths.values()),
         ])  # fmt: skip

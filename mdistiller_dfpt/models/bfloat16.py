@@ -12,17 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..environment import capabilities_of_cpu
+
 SLOW = (
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input",
     "conv1d.padding", "conv2d.padding", "conv3d.padding", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm",
 )  # fmt: skip
 """The operators that autocast runs in the lower precision and that are slow in it."""
-
-
-def capabilities_of_cpu() -> dict[str, Any]:
-    """PyTorch's description of this CPU; empty if it has none."""
-    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return found
 
 
 def has_bfloat16() -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ..escape import csv_cell, latex_text, markdown_cell, markdown_line, markdown_row, one_line
 from .cells import Value, holm, in_words
 from .spec import Published, TableSpec
-from .table import AT_START
+from .table import AT_START, spread
 
 
 def _table(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> list[list[str]]:
@@ -18,7 +18,6 @@ def _table(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> l
     ]  # fmt: skip
     for v, corrected in zip(values, holm([v.p_value for v in values]), strict=True):
         published = v.cell.published
-        interval = "" if v.interval is None else f" ({v.interval[0]:+.2f} to {v.interval[1]:+.2f})"
         test = (
             ""
             if v.p_value is None
@@ -30,8 +29,8 @@ def _table(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> l
                 "" if v.weight is None else f"{v.weight:.3g}",
                 "" if v.gradient is None else f"{v.gradient:.3g}",
                 ", ".join(map(str, v.by_seed)),
-                "" if v.mean is None else f"{v.mean:.2f}" + ("" if v.deviation is None else f" ± {v.deviation:.2f}"),
-                "" if v.delta is None else f"{v.delta:+.2f}{interval}",
+                spread_of(v),
+                difference_of(v),
                 test,
                 _paths(v),
                 "" if published is None else ", ".join(f"{p.value:.2f}" for p in published.each()),
@@ -42,6 +41,19 @@ def _table(spec: TableSpec, values: Sequence[Value], marks: dict[str, str]) -> l
     always = {"method", "seeds", "top-1"}
     used = [i for i, name in enumerate(rows[0]) if name in always or any(row[i] for row in rows[1:])]
     return [[row[i] for i in used] for row in rows]
+
+
+def spread_of(value: Value) -> str:
+    """`52.31 ± 0.24`, or the single value; empty without runs."""
+    return spread([*value.by_seed.values()]) if value.by_seed else ""
+
+
+def difference_of(value: Value) -> str:
+    """`+0.94 (-0.95 to +2.84)`: from the reference, with the interval where there is one; empty without a pair."""
+    if value.delta is None:
+        return ""
+    interval = "" if value.interval is None else f" ({value.interval[0]:+.2f} to {value.interval[1]:+.2f})"
+    return f"{value.delta:+.2f}{interval}"
 
 
 def _paths(value: Value) -> str:
