@@ -153,9 +153,10 @@ def signals_later(numbers: Iterable[int] = STOP_SIGNALS) -> Iterator[None]:
 def interrupts_later() -> Iterator[None]:
     """Context in which processes are started: they hear no interrupt, which a terminal sends to all.
 
-    This process hears one afterwards, and ends them.
+    This process hears it, or another stop signal, afterwards, and ends them: a process whose start was cut off would
+    read nothing from its parent, and say so.
     """
-    with signals_later([signal.SIGINT]):  # another thread may get it
+    with signals_later():  # another thread may get an interrupt
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
         try:
             yield

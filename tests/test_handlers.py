@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from mdistiller_dfpt.handlers import STOP_SIGNALS, handled, interrupts_later, signals_later
+from mdistiller_dfpt.handlers import STOP_SIGNALS, handled, interrupts_later, noted_interrupts, signals_later
 from mdistiller_dfpt.launch.cli import guarded
 
 from .test_house import ROOT
@@ -200,3 +200,13 @@ def test_processes_that_are_started_hear_no_interrupt_and_this_one_hears_it_afte
     other.set()
     thread.join()
     assert said == ["goes on\n"]
+
+
+@pytest.mark.parametrize("number", USED)
+def test_a_start_of_processes_is_never_cut_off(number):
+    """A process that was started and then got no data from its parent ended with a traceback."""
+    done = []
+    with pytest.raises(KeyboardInterrupt), noted_interrupts() as came, interrupts_later():
+        os.kill(os.getpid(), number)
+        done.append("started")
+    assert (done, came()) == (["started"], number)
