@@ -206,7 +206,12 @@ def test_processes_that_are_started_hear_no_interrupt_and_this_one_hears_it_afte
 def test_a_start_of_processes_is_never_cut_off(number):
     """A process that was started and then got no data from its parent ended with a traceback."""
     done = []
-    with pytest.raises(KeyboardInterrupt), noted_interrupts() as came, interrupts_later():
-        os.kill(os.getpid(), number)
-        done.append("started")
+
+    def start():
+        with interrupts_later():
+            os.kill(os.getpid(), number)
+            done.append("started")
+
+    with noted_interrupts() as came, pytest.raises(KeyboardInterrupt):
+        start()
     assert (done, came()) == (["started"], number)

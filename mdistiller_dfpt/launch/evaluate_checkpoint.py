@@ -18,12 +18,10 @@ from ..errors import CheckpointError, ConfigError
 from ..models.at_most import at_most
 from ..models.output import as_output, autocast, memory_format
 from ..regular_files import memory, read_text
-from ..runs.checkpoint import CHECKPOINTS
 from ..runs.directory import CONFIG, find_finished, newest_of, other_runs
 from ..runs.identity import other_data, read_identity
 from ..runs.record import check_hash, read_record
-from ..runs.results import recorded_normalisation
-from ..runs.weights import WEIGHTS, load_into, weights_file, weights_folder
+from ..runs.weights import WEIGHTS, load_into, weights_file
 from ..training.evaluate import evaluate
 from ..training.speed import fast_settings
 from .build import Trained, identity_of_run, load_network, use_threads
@@ -37,6 +35,7 @@ from .networks import (
     normalisation_of,
     refuse_other_order,
 )  # fmt: skip
+from .recorded import recorded_normalisation, recorded_student, run_of
 from .trained import trained_networks
 
 TIMES, ROOM, PARAMETERS = 10, 64 << 20, 20_000
@@ -80,9 +79,7 @@ def refuse_other_images(weights: Path, here: Normalisation) -> None:
 
 def other_than_in_its_run(weights: Path, data: Data) -> str:
     """How a dataset differs from that of the run of these weights; empty if it does not, or if that is not known."""
-    run = weights_folder(weights)
-    run = run.parent.parent if run.parent.name == CHECKPOINTS else run
-    known = read_identity(run)
+    known = read_identity(run_of(weights))
     if known is None or known["data"] is None or data.content is None:
         return ""
     return "; ".join(other_data({**known, "data": data.content}, known, "here", "in its run"))
@@ -119,11 +116,12 @@ def evaluate_checkpoint(cfg: CN, role: Role, weights: Path | None = None, name: 
         weights = _found(cfg, role, data)
     if (record := read_record(weights)) is not None:
         check_hash(weights, record)
+    if (record := recorded_student(weights)) is not None:
         refuse_other_order(record.classes, data.classes, f"{weights} was trained")
     own = name_of(cfg, role) if role != "other" else name
     refuse_other_images(weights, normalisation_of(cfg, role, own, data.normalisation))
     network = load_deployed(cfg, weights, data) if role == "student" else load_network(cfg, role, weights, data, name)
-    cfg = fast_settings(cfg, network, None, data, before=weights_folder(weights), trains=False)
+    cfg = fast_settings(cfg, network, None, data, before=run_of(weights), trains=False)
     network = network.to(device).to(memory_format=memory_format(cfg.SOLVER.CHANNELS_LAST)).eval()
     dtype = AMP_DTYPES[cfg.SOLVER.AMP_STUDENT or cfg.SOLVER.AMP]
 

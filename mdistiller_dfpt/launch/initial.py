@@ -15,9 +15,9 @@ from ..models.pretrained import pretrained_weights, put_by_hand, timm_weights
 from ..runs.directory import existing_runs, is_begun
 from ..runs.hashing import file_hash
 from ..runs.identity import read_identity
-from ..runs.results import recorded_normalisation
 from ..runs.weights import WEIGHTS, class_counts, load_into
 from .networks import refuse_other_normalisation, size_of
+from .recorded import recorded_normalisation
 
 PUBLISHED_CLASSES = 1000
 

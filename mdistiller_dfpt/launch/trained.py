@@ -33,11 +33,9 @@ from ..runs.directory import (
 )  # fmt: skip
 from ..runs.identity import Identity, read_identity
 from ..runs.locks import one_at_a_time, wait_until_free
-from ..runs.record import read_record
-from ..runs.results import recorded_normalisation
-from ..runs.weights import weights_folder
 from .build import Trained, check_config, identity_of_run, load_trained
 from .networks import Role, normalisation_of, refuse_other_normalisation, refuse_other_order, size_of
+from .recorded import recorded_normalisation, recorded_student, run_of
 
 OF_PLACE = ("DATASET.ROOT", "DATASET.DOWNLOAD", "EXPERIMENT.DEVICE", "EXPERIMENT.THREADS")
 """Keys of a run that hold for the run of its teacher as well; all others are those of the teacher's config."""
@@ -112,10 +110,10 @@ def _weights(
         if not Path(ckpt).exists():
             raise CheckpointError(f"DISTILLER.{keys[0]} is {ckpt}; there is no such file")
         what = f"DISTILLER.{keys[0]} is {ckpt}, which was trained"
-        if (written := _recorded(Path(ckpt))) is not None:
-            its_type = written.get("DATASET.TYPE", KEYS["DATASET.TYPE"].default)
-            _refuse_other_classes(cfg, data, its_type, written.get("DATASET.SUPERCLASSES"), what)
-        if (record := read_record(Path(ckpt))) is not None:
+        if (its := read_identity(run_of(Path(ckpt)))) is not None:
+            its_type = its["config"].get("DATASET.TYPE", KEYS["DATASET.TYPE"].default)
+            _refuse_other_classes(cfg, data, its_type, its["config"].get("DATASET.SUPERCLASSES"), what)
+        if (record := recorded_student(Path(ckpt))) is not None:
             refuse_other_order(record.classes, data.classes, what)
         if there := recorded_normalisation(Path(ckpt)):
             refuse_other_normalisation(cfg, _role(keys), network, data.normalisation, there, what)
@@ -126,13 +124,6 @@ def _weights(
             f"or set DISTILLER.{keys[1]} to the config that trains it"
         )
     return _of_config(cfg, data, train, chain, network, config, keys)
-
-
-def _recorded(weights: Path) -> dict[str, Any] | None:
-    """The keys that decide the run that `weights` is, or is the file of; None if nothing is recorded."""
-    folder = weights_folder(weights)
-    found = filter(None, map(read_identity, (folder, *folder.parents[:2])))  # the run's, or that of its checkpoint
-    return next((identity["config"] for identity in found), None)
 
 
 def _refuse_other_classes(cfg: CN, data: Data, its_type: str, its_groups: list[int] | None, what: str) -> None:

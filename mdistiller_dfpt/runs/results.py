@@ -10,8 +10,6 @@ from yacs.config import CfgNode as CN
 from ..config.effect import deciding_values
 from ..data import Data
 from ..distillers.choice import situation
-from ..regular_files import read_json
-from .weights import weights_folder
 
 REMEASURED = {
     "last": "statistics measured again over the training images, as for testing, before the last evaluation",
@@ -71,15 +69,6 @@ def commit(root: Path | None = None, package: str = "mdistiller_dfpt") -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", package) else "")
     except (OSError, subprocess.SubprocessError):
         return ""
-
-
-def recorded_normalisation(weights: Path) -> str | None:
-    """The normalisation of the student of the run that `weights` is, or is the file of; None if nothing is recorded."""
-    try:
-        found = read_json(weights_folder(weights) / "results.json")["protocol"]["normalisation"]
-        return str(found.get("student", found["images"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def evaluation_of(epoch: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """`eval --corruptions`: accuracies by corruption and severity, the same for every call, kept for the report."""
 
 import json
+import shutil
 
 import pytest
+import torch
 
 import mdistiller_dfpt as md
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.commands import evaluate, predict
+from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.evaluate_checkpoint import idle_keys
+from mdistiller_dfpt.launch.trained import trained_networks
 from mdistiller_dfpt.report import load_results
 from mdistiller_dfpt.report.page import page
 
@@ -111,6 +115,30 @@ def test_a_precision_to_be_measured_is_that_of_the_run(run, capsys):
 def test_images_that_are_normalised_otherwise_than_in_the_run_are_refused(run, capsys):
     assert evaluate.main([str(run), "DATASET.MEAN", "(0.5, 0.5, 0.5)", "--no-cost"]) == 2
     assert "was trained with images of mean 0.305" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "place", ["a checkpoint", "its file", "a copy without its run", "a checkpoint of a run cut off"]
+)
+def test_images_normalised_otherwise_are_refused_wherever_the_weights_are(place, run, tmp_path, capsys):
+    checkpoint = next((run / "checkpoints").iterdir())
+    weights = checkpoint / "student.safetensors" if place == "its file" else checkpoint
+    if place == "a copy without its run":
+        weights = shutil.copy(run / "student.safetensors", tmp_path)
+    if place == "a checkpoint of a run cut off":
+        weights = tmp_path / "cut" / checkpoint.relative_to(run)
+        shutil.copytree(checkpoint, weights)
+        shutil.copy(run / "best.safetensors", tmp_path / "cut")
+    evaluated = ["-m", "resnet8", "-c", str(weights), "-d", "digits"]
+    assert evaluate.main(evaluated) == 0
+    mean = ["DATASET.MEAN", "(0.5, 0.5, 0.5)"]
+    assert evaluate.main([*evaluated, *mean]) == 2
+    assert f"{weights} was trained with images of mean 0.305" in capsys.readouterr().err
+    cfg = load_cfg(
+        "digits/kd/res20_res8", ["DISTILLER.TEACHER", "resnet8", "DISTILLER.TEACHER_CKPT", str(weights), *mean]
+    )
+    with pytest.raises(ConfigError, match="which was trained with images of mean 0.305"):
+        trained_networks(cfg, md.build_data(cfg, torch.device("cpu")), None)
 
 
 def test_damaged_weights_are_refused_whatever_names_them(run, tmp_path, capsys):
