@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ def shown_results(folder: Path) -> list[Result]:
         print(f"note: {folder}: not shown: {len(results) - len(kept)} runs of searches, whose trials are judged by"
               " validation images alone; give their folder to see them", file=sys.stderr)  # fmt: skip
     return kept or results
+
+
+def apart(folders: Sequence[Path]) -> list[Path]:
+    """These folders, less those that are or are in another of them: their runs would be there twice."""
+    real = list(dict.fromkeys(folder.resolve() for folder in folders))
+    outer = [one for one in real if not set(real) & set(one.parents)]
+    first = {folder.resolve(): folder for folder in reversed(folders)}
+    return [first[one] for one in outer]
 
 
 def load_results(folder: Path, deep: bool = True) -> list[Result]:

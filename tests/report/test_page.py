@@ -7,11 +7,13 @@ from statistics import mean
 import pytest
 from scipy.stats import ttest_rel
 
+from mdistiller_dfpt.commands import plot
 from mdistiller_dfpt.commands.report import main
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results
 from mdistiller_dfpt.report.curves import curves, learning_curves
 from mdistiller_dfpt.report.figures import label
+from mdistiller_dfpt.report.files import apart
 from mdistiller_dfpt.report.page import Entry, page
 from mdistiller_dfpt.report.page import _confusion as confusion
 from mdistiller_dfpt.report.table import table_of
@@ -221,6 +223,18 @@ def test_the_curve_of_one_seed_speaks_of_one(seeds, title, tmp_path):
     for seed in seeds:
         write(tmp_path, "ours", seed, 50.0, paths=True)
     assert curves(load_results(tmp_path), "ours").get_suptitle() == title
+
+
+def test_runs_below_two_of_the_given_folders_are_there_once(runs, tmp_path_factory, capsys):
+    place = tmp_path_factory.mktemp("beside")
+    (place / "link").symlink_to(runs)
+    assert apart([runs / "kd", runs, place / "link"]) == [runs]
+    assert apart([runs / "kd", runs / "ours"]) == [runs / "kd", runs / "ours"]
+    inside = [str(runs), str(runs / "kd"), str(place / "link")]
+    assert plot.main([*inside, "-o", str(place / "a.png")]) == 0
+    assert "another run computed the same" not in capsys.readouterr().err
+    assert main([*inside, "-o", str(place / "a.html")]) == 0
+    assert "another run computed the same" not in (place / "a.html").read_text()
 
 
 def test_the_learning_curves_of_any_runs_are_a_mean_and_a_band_for_each_config(runs):
