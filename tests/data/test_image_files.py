@@ -250,10 +250,12 @@ def test_a_file_that_ends_the_process_of_its_reader_ends_no_run(tmp_path, monkey
         build_data(cfg)
 
 
-def test_a_bomb_in_a_file_of_matlab_is_refused_before_it_unpacks():
+@pytest.mark.parametrize(("order", "mark"), [("<", b"IM"), (">", b"MI")])
+def test_a_bomb_in_a_file_of_matlab_is_refused_before_it_unpacks(order, mark):
     zeros = zlib.compressobj(9)
     bomb = b"".join(zeros.compress(bytes(1 << 24)) for _ in range(32)) + zeros.flush()  # 512 MiB
-    content = bytes(128) + b"".join(struct.pack("<II", 15, len(part)) + part for part in (zlib.compress(b"x"), bomb))
+    parts = (zlib.compress(b"x"), bomb)
+    content = bytes(126) + mark + b"".join(struct.pack(f"{order}II", 15, len(part)) + part for part in parts)
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"meta\.mat unpacks to over 64 MiB"):
         imagenet_module._synsets(content)

@@ -23,8 +23,8 @@ TRUTH = Path("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
 META = Path("ILSVRC2012_devkit_t12/data/meta.mat")
 SOLUTION = "LOC_val_solution.csv"
 MOST_META = 64 << 20  # bytes of a meta.mat once it is unpacked; its own has less than one
-ELEMENT, COMPRESSED = struct.Struct("<II"), 15  # of a file of MATLAB: kind and length, then its content
-HEADER = 128
+COMPRESSED, HEADER = 15, 128  # of a file of MATLAB: a kind of element, and the bytes before the first
+LITTLE_ENDIAN = b"IM"  # at the end of its header; what else is there means the other order
 
 
 @DATASETS.register("imagenet")
@@ -88,10 +88,11 @@ def _labels(root: Path) -> dict[str, str]:
 
 def _refuse_bomb(content: bytes) -> None:
     """ValueError if the compressed elements of a file of MATLAB unpack to more than any meta.mat has."""
+    element = struct.Struct("<II" if content[:HEADER].endswith(LITTLE_ENDIAN) else ">II")  # kind, length; its content
     place, left = HEADER, MOST_META
-    while place + ELEMENT.size <= len(content):
-        kind, length = ELEMENT.unpack_from(content, place)
-        place += ELEMENT.size
+    while place + element.size <= len(content):
+        kind, length = element.unpack_from(content, place)
+        place += element.size
         if kind == COMPRESSED:
             left -= len(zlib.decompressobj().decompress(content[place : place + length], left + 1))
             if left < 0:
