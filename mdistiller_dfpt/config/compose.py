@@ -33,7 +33,7 @@ def find_config(name: Path) -> Path:
     if is_config(name):
         return name
     if name.suffix:
-        packaged = name.with_suffix("").as_posix().removeprefix("./").removeprefix("configs/")
+        packaged = name.with_suffix("").as_posix().removeprefix("configs/")
         if not os.path.lexists(name) and packaged in composed_runs(CONFIGS):  # as of a command for a checkout
             raise ConfigError(f"--cfg {name}: no such config file; the one of the package is --cfg {packaged}")
         return name

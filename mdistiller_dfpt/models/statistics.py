@@ -22,13 +22,14 @@ def single_values(network: nn.Module, trained: Iterable[nn.Module]) -> Iterator[
     """
     trained, found, handles = set(trained), [], []
 
-    def note(name: str, _: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if given[0].dim() > 1 and given[0].numel() == given[0].shape[0] * given[0].shape[1]:
+    def note(name: str, _: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        image = (*given, *named.values())[0]
+        if image.dim() > 1 and image.numel() == image.shape[0] * image.shape[1]:
             found.append(name)
 
     for name, module in network.named_modules():
         if module in trained and isinstance(module, nn.modules.batchnorm._BatchNorm):
-            handles.append(module.register_forward_pre_hook(functools.partial(note, name)))
+            handles.append(module.register_forward_pre_hook(functools.partial(note, name), with_kwargs=True))
     try:
         yield found
     finally:

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
-from mdistiller_dfpt.models.statistics import batch_statistics, measure_statistics, remeasured
+from mdistiller_dfpt.models.statistics import batch_statistics, measure_statistics, remeasured, single_values
 from mdistiller_dfpt.testing import TinyNet, changed, snapshot
 
 
@@ -57,3 +58,19 @@ def test_remeasured_statistics_are_averages_weighted_by_samples_and_the_network_
     torch.testing.assert_close(found["bn1.running_mean"], torch.cat(maps).mean((0, 2, 3)))
     of_each = [m.var((0, 2, 3)) for m in maps]
     torch.testing.assert_close(found["bn1.running_var"], 0.75 * of_each[0] + 0.25 * of_each[1])
+
+
+def test_a_single_value_is_seen_also_of_a_layer_that_is_called_by_keyword():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, image):
+            return self.norm(input=image)
+
+    network = Named().eval()
+    for size, names in ((1, ["norm"]), (2, [])):
+        with single_values(network, network.modules()) as found:
+            network(torch.randn(1, 4, size, size))
+        assert found == names
