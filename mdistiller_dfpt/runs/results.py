@@ -7,10 +7,10 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
+from ..checksum import read_checked_json
 from ..config.effect import deciding_values
 from ..data import Data
 from ..distillers.choice import situation
-from ..regular_files import read_json
 from .weights import weights_folder
 
 REMEASURED = {
@@ -76,7 +76,7 @@ def commit(root: Path | None = None, package: str = "mdistiller_dfpt") -> str:
 def recorded_normalisation(weights: Path) -> str | None:
     """The normalisation of the student of the run that `weights` is, or is the file of; None if nothing is recorded."""
     try:
-        found = read_json(weights_folder(weights) / "results.json")["protocol"]["normalisation"]
+        found = read_checked_json(weights_folder(weights) / "results.json")["protocol"]["normalisation"]
         return str(found.get("student", found["images"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
