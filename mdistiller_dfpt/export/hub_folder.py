@@ -1,12 +1,14 @@
 """A folder as model hubs show it: model.safetensors, config.json, README.md; `load_student` takes it as it is."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from ..atomic import write_json, write_text
+from ..checksum import Damaged, read_checked_json
+from ..errors import kind_and_message
 from ..json_form import ANY, ENVIRONMENT, fault_of
 from ..launch.student import Student
-from ..regular_files import read_json
 from ..runs.directory import RESULTS
 from ..runs.record import as_json
 from ..runs.weights import HUB_CONFIG, HUB_WEIGHTS, weights_folder
@@ -43,9 +45,14 @@ def write_hub_folder(student: Student, folder: Path, *, licence: str = "unknown"
 
 def results_of(student: Student) -> dict[str, Any] | None:
     """results.json of the run that the student's file is in; None if there is none, or of another student."""
+    path = weights_folder(student.source) / RESULTS
     try:
-        found: dict[str, Any] = read_json(weights_folder(student.source) / RESULTS)
-    except (OSError, ValueError):
+        found: dict[str, Any] = read_checked_json(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        why = e if isinstance(e, Damaged) else f"cannot be read: {kind_and_message(e)}"
+        print(f"warning: {path}: {why}; what is written says nothing of these results", file=sys.stderr)
         return None
     if fault_of(found, FORM) or ("validation" in found["final"] and "validation_images" not in found["protocol"]):
         return None

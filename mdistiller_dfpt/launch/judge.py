@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
-from ..atomic import write_json
+from ..checksum import write_checked_json
 from ..config import load_yaml_text
 from ..data import Data, build_data
 from ..data.class_folders import class_folders, list_files
@@ -193,7 +193,7 @@ def judge_run(cfg: CN, data: Data, folder: Path, deployed: nn.Module, teacher: n
     assert record is not None
     student = Student(deployed, record, folder)
     found = judgement(student, on_data(student, cfg, data, teacher))
-    write_json(folder / EVALUATION, found | {"sha256": record.sha256})
+    write_checked_json(folder / EVALUATION, found | {"sha256": record.sha256})
 
 
 def cost(student: Student) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import contextlib
 from pathlib import Path
 
+from ..checksum import read_checked_json
 from ..config import load_yaml_text
 from ..data.normalisation import Normalisation
 from ..errors import CheckpointError
 from ..models.external.names import published_normalisation
-from ..regular_files import read_json
 from ..runs.checkpoint import CHECKPOINTS
 from ..runs.directory import RESULTS
 from ..runs.record import Record, read_record
@@ -36,7 +36,7 @@ def recorded_student(weights: Path) -> Record | None:
 def recorded_normalisation(weights: Path) -> str | None:
     """The normalisation of the images of a student, in words; None if nothing is recorded."""
     try:
-        found = read_json(run_of(weights) / RESULTS)["protocol"]["normalisation"]
+        found = read_checked_json(run_of(weights) / RESULTS)["protocol"]["normalisation"]
         return str(found.get("student", found["images"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # of an unfinished run, or a copy without its run

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..atomic import write_json
+from ..checksum import write_checked_json
 from ..data.corruptions import OF_SEVERITY, SEVERITIES, constants_for, corrupted
 from ..runs.directory import RESULTS
 from .judge import Tested
@@ -101,5 +101,5 @@ def keep_with_run(student: Student, found: dict[str, Any]) -> Path | None:
     is_whole = found["top1"].keys() == OF_SEVERITY.keys() and counts == {len(SEVERITIES)}
     if not is_whole or not (student.source / RESULTS).is_file():
         return None
-    write_json(student.source / CORRUPTIONS, found | {"sha256": student.record.sha256})
+    write_checked_json(student.source / CORRUPTIONS, found | {"sha256": student.record.sha256})
     return student.source / CORRUPTIONS

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from yacs.config import CfgNode as CN
 
+from ..checksum import read_checked_json
 from ..config.conditions import is_measured
 from ..config.effect import without_effect
 from ..config.paths import places_named
@@ -16,7 +17,6 @@ from ..distributed import on_first_process, world_size
 from ..errors import CheckpointError, ConfigError
 from ..interop.plugins import load_cfg
 from ..models import StagedModel
-from ..regular_files import read_json
 from ..runs.directory import (
     CONFIG,
     RESULTS,
@@ -115,7 +115,7 @@ def train(
     before = on_first_process(lambda: _earlier_run(cfg, identity, resume))
     if before is not None and resume == "auto" and on_first_process(lambda: is_finished(before)):
         print(f"{before} is this run, and finished", flush=True)
-        return read_json(before / RESULTS)
+        return read_checked_json(before / RESULTS)
     trainer = build_trainer(cfg, data, trained, identity, before=before)
     folder = before or on_first_process(lambda: _new_run(cfg, identity))
     line = speed_line(trainer.cfg, trainer.training.device, measured=is_measured(cfg))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -10,22 +10,27 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from ..config import load_yaml_text
+from ..config.effect import deciding, differing, of_earlier_version
 from ..config.importable import make_importable
+from ..config.keys import KEYS
 from ..data import Data
 from ..data.normalisation import Normalisation
 from ..data.own_loaders import OWN
 from ..data.preprocessing import Preprocessing
 from ..data.read_image import Fault, read_image
 from ..distillers import Method
+from ..distillers.choice import situation
 from ..errors import CheckpointError, ConfigError, DataError
 from ..interop.plugins import load_cfg, sources, sources_of_student
 from ..models.build import OWN_NETWORK
 from ..models.external.adapt import adapt
 from ..models.output import as_output
 from ..models.staged import resized
+from ..regular_files import read_text
 from ..runs.checkpoint import save_weights
+from ..runs.continuing import EPOCHS
 from ..runs.directory import CONFIG
-from ..runs.record import Record, as_metadata, check_hash, read_record, record_of
+from ..runs.record import PLACES, Record, as_metadata, check_hash, read_record, record_of
 from ..runs.safe_load import EXPORTED
 from ..runs.weights import load_into, weights_file
 from ..training.evaluate import ranking
@@ -223,6 +228,24 @@ def _check_code(path: Path, record: Record, cfg: CN) -> None:
                               " with the present one")  # fmt: skip
 
 
+def _check_config(beside: Path, cfg: CN, of_record: Mapping[str, Any], file: Path) -> None:
+    """CheckpointError if the config beside a file decides something else than that in its record.
+
+    `cfg`: the first of these, with what is overridden. A run may have gone on for more epochs.
+    """
+    values = load_yaml_text(read_text(beside))
+    if "_BASE_" in values:  # written by hand
+        return
+    now, then, here = of_earlier_version(values), of_earlier_version(of_record), situation(cfg, in_files=True)
+    one, other = ({
+        key: deciding(key, value.get(key, KEYS[key].default)) for key in KEYS
+        if KEYS[key].decides and KEYS[key].when.test(here) and key not in (EPOCHS, *PLACES)
+    } for value in (now, then))  # fmt: skip
+    if found := differing(one, other, "there", "in the file"):
+        raise CheckpointError(f"{beside}: damaged, edited, or not of the run of {file.name}: {'; '.join(found)}: bring"
+                              " back the config of that run")  # fmt: skip
+
+
 def config_of_student(path: Path, record: Record, overrides: Sequence[str] = ()) -> CN:
     """The config of a student's run; that beside the file names the user's code, and other files, by their places."""
     file = weights_file(path)
@@ -232,7 +255,9 @@ def config_of_student(path: Path, record: Record, overrides: Sequence[str] = ())
         raise ConfigError(f"{path}: its network or method is in {', '.join(values['PLUGINS'])}: give the directory of"
                           " its run, or put the file beside the config.yaml of that run")  # fmt: skip
     if beside.is_file():
-        return load_cfg(beside, overrides)
+        cfg = load_cfg(beside, overrides)
+        _check_config(beside, cfg, values, file)
+        return cfg
     check_trust(file, values)
     make_importable((name.partition(":")[0] for _, name in named_code(values)), [file.parent])
     try:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checksum import Damaged, read_checked_json
 from ..errors import DataError, kind_and_message
 from ..json_form import fault_of
 from ..regular_files import read_json
@@ -102,13 +103,15 @@ def _leads_nowhere(path: Path) -> bool:
 def _read(path: Path, folder: Path) -> Result | str:
     """The result in a file, or what is wrong with the file."""
     try:
-        data = read_json(path)
+        data = read_checked_json(path)
         if fault := fault_of(data, FORM):
             return f"not a results file of a finished run ({fault})"
         result = Result(_name(path, folder), path, data)
         if not result.evaluated:
             return "not a results file of a finished run (it has no evaluated epoch)"
         result.what  # noqa: B018  an identity that cannot be read is found here
+    except Damaged as e:
+        return str(e)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
         return f"not a results file of a finished run ({kind_and_message(e)})"
     return result
@@ -117,9 +120,11 @@ def _read(path: Path, folder: Path) -> Result | str:
 def read_measured(path: Path, form: Any, what: str) -> dict[str, Any] | None:
     """What was measured of a run, in a file beside its results; None if there is none, DataError if it is no such."""
     try:
-        found: dict[str, Any] = read_json(path)
+        found: dict[str, Any] = read_checked_json(path)
     except FileNotFoundError:
         return None
+    except Damaged as e:
+        raise DataError(f"{path}: {e}, or remove it") from None
     except (OSError, ValueError) as e:
         raise DataError(f"{path}: not {what} ({kind_and_message(e)})") from None
     if fault := fault_of(found, form):

@@ -1,9 +1,7 @@
 """Checkpoints: directories published by one rename, verified by a manifest of hashes, loaded without running code."""
 
 import contextlib
-import hashlib
 import io
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..atomic import saving, write_bytes, write_file, write_folder, write_json
+from ..checksum import hash_of
 from ..errors import CheckpointError
 from ..json_form import ENVIRONMENT, EPOCH, IDENTITY, fault_of
 from ..regular_files import is_folder, read_json
@@ -83,7 +82,7 @@ def save_checkpoint(folder: Path, weights: dict[str, Tensor], state: dict[str, A
             name: {"sha256": file_hash(part / name), "bytes": (part / name).stat().st_size} for name in (WEIGHTS, STATE)
         }
         manifest = {"format": FORMAT, **header, "tensors": len(_tensors(state)), "files": files}
-        write_json(part / MANIFEST, {**manifest, "sha256": _hash(manifest)})
+        write_json(part / MANIFEST, {**manifest, "sha256": hash_of(manifest)})
 
     write_folder(folder, fill)
 
@@ -116,7 +115,7 @@ def _whole_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = read_json(folder / MANIFEST)
         number, files, own = manifest["format"], dict(manifest["files"]), manifest.pop("sha256", None)
-        is_whole = own == _hash(manifest) if own is not None or number != 1 else set(files) == {WEIGHTS, STATE}
+        is_whole = own == hash_of(manifest) if own is not None or number != 1 else set(files) == {WEIGHTS, STATE}
         if is_whole and number > FORMAT:
             raise NewerFormat(f"{folder}: written by a newer version (format {number}); update mdistiller_dfpt")
         if not is_whole:
@@ -188,11 +187,6 @@ def prune(folder: Path, keep: int) -> None:
     """Delete all but the `keep` newest checkpoints, and the remains of interrupted saves."""
     for path in [*checkpoints(folder)[keep:], *folder.glob(".epoch-*")]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _hash(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest as sorted JSON, less the hash itself."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _tensors(state: Any, name: str = "") -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
+from ..checksum import hash_of
 from ..config.effect import deciding, differing, of_earlier_version, value_of
 from ..config.keys import KEYS
 from ..config.load import load_yaml_text
@@ -16,7 +17,6 @@ from .identity import (
     Identity,
     as_identity,
     changed_code,
-    hash_of,
     other_data,
     other_normalisation,
     other_teachers,

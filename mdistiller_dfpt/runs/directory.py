@@ -10,11 +10,12 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from ..atomic import write_text
+from ..checksum import read_checked_json
 from ..config.limits import as_directory
 from ..config.load import load_yaml_text
 from ..distillers.choice import choice
 from ..errors import CheckpointError, ConfigError
-from ..regular_files import is_folder, read_json, read_text
+from ..regular_files import is_folder, read_text
 from .checkpoint import BRING_BACK, CHECKPOINTS, WEIGHTS, checkpoints, newest_manifest
 from .hashing import state_hash
 from .identity import Identity, differences, fingerprint, read_identity
@@ -63,7 +64,7 @@ def is_finished(run: Path) -> bool:
     """Whether a run has reached its last epoch: its results are of what it computes, and its weights are there."""
     identity = read_identity(run)
     try:
-        of_results = read_json(run / RESULTS).get("fingerprint")
+        of_results = read_checked_json(run / RESULTS).get("fingerprint")
     except (OSError, ValueError, AttributeError):
         return False
     return identity is not None and of_results == fingerprint(identity) and (run / WEIGHTS).is_file()
@@ -73,7 +74,7 @@ def find_finished(cfg: CN, identity: Identity) -> Path | None:
     """The newest finished run that computed the same, or None; CheckpointError if its weights were changed since."""
     found = next((run for run in same_runs(cfg, identity) if is_finished(run)), None)
     if found is not None:
-        recorded = read_json(found / RESULTS).get("student_sha256")
+        recorded = read_checked_json(found / RESULTS).get("student_sha256")
         if recorded != state_hash(load_weights(found)):
             raise CheckpointError(f"{found / WEIGHTS}: not the weights whose results are in {RESULTS}: the file was"
                                   " changed after the training; restore it, or move this directory away")  # fmt: skip

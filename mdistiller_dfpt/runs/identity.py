@@ -4,8 +4,6 @@ It holds the keys that decide a result and differ from their defaults, the conte
 networks that teach; its hash is the run's fingerprint.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -13,6 +11,7 @@ from typing import Any, NotRequired, TypedDict
 from yacs.config import CfgNode as CN
 
 from ..atomic import write_json
+from ..checksum import hash_of
 from ..config.effect import deciding_values, differing
 from ..data import Data
 from ..data.content import Content, Images
@@ -58,11 +57,6 @@ def identity_of(
 def fingerprint(identity: Identity) -> str:
     """SHA-256 of an identity, as 64 hexadecimal digits."""
     return hash_of(identity)
-
-
-def hash_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values, as 64 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 HERE, THERE = "in this command", "in that run"

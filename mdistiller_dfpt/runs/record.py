@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
+from ..checksum import hash_of
 from ..config.keys import KEYS
 from ..config.load import dump_cfg, load_yaml_text
 from ..config.sections import put
@@ -27,7 +28,7 @@ from .directory import STATUS
 from .hashing import state_hash
 from .weights import WEIGHTS, load_weights, weights_file
 
-KEY, FORMAT = "mdistiller_dfpt", 1
+KEY, KEY_HASH, FORMAT = "mdistiller_dfpt", "mdistiller_dfpt_sha256", 1
 PLACES = ("DISTILLER.STUDENT_CKPT", "DISTILLER.LOGITS_CACHE", "DATASET.EXTRA.ROOT")
 
 
@@ -85,7 +86,8 @@ def record_of(
 
 def as_metadata(record: Record, weights: Mapping[str, Tensor]) -> dict[str, str]:
     """A record as metadata of a safetensors file with these weights."""
-    return {"format": "pt", KEY: json.dumps(as_json(record._replace(sha256=state_hash(weights))))}
+    text = json.dumps(as_json(record._replace(sha256=state_hash(weights))))
+    return {"format": "pt", KEY: text, KEY_HASH: hash_of(text)}
 
 
 def as_json(record: Record) -> dict[str, Any]:
@@ -132,13 +134,17 @@ def read_record(path: Path) -> Record | None:
         raise CheckpointError(f"{path}: no such checkpoint{_instead(path.parent)}")
     try:
         with safe_open(regular(path), "pt") as file:
-            text = (file.metadata() or {}).get(KEY)
+            metadata = file.metadata() or {}
+            text, written_hash = metadata.get(KEY), metadata.get(KEY_HASH)
     except (SafetensorError, OSError, RuntimeError) as e:
         if path.suffix == ".safetensors":
             raise CheckpointError(f"{path}: cut off or damaged ({e})") from None
         return None  # a file of another kind
     if text is None:
         return None
+    if written_hash not in (None, hash_of(text)):  # an earlier version wrote none
+        raise CheckpointError(f"{path}: damaged; its record of the student is not as it was saved: use another file of"
+                              " the run")  # fmt: skip
     try:
         values = parse_json(text)
         if isinstance(values, dict) and isinstance(written := values.get("format"), int) and written > FORMAT:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode as CN
 
-from ..atomic import write_json
+from ..checksum import read_checked_json, write_checked_json
 from ..data import Data
 from ..data.loader import Epoch
 from ..distillers import Method
@@ -22,7 +22,6 @@ from ..errors import CheckpointError, ConfigError, reason
 from ..models.dummy import dummy_image, probing
 from ..models.published import compare_with_record
 from ..models.statistics import single_values
-from ..regular_files import read_json
 from ..runs.checkpoint import WEIGHTS
 from ..runs.directory import RESULTS, is_finished, make_folder, run_name
 from ..runs.hashing import state_hash
@@ -141,7 +140,7 @@ class Trainer:
                 if is_finished(run) and len(training.epochs) == training.last_epoch:
                     print(f"{run} is finished; raise SOLVER.EPOCHS above {len(training.epochs)} to continue",
                           flush=True)  # fmt: skip
-                    return read_json(run / RESULTS)
+                    return read_checked_json(run / RESULTS)
                 self._refuse_to_go_back(saver)
             # Train: whatever ends the run is recorded in its status
             if not resume:
@@ -285,7 +284,7 @@ class Trainer:
         # The results last: if a run is killed before them, it is continued, and writes its status again
         saver.status("finished", run.progress())
         if rank() == 0:
-            write_json(saver.run / RESULTS, results)
+            write_checked_json(saver.run / RESULTS, results)
         print(summary_table(results))
         warn_of_one_class(run)
         print(f"trained for {duration(results['seconds'])}")

@@ -1,13 +1,13 @@
 """Held-out samples: a share of the training set that is not trained on, a function of the seed."""
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from mdistiller_dfpt.checksum import read_checked_json
 from mdistiller_dfpt.data import build_data
 from mdistiller_dfpt.data.generated import write_data_set
 from mdistiller_dfpt.data.held_out import held_out_samples, hold_out
@@ -166,7 +166,7 @@ def test_a_run_trains_on_the_others(holds_out, monkeypatch, tmp_path):
     monkeypatch.setattr(holds_out, "losses", losses)
     run = run_of("KD", tmp_path / "a")
     fit(run)
-    results = json.loads((run.run / RESULTS).read_text())
+    results = read_checked_json(run.run / RESULTS)
     own = held_out_samples(48, 0.25, run.cfg.SOLVER.SEED).tolist()
     assert not set(seen) & set(own)
     assert results["protocol"]["train_images"] == 36

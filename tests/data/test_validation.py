@@ -1,6 +1,5 @@
 """The validation set: a share of each class, the same in all runs, never trained on; the test set is for the end."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mdistiller_dfpt as md
+from mdistiller_dfpt.checksum import read_checked_json
 from mdistiller_dfpt.data.build import DATASETS
 from mdistiller_dfpt.data.content import FIRST, common_to
 from mdistiller_dfpt.data.image_files import FileSet
@@ -128,7 +128,7 @@ def run(tmp_path_factory):
 
 def test_the_best_epoch_is_chosen_by_it_and_both_are_tested_once(run, capsys):
     folder, cfg = run
-    results, data = json.loads((folder / "results.json").read_text()), md.build_data(cfg)
+    results, data = read_checked_json(folder / "results.json"), md.build_data(cfg)
     assert all("test" not in epoch for epoch in results["epochs"])
     judged = [epoch["validation"]["student"]["top1"] for epoch in results["epochs"]]
     final = results["final"]["top1"]
@@ -147,7 +147,7 @@ def test_the_best_epoch_is_chosen_by_it_and_both_are_tested_once(run, capsys):
 
 def test_the_weights_of_the_last_epoch_are_kept_after_those_of_the_best_were_tested(run):
     folder, _ = run
-    results = json.loads((folder / "results.json").read_text())
+    results = read_checked_json(folder / "results.json")
     last, best = load_file(folder / "student.safetensors"), load_file(folder / "best.safetensors")
     same = all(torch.equal(last[key], best[key]) for key in last)
     assert same is (results["final"]["top1"]["best_epoch"] == 3)
@@ -171,7 +171,7 @@ def spoiled(tmp_path_factory):
 
 @pytest.mark.parametrize("fault", ["none", "missing", "of another epoch", "other tensors"])
 def test_best_is_of_the_weights_that_were_best_or_of_the_last_epoch_and_says_so(fault, spoiled, tmp_path, capsys):
-    before = json.loads((spoiled / "results.json").read_text())["final"]
+    before = read_checked_json(spoiled / "results.json")["final"]
     assert before["top1"]["best_epoch"] == 1
     copy = shutil.copytree(spoiled, tmp_path / "copy")
     (copy / "results.json").unlink()  # it is judged again
@@ -207,6 +207,6 @@ def test_a_report_says_what_the_epochs_were_judged_by(run):
 
 
 def test_the_records_of_the_students_have_their_accuracies_on_the_test_set(run):
-    final = json.loads((run[0] / "results.json").read_text())["final"]
+    final = read_checked_json(run[0] / "results.json")["final"]
     for name, key in (("student.safetensors", "last"), ("best.safetensors", "best")):
         assert md.load_student(run[0] / name).record.accuracy == {m: final[m][key] for m in ("top1", "top5")}

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 import mdistiller_dfpt as md
+from mdistiller_dfpt.checksum import read_checked_json
 from mdistiller_dfpt.commands.export import main
 from mdistiller_dfpt.data.preprocessing import Preprocessing
 from mdistiller_dfpt.export import FORMATS, Format
@@ -193,7 +194,7 @@ def test_images_of_ones_own_are_no_published_dataset_in_a_card(run):
     (("environments",), [1]), (("protocol", "versions"), 3),
 ])  # fmt: skip
 def test_results_of_another_form_are_not_on_a_card(place, value, run, pictures, tmp_path, capsys):
-    copy, found = tmp_path / "run", json.loads((run / "results.json").read_text())
+    copy, found = tmp_path / "run", read_checked_json(run / "results.json")
     shutil.copytree(run, copy)
     at = found
     for key in place[:-1]:
@@ -205,14 +206,25 @@ def test_results_of_another_form_are_not_on_a_card(place, value, run, pictures, 
     assert "## Protocol" not in (tmp_path / "hub/README.md").read_text()
 
 
+def test_damaged_results_are_said_and_not_on_a_card(run, pictures, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    text = (copy / "results.json").read_text()
+    (copy / "results.json").write_text(text.replace('"seed": 1', '"seed": 3', 1))
+    code, _, err = exported(capsys, copy, "--to", "hub-folder", "-o", tmp_path / "hub", "--images", pictures)
+    assert code == 0, err
+    assert f"warning: {copy / 'results.json'}: damaged: it differs from its checksum" in err
+    assert "## Protocol" not in (tmp_path / "hub/README.md").read_text()
+
+
 def test_a_card_names_all_devices_of_the_run(run):
-    results = json.loads((run / "results.json").read_text())
+    results = read_checked_json(run / "results.json")
     results["environments"].append(results["environments"][0] | {"epoch": 1, "device": "NVIDIA H100"})
     assert "cpu, then NVIDIA H100 after epoch 1" in card(md.load_student(run), results, "mit")
 
 
 def test_no_setting_ends_the_block_of_settings(run, pictures, tmp_path, capsys):
-    copy, found = tmp_path / "run", json.loads((run / "results.json").read_text())
+    copy, found = tmp_path / "run", read_checked_json(run / "results.json")
     shutil.copytree(run, copy)
     found["protocol"]["settings"]["X.Y"] = "a\n```\n<img src=x>"
     (copy / "results.json").write_text(json.dumps(found))
@@ -330,7 +342,7 @@ def test_a_package_that_is_missing_is_named(package, run, tmp_path, capsys, monk
 
 
 def test_a_card_has_both_accuracies_of_the_best_epoch(run):
-    student, results = md.load_student(run), json.loads((run / "results.json").read_text())
+    student, results = md.load_student(run), read_checked_json(run / "results.json")
     tested = [{"top1": 60.0, "top5": 90.0}, {"top1": 50.0, "top5": 95.0}]
     results["epochs"] = [{"epoch": i, "test": {"student": one}} for i, one in enumerate(tested, start=1)]
     results["final"] = summarise(results["epochs"])

@@ -8,6 +8,7 @@ import torch
 
 import mdistiller_dfpt as md
 from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt.checksum import read_checked_json
 from mdistiller_dfpt.commands import evaluate, predict
 from mdistiller_dfpt.errors import ConfigError
 from mdistiller_dfpt.launch.evaluate_checkpoint import idle_keys
@@ -58,7 +59,7 @@ def test_all_of_them_are_kept_for_the_page_until_the_weights_change(run, monkeyp
     module = "mdistiller_dfpt.launch.robustness"
     monkeypatch.setattr(f"{module}.corrupted", lambda image, *key: image)
     assert evaluate.main([str(run), "--no-cost", "--corruptions"]) == 0
-    kept = json.loads((run / "corruptions.json").read_text())
+    kept = read_checked_json(run / "corruptions.json")
     assert kept["mean"] == pytest.approx(kept["clean"])
     text = page(load_results(run.parent), "t")
     assert "Corrupted images" in text

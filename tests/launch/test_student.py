@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import random
 import shutil
 import sys
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.transforms import v2
 
 import mdistiller_dfpt as md
+from mdistiller_dfpt.checksum import read_checked_json
 from mdistiller_dfpt.commands import evaluate, predict
 from mdistiller_dfpt.environment import name_of_cpu
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DataError
@@ -217,7 +219,9 @@ def test_a_student_is_judged_on_its_test_set(digits, tmp_path, capsys, monkeypat
 
 
 def test_another_precision_than_that_of_the_run_is_said(digits, tmp_path):
-    student = md.load_student(digits[0])
+    alone = tmp_path / "alone.safetensors"  # beside the config of its run it would be of another one
+    shutil.copy(digits[0] / "student.safetensors", alone)
+    student = md.load_student(alone)
     (tmp_path / "3").mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "3/a.png")
     assert on_folders(student, tmp_path).on == str(tmp_path)
@@ -324,7 +328,7 @@ def test_agreement_with_the_teacher_of_the_run(tmp_path, capsys):
 
 def test_a_finished_run_has_its_evaluation_beside_its_results(digits):
     run, results, data = digits
-    found = json.loads((run / "evaluation.json").read_text())
+    found = read_checked_json(run / "evaluation.json")
     assert found["top1"] == pytest.approx(results["final"]["top1"]["last"])
     assert "teacher" not in found
     one = found["worst"][0]
@@ -338,7 +342,7 @@ def test_a_student_and_a_teacher_of_other_sizes_are_judged_as_in_their_run(tmp_p
     _, teacher, _ = trained(tmp_path / "teacher", "DISTILLER.STUDENT_SIZE", "20")
     words = ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet8", "DISTILLER.TEACHER_CKPT", str(teacher)]
     results, run, data = trained(tmp_path, *words, "DISTILLER.STUDENT_SIZE", "10", "DISTILLER.TEACHER_SIZE", "20")
-    in_run = json.loads((run / "evaluation.json").read_text())
+    in_run = read_checked_json(run / "evaluation.json")
     assert in_run["top1"] == pytest.approx(results["final"]["top1"]["last"])
     assert evaluate.main([str(run), "--with-teacher", "--json", str(tmp_path / "j.json")]) == 0
     found = json.loads((tmp_path / "j.json").read_text())
@@ -476,6 +480,57 @@ def test_damaged_weights_are_never_used(digits, tmp_path, capsys):
         assert words in capsys.readouterr().err
         with pytest.raises(CheckpointError, match=words):
             md.load_student(file)
+
+
+def test_a_changed_bit_or_digit_of_a_record_is_never_used(digits, tmp_path):
+    path, drawn = tmp_path / "student.safetensors", random.Random(1)
+    whole = (digits[0] / "student.safetensors").read_bytes()
+    path.write_bytes(whole)
+    before, header = read_record(path), whole[: 8 + int.from_bytes(whole[:8], "little")]
+    digits_of_header = [place for place, one in enumerate(header) if chr(one).isdigit()]
+    refused = 0
+    for number in range(200):
+        damaged = bytearray(whole)
+        if number % 2:
+            damaged[drawn.randrange(8, len(header))] ^= 1 << drawn.randrange(8)
+        else:
+            place = drawn.choice(digits_of_header)
+            damaged[place] = ord(drawn.choice([d for d in "0123456789" if d != chr(damaged[place])]))
+        path.write_bytes(damaged)
+        try:
+            found = read_record(path)
+        except CheckpointError:
+            refused += 1
+        else:
+            assert found in (None, before)
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("written", "instead"), [("STUDENT: resnet8", "STUDENT: resnet20"), ("  MEAN: null", "  MEAN: [0.1, 0.2, 0.3]")]
+)
+def test_a_config_that_is_not_that_of_the_weights_beside_it_is_refused(written, instead, digits, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(digits[0], run)
+    text = (run / "config.yaml").read_text()
+    assert written in text
+    (run / "config.yaml").write_text(text.replace(written, instead, 1))
+    for words in ([str(run)], [str(run / "best.safetensors"), "DATASET.NUM_WORKERS", "0"]):
+        assert evaluate.main(words) == 3
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {run / 'config.yaml'}: damaged, edited, or not of the run of "), error
+        assert instead.strip().partition(":")[0] in error
+        assert error.count("\n") == 1
+
+
+def test_a_config_whose_places_were_edited_is_used(digits, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(digits[0], run)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(
+        text.replace("NUM_WORKERS: 2", "NUM_WORKERS: 0", 1).replace("EPOCHS: 2", "EPOCHS: 4")
+    )
+    assert md.load_student(run).record == md.load_student(digits[0]).record
 
 
 def test_a_path_that_is_no_run_is_answered_with_what_is_there(digits, tmp_path):

@@ -17,6 +17,7 @@ from statistics import mean
 import pytest
 
 from mdistiller_dfpt import load_cfg
+from mdistiller_dfpt.checksum import read_checked_json
 from mdistiller_dfpt.commands import plot, table
 from mdistiller_dfpt.config import keywords
 from mdistiller_dfpt.config.effect import deciding_values
@@ -110,7 +111,7 @@ def test_a_table_has_mean_spread_difference_test_and_published_value(table, pref
 def test_a_trained_path_has_its_accuracy_and_divergences(table, prefix, capsys):
     for seed, top1, apart in ((1, 60.0, 0.5), (2, 62.0, 0.25)):
         path = prefix / f"digits/dfptkd/res20_res8/seed{seed}/results.json"
-        record = json.loads(path.read_text())
+        record = read_checked_json(path)
         kl = {"teacher||prompt": apart, "teacher||student": 9.0, "prompt||student": 1.0}
         test = {"teacher": {"top1": 70.0}, "prompt": {"top1": top1}, "student": {"top1": 50.0}, "kl": kl}
         first = {"prompt": {"top1": 1.0}, "student": {"top1": 1.0}}
@@ -294,7 +295,7 @@ def test_sources_that_differ_are_all_printed(table, prefix, capsys):
 
 def test_a_mean_of_five_epochs_needs_five(table, prefix, capsys):
     path = prefix / "digits/kd/res20_res8/seed3/results.json"
-    record = json.loads(path.read_text())
+    record = read_checked_json(path)
     record["final"]["top1"]["mean_last_5"] = None
     path.write_text(json.dumps(record))
     out = printed(capsys, "--table", table, "--prefix", prefix, "--metric", "mean_last_5")

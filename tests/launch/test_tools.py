@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mdistiller_dfpt import DATASETS
+from mdistiller_dfpt.checksum import read_checked_json
 from mdistiller_dfpt.commands import evaluate, train
 from mdistiller_dfpt.handlers import end_at_once
 from mdistiller_dfpt.launch import run
@@ -77,7 +78,7 @@ def test_the_main_job_trains_its_teacher_once_and_keeps_it(cwd, capsys):
     assert "note: output/digits/dfptkd/res20_res8/seed1 is the same run, finished" in again
     runs = sorted(str(p.parent.relative_to(cwd / "output")) for p in cwd.rglob("results.json"))
     assert runs == ["digits/dfptkd/res20_res8/seed1", "digits/dfptkd/res20_res8/seed1-2", "digits/vanilla/res20/seed1"]
-    results = json.loads((cwd / "output" / runs[0] / "results.json").read_text())
+    results = read_checked_json(cwd / "output" / runs[0] / "results.json")
     assert results["protocol"]["data"] == "digits"
     refused(
         TRAIN,
@@ -162,7 +163,7 @@ def test_a_run_is_continued_by_its_directory_alone_for_more_epochs(cwd, capsys):
     assert TRAIN([*digits("vanilla"), *QUICK]) == 0
     run = "output/digits/vanilla/res8/seed1"
     assert TRAIN(["--resume", run, "SOLVER.EPOCHS", "2"]) == 0
-    assert len(json.loads((cwd / run / "results.json").read_text())["epochs"]) == 2
+    assert len(read_checked_json(cwd / run / "results.json")["epochs"]) == 2
     assert "the cosine schedule differs from here on" in capsys.readouterr().err
     refused(TRAIN, ["--resume", "nowhere/seed1"], 3, "--resume nowhere/seed1: not the directory of a run", capsys, cwd)
 
@@ -413,7 +414,7 @@ def test_a_plugin_that_changed_is_another_run_and_its_interrupted_run_can_go_on(
     (cwd / run / "results.json").unlink()
     before = json.loads((cwd / run / "identity.json").read_text())
     assert TRAIN([*argv, "SOLVER.EPOCHS", "2", "--resume", run]) == 0
-    assert json.loads((cwd / run / "results.json").read_text())["identity"]["code"] == before["code"]
+    assert read_checked_json(cwd / run / "results.json")["identity"]["code"] == before["code"]
 
 
 def test_what_cannot_be_resumed_is_refused_before_its_teacher_is_trained(cwd, capsys):

@@ -7,6 +7,7 @@ from statistics import mean
 import pytest
 from scipy.stats import ttest_rel
 
+from mdistiller_dfpt.checksum import read_checked_json
 from mdistiller_dfpt.commands import plot
 from mdistiller_dfpt.commands.report import main
 from mdistiller_dfpt.errors import DataError
@@ -144,13 +145,13 @@ def test_a_copy_of_a_run_neither_counts_nor_names_a_row(runs):
     import shutil
 
     for path in runs.glob("kd/a/seed*/results.json"):
-        data = json.loads(path.read_text())
+        data = read_checked_json(path)
         path.write_text(json.dumps(data | {"student_sha256": str(data["protocol"]["seed"])}))
     shutil.copytree(runs / "kd/a/seed2", runs / "k/seed2")
     text = page(load_results(runs), "t")
     assert "<td>kd/a</td><td>1, 2, 3</td>" in text
     assert f"{runs}/k/seed2: another run computed the same with seed 2" in text
-    data = json.loads((runs / "k/seed2/results.json").read_text())
+    data = read_checked_json(runs / "k/seed2/results.json")
     data["final"]["top1"]["last"] = 60.0
     (runs / "k/seed2/results.json").write_text(json.dumps(data | {"student_sha256": "other"}))
     text = page(load_results(runs), "t")
@@ -162,7 +163,7 @@ def test_an_evaluation_is_shown_of_the_weights_of_the_results_alone(of, tmp_path
     write(tmp_path, "kd", 1, 50.0)
     run = tmp_path / "kd/seed1"
     for name, key, value in (("results", "student_sha256", "these weights"), ("evaluation", "sha256", of)):
-        data = json.loads((run / f"{name}.json").read_text())
+        data = read_checked_json(run / f"{name}.json")
         (run / f"{name}.json").write_text(json.dumps(data | {key: value}))
     assert ("Mistakes with the highest confidence" in page(load_results(tmp_path), "x")) == (of == "these weights")
 
@@ -183,7 +184,7 @@ def test_each_count_of_a_confusion_is_written_in_its_cell():
 
 def test_a_protocol_has_no_empty_rows(tmp_path):
     write(tmp_path, "kd", 1, 50.0)
-    data = json.loads((tmp_path / "kd/seed1/results.json").read_text())
+    data = read_checked_json(tmp_path / "kd/seed1/results.json")
     data["protocol"] |= {"teacher": None, "commit": "", "warmup_epochs": 0.0, "threads": 2}
     (tmp_path / "kd/seed1/results.json").write_text(json.dumps(data))
     rows = dict(re.findall(r"<tr><th>([^<]*)</th><td>([^<]*)</td></tr>", page(load_results(tmp_path), "t")))
@@ -209,7 +210,7 @@ def test_times_are_told_with_what_they_were_measured_on(other, words, tmp_path):
 
 def test_a_protocol_has_all_environments_of_its_run(tmp_path):
     write(tmp_path, "kd", 1, 50.0)
-    data = json.loads((tmp_path / "kd/seed1/results.json").read_text())
+    data = read_checked_json(tmp_path / "kd/seed1/results.json")
     parts = [{"device": "cpu", "versions": {"torch": f"2.{n}", "python": "3"}, "epoch": n} for n in (1, 4)]
     data["protocol"] |= parts[1]
     del data["protocol"]["epoch"]
@@ -268,7 +269,7 @@ def test_accuracies_on_several_datasets_are_told_apart_in_a_table(tmp_path):
     for name, folder, images in (("a", "cats", 4), ("b", "cats", 4), ("c", "dogs", 5)):
         write(tmp_path, name, 1, 50.0, method=name)
         file = tmp_path / name / "seed1/results.json"
-        data = json.loads(file.read_text())
+        data = read_checked_json(file)
         data["protocol"] |= {"data": "folder", "folder": folder, "classes": 2, "test_images": images}
         file.write_text(json.dumps(data))
     table = table_of(load_results(tmp_path))

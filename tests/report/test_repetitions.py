@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from mdistiller_dfpt.checksum import read_checked_json
 from mdistiller_dfpt.report import load_results
 from mdistiller_dfpt.report.files import unfinished
 from mdistiller_dfpt.report.repetitions import repeats, repetitions
@@ -20,7 +21,7 @@ def result(folder, name, run, weights, written):
     write(folder, name, 1, 50.0, judged=False)
     place = (folder / name / "seed1").rename(folder / name / f".{run}")
     path = place / "results.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "student_sha256": weights}))
+    path.write_text(json.dumps({**read_checked_json(path), "student_sha256": weights}))
     os.utime(path, (written, written))
     return place
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mdistiller_dfpt.checksum import read_checked_json
 from mdistiller_dfpt.commands import plot, table
 from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.report import load_results, markdown_table
@@ -73,7 +74,7 @@ def test_a_table_of_a_folder_has_what_was_measured_in_the_first_step(runs, tmp_p
     columns = {line.split(" | ")[0]: line.split(" | ")[5:7] for line in rows}
     assert columns["| kd"][0] == "0.9"
     assert float(columns["| kd"][1]) == pytest.approx(0.9, rel=0.05), "KD relative to KD of weight 1"
-    record = json.loads((runs / "kd/seed1/results.json").read_text())
+    record = read_checked_json(runs / "kd/seed1/results.json")
     del record["epochs"][0]["train"]["gradient_to_kd"], record["epochs"][0]["train"]["distillation_weight"]
     (tmp_path / "seed1").mkdir()
     (tmp_path / "seed1/results.json").write_text(json.dumps(record))
@@ -102,7 +103,7 @@ def test_another_protocol_is_flagged_and_explained(runs):
 def test_repetitions_with_another_version_of_torch_are_averaged_and_flagged(runs, tmp_path):
     shutil.copytree(runs, tmp_path / "runs")
     (path,) = (r.path for r in load_results(tmp_path / "runs") if (r.name, r.seed) == ("kd", 2))
-    data = json.loads(path.read_text())
+    data = read_checked_json(path)
     mine = data["environments"][0]["versions"]["torch"]
     data["environments"][0]["versions"]["torch"] = "1.13"
     path.write_text(json.dumps(data))
@@ -158,7 +159,7 @@ def test_the_tools_print_and_draw(runs, capsys, tmp_path):
 
 
 def test_paths_of_any_name_are_drawn(runs, tmp_path):
-    data = json.loads((runs / "dfptkd/seed1/results.json").read_text().replace("prompt", "adapter"))
+    data = json.loads(json.dumps(read_checked_json(runs / "dfptkd/seed1/results.json")).replace("prompt", "adapter"))
     (tmp_path / "seed1").mkdir()
     (tmp_path / "seed1/results.json").write_text(json.dumps(data))
     plot_curves(load_results(tmp_path), tmp_path / "c.svg", "adapter")
@@ -193,7 +194,7 @@ EPOCHS = {
 @pytest.mark.parametrize("case", EPOCHS)
 def test_results_without_an_evaluated_epoch_are_named(case, runs, tmp_path):
     epochs, said = EPOCHS[case]
-    data = json.loads((runs / "dfptkd/seed1/results.json").read_text())
+    data = read_checked_json(runs / "dfptkd/seed1/results.json")
     (tmp_path / "results.json").write_text(json.dumps({**data, "epochs": epochs}))
     with pytest.raises(DataError, match=said):
         load_results(tmp_path)
@@ -202,7 +203,7 @@ def test_results_without_an_evaluated_epoch_are_named(case, runs, tmp_path):
 def test_each_dataset_has_a_reference_of_its_own(runs, tmp_path):
     folder = shutil.copytree(runs, tmp_path / "copy")
     for name in ("b1", "b2"):
-        data = json.loads((runs / "dfptkd/seed1/results.json").read_text())
+        data = read_checked_json(runs / "dfptkd/seed1/results.json")
         data["protocol"]["classes"] = 7
         data["identity"]["config"]["SOLVER.LR"] = float(name[1])
         (folder / name / "seed1").mkdir(parents=True)
@@ -266,7 +267,7 @@ def test_a_curve_is_no_mean_of_runs_that_differ_in_more_than_their_seed(runs, tm
     for name, change in (("a", 0.5), ("b", 0.7)):
         shutil.copytree(runs / "dfptkd", tmp_path / name)
         (file,) = tmp_path.glob(f"{name}/seed*/results.json")
-        data = json.loads(file.read_text())
+        data = read_checked_json(file)
         data["identity"]["config"]["DFPTKD.ALPHA"] = change
         file.write_text(json.dumps(data))
     assert plot.main([str(tmp_path), "--paths", "-o", str(tmp_path / "c.png")]) == 3
@@ -300,7 +301,7 @@ def test_no_p_value_is_zero(p, words):
 def test_another_student_is_a_difference_of_two_methods(key, value, runs, tmp_path):
     folder = shutil.copytree(runs, tmp_path / "copy")
     file = folder / "dfptkd/seed1/results.json"
-    data = json.loads(file.read_text())
+    data = read_checked_json(file)
     before = data["identity"]["config"].get(key)
     data["identity"]["config"][key] = value
     file.write_text(json.dumps(data))

@@ -1,7 +1,6 @@
 """A run: results, bit-exact resume, divergence, no device synchronisation."""
 
 import gc
-import json
 import os
 import shutil
 import sys
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mdistiller_dfpt.bench.counts import operators_per_step
+from mdistiller_dfpt.checksum import read_checked_json
 from mdistiller_dfpt.data import Data
 from mdistiller_dfpt.distillers import DISTILLERS, build_distiller
 from mdistiller_dfpt.errors import CheckpointError, ConfigError, DivergedError
@@ -46,7 +46,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(name, tmp_path):
     torch.manual_seed(99)  # other random state must not matter
     resumed = run_of(name, tmp_path, *THREE)
     assert outcome(resumed, resume=True) == expected
-    found, before = (json.loads((t.run / "results.json").read_text()) for t in (resumed, whole))
+    found, before = (read_checked_json(t.run / "results.json") for t in (resumed, whole))
     assert found["final"] == before["final"]
     assert found["student_sha256"] == before["student_sha256"]
 
@@ -69,7 +69,7 @@ def test_prepare_is_called_before_the_first_step_and_not_on_resume(words, tmp_pa
 def test_results_hold_last_best_and_mean_and_the_protocol(tmp_path):
     run = run_of("KD", tmp_path, "SOLVER.EPOCHS", "6", "SOLVER.LR", "0.1")
     fit(run)
-    results = json.loads((run.run / "results.json").read_text())
+    results = read_checked_json(run.run / "results.json")
     accuracies = [e["test"]["student"]["top1"] for e in results["epochs"]]
     top1 = results["final"]["top1"]
     assert top1["last"] == accuracies[-1]
