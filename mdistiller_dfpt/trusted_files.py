@@ -6,6 +6,7 @@ config is loaded. What is typed on a command line, or given by a program, is tru
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def check_trust(file: Path, values: Mapping[str, Any], lines: Mapping[str, int] 
         folder = os.path.realpath(file.parent)
         raise ConfigError(f"{at}: {key} names {name}, code that this file would run. If you trust it, add --trust"
                           " (in Python, `load_student(..., trust=True)`), or once for all files of a folder:"
-                          f" mdistiller-dfpt trust {folder}")  # fmt: skip
+                          f" mdistiller-dfpt trust {shlex.quote(str(folder))}")  # fmt: skip
 
 
 def named_code(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ teacher, each value with its reason; the command that trains both is printed.
 """
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def _main(argv: list[str]) -> None:
     teacher = output.with_name(f"{output.stem}-teacher{output.suffix}")
     check_output("-o", output)
     if there := [str(path) for path in (output, teacher) if path.exists()]:
-        raise ConfigError(f"{', '.join(there)}: exists; delete it, or give another name with -o")
+        what = "exist; delete them" if len(there) > 1 else "exists; delete it"
+        raise ConfigError(f"{' and '.join(there)}: {what}, or give another name with -o")
     # What is there?
     held_out = test_set_in(args.folder)
     share = {} if held_out else {"DATASET.TEST.SHARE": TEST_SHARE}
@@ -86,7 +88,7 @@ def _main(argv: list[str]) -> None:
     write_text(teacher, teacher_yaml(plan, found, root, name))
     write_text(output, student_yaml(plan, found, teacher.name, name, METHODS))
     print(f"wrote {output} and {teacher}; this trains the teacher, then the student:")
-    print(f"  {command_line('train')} --cfg {output}")
+    print(f"  {command_line('train')} --cfg {shlex.quote(str(output))}")
 
 
 def main(argv: list[str] | None = None) -> int:

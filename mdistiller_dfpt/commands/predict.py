@@ -1,8 +1,8 @@
 """Predict the classes of images: mdistiller-dfpt predict RUN_OR_FILE IMAGE ... [--top K] [--json | --csv].
 
 RUN_OR_FILE is the directory of a run or a .safetensors file of one. IMAGE is a file, a folder (with all images below
-it) or a pattern with wildcards; files that cannot be read are named at the end. Nothing but the student's file is
-needed: no teacher, dataset or config.
+it, less hidden ones) or a pattern with wildcards; files that cannot be read are named at the end. Nothing but the
+student's file is needed: no teacher, dataset or config.
 """
 
 import csv
@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from ..data.class_folders import SUFFIXES, folders_below
+from ..data.class_folders import SUFFIXES, folders_below, is_image, no_images, unread
 from ..distributed import pick_device
 from ..errors import ConfigError, DataError
 from ..escape import csv_cell, one_name
@@ -26,14 +26,19 @@ def images_of(words: list[str]) -> list[Path]:
     for word in words:
         path = Path(word)
         if path.is_dir():
-            below = (Path(place, name) for place, _, names in folders_below(path, links=False) for name in names)
-            some = sorted(p for p in below if p.suffix.lower() in SUFFIXES and p.is_file())
+            below = [Path(place, name) for place, _, names in folders_below(path, links=False) for name in names]
+            some = sorted(p for p in below if is_image(p.name) and p.is_file())
+            others = [str(p) for p in below if not is_image(p.name)]
+            if not some:
+                raise DataError(no_images(path, others, "name another folder, or files"))
+            if others:
+                print(f"note: {one_name(unread(path, others))}", file=sys.stderr)  # stdout may be JSON
         elif path.exists():
             some = [path]
         else:
             some = [Path(p) for p in sorted(glob.glob(word, recursive=True))]
         if not some:
-            raise DataError(f"{word}: {'a folder without images' if path.is_dir() else 'no such image'}")
+            raise DataError(f"{word}: no such image")
         found += some
     return found
 

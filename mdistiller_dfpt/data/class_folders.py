@@ -18,6 +18,23 @@ from .read_image import Fault, read_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as in torchvision
 
+AS_JPEG = (".jfif", ".jpe")  # JPEG files under another ending
+OTHER_IMAGES = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".gif",
+    ".jp2",
+    ".jxl",
+    ".tga",
+    ".psd",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+)
+
 MOST_VISITS = 10  # of a folder, by way of links
 
 
@@ -92,13 +109,43 @@ def images_in(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(images, key=os.path.split), others
 
 
+def _endings(paths: Sequence[str]) -> Counter[str]:
+    # Sorted: of equal counts, the order is not that in which the file system lists them
+    return Counter(sorted("hidden" if Path(p).name.startswith(".") else Path(p).suffix.lower() for p in paths))
+
+
+def _counts(endings: Counter[str]) -> str:
+    return ", ".join(f"{count} {ending or 'without ending'}" for ending, count in endings.most_common(5))
+
+
+def _remedy(endings: Counter[str]) -> str:
+    """What makes images of the unread files; empty if they look like none."""
+    jpeg, other = ([e for e in some if e in endings] for some in (AS_JPEG, OTHER_IMAGES))
+    ways = [f"rename {' '.join(jpeg)} to .jpg"] * bool(jpeg) + [f"convert {' '.join(other)} to .jpg"] * bool(other)
+    return "; to use them, " + " and ".join(ways) if ways else ""
+
+
+def unread(root: Path, paths: Sequence[str]) -> str:
+    """A line on files beside images that are not read, by their endings, and what to do with images among them."""
+    endings = _endings(paths)
+    files = "1 file is" if len(paths) == 1 else f"{len(paths)} files are"
+    return f"{root}: {files} not read as images ({_counts(endings)}); read: {' '.join(SUFFIXES)}{_remedy(endings)}"
+
+
 def say_unread(root: Path, paths: Sequence[str]) -> None:
-    """One line on files beside images that are not read, by their endings."""
+    """Print the line of `unread`, if there are such files."""
     if paths and rank() == 0:
-        endings = Counter("hidden" if Path(p).name.startswith(".") else Path(p).suffix.lower() for p in paths)
-        counts = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in endings.most_common(5))
-        print(f"note: {root}: {len(paths)} files are not read as images ({counts}); read: {' '.join(SUFFIXES)}",
-              flush=True)  # fmt: skip
+        print(f"note: {unread(root, paths)}", flush=True)
+
+
+def no_images(folder: Path, others: Sequence[str], remedy: str) -> str:
+    """A line on a folder without images: what it holds instead, or else what to do."""
+    if not others:
+        return f"{folder}: contains no images (files that end in {' '.join(SUFFIXES)}): {remedy}"
+    endings = _endings(others)
+    files = "1 file that is" if len(others) == 1 else f"{len(others)} files that are"
+    return (f"{folder}: contains no images, but {files} not read ({_counts(endings)}); read: {' '.join(SUFFIXES)}"
+            f"{_remedy(endings) or f'; {remedy}'}")  # fmt: skip
 
 
 def file_fingerprint(paths: Sequence[Path]) -> str:
@@ -137,7 +184,7 @@ def list_files(root: Path, classes: Sequence[str]) -> FileSet:
     for label, name in enumerate(classes):
         images, others = images_in(root / name)
         if not images:
-            faults.append(f"{root / name}: contains no images (files that end in {' '.join(SUFFIXES)})")
+            faults.append(no_images(root / name, others, "add some, or remove the folder"))
         paths += images
         labels += [label] * len(images)
         unread += others

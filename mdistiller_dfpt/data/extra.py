@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from ..distributed import world_size
 from ..errors import ConfigError, DataError
 from .batch import UNLABELLED, Batch
-from .class_folders import SUFFIXES, images_in, read_images, say_unread
+from .class_folders import images_in, no_images, read_images, say_unread
 from .content import Images, images_of
 from .image_files import FileSet
 from .in_memory import ImageSet
@@ -80,7 +80,7 @@ def files_below(root: Path) -> FileSet:
         raise DataError(f"DATASET.EXTRA.ROOT is {root}; there is no such folder")
     paths, others = images_in(root)
     if not paths:
-        raise DataError(f"{root}: contains no images (files that end in {' '.join(SUFFIXES)})")
+        raise DataError(no_images(root, others, "add some, or set DATASET.EXTRA.ROOT to a folder that has some"))
     say_unread(root, others)
     return FileSet(paths, torch.full((len(paths),), UNLABELLED), ())
 

@@ -1,6 +1,7 @@
 """The trained networks that teach: from a file, from torchvision, or from the run of their config."""
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -171,13 +172,15 @@ def _of_config(
     if found is not None:
         return found
     if not cfg.DISTILLER.TEACHER_AUTO_TRAIN:
-        prefix = "" if cfg.LOG.PREFIX == "./output" else f" LOG.PREFIX {cfg.LOG.PREFIX}"
+        prefix = "" if cfg.LOG.PREFIX == "./output" else f" LOG.PREFIX {shlex.quote(cfg.LOG.PREFIX)}"
+        its_config = shlex.quote(str(config))
         lines = [
-            f"the teacher {network} is not trained yet: run `{command_line('train')} --cfg {config}{prefix}`, "
+            f"the teacher {network} is not trained yet: run `{command_line('train')} --cfg {its_config}{prefix}`, "
             "or add `DISTILLER.TEACHER_AUTO_TRAIN True` to your command"
         ]
+        others = {shlex.quote(str(run)): line for run, line in other_runs(teacher_cfg, identity).items()}
         lines += newest_of([f"{line}; to be taught by it nevertheless, add `DISTILLER.{keys[0]} {run}`"
-                            for run, line in other_runs(teacher_cfg, identity).items()])  # fmt: skip
+                            for run, line in others.items()])  # fmt: skip
         raise CheckpointError("\n".join(lines))
 
     def train_it() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,9 +88,9 @@ def find_resumable(cfg: CN, identity: Identity) -> Path:
     found = next((run for run in same if not is_finished(run) and is_begun(run)), None)
     if found is None:
         place = Path(cfg.LOG.PREFIX) / run_name(cfg)
-        finished = [f"{run} is finished; to train it for longer: `--resume {run} SOLVER.EPOCHS N`"
+        finished = [f"{run} is finished; to train it for longer: `--resume {shlex.quote(str(run))} SOLVER.EPOCHS N`"
                     for run in same if is_finished(run)]  # fmt: skip
-        others = [f"nothing to resume: {line}; to continue that one: `--resume {run}`"
+        others = [f"nothing to resume: {line}; to continue that one: `--resume {shlex.quote(str(run))}`"
                   for run, line in other_runs(cfg, identity).items()]  # fmt: skip
         raise CheckpointError(
             "\n".join(finished[:1] or newest_of(others) or [f"nothing to resume in {place}: run without --resume"])

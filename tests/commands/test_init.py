@@ -1,6 +1,7 @@
 """init photos: what is found in a folder, the yaml files that it writes, and what it refuses."""
 
 import re
+import shlex
 
 import pytest
 import yaml
@@ -8,7 +9,9 @@ from PIL import Image
 
 from mdistiller_dfpt import load_cfg
 from mdistiller_dfpt.commands import init
+from mdistiller_dfpt.data import DATASETS
 from mdistiller_dfpt.data.survey import Survey
+from mdistiller_dfpt.errors import DataError
 from mdistiller_dfpt.launch.own_photos import plan_for
 
 from ..data.test_own_photos import photos
@@ -52,7 +55,8 @@ def test_a_folder_without_a_test_set(tmp_path, monkeypatch, capsys):
     # Nothing is overwritten
     assert init.main(["photos", "pets", "-o", "configs_here/pets.yaml"]) == 2
     assert lines_of(capsys)[1] == [
-        "error: configs_here/pets.yaml, configs_here/pets-teacher.yaml: exists; delete it, or give another name with -o"
+        "error: configs_here/pets.yaml and configs_here/pets-teacher.yaml: exist; delete them,"
+        " or give another name with -o"
     ]
 
 
@@ -100,3 +104,41 @@ def test_the_plan_follows_the_machine_and_the_images(gpu, side, sizes, amp):
 def test_the_reason_of_a_size_is_that_of_the_pair_and_the_machine(purpose, gpu, why):
     found = Survey(("a", "b"), (300, 300), (75, 75), [], [], 500, 0, 0, 0, 0)
     assert plan_for(found, purpose, False, 2, gpu).why_size == why
+
+
+def test_a_name_with_a_space_is_quoted_in_the_printed_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "Vögel im Garten", {"Amsel": 12, "Meise": 12})
+    assert init.main(["photos", "Vögel im Garten", "-o", "Vögel im Garten.yaml"]) == 0
+    out, _ = lines_of(capsys)
+    assert shlex.split(out[-1])[-3:] == ["train", "--cfg", "Vögel im Garten.yaml"]
+    # The same for what other messages tell to type
+    cfg = load_cfg(None, {"DATASET.TYPE": "folder", "DATASET.ROOT": "Vögel im Garten"})
+    (tmp_path / "Vögel im Garten").rename(tmp_path / "test")
+    (tmp_path / "Vögel im Garten").mkdir()
+    (tmp_path / "test").rename(tmp_path / "Vögel im Garten" / "test")
+    with pytest.raises(DataError, match=r"--images '\S*Vögel im Garten/test'`"):
+        DATASETS["folder"](cfg)
+
+
+def test_images_of_other_formats_are_said_with_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "pets", {"cat": 12, "dog": 12})
+    for name in ("a.HEIC", "b.heic", "c.gif", "d.jfif", ".DS_Store"):
+        (tmp_path / "pets" / "cat" / name).write_bytes(b"")
+    assert init.main(["photos", "pets"]) == 0
+    assert lines_of(capsys)[0][0] == (
+        "note: pets: 5 files are not read as images (2 .heic, 1 .gif, 1 .jfif, 1 hidden);"
+        " read: .jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp;"
+        " to use them, rename .jfif to .jpg and convert .heic .gif to .jpg"
+    )
+    # A class of such files alone, and one without files
+    photos(tmp_path / "phone", {"cat": 12, "dog": 1, "cow": 1})
+    (tmp_path / "phone" / "dog" / "00.png").rename(tmp_path / "phone" / "dog" / "00.HEIC")
+    (tmp_path / "phone" / "cow" / "00.png").unlink()
+    assert init.main(["photos", "phone", "-o", "phone.yaml"]) == 3
+    err = lines_of(capsys)[1]
+    assert err[0].startswith("error: phone/cow: contains no images (files that end in .jpg")
+    assert err[0].endswith("): add some, or remove the folder")
+    assert err[1].startswith("error: phone/dog: contains no images, but 1 file that is not read (1 .heic); read: .jpg")
+    assert err[1].endswith("; to use them, convert .heic to .jpg")

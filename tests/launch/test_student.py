@@ -176,7 +176,7 @@ def test_a_users_code_is_not_run_from_a_file_alone(digits, tmp_path):
     [
         (["none.png"], 3, "none.png: no such image"),
         (["text.png"], 3, "text.png: cannot be read as an image"),
-        (["empty"], 3, "empty: a folder without images"),
+        (["empty"], 3, "empty: contains no images"),
         (["text.png", "--top", "0"], 2, "--top is 0; it must be at least 1"),
         (["text.png", "--json", "--csv"], 2, "not allowed with argument --json"),
     ],
@@ -188,6 +188,17 @@ def test_wrong_uses_are_one_line(words, code, message, digits, tmp_path, monkeyp
     assert predict.main([str(digits[0]), *words]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_files_of_a_folder_that_are_not_predicted_are_said(digits, tmp_path, capsys):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    for name in ("._a.png", "b.HEIC"):
+        (tmp_path / name).write_bytes(b"no image")
+    assert predict.main([str(digits[0]), str(tmp_path), "--json"]) == 0
+    said = capsys.readouterr()
+    assert [p["image"] for p in json.loads(said.out)] == [str(tmp_path / "a.png")]
+    assert said.err.startswith(f"note: {tmp_path}: 2 files are not read as images (1 .heic, 1 hidden); read: .jpg")
+    assert said.err.endswith("; to use them, convert .heic to .jpg\n")
 
 
 def test_an_unreadable_image_is_named(digits, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 from itertools import islice
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def _found_instead(root: Path) -> str:
     if any(is_image(name) for path in root.iterdir() if path.is_dir() for name in _few_names(path)):
         return f"{shown}: if these folders are the classes, {HOLD_OUT}"
     if not (root / "train").is_dir() and (alone := next((n for n in SECOND if any(root.glob(f"{n}/*/"))), None)):
-        test = f"{command_line('eval')} RUN_OR_FILE --images {root / alone}"
+        test = f"{command_line('eval')} RUN_OR_FILE --images {shlex.quote(str(root / alone))}"
         return f"{shown}: {alone} alone does to test a trained student: `{test}`, or -m NETWORK -c FILE for RUN_OR_FILE"
     if inside := next((p.parent for p in sorted(root.glob("*/train")) if p.is_dir()), None):
         return f"{shown}: perhaps DATASET.ROOT is {str(inside)!r}"
