@@ -32,9 +32,13 @@ def shown_results(folder: Path) -> list[Result]:
 
 
 def apart(folders: Sequence[Path]) -> list[Path]:
-    """These folders, less those that are or are in another of them: their runs would be there twice."""
+    """These folders, less those that are or are in another of them: their runs would be there twice.
+
+    A search in another one stays: its trials are shown only if its folder is given.
+    """
     real = list(dict.fromkeys(folder.resolve() for folder in folders))
-    outer = [one for one in real if not set(real) & set(one.parents)]
+    around = {one: [other for other in real if other in one.parents] for one in real}
+    outer = [one for one in real if not any("search" not in one.relative_to(o).parts for o in around[one])]
     first = {folder.resolve(): folder for folder in reversed(folders)}
     return [first[one] for one in outer]
 

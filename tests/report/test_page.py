@@ -231,6 +231,7 @@ def test_runs_below_two_of_the_given_folders_are_there_once(runs, tmp_path_facto
     (place / "link").symlink_to(runs)
     assert apart([runs / "kd", runs, place / "link"]) == [runs]
     assert apart([runs / "kd", runs / "ours"]) == [runs / "kd", runs / "ours"]
+    assert apart([runs, runs / "search" / "kd", runs / "search"]) == [runs, runs / "search"]
     inside = [str(runs), str(runs / "kd"), str(place / "link")]
     assert plot.main([*inside, "-o", str(place / "a.png")]) == 0
     assert "another run computed the same" not in capsys.readouterr().err
