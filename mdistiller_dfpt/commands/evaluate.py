@@ -169,9 +169,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"negative log-likelihood {found['nll']:.3f}, calibration error {found['ece']:.2f} %",
     ]
     if found["temperature"] is not None:
-        before, after = (f"{found[f'nll_{s}']:.3f}, {found[f'ece_{s}']:.2f} %" for s in ("half", "scaled"))
+        nll, ece = ([found[f"{key}_{s}"] for s in ("half", "scaled")] for key in ("nll", "ece"))
         fitted = f"temperature {found['temperature']:.2f}, fitted on half of the images"
-        lines.append(f"{fitted}: on the other half {before} without it, {after} with it")
+        lines.append(f"{fitted}: on the other half, without and with it, negative log-likelihood {nll[0]:.3f} and"
+                     f" {nll[1]:.3f}, calibration error {ece[0]:.2f} % and {ece[1]:.2f} %")  # fmt: skip
     if "teacher" in found:
         lines.append(f"predicts as its teacher: {found['teacher']['agreement']:.2f} %; KL {found['teacher']['kl']:.3f}")
     known = {name: value for name, value in found["per_class"].items() if value is not None}

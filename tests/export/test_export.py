@@ -325,7 +325,15 @@ def test_the_checkpoint_itself_is_not_overwritten(run, capsys):
 def test_a_card_has_the_accuracy_that_is_known(run):
     student = md.load_student(run)
     student.record = student.record._replace(accuracy={"top1": 98.5})
-    assert "\n| this file: epoch 1 | 98.50 | - |\n\nOn the test set" in card(student, None, "mit")
+    text = card(student, None, "mit")
+    assert "\n| this file: epoch 1 | 98.50 | - |\n\nOn the test set" in text
+    assert "\n- It was tested on the test set of " in text
+    # That of a loop of one's own was not evaluated, and its card does not say that it was tested
+    student.record = student.record._replace(accuracy={}, data="own")
+    text = card(student, None, "mit")
+    assert "\nIt was not evaluated.\n" in text
+    assert "\n- It was not tested: how often it is right is not known.\n" in text
+    assert "tested on" not in text
 
 
 @pytest.mark.parametrize(("side", "count"), [(16, 256), (512, 256), (1024, 64), (4096, 4)])

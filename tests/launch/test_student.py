@@ -217,6 +217,8 @@ def test_a_student_is_judged_on_its_test_set(digits, tmp_path, capsys, monkeypat
     for key in ("top1", "top5", "nll", "ece"):
         assert found[key] == pytest.approx(last[key], rel=1e-5), key
     assert f"top-1 {last['top1']:.2f} %" in text
+    assert f"log-likelihood {found['nll_half']:.3f} and {found['nll_scaled']:.3f}, calibration error" in text
+    assert f"calibration error {found['ece_half']:.2f} % and {found['ece_scaled']:.2f} %\n" in text
     assert found["parameters"] == sum(p.numel() for p in md.load_student(run).parameters())
     assert found["macs"] > 1e6
     assert found["bytes"] == (run / "student.safetensors").stat().st_size
