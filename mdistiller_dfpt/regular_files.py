@@ -10,7 +10,10 @@ import os
 import stat
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_GROWTH = 1 << 20  # bytes, of a file while it is read
 MOST_TEXT = 1 << 30  # bytes; a table of all images of ImageNet has about a tenth
@@ -92,6 +95,16 @@ def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:
     if len(content) == size:  # as of some in /proc, which say that they are empty and have no end
         raise OSError(errno.EFBIG, "has more than its size", str(path))
     return content
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, "Tensor"]:
+    """The tensors of a regular safetensors file; OSError as of `opened`, SafetensorError.
+
+    Not mapped, as by `load_file`: a file that another program makes shorter would end the process by SIGBUS.
+    """
+    from safetensors.torch import load
+
+    return load(read_bytes(path))
 
 
 def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT, encoding: str = "utf-8") -> str:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from ..atomic import write_json
@@ -15,7 +14,7 @@ from ..launch.networks import normalisation_of
 from ..launch.student import Student, config_of_student
 from ..models.external.adapt import AdaptedModel
 from ..models.external.names import made_by_library, timm_arguments
-from ..regular_files import regular
+from ..regular_files import read_tensors
 from ..runs.checkpoint import save_weights
 from ..runs.record import as_metadata
 from ..runs.weights import HUB_CONFIG, HUB_WEIGHTS
@@ -103,6 +102,6 @@ def _loaded(student: Student, adapted: AdaptedModel, path: Path) -> Network:
     """The library's own network with the weights of a file, given images as the student takes them."""
     record = student.record
     network = made_by_library(record.student, len(record.classes), record.image_shape[1])[0]
-    network.load_state_dict(load_file(regular(path)), strict=True)
+    network.load_state_dict(read_tensors(path), strict=True)
     network.eval()
     return lambda images: network(adapted.normalised(images))

@@ -2,7 +2,6 @@
 
 import re
 import socket
-from collections.abc import Callable
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from torchvision import models
 
 from ..errors import CheckpointError
-from ..regular_files import opened, regular
+from ..regular_files import opened, read_tensors
 from .external.names import timm_arguments
 
 _NAMES = {
@@ -69,7 +68,6 @@ def pretrained_weights(name: str, family: str, tag: str, download: bool, key: st
 def timm_weights(name: str, size: int, download: bool) -> dict[str, Tensor]:
     """The state_dict of timm/NAME with the weights that timm publishes; CheckpointError if there are none."""
     import timm
-    from safetensors.torch import load_file
 
     known, arguments = timm_arguments(name.removeprefix("timm/"))
     published = timm.get_pretrained_cfg(known)
@@ -81,7 +79,7 @@ def timm_weights(name: str, size: int, download: bool) -> dict[str, Tensor]:
     extra: dict[str, Any] = {} if size == published.input_size[-1] else {"img_size": size}
     if place.exists() and not cached:
         print(f"note: the weights of {name} are those of {place}", flush=True)
-        extra["pretrained_cfg_overlay"] = {"state_dict": _of_file(load_file, place)}
+        extra["pretrained_cfg_overlay"] = {"state_dict": _of_file(place)}
     elif not (cached or download):
         raise CheckpointError(
             f"no weights of {name} in the cache of Hugging Face: add `DATASET.DOWNLOAD True` to your command to "
@@ -122,9 +120,9 @@ def _is_cached(hub: str) -> bool:
     return isinstance(try_to_load_from_cache(hub, FILE), str)
 
 
-def _of_file(load_file: Callable[[Path], dict[str, Tensor]], place: Path) -> dict[str, Tensor]:
+def _of_file(place: Path) -> dict[str, Tensor]:
     try:
-        return load_file(regular(place))
+        return read_tensors(place)
     except Exception as e:  # safetensors raises several types
         raise CheckpointError(f"{place}: not a safetensors file ({e}): delete it") from None
 

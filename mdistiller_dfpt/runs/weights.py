@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from ..distributed import rank
 from ..errors import CheckpointError, ConfigError, in_short
 from ..models import StagedModel
 from ..models.external.adapt import AdaptedModel
-from ..regular_files import regular
+from ..regular_files import read_tensors
 from .safe_load import load_pickled_tensors
 from .state_dicts import COUNTER, Match, dict_with_versions, matches, other_networks
 
@@ -45,8 +44,8 @@ def load_weights(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":
         try:
-            return load_file(regular(path))
-        except (SafetensorError, OSError, ValueError, RuntimeError) as e:  # the last is PyTorch's, of its mapping
+            return read_tensors(path)
+        except (SafetensorError, OSError, ValueError) as e:
             raise CheckpointError(f"{path}: not a safetensors file ({in_short(e)})") from None
     content = load_pickled_tensors(path, objects=True)
     if not isinstance(content, dict):
