@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"archives", "errors", "escape", "handlers", "invocation", "literals", "open_files", "registry", "regular_files",
      "user_modules"},
-    {"distributed", "parent", "atomic", "trusted_files", "json_form", "environment"},
+    {"distributed", "parent", "atomic", "checksum", "trusted_files", "json_form", "environment"},
     {"config"}, {"report"}, {"data", "models"},
     {"losses"}, {"teachers"}, {"distillers"}, {"training", "runs"}, {"launch", "interop", "bench", "testing"},
     {"export", "search"}, {"commands", "plugin", ""}, {"__main__"},
