@@ -12,6 +12,7 @@ from .check import Look, faults_of, look_at
 MANY_TIMES = 5
 """From this ratio of the largest to the smallest class on, classes are said to be unbalanced."""
 TINY, SOME = 64, 0.1
+FEW_TESTED = 50  # images
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Survey:
             lines.append(f"{unbalanced}; the accuracy over all images says little of the small ones")
         if least < 10:
             lines.append(f"{small} has only {least} images: its accuracy will be measured on very few")
+        if (tested := sum(self.test)) < FEW_TESTED:
+            lines.append(f"only {tested} images are for testing: each is {100 / tested:.1f} points of the accuracy")
         if self.tiny:
             lines.append(f"{self.tiny} of the {self.images} images have a side below {TINY} pixels, and are enlarged")
         if self.grey >= SOME * self.images:
