@@ -13,28 +13,15 @@ from PIL import Image
 
 from ..distributed import rank
 from ..errors import DataError
+from ..escape import one_name
 from .image_files import FileSet
 from .read_image import Fault, read_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as in torchvision
-
 AS_JPEG = (".jfif", ".jpe")  # JPEG files under another ending
 OTHER_IMAGES = (
-    ".heic",
-    ".heif",
-    ".avif",
-    ".gif",
-    ".jp2",
-    ".jxl",
-    ".tga",
-    ".psd",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-)
-
+    ".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".tga", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw",
+)  # fmt: skip
 MOST_VISITS = 10  # of a folder, by way of links
 
 
@@ -115,7 +102,7 @@ def _endings(paths: Sequence[str]) -> Counter[str]:
 
 
 def _counts(endings: Counter[str]) -> str:
-    return ", ".join(f"{count} {ending or 'without ending'}" for ending, count in endings.most_common(5))
+    return ", ".join(f"{count} {one_name(ending) or 'without ending'}" for ending, count in endings.most_common(5))
 
 
 def _remedy(endings: Counter[str]) -> str:

@@ -74,7 +74,14 @@ def test_subfolders_and_formats_are_those_of_torchvision_and_the_rest_is_counted
     image(tmp_path / "train/b/.ipynb_checkpoints/x.png")
     ours = source(tmp_path).train
     assert list(zip(ours.paths, ours.labels.tolist(), strict=True)) == theirs.samples
-    assert "4 files are not read as images (1 hidden, 1 .txt, 1 .db, 1 .gif)" in capsys.readouterr().out
+    assert "4 files are not read as images (1 .db, 1 .gif, 1 .txt, 1 hidden)" in capsys.readouterr().out
+
+
+def test_no_ending_of_a_file_commands_a_terminal(tmp_path, capsys):
+    base(tmp_path)
+    (tmp_path / "train/a/x.\x1b]0;title\x07").write_text("x")
+    source(tmp_path)
+    assert r"(1 .\x1b]0;title\x07)" in capsys.readouterr().out
 
 
 def tables(root, train, val):

@@ -12,17 +12,9 @@ from mdistiller_dfpt.runs.directory import is_finished
 from mdistiller_dfpt.runs.hashing import state_hash
 
 OF_TIME = {
-    "seconds",
-    "images_per_second",
-    "sha256",
-    "bytes",
-    "files",
-    "commit",
-    "config",
-    "file",
+    "seconds", "images_per_second", "milliseconds", "sha256", "checksum", "bytes", "files", "commit", "config", "file",
     "image",
-    "milliseconds",
-}
+}  # fmt: skip
 """Entries of result files and manifests that may differ, and hashes of what is compared itself."""
 
 
