@@ -205,13 +205,19 @@ def _wrong(ended, folder, *, refusable):
         found.append(f"exit code {code} without its reason")
     if by is None and code != 0 and not (code == 3 and refusable and "nothing to resume" in text):
         found.append(f"exit code {code}")
-    if announced and "run directory" in text.partition(f"{announced}: stopping")[2]:
+    if announced and another_run_began(*text.split(f"{announced}: stopping", 1)):
         found.append(f"another run began after {announced} was to stop this one")
     left = leftovers(folder / "out") if by != "SIGKILL" else []
     left += temporary_of(ended.pid, folder).iterdir() if code >= 0 else []
     if left:
         found.append(f"temporary files are left: {left}")
     return found + _wrong_status(ended, folder, stopped)
+
+
+def another_run_began(before, after):
+    """Whether there is more behind a signal than the directory of the run that had begun, by its line on speed."""
+    had_begun = len(re.findall("^speed: ", before, re.M)) - len(re.findall("^run directory ", before, re.M))
+    return len(re.findall("^run directory ", after, re.M)) > had_begun
 
 
 def _wrong_status(ended, folder, stopped):

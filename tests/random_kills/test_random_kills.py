@@ -7,7 +7,7 @@ from mdistiller_dfpt.distillers import DISTILLERS
 from mdistiller_dfpt.teachers import TEACHERS
 
 from .cases import METHODS, OPTIONS, SIGNALS, Attempt, Case, draw
-from .lane import Lane
+from .lane import Lane, another_run_began
 from .processes import Fault
 
 KILLED = (Attempt("none", 0, 1, (Fault("SIGKILL", "steps", 0.4),)), Attempt("auto", 0, 1))
@@ -48,3 +48,10 @@ def test_a_state_that_a_method_forgets_to_save_is_a_loss(saves, registries, tmp_
     (line,) = wrong
     assert line.startswith("run/seed1 differs from the unbroken run in [")
     assert all(name in line for name in ("student.safetensors", "results.json", "state.pt: optimizer.state"))
+
+
+def test_a_run_that_begins_behind_a_signal_is_told_from_the_one_that_it_stops():
+    first = "speed: float32\nrun directory out/assistant\n"
+    assert not another_run_began(f"{first}speed: float32\n", " after\nrun directory out/run\nerror: stopped")
+    assert not another_run_began(first, " after\nerror: stopped")
+    assert another_run_began(first, " after\nspeed: float32\nrun directory out/run\n")
