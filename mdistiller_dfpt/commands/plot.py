@@ -14,7 +14,7 @@ from ..launch.cli import Parser, guarded
 from ..launch.table_jobs import cell_configs
 from ..report.cells import evaluate_table
 from ..report.curves import plot_curves, plot_learning
-from ..report.files import apart, shown_results, unfinished
+from ..report.files import apart, shown_below
 from ..report.gains import plot_gains
 from ..report.render import notes
 from ..report.spec import load_table
@@ -37,10 +37,10 @@ def _main(argv: list[str]) -> None:
     if args.table is None:
         if args.prefix is not None:
             raise ConfigError("--prefix needs --table; the runs of a curve are those of FOLDER")
-        folders = apart(args.folders)
-        results = [result for folder in folders for result in shown_results(folder)]
-        runs, title = table_of(results), args.title or ", ".join(folder.as_posix() for folder in folders)
-        for line in [*runs.repeats, *(line for folder in folders for line in unfinished(folder))]:
+        results, without = shown_below(args.folders)
+        runs = table_of(results)
+        title = args.title or ", ".join(folder.as_posix() for folder in apart(args.folders))
+        for line in [*runs.repeats, *without]:
             print(f"not drawn: {line}", file=sys.stderr)
         if args.paths:
             plot_curves(results, args.output, title)

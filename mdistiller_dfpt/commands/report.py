@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..launch.cli import Parser, check_output, guarded
-from ..report.files import apart, shown_results, unfinished
+from ..report.files import shown_below
 from ..report.page import write_page
 
 
@@ -23,9 +23,8 @@ def _main(argv: list[str]) -> None:
     check_output("-o", args.output)
     if missing := [str(folder) for folder in args.folders if not folder.is_dir()]:
         raise ConfigError(f"no such folder: {', '.join(missing)}")
-    folders = apart(args.folders)
-    results = [result for folder in folders for result in shown_results(folder)]
-    write_page(results, args.output, args.title, [line for folder in folders for line in unfinished(folder)])
+    results, without = shown_below(args.folders)
+    write_page(results, args.output, args.title, without)
     print(args.output)
 
 

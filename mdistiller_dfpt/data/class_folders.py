@@ -96,27 +96,21 @@ def images_in(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(images, key=os.path.split), others
 
 
-def _endings(paths: Sequence[str]) -> Counter[str]:
+def _in_words(paths: Sequence[str]) -> tuple[str, str]:
+    """How many unread files have which ending, and what makes images of them: empty if they look like none."""
     # Sorted: of equal counts, the order is not that in which the file system lists them
-    return Counter(sorted("hidden" if Path(p).name.startswith(".") else Path(p).suffix.lower() for p in paths))
-
-
-def _counts(endings: Counter[str]) -> str:
-    return ", ".join(f"{count} {one_name(ending) or 'without ending'}" for ending, count in endings.most_common(5))
-
-
-def _remedy(endings: Counter[str]) -> str:
-    """What makes images of the unread files; empty if they look like none."""
+    endings = Counter(sorted("hidden" if Path(p).name.startswith(".") else Path(p).suffix.lower() for p in paths))
+    counts = ", ".join(f"{count} {one_name(ending) or 'without ending'}" for ending, count in endings.most_common(5))
     jpeg, other = ([e for e in some if e in endings] for some in (AS_JPEG, OTHER_IMAGES))
     ways = [f"rename {' '.join(jpeg)} to .jpg"] * bool(jpeg) + [f"convert {' '.join(other)} to .jpg"] * bool(other)
-    return "; to use them, " + " and ".join(ways) if ways else ""
+    return f"({counts}); read: {' '.join(SUFFIXES)}", "; to use them, " + " and ".join(ways) if ways else ""
 
 
 def unread(root: Path, paths: Sequence[str]) -> str:
     """A line on files beside images that are not read, by their endings, and what to do with images among them."""
-    endings = _endings(paths)
     files = "1 file is" if len(paths) == 1 else f"{len(paths)} files are"
-    return f"{root}: {files} not read as images ({_counts(endings)}); read: {' '.join(SUFFIXES)}{_remedy(endings)}"
+    of_them, remedy = _in_words(paths)
+    return f"{root}: {files} not read as images {of_them}{remedy}"
 
 
 def say_unread(root: Path, paths: Sequence[str]) -> None:
@@ -129,10 +123,9 @@ def no_images(folder: Path, others: Sequence[str], remedy: str) -> str:
     """A line on a folder without images: what it holds instead, or else what to do."""
     if not others:
         return f"{folder}: contains no images (files that end in {' '.join(SUFFIXES)}): {remedy}"
-    endings = _endings(others)
     files = "1 file that is" if len(others) == 1 else f"{len(others)} files that are"
-    return (f"{folder}: contains no images, but {files} not read ({_counts(endings)}); read: {' '.join(SUFFIXES)}"
-            f"{_remedy(endings) or f'; {remedy}'}")  # fmt: skip
+    of_them, better = _in_words(others)
+    return f"{folder}: contains no images, but {files} not read {of_them}{better or f'; {remedy}'}"
 
 
 def file_fingerprint(paths: Sequence[Path]) -> str:

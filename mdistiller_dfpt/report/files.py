@@ -31,6 +31,13 @@ def shown_results(folder: Path) -> list[Result]:
     return kept or results
 
 
+def shown_below(folders: Sequence[Path]) -> tuple[list[Result], list[str]]:
+    """The `shown_results` below several folders, each run once, and the lines of `unfinished`."""
+    places = apart(folders)
+    results = [result for folder in places for result in shown_results(folder)]
+    return results, [line for folder in places for line in unfinished(folder)]
+
+
 def apart(folders: Sequence[Path]) -> list[Path]:
     """These folders, less those that are or are in another of them: their runs would be there twice.
 
